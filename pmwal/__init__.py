@@ -1,0 +1,54 @@
+"""pmwal: a write-ahead log on persistent memory, disk or tmpfs.
+
+>>> import pmwal
+>>> with pmwal.open(path, size="1MiB") as wal:      # creates, or recovers what is there
+...     seq = wal.append(b"payload")                # durable on return
+>>> with pmwal.open(path, "r") as reader:
+...     [record.data for record in reader]
+[b'payload']
+"""
+
+from pmwal._version import __version__
+from pmwal.errors import (
+    CorruptWal,
+    ForkedWal,
+    FormatError,
+    Overrun,
+    PersistError,
+    PmwalError,
+    RecordTooLarge,
+    ReentrantCall,
+    UnsupportedMedium,
+    WalClosed,
+    WalFull,
+    WalLocked,
+)
+from pmwal.opening import open, verify
+from pmwal.reader import Reader
+from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.wal import Batch, Reservation, Wal
+
+__all__ = [
+    "Batch",
+    "CorruptWal",
+    "ForkedWal",
+    "FormatError",
+    "Overrun",
+    "PersistError",
+    "PmwalError",
+    "Reader",
+    "Record",
+    "RecordTooLarge",
+    "RecoveryReport",
+    "ReentrantCall",
+    "Reservation",
+    "UnsupportedMedium",
+    "Wal",
+    "WalClosed",
+    "WalFull",
+    "WalLocked",
+    "WalStats",
+    "__version__",
+    "open",
+    "verify",
+]

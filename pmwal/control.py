@@ -1,0 +1,97 @@
+"""The control region: which slot is the commit pointer, and which are missing. Pure: bytes in, facts out.
+
+Invariants
+----------
+- Creation fills every place with a valid slot, and a place is overwritten only by the generation a whole turn later, so
+  every place has exactly one slot that it may hold: a lost or torn one is always visible.
+- One store is under way at a time and has its own barrier, so a crash leaves at most one place torn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmwal.layout import (
+    EPOCH_MAX,
+    GENERATION_MAX,
+    POSITION_MAX,
+    SEQ_MAX,
+    SLOT,
+    SLOT_FLAGS,
+    SLOTS_PER_PAGE,
+    Slot,
+    Superblock,
+    decode_slot,
+    record_size,
+    slot_index,
+    slot_offset,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the control region says.
+
+    ``newest`` is the valid slot with the highest generation, ``lost`` counts the places that hold neither their own
+    generation nor the one a turn older, ``impossible`` says what contradicts itself in a slot whose checksum is right.
+    """
+
+    newest: Slot | None
+    lost: int
+    impossible: str | None
+    epoch_max: int
+
+
+def slot_problem(slot: Slot, block: Superblock) -> str | None:
+    """Why no log of this geometry can have written this slot, or None."""
+    if slot.generation > GENERATION_MAX or slot.epoch > EPOCH_MAX or slot.commit_seq > SEQ_MAX:
+        return "a number past the limits of the format"
+    if slot.flags & ~SLOT_FLAGS:
+        return f"unknown flags {slot.flags:#x}"
+    if (slot.epoch == 0) != (slot.generation == 0):
+        return "epoch 0 after creation"
+    if slot.commit_position > POSITION_MAX or slot.commit_position % block.alignment:
+        return f"commit position {slot.commit_position}"
+    if slot.tail_position > slot.commit_position or slot.tail_position % block.alignment:
+        return f"tail {slot.tail_position} against commit {slot.commit_position}"
+    used = slot.commit_position - slot.tail_position
+    if used > block.capacity:
+        return f"{used} bytes in use in a ring of {block.capacity}"
+    if not 1 <= slot.tail_seq <= slot.commit_seq + 1 or not 1 <= slot.epoch_first_seq <= slot.commit_seq + 1:
+        return f"numbers {slot.tail_seq}, {slot.epoch_first_seq} against {slot.commit_seq}"
+    records = slot.commit_seq + 1 - slot.tail_seq
+    if (records == 0) != (used == 0) or records * record_size(0, block.alignment) > used:
+        return f"{records} records in {used} bytes"
+    return None
+
+
+def read_control(raw: bytes, block: Superblock) -> Control:
+    """Judge all slots of a control region."""
+    slots: list[Slot | None] = []
+    problem: str | None = None
+    for index in range(block.turn):
+        slot = decode_slot(raw[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
+        slots.append(slot)
+        if slot is None:
+            continue
+        reason = slot_problem(slot, block)
+        if reason is None and slot.generation and slot_index(slot.generation, block.control_pages) != index:
+            reason = f"generation {slot.generation} at a place that is not its own"
+        if reason is not None and problem is None:
+            page, place = divmod(index, SLOTS_PER_PAGE)
+            problem = f"slot {place} of control page {page} (file offset {slot_offset(index)}): {reason}"
+    valid = [slot for slot in slots if slot is not None]
+    if not valid:
+        return Control(None, block.turn, problem, 0)
+    newest = max(valid, key=lambda slot: slot.generation)
+    return Control(newest, _count_lost(slots, newest, block), problem, max(slot.epoch for slot in valid))
+
+
+def _count_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> int:
+    """Places other than the newest slot's that do not hold the generation they must hold beside it."""
+    lost = 0
+    for generation in range(newest.generation + 1, newest.generation + block.turn):
+        slot = slots[slot_index(generation, block.control_pages)]
+        if slot is None or slot.generation != max(generation - block.turn, 0):
+            lost += 1
+    return lost

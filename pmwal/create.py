@@ -1,0 +1,142 @@
+"""Creating a log: at every crash point another process sees no file or a whole one.
+
+Invariants
+----------
+- The file has no name until every byte of it is durable and its lock is held; link(2) gives it the name, or fails when
+  somebody was first. Where O_TMPFILE works, a crash leaves nothing behind.
+- Blocks are allocated and zeros written before, in single pages: an unwritten extent would cost a journal transaction
+  at its first commit, a large folio 2048 sectors at every one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+
+from pmwal.layout import (
+    PAGE,
+    SLOT,
+    SUPERBLOCK_OFFSET,
+    Superblock,
+    encode_slot,
+    encode_superblock,
+    geometry_problem,
+    initial_slot,
+    slot_offset,
+)
+from pmwal.medium import detect
+from pmwal.ownership import Ownership
+from pmwal.seam import Seam
+
+FILE_MODE = 0o600
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+_SUFFIX = ".pmwal-new"
+
+Progress = Callable[[int, int], None]
+
+
+def create_file(
+    path: str,
+    *,
+    capacity: int,
+    alignment: int | None,
+    medium: str,
+    application: bytes,
+    seam: Seam,
+    progress: Progress | None = None,
+) -> Ownership:
+    """Create an empty log under ``path`` and own it. ``FileExistsError`` when somebody was first."""
+    directory, name = os.path.split(os.path.abspath(path))
+    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
+            seam.allocate(fd, PAGE)
+            block = Superblock(
+                uuid=seam.new_uuid(),
+                control_size=seam.control_size,
+                capacity=capacity,
+                alignment=alignment if alignment is not None else detect(fd, medium, path).alignment,
+                created_ns=seam.now_ns(),
+                application=application,
+            )
+            detect(fd, medium, path)
+            problem = geometry_problem(block)
+            if problem is not None:
+                raise ValueError(f"{path}: no log can have {problem}")
+            _fill(fd, block, seam, progress)
+            owner_fd = os.dup(fd)
+            try:
+                owner = Ownership(owner_fd, path, seam)
+            except BaseException:
+                os.close(owner_fd)
+                raise
+            try:
+                seam.link(source, name, directory_fd)
+                seam.sync_file(directory_fd)
+            except BaseException:
+                owner.release()
+                raise
+            return owner
+    finally:
+        os.close(directory_fd)
+
+
+def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
+    seam.allocate(fd, block.file_size)
+    zeros = bytes(PAGE)
+    for offset in range(0, block.file_size, PAGE):
+        seam.write(fd, zeros, offset)
+        if progress is not None:
+            progress(offset + PAGE, block.file_size)
+    slot = initial_slot()
+    slots = b"".join(encode_slot(slot, block.uuid, index) for index in range(block.turn))
+    for offset in range(0, len(slots), PAGE):
+        seam.write(fd, slots[offset : offset + PAGE], slot_offset(offset // SLOT.size))
+    seam.write(fd, encode_superblock(block, 0), SUPERBLOCK_OFFSET)
+    seam.write(fd, encode_superblock(block, 1), block.copy_offset)
+    seam.sync_file(fd)
+
+
+@contextlib.contextmanager
+def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> Iterator[tuple[int, str]]:
+    """A new file in ``directory`` without a name, as (descriptor, source for ``seam.link``).
+
+    Where the file system has no O_TMPFILE it has a hidden name until the end; what a crash leaves of those is removed
+    by the next one that comes along.
+    """
+    hidden: str | None = None
+    try:
+        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+        source = f"/proc/self/fd/{fd}"
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        _remove_orphans(directory, directory_fd, name, seam)
+        hidden = source = f".{name}.{secrets.token_hex(8)}{_SUFFIX}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(hidden, flags, FILE_MODE, dir_fd=directory_fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)  # says that this is no orphan; the owner's exclusive lock takes its place
+    try:
+        yield fd, source
+    finally:
+        os.close(fd)
+        if hidden is not None:
+            with contextlib.suppress(OSError):
+                seam.unlink(hidden, directory_fd)
+
+
+def _remove_orphans(directory: str, directory_fd: int, name: str, seam: Seam) -> None:
+    for orphan in os.listdir(directory):
+        if not (orphan.startswith(f".{name}.") and orphan.endswith(_SUFFIX)):
+            continue
+        with contextlib.suppress(OSError):
+            fd = os.open(orphan, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                seam.unlink(orphan, directory_fd)
+            finally:
+                os.close(fd)

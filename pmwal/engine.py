@@ -1,0 +1,305 @@
+"""The reference engine: stores records, makes them durable, moves the pointer, the tail and the epoch.
+
+Invariants
+----------
+- Three positions: what is stored and whole (``head``), what is durable (``durable``), where the log begins (``tail``). They
+  and the epoch live in one immutable ``State`` that is replaced by one assignment, so an exception between any two
+  instructions leaves either the old state or the new one.
+- A slot names only what a completed barrier has made durable. Its generation counts on from the last slot whose own
+  barrier completed, so an interrupted slot is stored again in its own place.
+- What a slot starts (an epoch), discards (a rollback) or frees (a tail) takes effect in ``State`` only after two slots
+  carry it, in different pages, each behind its own barrier: losing either one loses nothing.
+- Space is reused only below a tail that has taken effect.
+- ``durable`` in a record is what was durable before its store began: it never names what a barrier still under way will
+  make durable, because the kernel may write the record's page before that barrier completes.
+- A store that ended by an exception may have left whole records past the head. Before anything else is stored or made
+  durable a new epoch begins, in which they no longer validate.
+
+Locks: ``guard`` is held by whoever stores or changes the state; ``writing`` by whoever means to store, for as long as its
+numbers and its room must not be taken by another (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pmwal.errors import Overrun, PmwalError, WalFull
+from pmwal.index import SparseIndex
+from pmwal.judge import INDEX_STEP
+from pmwal.layout import (
+    EPOCH_MAX,
+    HEADER,
+    LINE,
+    POINTER_LAG_MAX,
+    POSITION_MAX,
+    SEQ_MAX,
+    SLOT_CLEAN,
+    SLOT_PIPELINED,
+    TIME_MAX,
+    TIME_MIN,
+    Header,
+    Slot,
+    Superblock,
+    encode_header,
+    encode_slot,
+    place_record,
+    record_size,
+    slot_index,
+    slot_offset,
+)
+from pmwal.live import LiveBounds, LivePage
+from pmwal.medium import Mapping
+from pmwal.reading import POINT_CHUNK, damaged, locate
+from pmwal.records import Bound
+from pmwal.ring import Found, RingReader
+from pmwal.seam import Seam
+
+_PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for
+_FREE_AHEAD_MAX = 1 << 20  # overwrite frees the ring in pieces of an eighth, at most this
+
+
+class State(NamedTuple):
+    """Where the log stands. Each bound is a position and the number of the first record after it."""
+
+    tail: Bound
+    head: Bound
+    durable: Bound
+    epoch: int
+    epoch_first_seq: int
+
+
+class Engine:
+    """One log, opened for writing. The caller checks arguments, forks and closing, and turns ``OSError`` into poison."""
+
+    name = "python"
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        block: Superblock,
+        seam: Seam,
+        *,
+        pipelined: bool,
+        state: State,
+        slot: Slot,
+        index: Sequence[Bound] = (),
+    ) -> None:
+        """Take over a log that is durable up to ``state.head``. ``start_epoch`` must follow before anything is stored."""
+        self.mapping = mapping
+        self.block = block
+        self.pipelined = pipelined
+        self.state = state
+        self.slot = slot
+        self.index = SparseIndex(INDEX_STEP, index)
+        self.writing = threading.RLock()
+        self.guard = threading.RLock()
+        self.changed = threading.Condition(self.guard)
+        self.commits = 0
+        self.slots_written = 0
+        self._seam = seam
+        self._live = LivePage(mapping, seam)
+        self._stray_records = False  # whole records may stand past the head
+        self._stray_slot = False  # a slot may stand that says other than the state
+        self._prefetched = state.head.position
+
+    # -- storing: the caller holds ``writing`` and ``guard``
+
+    def end_after(self, sizes: Sequence[int]) -> int:
+        """The position at which the log would end after records with payloads of these sizes."""
+        position, capacity, alignment = self.state.head.position, self.block.capacity, self.block.alignment
+        for length in sizes:
+            size = record_size(length, alignment)
+            position = place_record(position, size, capacity) + size
+        return position
+
+    def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+        """Store one batch behind the head and publish it; its first and last number. There must be room for it."""
+        self._settle()
+        state, block = self.state, self.block
+        time_ns = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
+        position, seq = state.head
+        if seq + len(payloads) > SEQ_MAX or self.end_after([len(payload) for payload in payloads]) > POSITION_MAX:
+            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
+        self._prefetch(position)
+        self._stray_records = True
+        starts: list[Bound] = []
+        for place, payload in enumerate(payloads):
+            size = record_size(len(payload), block.alignment)
+            position = place_record(position, size, block.capacity)
+            header = Header(
+                crc=0,
+                length=len(payload),
+                seq=seq,
+                durable=state.durable.position,
+                time_ns=time_ns,
+                epoch=state.epoch,
+                kind=kinds[place],
+                flags=0,
+                batch_index=place,
+                batch_count=len(payloads),
+            )
+            padding = bytes(size - HEADER - len(payload))
+            stored = encode_header(header, payload, block.uuid, position) + payload + padding
+            self.mapping.store(block.ring_offset + position % block.capacity, stored)
+            starts.append(Bound(position, seq))
+            position, seq = position + size, seq + 1
+        self._publish(starts, Bound(position, seq))
+        return state.head.next_seq, seq - 1
+
+    def _publish(self, starts: list[Bound], head: Bound) -> None:
+        """Make stored records part of the log, in one assignment."""
+        self.state = self.state._replace(head=head)
+        self._stray_records = False
+        for start in starts:
+            self.index.add(start)
+        self._live.publish(head)
+        self.changed.notify_all()
+
+    def _prefetch(self, position: int) -> None:
+        """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""
+        if position + _PREFETCH // 2 < self._prefetched:
+            return
+        offset = position % self.block.capacity
+        length = min(_PREFETCH, self.block.capacity - offset)
+        self.mapping.prefetch(self.block.ring_offset + offset, length)
+        if length < _PREFETCH:
+            self.mapping.prefetch(self.block.ring_offset, min(_PREFETCH - length, self.block.capacity))
+        self._prefetched = position + _PREFETCH
+
+    # -- durability: the caller holds ``guard``
+
+    def commit(self) -> None:
+        """Make all that is published durable. In a strict log the slot names it; in a pipelined one it may lag."""
+        self._settle()
+        head = self.state.head
+        if head.position == self.state.durable.position:
+            return
+        self._flush_records()
+        lag = head.position - self.slot.commit_position
+        if not self.pipelined or lag > POINTER_LAG_MAX:
+            self._write_slot(self.state._replace(durable=head))
+        self._become(self.state._replace(durable=head))
+        self.commits += 1
+
+    def catch_up(self) -> None:
+        """Let the pointer catch up with what is durable."""
+        self.commit()
+        if self.slot.commit_position != self.state.durable.position:
+            self._write_slot(self.state)
+            self._become(self.state)
+
+    def start_epoch(self, end: Bound) -> None:
+        """Begin a new epoch at ``end``, which is the head or, for a rollback, before it."""
+        self._flush_records()
+        state = self.state
+        if state.epoch >= EPOCH_MAX:
+            raise WalFull("the log has used up its epochs; start a new one")
+        self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
+        self._stray_records = False
+
+    def move_tail(self, tail: Bound) -> None:
+        """Free the space before ``tail``."""
+        self.commit()
+        self._change(self.state._replace(tail=tail))
+        self.index.drop_before(tail.next_seq)
+
+    def roll_back(self, end: Bound) -> None:
+        """Discard all from ``end`` on. The caller holds ``writing`` too."""
+        self._settle()
+        self.start_epoch(end)
+        self.index.drop_from(end.next_seq)
+
+    def close(self) -> None:
+        """Commit what is pending and write the slot that says "closed cleanly"."""
+        self.commit()
+        self._write_slot(self.state, SLOT_CLEAN)
+
+    def retire(self) -> None:
+        """Take the writer's name off the live page."""
+        self._live.retire()
+
+    def _settle(self) -> None:
+        """Undo what an exception may have left on the medium."""
+        if self._stray_slot:
+            self._change(self.state)
+        if self._stray_records:
+            self.start_epoch(self.state.head)
+
+    def _flush_records(self) -> None:
+        """Barrier over all that is published and not yet durable."""
+        start, end = self.state.durable.position, self.state.head.position
+        if start == end:
+            return
+        base, capacity = self.block.ring_offset, self.block.capacity
+        first, length = start % capacity, end - start
+        if first + length <= capacity:
+            self.mapping.barrier((base + first, base + first + length))
+        else:
+            self.mapping.barrier((base + first, base + capacity), (base, base + first + length - capacity))
+
+    def _change(self, state: State) -> None:
+        """Let a state with another tail or epoch take effect, once two slots carry it."""
+        self._stray_slot = True
+        self._write_slot(state)
+        self._write_slot(state)
+        self._become(state)
+        self._stray_slot = False
+
+    def _write_slot(self, state: State, flags: int = 0) -> None:
+        slot = Slot(
+            epoch=state.epoch,
+            generation=self.slot.generation + 1,
+            epoch_first_seq=state.epoch_first_seq,
+            commit_position=state.durable.position,
+            commit_seq=state.durable.next_seq - 1,
+            tail_position=state.tail.position,
+            tail_seq=state.tail.next_seq,
+            flags=flags | (SLOT_PIPELINED if self.pipelined else 0),
+        )
+        index = slot_index(slot.generation, self.block.control_pages)
+        offset = slot_offset(index)
+        self.mapping.store(offset, encode_slot(slot, self.block.uuid, index))
+        self.mapping.barrier((offset, offset + LINE))
+        self.slot = slot
+        self.slots_written += 1
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        self._live.show(LiveBounds(state.tail, state.durable, state.epoch, self.slot.generation), state.head)
+        self.changed.notify_all()
+
+    # -- finding records
+
+    def find(self, seq: int) -> Found:
+        """The record with this number, which must be between tail and head; ``CorruptWal`` when it is damaged."""
+        with self.guard:
+            near = self.index.floor(seq, self.state.tail)
+            epoch = self.state.epoch
+        return locate(self.block, self.mapping.load, near, seq, lambda at: self.explain(at, epoch))
+
+    def free_ahead(self, end: int) -> Bound:
+        """The tail that lets the log end at ``end`` and leaves some room more, for ``on_full="overwrite"``."""
+        state, capacity = self.state, self.block.capacity
+        needed = end - capacity
+        wanted = needed + min(capacity // 8, _FREE_AHEAD_MAX)
+        reader = RingReader(self.block, self.mapping.load, chunk=POINT_CHUNK)
+        at = state.tail
+        while at.position < wanted and at.next_seq < state.head.next_seq:
+            found = reader.numbered(*at)
+            if found is None:
+                raise self.explain(at, state.epoch)
+            at = Bound(found.end, found.header.seq + 1)
+        return at
+
+    def explain(self, at: Bound, epoch: int) -> PmwalError:
+        """Why the record that a walk begun in this epoch expected at this bound is not there."""
+        tail = self.state.tail
+        if at.next_seq < tail.next_seq:
+            missed = tail.next_seq - at.next_seq
+            return Overrun(f"record {at.next_seq} is gone: the log now begins at {tail.next_seq}", missed)
+        if self.state.epoch > epoch:
+            return Overrun(f"record {at.next_seq} is gone: it was rolled back")
+        return damaged(self.block, at)
+

@@ -1,0 +1,39 @@
+"""A sparse map from sequence numbers to positions, so that finding a record does not walk the whole log."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+
+from pmwal.records import Bound
+
+
+class SparseIndex:
+    """Where some records start, in order; at most one entry for every ``step`` bytes of the ring."""
+
+    def __init__(self, step: int, entries: Iterable[Bound] = ()) -> None:
+        self._step = step
+        self._entries = list(entries)
+
+    def add(self, start: Bound) -> None:
+        """Note where the newest record starts, when the last note is far enough behind."""
+        if not self._entries or start.position - self._entries[-1].position >= self._step:
+            self._entries.append(start)
+
+    def floor(self, seq: int, tail: Bound) -> Bound:
+        """The nearest known start at or before this number, and never before ``tail``."""
+        at = bisect_right(self._entries, seq, key=_number)
+        found = self._entries[at - 1] if at else tail
+        return found if found.next_seq >= tail.next_seq else tail
+
+    def drop_before(self, seq: int) -> None:
+        """Forget what lies before this number."""
+        del self._entries[: bisect_right(self._entries, seq - 1, key=_number)]
+
+    def drop_from(self, seq: int) -> None:
+        """Forget this number and all after it."""
+        del self._entries[bisect_right(self._entries, seq - 1, key=_number) :]
+
+
+def _number(entry: Bound) -> int:
+    return entry.next_seq

@@ -1,0 +1,497 @@
+"""What a log's bytes say: superblock, pointer, whole records, end, and the verdict. It reads and never writes.
+
+Invariants
+----------
+- The live page is never read: after a crash it may say anything.
+- A record is kept only behind an unbroken run of whole records from the tail on: each has the next number, the epoch
+  that its number calls for, and stands where the one before ended or at the next lap's start.
+- Past the slot's pointer a batch counts from its first record to its last or not at all.
+- The search for evidence past the end never ends in silence: when what it may spend on checksums is used up, the verdict
+  is corrupt, because damage must never pass for a torn tail.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from pmwal.control import Control, read_control
+from pmwal.errors import CorruptWal, FormatError
+from pmwal.layout import (
+    CONTROL_OFFSET,
+    CONTROL_SIZE_MAX,
+    CONTROL_SIZE_MIN,
+    HEADER,
+    KNOWN_COMPATIBLE,
+    KNOWN_INCOMPATIBLE,
+    MAGIC,
+    PAGE,
+    SEQ_MAX,
+    SLOT_CLEAN,
+    SLOT_PIPELINED,
+    SUPERBLOCK_OFFSET,
+    VERSION_MAJOR,
+    Slot,
+    Superblock,
+    decode_superblock,
+    record_size,
+)
+from pmwal.records import START, Bound, Record, RecoveryReport
+from pmwal.ring import Found, Load, RingReader, candidates, unplaced
+from pmwal.verdict import Facts, Row, classify
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (bytes done, bytes in all)."""
+
+INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
+_PROGRESS_STEP = 8192  # records between two calls of Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The superblock that is used, and how many of its copies are whole."""
+
+    block: Superblock
+    copies: int
+
+
+@dataclass(slots=True)
+class Judgement:
+    """The verdict and what a writer needs to go on from it. ``tail`` to ``end`` are the records that are kept."""
+
+    identity: Identity
+    control: Control
+    row: Row
+    report: RecoveryReport
+    tail: Bound = START
+    end: Bound = START
+    epoch_max: int = 0
+    index: list[Bound] = field(default_factory=list)
+
+    def error(self, path: str) -> CorruptWal:
+        """The exception for a corrupt verdict."""
+        report = self.report
+        start, end = report.damage if report.damage is not None else (None, None)
+        return CorruptWal(
+            f"{path}: {report.reason} ({report.case}: {self.row.meaning}). Nothing was changed. "
+            f'Read what is whole with pmwal.open(path, "r", recover="salvage"), or run: pmwal repair {path}',
+            first_seq=report.lost_first_seq,
+            last_seq=report.lost_last_seq,
+            start=start,
+            end=end,
+            reason=report.reason,
+        )
+
+
+def identify(load: Load, file_size: int, name: str) -> Identity:
+    """Find a whole superblock; ``FormatError`` when there is none, or when this version must not touch the file."""
+    if file_size < PAGE:
+        raise FormatError(f"{name}: not a pmwal log: {file_size} bytes are less than a superblock")
+    first_page = load(SUPERBLOCK_OFFSET, PAGE)
+    first = decode_superblock(first_page, 0)
+    second: Superblock | None = None
+    if first is not None:
+        if first.copy_offset + PAGE <= file_size:
+            second = decode_superblock(load(first.copy_offset, PAGE), 1)
+    else:
+        for offset in range(CONTROL_OFFSET + CONTROL_SIZE_MIN, CONTROL_OFFSET + CONTROL_SIZE_MAX + 1, PAGE):
+            if offset + PAGE > file_size:
+                break
+            found = decode_superblock(load(offset, PAGE), 1)
+            if found is not None and found.copy_offset == offset:
+                second = found
+                break
+    block = first if first is not None else second
+    if second != block:
+        second = None  # whole, but of another log: not a copy of the one in use
+    if block is None:
+        raise FormatError(f"{name}: {_why_unreadable(first_page)}")
+    if block.version_major > VERSION_MAJOR or block.incompatible & ~KNOWN_INCOMPATIBLE:
+        raise FormatError(
+            f"{name}: written by a newer pmwal (format {block.version_major}.{block.version_minor}, "
+            f"incompatible flags {block.incompatible:#x}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
+        )
+    if file_size < block.file_size:
+        raise FormatError(
+            f"{name}: shortened: {file_size} bytes, its superblock says {block.file_size}. Restore it from a copy."
+        )
+    return Identity(block, (first is not None) + (second is not None))
+
+
+def _why_unreadable(page: bytes) -> str:
+    if page[: len(MAGIC)] != MAGIC:
+        return "not a pmwal log: no magic in the first bytes, and no second superblock"
+    version = int.from_bytes(page[8:10], "little")
+    if version > VERSION_MAJOR:
+        return f"written by a newer pmwal (format {version}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
+    return "both superblocks are damaged. Restore the file from a copy."
+
+
+def writable_problem(block: Superblock) -> str | None:
+    """Why this version may read but not write the log, or None."""
+    unknown = block.compatible & ~KNOWN_COMPATIBLE
+    if unknown:
+        return f'written by a newer pmwal (compatible flags {unknown:#x}): open it with mode="r", or upgrade pmwal'
+    return None
+
+
+def judge(load: Load, identity: Identity, progress: Progress | None = None) -> Judgement:
+    """Read the log and give the verdict. It raises nothing for damage."""
+    started = perf_counter()
+    judgement = _Judge(load, identity, progress).run()
+    judgement.report = replace(judgement.report, seconds=perf_counter() - started)
+    return judgement
+
+
+class _Judge:
+    """One pass over a log: slots, records from the tail on, then what stands past their end."""
+
+    def __init__(self, load: Load, identity: Identity, progress: Progress | None) -> None:
+        self.identity = identity
+        self.block = identity.block
+        self.load = load
+        self.progress = progress
+        self.ring = RingReader(self.block, load)
+        self.searched = 0
+        self.index: list[Bound] = []
+        self.ends: list[int] = []  # of the records kept past the slot's pointer
+        self.mark = 0  # the highest in-band commit pointer among the records reached
+        self.epoch_met = 0
+
+    def run(self) -> Judgement:
+        block = self.block
+        self.control = read_control(self.load(block.control_offset, block.control_size), block)
+        slot = self.control.newest
+        slots = Facts(
+            superblocks=self.identity.copies,
+            slot_impossible=self.control.impossible is not None,
+            slots=slot is not None,
+            slots_lost=self.control.lost,
+        )
+        if slot is None or slots.slot_impossible or slots.slots_lost >= 2:
+            reason = self.control.impossible or f"{slots.slots_lost} of {block.turn} commit slots are lost"
+            return self._verdict(slots, slot, reason=reason)
+        return self._judge_records(slots, slot)
+
+    def _judge_records(self, slots: Facts, slot: Slot) -> Judgement:
+        tail = Bound(slot.tail_position, slot.tail_seq)
+        pointer = Bound(slot.commit_position, slot.commit_seq + 1)
+        stop = self._walk_to_pointer(tail, pointer, slot)
+        if stop != pointer:
+            return self._damaged_before_pointer(slots, slot, stop, pointer)
+        clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
+        if clean:
+            newer = self._stands_at(pointer, slot)
+            facts = replace(slots, clean=True, newer_past_stop=newer is not None)
+            return self._verdict(facts, slot, tail, pointer, reason=newer or "")
+        stop = self._walk_past_pointer(pointer, slot)
+        return self._judge_tail(slots, slot, tail, stop)
+
+    def _walk_to_pointer(self, tail: Bound, pointer: Bound, slot: Slot) -> Bound:
+        """The end of the unbroken run from the tail: the pointer, when nothing before it is damaged."""
+        at, epoch = tail, 1
+        while at.next_seq < pointer.next_seq:
+            found = self.ring.numbered(*at)
+            if found is None or found.end > pointer.position:
+                return at
+            header = found.header
+            current = header.seq >= slot.epoch_first_seq
+            if not (header.epoch == slot.epoch if current else epoch <= header.epoch < slot.epoch):
+                return at
+            epoch = header.epoch
+            self._reached(found)
+            at = Bound(found.end, header.seq + 1)
+            if self.progress is not None and header.seq % _PROGRESS_STEP == 0:
+                self.progress(at.position - tail.position, pointer.position - tail.position)
+        return at
+
+    def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
+        """The end of what is whole past the pointer; an unfinished batch is not."""
+        end = pointer
+        while batch := self._whole_batch(end, slot):
+            for found in batch:
+                self._reached(found)
+                self.ends.append(found.end)
+            end = Bound(batch[-1].end, batch[-1].header.seq + 1)
+        return end
+
+    def _whole_batch(self, start: Bound, slot: Slot) -> list[Found]:
+        """The batch that starts at ``start``, whole from its first to its last record; empty when it is not."""
+        batch: list[Found] = []
+        at = start
+        while not batch or len(batch) < batch[0].header.batch_count:
+            found = self.ring.numbered(*at)
+            # The ring may go on into the oldest record: what it holds is not past the end but before the tail.
+            if found is None or found.end - slot.tail_position > self.block.capacity:
+                return []
+            header = found.header
+            count = batch[0].header.batch_count if batch else header.batch_count
+            if header.epoch != slot.epoch or header.batch_index != len(batch) or header.batch_count != count:
+                return []
+            batch.append(found)
+            at = Bound(found.end, header.seq + 1)
+        return batch
+
+    def _reached(self, found: Found) -> None:
+        header = found.header
+        self.mark = max(self.mark, header.durable)
+        self.epoch_met = max(self.epoch_met, header.epoch)
+        if not self.index or found.position - self.index[-1].position >= INDEX_STEP:
+            self.index.append(Bound(found.position, header.seq))
+
+    def _stands_at(self, stop: Bound, slot: Slot) -> str | None:
+        """What in the right place no crash can have left there: a newer epoch, or this epoch with another number."""
+        here = self.ring.whole(stop.position)
+        if here is not None and here.header.epoch >= slot.epoch:
+            epoch, seq = here.header.epoch, here.header.seq
+            if epoch > slot.epoch or seq != stop.next_seq or slot.flags & SLOT_CLEAN:
+                return f"record {seq} of epoch {epoch} stands where number {stop.next_seq} of epoch {slot.epoch} would"
+        there = self.ring.numbered(*stop)
+        if there is not None and there.header.epoch > slot.epoch:
+            return f"record {there.header.seq} of epoch {there.header.epoch} follows the log of epoch {slot.epoch}"
+        return None
+
+    def _judge_tail(self, slots: Facts, slot: Slot, tail: Bound, stop: Bound) -> Judgement:
+        """Rows R2, R3, R5, R6, R7 and R10: the scan reached the pointer and stopped at ``stop``."""
+        newer = self._stands_at(stop, slot)
+        evidence = self._search(stop, tail, slot)
+        torn_end = self._torn_end(stop, slot)
+        dropped_records = evidence.dropped_records + (torn_end > 0)
+        dropped_end = max(torn_end, evidence.dropped_end)
+        facts = replace(
+            slots,
+            acknowledged_past_stop=evidence.acknowledged is not None,
+            newer_past_stop=newer is not None or evidence.newer is not None,
+            dropped=dropped_records > 0,
+        )
+        reason = evidence.acknowledged or newer or evidence.newer or ""
+        return self._verdict(
+            facts,
+            slot,
+            tail,
+            stop,
+            reason=reason,
+            dropped=(dropped_records, max(0, dropped_end - stop.position)),
+            lost=(stop.next_seq, evidence.seq - 1 if evidence.seq > stop.next_seq else None),
+            evidence_end=evidence.position,
+        )
+
+    def _torn_end(self, stop: Bound, slot: Slot) -> int:
+        """Where the torn record at ``stop`` would end, 0 when nothing of this epoch was begun there."""
+        if self.ring.numbered(*stop) is not None:
+            return 0  # whole: the search counts it
+        for position in (stop.position, self.ring.next_lap(stop.position)):
+            header = None if position is None else self.ring.peek(position)
+            if position is not None and header is not None and (header.seq, header.epoch) == (stop.next_seq, slot.epoch):
+                return position + record_size(header.length, self.block.alignment)
+        return 0
+
+    def _search(self, stop: Bound, tail: Bound, slot: Slot) -> _Evidence:
+        """Look at every place past the stop for whole records that a torn tail cannot explain."""
+        evidence = _Evidence()
+        block = self.block
+        reader = RingReader(block, self.load, chunk=PAGE)
+        budget = _Budget(block.capacity)
+        limit = tail.position + block.capacity
+        search = candidates(
+            block, self.load, stop.position, limit, epoch=slot.epoch, seq_min=stop.next_seq, newer_seq_min=1
+        )
+        for position in search:
+            header = reader.peek(position)
+            if header is None:
+                continue
+            serious = header.epoch > slot.epoch or header.durable > stop.position
+            if not budget.spend(header.length):
+                if serious:
+                    evidence.acknowledged = evidence.acknowledged or (
+                        f"too much past position {stop.position} looks like records; damage cannot be ruled out"
+                    )
+                    break
+                continue
+            found = reader.whole(position)
+            if found is None:
+                continue
+            if header.epoch > slot.epoch:
+                self.epoch_met = max(self.epoch_met, header.epoch)
+                evidence.newer = evidence.newer or (
+                    f"record {header.seq} of epoch {header.epoch} stands past the log of epoch {slot.epoch}"
+                )
+                evidence.position = evidence.position or position
+            elif header.durable > stop.position:
+                evidence.acknowledged = evidence.acknowledged or (
+                    f"record {header.seq} says that the log was durable up to position {header.durable}, but number "
+                    f"{stop.next_seq} at position {stop.position} is not whole"
+                )
+                evidence.position = evidence.position or position
+                evidence.seq = evidence.seq or header.seq
+            else:
+                evidence.dropped_records += 1
+                evidence.dropped_end = max(evidence.dropped_end, found.end)
+        self.searched += max(0, limit - stop.position)
+        return evidence
+
+    def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
+        resumed = next(resync(self.block, self.load, stop, pointer, slot.epoch), None)
+        last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
+        end = pointer.position if resumed is None else resumed.position
+        tail = Bound(slot.tail_position, slot.tail_seq)
+        what = f"number {stop.next_seq} is" if last <= stop.next_seq else f"numbers {stop.next_seq} to {last} are"
+        return self._verdict(
+            replace(slots, reaches_pointer=False),
+            slot,
+            tail,
+            stop,
+            reason=f"{what} not whole at position {stop.position}, before the commit pointer {pointer.position}",
+            lost=(stop.next_seq, last),
+            evidence_end=end,
+        )
+
+    def _verdict(
+        self,
+        facts: Facts,
+        slot: Slot | None,
+        tail: Bound = START,
+        end: Bound = START,
+        *,
+        reason: str = "",
+        dropped: tuple[int, int] = (0, 0),
+        lost: tuple[int | None, int | None] = (None, None),
+        evidence_end: int = 0,
+    ) -> Judgement:
+        row = classify(facts)
+        corrupt = row.outcome == "corrupt"
+        outcome = "clean" if facts.clean and row.outcome == "recovered" else row.outcome
+        flags = 0 if slot is None else slot.flags
+        unclean_pipelined = bool(flags & SLOT_PIPELINED) and not flags & SLOT_CLEAN
+        pointer = max(self.mark, 0 if slot is None else slot.commit_position)
+        report = RecoveryReport(
+            outcome=outcome,
+            case=row.label,
+            epoch=0 if slot is None else slot.epoch,
+            first_seq=tail.next_seq,
+            last_seq=end.next_seq - 1,
+            records=end.next_seq - tail.next_seq,
+            kept_past_pointer=len(self.ends) - bisect_right(self.ends, pointer),
+            dropped_records=dropped[0],
+            dropped_bytes=dropped[1],
+            maybe_acknowledged=unclean_pipelined and not corrupt,
+            slots_lost=facts.slots_lost,
+            superblocks_lost=2 - facts.superblocks,
+            reason=reason or row.meaning,
+            damage=self._file_range(end.position, evidence_end) if corrupt and slot is not None else None,
+            lost_first_seq=lost[0] if corrupt else None,
+            lost_last_seq=lost[1] if corrupt else None,
+            bytes_scanned=self.ring.bytes_loaded + self.searched + self.block.control_size,
+        )
+        epoch_max = max(self.control.epoch_max, self.epoch_met)
+        return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index)
+
+    def _file_range(self, start: int, end: int) -> tuple[int, int]:
+        """The damage as byte offsets in the file; its end may lie before its start where it wraps."""
+        block = self.block
+        end = max(end, start + HEADER)
+        return block.ring_offset + start % block.capacity, block.ring_offset + (end - 1) % block.capacity + 1
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What the search past the end found."""
+
+    acknowledged: str | None = None
+    newer: str | None = None
+    position: int = 0
+    seq: int = 0
+    dropped_records: int = 0
+    dropped_end: int = 0
+
+
+class _Budget:
+    """Bounds what a hostile file can make a search spend on checksums."""
+
+    def __init__(self, capacity: int) -> None:
+        self._left = 4 * capacity + (1 << 20)
+
+    def spend(self, length: int) -> bool:
+        self._left -= HEADER + length
+        return self._left >= 0
+
+
+def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, epoch_max: int) -> Iterator[Found]:
+    """Whole records past damage at ``stop`` and before ``limit``, in order, each with a greater number than the last."""
+    reader = RingReader(block, load, chunk=PAGE)
+    budget = _Budget(block.capacity)
+    seq, position = stop.next_seq, stop.position + block.alignment
+    found_one = True
+    while found_one:
+        found_one = False
+        for candidate in candidates(block, load, position, limit.position, epoch=0, seq_min=seq, newer_seq_min=seq):
+            header = reader.peek(candidate)
+            if header is None or header.epoch > epoch_max or header.seq >= limit.next_seq:
+                continue
+            if not budget.spend(header.length):
+                return
+            found = reader.whole(candidate)
+            if found is None or found.end > limit.position:
+                continue
+            yield found
+            seq, position = found.header.seq + 1, found.end
+            run = RingReader(block, load)
+            while seq < limit.next_seq:
+                nearby = run.numbered(position, seq)
+                if nearby is None or nearby.end > limit.position or nearby.header.epoch > epoch_max:
+                    break
+                yield nearby
+                seq, position = seq + 1, nearby.end
+            found_one = position < limit.position
+            break
+
+
+def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
+    """Every whole record around the damage, in order of their numbers."""
+    block = judgement.identity.block
+    slot = judgement.control.newest
+    if slot is None or judgement.row.label in ("R8", "R9", "R9b"):
+        yield from rebuilt(block, load)
+        return
+    reader = RingReader(block, load)
+    at = judgement.tail
+    while at.next_seq < judgement.end.next_seq:
+        found = reader.numbered(*at)
+        if found is None:
+            break
+        yield found
+        at = Bound(found.end, found.header.seq + 1)
+    if judgement.row.outcome == "corrupt":
+        limit = Bound(judgement.tail.position + block.capacity, SEQ_MAX)
+        for found in resync(block, load, at, limit, judgement.epoch_max):
+            # Past the pointer only this epoch and newer ones count: what an earlier recovery or rollback dropped stays dropped.
+            if found.position < slot.commit_position or found.header.epoch >= slot.epoch:
+                yield found
+
+
+def rebuilt(block: Superblock, load: Load) -> list[Found]:
+    """Without a pointer: the whole records of the last lap, in order of their numbers, a newer epoch before an older."""
+    reader = RingReader(block, load, chunk=PAGE)
+    budget = _Budget(block.capacity)
+    best: dict[int, Found] = {}
+    for position in unplaced(block, load):
+        header = reader.peek(position)
+        if header is None or not budget.spend(header.length):
+            continue
+        found = reader.whole(position)
+        if found is None:
+            continue
+        rival = best.get(header.seq)
+        if rival is None or (rival.header.epoch, rival.position) < (header.epoch, position):
+            best[header.seq] = found
+    return [best[seq] for seq in sorted(best)]
+
+
+def record_at(block: Superblock, load: Load, found: Found) -> Record | None:
+    """The record behind a find, validated once more in a private copy."""
+    reader = RingReader(block, load, chunk=PAGE)
+    again = reader.whole(found.position)
+    return None if again is None or again.header != found.header else reader.record(again)
+

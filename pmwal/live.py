@@ -1,0 +1,137 @@
+"""The live page: hints from a running writer to readers in other processes.
+
+Invariants
+----------
+- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process that it
+  names is alive, by process id, start time and boot id.
+- The bounds are one 64-byte line with the same version at both ends; a reader takes it when both agree twice running.
+  What it reads within them it validates record by record all the same.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmwal.layout import (
+    LINE,
+    LIVE_BOUNDS,
+    LIVE_OFFSET,
+    LIVE_WRITER,
+    LIVE_WRITER_OFFSET,
+    TIME_MAX,
+    TIME_MIN,
+)
+from pmwal.medium import Mapping
+from pmwal.records import START, Bound
+from pmwal.ring import Load
+from pmwal.seam import Seam
+
+_TRIES = 1000
+_PUBLISHED = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBounds:
+    """What a running writer shows: oldest kept record, end of what is durable, epoch and newest slot."""
+
+    tail: Bound
+    durable: Bound
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWriter:
+    """Who writes."""
+
+    pid: int
+    start_time: int
+    boot_id: bytes
+    heartbeat_ns: int
+    published: Bound
+
+
+class LivePage:
+    """The writer's side."""
+
+    def __init__(self, mapping: Mapping, seam: Seam) -> None:
+        self._mapping = mapping
+        self._seam = seam
+        self._pid = seam.pid()
+        self._start_time = process_start_time(self._pid) or 0
+        self._boot_id = seam.boot_id()
+        self._version = 0
+
+    def show(self, bounds: LiveBounds, published: Bound) -> None:
+        """Publish new bounds, and that the writer lives."""
+        self._version += 1
+        tail, durable = bounds.tail, bounds.durable
+        line = LIVE_BOUNDS.struct.pack(
+            self._version,
+            *tail,
+            durable.position,
+            durable.next_seq - 1,
+            bounds.epoch,
+            bounds.generation,
+            self._version,
+        )
+        self._mapping.store(LIVE_OFFSET, line + self._writer(self._pid, published))
+
+    def publish(self, published: Bound) -> None:
+        """Show how far the log is stored, durable or not."""
+        offset = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["published_position"]
+        self._mapping.store(offset, _PUBLISHED.pack(published.position, published.next_seq - 1))
+
+    def retire(self) -> None:
+        """Say that nobody writes."""
+        self._mapping.store(LIVE_WRITER_OFFSET, self._writer(0, START))
+
+    def _writer(self, pid: int, published: Bound) -> bytes:
+        heartbeat = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
+        return LIVE_WRITER.struct.pack(
+            pid, self._start_time, self._boot_id, heartbeat, published.position, published.next_seq - 1, 0
+        )
+
+
+def read_writer(load: Load) -> LiveWriter:
+    """Who the live page names, alive or not."""
+    pid, start_time, boot_id, heartbeat, position, seq, _ = LIVE_WRITER.struct.unpack(
+        load(LIVE_WRITER_OFFSET, LIVE_WRITER.size)
+    )
+    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1))
+
+
+def living_writer(load: Load, seam: Seam) -> LiveWriter | None:
+    """The writer that the live page names, when that process is alive."""
+    writer = read_writer(load)
+    if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id():
+        return None
+    start_time = process_start_time(writer.pid)
+    return writer if start_time is not None and start_time == writer.start_time else None
+
+
+def read_bounds(load: Load) -> LiveBounds | None:
+    """The bounds that the live page shows; None when the line never came to rest."""
+    before = b""
+    for _ in range(_TRIES):
+        line = load(LIVE_OFFSET, LINE)
+        begin, tail_position, tail_seq, position, seq, epoch, generation, end = LIVE_BOUNDS.struct.unpack(line)
+        if begin == end and line == before:
+            return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, generation)
+        if begin != end:
+            time.sleep(0.0001)
+        before = line
+    return None
+
+
+def process_start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if state in (b"Z", b"X") else int(fields[18])

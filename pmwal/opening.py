@@ -1,0 +1,412 @@
+"""Opening a log: create it, or take it over and recover it, or read it.
+
+Invariants of a recovery
+------------------------
+- It believes nothing volatile. What it reads may be in the page cache only (the writer was killed, or its msync failed),
+  so it syncs once, ignoring an error that the dead writer never saw; judges; then stores again, from a private copy that it
+  validated, the slot it recovered from and every record it keeps past that slot's pointer; that barrier must succeed.
+- Two slots of a new epoch follow before it returns, so what it dropped never validates again.
+- It can be killed anywhere and run again: until those slots are durable the log reads as before, and after them it reads
+  as recovered. A corrupt verdict changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal, TypedDict, Unpack, overload
+
+from pmwal.create import create_file
+from pmwal.engine import Engine, State
+from pmwal.errors import FormatError, PersistError
+from pmwal.judge import Identity, Judgement, Progress, identify, judge, writable_problem
+from pmwal.layout import (
+    CAPACITY_DEFAULT,
+    CAPACITY_MAX,
+    CAPACITY_MIN,
+    LINE,
+    PAGE,
+    Superblock,
+    encode_slot,
+    slot_index,
+    slot_offset,
+)
+from pmwal.live import living_writer
+from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache
+from pmwal.ownership import Ownership
+from pmwal.reader import Reader
+from pmwal.records import Bound, RecoveryReport
+from pmwal.ring import RingReader
+from pmwal.seam import SYSTEM, Seam
+from pmwal.units import parse_size
+from pmwal.wal import COMMIT_POLICIES, FULL_POLICIES, Wal
+
+MODES = ("a", "x", "r+", "r")
+ORDERINGS = ("auto", "strict", "pipelined")
+RECOVERIES = ("strict", "salvage")
+
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_TRIES = 16  # a file that is created, replaced or removed between two steps is looked for again
+_VERIFY_TRIES = 5  # a verdict beside a running writer may rest on bytes that changed meanwhile
+
+
+class _Options(TypedDict, total=False):
+    """The keywords of ``open``."""
+
+    size: int | str | None
+    align: int | None
+    medium: str
+    ordering: str
+    commit: str
+    on_full: str
+    timeout: float | None
+    recover: str
+
+
+@overload
+def open(path: str | os.PathLike[str], mode: Literal["r"], **options: Unpack[_Options]) -> Reader: ...
+@overload
+def open(path: str | os.PathLike[str], mode: Literal["a", "x", "r+"] = "a", **options: Unpack[_Options]) -> Wal: ...
+@overload
+def open(path: str | os.PathLike[str], mode: str, **options: Unpack[_Options]) -> Wal | Reader: ...
+def open(
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    *,
+    size: int | str | None = None,
+    align: int | None = None,
+    medium: str = "auto",
+    ordering: str = "auto",
+    commit: str = "each",
+    on_full: str = "raise",
+    timeout: float | None = None,
+    recover: str = "strict",
+) -> Wal | Reader:
+    """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
+
+    - ``mode``: "a" creates the log or recovers it, "x" creates it and fails if it exists, "r+" needs it to exist.
+    - ``size``: capacity of the ring at creation in bytes or as text with units, 64 MiB when None, rounded up to whole pages;
+      ``align``: of the records, a power of two from 8 to 4096, by the medium when None. For a log that exists, another
+      value than its own is a ``ValueError``.
+    - ``medium``: "auto", "dax" (refused without MAP_SYNC), "file", "memory" or "emulated-dax" (tmpfs, ramfs or memfd only).
+    - ``ordering``: "strict" writes the pointer with every commit; "pipelined" lets it lag and costs one barrier; "auto" is
+      strict where a barrier is a fence and pipelined where it is a device flush.
+    - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``.
+    - ``on_full``: "raise" ``WalFull``, "wait" for another thread's truncate (``timeout`` seconds at most), or "overwrite" the
+      oldest records.
+    - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
+
+    Raises ``CorruptWal``, ``FormatError``, ``WalLocked``, ``UnsupportedMedium``, ``PersistError``, ``ValueError``, or the
+    ``OSError`` of the system call that failed.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     seq = wal.append(b"payload")
+    >>> with pmwal.open(path, "r") as reader:
+    ...     reader[seq].data
+    b'payload'
+    """
+    return open_log(
+        path,
+        mode,
+        size=size,
+        align=align,
+        medium=medium,
+        ordering=ordering,
+        commit=commit,
+        on_full=on_full,
+        timeout=timeout,
+        recover=recover,
+        seam=SYSTEM,
+    )
+
+
+def open_log(
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    *,
+    size: int | str | None = None,
+    align: int | None = None,
+    medium: str = "auto",
+    ordering: str = "auto",
+    commit: str = "each",
+    on_full: str = "raise",
+    timeout: float | None = None,
+    recover: str = "strict",
+    seam: Seam = SYSTEM,
+    application: bytes = b"",
+    progress: Progress | None = None,
+) -> Wal | Reader:
+    """``open`` with what only the command line and tests say: seam, application bytes, progress."""
+    name = os.fspath(path)
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    for value, allowed, what in (
+        (mode, MODES, "mode"),
+        (medium, MEDIUMS, "medium"),
+        (ordering, ORDERINGS, "ordering"),
+        (commit, COMMIT_POLICIES, "commit"),
+        (on_full, FULL_POLICIES, "on_full"),
+        (recover, RECOVERIES, "recover"),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout must not be negative, not {timeout}")
+    if recover == "salvage" and mode != "r":
+        raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
+    capacity = None if size is None else _capacity(size)
+    check_platform()
+    if mode == "r":
+        return _open_reader(name, medium, seam, salvaging=recover == "salvage")
+    ownership, created = _own(name, mode, capacity, align, medium, application, seam, progress)
+    try:
+        mapping, identity = _map_for_writing(ownership, name, capacity, align, medium, seam)
+        try:
+            pipelined = mapping.medium.pipelined if ordering == "auto" else ordering == "pipelined"
+            engine, report = _take_over(mapping, identity, name, seam, pipelined, progress)
+        except BaseException:
+            mapping.close()
+            raise
+    except BaseException:
+        ownership.release()
+        raise
+    if created:
+        report = replace(report, outcome="created")
+    return Wal(name, engine, ownership, report, commit=commit, on_full=on_full, timeout=timeout)
+
+
+def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:
+    """Judge a log as recovery would, without writing and without raising for damage.
+
+    ``progress`` is called now and then with (bytes done, bytes in all). Raises ``FormatError`` or ``OSError`` when there is
+    no log to judge.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     seq = wal.append(b"payload")
+    >>> pmwal.verify(path).outcome
+    'clean'
+    """
+    with inspect(os.fspath(path), SYSTEM, progress) as (_, judgement):
+        return judgement.report
+
+
+@contextlib.contextmanager
+def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator[tuple[Mapping, Judgement]]:
+    """A log mapped for reading and the verdict on it."""
+    mapping, identity = map_for_reading(path, "auto", seam)
+    try:
+        for _ in range(_VERIFY_TRIES):
+            judgement = judge(mapping.load, identity, progress)
+            if judgement.row.outcome != "corrupt" or living_writer(mapping.load, seam) is None:
+                break
+        yield mapping, judgement
+    finally:
+        mapping.close()
+
+
+def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identity]:
+    """The file mapped read-only and its superblock; ``FormatError`` when it is no log."""
+    fd = os.open(path, _READ_FLAGS)
+    try:
+        identity = _identify(fd, path)
+        mapping = Mapping(fd, identity.block.file_size, detect(fd, medium, path), seam, writable=False)
+    except BaseException:
+        os.close(fd)
+        raise
+    return mapping, identity
+
+
+def _open_reader(path: str, medium: str, seam: Seam, *, salvaging: bool) -> Reader:
+    mapping, identity = map_for_reading(path, medium, seam)
+    try:
+        return Reader(path, mapping, identity, seam, salvaging=salvaging)
+    except BaseException:
+        mapping.close()
+        raise
+
+
+def _capacity(size: int | str) -> int:
+    capacity = -(-parse_size(size) // PAGE) * PAGE
+    if not CAPACITY_MIN <= capacity <= CAPACITY_MAX:
+        raise ValueError(f"size must be from {CAPACITY_MIN} to {CAPACITY_MAX} bytes, not {size!r}")
+    return capacity
+
+
+def _own(
+    path: str,
+    mode: str,
+    capacity: int | None,
+    align: int | None,
+    medium: str,
+    application: bytes,
+    seam: Seam,
+    progress: Progress | None,
+) -> tuple[Ownership, bool]:
+    """The right to write the log at ``path``, and whether it was created for that."""
+    for _ in range(_TRIES):
+        if mode != "x":
+            try:
+                ownership = own_existing(path, seam)
+            except FileNotFoundError:
+                if mode == "r+":
+                    raise
+            else:
+                if ownership is None:
+                    continue
+                return ownership, False
+        try:
+            return create_file(
+                path if mode == "x" else os.path.realpath(path),
+                capacity=CAPACITY_DEFAULT if capacity is None else capacity,
+                alignment=align,
+                medium=medium,
+                application=application,
+                seam=seam,
+                progress=progress,
+            ), True
+        except FileExistsError:
+            if mode == "x":
+                raise
+    raise FileNotFoundError(f"{path}: it is created and removed again and again by somebody else")
+
+
+def own_existing(path: str, seam: Seam) -> Ownership | None:
+    """Own the log at ``path``; None when another file took the name meanwhile."""
+    fd = os.open(path, _WRITE_FLAGS)
+    try:
+        _identify(fd, path)
+        ownership = Ownership(fd, path, seam)
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
+        same = os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        ownership.release()
+        return None
+    return ownership
+
+
+def _identify(fd: int, path: str) -> Identity:
+    """The superblock, read without a mapping, so that nothing of a wrong file is ever mapped."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "regular file"
+        raise FormatError(f"{path}: not a pmwal log: {'a directory' if kind == 'directory' else 'not a regular file'}")
+    return identify(lambda offset, length: os.pread(fd, length, offset), status.st_size, path)
+
+
+def _map_for_writing(
+    ownership: Ownership, path: str, capacity: int | None, align: int | None, medium: str, seam: Seam
+) -> tuple[Mapping, Identity]:
+    fd = os.open(f"/proc/self/fd/{ownership.fd}", _WRITE_FLAGS)  # the same file, an open description of its own
+    try:
+        identity = _identify(fd, path)
+        block = identity.block
+        if capacity is not None and capacity != block.capacity:
+            raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {capacity}; leave size out")
+        if align is not None and align != block.alignment:
+            raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {align}; leave align out")
+        problem = writable_problem(block)
+        if problem is not None:
+            raise FormatError(f"{path}: {problem}")
+        status = os.fstat(fd)
+        if status.st_size > block.file_size:
+            warnings.warn(
+                f"{path}: {status.st_size - block.file_size} bytes follow the log; they are left alone",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        kind = detect(fd, medium, path)
+        _prepare(fd, status, block, kind, seam)
+        return Mapping(fd, block.file_size, kind, seam, writable=True), identity
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _prepare(fd: int, status: os.stat_result, block: Superblock, medium: Medium, seam: Seam) -> None:
+    """Before mapping: no holes, nothing unsynced, and on a disk no large folios in the cache."""
+    if status.st_blocks * 512 < block.file_size:  # copied sparsely; a store into a hole of a full disk is a SIGBUS
+        seam.allocate(fd, block.file_size)
+    with contextlib.suppress(OSError):
+        seam.sync_file(fd)
+    if medium.kind == "file":
+        drop_cache(fd)
+
+
+def _take_over(
+    mapping: Mapping, identity: Identity, path: str, seam: Seam, pipelined: bool, progress: Progress | None
+) -> tuple[Engine, RecoveryReport]:
+    """Recover: judge, make durable what is kept, begin a new epoch."""
+    judgement = judge(mapping.load, identity, progress)
+    if judgement.row.outcome == "corrupt":
+        raise judgement.error(path)
+    slot = judgement.control.newest
+    assert slot is not None  # every verdict without one is corrupt
+    tail, end = judgement.tail, judgement.end
+    state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
+    try:
+        _store_again(mapping, judgement)
+        engine = Engine(
+            mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
+        )
+        with engine.guard:
+            engine.start_epoch(end)
+    except OSError as error:
+        raise PersistError(error.errno, f"{path}: recovery could not make the log durable: {error.strerror}") from error
+    return engine, judgement.report
+
+
+def _store_again(mapping: Mapping, judgement: Judgement) -> None:
+    """Make durable what the judgement rests on and may be in the cache only."""
+    block, slot = judgement.identity.block, judgement.control.newest
+    assert slot is not None
+    place = slot_offset(slot_index(slot.generation, block.control_pages))
+    mapping.store(place, encode_slot(slot, block.uuid, slot_index(slot.generation, block.control_pages)))
+    ranges = [(place, place + LINE)]
+    pointer = Bound(slot.commit_position, slot.commit_seq + 1)
+    copies = [
+        (offset, mapping.load(offset, length))
+        for offset, length in _pieces(block, pointer.position, judgement.end.position)
+    ]
+    _validate_again(block, copies, pointer, judgement.end)
+    for offset, data in copies:
+        mapping.store(offset, data)
+        ranges.append((offset, offset + len(data)))
+    mapping.barrier(*ranges)
+
+
+def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
+    """The file ranges (offset, length) of the ring from one position to another."""
+    offset, length = start % block.capacity, end - start
+    first = min(length, block.capacity - offset)
+    pieces = [(block.ring_offset + offset, first), (block.ring_offset, length - first)]
+    return [piece for piece in pieces if piece[1]]
+
+
+def _validate_again(block: Superblock, copies: list[tuple[int, bytes]], start: Bound, end: Bound) -> None:
+    """The private copies must hold the records that the judgement keeps; the medium answered otherwise a moment ago."""
+
+    def load(offset: int, length: int) -> bytes:
+        for begin, data in copies:
+            if begin <= offset < begin + len(data):
+                return data[offset - begin : offset - begin + length].ljust(length, b"\0")
+        return bytes(length)
+
+    reader = RingReader(block, load)
+    at = start
+    while at.next_seq < end.next_seq:
+        found = reader.numbered(*at)
+        if found is None:
+            raise PersistError(5, f"record {at.next_seq} changed while the log was recovered")
+        at = Bound(found.end, found.header.seq + 1)

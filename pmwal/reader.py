@@ -1,0 +1,273 @@
+"""Reading a log beside its writer, or without one. It takes no lock and stores nothing.
+
+Invariants
+----------
+- With a living writer it shows what the live page says is durable; without one, what recovery would keep.
+- Every record is checked in a private copy: bytes that change under it are never handed out.
+- A number may come to mean another record only through a rollback or a recovery, and both begin an epoch. So when the
+  epoch has changed, the last record handed out is validated once more before anything that follows it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from pmwal.errors import Overrun, PmwalError, WalClosed
+from pmwal.index import SparseIndex
+from pmwal.judge import INDEX_STEP, Identity, Judgement, judge, salvage
+from pmwal.layout import PAGE
+from pmwal.live import living_writer, read_bounds
+from pmwal.medium import Mapping
+from pmwal.reading import damaged, locate, walk
+from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.ring import Found, RingReader
+from pmwal.seam import Seam
+
+
+class View(NamedTuple):
+    """What a reader shows: from ``tail`` to ``end``, stored in epochs up to ``epoch``."""
+
+    tail: Bound
+    end: Bound
+    epoch: int
+
+
+class Reader:
+    """A log opened for reading (``pmwal.open(path, "r")``): any number, in any process, beside a writer or without one.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     seq = wal.append(b"payload")
+    ...     with pmwal.open(path, "r") as reader:
+    ...         [record.data for record in reader]
+    [b'payload']
+    """
+
+    def __init__(self, path: str, mapping: Mapping, identity: Identity, seam: Seam, *, salvaging: bool) -> None:
+        self._path = path
+        self._mapping = mapping
+        self._identity = identity
+        self._block = identity.block
+        self._seam = seam
+        self._salvaging = salvaging
+        self._closed = False
+        self._index = SparseIndex(INDEX_STEP)
+        self._judged: tuple[int, Judgement] | None = None
+        self._seen_epoch = 0
+        self._last: Found | None = None  # the last record handed out, in epoch ``_seen_epoch``
+        self._view()
+
+    # -- what there is
+
+    def _view(self) -> View:
+        """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
+        self._check_open()
+        if living_writer(self._mapping.load, self._seam) is not None:
+            bounds = read_bounds(self._mapping.load)
+            if bounds is not None:
+                return View(bounds.tail, bounds.durable, bounds.epoch)
+        judgement = self._judge()
+        if judgement.row.outcome == "corrupt" and not self._salvaging:
+            raise judgement.error(self._path)
+        return View(judgement.tail, judgement.end, judgement.report.epoch)
+
+    def _judge(self) -> Judgement:
+        """The verdict on the log as it is now; the last one, while no slot has changed."""
+        slots = self._mapping.load(self._block.control_offset, self._block.control_size)
+        key = int(crc32c(slots))
+        if self._judged is None or self._judged[0] != key:
+            self._judged = key, judge(self._mapping.load, self._identity)
+        return self._judged[1]
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest record, or of the next one when the log is empty."""
+        return self._view().tail.next_seq
+
+    @property
+    def committed_seq(self) -> int:
+        """Number of the newest record that this reader shows; ``first_seq - 1`` when there is none."""
+        return self._view().end.next_seq - 1
+
+    def __len__(self) -> int:
+        view = self._view()
+        return view.end.next_seq - view.tail.next_seq
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What recovery would say of the file as it is now."""
+        self._check_open()
+        return self._judge().report
+
+    # -- reading
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
+
+        Raises ``Overrun`` for a ``start`` before ``first_seq``, for records that are overwritten under it, and when the
+        record before ``start`` that it handed out was rolled back; ``CorruptWal`` for damage.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     with pmwal.open(path, "r") as reader:
+        ...         [record.data for record in reader.read(start=2)]
+        [b'b', b'c']
+        """
+        if self._salvaging:
+            return self._salvage(start, stop)
+        view = self._view()
+        if start is not None and start < view.tail.next_seq:
+            missed = view.tail.next_seq - start
+            raise Overrun(f"record {start} is gone: the log now begins at {view.tail.next_seq}", missed)
+        if start is not None:
+            self._revalidate(view)
+        if view.epoch != self._seen_epoch:
+            self._seen_epoch, self._last = view.epoch, None
+            self._index = SparseIndex(INDEX_STEP)
+        end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
+        return self._walk(view, view.tail.next_seq if start is None else start, end)
+
+    def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
+        if first >= end:
+            return
+
+        def explain(at: Bound) -> PmwalError:
+            return self._explain(at, view)
+
+        near = self._index.floor(first, view.tail)
+        found = locate(self._block, self._mapping.load, near, first, explain)
+        start = Bound(found.position, first)
+        yield from walk(self._block, self._mapping.load, start, end, view.epoch, explain, self._hand_out)
+
+    def _hand_out(self, found: Found) -> None:
+        self._check_open()
+        self._last = found
+        self._index.add(Bound(found.position, found.header.seq))
+
+    def _revalidate(self, view: View) -> None:
+        """``Overrun`` when the last record handed out was rolled back since."""
+        last = self._last
+        if last is None or view.epoch == self._seen_epoch or last.header.seq < view.tail.next_seq:
+            return
+        now = RingReader(self._block, self._mapping.load, chunk=PAGE).whole(last.position)
+        if now is None or now.header != last.header or last.header.seq >= view.end.next_seq:
+            self._last = None
+            raise Overrun(f"record {last.header.seq}, handed out before, was rolled back; read again from an earlier one")
+
+    def _explain(self, at: Bound, before: View) -> PmwalError:
+        """Why the record that a walk expected at this bound is not there."""
+        now = self._view()
+        if at.next_seq < now.tail.next_seq:
+            missed = now.tail.next_seq - at.next_seq
+            return Overrun(f"record {at.next_seq} is gone: the log now begins at {now.tail.next_seq}", missed)
+        if now.epoch != before.epoch:
+            return Overrun(f"record {at.next_seq} is gone: it was rolled back")
+        return damaged(self._block, at)
+
+    def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
+        """Every whole record, around damage; numbers may be missing."""
+        judgement = self._judge()
+        reader = RingReader(self._block, self._mapping.load)
+        for found in salvage(self._mapping.load, judgement):
+            seq = found.header.seq
+            if (start is None or seq >= start) and (stop is None or seq < stop):
+                again = reader.whole(found.position)
+                if again is not None and again.header == found.header:
+                    yield reader.record(again)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
+
+    def __getitem__(self, seq: int) -> Record:
+        if not isinstance(seq, int):
+            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        view = self._view()
+        if not view.tail.next_seq <= seq < view.end.next_seq:
+            raise IndexError(f"no record {seq}; the log holds {view.tail.next_seq} to {view.end.next_seq - 1}")
+        record = next(self.read(seq, seq + 1), None)
+        if record is None:
+            raise IndexError(f"record {seq} cannot be salvaged")
+        return record
+
+    # -- about the handle
+
+    @property
+    def path(self) -> str:
+        """The path it was opened with."""
+        return self._path
+
+    @property
+    def capacity(self) -> int:
+        """Size of the ring in bytes."""
+        return self._block.capacity
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._closed
+
+    def stats(self) -> WalStats:
+        """Where the log lies; the counters of writing are zero.
+
+        >>> import pmwal
+        >>> pmwal.open(path, size="64KiB").close()
+        >>> with pmwal.open(path, "r") as reader:
+        ...     reader.stats().capacity
+        65536
+        """
+        view, medium = self._view(), self._mapping.medium
+        return WalStats(
+            engine="python",
+            medium=medium.kind,
+            durability=medium.durability,
+            filesystem=medium.filesystem,
+            flush=medium.flush,
+            ordering="",
+            capacity=self.capacity,
+            used=view.end.position - view.tail.position,
+            appends=0,
+            bytes=0,
+            commits=0,
+            barriers=0,
+            overwritten=0,
+            waits=0,
+            errors=0,
+            epoch=view.epoch,
+            alignment=self._block.alignment,
+            assumptions=medium.assumptions,
+        )
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._mapping.close()
+
+    def __enter__(self) -> Reader:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            with contextlib.suppress(Exception):
+                self.close()
+
+    def __repr__(self) -> str:
+        return f"<pmwal.Reader {self._path!r}{' closed' if self._closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WalClosed("this handle is closed; open the log again with pmwal.open()")
+
+

@@ -1,0 +1,185 @@
+"""Reading the ring: is there a whole record at this position, and where does the next one stand. Pure but for ``load``.
+
+Invariants
+----------
+- Nothing that a header says is believed before ``header_problem`` found it possible and its checksum was right, and the
+  checksum is taken over a private copy: bytes that change meanwhile are never handed out.
+- A record that does not fit before the ring's end stands at the next lap's start, so wherever one may have wrapped both
+  places are looked at, and an older epoch at the first never hides a newer one at the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pmwal.layout import (
+    HEADER,
+    Header,
+    Superblock,
+    decode_header,
+    header_problem,
+    record_crc,
+    record_size,
+)
+from pmwal.records import Record
+
+Load = Callable[[int, int], bytes]
+"""A private copy of ``length`` bytes of the file from ``offset``."""
+
+_CHUNK = 256 * 1024
+_PIECE = 4 * 1024 * 1024
+
+
+class Found(NamedTuple):
+    """A whole record: where it starts and ends, and its header."""
+
+    position: int
+    end: int
+    header: Header
+
+
+class RingReader:
+    """Looks at a ring through private copies of up to 256 KiB.
+
+    One reader serves one walk: it never looks twice at what it copied, so a new walk takes a new reader.
+    """
+
+    def __init__(self, block: Superblock, load: Load, chunk: int = _CHUNK) -> None:
+        self.block = block
+        self.bytes_loaded = 0
+        self._load = load
+        self._chunk_size = chunk
+        self._chunk = b""
+        self._chunk_start = 0
+        self._size_max = record_size(block.payload_max, block.alignment)
+
+    def _copy(self, offset: int, length: int) -> tuple[bytes, int]:
+        """Bytes that hold ``length`` bytes of the ring from ``offset``, and where in them they begin."""
+        begin = offset - self._chunk_start
+        if begin < 0 or begin + length > len(self._chunk):
+            size = max(length, min(self._chunk_size, self.block.capacity - offset))
+            self._chunk = self._load(self.block.ring_offset + offset, size)
+            self._chunk_start = offset
+            self.bytes_loaded += size
+            begin = 0
+        return self._chunk, begin
+
+    def peek(self, position: int) -> Header | None:
+        """The header at this position when one is possible there; its checksum is not looked at."""
+        offset = position % self.block.capacity
+        room = self.block.capacity - offset
+        if room < HEADER:
+            return None
+        raw, begin = self._copy(offset, HEADER)
+        header = decode_header(raw, begin)
+        if header_problem(header, position, room, self.block.alignment, self.block.payload_max):
+            return None
+        return header
+
+    def whole(self, position: int) -> Found | None:
+        """The whole record that starts at exactly this position, whatever its number, or None."""
+        header = self.peek(position)
+        return None if header is None else self._check(position, header)
+
+    def _check(self, position: int, header: Header) -> Found | None:
+        raw, begin = self._copy(position % self.block.capacity, HEADER + header.length)
+        # Decoded and checked in one private copy: the header may have changed since it was peeked at.
+        again = decode_header(raw, begin)
+        stored = memoryview(raw)[begin : begin + HEADER + header.length]
+        if again != header or record_crc(stored, self.block.uuid, position) != header.crc:
+            return None
+        return Found(position, position + record_size(header.length, self.block.alignment), header)
+
+    def numbered(self, position: int, seq: int) -> Found | None:
+        """The whole record with this number in a log that goes on at ``position``: here or at the next lap's start."""
+        here: Found | None = None
+        header = self.peek(position)
+        if header is not None and header.seq == seq:
+            here = self._check(position, header)
+        there = self._at_next_lap(position, seq)
+        if here is None or (there is not None and there.header.epoch > here.header.epoch):
+            return there
+        return here
+
+    def next_lap(self, position: int) -> int | None:
+        """The next lap's start, when a record of this log may have wrapped to it from ``position``."""
+        room = self.block.capacity - position % self.block.capacity
+        return position + room if room < self._size_max else None
+
+    def _at_next_lap(self, position: int, seq: int) -> Found | None:
+        start = self.next_lap(position)
+        header = None if start is None else self.peek(start)
+        if start is None or header is None or header.seq != seq:
+            return None
+        if record_size(header.length, self.block.alignment) <= start - position:
+            return None  # it would have fitted before the ring's end, so it is not the next record
+        return self._check(start, header)
+
+    def record(self, found: Found) -> Record:
+        """The record that was found, from the same private copy."""
+        raw, begin = self._copy(found.position % self.block.capacity, HEADER + found.header.length)
+        start = begin + HEADER
+        header = found.header
+        return Record(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
+
+
+def candidates(
+    block: Superblock, load: Load, start: int, stop: int, *, epoch: int, seq_min: int, newer_seq_min: int
+) -> Iterator[int]:
+    """Positions in [start, stop), at most a lap apart, that may hold a header within these limits; no checksums.
+
+    The limits: of this ``epoch`` and a number of at least ``seq_min``, or of a greater epoch and ``newer_seq_min``.
+    Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time.
+    """
+    for position, words in _aligned_words(block, load, start, stop):
+        step = block.alignment // 8
+        count = len(words) - HEADER // 8 + 1
+        if count <= 0:
+            continue
+        positions = np.uint64(position) + np.uint64(8) * np.arange(0, count, step, dtype=np.uint64)
+        likely = np.flatnonzero(words[2 : 2 + count : step] <= positions)
+        numbers = words[1 : 1 + count : step][likely]
+        epochs = words[4 : 4 + count : step][likely] & np.uint64(0xFFFFFFFF)
+        this, newer = (epochs == epoch) & (numbers >= seq_min), (epochs > epoch) & (numbers >= newer_seq_min)
+        likely = likely[this | newer]
+        for index in likely.tolist():
+            yield position + index * block.alignment
+
+
+def unplaced(block: Superblock, load: Load) -> Iterator[int]:
+    """Positions of all possible headers of the whole ring, when no slot tells which lap the ring is in.
+
+    ``durable`` is at most a lap behind its record's own position, so it says the lap.
+    """
+    for offset, words in _aligned_words(block, load, 0, block.capacity):
+        step = block.alignment // 8
+        count = len(words) - HEADER // 8 + 1
+        if count <= 0:
+            continue
+        durable = words[2 : 2 + count : step]
+        likely = np.flatnonzero((durable <= np.uint64(1 << 62)) & (words[1 : 1 + count : step] >= 1))
+        for index in likely.tolist():
+            mark = int(durable[index])
+            yield mark + (offset + index * block.alignment - mark) % block.capacity
+
+
+def _aligned_words(
+    block: Superblock, load: Load, start: int, stop: int
+) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+    """The ring from ``start`` to ``stop`` as (position, 8-byte words), in pieces that never cross the ring's end.
+
+    Each piece overlaps the next by less than a header, so that every header stands whole in exactly one.
+    """
+    position = start
+    while position < stop:
+        offset = position % block.capacity
+        length = min(_PIECE, stop - position)
+        length = min(length, block.capacity - offset)
+        extra = min(HEADER - block.alignment if block.alignment < HEADER else 0, block.capacity - offset - length)
+        raw = load(block.ring_offset + offset, (length + extra) // 8 * 8)
+        yield position, np.frombuffer(raw, dtype="<u8")
+        position += length

@@ -1,0 +1,43 @@
+"""Sizes and durations as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
+
+
+def parse_size(size: int | str) -> int:
+    """A size in bytes from an int or from text: ``"64MiB"`` and ``"64M"`` are binary, ``"64MB"`` is decimal.
+
+    >>> parse_size("64MiB"), parse_size("64M"), parse_size("1.5kB"), parse_size(4096)
+    (67108864, 67108864, 1500, 4096)
+    """
+    if isinstance(size, bool) or not isinstance(size, int | str):
+        raise TypeError(f"a size is an int or text like '64MiB', not {type(size).__name__}")
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size)
+        if match is None or (match[3] and not match[2]):
+            raise ValueError(f"cannot read the size {size!r}; write bytes, or a number with KiB, MiB, GiB, kB, MB or GB")
+        unit = match[2].lower()
+        factor = _DECIMAL[unit] if unit and match[4] and not match[3] else _BINARY[unit]
+        size = round(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    if size <= 0:
+        raise ValueError(f"a size must be positive, not {size}")
+    return size
+
+
+def format_size(size: int) -> str:
+    """A number of bytes with a binary unit.
+
+    >>> format_size(0), format_size(1023), format_size(65536), format_size(1 << 30)
+    ('0 B', '1023 B', '64 KiB', '1 GiB')
+    """
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"

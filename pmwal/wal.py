@@ -1,0 +1,646 @@
+"""The writer's handle: policy, waiting, poison, and the calls that users make.
+
+Invariants
+----------
+- Every call checks first that this process may use the handle at all (open, not forked, not poisoned) and that its
+  thread is not already inside a call; only then does it wait for a lock.
+- All of a call's records are in private memory, and there is room for them, before the first one is stored.
+- An ``OSError`` from the medium is final: the handle is poisoned and every later call says so with the same errno.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from pmwal.engine import Engine, State
+from pmwal.errors import ForkedWal, Overrun, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
+from pmwal.ownership import Ownership
+from pmwal.payload import as_payload, check_kind, check_length
+from pmwal.reading import walk
+from pmwal.records import Bound, Record, RecoveryReport, WalStats
+
+COMMIT_POLICIES = ("each", "manual")
+FULL_POLICIES = ("raise", "wait", "overwrite")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Wal:
+    """A log opened for writing; ``pmwal.open`` makes one. Safe for threads; one writer per log.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     seq = wal.append(b"payload")
+    ...     first, last = wal.extend([b"a", b"b"])
+    ...     [record.data for record in wal]
+    [b'payload', b'a', b'b']
+    """
+
+    def __init__(
+        self,
+        path: str,
+        engine: Engine,
+        ownership: Ownership,
+        recovery: RecoveryReport,
+        *,
+        commit: str,
+        on_full: str,
+        timeout: float | None,
+    ) -> None:
+        self._path = path
+        self._engine = engine
+        self._ownership = ownership
+        self._recovery = recovery
+        self._commits_each = commit == "each"
+        self._on_full = on_full
+        self._timeout = timeout
+        self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
+        self._closed = False
+        self._closing = False
+        self._appends = self._bytes = self._overwritten = self._waits = self._errors = 0
+
+    # -- storing
+
+    def append(self, data: Any, *, kind: int = 0, commit: bool | None = None) -> int:
+        """Append one record and return its sequence number.
+
+        ``data``: any contiguous buffer. ``kind``: 0 to 65535, the application's. ``commit``: True returns when the record
+        is durable, False at once (a later commit makes it so), None does what the handle was opened with.
+        Raises ``RecordTooLarge``, ``WalFull``, ``PersistError``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     wal.append(b"first"), wal.append(b"second", kind=2, commit=False), wal.commit()
+        (1, 2, 2)
+        """
+        engine = self._usable()
+        payloads = (as_payload(data, engine.block),)
+        check_kind(kind)
+        with engine.writing:
+            _, last = self._store(engine, payloads, (kind,))
+        if self._commits_each if commit is None else commit:
+            self._commit_through(engine, last)
+        return last
+
+    def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
+        """Append all items or none of them, with one commit; return the first and last number.
+
+        For nothing it returns ``(next_seq, next_seq - 1)``. The items are taken before anything is stored, so an
+        exception in the iterable leaves the log untouched. Raises as ``append`` does.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     wal.extend([b"a", b"b"]), wal.extend([])
+        ((1, 2), (3, 2))
+        """
+        engine = self._usable()
+        payloads = [as_payload(item, engine.block) for item in items]
+        check_kind(kind)
+        if not payloads:
+            next_seq = engine.state.head.next_seq
+            return next_seq, next_seq - 1
+        engine = self._usable()
+        with engine.writing:
+            first, last = self._store(engine, payloads, (kind,) * len(payloads))
+        if self._commits_each:
+            self._commit_through(engine, last)
+        return first, last
+
+    def batch(self) -> Batch:
+        """A context in which records are staged; all or none of them are stored when it ends, with one commit.
+
+        An exception in its body discards them. It holds the writer: other threads wait, and so the numbers that
+        ``append`` returns inside are final.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     with wal.batch() as batch:
+        ...         numbers = batch.append(b"x"), batch.append(b"y")
+        ...     numbers, batch.first, batch.last
+        ((1, 2), 1, 2)
+        """
+        self._usable()
+        return Batch(self)
+
+    def reserve(self, n: int, *, kind: int = 0) -> Reservation:
+        """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
+
+        An exception in its body discards them, and so does a slice or array of the view that is still alive at the
+        end (``BufferError``). It holds the writer: other threads wait.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     reservation = wal.reserve(8)
+        ...     with reservation as view:
+        ...         view[:5] = b"hello"
+        ...     wal[reservation.seq].data
+        b'hello\\x00\\x00\\x00'
+        """
+        engine = self._usable()
+        if n < 0:
+            raise ValueError(f"cannot reserve {n} bytes")
+        return Reservation(self, check_length(n, engine.block), check_kind(kind))
+
+    # -- durability
+
+    def commit(self) -> int:
+        """Make everything appended so far durable; return the number through which it is.
+
+        With nothing pending it lets the commit pointer catch up, so that recovery has nothing to search for.
+        Raises ``PersistError``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB", commit="manual") as wal:
+        ...     seq = wal.append(b"fast")
+        ...     wal.committed_seq, wal.commit()
+        (0, 1)
+        """
+        engine = self._usable(storing=False)
+        with engine.guard:
+            pending = engine.state.head != engine.state.durable
+            self._persist(engine.commit if pending else engine.catch_up)
+            return engine.state.durable.next_seq - 1
+
+    def wait_durable(self, seq: int, timeout: float | None = None) -> bool:
+        """Wait until this number is durable, committing it if nobody else does; False after ``timeout`` seconds.
+
+        A number that is not appended yet is waited for. Raises ``PersistError``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB", commit="manual") as wal:
+        ...     seq = wal.append(b"fast")
+        ...     wal.wait_durable(seq), wal.wait_durable(seq + 1, timeout=0)
+        (True, False)
+        """
+        engine = self._usable(storing=False)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with engine.guard:
+            while engine.state.head.next_seq <= seq:
+                self._wait_for_change(engine, deadline)
+                if deadline is not None and time.monotonic() >= deadline and engine.state.head.next_seq <= seq:
+                    return False
+        self._commit_through(engine, seq)
+        return True
+
+    def truncate(self, before: int) -> int:
+        """Free the space of all records before this number, durably; return the new ``first_seq``.
+
+        ``before`` is from ``first_seq`` (nothing happens) to ``next_seq`` (the log is empty then), else ``ValueError``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     wal.truncate(before=last), len(wal)
+        (3, 1)
+        """
+        engine = self._usable(storing=False)
+        with engine.guard:
+            state = engine.state
+            if not state.tail.next_seq <= before <= state.head.next_seq:
+                raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
+            if before > state.tail.next_seq:
+                at_end = before == state.head.next_seq
+                position = state.head.position if at_end else engine.find(before).position
+                self._persist(engine.move_tail, Bound(position, before))
+            return engine.state.tail.next_seq
+
+    def rollback(self, after: int) -> int:
+        """Discard all records after this number, durably and for good; return the new ``next_seq``.
+
+        ``after`` is from ``first_seq - 1`` (the log is empty then) to ``next_seq - 1`` (nothing happens), else ``ValueError``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     wal.rollback(after=first), wal.append(b"B")
+        (2, 2)
+        """
+        engine = self._usable()
+        with engine.writing, engine.guard:
+            state = engine.state
+            if not state.tail.next_seq - 1 <= after <= state.head.next_seq - 1:
+                raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
+            if after < state.head.next_seq - 1:
+                position = state.tail.position if after < state.tail.next_seq else engine.find(after).end
+                self._persist(engine.roll_back, Bound(position, after + 1))
+            return engine.state.head.next_seq
+
+    # -- reading
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
+
+        It shows what this handle has appended, durable or not. Raises ``Overrun`` for a ``start`` before ``first_seq``
+        and for records that are truncated, overwritten or rolled back under it, ``CorruptWal`` for damage.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     [record.data for record in wal.read(start=2)]
+        [b'b', b'c']
+        """
+        engine = self._usable(reading=True)
+        state = engine.state
+        first = state.tail.next_seq if start is None else start
+        end = state.head.next_seq if self._poison is None else state.durable.next_seq
+        end = end if stop is None else min(stop, end)
+        if first < state.tail.next_seq:
+            raise Overrun(
+                f"record {first} is gone: the log now begins at {state.tail.next_seq}", state.tail.next_seq - first
+            )
+        return self._walk(engine, state.tail if start is None else None, first, end, state.epoch)
+
+    def _walk(self, engine: Engine, at: Bound | None, first: int, end: int, epoch: int) -> Iterator[Record]:
+        if first >= end:
+            return
+        if at is None:
+            found = engine.find(first)
+            at = Bound(found.position, first)
+        yield from walk(
+            engine.block, self._load, at, end, epoch, lambda missing: engine.explain(missing, epoch)
+        )
+
+    def _load(self, offset: int, length: int) -> bytes:
+        return self._usable(reading=True).mapping.load(offset, length)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
+
+    def __getitem__(self, seq: int) -> Record:
+        if not isinstance(seq, int):
+            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        if not self.first_seq <= seq < self.next_seq:
+            raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
+        return next(self.read(seq, seq + 1))
+
+    def __len__(self) -> int:
+        return self.next_seq - self.first_seq
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest record, or of the next one when the log is empty."""
+        return self._state.tail.next_seq
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next record will have."""
+        return self._state.head.next_seq
+
+    @property
+    def committed_seq(self) -> int:
+        """Everything up to this number is durable."""
+        return self._state.durable.next_seq - 1
+
+    # -- about the handle
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What this open found, kept and dropped."""
+        return self._recovery
+
+    @property
+    def path(self) -> str:
+        """The path it was opened with."""
+        return self._path
+
+    @property
+    def capacity(self) -> int:
+        """Size of the ring in bytes."""
+        return self._engine.block.capacity
+
+    @property
+    def free(self) -> int:
+        """Bytes of the ring that are free; a record takes 48 more than its payload, and padding."""
+        state = self._state
+        return self.capacity - (state.head.position - state.tail.position)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._closed
+
+    def stats(self) -> WalStats:
+        """Where the handle writes, and counters since it was opened.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     seq = wal.append(b"x")
+        ...     wal.stats().commits
+        1
+        """
+        engine, medium = self._engine, self._engine.mapping.medium
+        return WalStats(
+            engine=engine.name,
+            medium=medium.kind,
+            durability=medium.durability,
+            filesystem=medium.filesystem,
+            flush=medium.flush,
+            ordering="pipelined" if engine.pipelined else "strict",
+            capacity=self.capacity,
+            used=self.capacity - self.free,
+            appends=self._appends,
+            bytes=self._bytes,
+            commits=engine.commits,
+            barriers=engine.mapping.barriers,
+            overwritten=self._overwritten,
+            waits=self._waits,
+            errors=self._errors,
+            slots_written=engine.slots_written,
+            epoch=engine.state.epoch,
+            generation=engine.slot.generation,
+            alignment=engine.block.alignment,
+            assumptions=medium.assumptions,
+        )
+
+    def close(self) -> None:
+        """Commit what is pending, mark the log as cleanly closed, and give it to the next writer. Idempotent.
+
+        In a forked child, and on a poisoned handle, it only lets go. Raises ``PersistError`` when the last commit fails.
+        """
+        if self._closed:
+            return
+        if os.getpid() != self._ownership.pid:
+            self._closed = True
+            return
+        self._refuse_reentry(storing=True)
+        self._closing = True
+        with self._engine.guard:
+            self._engine.changed.notify_all()
+        with self._engine.writing, self._engine.guard:
+            if self._closed:
+                return
+            try:
+                if self._poison is None:
+                    self._persist(self._engine.close)
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._engine.retire()
+        self._engine.mapping.close()
+        self._ownership.release()
+
+    def __enter__(self) -> Wal:
+        self._usable(reading=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A dropped handle is a process crash: nothing is committed, only the lock goes.
+        if getattr(self, "_closed", True) or os.getpid() != self._ownership.pid:
+            return
+        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
+        self._let_go()
+
+    def __repr__(self) -> str:
+        state = self._engine.state
+        status = "closed" if self._closed else f"records {state.tail.next_seq} to {state.head.next_seq - 1}"
+        return f"<pmwal.Wal {self._path!r} {status}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a pmwal.Wal cannot be sent to another process: its lock belongs to this one. "
+            'Send the path and open it there, with mode="r" to read beside this writer.'
+        )
+
+    # -- inside
+
+    @property
+    def _state(self) -> State:
+        self._refuse_fork()
+        return self._engine.state
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._ownership.pid:
+            raise ForkedWal(
+                f"{self._path}: this handle belongs to the parent process; open a log of your own, "
+                'or read this one with pmwal.open(path, "r")'
+            )
+
+    def _usable(self, *, storing: bool = True, reading: bool = False) -> Engine:
+        """The engine, when this process and thread may use it now."""
+        self._refuse_fork()
+        if self._closed or (self._closing and not reading):
+            raise WalClosed("this handle is closed; open the log again with pmwal.open()")
+        if not reading:
+            self._refuse_poison()
+            self._refuse_reentry(storing)
+        return self._engine
+
+    def _refuse_poison(self) -> None:
+        if self._poison is not None:
+            number, message = self._poison
+            raise PersistError(number, message, committed_seq=self.committed_seq)
+
+    def _refuse_reentry(self, storing: bool) -> None:
+        if owns(self._engine.guard) or (storing and owns(self._engine.writing)):
+            raise ReentrantCall("this thread is already inside a call on this log; finish that one first")
+
+    def _persist(self, action: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run what touches the medium; its ``OSError`` poisons the handle."""
+        self._refuse_poison()  # another thread may have met it while this one waited
+        if self._closed:
+            raise WalClosed("this handle is closed; open the log again with pmwal.open()")
+        try:
+            return action(*args, **kwargs)
+        except OSError as error:
+            self._errors += 1
+            message = (
+                f"{self._path}: {error.strerror}; records after {self.committed_seq} are not known to be durable. "
+                "This handle is finished: open the log again to find what the medium holds"
+            )
+            self._poison = error.errno, message
+            self._engine.changed.notify_all()
+            raise PersistError(error.errno, message, committed_seq=self.committed_seq) from error
+
+    def _commit_through(self, engine: Engine, seq: int) -> None:
+        with engine.guard:
+            if engine.state.durable.next_seq <= seq:
+                self._persist(engine.commit)
+
+    def _store(self, engine: Engine, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+        """Make room and store. The caller holds ``writing``."""
+        sizes = [len(payload) for payload in payloads]
+        with engine.guard:
+            self._make_room(engine, sizes)
+            first, last = self._persist(engine.store, payloads, kinds)
+            self._appends += len(payloads)
+            self._bytes += sum(sizes)
+            return first, last
+
+    def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:
+        """Return when records of these sizes fit; raise, wait or overwrite as the policy says."""
+        end = engine.end_after(sizes)
+        if end - engine.state.head.position > engine.block.capacity:
+            raise RecordTooLarge(
+                f"{len(sizes)} records of {sum(sizes)} bytes together cannot fit into a ring of {engine.block.capacity} bytes"
+            )
+        if end - engine.state.tail.position <= engine.block.capacity:
+            return
+        if self._on_full == "overwrite":
+            tail = engine.free_ahead(end)
+            overwritten = tail.next_seq - engine.state.tail.next_seq
+            self._persist(engine.move_tail, tail)
+            self._overwritten += overwritten
+        elif self._on_full == "wait":
+            self._waits += 1
+            deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            while end - engine.state.tail.position > engine.block.capacity:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
+                self._wait_for_change(engine, deadline)
+        else:
+            raise WalFull(
+                f"{self._path}: {self.free} of {self.capacity} bytes are free, the record needs "
+                f"{end - engine.state.head.position}; truncate(before=...) what you have processed, "
+                'or open with on_full="wait" or "overwrite"'
+            )
+
+    def _wait_for_change(self, engine: Engine, deadline: float | None) -> None:
+        """Wait for another thread to change the log. The caller holds ``guard`` once."""
+        engine.changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if self._closing:
+            raise WalClosed("this handle was closed while a call waited on it")
+        self._refuse_poison()
+
+
+class Batch:
+    """Records staged for one commit; see ``Wal.batch``. ``first`` and ``last`` are their numbers."""
+
+    def __init__(self, wal: Wal) -> None:
+        self._wal = wal
+        self._payloads: list[bytes] = []
+        self._kinds: list[int] = []
+        self._open = False
+        self._first = 0
+
+    def __enter__(self) -> Batch:
+        engine = self._wal._usable()
+        _take(engine.writing)
+        self._open = True
+        self._first = engine.state.head.next_seq
+        return self
+
+    def append(self, data: Any, *, kind: int = 0) -> int:
+        """Stage a record and return the number that it will have. Raises ``RecordTooLarge``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal, wal.batch() as batch:
+        ...     batch.append(b"x"), batch.append(b"y")
+        (1, 2)
+        """
+        if not self._open:
+            raise ValueError("the batch is not open; append inside its with block")
+        payload = as_payload(data, self._wal._engine.block)
+        self._kinds.append(check_kind(kind))
+        self._payloads.append(payload)
+        return self.last
+
+    @property
+    def first(self) -> int:
+        """Number of its first record."""
+        return self._first
+
+    @property
+    def last(self) -> int:
+        """Number of its last record; ``first - 1`` while there is none."""
+        return self._first + len(self._payloads) - 1
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wal, engine = self._wal, self._wal._engine
+        self._open = False
+        try:
+            if kind is None and self._payloads:
+                wal._store(engine, self._payloads, self._kinds)
+        finally:
+            engine.writing.release()
+        if kind is None and self._payloads and wal._commits_each:
+            wal._commit_through(engine, self.last)
+
+
+class Reservation:
+    """Space for one record, filled in place; see ``Wal.reserve``. ``seq`` is its number once it is stored."""
+
+    def __init__(self, wal: Wal, length: int, kind: int) -> None:
+        self._wal = wal
+        self._kind = kind
+        self._buffer = bytearray(length)
+        self._view: memoryview | None = None
+        self._seq: int | None = None
+
+    @property
+    def seq(self) -> int:
+        """Number of the record. ``ValueError`` before it is stored."""
+        if self._seq is None:
+            raise ValueError("the reservation has no number: its with block did not end well, or not yet")
+        return self._seq
+
+    def __enter__(self) -> memoryview:
+        if self._view is not None:
+            raise ValueError("a reservation is used once; make another")
+        _take(self._wal._usable().writing)
+        self._view = memoryview(self._buffer)
+        return self._view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wal, engine = self._wal, self._wal._engine
+        try:
+            if kind is None:
+                payload = self._sealed()
+                _, seq = wal._store(engine, (payload,), (self._kind,))
+                self._seq = seq
+        finally:
+            engine.writing.release()
+        if kind is None and wal._commits_each:
+            wal._commit_through(engine, self.seq)
+
+    def _sealed(self) -> bytes:
+        """The bytes, when nobody can change them any more."""
+        assert self._view is not None
+        try:
+            self._view.release()
+            self._buffer.append(0)  # a bytearray refuses to grow while any slice or array of it is alive
+        except BufferError:
+            raise BufferError(
+                "a slice or array of the reserved view is still alive, so the record was not stored; "
+                "delete it before the with block ends"
+            ) from None
+        self._buffer.pop()
+        return bytes(self._buffer)
+
+
+def owns(lock: threading.RLock) -> bool:
+    """Whether this thread holds the lock. ``threading.Condition`` relies on the same method."""
+    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
+    return owned
+
+
+def _take(lock: threading.RLock) -> None:
+    """Acquire a lock that a later call releases, and do not keep it when an interrupt arrives meanwhile."""
+    try:
+        lock.acquire()
+    except BaseException:
+        if owns(lock):
+            lock.release()
+        raise

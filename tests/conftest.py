@@ -1,0 +1,42 @@
+"""Fixtures: every behaviour is tested on every medium that this machine has."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SHM = Path("/dev/shm")
+
+
+class Place(NamedTuple):
+    """Where a test keeps its log, and how it opens it: ``open_small(place.path, **place.options)``."""
+
+    path: Path
+    options: dict[str, str]
+
+
+@pytest.fixture
+def shm_dir() -> Iterator[Path]:
+    """A directory on tmpfs."""
+    directory = Path(tempfile.mkdtemp(prefix="pmwal-test-", dir=SHM))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(params=["memory-strict", "memory-pipelined", "emulated-dax-strict", "file-pipelined", "file-strict"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, shm_dir: Path) -> Place:
+    """A path for a log on each medium, in each ordering. "file" lies on the disk of the temporary directory."""
+    medium, _, ordering = request.param.rpartition("-")
+    directory = tmp_path if medium == "file" else shm_dir
+    return Place(directory / "test.wal", {"medium": medium, "ordering": ordering})
+
+
+@pytest.fixture(params=["strict", "pipelined"])
+def shm_place(request: pytest.FixtureRequest, shm_dir: Path) -> Place:
+    """A path on tmpfs in each ordering, opened as a file: the same code as on a disk, and fast."""
+    return Place(shm_dir / "test.wal", {"medium": "file", "ordering": request.param})

@@ -1,0 +1,189 @@
+"""What the tests share: a seam that records and fails on command, media, crashes, and surgery on files."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pmwal.layout import Slot, Superblock, encode_slot, slot_index, slot_offset
+from pmwal.opening import inspect, open_log
+from pmwal.judge import Judgement
+from pmwal.ring import Found, RingReader
+from pmwal.seam import SYSTEM, Seam
+from pmwal.wal import Wal
+
+SMALL_CONTROL = 8192
+SMALL_RING = 16384
+
+
+class Event(NamedTuple):
+    """One step through the seam: "store", "flush", "allocate", "write", "sync", "link", "replace" or "unlink"."""
+
+    name: str
+    offset: int = 0
+    data: bytes = b""
+    length: int = 0
+
+
+class Crash(BaseException):
+    """The process ends here, as far as a test is concerned."""
+
+
+class FakeSeam(Seam):
+    """A small control region, a fixed clock and uuid, a record of every step, and a hook before each of them.
+
+    ``hook(event)`` is called before the step is taken; what it raises is raised instead of taking it.
+    """
+
+    control_size = SMALL_CONTROL
+
+    def __init__(self, hook: Callable[[Event], None] | None = None, uuid: bytes = bytes(range(16))) -> None:
+        self.events: list[Event] = []
+        self.hook = hook
+        self.uuid = uuid
+        self.time_ns = 1_700_000_000_000_000_000
+
+    def _step(self, event: Event) -> None:
+        if self.hook is not None:
+            self.hook(event)
+        self.events.append(event)
+
+    def now_ns(self) -> int:
+        self.time_ns += 1
+        return self.time_ns
+
+    def new_uuid(self) -> bytes:
+        return self.uuid
+
+    def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
+        self._step(Event("store", offset, bytes(data), len(data)))
+        super().store(mapping, offset, data)
+
+    def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
+        self._step(Event("flush", offset, b"", length))
+        super().flush(mapping, offset, length)
+
+    def allocate(self, fd: int, size: int) -> None:
+        self._step(Event("allocate", 0, b"", size))
+        super().allocate(fd, size)
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        self._step(Event("write", offset, data, len(data)))
+        super().write(fd, data, offset)
+
+    def sync_file(self, fd: int) -> None:
+        self._step(Event("sync"))
+        super().sync_file(fd)
+
+    def link(self, source: str, target: str, directory_fd: int) -> None:
+        self._step(Event("link"))
+        super().link(source, target, directory_fd)
+
+    def replace(self, source: str, target: str, directory_fd: int) -> None:
+        self._step(Event("replace"))
+        super().replace(source, target, directory_fd)
+
+    def unlink(self, name: str, directory_fd: int) -> None:
+        self._step(Event("unlink"))
+        super().unlink(name, directory_fd)
+
+
+def fail_flush(number: int = errno.EIO, after: int = 0) -> Callable[[Event], None]:
+    """A hook that lets ``after`` flushes pass and fails every later one."""
+    left = after
+
+    def hook(event: Event) -> None:
+        nonlocal left
+        if event.name == "flush":
+            if left == 0:
+                raise OSError(number, os.strerror(number))
+            left -= 1
+
+    return hook
+
+
+def open_small(path: str | os.PathLike[str], mode: str = "a", *, seam: Seam | None = None, **options: Any) -> Wal:
+    """A small log: two control pages, and a ring of 16 KiB unless ``size`` says otherwise. ``size=None`` for an existing one."""
+    if mode in ("a", "x") and "size" not in options and not os.path.exists(path):
+        options["size"] = SMALL_RING
+    wal = open_log(path, mode, seam=FakeSeam() if seam is None else seam, **options)
+    assert isinstance(wal, Wal)
+    return wal
+
+
+def kill(wal: Wal) -> None:
+    """End the writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
+    wal._closed = True
+    wal._engine.mapping.close()
+    wal._ownership.release()
+
+
+def contents(wal: Any) -> list[tuple[int, bytes]]:
+    """All records as (number, payload)."""
+    return [(record.seq, record.data) for record in wal.read()]
+
+
+def payloads(wal: Any) -> list[bytes]:
+    """All payloads."""
+    return [record.data for record in wal.read()]
+
+
+def overwrite(path: str | os.PathLike[str], offset: int, data: bytes) -> None:
+    """Change bytes of a file, as damage would."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def flip(path: str | os.PathLike[str], offset: int, bit: int = 0) -> None:
+    """Flip one bit of a file."""
+    raw = Path(path).read_bytes()
+    overwrite(path, offset, bytes([raw[offset] ^ (1 << bit)]))
+
+
+def look(path: str | os.PathLike[str]) -> Judgement:
+    """The verdict on a file with everything that it rests on."""
+    with inspect(os.fspath(path), SYSTEM) as (_, judgement):
+        return judgement
+
+
+def superblock(path: str | os.PathLike[str]) -> Superblock:
+    """The superblock in use."""
+    return look(path).identity.block
+
+
+def whole_records(path: str | os.PathLike[str]) -> dict[int, Found]:
+    """Every record between tail and end by its number: position, end, header."""
+    found: dict[int, Found] = {}
+    with inspect(os.fspath(path), SYSTEM) as (mapping, judgement):
+        reader = RingReader(judgement.identity.block, mapping.load)
+        at = judgement.tail
+        while at.next_seq < judgement.end.next_seq:
+            record = reader.numbered(*at)
+            assert record is not None
+            found[record.header.seq] = record
+            at = at._replace(position=record.end, next_seq=record.header.seq + 1)
+    return found
+
+
+def file_offset(block: Superblock, position: int) -> int:
+    """Where in the file a logical position of the ring lies."""
+    return block.ring_offset + position % block.capacity
+
+
+def write_slot(path: str | os.PathLike[str], slot: Slot) -> None:
+    """Put a valid slot into its place."""
+    block = superblock(path)
+    index = slot_index(slot.generation, block.control_pages)
+    overwrite(path, slot_offset(index), encode_slot(slot, block.uuid, index))
+
+
+def place_of(path: str | os.PathLike[str], generation: int) -> int:
+    """File offset of the place of this generation's slot."""
+    return slot_offset(slot_index(generation, superblock(path).control_pages))
+
+

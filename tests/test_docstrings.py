@@ -1,0 +1,37 @@
+"""Every public name has a docstring, and every example in a docstring runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import pmwal
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(pmwal.__path__, "pmwal.") if "__main__" not in module.name)
+FLAGS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+
+
+@pytest.mark.parametrize("name", ["pmwal", *MODULES])
+def test_docstring_examples_run(name: str, tmp_path: Path) -> None:
+    """The examples of a module do what they say."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    for number, example in enumerate(finder.find(importlib.import_module(name), name)):
+        example.globs["path"] = tmp_path / f"{number}.wal"
+        runner.run(example)
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", [name for name in pmwal.__all__ if name != "__version__"])
+def test_public_name_has_a_docstring_with_an_example(name: str) -> None:
+    """Each public name, and each public method of the two handles, is explained."""
+    thing = getattr(pmwal, name)
+    assert ">>>" in (thing.__doc__ or "") or name in ("Batch", "Reservation"), name
+    members = {key: value for key, value in vars(thing).items() if not key.startswith("_")} if isinstance(thing, type) else {}
+    for key, value in members.items():
+        if callable(value) or isinstance(value, property):
+            assert value.__doc__, f"{name}.{key}"
