@@ -13,6 +13,7 @@ Invariants of a recovery
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
@@ -40,7 +41,7 @@ from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_
 from pmwal.ownership import Ownership
 from pmwal.reader import Reader
 from pmwal.records import Bound, RecoveryReport
-from pmwal.ring import RingReader
+from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size
 from pmwal.wal import COMMIT_POLICIES, FULL_POLICIES, Wal
@@ -396,17 +397,10 @@ def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
 
 def _validate_again(block: Superblock, copies: list[tuple[int, bytes]], start: Bound, end: Bound) -> None:
     """The private copies must hold the records that the judgement keeps; the medium answered otherwise a moment ago."""
-
-    def load(offset: int, length: int) -> bytes:
-        for begin, data in copies:
-            if begin <= offset < begin + len(data):
-                return data[offset - begin : offset - begin + length].ljust(length, b"\0")
-        return bytes(length)
-
-    reader = RingReader(block, load)
+    reader = RingReader(block, overlay(lambda _, length: bytes(length), copies))
     at = start
     while at.next_seq < end.next_seq:
         found = reader.numbered(*at)
         if found is None:
-            raise PersistError(5, f"record {at.next_seq} changed while the log was recovered")
+            raise PersistError(errno.EIO, f"record {at.next_seq} changed while the log was recovered")
         at = Bound(found.end, found.header.seq + 1)

@@ -36,7 +36,7 @@ from pmwal.layout import (
 )
 from pmwal.opening import inspect, own_existing
 from pmwal.records import START, Bound, RecoveryReport
-from pmwal.ring import Found, Load, RingReader
+from pmwal.ring import Found, Load, RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 
 
@@ -116,16 +116,7 @@ class _Plan:
         self.needed = row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0
         self.whole = len(list(salvage(load, judgement))) if row.outcome == "corrupt" else judgement.report.records
         self.tail, self.end, epoch = self._keep()
-        self._patches = self._control(epoch) if self.needed else []
-
-    def load(self, offset: int, length: int) -> bytes:
-        """Bytes of the repaired file."""
-        data = bytearray(self._original(offset, length))
-        for start, patch in self._patches:
-            begin, end = max(start, offset), min(start + len(patch), offset + length)
-            if begin < end:
-                data[begin - offset : end - offset] = patch[begin - start : end - start]
-        return bytes(data)
+        self.load = overlay(load, self._control(epoch) if self.needed else [])  # bytes of the repaired file
 
     def report(self, path: str, backup: str, dry_run: bool, after: RecoveryReport) -> RepairReport:
         before = self.judgement.report

@@ -10,7 +10,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,20 @@ Load = Callable[[int, int], bytes]
 
 _CHUNK = 256 * 1024
 _PIECE = 4 * 1024 * 1024
+
+
+def overlay(load: Load, patches: Sequence[tuple[int, bytes]]) -> Load:
+    """A load that sees these (offset, bytes) patches over the file."""
+
+    def patched(offset: int, length: int) -> bytes:
+        data = bytearray(load(offset, length))
+        for start, patch in patches:
+            begin, end = max(start, offset), min(start + len(patch), offset + length)
+            if begin < end:
+                data[begin - offset : end - offset] = patch[begin - start : end - start]
+        return bytes(data)
+
+    return patched
 
 
 class Found(NamedTuple):

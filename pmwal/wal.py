@@ -385,10 +385,14 @@ class Wal:
 
     def _let_go(self) -> None:
         self._closed = True
-        with contextlib.suppress(OSError):
-            self._engine.retire()
-        self._engine.mapping.close()
-        self._ownership.release()
+        try:
+            with contextlib.suppress(OSError):
+                self._engine.retire()
+        finally:
+            try:
+                self._engine.mapping.close()
+            finally:
+                self._ownership.release()
 
     def __enter__(self) -> Wal:
         self._usable(reading=True)

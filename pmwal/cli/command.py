@@ -1,0 +1,181 @@
+"""``main``: parse, run one command, and turn every error into one line and a status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from pmwal._version import __version__
+from pmwal.cli import cat, create, demo, info, repair, truncate, verify, write
+from pmwal.cli.common import (
+    BROKEN_PIPE,
+    CORRUPT,
+    FAILED,
+    INTERRUPTED,
+    LOCKED,
+    OK,
+    UNREADABLE,
+    USAGE,
+    Parser,
+    numbers_in_words,
+    say,
+)
+from pmwal.cli.times import join_relative
+from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
+
+_DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
+_EPILOG = """\
+Exit status:
+  0    done; for verify: clean, or recovered with nothing torn
+  1    failed; for verify: something was torn; for demo: the promise was broken
+  2    corrupt: the log holds less, or other, than what it acknowledged
+  3    cannot be opened: not a pmwal log, a shortened one, or an error of the operating system
+  4    another process has the log open for writing
+  64   wrong usage
+  130  interrupted; 141: nobody reads the output any more
+
+Examples:
+  pmwal demo                                 kill a writer five times, and prove that nothing was lost
+  pmwal create app.wal --size 64MiB
+  tail -F app.log | pmwal write app.wal      each line is one durable record
+  pmwal cat -n 10 app.wal                    the last ten
+  pmwal verify app.wal && echo sound
+
+'pmwal COMMAND --help' has the options and examples of a command. PMWAL_TRACEBACK=1 shows where an error came from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; nothing is raised."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with _short_warnings():
+        for stream in (sys.stdout, sys.stderr):
+            _encode_anything(stream)
+        path: str | None = None
+        try:
+            args = _parser().parse_args(join_relative(arguments))
+            path = getattr(args, "path", None)
+            status: int = args.run(args)
+            sys.stdout.flush()
+        except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
+            status = _flushed(stop.code if isinstance(stop.code, int) else FAILED)
+        except BrokenPipeError:
+            status = _close_output()
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        except Exception as error:
+            if os.environ.get("PMWAL_TRACEBACK"):
+                traceback.print_exc()
+            status = _explain(error, path if isinstance(path, str) else None)
+    return status
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
+    parser.set_defaults(run=_no_command)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    for module in (demo, create, write, cat, info, verify, repair, truncate):
+        module.add(commands)
+    return parser
+
+
+def _no_command(args: argparse.Namespace) -> int:
+    _parser().print_help(sys.stderr)
+    return USAGE
+
+
+def _explain(error: Exception, path: str | None) -> int:
+    """Say what went wrong in one line (two for damage), and return the status."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    if isinstance(error, CorruptWal):
+        say(_corrupt_in_words(error, path))
+        return CORRUPT
+    if isinstance(error, WalLocked):
+        say(str(error))
+        return LOCKED
+    if isinstance(error, FormatError):
+        say(str(error))
+        return UNREADABLE
+    if isinstance(error, OSError):
+        say(_os_error_in_words(error, path))
+        return UNREADABLE
+    if isinstance(error, PmwalError | ValueError):
+        say(str(error))
+        return FAILED
+    say(f"unexpected {type(error).__name__}: {error} (PMWAL_TRACEBACK=1 shows where)")
+    return FAILED
+
+
+def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
+    words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
+    if error.first_seq is not None:
+        words.append(f"{numbers_in_words(error.first_seq, error.last_seq)} lost")
+    if error.start is not None:
+        words.append(f"file offsets {error.start} to {error.end}")
+    name = path or "PATH"
+    advice = f"\n       nothing was changed. Read what is whole: pmwal cat --salvage {name}; make it usable: pmwal repair {name}"
+    return "; ".join(words) + advice
+
+
+def _os_error_in_words(error: OSError, path: str | None) -> str:
+    reason = error.strerror or str(error)
+    if isinstance(error, PersistError):
+        return reason
+    name = error.filename
+    if not isinstance(name, str) or name.startswith("/proc/self/fd/"):
+        name = path
+    return reason if name is None else f"{name}: {reason}"
+
+
+def _flushed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _close_output() if status == OK else status
+    return status
+
+
+def _close_output() -> int:
+    """Nobody reads any more: let the rest go nowhere, so that the interpreter's last flush is quiet too."""
+    with contextlib.suppress(OSError, io.UnsupportedOperation):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return BROKEN_PIPE
+
+
+def _encode_anything(stream: TextIO) -> None:
+    """A label or payload that the terminal's encoding lacks is escaped and ends nothing."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Warnings as one line each, without a place in the source."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = show
+        yield

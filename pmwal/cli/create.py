@@ -1,0 +1,90 @@
+"""``pmwal create``."""
+
+from __future__ import annotations
+
+import argparse
+
+from pmwal.cli.common import (
+    OK,
+    Commands,
+    add_command,
+    add_json,
+    add_medium,
+    durability_in_words,
+    number_option,
+    print_json,
+    progress_bar,
+    size_option,
+)
+from pmwal.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
+from pmwal.opening import open_log
+from pmwal.units import format_size
+from pmwal.wal import Wal
+
+_EPILOG = """\
+The file appears under its name only when all of it is on the medium. An existing file is never touched.
+
+Examples:
+  pmwal create app.wal --size 256MiB
+  pmwal create /mnt/pmem/orders.wal --medium dax --label "orders, shard 3"
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(commands, "create", run, "create an empty log", "Create an empty log.", _EPILOG)
+    parser.add_argument("path", metavar="PATH", help="the file to create")
+    parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity of the ring (default: 64MiB)")
+    parser.add_argument(
+        "--align",
+        type=number_option(ALIGN_DEFAULT, ALIGN_MAX),
+        metavar="BYTES",
+        help="alignment of the records, a power of two from 8 to 4096 (default: 64 on DAX, else 8)",
+    )
+    add_medium(parser)
+    parser.add_argument(
+        "--label", type=_label, default=b"", metavar="TEXT", help="a name kept in the superblock, at most 64 bytes of UTF-8"
+    )
+    add_json(parser)
+
+
+def _label(text: str) -> bytes:
+    raw = text.encode(errors="surrogateescape")
+    if len(raw) > APPLICATION_SIZE:
+        raise argparse.ArgumentTypeError(f"a label takes at most {APPLICATION_SIZE} bytes, this one has {len(raw)}")
+    return raw.ljust(APPLICATION_SIZE, b"\0")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create the log, close it and say what it is."""
+    with progress_bar("create") as progress:
+        wal = open_log(
+            args.path,
+            "x",
+            size=args.size,
+            align=args.align,
+            medium=args.medium,
+            application=args.label or bytes(APPLICATION_SIZE),
+            progress=progress,
+        )
+    assert isinstance(wal, Wal)
+    with wal:
+        stats = wal.stats()
+    if args.json:
+        print_json(
+            {
+                "path": args.path,
+                "capacity": stats.capacity,
+                "alignment": stats.alignment,
+                "medium": stats.medium,
+                "filesystem": stats.filesystem,
+                "durability": stats.durability,
+                "assumptions": list(stats.assumptions),
+            }
+        )
+        return OK
+    print(
+        f"created {args.path}: ring of {format_size(stats.capacity)}, records aligned to {stats.alignment}, "
+        f"{stats.medium} on {stats.filesystem}; a record survives {durability_in_words(stats.durability)}"
+    )
+    return OK

@@ -1,0 +1,72 @@
+"""Records as text, JSON, hex dumps and raw bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+from pmwal.cli.times import local_text, utc_text
+from pmwal.cli.write import LENGTH
+from pmwal.records import Record
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_WIDTH = 16
+
+
+def decoded(data: bytes) -> str:
+    """UTF-8 with what is none as ``\\xNN``."""
+    return data.decode(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text that stays on one line and sends nothing to the terminal: control characters as ``\\xNN``, all but tabs.
+
+    >>> printable("two\\nlines \\x1b[31m")
+    'two\\\\x0alines \\\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def as_text(record: Record) -> bytes:
+    """``SEQ  TIME  payload`` on one line."""
+    return f"{record.seq}  {local_text(record.time_ns)}  {printable(decoded(record.data))}\n".encode()
+
+
+def as_json(record: Record) -> bytes:
+    """One JSON object on one line; ``data`` when the payload is UTF-8, ``data_base64`` when it is not."""
+    value: dict[str, Any] = {
+        "seq": record.seq,
+        "kind": record.kind,
+        "time_ns": record.time_ns,
+        "time": utc_text(record.time_ns),
+    }
+    try:
+        value["data"] = record.data.decode()
+    except UnicodeDecodeError:
+        value["data_base64"] = base64.b64encode(record.data).decode()
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def as_hex(record: Record) -> bytes:
+    """A line about the record, and a dump of its payload."""
+    lines = [f"{record.seq}  {local_text(record.time_ns)}  kind {record.kind}  {len(record.data)} bytes"]
+    for offset in range(0, len(record.data), _WIDTH):
+        piece = record.data[offset : offset + _WIDTH]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
+        lines.append(f"  {offset:08x}  {piece[:8].hex(' '):<23}  {piece[8:].hex(' '):<23}  |{text}|")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def as_raw(record: Record) -> bytes:
+    """The payload and a newline."""
+    return record.data + b"\n"
+
+
+def as_item(record: Record) -> bytes:
+    """The payload behind its length, as ``pmwal write --length-prefixed`` reads it."""
+    return LENGTH.pack(len(record.data)) + record.data
+
+
+FORMATS = {"text": as_text, "json": as_json, "hex": as_hex, "raw": as_raw}

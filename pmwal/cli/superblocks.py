@@ -1,0 +1,104 @@
+"""What can be said of a file's superblocks and slots, however damaged; for ``pmwal info``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pmwal.layout import (
+    CONTROL_OFFSET,
+    CONTROL_SIZE_DEFAULT,
+    CONTROL_SIZE_MAX,
+    CONTROL_SIZE_MIN,
+    MAGIC,
+    PAGE,
+    SLOT,
+    SUPERBLOCK,
+    SUPERBLOCK_OFFSET,
+    Slot,
+    Superblock,
+    decode_slot,
+    decode_superblock,
+    slot_index,
+)
+from pmwal.ring import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Superblocks:
+    """The one in use, the state of both copies in a word or two, and a clue when neither is whole."""
+
+    block: Superblock | None
+    state: tuple[str, str]
+    clue: str = ""
+
+
+def read_superblocks(fd: int, size: int) -> Superblocks:
+    """Look for both copies; nothing is believed that its checksum does not cover."""
+    first_page = _page(fd, SUPERBLOCK_OFFSET)
+    first = decode_superblock(first_page, 0)
+    if first is not None:
+        second = decode_superblock(_page(fd, first.copy_offset), 1)
+        return Superblocks(first, ("whole", _state_of_second(first, second, size)))
+    for offset in range(CONTROL_OFFSET + CONTROL_SIZE_MIN, CONTROL_OFFSET + CONTROL_SIZE_MAX + 1, PAGE):
+        if offset + PAGE > size:
+            break
+        second = decode_superblock(_page(fd, offset), 1)
+        if second is not None and second.copy_offset == offset:
+            return Superblocks(second, (_state_of_page(first_page), "whole"))
+    page = _page(fd, CONTROL_OFFSET + CONTROL_SIZE_DEFAULT)
+    return Superblocks(None, (_state_of_page(first_page), _state_of_page(page)), _clue(fd, first_page, page))
+
+
+def _page(fd: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, PAGE, offset)
+    except OSError:  # a directory, a FIFO: no superblock there
+        return b""
+
+
+def _state_of_page(page: bytes) -> str:
+    if not page:
+        return "missing"
+    return "damaged" if page.startswith(MAGIC) else "not there"
+
+
+def _state_of_second(first: Superblock, second: Superblock | None, size: int) -> str:
+    if second is None:
+        return "missing" if first.copy_offset + PAGE > size else "damaged"
+    return "whole" if second == first else "of another log"
+
+
+def _clue(fd: int, *pages: bytes) -> str:
+    """Do commit slots validate with a uuid that stands in a damaged superblock? Then this was a log, and which."""
+    for page in pages:
+        if len(page) < PAGE or not page.startswith(MAGIC):
+            continue
+        start = SUPERBLOCK.offsets["uuid"]
+        uuid = page[start : start + SUPERBLOCK.field_size("uuid")]
+        region = os.pread(fd, CONTROL_SIZE_DEFAULT, CONTROL_OFFSET)
+        slots = [
+            decode_slot(region[at : at + SLOT.size], uuid, at // SLOT.size)
+            for at in range(0, len(region) // SLOT.size * SLOT.size, SLOT.size)
+        ]
+        whole = [slot for slot in slots if slot is not None]
+        if whole:
+            newest = max(whole, key=lambda slot: slot.generation)
+            return (
+                f"uuid {uuid.hex()}, by {len(whole)} whole commit slots; the newest names "
+                f"records {newest.tail_seq} to {newest.commit_seq}, epoch {newest.epoch}"
+            )
+    return ""
+
+
+def lost_slots(load: Load, block: Superblock, newest: Slot | None) -> list[int]:
+    """Indexes of the places that do not hold the slot that they must hold beside the newest one, oldest duty first."""
+    region = load(block.control_offset, block.control_size)
+    lost = []
+    top = 0 if newest is None else newest.generation
+    for generation in range(top + 1, top + block.turn + (newest is None)):
+        index = slot_index(generation, block.control_pages)
+        slot = decode_slot(region[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
+        if slot is None or slot.generation != max(generation - block.turn, 0):
+            lost.append(index)
+    return lost

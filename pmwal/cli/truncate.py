@@ -1,0 +1,50 @@
+"""``pmwal truncate``."""
+
+from __future__ import annotations
+
+import argparse
+
+from pmwal.cli.common import OK, Commands, add_command, add_json, number_option, print_json, records_in_words
+from pmwal.layout import SEQ_MAX
+from pmwal.opening import open
+from pmwal.units import format_size
+
+_EPILOG = """\
+The log is opened for writing, so it is recovered first, and no other process may be writing to it.
+
+Examples:
+  pmwal truncate app.wal --before 1000    record 1000 is the oldest afterwards
+  pmwal truncate app.wal --all            the log is empty afterwards; its numbers go on
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands, "truncate", run, "free the space of old records", "Free the space of old records, durably.", _EPILOG
+    )
+    parser.add_argument("path", metavar="PATH")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--before", type=number_option(1, SEQ_MAX), metavar="SEQ", help="free all records before this number")
+    how.add_argument("--all", action="store_true", help="free all records")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Truncate and say what is left."""
+    with open(args.path, "r+") as wal:
+        before = wal.next_seq if args.all else max(args.before, wal.first_seq)
+        if before > wal.next_seq:
+            raise ValueError(f"{args.path}: --before {before} is past the end; the next record will be {wal.next_seq}")
+        freed_first, freed_last = wal.first_seq, before - 1
+        first_seq, next_seq = wal.truncate(before=before), wal.next_seq
+        free = wal.free
+    if args.json:
+        freed = freed_last - freed_first + 1
+        print_json({"path": args.path, "freed": freed, "first_seq": first_seq, "next_seq": next_seq, "free_bytes": free})
+    else:
+        print(
+            f"{args.path}: freed {records_in_words(freed_first, freed_last)}; "
+            f"{records_in_words(first_seq, next_seq - 1)} left, {format_size(free)} free"
+        )
+    return OK
