@@ -22,6 +22,7 @@ from pmwal.layout import (
     Slot,
     Superblock,
     decode_slot,
+    initial_slot,
     record_size,
     slot_index,
     slot_offset,
@@ -69,10 +70,11 @@ def read_control(raw: bytes, block: Superblock) -> Control:
     """Judge all slots of a control region."""
     slots: list[Slot | None] = []
     problem: str | None = None
+    untouched = initial_slot()
     for index in range(block.turn):
         slot = decode_slot(raw[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
         slots.append(slot)
-        if slot is None:
+        if slot is None or slot == untouched:
             continue
         reason = slot_problem(slot, block)
         if reason is None and slot.generation and slot_index(slot.generation, block.control_pages) != index:
@@ -89,9 +91,10 @@ def read_control(raw: bytes, block: Superblock) -> Control:
 
 def _count_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> int:
     """Places other than the newest slot's that do not hold the generation they must hold beside it."""
+    turn, pages = block.turn, block.control_pages
     lost = 0
-    for generation in range(newest.generation + 1, newest.generation + block.turn):
-        slot = slots[slot_index(generation, block.control_pages)]
-        if slot is None or slot.generation != max(generation - block.turn, 0):
+    for older in range(newest.generation + 1 - turn, newest.generation):
+        slot = slots[slot_index(older + turn, pages)]
+        if slot is None or slot.generation != (older if older > 0 else 0):
             lost += 1
     return lost

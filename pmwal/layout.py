@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -354,9 +355,15 @@ def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
 def decode_slot(raw: bytes, uuid: bytes, index: int) -> Slot | None:
     """The slot in these 64 bytes, or None when they are not a whole one of this log at this index."""
     crc, *fields, reserved = SLOT.struct.unpack(raw)
-    if reserved or not fields[6] or crc != crc32c(raw[_CRC_SIZE:], seed_crc(uuid, index)):
+    slot = Slot._make(fields)
+    if reserved or not slot.tail_seq or crc != crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index)):
         return None
-    return Slot(*fields)
+    return slot
+
+
+@lru_cache(maxsize=CONTROL_SIZE_MAX // SLOT.size)
+def _slot_seed(uuid: bytes, index: int) -> int:
+    return seed_crc(uuid, index)
 
 
 def initial_slot() -> Slot:

@@ -29,8 +29,8 @@ from pmwal.layout import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,
     CAPACITY_MIN,
-    LINE,
     PAGE,
+    Slot,
     Superblock,
     encode_slot,
     slot_index,
@@ -349,15 +349,21 @@ def _take_over(
     mapping: Mapping, identity: Identity, path: str, seam: Seam, pipelined: bool, progress: Progress | None
 ) -> tuple[Engine, RecoveryReport]:
     """Recover: judge, make durable what is kept, begin a new epoch."""
-    judgement = judge(mapping.load, identity, progress)
-    if judgement.row.outcome == "corrupt":
-        raise judgement.error(path)
+    for _ in range(_TRIES):
+        judgement = judge(mapping.load, identity, progress)
+        if judgement.row.outcome == "corrupt":
+            raise judgement.error(path)
+        copies = _copy_kept(mapping, judgement)
+        if copies is not None:
+            break
+    else:
+        raise PersistError(errno.EIO, f"{path}: the medium gives another answer at every read; nothing was changed")
     slot = judgement.control.newest
     assert slot is not None  # every verdict without one is corrupt
     tail, end = judgement.tail, judgement.end
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
-        _store_again(mapping, judgement)
+        _store_again(mapping, slot, identity.block, copies)
         engine = Engine(
             mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
         )
@@ -368,23 +374,33 @@ def _take_over(
     return engine, judgement.report
 
 
-def _store_again(mapping: Mapping, judgement: Judgement) -> None:
-    """Make durable what the judgement rests on and may be in the cache only."""
+def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]] | None:
+    """The records past the slot's pointer in private copies, as (file offset, bytes), validated once more.
+
+    None when they are no longer what was judged: a page that an msync has failed on counts as clean, so it may have been
+    dropped from the cache since, and what comes from the disk then may be older records of the same numbers.
+    """
     block, slot = judgement.identity.block, judgement.control.newest
     assert slot is not None
-    place = slot_offset(slot_index(slot.generation, block.control_pages))
-    mapping.store(place, encode_slot(slot, block.uuid, slot_index(slot.generation, block.control_pages)))
-    ranges = [(place, place + LINE)]
-    pointer = Bound(slot.commit_position, slot.commit_seq + 1)
-    copies = [
-        (offset, mapping.load(offset, length))
-        for offset, length in _pieces(block, pointer.position, judgement.end.position)
-    ]
-    _validate_again(block, copies, pointer, judgement.end)
-    for offset, data in copies:
+    pieces = _pieces(block, slot.commit_position, judgement.end.position)
+    copies = [(offset, mapping.load(offset, length)) for offset, length in pieces]
+    reader = RingReader(block, overlay(lambda _, length: bytes(length), copies))
+    at = Bound(slot.commit_position, slot.commit_seq + 1)
+    while at.next_seq < judgement.end.next_seq:
+        found = reader.numbered(*at)
+        if found is None or found.header.epoch != slot.epoch:
+            return None
+        at = Bound(found.end, found.header.seq + 1)
+    return copies if at == judgement.end else None
+
+
+def _store_again(mapping: Mapping, slot: Slot, block: Superblock, copies: list[tuple[int, bytes]]) -> None:
+    """Make durable what the recovery rests on and may be in the cache only: the slot, and what is kept past its pointer."""
+    index = slot_index(slot.generation, block.control_pages)
+    stores = [(slot_offset(index), encode_slot(slot, block.uuid, index)), *copies]
+    for offset, data in stores:
         mapping.store(offset, data)
-        ranges.append((offset, offset + len(data)))
-    mapping.barrier(*ranges)
+    mapping.barrier(*((offset, offset + len(data)) for offset, data in stores))
 
 
 def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
@@ -394,13 +410,3 @@ def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
     pieces = [(block.ring_offset + offset, first), (block.ring_offset, length - first)]
     return [piece for piece in pieces if piece[1]]
 
-
-def _validate_again(block: Superblock, copies: list[tuple[int, bytes]], start: Bound, end: Bound) -> None:
-    """The private copies must hold the records that the judgement keeps; the medium answered otherwise a moment ago."""
-    reader = RingReader(block, overlay(lambda _, length: bytes(length), copies))
-    at = start
-    while at.next_seq < end.next_seq:
-        found = reader.numbered(*at)
-        if found is None:
-            raise PersistError(errno.EIO, f"record {at.next_seq} changed while the log was recovered")
-        at = Bound(found.end, found.header.seq + 1)
