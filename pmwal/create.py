@@ -16,8 +16,11 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from pmwal.layout import (
+    ALIGN_DEFAULT,
+    APPLICATION_SIZE,
     PAGE,
     SLOT,
     SUPERBLOCK_OFFSET,
@@ -54,19 +57,21 @@ def create_file(
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
-            seam.allocate(fd, PAGE)
             block = Superblock(
                 uuid=seam.new_uuid(),
                 control_size=seam.control_size,
                 capacity=capacity,
-                alignment=alignment if alignment is not None else detect(fd, medium, path).alignment,
+                alignment=ALIGN_DEFAULT if alignment is None else alignment,
                 created_ns=seam.now_ns(),
-                application=application,
+                application=application.ljust(APPLICATION_SIZE, b"\0"),
             )
-            detect(fd, medium, path)
             problem = geometry_problem(block)
             if problem is not None:
                 raise ValueError(f"{path}: no log can have {problem}")
+            seam.allocate(fd, block.file_size)  # whole at once, so that it is one extent where that is possible
+            found = detect(fd, medium, path)
+            if alignment is None:
+                block = replace(block, alignment=found.alignment)
             _fill(fd, block, seam, progress)
             owner_fd = os.dup(fd)
             try:
@@ -86,7 +91,6 @@ def create_file(
 
 
 def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
-    seam.allocate(fd, block.file_size)
     zeros = bytes(PAGE)
     for offset in range(0, block.file_size, PAGE):
         seam.write(fd, zeros, offset)

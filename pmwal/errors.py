@@ -2,7 +2,7 @@
 
     PmwalError
     ├── WalClosed            the handle was closed: open the log again
-    ├── ReentrantCall        a call from inside another call on the same handle (signal handler, __del__, iterable, batch)
+    ├── ReentrantCall        a call from inside another call on the same handle (signal handler, batch)
     ├── WalFull              no room: truncate, or open with on_full="wait" or "overwrite"
     ├── WalLocked            another writer has the log
     ├── RecordTooLarge       (ValueError) the record can never fit
@@ -43,8 +43,7 @@ class WalClosed(PmwalError):
 class ReentrantCall(PmwalError):
     """A call came from inside another call on the same handle and thread; it would have to wait for itself.
 
-    It comes from a signal handler, a ``__del__``, the iterable given to ``extend``, or the body of ``batch()`` or
-    ``reserve()``. Nothing was stored.
+    It comes from a signal handler, a ``__del__``, or the body of ``batch()`` or ``reserve()``. Nothing was stored.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal, wal.batch() as batch:

@@ -196,14 +196,12 @@ class _Judge:
             found = self.ring.numbered(*at)
             if found is None or found.end > pointer.position:
                 return at
-            header = found.header
-            current = header.seq >= slot.epoch_first_seq
-            if not (header.epoch == slot.epoch if current else epoch <= header.epoch < slot.epoch):
+            if found.header.epoch < epoch or not belongs(found, slot):
                 return at
-            epoch = header.epoch
+            epoch = found.header.epoch
             self._reached(found)
-            at = Bound(found.end, header.seq + 1)
-            if self.progress is not None and header.seq % _PROGRESS_STEP == 0:
+            at = Bound(found.end, found.header.seq + 1)
+            if self.progress is not None and found.header.seq % _PROGRESS_STEP == 0:
                 self.progress(at.position - tail.position, pointer.position - tail.position)
         return at
 
@@ -333,7 +331,7 @@ class _Judge:
         return evidence
 
     def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
-        resumed = next(resync(self.block, self.load, stop, pointer, slot.epoch), None)
+        resumed = next(resync(self.block, self.load, stop, pointer, slot), None)
         last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
         end = pointer.position if resumed is None else resumed.position
         tail = Bound(slot.tail_position, slot.tail_seq)
@@ -380,7 +378,7 @@ class _Judge:
             slots_lost=facts.slots_lost,
             superblocks_lost=2 - facts.superblocks,
             reason=reason or row.meaning,
-            damage=self._file_range(end.position, evidence_end) if corrupt and slot is not None else None,
+            damage=self._file_range(end.position, evidence_end) if row.label in ("R4", "R5", "R6") else None,
             lost_first_seq=lost[0] if corrupt else None,
             lost_last_seq=lost[1] if corrupt else None,
             bytes_scanned=self.ring.bytes_loaded + self.searched + self.block.control_size,
@@ -418,7 +416,18 @@ class _Budget:
         return self._left >= 0
 
 
-def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, epoch_max: int) -> Iterator[Found]:
+def belongs(found: Found, slot: Slot) -> bool:
+    """Whether a whole record has an epoch that its number and its place call for, in a log with this commit pointer.
+
+    What a rollback or an earlier recovery discarded is whole, too, but has an older one.
+    """
+    epoch = found.header.epoch
+    if found.position >= slot.commit_position:
+        return epoch >= slot.epoch
+    return epoch == slot.epoch if found.header.seq >= slot.epoch_first_seq else epoch < slot.epoch
+
+
+def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot) -> Iterator[Found]:
     """Whole records past damage at ``stop`` and before ``limit``, in order, each with a greater number than the last."""
     reader = RingReader(block, load, chunk=PAGE)
     budget = _Budget(block.capacity)
@@ -428,19 +437,19 @@ def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, epoch_max: 
         found_one = False
         for candidate in candidates(block, load, position, limit.position, epoch=0, seq_min=seq, newer_seq_min=seq):
             header = reader.peek(candidate)
-            if header is None or header.epoch > epoch_max or header.seq >= limit.next_seq:
+            if header is None or header.seq >= limit.next_seq:
                 continue
             if not budget.spend(header.length):
                 return
             found = reader.whole(candidate)
-            if found is None or found.end > limit.position:
+            if found is None or found.end > limit.position or not belongs(found, slot):
                 continue
             yield found
             seq, position = found.header.seq + 1, found.end
             run = RingReader(block, load)
             while seq < limit.next_seq:
                 nearby = run.numbered(position, seq)
-                if nearby is None or nearby.end > limit.position or nearby.header.epoch > epoch_max:
+                if nearby is None or nearby.end > limit.position or not belongs(nearby, slot):
                     break
                 yield nearby
                 seq, position = seq + 1, nearby.end
@@ -465,10 +474,7 @@ def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
         at = Bound(found.end, found.header.seq + 1)
     if judgement.row.outcome == "corrupt":
         limit = Bound(judgement.tail.position + block.capacity, SEQ_MAX)
-        for found in resync(block, load, at, limit, judgement.epoch_max):
-            # Past the pointer only this epoch and newer ones count: what an earlier recovery or rollback dropped stays dropped.
-            if found.position < slot.commit_position or found.header.epoch >= slot.epoch:
-                yield found
+        yield from resync(block, load, at, limit, slot)
 
 
 def rebuilt(block: Superblock, load: Load) -> list[Found]:

@@ -165,7 +165,7 @@ LIVE_WRITER = Structure(
     Field("heartbeat_ns", "q", "wall clock of the last update of the bounds"),
     Field("published_position", "Q", "stored so far, durable or not"),
     Field("published_seq", "Q", "number of the last record stored"),
-    Field("reserved", "Q", "zero"),
+    Field("inode", "Q", "of the file it writes: a copy of the file has another one"),
 )
 
 LIVE_WRITER_OFFSET = LIVE_OFFSET + LINE

@@ -3,7 +3,7 @@
 Invariants
 ----------
 - It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process that it
-  names is alive, by process id, start time and boot id.
+  names is alive, by process id, start time and boot id, and writes this very file, by inode: a copy has no writer.
 - The bounds are one 64-byte line with the same version at both ends; a reader takes it when both agree twice running.
   What it reads within them it validates record by record all the same.
 """
@@ -52,6 +52,7 @@ class LiveWriter:
     boot_id: bytes
     heartbeat_ns: int
     published: Bound
+    inode: int
 
 
 class LivePage:
@@ -63,6 +64,7 @@ class LivePage:
         self._pid = seam.pid()
         self._start_time = process_start_time(self._pid) or 0
         self._boot_id = seam.boot_id()
+        self._inode = mapping.inode
         self._version = 0
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
@@ -92,22 +94,22 @@ class LivePage:
     def _writer(self, pid: int, published: Bound) -> bytes:
         heartbeat = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
         return LIVE_WRITER.struct.pack(
-            pid, self._start_time, self._boot_id, heartbeat, published.position, published.next_seq - 1, 0
+            pid, self._start_time, self._boot_id, heartbeat, published.position, published.next_seq - 1, self._inode
         )
 
 
 def read_writer(load: Load) -> LiveWriter:
     """Who the live page names, alive or not."""
-    pid, start_time, boot_id, heartbeat, position, seq, _ = LIVE_WRITER.struct.unpack(
+    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(
         load(LIVE_WRITER_OFFSET, LIVE_WRITER.size)
     )
-    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1))
+    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode)
 
 
-def living_writer(load: Load, seam: Seam) -> LiveWriter | None:
-    """The writer that the live page names, when that process is alive."""
+def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
+    """The writer that the live page of the file with this inode names, when that process is alive."""
     writer = read_writer(load)
-    if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id():
+    if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id() or writer.inode != inode:
         return None
     start_time = process_start_time(writer.pid)
     return writer if start_time is not None and start_time == writer.start_time else None

@@ -100,6 +100,8 @@ def check_platform() -> None:
     """``UnsupportedMedium`` where pmwal cannot work at all."""
     if not sys.platform.startswith("linux") or sys.byteorder != "little":
         raise UnsupportedMedium(f"pmwal runs on little-endian Linux, not on {sys.platform} ({sys.byteorder}-endian)")
+    if mmap.PAGESIZE != PAGE:  # the format's pages are what one msync makes durable
+        raise UnsupportedMedium(f"pmwal needs memory pages of {PAGE} bytes; this kernel has {mmap.PAGESIZE}")
 
 
 def filesystem(fd: int) -> str:
@@ -156,6 +158,7 @@ class Mapping:
         self.fd = fd
         self.size = size
         self.medium = medium
+        self.inode = os.fstat(fd).st_ino
         self.barriers = 0
         self._seam = seam
         self._on_disk = medium.kind == "file" and medium.durability == "power"

@@ -205,7 +205,7 @@ def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator
     try:
         for _ in range(_VERIFY_TRIES):
             judgement = judge(mapping.load, identity, progress)
-            if judgement.row.outcome != "corrupt" or living_writer(mapping.load, seam) is None:
+            if judgement.row.outcome != "corrupt" or living_writer(mapping.load, mapping.inode, seam) is None:
                 break
         yield mapping, judgement
     finally:

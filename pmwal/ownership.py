@@ -37,7 +37,7 @@ class Ownership:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                writer = living_writer(lambda offset, length: os.pread(fd, length, offset).ljust(length, b"\0"), seam)
+                writer = living_writer(lambda offset, length: os.pread(fd, length, offset), status.st_ino, seam)
                 who = "another process" if writer is None else f"process {writer.pid}"
                 raise WalLocked(
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',

@@ -67,7 +67,7 @@ class Reader:
     def _view(self) -> View:
         """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
         self._check_open()
-        if living_writer(self._mapping.load, self._seam) is not None:
+        if living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None:
             bounds = read_bounds(self._mapping.load)
             if bounds is not None:
                 return View(bounds.tail, bounds.durable, bounds.epoch)

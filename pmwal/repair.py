@@ -20,7 +20,7 @@ from typing import Any
 
 from pmwal.create import unnamed_file
 from pmwal.errors import CorruptWal, FormatError
-from pmwal.judge import Judgement, Progress, identify, judge, rebuilt, salvage
+from pmwal.judge import Judgement, Progress, belongs, identify, judge, rebuilt, salvage
 from pmwal.layout import (
     EPOCH_MAX,
     LIVE_OFFSET,
@@ -164,7 +164,7 @@ class _Plan:
             epoch = max([epoch, *(found.header.epoch for found in records)])
             run = max(_runs(records, self.block), key=len, default=[])
         else:
-            run = list(_follow(RingReader(self.block, self._original), judgement.tail, self.block.capacity))
+            run = list(_follow(RingReader(self.block, self._original), judgement))
         while run and run[-1].header.batch_index + 1 < run[-1].header.batch_count:
             run.pop()  # the last batch is not whole
         if not run:
@@ -202,12 +202,16 @@ class _Plan:
         ]
 
 
-def _follow(reader: RingReader, tail: Bound, capacity: int) -> Iterator[Found]:
-    """Consecutive whole records from the tail on; an epoch never gives way to an older one."""
+def _follow(reader: RingReader, judgement: Judgement) -> Iterator[Found]:
+    """Consecutive whole records from the tail on that belong to the log; an epoch never gives way to an older one."""
+    slot, tail = judgement.control.newest, judgement.tail
+    assert slot is not None
     at, epoch = tail, 1
     while True:
         found = reader.numbered(*at)
-        if found is None or found.header.epoch < epoch or found.end - tail.position > capacity:
+        if found is None or found.end - tail.position > reader.block.capacity:
+            return
+        if found.header.epoch < epoch or not belongs(found, slot):
             return
         yield found
         at, epoch = Bound(found.end, found.header.seq + 1), found.header.epoch

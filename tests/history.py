@@ -7,16 +7,17 @@ leave. After each crash the log must open, and hold one of the states that the m
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pagecache import PageCache
+from support import Crash, contents, kill
+
 import pmwal
 from pmwal.opening import open_log
 from pmwal.wal import Wal
-
-from pagecache import PageCache
-from support import Crash, contents, kill
 
 Numbered = list[tuple[int, bytes]]
 
@@ -55,9 +56,9 @@ class Model:
         for state in self.allowed():
             end = state[-1][0] + 1 if state else self.first_seq
             # An empty log begins where it ends; a tail past the end of a state cannot belong to it.
-            if first_seq <= max(end, self.first_seq) and next_seq == max(end, first_seq):
-                if found == [item for item in state if item[0] >= first_seq]:
-                    break
+            fits = first_seq <= max(end, self.first_seq) and next_seq == max(end, first_seq)
+            if fits and found == [item for item in state if item[0] >= first_seq]:
+                break
         else:
             raise AssertionError(f"holds {brief(found)} from {first_seq}; allowed: {[brief(s) for s in self.allowed()]}")
         self.acknowledge(found, first_seq)
@@ -70,7 +71,7 @@ class Model:
 
 def brief(items: Numbered) -> str:
     """Numbers and sizes, short."""
-    return "[" + " ".join(f"{seq}:{len(data)}:{data[:6].decode()}" for seq, data in items) + "]"
+    return "[" + " ".join(f"{seq}:{len(data)}:{data[:6]!r}" for seq, data in items) + "]"
 
 
 class History:
@@ -112,7 +113,7 @@ class History:
 
     def _rounds(self, rounds: int) -> None:
         for _ in range(rounds):
-            wal = self._open()
+            wal = self.reopen()
             try:
                 self.cache.crash_in = self.rng.randrange(100) if self.rng.random() < 0.8 else None
                 self.cache.fail_in = self.rng.randrange(12) if self.rng.random() < 0.15 else None
@@ -128,7 +129,7 @@ class History:
             if not wal.closed:
                 kill(wal)
             self._crash()
-        self._open().close()
+        self.reopen().close()
 
     def _crash(self) -> None:
         self.crashes += 1
@@ -137,8 +138,8 @@ class History:
         elif self.rng.random() < 0.3:
             self.cache.evict()
 
-    def _open(self) -> Wal:
-        """Reopen, with crashes on the way, and check what is there."""
+    def reopen(self) -> Wal:
+        """Open, with crashes on the way, and check what is there."""
         while True:
             self.cache.crash_in = self.rng.randrange(14) if self.rng.random() < 0.4 else None
             self.cache.fail_in = self.rng.randrange(4) if self.rng.random() < 0.05 else None
@@ -156,7 +157,27 @@ class History:
             self.model.settle(contents(wal), wal.first_seq, wal.next_seq)
             return wal
 
-    # -- operations: each tells the model what may happen before it does it
+    def _everything(self) -> Numbered:
+        return self.model.acked + [item for group in self.model.pending for item in group]
+
+    def _operate(self, wal: Wal) -> None:
+        rng = self.rng
+        match rng.choice(["append"] * 8 + ["extend", "extend", "batch", "abort", "commit", "truncate", "truncate", "rollback"]):
+            case "append":
+                self.append(self._payload(), durable=rng.random() < 0.6)
+            case "extend":
+                self.extend(self._payloads(4))
+            case "batch":
+                self.batch(self._payloads(3))
+            case "abort":
+                self.abort(self._payloads(3), stores=rng.randrange(1, 8))
+            case "commit":
+                self.commit()
+            case "truncate":
+                self.truncate(rng.randint(wal.first_seq, wal.next_seq))
+            case "rollback":
+                self.rollback(rng.randint(wal.first_seq - 1, wal.next_seq - 1))
+        self.check()
 
     def _payload(self) -> bytes:
         self.issued += 1
@@ -164,18 +185,25 @@ class History:
         text = b"%d." % self.issued
         return (text * (size // len(text) + 1))[: max(size, len(text))]
 
-    def _everything(self) -> Numbered:
-        return self.model.acked + [item for group in self.model.pending for item in group]
+    def _payloads(self, most: int) -> list[bytes]:
+        return [self._payload() for _ in range(self.rng.randint(1, most))]
 
-    def _operate(self, wal: Wal) -> None:
-        names = ["append"] * 8 + ["extend", "extend", "batch", "abort", "commit", "truncate", "truncate", "rollback"]
-        getattr(self, "_" + self.rng.choice(names))(wal)
+    # -- operations on the open log: each tells the model what may happen before it does it
+
+    @property
+    def open_wal(self) -> Wal:
+        """The log, which is open."""
+        assert self.wal is not None
+        return self.wal
+
+    def check(self) -> None:
+        """The open log shows what the model says."""
+        wal, model = self.open_wal, self.model
         assert self._everything() == contents(wal)
-        model = self.model
         assert (model.first_seq, model.next_seq, len(wal)) == (wal.first_seq, wal.next_seq, len(self._everything()))
         assert wal.committed_seq >= (model.acked[-1][0] if model.acked else 0)
 
-    def _store(self, wal: Wal, payloads: list[bytes], call: Any, durable: bool) -> None:
+    def _store(self, payloads: list[bytes], call: Callable[[], object], *, durable: bool) -> None:
         """Tell the model of records that are about to be stored, do it, and tell it how that ended."""
         model, first = self.model, self.model.next_seq
         group = [(first + place, data) for place, data in enumerate(payloads)]
@@ -189,44 +217,45 @@ class History:
             model.pending.pop()
             durable = False
         model.tail_may_reach = before
-        self._follow_tail(wal)
+        self._follow_tail()
         if durable:
-            model.acknowledge([i for i in self._everything() if i[0] >= model.first_seq], model.first_seq)
+            self._acknowledge_all()
 
-    def _follow_tail(self, wal: Wal) -> None:
+    def _acknowledge_all(self) -> None:
+        first = self.model.first_seq
+        self.model.acknowledge([item for item in self._everything() if item[0] >= first], first)
+
+    def _follow_tail(self) -> None:
         """An overwrite has freed records: what it passed was committed first."""
-        model = self.model
+        wal, model = self.open_wal, self.model
         if wal.first_seq > model.first_seq:
             first = model.first_seq = model.tail_may_reach = wal.first_seq
             committed = wal.committed_seq
             everything = [item for item in self._everything() if item[0] >= first]
             model.acked = [item for item in everything if item[0] <= committed]
-            model.pending = [
-                group for group in model.pending if group and group[-1][0] > committed
-            ]
+            model.pending = [group for group in model.pending if group and group[-1][0] > committed]
 
-    def _append(self, wal: Wal) -> None:
-        data, durable = self._payload(), self.rng.random() < 0.6
-        self._store(wal, [data], lambda: wal.append(data, commit=durable), durable)
+    def append(self, data: bytes, *, durable: bool) -> None:
+        """One record."""
+        self._store([data], lambda: self.open_wal.append(data, commit=durable), durable=durable)
 
-    def _extend(self, wal: Wal) -> None:
-        datas = [self._payload() for _ in range(self.rng.randrange(1, 5))]
-        self._store(wal, datas, lambda: wal.extend(datas), True)
+    def extend(self, datas: list[bytes]) -> None:
+        """Some records, all or none."""
+        self._store(datas, lambda: self.open_wal.extend(datas), durable=True)
 
-    def _batch(self, wal: Wal) -> None:
-        datas = [self._payload() for _ in range(self.rng.randrange(1, 4))]
+    def batch(self, datas: list[bytes]) -> None:
+        """The same by a context."""
 
         def call() -> None:
-            with wal.batch() as batch:
+            with self.open_wal.batch() as batch:
                 for data in datas:
                     batch.append(data)
 
-        self._store(wal, datas, call, True)
+        self._store(datas, call, durable=True)
 
-    def _abort(self, wal: Wal) -> None:
-        """An interrupt in the middle of an extend: none of it may ever come back."""
-        datas = [self._payload() for _ in range(self.rng.randrange(1, 4))]
-        left = self.rng.randrange(1, 8)
+    def abort(self, datas: list[bytes], *, stores: int) -> None:
+        """An interrupt at a store of an extend: unless it was through, none of it may ever come back."""
+        left = stores
 
         def interrupt(step: str) -> None:
             nonlocal left
@@ -234,7 +263,7 @@ class History:
             if left == 0:
                 raise KeyboardInterrupt
 
-        model, before = self.model, self.model.next_seq
+        wal, model, before = self.open_wal, self.model, self.model.next_seq
         self.cache.before_step = interrupt
         if self.options["on_full"] == "overwrite":
             model.tail_may_reach = before
@@ -247,30 +276,30 @@ class History:
                 # Until the next call that makes anything durable, a crash may still find the whole group.
                 wal.commit()
                 model.pending.pop()
-        else:
+        finally:
             self.cache.before_step = None
         model.tail_may_reach = model.first_seq
-        self._follow_tail(wal)
+        self._follow_tail()
         wal.commit()
-        model.acknowledge([i for i in self._everything() if i[0] >= model.first_seq], model.first_seq)
+        self._acknowledge_all()
 
-    def _commit(self, wal: Wal) -> None:
-        wal.commit()
-        self.model.acknowledge(self._everything(), self.model.first_seq)
+    def commit(self) -> None:
+        """Everything."""
+        self.open_wal.commit()
+        self._acknowledge_all()
 
-    def _truncate(self, wal: Wal) -> None:
-        before = self.rng.randint(wal.first_seq, wal.next_seq)
+    def truncate(self, before: int) -> None:
+        """Free the front."""
         self.model.tail_may_reach = before
-        wal.truncate(before=before)
-        kept = [item for item in self._everything() if item[0] >= before]
+        self.open_wal.truncate(before=before)
         if before > self.model.first_seq:  # it committed first
-            self.model.acknowledge(kept, before)
+            self.model.acknowledge([item for item in self._everything() if item[0] >= before], before)
 
-    def _rollback(self, wal: Wal) -> None:
-        after = self.rng.randint(wal.first_seq - 1, wal.next_seq - 1)
-        if after == wal.next_seq - 1:
-            wal.rollback(after=after)
+    def rollback(self, after: int) -> None:
+        """Discard the end."""
+        if after == self.open_wal.next_seq - 1:
+            self.open_wal.rollback(after=after)
             return
         self.model.cut_after = after
-        wal.rollback(after=after)
+        self.open_wal.rollback(after=after)
         self.model.acknowledge([item for item in self._everything() if item[0] <= after], self.model.first_seq)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from history import History
 
 import pmwal
 from pmwal import opening
 from pmwal.engine import Engine, State
 from pmwal.records import Bound
-
-from history import History
 
 SEEDS = 10
 ROUNDS = 25

@@ -41,15 +41,17 @@ _GAPS_SHOWN = 20
 
 _EPILOG = f"""\
 {TIME_HELP}
-Text is one line for each record: control characters and bytes that are not UTF-8 are shown as \\xNN.
+Text is one line for each record: control characters and bytes that are not
+UTF-8 are shown as \\xNN.
 
-A corrupt log is refused; --salvage shows what is whole, names the numbers that are missing, and still ends with status 2.
+A corrupt log is refused; --salvage shows what is whole, names the numbers that
+are missing, and still ends with status 2.
 
 Examples:
   pmwal cat -n 10 app.wal
   pmwal cat --since yesterday --until today -g 'error|warn' app.wal
   pmwal cat --from 1000 --to 1999 -o json app.wal | jq .data
-  pmwal cat -o raw app.wal > lines.txt            the inverse of: pmwal write app.wal < lines.txt
+  pmwal cat -o raw app.wal > lines.txt   the inverse of: pmwal write < lines.txt
   pmwal cat --length-prefixed app.wal | pmwal write --length-prefixed copy.wal
   pmwal cat --salvage broken.wal
 """

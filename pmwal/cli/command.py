@@ -34,21 +34,24 @@ _DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
 _EPILOG = """\
 Exit status:
   0    done; for verify: clean, or recovered with nothing torn
-  1    failed; for verify: something was torn; for demo: the promise was broken
+  1    failed; for verify: something was torn; for repair: records were lost;
+       for demo: the promise was broken
   2    corrupt: the log holds less, or other, than what it acknowledged
-  3    cannot be opened: not a pmwal log, a shortened one, or an error of the operating system
+  3    cannot be opened: no pmwal log, or an error of the operating system
   4    another process has the log open for writing
   64   wrong usage
-  130  interrupted; 141: nobody reads the output any more
+  130  interrupted
+  141  nobody reads the output any more
 
 Examples:
-  pmwal demo                                 kill a writer five times, and prove that nothing was lost
+  pmwal demo                              kill a writer; nothing may be lost
   pmwal create app.wal --size 64MiB
-  tail -F app.log | pmwal write app.wal      each line is one durable record
-  pmwal cat -n 10 app.wal                    the last ten
+  tail -F app.log | pmwal write app.wal   each line is one durable record
+  pmwal cat -n 10 app.wal                 the last ten
   pmwal verify app.wal && echo sound
 
-'pmwal COMMAND --help' has the options and examples of a command. PMWAL_TRACEBACK=1 shows where an error came from.
+'pmwal COMMAND --help' has the options and examples of a command.
+PMWAL_TRACEBACK=1 shows where an error came from.
 """
 
 

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any, NoReturn, TypeAlias
 
 from pmwal.judge import Judgement, Progress
+from pmwal.layout import CAPACITY_MAX
 from pmwal.live import LiveWriter, living_writer
 from pmwal.medium import MEDIUMS
 from pmwal.opening import ORDERINGS, inspect, map_for_reading
@@ -77,11 +78,14 @@ def add_ordering(parser: argparse.ArgumentParser) -> None:
 
 
 def size_option(text: str) -> int:
-    """A size with units, for argparse."""
+    """A capacity with units, for argparse."""
     try:
-        return parse_size(text)
+        size = parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if size > CAPACITY_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is more than a log can have, {format_size(CAPACITY_MAX)}")
+    return size
 
 
 def number_option(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -161,7 +165,7 @@ def running_writer(path: str) -> LiveWriter | None:
     """The log's writer, when one is running."""
     mapping, _ = map_for_reading(path, "auto", SYSTEM)
     try:
-        return living_writer(mapping.load, SYSTEM)
+        return living_writer(mapping.load, mapping.inode, SYSTEM)
     finally:
         mapping.close()
 
@@ -173,7 +177,7 @@ def look(path: str, progress: Progress | None = None) -> tuple[Judgement, LiveWr
     """
     for attempt in range(1, _JUDGE_TRIES + 1):
         with inspect(path, SYSTEM, progress) as (mapping, judgement):
-            writer = living_writer(mapping.load, SYSTEM)
+            writer = living_writer(mapping.load, mapping.inode, SYSTEM)
         if writer is None or not judgement.report.slots_lost or attempt == _JUDGE_TRIES:
             break
     return judgement, writer
@@ -205,11 +209,11 @@ def progress_bar(what: str) -> Iterator[Progress | None]:
 
 def _hint(what: str) -> Progress:
     """A callback that says once, when the work is long, how to get a bar."""
-    said_after: float | None = time.monotonic() + _BAR_DELAY
+    said_after: float | None = monotonic() + _BAR_DELAY
 
     def progress(done: int, total: int) -> None:
         nonlocal said_after
-        if said_after is not None and time.monotonic() > said_after:
+        if said_after is not None and monotonic() > said_after:
             said_after = None
             say(f"{what}: this takes a while; for a progress bar: pip install 'pmwal[cli]'")
 

@@ -22,7 +22,8 @@ from pmwal.units import format_size
 from pmwal.wal import Wal
 
 _EPILOG = """\
-The file appears under its name only when all of it is on the medium. An existing file is never touched.
+The file appears under its name only when all of it is on the medium.
+An existing file is never touched.
 
 Examples:
   pmwal create app.wal --size 256MiB
@@ -37,7 +38,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity of the ring (default: 64MiB)")
     parser.add_argument(
         "--align",
-        type=number_option(ALIGN_DEFAULT, ALIGN_MAX),
+        type=_alignment,
         metavar="BYTES",
         help="alignment of the records, a power of two from 8 to 4096 (default: 64 on DAX, else 8)",
     )
@@ -46,6 +47,13 @@ def add(commands: Commands) -> None:
         "--label", type=_label, default=b"", metavar="TEXT", help="a name kept in the superblock, at most 64 bytes of UTF-8"
     )
     add_json(parser)
+
+
+def _alignment(text: str) -> int:
+    value = number_option(ALIGN_DEFAULT, ALIGN_MAX)(text)
+    if value & (value - 1):
+        raise argparse.ArgumentTypeError(f"{text} is not a power of two")
+    return value
 
 
 def _label(text: str) -> bytes:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -30,23 +30,30 @@ from pmwal.cli.demo_cycle import Demo, WriterEnded
 from pmwal.cli.demo_input import Input, read_input
 from pmwal.cli.demo_report import Printer, summary
 from pmwal.errors import PmwalError
-from pmwal.layout import KIND_MAX
+from pmwal.layout import CAPACITY_MIN, KIND_MAX, LINE
 from pmwal.medium import filesystem
 from pmwal.opening import open_log
+from pmwal.wal import Wal
 
 _LONGEST = 64 * 1024
 _DISK_DIRECTORIES = ("/var/tmp", ".", "~")
 _EPILOG = """\
-A writer process appends real lines with durable commits, and tells its parent over a pipe, outside of the log, when append
-has returned. The parent kills it with SIGKILL at a random moment, opens the log, and compares every record with the line
-that was issued: each acknowledged line must be there, in order and byte for byte, and nothing else but the one record that
-can have been under way. The next writer goes on in the same log; it truncates when the ring fills up, so the ring wraps.
+A writer process appends real lines with durable commits, and tells its parent
+over a pipe, outside of the log, when append has returned. The parent kills it
+with SIGKILL at a random moment, opens the log, and compares every record with
+the line that was issued: each acknowledged line must be there, in order and
+byte for byte, and nothing else but the one record that can have been under way
+("extra"). The next writer goes on in the same log; writer and parent truncate
+it, so that the ring wraps, and the writer says what it truncates beforehand.
 
-SIGKILL ends the process and leaves the kernel alive: it tests the log, not what a disk does in a power cut.
+SIGKILL ends the process and leaves the kernel alive: it tests the log, not what
+a disk does in a power cut.
 
---sabotage early-ack proves that the demo can fail: its writer acknowledges lines before it appends them.
+--sabotage early-ack proves that the demo can fail: its writer acknowledges
+lines before it appends them.
 
-Exit status: 0 when the promise was kept, 1 when it was not (the log is kept then, and its path printed).
+Exit status: 0 when the promise was kept, 1 when it was not (the log is kept
+then, and its path printed).
 
 Examples:
   pmwal demo
@@ -64,7 +71,7 @@ def add(commands: Commands) -> None:
         "demo",
         run,
         "kill a writer, recover, prove that nothing was lost",
-        "Kill a writer of real lines again and again, recover, and prove that nothing it acknowledged was lost.",
+        "Kill a writer of real lines again and again, recover, and prove that nothing\nit acknowledged was lost.",
         _EPILOG,
     )
     parser.add_argument(
@@ -104,10 +111,13 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--input - reads standard input, and that is a terminal; pipe something in")
     seed = secrets.randbelow(10**6) if args.seed is None else args.seed
     with _scratch() as scratch, _place(args.path) as place:
-        with open_log(place.path, "x", size=args.size, medium=args.medium, ordering=args.ordering) as wal:
-            place.made = True
+        lines = read_input(args.input, min(_LONGEST, max(args.size, CAPACITY_MIN) // 16))
+        wal = open_log(place.path, "x", size=args.size, medium=args.medium, ordering=args.ordering)
+        assert isinstance(wal, Wal)
+        place.made = True
+        with wal:
             stats = wal.stats()
-        lines = read_input(args.input, min(_LONGEST, stats.capacity // 16))
+            next_seq = _fill(wal, lines.lines)
         demo = Demo(
             path=place.path,
             lines_file=_save(lines, scratch),
@@ -118,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
             medium=args.medium,
             ordering=args.ordering,
             sabotage=args.sabotage or "",
+            first_seq=next_seq,
+            next_seq=next_seq,
         )
         printer = Printer(quiet=args.json)
         printer.header(place.path, stats, lines, seed, args)
@@ -128,7 +140,9 @@ def run(args: argparse.Namespace) -> int:
                 printer.cycle(demo.cycle())
                 if not demo.cycles[-1].sound:
                     break
-        except (PmwalError, WriterEnded) as failure:
+        except WriterEnded as failure:
+            error = str(failure)
+        except (PmwalError, OSError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         except KeyboardInterrupt:
             place.keep = args.keep
@@ -143,6 +157,16 @@ def run(args: argparse.Namespace) -> int:
         else:
             printer.end(value)
     return OK if sound else FAILED
+
+
+def _fill(wal: Wal, lines: Sequence[bytes]) -> int:
+    """Bring the log near the ring's end, so that the first writers wrap onto old bytes; the next number."""
+    size = wal.capacity // 16 - LINE
+    piece = (b"\n".join(lines) + b"\n")[:size]
+    piece = (piece * -(-size // len(piece)))[:size]
+    while wal.free > wal.capacity // 8:
+        wal.append(piece)
+    return wal.truncate(before=wal.next_seq)
 
 
 def _save(lines: Input, scratch: str) -> str:

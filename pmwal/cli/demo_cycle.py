@@ -67,19 +67,19 @@ class Demo:
     sabotage: str = ""
     cycles: list[Cycle] = field(default_factory=list)
     latencies_ns: list[npt.NDArray[Any]] = field(default_factory=list)
-    _first_seq: int = 1
-    _next_seq: int = 1
-    _line: int = 0
+    first_seq: int = 1
+    next_seq: int = 1
+    line: int = 0
 
     def cycle(self) -> Cycle:
         """Start a writer, kill it, recover and compare."""
         number = len(self.cycles) + 1
-        self.ledger.begin(Run(self._next_seq, self._line, number))
+        self.ledger.begin(Run(self.next_seq, self.line, number))
         events, killed_after = self._run_writer(number)
         acknowledged = events[events["what"] == ACKNOWLEDGED]
         self.latencies_ns.append(acknowledged["value"].copy())
         claims, problem = self._claims(events)
-        self._line += len(acknowledged) + 1  # a line that may have been under way is not issued again
+        self.line += len(acknowledged) + 1  # a line that may have been under way is not issued again
         cycle = self._recover(number, killed_after, len(acknowledged), events, claims)
         if problem:
             cycle.finding.problem(problem)
@@ -95,8 +95,8 @@ class Demo:
                 report = wal.recovery
                 finding = check(wal.read(), claims, self.ledger, wal.first_seq, wal.next_seq)
                 if finding.sound:
-                    self._first_seq = wal.truncate(before=max(wal.first_seq, wal.next_seq - _KEPT))
-                    self._next_seq = wal.next_seq
+                    self.first_seq = wal.truncate(before=max(wal.first_seq, wal.next_seq - _KEPT))
+                    self.next_seq = wal.next_seq
         except pmwal.CorruptWal as error:
             seconds = perf_counter() - begin
             finding = Finding(lost=claims.last_seq - claims.truncating + 1)
@@ -109,13 +109,13 @@ class Demo:
         what, numbers = events["what"], events["number"].astype(np.int64)
         acknowledged = numbers[what == ACKNOWLEDGED]
         problem = ""
-        if not np.array_equal(acknowledged, self._next_seq + np.arange(len(acknowledged))):
+        if not np.array_equal(acknowledged, self.next_seq + np.arange(len(acknowledged))):
             problem = "the acknowledged numbers do not follow one another"
-        if list(numbers[what == OPENED]) != [self._next_seq]:
-            problem = f"the writer did not go on at number {self._next_seq}"
-        last = int(acknowledged[-1]) if len(acknowledged) else self._next_seq - 1
+        if list(numbers[what == OPENED]) != [self.next_seq]:
+            problem = f"the writer did not go on at number {self.next_seq}"
+        last = int(acknowledged[-1]) if len(acknowledged) else self.next_seq - 1
         done, begun = numbers[what == TRUNCATED], numbers[what == TRUNCATING]
-        return Claims(last, int(max(done, default=self._first_seq)), int(max(begun, default=self._first_seq))), problem
+        return Claims(last, int(max(done, default=self.first_seq)), int(max(begun, default=self.first_seq))), problem
 
     def _run_writer(self, number: int) -> tuple[Events, float]:
         """The events of a writer that was killed, and how long after its first acknowledgement."""
@@ -140,7 +140,7 @@ class Demo:
         events, writer_end = os.pipe()
         try:
             command = [sys.executable, "-m", "pmwal.cli.demo_writer", self.path, self.lines_file]
-            command += [f"--start={self._line}", f"--kind={number}", f"--events={writer_end}"]
+            command += [f"--start={self.line}", f"--kind={number}", f"--events={writer_end}"]
             command += [f"--medium={self.medium}", f"--ordering={self.ordering}", f"--sabotage={self.sabotage}"]
             process = subprocess.Popen(
                 command,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pmwal.cli.write import read_lines
-
 _BYTES_MAX = 32 << 20  # what is read of an input; it is repeated all the same
 _OWN_BYTES = 4 << 20
 _LINES_ENOUGH = 1000
@@ -75,7 +73,17 @@ def _candidates() -> Iterator[Path]:
 
 def _pieces(stream: BinaryIO, longest: int) -> Iterator[bytes]:
     """Lines without their newlines, long ones in pieces."""
-    return (line[at : at + longest] for line in read_lines(stream, longest - 1) for at in range(0, len(line) or 1, longest))
+    rest = b""
+    while read := stream.readline(longest + 1 - len(rest)):
+        line = rest + read
+        rest = b""
+        if line.endswith(b"\n"):
+            yield line[:-1]
+        else:
+            yield line[:longest]
+            rest = line[longest:]
+    if rest:
+        yield rest
 
 
 def _up_to(lines: Iterable[bytes], size: int) -> tuple[list[bytes], bool]:

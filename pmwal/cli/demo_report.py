@@ -18,8 +18,8 @@ from pmwal.seam import SYSTEM
 from pmwal.units import format_size
 
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-_HEADINGS = ("cycle", "killed after", "acknowledged", "kept extra", "dropped", "truncations", "recovery", "verdict")
-_WIDTHS = (5, 12, 12, 10, 7, 11, 9)
+_HEADINGS = ("kill", "after", "acknowledged", "extra", "dropped", "recovery", "verdict")
+_WIDTHS = (4, 8, 12, 5, 7, 9)  # with the verdict they fit a terminal of 80 columns
 
 
 class Printer:
@@ -30,15 +30,13 @@ class Printer:
 
     def header(self, path: str, stats: WalStats, lines: Input, seed: int, args: argparse.Namespace) -> None:
         """What is tested, on what, with which lines."""
-        ordering = stats.ordering
-        self._print(f"log      {path}: ring of {format_size(stats.capacity)}, {stats.engine} engine, {ordering} ordering")
-        self._print(
-            f"medium   {stats.medium} on {stats.filesystem}, flush: {stats.flush}; "
-            f"a record survives {durability_in_words(stats.durability)}"
-        )
-        for assumption in stats.assumptions:
-            self._print(f"         {assumption}")
-        self._print(f"input    {len(lines.lines):,} lines of {lines.source}")
+        self._print(f"log      {path}")
+        self._print(f"         ring of {format_size(stats.capacity)}, {stats.engine} engine, {stats.ordering} ordering")
+        self._print(f"medium   {stats.medium} on {stats.filesystem}, flush: {stats.flush}")
+        for note in (f"a record survives {durability_in_words(stats.durability)}", *stats.assumptions):
+            self._print(f"         {note}")
+        self._print(f"input    {len(lines.lines):,} lines of")
+        self._print(f"         {lines.source}")
         self._print(f"kills    {args.cycles}, each at most {args.seconds:g} s after the first acknowledgement; seed {seed}")
         if args.sabotage:
             self._print("sabotage the writer acknowledges before it appends: this must fail")
@@ -57,7 +55,6 @@ class Printer:
                     f"{cycle.acknowledged:,}",
                     str(finding.extra),
                     "-" if report is None else str(report.dropped_records),
-                    str(cycle.truncations),
                     f"{cycle.recovery_seconds * 1e3:.1f} ms",
                     ("ok" if cycle.sound else "FAILED") + case,
                 )
@@ -71,12 +68,11 @@ class Printer:
         report = value["recovery"]
         if report is not None:
             kept = records_in_words(report["first_seq"], report["last_seq"])
-            self._print(f"\nlast recovery: {report['outcome']} ({report['case']}): {report['reason']}")
-            self._print(
-                f"  {kept} kept, {report['kept_past_pointer']} of them past the commit pointer; "
-                f"{report['dropped_records']} dropped ({format_size(report['dropped_bytes'])}); "
-                f"epoch {report['epoch']}; {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms"
-            )
+            self._print(f"\nlast recovery: {report['outcome']} ({report['case']})")
+            self._print(f"  {report['reason']}")
+            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them past the commit pointer")
+            self._print(f"  dropped {report['dropped_records']} ({format_size(report['dropped_bytes'])}); epoch {report['epoch']}")
+            self._print(f"  {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms")
         latency = value["latency_us"]
         if latency:
             self._print("\nfrom append to acknowledgement, µs" + "".join(f"{name:>11}" for name in latency))
@@ -85,7 +81,8 @@ class Printer:
         if value["error"]:
             self._print(f"NOTHING PROVED: {value['error']}")
         else:
-            self._print(_verdict(value))
+            for line in _verdict(value):
+                self._print(line)
         if "kept" in value:
             self._print(f"the log is kept: {value['kept']}")
 
@@ -122,7 +119,7 @@ def summary(demo: Demo, stats: WalStats, lines: Input, seed: int, error: str) ->
         "changed": sum(cycle.finding.changed for cycle in cycles),
         "foreign": sum(cycle.finding.foreign for cycle in cycles),
         "kept_extra": sum(cycle.finding.extra for cycle in cycles),
-        "laps": _laps(demo.path),
+        "wraps": _wraps(demo.path),
         "latency_us": {} if demo.sabotage else _latency(demo),
         "recovery": None if report is None else report.as_dict(),
         "cycles": [_cycle(cycle) for cycle in cycles],
@@ -158,25 +155,27 @@ def _latency(demo: Demo) -> dict[str, float]:
     return {name: round(float(number), 3) for name, number in zip(_PERCENTILES, numbers, strict=True)}
 
 
-def _laps(path: str) -> float:
-    """How many times the ring was filled."""
+def _wraps(path: str) -> int:
+    """How many times the log went past the ring's end."""
     with contextlib.suppress(PmwalError, OSError), inspect(path, SYSTEM) as (_, judgement):
-        return round(judgement.end.position / judgement.identity.block.capacity, 1)
-    return 0.0
+        return judgement.end.position // judgement.identity.block.capacity
+    return 0
 
 
-def _verdict(value: dict[str, Any]) -> str:
-    kills = len(value["cycles"])
-    what = f"{kills} {'kill' if kills == 1 else 'kills'}, {value['acknowledged']:,} acknowledged lines, {value['laps']:g} laps of the ring"
+def _verdict(value: dict[str, Any]) -> list[str]:
+    kills, wraps = len(value["cycles"]), value["wraps"]
+    times = {0: "did not wrap", 1: "wrapped once"}.get(wraps, f"wrapped {wraps} times")
+    what = f"{kills} {'kill' if kills == 1 else 'kills'}, {value['acknowledged']:,} acknowledged lines; the ring {times}"
     if not value["sound"]:
         wrong = [f"{value[name]:,} {name}" for name in ("lost", "changed", "foreign") if value[name]]
-        return f"FAILED: {what}: {', '.join(wrong) or 'see above'}"
-    tested = (
-        "Only the death of a process was tested here: this medium keeps nothing through a power cut."
+        return [f"FAILED: {', '.join(wrong) or 'see above'} ({what})"]
+    extra = value["kept_extra"]
+    kept = f"{extra} more that {'was' if extra == 1 else 'were'} under way at a kill" if extra else "nothing"
+    return [
+        f"PROVED: {what}.",
+        "After every kill the log held each acknowledged line that was not truncated,",
+        f"in order and byte for byte, and besides them {kept}.",
+        "Only the death of a process was tested: nothing here survives a power cut."
         if value["durability"] == "process"
-        else "The writer was killed, the machine was not: what the disk does in a power cut was not tested."
-    )
-    return (
-        f"PROVED: {what}: every one was there or truncated, in order and byte for byte; "
-        f"{value['kept_extra']} kept that {'was' if value['kept_extra'] == 1 else 'were'} under way, nothing else.\n{tested}"
-    )
+        else "The machine was not killed: what the disk does in a power cut was not tested.",
+    ]

@@ -34,8 +34,9 @@ from pmwal.units import format_size
 
 _LOST_SHOWN = 3
 _EPILOG = """\
-Exit status: 0, also for a torn log; 2 when the verdict is corrupt; 3 when the file cannot be opened as a log (what can be
-said of it is still printed). It never writes, and works beside a running writer.
+Exit status: 0, also for a torn log; 2 when the verdict is corrupt; 3 when the
+file cannot be opened as a log (what can be said of it is still printed).
+It never writes, and works beside a running writer.
 
 Examples:
   pmwal info app.wal
@@ -125,12 +126,19 @@ def _label(block: Superblock) -> tuple[str | None, str]:
 def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
     report, medium = judgement.report, mapping.medium
     block, newest = judgement.identity.block, judgement.control.newest
-    named, living = read_writer(mapping.load), living_writer(mapping.load, SYSTEM)
+    named, living = read_writer(mapping.load), living_writer(mapping.load, mapping.inode, SYSTEM)
     used = judgement.end.position - judgement.tail.position
     lost = lost_slots(mapping.load, block, newest)
     return {
         "status": CORRUPT if report.outcome == "corrupt" else OK,
-        "writer": {"pid": named.pid, "alive": living is not None, "heartbeat_ns": named.heartbeat_ns} if named.pid else None,
+        "writer": None
+        if not named.pid
+        else {
+            "pid": named.pid,
+            "alive": living is not None,
+            "of_this_file": named.inode == mapping.inode,
+            "heartbeat_ns": named.heartbeat_ns,
+        },
         "medium": {
             "kind": medium.kind,
             "filesystem": medium.filesystem,
@@ -199,7 +207,8 @@ def _log_lines(facts: Facts) -> list[tuple[str, str]]:
     if writer is None:
         who = "none"
     else:
-        who = f"process {writer['pid']}, " + ("running" if writer["alive"] else "gone without closing the log")
+        fate = "running" if writer["alive"] else "gone without closing the log"
+        who = f"process {writer['pid']}, " + (fate if writer["of_this_file"] else "of the file that this is a copy of")
     on = f"{medium['kind']} on {medium['filesystem']}; a record survives {durability_in_words(medium['durability'])}"
     kept = records_in_words(records["first_seq"], records["last_seq"])
     return [
@@ -242,5 +251,4 @@ def _verdict_in_words(facts: Facts) -> str:
         return f"CORRUPT ({report['case']}): {report['reason']}"
     if writer is not None and writer["alive"]:
         return "in use, sound so far"
-    words = [f"{report['outcome']} ({report['case']}): {report['reason']}", *facts["torn"]]
-    return "; ".join(words)
+    return f"{report['outcome']} ({report['case']}): {'; '.join(facts['torn']) or report['reason']}"

@@ -18,15 +18,16 @@ from pmwal.cli.common import (
 from pmwal.repair import RepairReport, repair
 
 _EPILOG = """\
-The damaged file is never written to: it keeps its bytes under another name beside the repaired one. What is kept is one
-unbroken run of records; whole records behind the damage stay readable in the damaged file (pmwal cat --salvage).
+The damaged file is never written to: it keeps its bytes under another name
+beside the repaired one. What is kept is one unbroken run of records; whole
+records behind the damage stay readable there (pmwal cat --salvage).
 
-Exit status: 0 when nothing was lost (or nothing was wrong), 1 when records were lost, 3 when nothing can be rebuilt,
-4 when a writer has the log.
+Exit status: 0 when nothing was lost (or nothing was wrong), 1 when records were
+lost, 3 when nothing can be rebuilt, 4 when a writer has the log.
 
 Examples:
-  pmwal repair --dry-run app.wal                    what it would do; nothing is changed
-  pmwal repair app.wal                              the damaged file becomes app.wal.damaged
+  pmwal repair --dry-run app.wal      what it would do; nothing is changed
+  pmwal repair app.wal                the damaged file becomes app.wal.damaged
   pmwal repair --backup app.wal.old app.wal
 """
 
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _in_words(report: RepairReport) -> list[str]:
     before, after = report.before, report.after
+    kept = records_in_words(after.first_seq, after.last_seq)
+    if not report.backup:
+        return [f"{report.path}: nothing to repair: {before.outcome} ({before.case}), {kept}"]
     lines = [f"{report.path}: {before.outcome} ({before.case}): {before.reason}"]
     lines += [f"  {'would ' if report.dry_run else ''}{action}" for action in report.actions]
     if report.lost_first_seq is not None:
@@ -65,7 +69,6 @@ def _in_words(report: RepairReport) -> list[str]:
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
         lines.append(f"  {report.lost_records} whole records behind the damage: pmwal cat --salvage {where}")
-    kept = records_in_words(after.first_seq, after.last_seq)
     lines.append(f"  {'it would be' if report.dry_run else 'now'} {after.outcome}: {kept}")
     if report.dry_run:
         lines.append("  dry run: nothing was changed")

@@ -58,14 +58,12 @@ def _page(fd: int, offset: int) -> bytes:
 
 
 def _state_of_page(page: bytes) -> str:
-    if not page:
-        return "missing"
-    return "damaged" if page.startswith(MAGIC) else "not there"
+    return "damaged" if page.startswith(MAGIC) else "not found"
 
 
 def _state_of_second(first: Superblock, second: Superblock | None, size: int) -> str:
     if second is None:
-        return "missing" if first.copy_offset + PAGE > size else "damaged"
+        return "not found" if first.copy_offset + PAGE > size else "damaged"
     return "whole" if second == first else "of another log"
 
 
@@ -77,11 +75,7 @@ def _clue(fd: int, *pages: bytes) -> str:
         start = SUPERBLOCK.offsets["uuid"]
         uuid = page[start : start + SUPERBLOCK.field_size("uuid")]
         region = os.pread(fd, CONTROL_SIZE_DEFAULT, CONTROL_OFFSET)
-        slots = [
-            decode_slot(region[at : at + SLOT.size], uuid, at // SLOT.size)
-            for at in range(0, len(region) // SLOT.size * SLOT.size, SLOT.size)
-        ]
-        whole = [slot for slot in slots if slot is not None]
+        whole = [slot for slot in _slots(region, uuid) if slot is not None]
         if whole:
             newest = max(whole, key=lambda slot: slot.generation)
             return (
@@ -91,14 +85,21 @@ def _clue(fd: int, *pages: bytes) -> str:
     return ""
 
 
+def _slots(region: bytes, uuid: bytes) -> list[Slot | None]:
+    """The slot at each index, None where there is no whole one of this log."""
+    count = len(region) // SLOT.size
+    return [decode_slot(region[at * SLOT.size : (at + 1) * SLOT.size], uuid, at) for at in range(count)]
+
+
 def lost_slots(load: Load, block: Superblock, newest: Slot | None) -> list[int]:
-    """Indexes of the places that do not hold the slot that they must hold beside the newest one, oldest duty first."""
-    region = load(block.control_offset, block.control_size)
+    """Indexes of the places that do not hold the slot that they must hold beside the newest one."""
+    slots = _slots(load(block.control_offset, block.control_size), block.uuid)
+    if newest is None:
+        return list(range(len(slots)))
     lost = []
-    top = 0 if newest is None else newest.generation
-    for generation in range(top + 1, top + block.turn + (newest is None)):
-        index = slot_index(generation, block.control_pages)
-        slot = decode_slot(region[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
-        if slot is None or slot.generation != max(generation - block.turn, 0):
+    for older in range(newest.generation + 1 - block.turn, newest.generation):
+        index = slot_index(older + block.turn, block.control_pages)
+        slot = slots[index]
+        if slot is None or slot.generation != max(older, 0):
             lost.append(index)
-    return lost
+    return sorted(lost)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 TIME_HELP = """\
-A TIME is ISO 8601 (2026-11-22, 2026-11-22T13:00, 13:00 for today, +02:00 or Z at the end for a zone, else local time),
-"10 minutes ago", -10min, "2h30m ago", now, today, yesterday (both from midnight), or @SECONDS since 1970."""
+A TIME is ISO 8601 (2026-11-22, 2026-11-22T13:00, or 13:00 for today; with
++02:00 or Z at the end for a zone, else local time), "10 minutes ago", -10min,
+"2h30m ago", now, today, yesterday (both from midnight), or @SECONDS since 1970."""
 
 _NS = 10**9
 _UNITS = {
@@ -44,13 +45,12 @@ def parse_time(text: str, now: datetime | None = None) -> int:
     """
     words = text.strip().lower()
     present = (now if now is not None else datetime.now(UTC)).astimezone()
-    midnight = present.replace(hour=0, minute=0, second=0, microsecond=0)
     if words == "now":
         return to_ns(present)
     if words == "today":
-        return to_ns(midnight)
+        return to_ns(_midnight(present.date()))
     if words == "yesterday":
-        return to_ns(_midnight_before(midnight))
+        return to_ns(_midnight(present.date() - timedelta(days=1)))
     if words.startswith("@"):
         return round(float(words[1:]) * _NS)
     span = _parse_span(words)
@@ -67,9 +67,9 @@ def parse_time(text: str, now: datetime | None = None) -> int:
     return to_ns(moment.astimezone())  # without a zone it is local time
 
 
-def _midnight_before(midnight: datetime) -> datetime:
-    """Local midnight a day earlier, also where the clocks changed in between."""
-    return (midnight.replace(tzinfo=None) - timedelta(days=1)).astimezone()
+def _midnight(day: date) -> datetime:
+    """Where a day begins here; its offset is its own, also when the clocks change later that day."""
+    return datetime.combine(day, time()).astimezone()
 
 
 def _parse_span(words: str) -> int | None:

@@ -10,11 +10,12 @@ from pmwal.opening import open
 from pmwal.units import format_size
 
 _EPILOG = """\
-The log is opened for writing, so it is recovered first, and no other process may be writing to it.
+The log is opened for writing, so it is recovered first, and no other process
+may be writing to it.
 
 Examples:
-  pmwal truncate app.wal --before 1000    record 1000 is the oldest afterwards
-  pmwal truncate app.wal --all            the log is empty afterwards; its numbers go on
+  pmwal truncate app.wal --before 1000   record 1000 is the oldest afterwards
+  pmwal truncate app.wal --all           the log is empty; its numbers go on
 """
 
 

@@ -29,8 +29,10 @@ from pmwal.units import format_size
 
 _EPILOG = """\
 Exit status, the worst of all files:
-  0  clean; or not closed, and nothing is torn; or in use, and nothing but its end is unfinished
-  1  torn: a crash left something unfinished that was dropped, or one copy of a slot or superblock is lost
+  0  clean; or not closed, and nothing is torn;
+     or in use, and nothing but its end is unfinished
+  1  torn: a crash left something unfinished, and it was dropped;
+     or one copy of a slot or superblock is lost
   2  corrupt: acknowledged records are damaged or missing
   3  cannot be opened: not a pmwal log, shortened, newer, or no permission
 
@@ -118,7 +120,7 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
         end = "; its end is unfinished, as it may be beside a writer" if report.dropped_records else ""
         return f"in use by process {writer.pid}, sound so far: {kept}{end} {cost}"
     if torn:
-        word = "torn" if report.dropped_records else "usable, with a loss"
+        word = "torn" if report.dropped_records else "sound, but one copy is not"
         return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"
     if report.outcome == "clean":
         return f"clean: {kept} {cost}"

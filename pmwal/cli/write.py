@@ -38,13 +38,14 @@ LENGTH = struct.Struct("<I")
 
 _PIECE = 1 << 20
 _EPILOG = """\
-The log is created when it does not exist, and recovered when it does. A line is a record without its newline; a last line
-without one counts; an empty line is an empty record.
+The log is created when it does not exist, and recovered when it does. A line is
+a record without its newline; a last line without one counts; an empty line is
+an empty record.
 
 Examples:
   tail -F app.log | pmwal write app.wal
-  pmwal write --ack app.wal < lines.txt           prints each number once its record is durable
-  pmwal write --commit manual app.wal < lines.txt one commit for all of it
+  pmwal write --ack app.wal < lines.txt
+  pmwal write --commit manual app.wal < lines.txt     one commit for all of it
   pmwal cat --length-prefixed old.wal | pmwal write --length-prefixed new.wal
 """
 
