@@ -93,7 +93,8 @@ def _reopened(path: Path) -> None:
     with pmwal.open(path, size="16MiB") as wal:
         wal.extend([PAYLOAD] * 1000)
     raw = path.read_bytes()
-    with path.open("r+b") as file:
+    with path.open("r+b", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.write(raw)
         os.fsync(file.fileno())
 
@@ -102,16 +103,15 @@ def _wrapped(path: Path) -> None:
     """A ring that has wrapped twice."""
     with pmwal.open(path, size="1MiB", commit="manual") as wal:
         for _ in range(3):
-            for _ in range(5000):
-                wal.append(PAYLOAD)
+            wal.extend([PAYLOAD] * 5000)
             wal.truncate(before=wal.next_seq)
 
 
 def _full(path: Path) -> None:
     """A ring that is full, so that every append overwrites."""
     with pmwal.open(path, size="1MiB", commit="manual", on_full="overwrite") as wal:
-        for _ in range(7000):
-            wal.append(PAYLOAD)
+        for _ in range(7):
+            wal.extend([PAYLOAD] * 1000)
 
 
 CASES: tuple[tuple[str, Callable[[Path], None], dict[str, str]], ...] = (

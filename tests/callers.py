@@ -1,0 +1,59 @@
+"""What tests of the public calls share: calls from other threads, and short ways to say the same again and again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pmwal
+
+PATIENCE = 20.0
+"""Seconds after which a thread that gets nowhere is taken for hanging."""
+
+
+def bounds(wal: pmwal.Wal) -> tuple[int, int, int]:
+    """First, next and committed number."""
+    return wal.first_seq, wal.next_seq, wal.committed_seq
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread to get somewhere."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the other thread never got there"
+        time.sleep(0.001)
+
+
+def stage(wal: pmwal.Wal, *items: Any, kind: int = 0) -> None:
+    """Append records in one batch."""
+    with wal.batch() as batch:
+        for item in items:
+            batch.append(item, kind=kind)
+
+
+class Call(threading.Thread):
+    """A call that another thread makes; ``result()`` returns what it returned or raises what it raised."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._function = function
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Make the call."""
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        """Wait for the call to end."""
+        self.join(PATIENCE)
+        assert not self.is_alive(), "the call never returned"
+        if self._error is not None:
+            raise self._error
+        return self._value

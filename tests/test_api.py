@@ -1,0 +1,427 @@
+"""The public interface: its names, its errors, the invariants of its numbers, and every argument of open and verify."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gc
+import os
+import pickle
+import stat
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from callers import bounds
+from conftest import Place
+from pmwal.layout import HEADER
+from support import SMALL_RING, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
+from support import superblock as superblock_of
+
+ERRORS = [
+    pmwal.WalClosed, pmwal.ReentrantCall, pmwal.WalFull, pmwal.WalLocked, pmwal.RecordTooLarge, pmwal.CorruptWal,
+    pmwal.FormatError, pmwal.PersistError, pmwal.ForkedWal, pmwal.Overrun, pmwal.UnsupportedMedium,
+]  # fmt: skip
+
+WAL_NAMES = (
+    "append extend batch reserve commit wait_durable truncate rollback read follow extend_array read_array first_seq next_seq "
+    "committed_seq recovery stats path capacity free closed close __iter__ __getitem__ __len__ __enter__ __exit__"
+)
+READER_NAMES = "read follow first_seq committed_seq stats close __iter__ __getitem__ __len__ __enter__ __exit__"
+REPORT_NAMES = (
+    "outcome case epoch first_seq last_seq records kept_past_pointer dropped_records dropped_bytes maybe_acknowledged "
+    "slots_lost reason bytes_scanned seconds"
+)
+STATS_NAMES = (
+    "engine medium durability filesystem flush ordering capacity used appends bytes commits barriers overwritten waits errors"
+)
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """Where a test that does not care about the medium keeps its log."""
+    return shm_dir / "test.wal"
+
+
+# -- names
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (pmwal.Wal, WAL_NAMES),
+        (pmwal.Reader, READER_NAMES),
+        (pmwal.RecoveryReport, REPORT_NAMES),
+        (pmwal.WalStats, STATS_NAMES),
+        (pmwal.Record, "seq kind time_ns data"),
+        (pmwal.Batch, "append first last"),
+        (pmwal.Reservation, "seq"),
+    ],
+)
+def test_every_promised_name_exists(kind: type, names: str) -> None:
+    """Programs rely on these names, so none of them is missing or renamed."""
+    assert [name for name in names.split() if not hasattr(kind, name)] == []
+
+
+def test_package_exports_what_it_promises() -> None:
+    """Everything in __all__ exists, and the errors, handles and functions are all in it."""
+    assert [name for name in pmwal.__all__ if not hasattr(pmwal, name)] == []
+    promised = {"open", "verify", "Wal", "Reader", "Record", "RecoveryReport", "WalStats", "PmwalError", "__version__"}
+    assert promised | {error.__name__ for error in ERRORS} <= set(pmwal.__all__)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_has_one_root(error: type[Exception]) -> None:
+    """``except PmwalError`` catches whatever pmwal raises on its own account."""
+    assert issubclass(error, pmwal.PmwalError)
+
+
+def test_errors_are_also_what_python_calls_them() -> None:
+    """A record too large is a ValueError, and a failed persist an OSError."""
+    assert issubclass(pmwal.RecordTooLarge, ValueError)
+    assert issubclass(pmwal.PersistError, OSError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pmwal.WalLocked("locked", 17),
+        pmwal.Overrun("gone", 3),
+        pmwal.PersistError(errno.EIO, "failed", committed_seq=41),
+        pmwal.CorruptWal("damaged", first_seq=1, last_seq=2, start=3, end=4, reason="checksum"),
+    ],
+)
+def test_errors_keep_their_fields_on_the_way_to_another_process(error: Exception) -> None:
+    """A worker's exception arrives with everything that it carried."""
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(error), str(error), vars(error)) == (type(again), str(again), vars(again))
+
+
+def test_record_is_a_value() -> None:
+    """Records compare and hash by value and cannot be changed."""
+    record = pmwal.Record(1, 2, 3, b"x")
+    assert record == pmwal.Record(1, 2, 3, b"x")
+    assert record != pmwal.Record(1, 2, 3, b"y")
+    assert len({record, pmwal.Record(1, 2, 3, b"x")}) == 1
+    with pytest.raises(AttributeError):
+        record.seq = 2  # type: ignore[misc]
+
+
+# -- invariants of the numbers
+
+
+def test_new_log_is_empty(place: Place) -> None:
+    """An empty log: first_seq == next_seq == committed_seq + 1."""
+    with open_small(place.path, **place.options) as wal:
+        assert bounds(wal) == (1, 1, 0)
+        assert len(wal) == 0
+        assert list(wal) == []
+        assert wal.free == wal.capacity == SMALL_RING
+
+
+def test_truncated_to_nothing_keeps_counting(place: Place) -> None:
+    """A log emptied by truncate goes on with the next number, also after it was opened again."""
+    with open_small(place.path, **place.options) as wal:
+        wal.extend([b"a", b"b", b"c"])
+        assert wal.truncate(before=4) == 4
+        assert bounds(wal) == (4, 4, 3)
+        assert len(wal) == 0
+        assert wal.free == wal.capacity
+    with open_small(place.path, **place.options) as wal:
+        assert bounds(wal) == (4, 4, 3)
+        assert wal.rollback(after=3) == 4
+        assert wal.append(b"d") == 4
+        assert contents(wal) == [(4, b"d")]
+
+
+def test_rolled_back_to_nothing_counts_again(place: Place) -> None:
+    """A log emptied by rollback gives out the discarded numbers once more."""
+    with open_small(place.path, **place.options) as wal:
+        wal.extend([b"a", b"b", b"c"])
+        assert wal.rollback(after=0) == 1
+        assert bounds(wal) == (1, 1, 0)
+    with open_small(place.path, **place.options) as wal:
+        assert bounds(wal) == (1, 1, 0)
+        assert wal.append(b"A") == 1
+
+
+def test_numbers_follow_one_another(place: Place) -> None:
+    """Every way to append takes the next number and is durable on return."""
+    with open_small(place.path, **place.options) as wal:
+        assert wal.append(b"1") == 1
+        assert wal.extend([b"2", b"3"]) == (2, 3)
+        with wal.batch() as batch:
+            assert (batch.append(b"4"), batch.append(b"5")) == (4, 5)
+        reservation = wal.reserve(1)
+        with reservation as view:
+            view[0] = ord("6")
+        assert reservation.seq == 6
+        assert bounds(wal) == (1, 7, 6)
+        assert payloads(wal) == [b"1", b"2", b"3", b"4", b"5", b"6"]
+        kill(wal)
+    with open_small(place.path, **place.options) as wal:
+        assert payloads(wal) == [b"1", b"2", b"3", b"4", b"5", b"6"]
+
+
+# -- opening
+
+
+def test_modes_create_open_and_refuse(path: Path) -> None:
+    """ "r" and "r+" need a log, "x" needs that there is none, "a" takes both."""
+    for call in (lambda: pmwal.open(path, "r"), lambda: pmwal.open(path, "r+"), lambda: pmwal.verify(path)):
+        with pytest.raises(FileNotFoundError):
+            call()
+    assert not path.exists()
+    with open_small(path, "x") as wal:
+        wal.append(b"1")
+        assert wal.recovery.outcome == "created"
+    with pytest.raises(FileExistsError):
+        open_small(path, "x")
+    with open_small(path, "r+") as wal:
+        wal.append(b"2")
+    with open_small(path, "a") as wal:
+        wal.append(b"3")
+    with pmwal.open(path, "r") as reader:
+        assert isinstance(reader, pmwal.Reader)
+        assert payloads(reader) == [b"1", b"2", b"3"]
+    path.unlink()
+    with open_small(path, "a") as wal:
+        assert wal.recovery.outcome == "created"
+
+
+@pytest.mark.parametrize("name", ["text", "bytes", "path"])
+def test_path_is_whatever_names_a_file(path: Path, name: str) -> None:
+    """str, bytes and PathLike name the same log."""
+    given: Any = {"text": str(path), "bytes": os.fsencode(path), "path": path}[name]
+    with pmwal.open(given, size="64KiB") as wal:
+        wal.append(b"x")
+        assert wal.path == str(path)
+    assert pmwal.verify(given).records == 1
+
+
+def test_relative_path_is_where_the_process_stands(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name is created in the working directory, and the handle does not care when that changes."""
+    monkeypatch.chdir(shm_dir)
+    with pmwal.open("bare.wal", size="64KiB") as wal:
+        monkeypatch.chdir("/")
+        wal.append(b"x")
+    assert pmwal.verify(shm_dir / "bare.wal").records == 1
+
+
+def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty name names no file: nothing is created for it."""
+    monkeypatch.chdir(shm_dir)
+    seam = FakeSeam()
+    with pytest.raises(OSError):
+        open_small("", seam=seam)
+    assert seam.events == []
+    assert list(shm_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "w"}, "mode must be one of 'a', 'x', 'r\\+', 'r', not 'w'"),
+        ({"medium": "disk"}, "medium must be one of 'auto', 'dax', 'file', 'memory', 'emulated-dax', not 'disk'"),
+        ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'"),
+        ({"commit": "never"}, "commit must be"),
+        ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'"),
+        ({"recover": "all"}, "recover must be one of 'strict', 'salvage', not 'all'"),
+        ({"recover": "salvage"}, 'needs mode="r"'),
+        ({"timeout": -1}, "timeout must not be negative"),
+        ({"size": 0}, "size must be positive"),
+        ({"size": -4096}, "size must be positive"),
+        ({"size": "many"}, "cannot read the size 'many'; write bytes, or a number with KiB"),
+        ({"size": 1 << 50}, "size must be from 4096 to"),
+        ({"align": 3}, "alignment of 3 bytes"),
+        ({"align": 4}, "alignment of 4 bytes"),
+        ({"align": 8192}, "alignment of 8192 bytes"),
+        ({"align": 4096, "size": 4096}, "alignment of 4096 bytes"),
+    ],
+    ids=str,
+)
+def test_impossible_argument_is_refused_and_nothing_created(path: Path, options: dict[str, Any], message: str) -> None:
+    """A wrong argument is a ValueError that names what is allowed, and leaves no file."""
+    with pytest.raises(ValueError, match=message):
+        pmwal.open(path, **{"size": "64KiB"} | options)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}], ids=str)
+def test_argument_of_a_wrong_type_is_refused(path: Path, options: dict[str, Any]) -> None:
+    """A TypeError, and no file."""
+    with pytest.raises(TypeError):
+        pmwal.open(path, **options)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "capacity"),
+    [(4096, 4096), (1, 4096), (4097, 8192), ("64KiB", 65536), ("64K", 65536), ("0.5 MiB", 524288), ("20kB", 20480)],
+)
+def test_size_is_bytes_or_text_and_rounded_up_to_pages(path: Path, size: int | str, capacity: int) -> None:
+    """The ring has at least the size asked for, and opening with the same size again is no mismatch."""
+    with pmwal.open(path, size=size) as wal:
+        assert wal.capacity == capacity
+    with pmwal.open(path, size=size) as wal:
+        assert wal.capacity == capacity
+
+
+def test_size_is_64_mib_when_nothing_is_said(path: Path) -> None:
+    """The default capacity."""
+    with pmwal.open(path) as wal:
+        assert wal.capacity == 64 << 20
+
+
+@pytest.mark.parametrize("mode", ["a", "r+", "r"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"size": 8192}, "exists with a size of 16384 bytes, not 8192; leave size out"), ({"align": 64}, "alignment of 8, not 64")],
+    ids=str,
+)
+def test_other_geometry_than_the_log_has_is_refused(path: Path, mode: str, options: dict[str, Any], message: str) -> None:
+    """Another size or alignment than the log's own is a ValueError in every mode, and changes nothing."""
+    open_small(path).close()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        pmwal.open(path, mode, **options)
+    assert path.read_bytes() == before
+    with pmwal.open(path, mode, size=SMALL_RING, align=8):
+        pass
+
+
+@pytest.mark.parametrize("align", [8, 16, 64, 512, 4096])
+def test_records_start_at_multiples_of_the_alignment(path: Path, align: int) -> None:
+    """Whatever the alignment, records come back, and space is counted by it."""
+    with open_small(path, align=align) as wal:
+        wal.extend([b"a", b"b"])
+        assert wal.capacity - wal.free == 2 * -(-(HEADER + 1) // align) * align
+        assert wal.stats().alignment == align
+        assert payloads(wal) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_file_is_private_to_its_owner(path: Path, umask: int) -> None:
+    """Mode 0600 whatever the umask would allow, because a log holds data."""
+    old = os.umask(umask)
+    try:
+        open_small(path).close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_ordering_follows_the_medium(path: Path, tmp_path: Path) -> None:
+    """auto is strict where a barrier is a fence and pipelined where it is a device flush."""
+    with open_small(path) as wal:
+        assert wal.stats().ordering == "strict"
+    with open_small(path, medium="file") as wal:
+        assert wal.stats().ordering == "pipelined"
+    with open_small(path, medium="file", ordering="strict") as wal:
+        assert wal.stats().ordering == "strict"
+
+
+@pytest.mark.parametrize("outcome", ["locked", "mismatch", "format", "corrupt", "missing", "exists", "medium"])
+@pytest.mark.parametrize("mode", ["a", "r+", "x", "r"])
+def test_failed_open_leaks_nothing(path: Path, mode: str, outcome: str) -> None:
+    """An open that raises leaves no descriptor, and no lock: when the cause is gone it works."""
+    causes: dict[str, dict[str, Any]] = {
+        "mismatch": {"size": 8192}, "medium": {"medium": "dax"}, "missing": {"size": SMALL_RING}
+    }  # fmt: skip
+    options = causes.get(outcome, {})
+    if outcome != "missing":
+        open_small(path).close()
+    whole = path.read_bytes() if path.exists() else b""
+    if outcome == "format":
+        path.write_bytes(bytes(5000))
+    elif outcome == "corrupt":
+        path.write_bytes(whole[:8192] + bytes(8192) + whole[16384:])
+    owner = os.open(path, os.O_RDONLY) if outcome == "locked" else None
+    if owner is not None:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with contextlib.suppress(pmwal.PmwalError, OSError, ValueError):
+            pmwal.open(path, mode, **options).close()
+        gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    if owner is not None:
+        os.close(owner)
+    if whole:
+        path.write_bytes(whole)
+    with open_small(path):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_refused_open_closes_each_descriptor_once(path: Path, mode: str) -> None:
+    """A descriptor that somebody else got meanwhile is not closed when the exception is forgotten."""
+    open_small(path).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + bytes(8192) + whole[16384:])
+    others: list[int] = []
+    try:
+        pmwal.open(path, mode)
+    except pmwal.CorruptWal:
+        others = [os.open(path, os.O_RDONLY) for _ in range(8)]
+    gc.collect()
+    try:
+        for fd in others:
+            assert os.fstat(fd).st_size == len(whole)
+    finally:
+        for fd in others:
+            os.close(fd)
+    assert len(others) == 8
+
+
+def test_verify_beside_a_writer_changes_nothing(path: Path) -> None:
+    """verify needs no lock; beside a running writer it says what recovery would keep."""
+    with open_small(path) as wal:
+        wal.extend([b"a", b"b"])
+        before = path.read_bytes()
+        report = pmwal.verify(path)
+        assert (report.outcome, report.first_seq, report.last_seq, report.records) == ("recovered", 1, 2, 2)
+        assert path.read_bytes() == before
+    assert pmwal.verify(path).outcome == "clean"
+
+
+def test_verify_reads_each_byte_a_few_times_at_most(path: Path) -> None:
+    """The cost of a recovery grows with the log and not with the number of its records times the size of a piece."""
+    with open_small(path, size="1MiB") as wal:
+        wal.extend([bytes(100)] * 6000)
+    assert pmwal.verify(path).bytes_scanned < 4 * (1 << 20)
+
+
+def test_verify_does_not_raise_for_damage(path: Path) -> None:
+    """A damaged log is a report with the outcome "corrupt" and the numbers that are lost."""
+    with open_small(path) as wal:
+        wal.extend([b"a", b"b", b"c"])
+    flip(path, file_offset(superblock_of(path), 56) + HEADER)
+    report = pmwal.verify(path)
+    assert (report.outcome, report.case, report.lost_first_seq, report.lost_last_seq) == ("corrupt", "R4", 2, 2)
+    assert "number 2 is not whole" in report.reason
+
+
+@pytest.mark.parametrize("mode", ["a", "r+", "r"])
+def test_corrupt_log_is_refused_with_the_way_out(path: Path, mode: str) -> None:
+    """CorruptWal names what is lost, where, why, and what to run; the file is not changed."""
+    with open_small(path) as wal:
+        wal.extend([b"a", b"b", b"c"])
+    place = file_offset(superblock_of(path), 56)
+    flip(path, place + HEADER)
+    before = path.read_bytes()
+    with pytest.raises(pmwal.CorruptWal, match=r"Nothing was changed.*recover=\"salvage\".*pmwal repair") as caught:
+        pmwal.open(path, mode)
+    error = caught.value
+    assert (error.first_seq, error.last_seq, error.start) == (2, 2, place)
+    assert error.end is not None
+    assert error.end > place
+    assert "not whole" in error.reason
+    assert path.read_bytes() == before
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert contents(reader) == [(1, b"a"), (3, b"c")]

@@ -1,0 +1,541 @@
+"""Every call that appends, frees, discards or reads: what it takes, what it returns, what it refuses."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pmwal
+from callers import Call, bounds, stage
+from conftest import Place
+from pmwal.layout import HEADER
+from support import SMALL_RING, FakeSeam, file_offset, flip, open_small, payloads
+from support import superblock as superblock_of
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """Where a test that does not care about the medium keeps its log."""
+    return shm_dir / "test.wal"
+
+
+# -- payloads and kinds
+
+
+@pytest.mark.parametrize(
+    ("data", "stored"),
+    [
+        (b"", b""),
+        (b"bytes", b"bytes"),
+        (bytearray(b"array"), b"array"),
+        (memoryview(b"view")[1:3], b"ie"),
+        (memoryview(bytes(range(6))).cast("B", (2, 3)), bytes(range(6))),
+        (array.array("H", [1, 2]), b"\x01\x00\x02\x00"),
+        (np.arange(3, dtype="<u4"), b"\x00\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00"),
+        (np.zeros((0, 4)), b""),
+    ],
+    ids=["empty", "bytes", "bytearray", "memoryview", "memoryview-2d", "array", "numpy", "numpy-empty"],
+)
+def test_any_contiguous_buffer_is_a_record(path: Path, data: Any, stored: bytes) -> None:
+    """What supports the buffer protocol is stored as its bytes, by every call."""
+    with open_small(path) as wal:
+        wal.append(data)
+        wal.extend([data])
+        stage(wal, data)
+        assert payloads(wal) == [stored] * 3
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "advice"),
+    [
+        ("text", TypeError, "encode it first"),
+        (7, TypeError, "bytes or another contiguous buffer, not int"),
+        (None, TypeError, "not NoneType"),
+        ([1, 2], TypeError, "not list"),
+        (memoryview(b"abcdef")[::2], ValueError, "not contiguous; copy it first"),
+        (np.zeros((4, 4))[:, 1], ValueError, "ascontiguousarray"),
+        (bytes(SMALL_RING), pmwal.RecordTooLarge, "the largest payload of this log is 8144 bytes"),
+    ],
+    ids=["str", "int", "none", "list", "strided", "numpy-column", "too-large"],
+)
+def test_refused_payload_stores_nothing(path: Path, data: Any, error: type[Exception], advice: str) -> None:
+    """What is no record is refused with advice before anything is stored, also behind good items."""
+    seam = FakeSeam()
+    with open_small(path, seam=seam) as wal:
+        before = list(seam.events)
+        with pytest.raises(error, match=advice):
+            wal.append(data)
+        with pytest.raises(error, match=advice):
+            wal.extend([b"good", data])
+        with pytest.raises(error, match=advice):
+            stage(wal, b"good", data)
+        assert seam.events == before
+        assert wal.append(b"next") == 1
+
+
+def test_largest_record_fits_and_one_byte_more_does_not(path: Path) -> None:
+    """The limit in the message of RecordTooLarge is the real one, for reserve too."""
+    with open_small(path) as wal:
+        largest = SMALL_RING // 2 - HEADER
+        with pytest.raises(pmwal.RecordTooLarge, match=f"record of {largest + 1} bytes .* largest payload .* {largest} "):
+            wal.append(bytes(largest + 1))
+        with pytest.raises(pmwal.RecordTooLarge, match=f"largest payload .* {largest} "):
+            wal.reserve(largest + 1)
+        assert wal.append(bytes(largest)) == 1
+        with wal.reserve(largest):
+            pass
+        assert wal.free == 0
+
+
+def test_batch_larger_than_the_ring_is_too_large(path: Path) -> None:
+    """Records that fit alone and never together are refused as too large, not as full."""
+    with open_small(path) as wal:
+        with pytest.raises(pmwal.RecordTooLarge, match="3 records of 18000 bytes together cannot fit"):
+            wal.extend([bytes(6000)] * 3)
+        with pytest.raises(pmwal.RecordTooLarge, match="together cannot fit"):
+            stage(wal, *[bytes(6000)] * 3)
+        assert len(wal) == 0
+
+
+def test_whether_a_batch_fits_does_not_depend_on_where_the_log_stands(path: Path) -> None:
+    """RecordTooLarge means "never": a batch that an empty log once refused so is refused so wherever its end stands."""
+    with open_small(path) as wal:
+        verdicts = set()
+        for size in range(0, 8000, 200):
+            wal.truncate(before=wal.append(bytes(size)) + 1)
+            try:
+                wal.extend([bytes(7000), bytes(7000)])
+            except pmwal.RecordTooLarge:
+                verdicts.add("too large")
+            else:
+                verdicts.add("stored")
+                wal.truncate(before=wal.next_seq)
+        assert len(verdicts) == 1
+
+
+def test_kind_goes_with_each_record(path: Path) -> None:
+    """Kinds from 0 to 65535 come back from every call."""
+    with open_small(path) as wal:
+        wal.append(b"", kind=65535)
+        wal.extend([b"", b""], kind=1)
+        with wal.batch() as batch:
+            batch.append(b"", kind=2)
+            batch.append(b"")
+        with wal.reserve(0, kind=3):
+            pass
+        assert [record.kind for record in wal] == [65535, 1, 1, 2, 0, 3]
+
+
+@pytest.mark.parametrize("kind", [-1, 65536, 1.5, "1", None])
+def test_impossible_kind_is_refused(path: Path, kind: Any) -> None:
+    """A kind outside its field is a ValueError that names the range, and stores nothing."""
+    with open_small(path) as wal:
+        with pytest.raises(ValueError, match="kind must be an int from 0 to 65535"):
+            wal.append(b"", kind=kind)
+        with pytest.raises(ValueError, match="0 to 65535"):
+            wal.extend([b""], kind=kind)
+        with pytest.raises(ValueError, match="0 to 65535"):
+            stage(wal, b"", kind=kind)
+        with pytest.raises(ValueError, match="0 to 65535"):
+            wal.reserve(1, kind=kind)
+        assert len(wal) == 0
+
+
+def test_time_of_a_record_is_the_clock_of_its_append(path: Path) -> None:
+    """time_ns is the wall clock in nanoseconds."""
+    before = time.time_ns()
+    with pmwal.open(path, size="64KiB") as wal:
+        wal.append(b"")
+        assert before <= wal[1].time_ns <= time.time_ns()
+
+
+# -- extend
+
+
+def test_extend_of_nothing_stores_nothing(path: Path) -> None:
+    """For nothing it returns (next_seq, next_seq - 1) and touches nothing."""
+    seam = FakeSeam()
+    with open_small(path, seam=seam) as wal:
+        wal.append(b"")
+        before = list(seam.events)
+        assert wal.extend([]) == (2, 1)
+        assert wal.extend(iter(())) == (2, 1)
+        assert seam.events == before
+
+
+def test_extend_takes_any_iterable(path: Path) -> None:
+    """A generator is taken whole before anything is stored."""
+    with open_small(path) as wal:
+        assert wal.extend(str(number).encode() for number in range(3)) == (1, 3)
+        assert payloads(wal) == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("items", ["text", b"bytes", 7])
+def test_extend_of_one_record_is_refused(path: Path, items: Any) -> None:
+    """A record given instead of a list of records is an error, and not one record for each byte of it."""
+    with open_small(path) as wal:
+        with pytest.raises(TypeError):
+            wal.extend(items)
+        assert len(wal) == 0
+
+
+def test_extend_is_one_commit(shm_place: Place) -> None:
+    """However many records, the medium is asked once."""
+    with open_small(shm_place.path, **shm_place.options) as wal:
+        before = wal.stats()
+        wal.extend([b"x"] * 20)
+        after = wal.stats()
+        assert (after.appends - before.appends, after.commits - before.commits) == (20, 1)
+
+
+# -- batch and reserve
+
+
+def test_empty_batch_stores_nothing(path: Path) -> None:
+    """A batch without records ends without a commit; its last number is one before its first."""
+    seam = FakeSeam()
+    with open_small(path, seam=seam) as wal:
+        before = list(seam.events)
+        with wal.batch() as batch:
+            assert (batch.first, batch.last, len(batch)) == (1, 0, 0)
+        assert seam.events == before
+
+
+def test_exception_discards_the_batch(path: Path) -> None:
+    """What was staged is gone, its numbers are given out again."""
+    with open_small(path) as wal:
+        with contextlib.suppress(KeyError), wal.batch() as batch:
+            assert batch.append(b"lost") == 1
+            raise KeyError
+        assert wal.append(b"kept") == 1
+        assert payloads(wal) == [b"kept"]
+
+
+def test_batch_needs_its_block(path: Path) -> None:
+    """Appending to a batch outside its with block says what to do."""
+    with open_small(path) as wal:
+        batch = wal.batch()
+        with pytest.raises(ValueError, match="inside its with block"):
+            batch.append(b"")
+        with batch:
+            batch.append(b"")
+        with pytest.raises(ValueError, match="inside its with block"):
+            batch.append(b"")
+        assert (batch.first, batch.last, len(wal)) == (1, 1, 1)
+
+
+def test_batch_used_twice_stores_nothing_twice(path: Path) -> None:
+    """Entering a batch again is refused or starts an empty one; its records never appear a second time."""
+    with open_small(path) as wal:
+        batch = wal.batch()
+        with batch:
+            batch.append(b"once")
+        try:
+            with batch:
+                batch.append(b"again")
+        except ValueError:
+            assert payloads(wal) == [b"once"]
+        else:
+            assert payloads(wal) == [b"once", b"again"]
+
+
+def test_reserved_bytes_are_zero_and_filled_in_place(path: Path) -> None:
+    """The view has the length asked for; what was not filled is zero."""
+    with open_small(path) as wal:
+        for _ in range(2):
+            reservation = wal.reserve(8)
+            with reservation as view:
+                assert (len(view), bytes(view), view.readonly) == (8, bytes(8), False)
+                view[:5] = b"hello"
+            assert wal[reservation.seq].data == b"hello\0\0\0"
+
+
+def test_reservation_has_no_number_before_its_end(path: Path) -> None:
+    """seq is a ValueError before the record is stored, and after an exception."""
+    with open_small(path) as wal:
+        reservation = wal.reserve(1)
+        with pytest.raises(ValueError, match="no number"):
+            _ = reservation.seq
+        with pytest.raises(KeyError), reservation:
+            raise KeyError
+        with pytest.raises(ValueError, match="no number"):
+            _ = reservation.seq
+        assert len(wal) == 0
+
+
+def test_reservation_is_used_once(path: Path) -> None:
+    """A second with block over the same reservation is refused."""
+    with open_small(path) as wal:
+        reservation = wal.reserve(1)
+        with reservation:
+            pass
+        with pytest.raises(ValueError, match="used once; make another"), reservation:
+            pass
+        assert len(wal) == 1
+
+
+def test_reserve_checks_its_length(path: Path) -> None:
+    """Less than nothing and what is no number are refused at the call; nothing is a record."""
+    with open_small(path) as wal:
+        with pytest.raises(ValueError, match="cannot reserve -1 bytes"):
+            wal.reserve(-1)
+        for wrong in (1.5, "1", None):
+            with pytest.raises(TypeError):
+                wal.reserve(wrong)  # type: ignore[arg-type]
+        with wal.reserve(0) as view:
+            assert len(view) == 0
+        assert payloads(wal) == [b""]
+
+
+@pytest.mark.parametrize("keep", [lambda view: view[:2], np.asarray], ids=["slice", "numpy"])
+def test_view_that_outlives_its_block_is_not_committed(path: Path, keep: Callable[[memoryview], Any]) -> None:
+    """Somebody could still change the bytes, so it is a BufferError that says so, and the log goes on."""
+    with open_small(path) as wal:
+        with pytest.raises(BufferError, match="still alive"), wal.reserve(4) as view:
+            alive = keep(view)
+        assert len(alive) > 0
+        assert wal.append(b"next") == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wal: wal.append(b""),
+        lambda wal: wal.extend([b""]),
+        lambda wal: wal.extend([]),
+        lambda wal: wal.batch().__enter__(),
+        lambda wal: wal.reserve(1).__enter__(),
+        lambda wal: wal.rollback(after=0),
+        pmwal.Wal.close,
+    ],
+    ids=["append", "extend", "extend-nothing", "batch", "reserve", "rollback", "close"],
+)
+@pytest.mark.parametrize("outer", [pmwal.Wal.batch, lambda wal: wal.reserve(1)], ids=["in-batch", "in-reserve"])
+def test_call_inside_a_batch_or_reserve_is_refused(path: Path, outer: Callable[[Any], Any], call: Callable[[Any], Any]) -> None:
+    """The same thread would wait for itself, so it gets an error; the outer block still works."""
+    with open_small(path) as wal:
+        with outer(wal) as inner:
+            with pytest.raises(pmwal.ReentrantCall, match="already inside a call"):
+                call(wal)
+            if isinstance(inner, pmwal.Batch):
+                inner.append(b"\0")
+        assert payloads(wal) == [b"\0"]
+
+
+@pytest.mark.parametrize("outer", [pmwal.Wal.batch, lambda wal: wal.reserve(1)], ids=["batch", "reserve"])
+def test_other_threads_wait_for_a_batch_and_a_reserve(path: Path, outer: Callable[[Any], Any]) -> None:
+    """Another thread's append gets the number after the block's."""
+    with open_small(path) as wal:
+        with outer(wal) as inner:
+            other = Call(lambda: wal.append(b"after"))
+            other.join(0.02)
+            assert other.is_alive()
+            if isinstance(inner, pmwal.Batch):
+                inner.append(b"\0")
+        assert other.result() == 2
+        assert payloads(wal) == [b"\0", b"after"]
+
+
+def test_reading_inside_a_batch_works(path: Path) -> None:
+    """A batch may depend on what the log holds."""
+    with open_small(path) as wal:
+        wal.append(b"a")
+        with wal.batch() as batch:
+            batch.append(wal[1].data * 2)
+            assert (payloads(wal), wal.commit()) == ([b"a"], 1)
+        assert payloads(wal) == [b"a", b"aa"]
+
+
+def test_iterable_may_not_append_behind_the_back_of_extend_with_holes(path: Path) -> None:
+    """An append from inside the iterable given to extend works or raises; the numbers stay without a hole."""
+    with open_small(path) as wal:
+
+        def items() -> Any:
+            yield b"x"
+            wal.append(b"inner")
+            yield b"y"
+
+        first, last = wal.extend(items())
+        assert payloads(wal) == [b"inner", b"x", b"y"]
+        assert (first, last) == (2, 3)
+
+
+# -- truncate, rollback, reading
+
+
+@pytest.mark.parametrize("before", range(3, 9))
+def test_truncate_keeps_what_it_is_given(path: Path, before: int) -> None:
+    """truncate(before) keeps ``before`` and all later ones, and returns the new first number."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=3)
+        assert wal.truncate(before=before) == before
+        assert [record.seq for record in wal] == list(range(before, 8))
+        assert bounds(wal) == (before, 8, 7)
+
+
+@pytest.mark.parametrize("before", [0, 2, 9, -1, 1 << 70])
+def test_truncate_out_of_range_changes_nothing(path: Path, before: int) -> None:
+    """A number outside first_seq to next_seq is a ValueError that names the range."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=3)
+        with pytest.raises(ValueError, match=f"before={before} is outside 3 to 8"):
+            wal.truncate(before=before)
+        assert bounds(wal) == (3, 8, 7)
+
+
+@pytest.mark.parametrize("after", range(2, 8))
+def test_rollback_keeps_what_it_is_given(path: Path, after: int) -> None:
+    """rollback(after) keeps ``after`` and all older ones, and returns the new next number."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=3)
+        assert wal.rollback(after=after) == after + 1
+        assert [record.seq for record in wal] == list(range(3, after + 1))
+        assert bounds(wal) == (3, after + 1, after)
+        assert wal.append(b"new") == after + 1
+
+
+@pytest.mark.parametrize("after", [1, 8, 0, -1, 1 << 70])
+def test_rollback_out_of_range_changes_nothing(path: Path, after: int) -> None:
+    """A number outside first_seq - 1 to next_seq - 1 is a ValueError that names the range."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=3)
+        with pytest.raises(ValueError, match=f"after={after} is outside 2 to 7"):
+            wal.rollback(after=after)
+        assert bounds(wal) == (3, 8, 7)
+
+
+def test_truncate_and_rollback_commit_what_they_pass(path: Path) -> None:
+    """Bounds are durable on return, and so is every record they keep."""
+    with open_small(path, commit="manual") as wal:
+        wal.extend([b"x"] * 5)
+        wal.truncate(before=2)
+        assert wal.committed_seq == 5
+        wal.extend([b"y"] * 5)
+        wal.rollback(after=8)
+        assert wal.committed_seq == 8
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wal, number: wal.truncate(before=number),
+        lambda wal, number: wal.rollback(after=number),
+        lambda wal, number: list(wal.read(start=number)),
+        lambda wal, number: list(wal.read(stop=number)),
+        lambda wal, number: wal.wait_durable(number, timeout=0),
+        lambda wal, number: wal[number],
+    ],
+    ids=["truncate", "rollback", "read-start", "read-stop", "wait_durable", "index"],
+)
+@pytest.mark.parametrize("number", [2.5, "2"])
+def test_number_that_is_no_number_is_a_type_error(path: Path, call: Callable[[Any, Any], Any], number: Any) -> None:
+    """A float or text in place of a sequence number is the caller's mistake and never looks like damage."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 3)
+        with pytest.raises(TypeError):
+            call(wal, number)
+        assert bounds(wal) == (1, 4, 3)
+
+
+@pytest.mark.parametrize("start", [None, 3, 5, 7, 8, 100])
+@pytest.mark.parametrize("stop", [None, 0, 3, 5, 7, 8, 100])
+@pytest.mark.parametrize("handle", ["wal", "reader"])
+def test_read_takes_start_and_stop(path: Path, handle: str, start: int | None, stop: int | None) -> None:
+    """stop is exclusive; bounds past the end are cut to it; the same on Wal and Reader."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=3)
+        expected = [seq for seq in range(3, 8) if (start is None or seq >= start) and (stop is None or seq < stop)]
+        with pmwal.open(path, "r") as reader:
+            log: pmwal.Wal | pmwal.Reader = wal if handle == "wal" else reader
+            assert [record.seq for record in log.read(start, stop)] == expected
+
+
+@pytest.mark.parametrize("handle", ["wal", "reader"])
+def test_start_before_the_first_is_an_overrun_at_the_call(path: Path, handle: str) -> None:
+    """It is raised at once and not at the first record, with the count of what is missing."""
+    with open_small(path) as wal:
+        wal.extend([b"x"] * 7)
+        wal.truncate(before=5)
+        with pmwal.open(path, "r") as reader:
+            log: pmwal.Wal | pmwal.Reader = wal if handle == "wal" else reader
+            with pytest.raises(pmwal.Overrun, match="record 2 is gone: the log now begins at 5") as caught:
+                log.read(start=2)
+        assert caught.value.missed == 3
+
+
+@pytest.mark.parametrize("handle", ["wal", "reader"])
+def test_end_of_a_read_is_fixed_at_the_call(path: Path, handle: str) -> None:
+    """What is appended while it runs does not appear in it."""
+    with open_small(path) as wal, pmwal.open(path, "r") as reader:
+        wal.extend([b"x"] * 3)
+        log: pmwal.Wal | pmwal.Reader = wal if handle == "wal" else reader
+        seen = []
+        for record in log.read():
+            seen.append(record.seq)
+            wal.append(b"y")
+        assert seen == [1, 2, 3]
+        assert len(log) == 6
+
+
+@pytest.mark.parametrize("handle", ["wal", "reader"])
+def test_index_is_a_sequence_number(path: Path, handle: str) -> None:
+    """wal[seq] is that record; what is not there is an IndexError that names the range; a slice says what to use."""
+    with open_small(path) as wal:
+        wal.extend([b"a", b"b", b"c"])
+        wal.truncate(before=2)
+        with pmwal.open(path, "r") as reader:
+            log: pmwal.Wal | pmwal.Reader = wal if handle == "wal" else reader
+            assert (log[2].data, log[3].data, len(log)) == (b"b", b"c", 2)
+            for seq in (1, 4, 0, -1, 1 << 64):
+                with pytest.raises(IndexError, match=f"no record {seq}; the log holds 2 to 3"):
+                    _ = log[seq]
+            with pytest.raises(TypeError, match=r"use read\(start, stop\)"):
+                _ = log[2:3]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("handle", ["wal", "reader"])
+def test_damage_under_a_running_handle_is_corruption(path: Path, handle: str) -> None:
+    """read and [] check every record's checksum, and say where the damage is."""
+    with open_small(path) as wal:
+        wal.extend([b"a" * 100, b"b" * 100, b"c" * 100])
+        with pmwal.open(path, "r") as reader:
+            log: pmwal.Wal | pmwal.Reader = wal if handle == "wal" else reader
+            place = file_offset(superblock_of(path), 152)
+            flip(path, place + HEADER + 7)
+            assert log[1].data == b"a" * 100
+            for look in (lambda: log[2], lambda: list(log)):
+                with pytest.raises(pmwal.CorruptWal, match=f"record 2 at file offset {place} is damaged") as caught:
+                    look()
+                assert (caught.value.first_seq, caught.value.last_seq, caught.value.start) == (2, 2, place)
+
+
+@pytest.mark.parametrize("change", ["truncate", "rollback", "overwrite"])
+def test_records_that_go_while_they_are_read_are_an_overrun(path: Path, change: str) -> None:
+    """An iteration that its own process overtakes ends with Overrun and never with other bytes."""
+    with open_small(path, size="1MiB", on_full="overwrite") as wal:
+        for number in range(1, 301):
+            wal.append(number.to_bytes(2) * 1000)
+        running = wal.read()
+        assert next(running).seq == 1
+        if change == "truncate":
+            wal.truncate(before=290)
+        elif change == "rollback":
+            wal.rollback(after=1)
+        for _ in range(700):
+            wal.append(b"other" * 401)
+        shown: list[pmwal.Record] = []
+        with pytest.raises(pmwal.Overrun):
+            shown += running
+        assert [record for record in shown if record.data != record.seq.to_bytes(2) * 1000] == []

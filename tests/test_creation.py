@@ -1,0 +1,582 @@
+"""Creating, opening and closing a log when something goes wrong at any step, or when somebody else does the same."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import multiprocessing
+import os
+import resource
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from pmwal.layout import HEADER, PAGE
+from pmwal.seam import Seam
+from processes import Died, child, elsewhere, on_tmpfs
+from support import SMALL_RING, Event, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
+from support import superblock as superblock_of
+
+DEATH = 9
+TORN = 40  # bytes of a store or write that are there when the process dies in the middle of it
+
+
+class DyingSeam(FakeSeam):
+    """The process ends right before step ``last``, or in the middle of it when ``torn``."""
+
+    def __init__(self, last: int, torn: bool) -> None:
+        super().__init__(self._die)
+        self._left = last
+        self._torn = torn
+        self._target: Any = None
+
+    def _die(self, event: Event) -> None:
+        if self._left:
+            self._left -= 1
+            return
+        if self._torn and event.name == "store":
+            Seam.store(self, self._target, event.offset, event.data[:TORN])
+        elif self._torn and event.name == "write":
+            Seam.write(self, self._target, event.data[:TORN], event.offset)
+        os._exit(DEATH)
+
+    def store(self, mapping: Any, offset: int, data: bytes) -> None:
+        self._target = mapping
+        super().store(mapping, offset, data)
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        self._target = fd
+        super().write(fd, data, offset)
+
+
+def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTSUPP) -> None:
+    """Make this a file system without O_TMPFILE."""
+    real = os.open
+
+    def fake(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", fake)
+
+
+@pytest.fixture(params=["tmpfile", "no-tmpfile"])
+def path(request: pytest.FixtureRequest, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the log is to be, on a file system with and without unnamed files."""
+    if request.param == "no-tmpfile":
+        without_tmpfile(monkeypatch)
+    return shm_dir / "test.wal"
+
+
+@pytest.fixture(params=["tmpfile", "no-tmpfile"])
+def disk_path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same on a disk."""
+    if request.param == "no-tmpfile":
+        without_tmpfile(monkeypatch)
+    return tmp_path / "test.wal"
+
+
+@pytest.fixture
+def shm_path(shm_dir: Path) -> Path:
+    """Where the log is when it does not matter how it was created."""
+    return shm_dir / "test.wal"
+
+
+def names(path: Path) -> list[str]:
+    """What lies in the log's directory."""
+    return sorted(os.listdir(path.parent))
+
+
+def create(path: Path, **options: Any) -> None:
+    """Create a log, or open it, and close it."""
+    open_small(path, medium="file", **options).close()
+
+
+def steps_of(action: Callable[..., None], path: Path) -> list[Event]:
+    """All steps that an action takes."""
+    seam = FakeSeam()
+    action(path, seam=seam)
+    return seam.events
+
+
+def dies(action: Callable[..., None], path: Path, last: int, torn: bool) -> None:
+    """Run an action in a process that ends at this step."""
+    with pytest.raises(Died) as death:
+        elsewhere(lambda: action(path, seam=DyingSeam(last, torn)))
+    assert death.value.code == DEATH
+
+
+# -- creation (scenario 25)
+
+
+def test_log_gets_its_name_last(path: Path) -> None:
+    """Allocated, written in single pages, synced, and only then named; the directory is synced after that."""
+    events = [event for event in steps_of(create, path) if event.name not in ("store", "flush", "unlink")]
+    order = [event.name for at, event in enumerate(events) if not at or events[at - 1].name != event.name]
+    assert order == ["allocate", "write", "sync", "link", "sync"]
+    assert max(event.length for event in events if event.name == "write") <= PAGE
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path, torn: bool) -> None:
+    """Whenever the process dies, there is no file or one that opens as an empty log; nothing else stays for good."""
+    steps = len(steps_of(create, path))
+    path.unlink()
+    assert names(path) == []
+    unnamed = 0
+    for last in range(steps):
+        dies(create, path, last, torn)
+        if path.exists():
+            assert pmwal.verify(path).records == 0, last
+            with pmwal.open(path, "r") as reader:
+                assert len(reader) == 0
+        else:
+            unnamed += 1
+        with open_small(path) as wal:
+            assert (wal.first_seq, wal.next_seq, wal.committed_seq) == (1, 1, 0)
+            assert wal.recovery.outcome == ("created" if last < unnamed else wal.recovery.outcome)
+            assert wal.append(b"x") == 1
+        path.unlink()
+        create(path)
+        assert names(path) == [path.name], last
+        path.unlink()
+    assert 10 < unnamed < steps
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+def test_crash_of_a_creation_leaves_no_orphan_where_files_can_be_unnamed(shm_path: Path, torn: bool) -> None:
+    """With O_TMPFILE there is never any other name than the log's own."""
+    for last in range(len(steps_of(create, shm_path))):
+        shm_path.unlink(missing_ok=True)
+        dies(create, shm_path, last, torn)
+        assert names(shm_path) in ([], [shm_path.name])
+
+
+def test_crash_of_a_creation_on_a_disk(disk_path: Path) -> None:
+    """The same around the steps that matter on a disk: the syncs and the link."""
+    steps = steps_of(create, disk_path)
+    for last, event in enumerate(steps):
+        if event.name in ("sync", "link", "allocate", "flush"):
+            disk_path.unlink(missing_ok=True)
+            dies(create, disk_path, last, torn=False)
+            with open_small(disk_path) as wal:
+                assert len(wal) == 0
+    disk_path.unlink()
+    create(disk_path)
+    assert names(disk_path) == [disk_path.name]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_failure_at_any_step_of_creation_leaves_nothing_behind(path: Path, error: BaseException) -> None:
+    """An error or an interrupt passes through; no orphan, no lock and no descriptor stays, and the next open works."""
+    steps = steps_of(create, path)
+    path.unlink()
+    failures = 0
+    for last, step in enumerate(steps):
+        left = last
+
+        def hook(event: Event) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise error
+
+        before = sorted(os.listdir("/proc/self/fd"))
+        try:
+            create(path, seam=FakeSeam(hook))
+        except (OSError, KeyboardInterrupt):
+            failures += 1
+        assert sorted(os.listdir("/proc/self/fd")) == before, last
+        if step.name != "unlink":  # a hidden name that cannot be removed stays until the next creation
+            assert names(path) in ([], [path.name]), last
+        with open_small(path) as wal:
+            assert len(wal) == 0
+        path.unlink()
+        create(path)
+        assert names(path) == [path.name], last
+        path.unlink()
+    assert failures >= len(steps) - 4  # the sync of an open and the live page at close may fail, and an unlink
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_every_way_to_refuse_unnamed_files_is_understood(shm_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Old kernels and foreign file systems say it differently; the log is created all the same, and alone."""
+    without_tmpfile(monkeypatch, number)
+    create(shm_path)
+    assert names(shm_path) == [shm_path.name]
+    assert shm_path.stat().st_nlink == 1
+
+
+def test_other_errors_of_the_directory_are_reported(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not mean "no unnamed files here" is not tried another way."""
+    without_tmpfile(monkeypatch, errno.EACCES)
+    with pytest.raises(PermissionError):
+        create(shm_path)
+    assert names(shm_path) == []
+
+
+def test_orphans_of_other_logs_and_of_running_creations_are_left_alone(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a dead creation of this very name has left is removed."""
+    without_tmpfile(monkeypatch)
+    other = shm_path.with_name("other.wal")
+
+    def create_slowly(pipe: Connection) -> None:
+        def hook(event: Event) -> None:
+            if event.name == "write" and not said:
+                said.append(True)
+                pipe.send("running")
+                pipe.recv()
+
+        said: list[bool] = []
+        with contextlib.suppress(pmwal.WalLocked):
+            create(shm_path, seam=FakeSeam(hook))
+        pipe.send("done")
+
+    dies(create, other, 5, torn=False)
+    of_other = set(names(shm_path))
+    dies(create, shm_path, 5, torn=False)
+    left = set(names(shm_path)) - of_other
+    with child(create_slowly) as running:
+        assert running.hear() == "running"
+        of_running = set(names(shm_path)) - of_other - left
+        assert (len(of_other), len(left), len(of_running)) == (1, 1, 1)
+        assert not left & set(names(shm_path))
+        create(shm_path)
+        assert of_other | of_running <= set(names(shm_path))
+        running.say("go on")
+        assert running.hear() == "done"
+    assert set(names(shm_path)) == {shm_path.name} | of_other
+    create(other)
+    assert names(shm_path) == [other.name, shm_path.name]
+
+
+def test_longest_name_works_without_unnamed_files(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the file system takes can be created on every one of them."""
+    without_tmpfile(monkeypatch)
+    path = shm_dir / ("x" * 255)
+    create(path)
+    assert names(path) == [path.name]
+
+
+# -- two at once (scenario 26)
+
+
+@pytest.mark.parametrize("mode", ["a", "x"])
+def test_two_processes_that_create_at_once_make_one_log(path: Path, mode: str) -> None:
+    """One owns it; the other one is told that it is locked, or that it exists; both see the same log."""
+    rounds = 12
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+
+    def race(pipe: Connection, name: bytes) -> None:
+        for number in range(rounds):
+            log = path.with_name(f"{number}.wal")
+            barrier.wait(20)
+            wal: pmwal.Wal | None = None
+            try:
+                wal = open_small(log, mode, size=SMALL_RING, seam=Seam(), medium="file")
+                wal.append(name)
+                pipe.send("owner")
+            except (pmwal.WalLocked, FileExistsError) as error:
+                pipe.send(type(error).__name__)
+            except Exception as error:
+                pipe.send(repr(error))
+            barrier.wait(20)
+            if wal is not None:
+                wal.close()
+            barrier.wait(20)
+            if wal is None:
+                with pmwal.open(log, "r") as reader:
+                    pipe.send(payloads(reader))
+
+    loser = {"a": {"WalLocked"}, "x": {"FileExistsError"}}[mode]
+    with child(race, b"one") as one, child(race, b"two") as two:
+        for number in range(rounds):
+            said = {"one": one.hear(), "two": two.hear()}
+            assert sorted(said.values()) in [sorted(["owner", other]) for other in loser], (number, said)
+            winner = next(name for name, what in said.items() if what == "owner")
+            assert (two if winner == "one" else one).hear() == [winner.encode()]
+    assert names(path) == sorted(f"{number}.wal" for number in range(rounds))
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["stays-open", "closes"])
+@pytest.mark.parametrize("mode", ["a", "x"])
+def test_creation_that_another_one_overtakes_at_any_step(path: Path, mode: str, closes: bool) -> None:
+    """Whenever the other process is faster, the slower one is a clean loser, or opens the other's log."""
+    steps = len(steps_of(create, path))
+    path.unlink()
+    linked = 0
+    for last in range(steps):
+        left = last
+
+        def hook(event: Event) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                others.enter_context(child(overtake)).hear()
+
+        def overtake(pipe: Connection) -> None:
+            try:
+                wal = open_small(path, "x")
+                wal.append(b"other")
+                if closes:
+                    wal.close()
+                pipe.send("done")
+                pipe.recv()
+            except Exception as error:
+                pipe.send(error)
+
+        with contextlib.ExitStack() as others:
+            seam = FakeSeam(hook)
+            try:
+                wal = open_small(path, mode, seam=seam, medium="file")
+            except FileExistsError:
+                assert mode == "x"
+            except pmwal.WalLocked:
+                assert (mode, closes) == ("a", False)
+            else:
+                if wal.recovery.outcome == "created":
+                    linked = linked or last
+                    assert payloads(wal) == []
+                else:
+                    assert (mode, closes, payloads(wal)) == ("a", True, [b"other"])
+                wal.close()
+            assert names(path) == [path.name], last
+        path.unlink()
+        if linked:
+            break
+    assert linked > 10
+
+
+def test_hidden_file_that_another_creation_takes_for_an_orphan(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without unnamed files, a creation that starts right after the hidden file was made does not make this one fail."""
+    without_tmpfile(monkeypatch)
+    real = fcntl.flock
+
+    def slow(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_SH:
+            monkeypatch.setattr(fcntl, "flock", real)
+            elsewhere(create, shm_path)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with open_small(shm_path) as wal:
+        assert wal.append(b"x") == 1
+    assert names(shm_path) == [shm_path.name]
+
+
+def test_lock_is_held_before_the_name_appears(path: Path) -> None:
+    """Whoever sees the new name finds the log locked, and whole for reading."""
+    seen: list[int] = []
+
+    def hook(event: Event) -> None:
+        if event.name == "sync" and path.exists():
+            seam.hook = None
+            with pytest.raises(pmwal.WalLocked):
+                elsewhere(create, path)
+            seen.append(elsewhere(lambda: len(pmwal.open(path, "r"))))
+
+    seam = FakeSeam(hook)
+    create(path, seam=seam)
+    assert seen == [0]
+
+
+def test_log_replaced_while_it_is_opened_is_looked_for_again(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handle writes the file that has the name now, and never one that lost it meanwhile."""
+    other = shm_path.with_name("other.wal")
+    with open_small(shm_path) as wal:
+        wal.append(b"old")
+    with open_small(other) as wal:
+        wal.append(b"new")
+    real = fcntl.flock
+
+    def slow(fd: int, operation: int) -> None:
+        if other.exists():
+            other.rename(shm_path)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with open_small(shm_path) as wal:
+        assert payloads(wal) == [b"new"]
+
+
+# -- no room (scenario 30)
+
+
+def test_full_tmpfs_is_an_error_at_creation(shm_path: Path) -> None:
+    """No space is an OSError at open with nothing left behind; what fits works; a full file system does not stop a log."""
+
+    def body() -> list[str]:
+        with pytest.raises(OSError) as caught:
+            pmwal.open(shm_path, size="2MiB")
+        assert (caught.value.errno, isinstance(caught.value, pmwal.PmwalError)) == (errno.ENOSPC, False)
+        assert names(shm_path) == []
+        with pmwal.open(shm_path, size="256KiB", on_full="overwrite") as wal:
+            with contextlib.suppress(OSError), shm_path.with_name("filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            with pytest.raises(OSError) as caught:
+                pmwal.open(shm_path.with_name("second.wal"), size="64KiB")
+            assert caught.value.errno == errno.ENOSPC
+            for _ in range(600):
+                wal.append(bytes(1000))
+        assert pmwal.verify(shm_path).outcome == "clean"
+        return names(shm_path)
+
+    assert on_tmpfs(shm_path.parent, "size=1m", body) == ["filler", "test.wal"]
+
+
+@pytest.mark.parametrize("mode", ["a", "r+", "r", "verify"])
+def test_sparse_copy_on_a_full_tmpfs_does_not_end_the_interpreter(shm_path: Path, mode: str) -> None:
+    """A page that the file system cannot give is an error or zeros, and never a SIGBUS."""
+
+    def body() -> int | None:
+        with open_small(shm_path, size="256KiB") as wal:
+            wal.append(b"x")
+        whole = shm_path.read_bytes()
+        shm_path.unlink()
+        with shm_path.open("wb") as file:
+            file.truncate(len(whole))
+            for offset in range(0, len(whole), PAGE):
+                if any(whole[offset : offset + PAGE]):
+                    file.seek(offset)
+                    file.write(whole[offset : offset + PAGE])
+        with contextlib.suppress(OSError), shm_path.with_name("filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        try:
+            if mode == "verify":
+                return pmwal.verify(shm_path).records
+            with pmwal.open(shm_path, mode) as log:
+                return len(log)
+        except OSError as error:
+            return -(error.errno or 0)
+
+    assert on_tmpfs(shm_path.parent, "size=1m", body) == (1 if mode in ("r", "verify") else -errno.ENOSPC)
+
+
+def test_limit_on_file_sizes_is_an_error_at_creation(path: Path) -> None:
+    """RLIMIT_FSIZE: EFBIG and no file; a log within the limit works, and so does one that exists already."""
+
+    def body() -> list[str]:
+        create(path.with_name("large.wal"), size="1MiB")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        with pytest.raises(OSError) as caught:
+            pmwal.open(path, size="1MiB")
+        assert caught.value.errno == errno.EFBIG
+        with pmwal.open(path, size="16KiB") as wal:
+            wal.append(b"x")
+        with open_small(path.with_name("large.wal")) as wal:
+            wal.extend([bytes(100_000)] * 8)
+        return names(path)
+
+    assert elsewhere(body) == ["large.wal", "test.wal"]
+
+
+def test_no_permission_is_an_error_at_creation(path: Path) -> None:
+    """A directory that may not be written, and one that is not there, are the OSError that they are."""
+    with pytest.raises(FileNotFoundError):
+        create(path.parent / "missing" / "test.wal")
+    path.write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        create(path / "test.wal")
+    path.unlink()
+    path.parent.chmod(0o555)
+
+    def body() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        create(path)
+
+    with pytest.raises(PermissionError):
+        elsewhere(body)
+    assert names(path) == []
+
+
+# -- open and close (scenario 27)
+
+
+def clean_log(path: Path) -> list[tuple[int, bytes]]:
+    """A log that was closed."""
+    with open_small(path, medium="file") as wal:
+        wal.extend([b"a", b"b" * 500, b"c"])
+        wal.truncate(before=2)
+        return contents(wal)
+
+
+def killed_log(path: Path, ordering: str) -> list[tuple[int, bytes]]:
+    """A log whose writer was killed with records past the pointer, and one after them that is torn."""
+    kept: list[tuple[int, bytes]] = elsewhere(_leave_torn, path, ordering)
+    return kept
+
+
+def _leave_torn(path: Path, ordering: str) -> list[tuple[int, bytes]]:
+    wal = open_small(path, medium="file", ordering=ordering)
+    wal.extend([b"a", b"b" * 500, b"c"])
+    wal.append(b"d", commit=False)
+    kept = contents(wal)
+    torn = wal._engine.state.head.position
+    wal.append(b"torn" * 100, commit=False)
+    kill(wal)
+    flip(path, file_offset(superblock_of(path), torn) + HEADER)
+    return kept
+
+
+LOGS: dict[str, Callable[[Path], list[tuple[int, bytes]]]] = {
+    "clean": clean_log,
+    "killed-strict": lambda path: killed_log(path, "strict"),
+    "killed-pipelined": lambda path: killed_log(path, "pipelined"),
+}
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("log", LOGS)
+def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, torn: bool) -> None:
+    """Whenever the recovery and the close after it end, the next one finds the same records and drops nothing more."""
+    kept = LOGS[log](shm_path)
+    whole = shm_path.read_bytes()
+    steps = steps_of(create, shm_path)
+    assert len(steps) > 8
+    for last in range(len(steps)):
+        shm_path.write_bytes(whole)
+        dies(create, shm_path, last, torn)
+        with pmwal.open(shm_path, "r") as reader:
+            assert contents(reader) == kept, last
+        with open_small(shm_path) as wal:
+            assert contents(wal) == kept, last
+            assert wal.append(b"next") == kept[-1][0] + 1
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
+def test_crash_at_any_step_of_a_close_keeps_what_was_acknowledged(shm_path: Path, ordering: str, torn: bool) -> None:
+    """A crash while the last commit or the closing slot is written loses nothing that was durable, and makes no hole."""
+
+    def work(path: Path, seam: FakeSeam) -> None:
+        hook, seam.hook = seam.hook, None
+        wal = open_small(path, medium="file", ordering=ordering, seam=seam)
+        wal.extend([b"a", b"b"])
+        wal.append(b"c", commit=False)
+        seam.events.clear()
+        seam.hook = hook
+        wal.close()
+
+    steps = steps_of(work, shm_path)
+    assert len(steps) >= 4
+    for last in range(len(steps)):
+        shm_path.unlink()
+        dies(work, shm_path, last, torn)
+        with open_small(shm_path) as wal:
+            assert payloads(wal) == [b"a", b"b", b"c"], last  # stored before, so the page cache has it
+
+
+@pytest.fixture(autouse=True)
+def _no_children_left() -> Iterator[None]:
+    """A process that a test forgot would hold a lock into the next one."""
+    yield
+    assert multiprocessing.active_children() == []

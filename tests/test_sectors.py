@@ -1,0 +1,69 @@
+"""What a commit writes to a disk, counted by the kernel on a block device that nobody else uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+IMAGE_SIZE = 128 << 20
+TOOL = Path(__file__).parent.parent / "tools" / "sectors.py"
+
+
+@pytest.fixture
+def disk(shm_dir: Path, tmp_path: Path) -> Iterator[Path]:
+    """A mounted ext4 on a loop device of its own."""
+    needed = ("losetup", "mkfs.ext4", "mount", "umount")
+    if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
+        pytest.skip("needs root, losetup, mkfs.ext4 and mount")
+    image = shm_dir / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(IMAGE_SIZE)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    found = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(f"no loop device: {found.stderr.strip()}")
+    device = found.stdout.strip()
+    try:
+        subprocess.run(["mount", device, tmp_path], check=True)
+        try:
+            yield tmp_path
+        finally:
+            subprocess.run(["umount", tmp_path], check=True)
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def _tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sectors", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_pipelined_commit_writes_8_sectors_and_a_strict_one_at_most_24(disk: Path) -> None:
+    """Fresh, reopened, wrapped and overwriting: the median over 1,000 commits, and at most 10 on average."""
+    sectors = _tool()
+    counter = sectors.counter_of(disk)
+    assert counter is not None
+    cases = list(sectors.measure(disk, counter, commits=1000))
+    assert [case.name for case in cases] == ["fresh", "reopened", "wrapped", "overwrite"] * 2
+    for case in cases:
+        assert case.passes, f"{case.ordering}, {case.name}: median {case.median}, mean {case.mean}"
+
+
+def test_a_log_in_large_folios_fails_the_bar(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: with the cache left as large writes filled it, a commit writes far more."""
+    sectors = _tool()
+    monkeypatch.setattr("pmwal.opening.drop_cache", lambda fd: None)
+    monkeypatch.setattr(sectors, "CASES", [case for case in sectors.CASES if case[0] == "reopened"])
+    (pipelined, _) = sectors.measure(disk, sectors.counter_of(disk), commits=50)
+    assert not pipelined.passes

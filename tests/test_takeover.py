@@ -1,0 +1,485 @@
+"""From one writer to the next (scenarios 28 to 28f), and a medium that refuses (scenario 31)."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHM, Place
+from images import Disk, Reopener, Trace, brief, state_of, sweep
+from support import (
+    SMALL_CONTROL,
+    Event,
+    FakeSeam,
+    contents,
+    fail_flush,
+    kill,
+    look,
+    open_small,
+    overwrite,
+    payloads,
+    superblock,
+)
+
+import pmwal
+from pmwal.control import read_control
+from pmwal.layout import (
+    CONTROL_OFFSET,
+    HEADER,
+    LINE,
+    PAGE,
+    POINTER_LAG_MAX,
+    SLOT_CLEAN,
+    decode_slot,
+    encode_slot,
+    initial_slot,
+    slot_index,
+    slot_offset,
+)
+from pmwal.wal import Wal
+
+DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
+STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
+PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}
+CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=["lines", "pages", "pipelined"])
+
+
+def unit_of(options: dict[str, Any]) -> int:
+    """The unit in which this medium keeps or loses what was stored."""
+    return PAGE if options["medium"] == "file" else LINE
+
+
+# -- 28
+
+
+@CRASH_MEDIA
+def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer(shm_dir: Path, options: dict[str, Any]) -> None:
+    """Scenario 28: two slots without it, each flushed, stand before any record; and every crash on the way opens."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, **options)
+    wal.append(b"before")
+    closed = state_of(wal)
+    wal.close()
+    base, block = path.read_bytes(), superblock(path)
+    seam = FakeSeam()
+    wal = open_small(path, seam=seam, **options)
+    trace = Trace(base, seam.events, [(0, closed, True)])
+    wal.append(b"after")
+    trace.mark(wal)
+    kill(wal)
+
+    flags: list[int] = []
+    flushed = 0
+    for event in seam.events:
+        if event.name == "store" and event.offset >= block.ring_offset:
+            break
+        if event.name == "flush" and CONTROL_OFFSET <= event.offset < CONTROL_OFFSET + SMALL_CONTROL:
+            flushed = len(flags)
+        if event.name == "store" and CONTROL_OFFSET <= event.offset < CONTROL_OFFSET + SMALL_CONTROL:
+            slot = decode_slot(event.data, block.uuid, (event.offset - CONTROL_OFFSET) // LINE)
+            assert slot is not None
+            flags.append(slot.flags & SLOT_CLEAN)
+    assert (flags, flushed) == ([SLOT_CLEAN, 0, 0], 3), "the recovered slot stored again, and two of the new epoch"
+    assert sweep(trace, shm_dir / "image.wal", options, seed=28, extra=4) > 10
+
+
+def test_record_behind_a_clean_slot_is_never_passed_over(shm_dir: Path) -> None:
+    """Scenario 28: where the flag was not cleared the verdict is loud, whether the record behind it is of this epoch or a later."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, **STRICT)
+    wal.append(b"before")
+    wal.close()
+    control = path.read_bytes()[CONTROL_OFFSET : CONTROL_OFFSET + SMALL_CONTROL]
+    wal = open_small(path, **STRICT)
+    wal.append(b"after")
+    wal.close()
+    overwrite(path, CONTROL_OFFSET, control)
+    assert pmwal.verify(path).case == "R6"
+
+
+# -- 28a, 28b
+
+
+def append(size: int = 40) -> Callable[[Wal], object]:
+    """Append a record that says its number."""
+    return lambda wal: wal.append((b"%04d" % wal.next_seq) * (size // 4))
+
+
+def free_two(wal: Wal) -> None:
+    """Truncate two records."""
+    wal.truncate(before=wal.first_seq + 2)
+
+
+HISTORIES: dict[str, tuple[list[Any], list[Any], dict[str, Any]]] = {
+    "append": ([append()] * 2, [append(), append()], {}),
+    "batch": ([append()] * 2, [lambda wal: wal.extend([b"a" * 50, b"b" * 70])], {}),
+    "truncate": ([append(700)] * 5, [free_two, append(700)], {}),
+    "overwrite": ([append(700)] * 5, [append(700)], {"on_full": "overwrite"}),
+    "rollback": ([append()] * 4, [lambda wal: wal.rollback(after=2), append(20)], {}),
+    "uncommitted": ([append()] * 2, [lambda wal: wal.append(b"x" * 40, commit=False), append()], {}),
+}
+
+
+@CRASH_MEDIA
+@pytest.mark.parametrize("name", HISTORIES)
+@pytest.mark.parametrize("sync_works", [True, False], ids=["synced", "sync fails"])
+def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
+    shm_dir: Path, options: dict[str, Any], name: str, sync_works: bool
+) -> None:
+    """Scenarios 28a and 28b: SIGKILL at every step, so between a slot's store and its barrier too; then a recovery and an append.
+
+    The power fails at every step of those. Until the recovery has returned it reads as before it, afterwards as it said;
+    nothing rests on bytes that were only in the cache, even when the first sync of the recovery failed.
+    """
+    before, operations, settings = HISTORIES[name]
+    options = {**options, **settings}
+    trace = Trace.run(shm_dir / "first.wal", {**options, "size": 4096}, operations, before=before)
+    path = shm_dir / "second.wal"
+    reopened = Reopener(shm_dir / "image.wal", options)
+    rng = random.Random(28)
+    seen = set()
+    for steps, disk in trace.crashes(unit_of(options)):
+        cached = disk.cached()
+        if cached in seen:
+            continue
+        seen.add(cached)
+        path.write_bytes(cached)
+        seam = FakeSeam()
+        wal = open_small(path, seam=seam, **options)
+        opened, kept = len(seam.events), state_of(wal)
+        second = Trace(cached, seam.events, [(0, kept, True), (opened, kept, True)])
+        append(700)(wal) if name == "overwrite" else append()(wal)
+        second.mark(wal)
+        kill(wal)
+        earlier = trace.allowed(steps)
+        assert kept in earlier
+        after_kill = copy.deepcopy(disk)
+        for taken in range(len(seam.events) + 1):
+            if taken:
+                after_kill.take(seam.events[taken - 1], sync_works=sync_works)
+            allowed = second.allowed(taken) | (earlier if taken < opened else set())
+            for image in after_kill.images(rng, 1, most=2):
+                found = reopened(image)
+                assert found in allowed, f"killed at {steps}, cut at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
+
+
+def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slot(shm_dir: Path) -> None:
+    """Scenario 28b by hand: the slot that frees space was only in the cache when the next process began."""
+    path = shm_dir / "test.wal"
+    seam = FakeSeam()
+    wal = open_small(path, size=4096, seam=seam, **STRICT)
+    for _ in range(5):
+        append(700)(wal)
+    trace = Trace.start(wal)
+    free_two(wal)
+    kill(wal)
+    block = superblock(path)
+    slots = [at for at, event in enumerate(seam.events) if event.name == "store" and event.length == LINE]
+    assert len(slots) == 2
+    for unflushed in slots:  # the first of the two slots of the truncate, and the second
+        disk = Disk(trace.base, PAGE)
+        for event in seam.events[: unflushed + 1]:
+            disk.take(event)
+        path.write_bytes(disk.cached())
+        second = FakeSeam()
+        kill(open_small(path, seam=second, **STRICT))
+        for event in second.events:
+            disk.take(event, sync_works=False)
+            control = read_control(disk.least()[block.control_offset : block.copy_offset], block)
+            assert control.newest is not None
+            assert control.lost <= 1
+        assert look(path).tail.next_seq == 3
+
+
+# -- 28c
+
+
+THOUSAND = 1000
+
+
+@pytest.fixture(scope="module")
+def thousand_commits() -> bytes:
+    """A killed pipelined log: a thousand commits after the two slots of its epoch."""
+    with tempfile.TemporaryDirectory(prefix="pmwal-test-", dir=SHM) as directory:
+        path = Path(directory) / "test.wal"
+        wal = open_small(path, size=131072, **PIPELINED)
+        written = wal.stats().slots_written
+        for number in range(1, THOUSAND + 1):
+            wal.append(b"%d" % number)
+        assert written == wal.stats().slots_written, "no slot in between"
+        kill(wal)
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("age", [0, 1], ids=["newest", "the one before"])
+@pytest.mark.parametrize("rot", [bytes(LINE), b"\xff" * LINE, bytes(range(LINE))], ids=["zeros", "ones", "noise"])
+def test_thousand_commits_are_found_when_one_slot_of_the_epoch_rots(
+    shm_dir: Path, thousand_commits: bytes, age: int, rot: bytes
+) -> None:
+    """Scenario 28c: the other slot of the epoch and the in-band marks find them all."""
+    path = shm_dir / "test.wal"
+    path.write_bytes(thousand_commits)
+    slot = look(path).control.newest
+    assert slot is not None
+    overwrite(path, slot_offset(slot_index(slot.generation - age, 2)), rot)
+    wal = open_small(path, **PIPELINED)
+    assert [(number, b"%d" % number) for number in range(1, THOUSAND + 1)] == contents(wal)
+    report = wal.recovery
+    assert (report.case, report.slots_lost, report.records, report.maybe_acknowledged) == ("R7", 1, THOUSAND, True)
+    assert report.kept_past_pointer == 1, "the in-band mark names all but the last"
+    wal.close()
+
+
+def test_thousand_commits_whose_slots_both_rot_are_loud(shm_dir: Path, thousand_commits: bytes) -> None:
+    """Scenario 28c: with no slot of the epoch left the log is not opened as an empty one; the records can be salvaged."""
+    path = shm_dir / "test.wal"
+    path.write_bytes(thousand_commits)
+    slot = look(path).control.newest
+    assert slot is not None
+    for generation in (slot.generation, slot.generation - 1):
+        overwrite(path, slot_offset(slot_index(generation, 2)), bytes(LINE))
+    before = path.read_bytes()
+    with pytest.raises(pmwal.CorruptWal, match="R9b"):
+        open_small(path, **PIPELINED)
+    assert before == path.read_bytes()
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert len(payloads(reader)) == THOUSAND
+
+
+def test_thousand_commits_whose_slots_look_unused_are_loud(shm_dir: Path, thousand_commits: bytes) -> None:
+    """Scenario 28c: the medium gives the two places back as creation filled them, so that no slot looks lost."""
+    path = shm_dir / "test.wal"
+    path.write_bytes(thousand_commits)
+    slot, block = look(path).control.newest, superblock(path)
+    assert slot is not None
+    for generation in (slot.generation, slot.generation - 1):
+        index = slot_index(generation, block.control_pages)
+        overwrite(path, slot_offset(index), encode_slot(initial_slot(), block.uuid, index))
+    assert (pmwal.verify(path).case, pmwal.verify(path).records) == ("R6", 0)
+    with pytest.raises(pmwal.CorruptWal):
+        open_small(path, **PIPELINED)
+
+
+def test_pointer_lags_by_a_bounded_number_of_bytes(shm_dir: Path) -> None:
+    """A pipelined log writes a slot before it acknowledges more than 1 MiB past the last one, and not before."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, size="4MiB", **PIPELINED)
+    for _ in range(3):
+        behind = wal._engine.slot
+        while wal._engine.state.head.position + 60048 - behind.commit_position <= POINTER_LAG_MAX:
+            wal.append(bytes(60000))
+            assert behind == wal._engine.slot
+        wal.append(bytes(60000))
+        assert behind.generation + 1 == wal._engine.slot.generation
+        assert wal.committed_seq == wal._engine.slot.commit_seq
+    kill(wal)
+
+
+# -- 28f
+
+
+@CRASH_MEDIA
+@pytest.mark.parametrize("stored", [1, 2, 3])
+def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, options: dict[str, Any], stored: int) -> None:
+    """Scenario 28f: its pages were written early; what was appended before it is committed after it; power cut."""
+    path = shm_dir / "test.wal"
+    seam = FakeSeam()
+    wal = open_small(path, seam=seam, **options)
+    wal.append(b"first")
+    trace = Trace.start(wal)
+    acknowledged = state_of(wal)
+    wal.append(b"earlier", commit=False)
+    left = stored
+
+    def interrupt(event: Event) -> None:
+        nonlocal left
+        if event.name == "store":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+
+    seam.hook = interrupt
+    items = [b"lost %d" % number * 9 for number in range(4)]
+    with pytest.raises(KeyboardInterrupt):
+        wal.extend(items)
+    seam.hook = None
+    interrupted = len(seam.events)
+    assert wal.commit() == 2
+    expected = state_of(wal)
+    assert tuple(payloads(wal)) == (b"first", b"earlier")
+    kill(wal)
+    disk = Disk(trace.base, unit_of(options))
+    ring = superblock(path).ring_offset
+    raw = path.read_bytes()
+    assert [number < stored for number in range(4)] == [item in raw for item in items]
+    reopened = Reopener(shm_dir / "image.wal", options)
+    for steps, event in enumerate(seam.events, 1):
+        disk.take(event)
+        if steps >= interrupted:
+            early = disk.least()[:ring] + disk.cached()[ring:]
+            found = reopened(early)
+            assert found in (expected, acknowledged), f"crash after {steps} steps"
+    assert expected == reopened(disk.least()) == reopened(disk.cached())
+
+
+# -- 31
+
+
+class Refusing:
+    """A hook: the n-th msync fails. Its pages are then clean for the kernel: kept in the cache, or read back from the medium."""
+
+    def __init__(self, path: Path, seam: FakeSeam, after: int, *, reverted: bool) -> None:
+        self.path = path
+        self.disk = Disk(path.read_bytes(), PAGE)
+        self.seam = seam
+        self.left = after
+        self.reverted = reverted
+        self.failed = False
+
+    def __call__(self, event: Event) -> None:
+        if event.name == "flush" and not self.failed:
+            self.left -= 1
+            if self.left < 0:
+                self.failed = True
+                if self.reverted:
+                    for done in self.seam.events:
+                        self.disk.take(done)
+                    old = self.disk.least()
+                    overwrite(self.path, event.offset, old[event.offset : event.offset + event.length])
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+CALLS: dict[str, Callable[[Wal], object]] = {
+    "append": lambda wal: wal.append(b"refused"),
+    "extend": lambda wal: wal.extend([b"refused", b"refused"]),
+    "commit": lambda wal: (wal.append(b"refused", commit=False), wal.commit()),
+    "truncate": lambda wal: wal.truncate(before=3),
+    "rollback": lambda wal: wal.rollback(after=2),
+    "wait_durable": lambda wal: wal.wait_durable(wal.append(b"refused", commit=False)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("reverted", [False, True], ids=["kept", "reverted"])
+@pytest.mark.parametrize("late", [0, 1], ids=["at once", "one call late"])
+def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late: int) -> None:
+    """Scenario 31: raise, poison, keep the last durable number; a later msync that would succeed changes nothing."""
+    path = shm_place.path
+    seam = FakeSeam()
+    wal = open_small(path, seam=seam, **shm_place.options)
+    for number in range(1, 5):
+        wal.append(b"%d" % number)
+    wal.commit()
+    trace = Trace.start(wal)
+    seam.hook = Refusing(path, seam, late, reverted=reverted)
+    before = state_of(wal)
+    durable = wal.committed_seq
+    if late and name not in ("truncate", "rollback") and shm_place.options["ordering"] == "pipelined":
+        CALLS[name](wal)  # it has one msync, so the next call meets the late error
+        assert durable < wal.committed_seq
+        durable = wal.committed_seq
+    with pytest.raises(pmwal.PersistError) as raised:
+        CALLS[name](wal)
+    assert (errno.EIO, durable) == (raised.value.errno, raised.value.committed_seq)
+    assert durable == wal.committed_seq
+    taken = len(seam.events)
+    calls: list[Callable[[], object]] = [wal.commit, wal.batch, lambda: wal.append(b"x"), lambda: wal.extend([b"x"])]
+    calls += [lambda: wal.reserve(1), lambda: wal.truncate(before=2), lambda: wal.rollback(after=1)]
+    calls += [lambda: wal.wait_durable(99, timeout=0)]
+    for call in calls * 2:
+        with pytest.raises(pmwal.PersistError) as again:
+            call()
+        assert (errno.EIO, durable) == (again.value.errno, again.value.committed_seq)
+    assert durable == wal.committed_seq
+    wal.close()
+    assert [event for event in seam.events[taken:] if event.offset >= CONTROL_OFFSET] == [], "nothing was tried again"
+    assert wal.closed
+
+    wal = open_small(path, **shm_place.options)
+    found = dict(contents(wal))
+    survivors = {seq: data for seq, data in before.records if seq >= wal.first_seq and not (name == "rollback" and seq > 2)}
+    assert survivors.items() <= found.items()
+    if name == "rollback":
+        assert wal.next_seq in (3, 5)
+    assert wal.first_seq in ((1, 3) if name == "truncate" else (1,))
+    assert trace.marks[0][1] == before
+    wal.append(b"goes on")
+    wal.close()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, number: int) -> None:
+    """Scenario 31: on each medium that has something to flush; on memory there is nothing that could fail."""
+    seam = FakeSeam()
+    wal = open_small(place.path, seam=seam, **place.options)
+    wal.append(b"acknowledged")
+    seam.hook = fail_flush(number)
+    if place.options["medium"] == "memory":
+        assert wal.append(b"acknowledged too") == 2
+        wal.close()
+        return
+    with pytest.raises(pmwal.PersistError) as raised:
+        wal.append(b"refused")
+    assert number == raised.value.errno
+    assert isinstance(raised.value, OSError)
+    assert payloads(wal) == [b"acknowledged"], "a poisoned handle shows what is durable"
+    wal.close()
+    wal = open_small(place.path, **place.options)
+    assert payloads(wal)[0] == b"acknowledged"
+    wal.close()
+
+
+def test_interrupted_msync_is_called_again(place: Place) -> None:
+    """EINTR says that nothing was decided; only then the call is repeated."""
+    seam = FakeSeam()
+    wal = open_small(place.path, seam=seam, **place.options)
+    left = 5
+
+    def interrupt(event: Event) -> None:
+        nonlocal left
+        if event.name == "flush" and left:
+            left -= 1
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    seam.hook = interrupt
+    assert wal.append(b"kept") == 1
+    assert (place.options["medium"] == "memory") == (left == 5)
+    wal.close()
+    wal = open_small(place.path, **place.options)
+    assert payloads(wal) == [b"kept"]
+    wal.close()
+
+
+def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_same(shm_place: Place) -> None:
+    """Scenario 31 at open: the barrier of a recovery must succeed; the error of its first sync must not."""
+    wal = open_small(shm_place.path, **shm_place.options)
+    wal.append(b"1")
+    wal.append(b"2", commit=False)
+    kill(wal)
+
+    def refuse_sync(event: Event) -> None:
+        if event.name == "sync":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    killed = shm_place.path.read_bytes()
+    for after in range(4):  # the slot and the record that are stored again, and the two slots of the epoch
+        shm_place.path.write_bytes(killed)
+        with pytest.raises(pmwal.PersistError) as raised:
+            open_small(shm_place.path, seam=FakeSeam(fail_flush(after=after)), **shm_place.options)
+        assert raised.value.errno == errno.EIO
+        assert pmwal.verify(shm_place.path).records == 2
+    wal = open_small(shm_place.path, seam=FakeSeam(refuse_sync), **shm_place.options)
+    assert payloads(wal) == [b"1", b"2"]
+    wal.close()
+
+
+def test_unused_space_is_named_so_that_the_small_ring_stays_small() -> None:
+    """The histories above wrap a ring of 4 KiB: five records of 700 bytes fit, a sixth does not."""
+    assert 5 * (HEADER + 700) <= 4096 < 6 * (HEADER + 700)

@@ -1,0 +1,127 @@
+"""Make the golden files tests/data/v1-*.bin: logs of format 1 that every later version must open.
+
+    python tools/make_golden.py DIRECTORY
+
+Clock, uuid, process and boot id are fixed, so the same bytes come out every time; only the live page, which nothing
+durable rests on, depends on the machine. The files that are committed are never made anew: a change of the format gets
+a new version and new files beside them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pmwal.layout import APPLICATION_SIZE, CONTROL_SIZE_MIN, PAGE
+from pmwal.opening import open_log
+from pmwal.seam import Seam
+from pmwal.wal import Wal
+
+UUID = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
+FIRST_TIME_NS = 1_700_000_000_000_000_000
+
+
+class GoldenSeam(Seam):
+    """A fixed outside: two control pages, a clock that stands still until ``tick``, a process of no machine."""
+
+    control_size = CONTROL_SIZE_MIN
+
+    def __init__(self) -> None:
+        self.time_ns = FIRST_TIME_NS
+
+    def tick(self) -> None:
+        """Let a second pass. The clock is not counted by looks, so that how often the log looks is not in the files."""
+        self.time_ns += 1_000_000_000
+
+    def now_ns(self) -> int:
+        return self.time_ns
+
+    def new_uuid(self) -> bytes:
+        return UUID
+
+    def pid(self) -> int:
+        return 1
+
+    def boot_id(self) -> bytes:
+        return b"pmwal golden v1."
+
+
+def _create(path: Path, seam: GoldenSeam, ordering: str, align: int) -> Wal:
+    application = b"golden".ljust(APPLICATION_SIZE, b"\0")
+    wal = open_log(
+        path, "x", size=PAGE, align=align, medium="file", ordering=ordering, seam=seam, application=application
+    )
+    assert isinstance(wal, Wal)
+    return wal
+
+
+def make_clean(path: Path) -> bytes:
+    """A strict log, closed cleanly: an empty record, kinds, a batch of two, zeros and ones."""
+    seam = GoldenSeam()
+    with _create(path, seam, "strict", 8) as wal:
+        wal.append(b"")
+        seam.tick()
+        wal.append(b"hello", kind=7)
+        seam.tick()
+        wal.extend([b"first of two", b"second of two"], kind=65535)
+        seam.tick()
+        wal.append(bytes(20))
+        wal.append(b"\xff" * 20)
+    return path.read_bytes()
+
+
+def make_killed(path: Path) -> bytes:
+    """A pipelined log, killed: four records and a batch acknowledged past the slot, one more torn in its payload."""
+    seam = GoldenSeam()
+    with _create(path, seam, "pipelined", 8) as wal:
+        for number in range(1, 5):
+            seam.tick()
+            wal.append(b"acknowledged %d" % number)
+        wal.extend([b"batched 5", b"batched 6"])
+        wal.append(b"torn " * 20, commit=False)
+        image = bytearray(path.read_bytes())
+    torn = image.index(b"torn " * 20)
+    image[torn + 64 : torn + 100] = bytes(36)
+    return bytes(image)
+
+
+def make_wrapped(path: Path) -> bytes:
+    """A strict log on its third lap, aligned to lines, killed: truncated, rolled back, and a record over the ring's end."""
+    seam = GoldenSeam()
+    with _create(path, seam, "strict", 64) as wal:
+        for number in range(1, 10):
+            seam.tick()
+            wal.append(b"%04d" % number * 150)
+            if number > 4:
+                wal.truncate(before=number - 3)
+        for _ in range(2):
+            wal.append(b"discarded " * 20)
+        wal.rollback(after=9)
+        wal.truncate(before=8)
+        wal.append(b"after the rollback", kind=13)
+        wal.append(b"over the end" * 93)
+        return path.read_bytes()
+
+
+GOLDEN: dict[str, Callable[[Path], bytes]] = {
+    "v1-clean.bin": make_clean,
+    "v1-killed.bin": make_killed,
+    "v1-wrapped.bin": make_wrapped,
+}
+
+
+def main() -> None:
+    """Make the files that are not there yet."""
+    directory = Path(sys.argv[1])
+    for name, make in GOLDEN.items():
+        with tempfile.TemporaryDirectory() as work:
+            image = make(Path(work) / "golden.wal")
+        with (directory / name).open("xb") as file:
+            file.write(image)
+        print(f"{name}: {len(image)} bytes")
+
+
+if __name__ == "__main__":
+    main()
