@@ -33,14 +33,19 @@ from pmwal.layout import (
 class Control:
     """What the control region says.
 
-    ``newest`` is the valid slot with the highest generation, ``lost`` counts the places that hold neither their own
+    ``newest`` is the valid slot with the highest generation, ``lost_places`` are the indexes that hold neither their own
     generation nor the one a turn older, ``impossible`` says what contradicts itself in a slot whose checksum is right.
     """
 
     newest: Slot | None
-    lost: int
+    lost_places: tuple[int, ...]
     impossible: str | None
     epoch_max: int
+
+    @property
+    def lost(self) -> int:
+        """How many slots are lost."""
+        return len(self.lost_places)
 
 
 def slot_problem(slot: Slot, block: Superblock) -> str | None:
@@ -84,17 +89,18 @@ def read_control(raw: bytes, block: Superblock) -> Control:
             problem = f"slot {place} of control page {page} (file offset {slot_offset(index)}): {reason}"
     valid = [slot for slot in slots if slot is not None]
     if not valid:
-        return Control(None, block.turn, problem, 0)
+        return Control(None, tuple(range(block.turn)), problem, 0)
     newest = max(valid, key=lambda slot: slot.generation)
-    return Control(newest, _count_lost(slots, newest, block), problem, max(slot.epoch for slot in valid))
+    return Control(newest, _find_lost(slots, newest, block), problem, max(slot.epoch for slot in valid))
 
 
-def _count_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> int:
+def _find_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> tuple[int, ...]:
     """Places other than the newest slot's that do not hold the generation they must hold beside it."""
     turn, pages = block.turn, block.control_pages
-    lost = 0
+    lost = []
     for older in range(newest.generation + 1 - turn, newest.generation):
-        slot = slots[slot_index(older + turn, pages)]
+        index = slot_index(older + turn, pages)
+        slot = slots[index]
         if slot is None or slot.generation != (older if older > 0 else 0):
-            lost += 1
-    return lost
+            lost.append(index)
+    return tuple(lost)

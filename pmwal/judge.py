@@ -39,7 +39,7 @@ from pmwal.layout import (
     record_size,
 )
 from pmwal.records import START, Bound, Record, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, candidates, unplaced
+from pmwal.ring import Found, Load, RingReader, candidates, overlay, unplaced
 from pmwal.verdict import Facts, Row, classify
 
 Progress = Callable[[int, int], None]
@@ -129,6 +129,22 @@ def _why_unreadable(page: bytes) -> str:
     return "both superblocks are damaged. Restore the file from a copy."
 
 
+def snapshot(load: Load, block: Superblock) -> Load:
+    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
+
+    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
+    overwriting writer is next, and a copy is faster than it.
+    """
+    slots = load(block.control_offset, block.control_size)
+    newest = read_control(slots, block).newest
+    split = 0 if newest is None else newest.tail_position % block.capacity
+    upper = load(block.ring_offset + split, block.capacity - split)
+    lower = load(block.ring_offset, split)
+    return overlay(
+        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
+    )
+
+
 def writable_problem(block: Superblock) -> str | None:
     """Why this version may read but not write the log, or None."""
     unknown = block.compatible & ~KNOWN_COMPATIBLE
@@ -153,6 +169,7 @@ class _Judge:
         self.block = identity.block
         self.load = load
         self.progress = progress
+        self.total = 0  # bytes that this verdict will have looked at
         self.ring = RingReader(self.block, load)
         self.searched = 0
         self.index: list[Bound] = []
@@ -178,10 +195,11 @@ class _Judge:
     def _judge_records(self, slots: Facts, slot: Slot) -> Judgement:
         tail = Bound(slot.tail_position, slot.tail_seq)
         pointer = Bound(slot.commit_position, slot.commit_seq + 1)
+        clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
+        self.total = pointer.position - tail.position if clean else self.block.capacity
         stop = self._walk_to_pointer(tail, pointer, slot)
         if stop != pointer:
             return self._damaged_before_pointer(slots, slot, stop, pointer)
-        clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
         if clean:
             newer = self._stands_at(pointer, slot)
             facts = replace(slots, clean=True, newer_past_stop=newer is not None)
@@ -201,9 +219,13 @@ class _Judge:
             epoch = found.header.epoch
             self._reached(found)
             at = Bound(found.end, found.header.seq + 1)
-            if self.progress is not None and found.header.seq % _PROGRESS_STEP == 0:
-                self.progress(at.position - tail.position, pointer.position - tail.position)
+            if found.header.seq % _PROGRESS_STEP == 0:
+                self._report(at.position - tail.position)
         return at
+
+    def _report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, self.total)
 
     def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
         """The end of what is whole past the pointer; an unfinished batch is not."""
@@ -294,7 +316,14 @@ class _Judge:
         budget = _Budget(block.capacity)
         limit = tail.position + block.capacity
         search = candidates(
-            block, self.load, stop.position, limit, epoch=slot.epoch, seq_min=stop.next_seq, newer_seq_min=1
+            block,
+            self.load,
+            stop.position,
+            limit,
+            epoch=slot.epoch,
+            seq_min=stop.next_seq,
+            newer_seq_min=1,
+            reached=lambda position: self._report(position - tail.position),
         )
         for position in search:
             header = reader.peek(position)
@@ -358,6 +387,7 @@ class _Judge:
         lost: tuple[int | None, int | None] = (None, None),
         evidence_end: int = 0,
     ) -> Judgement:
+        self._report(self.total)
         row = classify(facts)
         corrupt = row.outcome == "corrupt"
         outcome = "clean" if facts.clean and row.outcome == "recovered" else row.outcome

@@ -36,10 +36,9 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.live import living_writer
 from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache
 from pmwal.ownership import Ownership
-from pmwal.reader import Reader
+from pmwal.reader import Reader, judge_beside
 from pmwal.records import Bound, RecoveryReport
 from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
@@ -53,7 +52,6 @@ RECOVERIES = ("strict", "salvage")
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TRIES = 16  # a file that is created, replaced or removed between two steps is looked for again
-_VERIFY_TRIES = 5  # a verdict beside a running writer may rest on bytes that changed meanwhile
 
 
 class _Options(TypedDict, total=False):
@@ -203,11 +201,7 @@ def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator
     """A log mapped for reading and the verdict on it."""
     mapping, identity = map_for_reading(path, "auto", seam)
     try:
-        for _ in range(_VERIFY_TRIES):
-            judgement = judge(mapping.load, identity, progress)
-            if judgement.row.outcome != "corrupt" or living_writer(mapping.load, mapping.inode, seam) is None:
-                break
-        yield mapping, judgement
+        yield mapping, judge_beside(mapping, identity, seam, progress)
     finally:
         mapping.close()
 

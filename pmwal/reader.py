@@ -11,7 +11,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.index import SparseIndex
-from pmwal.judge import INDEX_STEP, Identity, Judgement, judge, salvage
+from pmwal.judge import INDEX_STEP, Identity, Judgement, Progress, judge, salvage, snapshot
 from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
@@ -28,13 +28,26 @@ from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.ring import Found, RingReader
 from pmwal.seam import Seam
 
+_TRIES = 8  # verdicts beside a writer that changes what is judged
+
+
+def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
+    """The verdict on a log that may be written meanwhile: a corrupt one is given again on a copy while there is a writer."""
+    judgement = judge(mapping.load, identity, progress)
+    for _ in range(_TRIES):
+        if judgement.row.outcome != "corrupt" or living_writer(mapping.load, mapping.inode, seam) is None:
+            break
+        judgement = judge(snapshot(mapping.load, identity.block), identity, progress)
+    return judgement
+
 
 class View(NamedTuple):
-    """What a reader shows: from ``tail`` to ``end``, stored in epochs up to ``epoch``."""
+    """What a reader shows: from ``tail`` to ``end``, stored in epochs up to ``epoch``; and where some records start."""
 
     tail: Bound
     end: Bound
     epoch: int
+    starts: Sequence[Bound] = ()
 
 
 class Reader:
@@ -67,22 +80,30 @@ class Reader:
     def _view(self) -> View:
         """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
         self._check_open()
-        if living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None:
+        if self._has_writer():
             bounds = read_bounds(self._mapping.load)
             if bounds is not None:
                 return View(bounds.tail, bounds.durable, bounds.epoch)
         judgement = self._judge()
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
-        return View(judgement.tail, judgement.end, judgement.report.epoch)
+        return View(judgement.tail, judgement.end, judgement.report.epoch, judgement.index)
 
     def _judge(self) -> Judgement:
-        """The verdict on the log as it is now; the last one, while no slot has changed."""
+        """The verdict on the log as it is now.
+
+        Without a writer it stays as it is until another one has written slots; a writer stores records without any.
+        """
+        if self._has_writer():
+            return judge_beside(self._mapping, self._identity, self._seam)
         slots = self._mapping.load(self._block.control_offset, self._block.control_size)
         key = int(crc32c(slots))
         if self._judged is None or self._judged[0] != key:
             self._judged = key, judge(self._mapping.load, self._identity)
         return self._judged[1]
+
+    def _has_writer(self) -> bool:
+        return living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None
 
     @property
     def first_seq(self) -> int:
@@ -129,7 +150,8 @@ class Reader:
             self._revalidate(view)
         if view.epoch != self._seen_epoch:
             self._seen_epoch, self._last = view.epoch, None
-            self._index = SparseIndex(INDEX_STEP)
+            self._index = SparseIndex(INDEX_STEP, view.starts)
+        self._index.drop_before(view.tail.next_seq)
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
         return self._walk(view, view.tail.next_seq if start is None else start, end)
 

@@ -69,6 +69,7 @@ class RingReader:
         self._chunk_size = chunk
         self._chunk = b""
         self._chunk_start = 0
+        self._lap: RingReader | None = None  # looks at the ring's start, so that this one's chunk stays where the walk is
         self._size_max = record_size(block.payload_max, block.alignment)
 
     def _copy(self, offset: int, length: int) -> tuple[bytes, int]:
@@ -126,8 +127,12 @@ class RingReader:
 
     def _at_next_lap(self, position: int, seq: int) -> Found | None:
         start = self.next_lap(position)
-        header = None if start is None else self.peek(start)
-        if start is None or header is None or header.seq != seq:
+        if start is None:
+            return None
+        if self._lap is None:
+            self._lap = RingReader(self.block, self._load, chunk=HEADER)
+        header = self._lap.peek(start)
+        if header is None or header.seq != seq:
             return None
         if record_size(header.length, self.block.alignment) <= start - position:
             return None  # it would have fitted before the ring's end, so it is not the next record
@@ -142,14 +147,25 @@ class RingReader:
 
 
 def candidates(
-    block: Superblock, load: Load, start: int, stop: int, *, epoch: int, seq_min: int, newer_seq_min: int
+    block: Superblock,
+    load: Load,
+    start: int,
+    stop: int,
+    *,
+    epoch: int,
+    seq_min: int,
+    newer_seq_min: int,
+    reached: Callable[[int], None] | None = None,
 ) -> Iterator[int]:
     """Positions in [start, stop), at most a lap apart, that may hold a header within these limits; no checksums.
 
     The limits: of this ``epoch`` and a number of at least ``seq_min``, or of a greater epoch and ``newer_seq_min``.
-    Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time.
+    Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time. ``reached`` is told now and then how far
+    the search is.
     """
     for position, words in _aligned_words(block, load, start, stop):
+        if reached is not None:
+            reached(position)
         step = block.alignment // 8
         count = len(words) - HEADER // 8 + 1
         if count <= 0:

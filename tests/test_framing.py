@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -391,6 +391,83 @@ def test_wrapped_replacement_of_a_discarded_record_survives_every_crash(shm_dir:
     settings = {**options, "size": 4096, "align": 8}
     trace = Trace.run(shm_dir / "test.wal", settings, operations, before=[old_record_before_the_end])
     assert sweep(trace, shm_dir / "image.wal", options, seed=18, extra=6) > 60
+
+
+def old_record_that_wrapped(wal: Wal, size: int) -> None:
+    """An old 4 of this size at the next lap's start, discarded; a short new 4 before the ring's end instead."""
+    wal.append(bytes(1200))
+    wal.append(bytes(1200))
+    wal.append(b"3" * (4096 - 2 * record_size(1200, 8) - 256 - HEADER))
+    wal.truncate(before=3)
+    wal.append(b"old 4".ljust(size, b"."))
+    wal.rollback(after=3)
+    wal.append(b"new 4")
+
+
+@pytest.mark.parametrize("size", [250, 600])
+@pytest.mark.parametrize("followed", [False, True], ids=["last", "followed"])
+def test_damaged_record_is_never_replaced_by_a_discarded_one_that_wrapped(shm_dir: Path, size: int, followed: bool) -> None:
+    """Scenario 18a with damage: the new 4 is damaged, the old 4 at the next lap's start whole; no read may hand out the old."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, size=4096, align=8, **STRICT)
+    old_record_that_wrapped(wal, size)
+    if followed:
+        wal.append(b"new 5")
+    found = whole_records(path)
+    assert 4096 - 256 == found[4].position % 4096
+    assert b"old 4" in path.read_bytes()
+    overwrite(path, file_offset(superblock(path), found[4].position) + HEADER, b"NEW")
+
+    def read_by_number(log: Wal | pmwal.Reader) -> object:
+        return log[4]
+
+    def read_all(log: Wal | pmwal.Reader) -> object:
+        return list(log)
+
+    def read_on(log: Wal | pmwal.Reader) -> object:
+        return list(log.read(start=4))
+
+    with pmwal.open(path, "r") as reader:
+        for log in (wal, reader):
+            for read in (read_by_number, read_all, read_on):
+                with pytest.raises(pmwal.CorruptWal):
+                    read(log)
+    kill(wal)
+    report = pmwal.verify(path)
+    assert (report.case, report.lost_first_seq) == ("R4", 4)
+
+
+@pytest.mark.parametrize("call", [lambda wal: wal.truncate(before=4), lambda wal: wal.rollback(after=4)], ids=["truncate", "rollback"])
+def test_bounds_are_never_set_at_a_discarded_record_that_wrapped(shm_dir: Path, call: Callable[[Wal], object]) -> None:
+    """Scenario 18a with damage: a slot must not name the old 4's place, which is past the end of the log."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, size=4096, align=8, **STRICT)
+    old_record_that_wrapped(wal, 600)
+    wal.append(b"new 5")
+    overwrite(path, file_offset(superblock(path), whole_records(path)[4].position) + HEADER, b"NEW")
+    with pytest.raises(pmwal.CorruptWal):
+        call(wal)
+    assert (wal.first_seq, wal.next_seq) == (3, 6)
+    kill(wal)
+    assert pmwal.verify(path).case == "R4", "not R8: the pointer still says what can be"
+
+
+def test_record_shorter_than_the_gap_at_the_next_laps_start_does_not_follow(shm_dir: Path) -> None:
+    """Scenario 18a: it would have fitted before the ring's end, so whatever its number and epoch it is not the next one."""
+    path = shm_dir / "test.wal"
+    wal = open_small(path, size=4096, align=8, **STRICT)
+    fill_to(wal, 4096 - 256)
+    wal.append(bytes(56 - HEADER))
+    wal.append(b"after")
+    kill(wal)
+    block, end, epoch = superblock(path), look(path).end, look(path).report.epoch
+    raw = path.read_bytes()
+    assert 4096 - end.position == 144
+    for size, follows in ((80, False), (144 - HEADER, False), (145 - HEADER, True)):
+        path.write_bytes(raw)
+        header = Header(0, size, end.next_seq, end.position, 0, epoch, 0, 0, 0, 1)
+        overwrite(path, file_offset(block, 4096), encode_header(header, bytes(size), block.uuid, 4096) + bytes(size))
+        assert follows == (look(path).end.next_seq == end.next_seq + 1), size
 
 
 @CRASH_MEDIA

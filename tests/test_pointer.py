@@ -56,6 +56,7 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.repair import repair
 from pmwal.verdict import TABLE
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
@@ -88,6 +89,14 @@ def craft_record(path: Path, position: int, payload: bytes = b"crafted", **field
 def damage_record(path: Path, seq: int, at: int = HEADER) -> None:
     """Flip a bit of a record that is whole now."""
     flip(path, file_offset(superblock(path), whole_records(path)[seq].position) + at)
+
+
+def change_record(path: Path, seq: int, **fields: int) -> None:
+    """Change header fields of a record that is whole now, and its checksum with them."""
+    block, found = superblock(path), whole_records(path)[seq]
+    start = file_offset(block, found.position)
+    payload = path.read_bytes()[start + HEADER : start + HEADER + found.header.length]
+    overwrite(path, start, encode_header(found.header._replace(**fields), payload, block.uuid, found.position))
 
 
 def damage_slot(path: Path, generation: int) -> None:
@@ -183,6 +192,44 @@ def damaged_after_close(path: Path) -> None:
     overwrite(path, file_offset(superblock(path), found.position), bytes(found.end - found.position))
 
 
+def discarded_record_in_place_of_a_committed_one(path: Path) -> None:
+    """The medium forgot the last write: where the committed 3 stood, the 3 that a rollback discarded is whole again."""
+    wal = three(path)
+    found = whole_records(path)[3]
+    start, old = file_offset(superblock(path), found.position), path.read_bytes()
+    wal.rollback(after=2)
+    wal.append(b"record three"[:8])
+    kill(wal)
+    overwrite(path, start, old[start : start + found.end - found.position])
+
+
+def three_epochs(path: Path) -> None:
+    """Each record was stored by another writer, in epochs 1 to 3."""
+    for number in (1, 2, 3):
+        wal = open_small(path, **STRICT)
+        wal.append(b"record %d" % number)
+        kill(wal)
+
+
+def epoch_before_its_number(path: Path) -> None:
+    """Record 2 says that it was stored in the epoch that began with record 3."""
+    three_epochs(path)
+    change_record(path, 2, epoch=3)
+
+
+def epoch_behind_its_number(path: Path) -> None:
+    """Record 3 says that it was stored in the epoch before its own."""
+    three_epochs(path)
+    change_record(path, 3, epoch=2)
+
+
+def epochs_in_the_wrong_order(path: Path) -> None:
+    """Records 1 and 2 say that they were stored in epochs 2 and 1."""
+    three_epochs(path)
+    change_record(path, 2, epoch=1)
+    change_record(path, 1, epoch=2)
+
+
 def damaged_behind_a_mark(path: Path) -> None:
     """A later record of the epoch says that the damaged one was durable."""
     killed_pipelined(path)
@@ -222,6 +269,27 @@ def newer_slots_lost_after_close(path: Path) -> None:
     wal.append(b"record 4")
     kill(wal)
     overwrite(path, CONTROL_OFFSET, control)
+
+
+def at_the_rings_end(path: Path) -> None:
+    """Record 3 is the only one kept; it ends so near to the ring's end that the next one is at the next lap's start."""
+    wal = open_small(path, **STRICT)
+    for _ in range(3):
+        wal.append(bytes(5400))
+    wal.truncate(before=3)
+    kill(wal)
+
+
+def newer_epoch_at_the_next_lap(path: Path) -> None:
+    """The next record, at the next lap's start, is of an epoch that no slot tells of."""
+    at_the_rings_end(path)
+    craft_record(path, 16384, epoch=7)
+
+
+def wrong_number_at_the_next_lap(path: Path) -> None:
+    """At the next lap's start another number only means that the next record is not there."""
+    at_the_rings_end(path)
+    craft_record(path, 16384, seq=9)
 
 
 def wrong_number_in_the_right_place(path: Path) -> None:
@@ -326,7 +394,7 @@ class Case(NamedTuple):
 
     label: str
     build: Callable[[Path], None]
-    kept: int  # records 1 to this number
+    kept: int  # so many records, from 1 on where ``facts`` name no other first_seq
     outcome: str = "recovered"
     facts: dict[str, Any] = {}  # noqa: RUF012 - fields of the report; never changed
 
@@ -339,15 +407,21 @@ CASES = [
     Case("R2", old_epoch_behind, 3, facts={"dropped_records": 0, "dropped_bytes": 0}),
     Case("R3", torn_tail, 3, facts={"dropped_records": 1, "dropped_bytes": 56, "maybe_acknowledged": False}),
     Case("R3", unfinished_batch, 3, facts={"dropped_records": 2, "dropped_bytes": 2 * 56}),
+    Case("R3", wrong_number_at_the_next_lap, 1, facts={"first_seq": 3, "last_seq": 3, "dropped_records": 1}),
     Case("R4", damaged_before_pointer, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
     Case("R4", damaged_last_before_pointer, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
     Case("R4", damaged_after_close, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
+    Case("R4", discarded_record_in_place_of_a_committed_one, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
+    Case("R4", epoch_before_its_number, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
+    Case("R4", epoch_behind_its_number, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
+    Case("R4", epochs_in_the_wrong_order, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
     Case("R5", damaged_behind_a_mark, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
     Case("R5", marked_past_a_torn_batch, 3, "corrupt", {"lost_first_seq": 4, "lost_last_seq": 7}),
     Case("R6", both_newer_slots_lost, 3, "corrupt"),
     Case("R6", newer_epoch_further_on, 3, "corrupt"),
     Case("R6", newer_slots_lost_after_close, 3, "corrupt"),
     Case("R6", wrong_number_in_the_right_place, 3, "corrupt"),
+    Case("R6", newer_epoch_at_the_next_lap, 1, "corrupt", {"first_seq": 3, "last_seq": 3}),
     Case("R7", newest_slot_torn, 3, facts={"slots_lost": 1, "kept_past_pointer": 1}),
     Case("R7", slot_before_the_newest_torn, 3, facts={"slots_lost": 1, "kept_past_pointer": 0}),
     Case("R7", clean_slot_torn, 3, facts={"slots_lost": 1}),
@@ -404,12 +478,14 @@ def test_recovery_table(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, case: Ca
             pmwal.open(path, "r")
         return
 
+    first = case.facts.get("first_seq", 1)
+    kept = list(range(first, first + case.kept))
     with pmwal.open(path, "r") as reader:
-        assert list(range(1, case.kept + 1)) == [record.seq for record in reader]
+        assert kept == [record.seq for record in reader]
     wal = open_small(path, **STRICT)
     assert replace(report, seconds=0.0) == replace(wal.recovery, seconds=0.0)
-    assert list(range(1, case.kept + 1)) == [seq for seq, _ in contents(wal)]
-    assert case.kept + 1 == wal.append(b"next")
+    assert kept == [seq for seq, _ in contents(wal)]
+    assert kept[-1] + 1 == wal.append(b"next")
     wal.close()
     assert case.kept + 1 == pmwal.verify(path).records
 
@@ -469,8 +545,8 @@ def test_slot_torn_at_any_word_leaves_the_slot_before_it(shm_place: Place) -> No
 
 
 @pytest.mark.parametrize("word", range(8))
-def test_both_newest_slots_torn_is_corrupt_and_nothing_is_reformatted(shm_dir: Path, word: int) -> None:
-    """Scenario 9: no guess is made, the file stays as it is, and a salvaging reader still finds all records."""
+def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, word: int) -> None:
+    """Scenario 9: no guess is made, the file stays as it is, a salvaging reader finds all records, and so does ``repair``."""
     path = shm_dir / "test.wal"
     killed(path)
     generation = newest_slot(path).generation
@@ -483,6 +559,13 @@ def test_both_newest_slots_torn_is_corrupt_and_nothing_is_reformatted(shm_dir: P
     assert before == path.read_bytes()
     with pmwal.open(path, "r", recover="salvage") as reader:
         assert payloads(reader) == [b"record 1", b"record 2", b"record 3"]
+    report = repair(path)
+    assert (report.before.case, report.kept_records, report.lost_records) == ("R9b", 3, 0)
+    assert before == Path(report.backup).read_bytes(), "the damaged file is kept"
+    wal = open_small(path, **STRICT)
+    assert payloads(wal) == [b"record 1", b"record 2", b"record 3"]
+    assert wal.append(b"record 4") == 4
+    wal.close()
 
 
 def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from callers import until
 from conftest import Place
 from pmwal.layout import HEADER, PAGE
 from pmwal.opening import open_log
@@ -220,6 +222,10 @@ def write_fast(pipe: Connection, path: Path, options: dict[str, Any]) -> None:
                 seq += 1
 
 
+def _begins_at(reader: pmwal.Reader, seq: int) -> bool:
+    return reader.first_seq >= seq
+
+
 @pytest.mark.parametrize("options", [{"medium": "memory"}, {"medium": "file"}], ids=["memory", "file"])
 def test_slow_reader_never_gets_torn_bytes(path: Path, options: dict[str, Any]) -> None:
     """Beside a fast flight recorder each record is whole or an Overrun with a count; nothing passes for damage."""
@@ -239,8 +245,7 @@ def test_slow_reader_never_gets_torn_bytes(path: Path, options: dict[str, Any]) 
                         shown.append(record)
                         start += 1
                         if chance.random() < 0.003:
-                            while reader.first_seq < start:  # slow: until it is overtaken
-                                time.sleep(0.0005)
+                            until(partial(_begins_at, reader, start))  # slow enough to be overtaken
                     if start > reader.first_seq:
                         shown.append(reader[chance.randrange(reader.first_seq, start)])
                 except (pmwal.Overrun, IndexError) as error:
@@ -281,8 +286,7 @@ def test_verify_beside_a_flight_recorder_is_no_false_alarm(path: Path) -> None:
     with child(write_fast, path, {"on_full": "overwrite", "size": "128KiB"}) as process:
         process.hear()
         with pmwal.open(path, "r") as reader:
-            while reader.first_seq == 1:
-                time.sleep(0.001)
+            until(partial(_begins_at, reader, 2))
             outcomes = {pmwal.verify(path).outcome for _ in range(5)} | {reader.recovery.outcome for _ in range(2)}
         process.say("stop")
         assert process.wait() == 0
@@ -555,8 +559,7 @@ def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Call
     with child(write_fast, path, {"medium": "file", "on_full": "overwrite", "size": "128KiB"}) as process:
         process.hear()
         with pmwal.open(path, "r") as original:
-            while original.first_seq == 1:
-                time.sleep(0.001)
+            until(partial(_begins_at, original, 2))
             for mode in ("r", "a") * 6:
                 durable = original.committed_seq
                 copying(path, copy)

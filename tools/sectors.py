@@ -75,10 +75,10 @@ def measure(directory: Path, counter: Path, commits: int) -> Iterator[Case]:
         return figures
 
     for ordering in ("pipelined", "strict"):
-        for name, prepare, options in CASES:
+        for name, prepare, on_full in CASES:
             path = directory / f"{ordering}-{name.replace(' ', '-')}.wal"
             prepare(path)
-            with pmwal.open(path, ordering=ordering, **options) as wal:
+            with pmwal.open(path, ordering=ordering, on_full=on_full) as wal:
                 os.sync()
                 yield Case(name, ordering, count(wal))
             path.unlink()
@@ -114,11 +114,11 @@ def _full(path: Path) -> None:
             wal.extend([PAYLOAD] * 1000)
 
 
-CASES: tuple[tuple[str, Callable[[Path], None], dict[str, str]], ...] = (
-    ("fresh", _fresh, {}),
-    ("reopened", _reopened, {}),
-    ("wrapped", _wrapped, {}),
-    ("overwrite", _full, {"on_full": "overwrite"}),
+CASES: tuple[tuple[str, Callable[[Path], None], str], ...] = (
+    ("fresh", _fresh, "raise"),
+    ("reopened", _reopened, "raise"),
+    ("wrapped", _wrapped, "raise"),
+    ("overwrite", _full, "overwrite"),
 )
 
 

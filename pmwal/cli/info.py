@@ -21,7 +21,7 @@ from pmwal.cli.common import (
     torn_in_words,
 )
 from pmwal.cli.show import printable
-from pmwal.cli.superblocks import Superblocks, lost_slots, read_superblocks
+from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.times import local_text, utc_text
 from pmwal.errors import FormatError
 from pmwal.judge import Judgement
@@ -128,7 +128,7 @@ def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
     block, newest = judgement.identity.block, judgement.control.newest
     named, living = read_writer(mapping.load), living_writer(mapping.load, mapping.inode, SYSTEM)
     used = judgement.end.position - judgement.tail.position
-    lost = lost_slots(mapping.load, block, newest)
+    lost = judgement.control.lost_places
     return {
         "status": CORRUPT if report.outcome == "corrupt" else OK,
         "writer": None

@@ -19,9 +19,7 @@ from pmwal.layout import (
     Superblock,
     decode_slot,
     decode_superblock,
-    slot_index,
 )
-from pmwal.ring import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +88,3 @@ def _slots(region: bytes, uuid: bytes) -> list[Slot | None]:
     count = len(region) // SLOT.size
     return [decode_slot(region[at * SLOT.size : (at + 1) * SLOT.size], uuid, at) for at in range(count)]
 
-
-def lost_slots(load: Load, block: Superblock, newest: Slot | None) -> list[int]:
-    """Indexes of the places that do not hold the slot that they must hold beside the newest one."""
-    slots = _slots(load(block.control_offset, block.control_size), block.uuid)
-    if newest is None:
-        return list(range(len(slots)))
-    lost = []
-    for older in range(newest.generation + 1 - block.turn, newest.generation):
-        index = slot_index(older + block.turn, block.control_pages)
-        slot = slots[index]
-        if slot is None or slot.generation != max(older, 0):
-            lost.append(index)
-    return sorted(lost)
