@@ -30,6 +30,7 @@ from pmwal.index import SparseIndex
 from pmwal.judge import INDEX_STEP
 from pmwal.layout import (
     EPOCH_MAX,
+    GENERATION_MAX,
     HEADER,
     LINE,
     POINTER_LAG_MAX,
@@ -51,9 +52,9 @@ from pmwal.layout import (
 )
 from pmwal.live import LiveBounds, LivePage
 from pmwal.medium import Mapping
-from pmwal.reading import POINT_CHUNK, damaged, locate
+from pmwal.reading import View, damaged, ends, locate
 from pmwal.records import Bound
-from pmwal.ring import Found, RingReader
+from pmwal.ring import Found
 from pmwal.seam import Seam
 
 _PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for
@@ -248,6 +249,8 @@ class Engine:
         self._stray_slot = False
 
     def _write_slot(self, state: State, flags: int = 0) -> None:
+        if self.slot.generation >= GENERATION_MAX:
+            raise WalFull("the log has used up its slot generations; start a new one")
         slot = Slot(
             epoch=state.epoch,
             generation=self.slot.generation + 1,
@@ -267,39 +270,42 @@ class Engine:
 
     def _become(self, state: State) -> None:
         self.state = state
-        self._live.show(LiveBounds(state.tail, state.durable, state.epoch, self.slot.generation), state.head)
+        self._live.show(LiveBounds(state.tail, state.durable, state.epoch, state.epoch_first_seq), state.head)
         self.changed.notify_all()
 
     # -- finding records
 
+    @property
+    def view(self) -> View:
+        """What this process's readers may read: all that is published."""
+        state = self.state
+        return View(state.tail, state.head, state.epoch, state.epoch_first_seq)
+
     def find(self, seq: int) -> Found:
         """The record with this number, which must be between tail and head; ``CorruptWal`` when it is damaged."""
         with self.guard:
-            near = self.index.floor(seq, self.state.tail)
-            epoch = self.state.epoch
-        return locate(self.block, self.mapping.load, near, seq, lambda at: self.explain(at, epoch))
+            view = self.view
+            near = self.index.floor(seq, view.tail)
+        return locate(self.block, self.mapping.load, view, near, seq, self.explain)
 
     def free_ahead(self, end: int) -> Bound:
         """The tail that lets the log end at ``end`` and leaves some room more, for ``on_full="overwrite"``."""
-        state, capacity = self.state, self.block.capacity
-        needed = end - capacity
-        wanted = needed + min(capacity // 8, _FREE_AHEAD_MAX)
-        reader = RingReader(self.block, self.mapping.load, chunk=POINT_CHUNK)
-        at = state.tail
-        while at.position < wanted and at.next_seq < state.head.next_seq:
-            found = reader.numbered(*at)
-            if found is None:
-                raise self.explain(at, state.epoch)
-            at = Bound(found.end, found.header.seq + 1)
+        view, capacity = self.view, self.block.capacity
+        wanted = end - capacity + min(capacity // 8, _FREE_AHEAD_MAX)
+        at = view.tail
+        for record_end in ends(self.block, self.mapping.load, view, self.explain):
+            at = record_end
+            if at.position >= wanted:
+                break
         return at
 
-    def explain(self, at: Bound, epoch: int) -> PmwalError:
-        """Why the record that a walk begun in this epoch expected at this bound is not there."""
+    def explain(self, at: Bound, view: View) -> PmwalError:
+        """Why the record that a walk over this view expected at this bound is not there."""
         tail = self.state.tail
         if at.next_seq < tail.next_seq:
             missed = tail.next_seq - at.next_seq
             return Overrun(f"record {at.next_seq} is gone: the log now begins at {tail.next_seq}", missed)
-        if self.state.epoch > epoch:
+        if self.state.epoch > view.epoch:
             return Overrun(f"record {at.next_seq} is gone: it was rolled back")
         return damaged(self.block, at)
 

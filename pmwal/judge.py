@@ -39,7 +39,7 @@ from pmwal.layout import (
     record_size,
 )
 from pmwal.records import START, Bound, Record, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, candidates, overlay, unplaced
+from pmwal.ring import Found, Load, RingReader, candidates, has_due_epoch, overlay, unplaced
 from pmwal.verdict import Facts, Row, classify
 
 Progress = Callable[[int, int], None]
@@ -451,10 +451,9 @@ def belongs(found: Found, slot: Slot) -> bool:
 
     What a rollback or an earlier recovery discarded is whole, too, but has an older one.
     """
-    epoch = found.header.epoch
     if found.position >= slot.commit_position:
-        return epoch >= slot.epoch
-    return epoch == slot.epoch if found.header.seq >= slot.epoch_first_seq else epoch < slot.epoch
+        return found.header.epoch >= slot.epoch
+    return has_due_epoch(found, slot.epoch, slot.epoch_first_seq)
 
 
 def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot) -> Iterator[Found]:

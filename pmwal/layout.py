@@ -153,7 +153,7 @@ LIVE_BOUNDS = Structure(
     Field("durable_position", "Q", "other processes may read up to here"),
     Field("durable_seq", "Q", "number of the last record before durable_position"),
     Field("epoch", "Q", "the writer's epoch"),
-    Field("generation", "Q", "generation of the newest slot"),
+    Field("epoch_first_seq", "Q", "the first sequence number of that epoch"),
     Field("version_end", "Q", "+1 for each store of the line"),
 )
 

@@ -35,12 +35,12 @@ _PUBLISHED = struct.Struct("<QQ")
 
 @dataclass(frozen=True, slots=True)
 class LiveBounds:
-    """What a running writer shows: oldest kept record, end of what is durable, epoch and newest slot."""
+    """What a running writer shows: oldest kept record, end of what is durable, epoch and the first number of it."""
 
     tail: Bound
     durable: Bound
     epoch: int
-    generation: int
+    epoch_first_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class LivePage:
             durable.position,
             durable.next_seq - 1,
             bounds.epoch,
-            bounds.generation,
+            bounds.epoch_first_seq,
             self._version,
         )
         self._mapping.store(LIVE_OFFSET, line + self._writer(self._pid, published))
@@ -120,9 +120,9 @@ def read_bounds(load: Load) -> LiveBounds | None:
     before = b""
     for _ in range(_TRIES):
         line = load(LIVE_OFFSET, LINE)
-        begin, tail_position, tail_seq, position, seq, epoch, generation, end = LIVE_BOUNDS.struct.unpack(line)
+        begin, tail_position, tail_seq, position, seq, epoch, epoch_first_seq, end = LIVE_BOUNDS.struct.unpack(line)
         if begin == end and line == before:
-            return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, generation)
+            return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, epoch_first_seq)
         if begin != end:
             time.sleep(0.0001)
         before = line

@@ -11,9 +11,8 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -23,7 +22,7 @@ from pmwal.judge import INDEX_STEP, Identity, Judgement, Progress, judge, salvag
 from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
-from pmwal.reading import damaged, locate, walk
+from pmwal.reading import View, damaged, locate, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.ring import Found, RingReader
 from pmwal.seam import Seam
@@ -39,15 +38,6 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
             break
         judgement = judge(snapshot(mapping.load, identity.block), identity, progress)
     return judgement
-
-
-class View(NamedTuple):
-    """What a reader shows: from ``tail`` to ``end``, stored in epochs up to ``epoch``; and where some records start."""
-
-    tail: Bound
-    end: Bound
-    epoch: int
-    starts: Sequence[Bound] = ()
 
 
 class Reader:
@@ -83,11 +73,12 @@ class Reader:
         if self._has_writer():
             bounds = read_bounds(self._mapping.load)
             if bounds is not None:
-                return View(bounds.tail, bounds.durable, bounds.epoch)
+                return View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
         judgement = self._judge()
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
-        return View(judgement.tail, judgement.end, judgement.report.epoch, judgement.index)
+        slot = judgement.control.newest
+        return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
 
     def _judge(self) -> Judgement:
         """The verdict on the log as it is now.
@@ -150,7 +141,7 @@ class Reader:
             self._revalidate(view)
         if view.epoch != self._seen_epoch:
             self._seen_epoch, self._last = view.epoch, None
-            self._index = SparseIndex(INDEX_STEP, view.starts)
+            self._index = SparseIndex(INDEX_STEP, () if self._judged is None else self._judged[1].index)
         self._index.drop_before(view.tail.next_seq)
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
         return self._walk(view, view.tail.next_seq if start is None else start, end)
@@ -158,14 +149,10 @@ class Reader:
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
         if first >= end:
             return
-
-        def explain(at: Bound) -> PmwalError:
-            return self._explain(at, view)
-
         near = self._index.floor(first, view.tail)
-        found = locate(self._block, self._mapping.load, near, first, explain)
+        found = locate(self._block, self._mapping.load, view, near, first, self._explain)
         start = Bound(found.position, first)
-        yield from walk(self._block, self._mapping.load, start, end, view.epoch, explain, self._hand_out)
+        yield from walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out)
 
     def _hand_out(self, found: Found) -> None:
         self._check_open()

@@ -69,6 +69,7 @@ class RingReader:
         self._chunk_size = chunk
         self._chunk = b""
         self._chunk_start = 0
+        self._checked = (-1, b"", 0)  # position, private copy and where in it the payload begins, of the last record found
         self._lap: RingReader | None = None  # looks at the ring's start, so that this one's chunk stays where the walk is
         self._size_max = record_size(block.payload_max, block.alignment)
 
@@ -107,6 +108,7 @@ class RingReader:
         stored = memoryview(raw)[begin : begin + HEADER + header.length]
         if again != header or record_crc(stored, self.block.uuid, position) != header.crc:
             return None
+        self._checked = position, raw, begin + HEADER
         return Found(position, position + record_size(header.length, self.block.alignment), header)
 
     def numbered(self, position: int, seq: int) -> Found | None:
@@ -118,7 +120,8 @@ class RingReader:
         there = self._at_next_lap(position, seq)
         if here is None or (there is not None and there.header.epoch > here.header.epoch):
             return there
-        return here
+        # Two whole ones: the first has to be checked again, because ``record`` hands out what was checked last.
+        return here if there is None else self._check(here.position, here.header)
 
     def next_lap(self, position: int) -> int | None:
         """The next lap's start, when a record of this log may have wrapped to it from ``position``."""
@@ -139,11 +142,16 @@ class RingReader:
         return self._check(start, header)
 
     def record(self, found: Found) -> Record:
-        """The record that was found, from the same private copy."""
-        raw, begin = self._copy(found.position % self.block.capacity, HEADER + found.header.length)
-        start = begin + HEADER
+        """The record that this reader found last, from the very bytes that were checked."""
+        position, raw, start = self._checked
+        assert position == found.position
         header = found.header
         return Record(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
+
+
+def has_due_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
+    """Whether a record has the epoch that its number calls for in a log whose newest epoch begins with that number."""
+    return found.header.epoch == epoch if found.header.seq >= epoch_first_seq else found.header.epoch < epoch
 
 
 def candidates(

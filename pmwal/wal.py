@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from pmwal.engine import Engine, State
-from pmwal.errors import ForkedWal, Overrun, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
+from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
 from pmwal.ownership import Ownership
 from pmwal.payload import as_payload, check_kind, check_length
-from pmwal.reading import walk
+from pmwal.reading import View, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 
 COMMIT_POLICIES = ("each", "manual")
@@ -248,25 +248,17 @@ class Wal:
         [b'b', b'c']
         """
         engine = self._usable(reading=True)
-        state = engine.state
-        first = state.tail.next_seq if start is None else start
-        end = state.head.next_seq if self._poison is None else state.durable.next_seq
-        end = end if stop is None else min(stop, end)
-        if first < state.tail.next_seq:
-            raise Overrun(
-                f"record {first} is gone: the log now begins at {state.tail.next_seq}", state.tail.next_seq - first
-            )
-        return self._walk(engine, state.tail if start is None else None, first, end, state.epoch)
+        view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
+        first = view.tail.next_seq if start is None else start
+        end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
+        if first < view.tail.next_seq:
+            raise engine.explain(Bound(0, first), view)
+        return self._walk(engine, view, first, end)
 
-    def _walk(self, engine: Engine, at: Bound | None, first: int, end: int, epoch: int) -> Iterator[Record]:
-        if first >= end:
-            return
-        if at is None:
-            found = engine.find(first)
-            at = Bound(found.position, first)
-        yield from walk(
-            engine.block, self._load, at, end, epoch, lambda missing: engine.explain(missing, epoch)
-        )
+    def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
+        if first < end:
+            at = view.tail if first == view.tail.next_seq else Bound(engine.find(first).position, first)
+            yield from walk(engine.block, self._load, view, at, end, engine.explain)
 
     def _load(self, offset: int, length: int) -> bytes:
         return self._usable(reading=True).mapping.load(offset, length)

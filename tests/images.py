@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import Event, FakeSeam, contents, kill, open_small, overwrite
-
 from pmwal.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
 from pmwal.wal import Wal
+from support import Event, FakeSeam, contents, kill, open_small, overwrite
 
 Operation = Callable[[Wal], object]
 Numbered = tuple[tuple[int, bytes], ...]
@@ -125,6 +124,38 @@ class Disk:
         for unit, data in changed.items():
             image[unit * self.unit : (unit + 1) * self.unit] = data
         return bytes(image)
+
+
+class Interrupter(FakeSeam):
+    """Raises before or after the step with a given number, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+        self.after = False
+        self.error: type[BaseException] = KeyboardInterrupt
+
+    def arm(self, step: int, *, after: bool, error: type[BaseException]) -> None:
+        """Let so many steps pass."""
+        self.left, self.after, self.error = step, after, error
+
+    def _count(self, after: bool) -> None:
+        if self.left is None or self.after != after:
+            return
+        self.left -= 1
+        if self.left < 0:
+            self.left = None
+            raise self.error
+
+    def store(self, mapping: Any, offset: int, data: bytes) -> None:
+        self._count(False)
+        super().store(mapping, offset, data)
+        self._count(True)
+
+    def flush(self, mapping: Any, offset: int, length: int) -> None:
+        self._count(False)
+        super().flush(mapping, offset, length)
+        self._count(True)
 
 
 @dataclass

@@ -152,10 +152,11 @@ def test_rolled_back_to_nothing_counts_again(place: Place) -> None:
 def test_numbers_follow_one_another(place: Place) -> None:
     """Every way to append takes the next number and is durable on return."""
     with open_small(place.path, **place.options) as wal:
-        assert wal.append(b"1") == 1
-        assert wal.extend([b"2", b"3"]) == (2, 3)
+        assert (wal.append(b"1"), wal.committed_seq) == (1, 1)
+        assert (wal.extend([b"2", b"3"]), wal.committed_seq) == ((2, 3), 3)
         with wal.batch() as batch:
-            assert (batch.append(b"4"), batch.append(b"5")) == (4, 5)
+            assert (batch.append(b"4"), batch.append(b"5"), wal.committed_seq) == (4, 5, 3)
+        assert wal.committed_seq == 5
         reservation = wal.reserve(1)
         with reservation as view:
             view[0] = ord("6")

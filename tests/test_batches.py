@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import Place
-from images import Disk, Reopener, State, Trace, between, brief, state_of, sweep
-from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
 
 import pmwal
+from conftest import Place
+from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
 from pmwal.layout import HEADER, LINE, PAGE
 from pmwal.wal import Wal, owns
+from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
@@ -195,38 +195,6 @@ def test_threads_see_every_acknowledged_record_after_a_power_cut(shm_dir: Path) 
 # -- 24: exceptions at every step and at every call
 
 
-class Interrupter(FakeSeam):
-    """Raises before or after the step with a given number, once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left: int | None = None
-        self.after = False
-        self.error: type[BaseException] = KeyboardInterrupt
-
-    def arm(self, step: int, *, after: bool, error: type[BaseException]) -> None:
-        """Let so many steps pass."""
-        self.left, self.after, self.error = step, after, error
-
-    def _count(self, after: bool) -> None:
-        if self.left is None or self.after != after:
-            return
-        self.left -= 1
-        if self.left < 0:
-            self.left = None
-            raise self.error
-
-    def store(self, mapping: Any, offset: int, data: bytes) -> None:
-        self._count(False)
-        super().store(mapping, offset, data)
-        self._count(True)
-
-    def flush(self, mapping: Any, offset: int, length: int) -> None:
-        self._count(False)
-        super().flush(mapping, offset, length)
-        self._count(True)
-
-
 class Operation(NamedTuple):
     """Something to interrupt: what it does, what it makes of a state, and the size of the records that are there before."""
 
@@ -269,7 +237,7 @@ OPERATIONS = {
     "truncate all": Operation(lambda wal: wal.truncate(before=wal.next_seq), lambda state: State(7, ())),
     "rollback": Operation(lambda wal: wal.rollback(after=2), cut(1, 2)),
     "rollback all": Operation(lambda wal: wal.rollback(after=0), cut(1, 0)),
-    "overwrite": Operation(lambda wal: wal.append(b"o" * 700), lambda state: cut(2, 6)(appended(b"o" * 700)(state)), 700),
+    "overwrite": Operation(lambda wal: wal.append(b"o" * 700), lambda state: cut(3, 6)(appended(b"o" * 700)(state)), 700),
 }
 
 

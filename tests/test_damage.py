@@ -12,7 +12,7 @@ from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superb
 import pmwal
 from pmwal import control, judge
 from pmwal.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
-from pmwal.reading import walk
+from pmwal.reading import View, walk
 from pmwal.records import Bound
 from pmwal.ring import Found
 
@@ -51,12 +51,16 @@ class Image:
             assert sorted(set(salvaged)) == salvaged
             return report.case
 
-        def explain(at: Bound) -> pmwal.PmwalError:
+        def explain(at: Bound, view: View) -> pmwal.PmwalError:
             raise AssertionError(f"kept record {at.next_seq} cannot be read")
+
+        slot = judgement.control.newest
+        assert slot is not None
+        view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
 
         kept = [
             (record.seq, record.data)
-            for record in walk(identity.block, self.load, judgement.tail, judgement.end.next_seq, 2**32, explain)
+            for record in walk(identity.block, self.load, view, view.tail, view.end.next_seq, explain)
         ]
         missing = {seq for seq, _ in self.acknowledged} - {seq for seq, _ in kept}
         assert [item for item in self.acknowledged if item[0] not in missing] == kept, "changed or foreign records"

@@ -10,26 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Place
-from images import Trace, bury, state_of, sweep
-from support import (
-    SMALL_CONTROL,
-    SMALL_RING,
-    Event,
-    FakeSeam,
-    contents,
-    file_offset,
-    kill,
-    look,
-    open_small,
-    overwrite,
-    payloads,
-    superblock,
-    whole_records,
-    write_slot,
-)
 
 import pmwal
+from conftest import Place
+from images import Trace, bury, state_of, sweep
 from pmwal.layout import (
     CONTROL_OFFSET,
     EPOCH_MAX,
@@ -54,6 +38,22 @@ from pmwal.layout import (
 )
 from pmwal.medium import Mapping, Medium
 from pmwal.wal import Wal
+from support import (
+    SMALL_CONTROL,
+    SMALL_RING,
+    Event,
+    FakeSeam,
+    contents,
+    file_offset,
+    kill,
+    look,
+    open_small,
+    overwrite,
+    payloads,
+    superblock,
+    whole_records,
+    write_slot,
+)
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
@@ -414,7 +414,7 @@ def test_damaged_record_is_never_replaced_by_a_discarded_one_that_wrapped(shm_di
     if followed:
         wal.append(b"new 5")
     found = whole_records(path)
-    assert 4096 - 256 == found[4].position % 4096
+    assert found[4].position % 4096 == 4096 - 256
     assert b"old 4" in path.read_bytes()
     overwrite(path, file_offset(superblock(path), found[4].position) + HEADER, b"NEW")
 
@@ -437,7 +437,13 @@ def test_damaged_record_is_never_replaced_by_a_discarded_one_that_wrapped(shm_di
     assert (report.case, report.lost_first_seq) == ("R4", 4)
 
 
-@pytest.mark.parametrize("call", [lambda wal: wal.truncate(before=4), lambda wal: wal.rollback(after=4)], ids=["truncate", "rollback"])
+BOUNDS: dict[str, Callable[[Wal], object]] = {
+    "truncate": lambda wal: wal.truncate(before=4),
+    "rollback": lambda wal: wal.rollback(after=4),
+}
+
+
+@pytest.mark.parametrize("call", BOUNDS.values(), ids=BOUNDS.keys())
 def test_bounds_are_never_set_at_a_discarded_record_that_wrapped(shm_dir: Path, call: Callable[[Wal], object]) -> None:
     """Scenario 18a with damage: a slot must not name the old 4's place, which is past the end of the log."""
     path = shm_dir / "test.wal"

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import pmwal
 from conftest import Place
 from images import Trace, state_of, sweep
+from pmwal.layout import HEADER, LINE, RECORD, SLOT, slot_index, slot_offset
+from pmwal.opening import inspect
+from pmwal.ring import Found, RingReader
+from pmwal.seam import SYSTEM
 from support import (
     Crash,
     Event,
@@ -23,12 +29,6 @@ from support import (
     superblock,
     whole_records,
 )
-
-import pmwal
-from pmwal.layout import HEADER, LINE, RECORD, SLOT, slot_index, slot_offset
-from pmwal.opening import inspect
-from pmwal.ring import Found, RingReader
-from pmwal.seam import SYSTEM
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 PAGES_STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}

@@ -14,7 +14,6 @@ import pytest
 from crc32c import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import contents, file_offset, kill, look, open_small, superblock, whole_records
 
 import pmwal
 from pmwal import layout
@@ -60,6 +59,7 @@ from pmwal.layout import (
     slot_offset,
 )
 from pmwal.wal import Wal
+from support import contents, file_offset, kill, look, open_small, superblock, whole_records
 
 DATA = Path(__file__).parent / "data"
 # A fixed seed: a failure is the same everywhere, and hypothesis prints the example.

@@ -461,6 +461,19 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
         fcntl.flock = flock  # type: ignore[assignment]
         wal = open_small(path)
         fcntl.flock = real
+    elif how == "fork-at-open":
+        open_small(path).close()
+        real_open = os.open
+
+        def opens(name: Any, flags: int, *args: Any, **options: Any) -> int:
+            fd = real_open(name, flags, *args, **options)
+            if name == str(path):
+                fork_in_a_thread()
+            return fd
+
+        os.open = opens
+        wal = open_small(path)
+        os.open = real_open
     else:
         wal = open_small(path)
     wal.append(b"1")
@@ -480,7 +493,7 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
     time.sleep(30)
 
 
-@pytest.mark.parametrize("how", ["fork", "fork-twice", "exec", "fork-at-link", "fork-at-lock"])
+@pytest.mark.parametrize("how", ["fork", "fork-twice", "exec", "fork-at-link", "fork-at-open", "fork-at-lock"])
 def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how: str) -> None:
     """The lock dies with the owner, however its child came to be: the next open works and finds the records."""
     with child(fork_and_wait, path, how) as owner:

@@ -10,27 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
-from conftest import Place
-from images import Disk, State, Trace, brief, bury, state_of, sweep
-from support import (
-    SMALL_CONTROL,
-    Event,
-    FakeSeam,
-    contents,
-    file_offset,
-    flip,
-    kill,
-    look,
-    open_small,
-    overwrite,
-    payloads,
-    place_of,
-    superblock,
-    whole_records,
-    write_slot,
-)
 
 import pmwal
+from conftest import Place
+from images import Disk, State, Trace, brief, bury, state_of, sweep
 from pmwal.control import read_control
 from pmwal.layout import (
     CONTROL_OFFSET,
@@ -58,6 +41,23 @@ from pmwal.layout import (
 )
 from pmwal.repair import repair
 from pmwal.verdict import TABLE
+from support import (
+    SMALL_CONTROL,
+    Event,
+    FakeSeam,
+    contents,
+    file_offset,
+    flip,
+    kill,
+    look,
+    open_small,
+    overwrite,
+    payloads,
+    place_of,
+    superblock,
+    whole_records,
+    write_slot,
+)
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}

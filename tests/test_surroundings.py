@@ -504,19 +504,18 @@ def test_bytes_behind_the_log_are_left_alone_with_a_warning(log: Path, extra: in
     assert log.stat().st_size == FILE_SIZE + extra
 
 
-def test_sparse_copy_is_filled_before_it_is_written(log: Path) -> None:
+def test_sparse_copy_is_filled_before_it_is_written(tmp_path: Path, log_bytes: bytes) -> None:
     """A log copied with holes gets its blocks at open, so that a store never meets a full disk."""
-    whole = log.read_bytes()
-    log.unlink()
-    with log.open("wb") as file:
-        file.truncate(len(whole))
-        for offset in range(0, len(whole), PAGE):
-            if any(whole[offset : offset + PAGE]):
+    path = tmp_path / "test.wal"
+    with path.open("wb") as file:
+        file.truncate(FILE_SIZE)
+        for offset in range(0, FILE_SIZE, PAGE):
+            if any(log_bytes[offset : offset + PAGE]):
                 file.seek(offset)
-                file.write(whole[offset : offset + PAGE])
-    assert log.stat().st_blocks * 512 < FILE_SIZE
-    with open_small(log) as wal:
-        assert log.stat().st_blocks * 512 >= FILE_SIZE
+                file.write(log_bytes[offset : offset + PAGE])
+    assert path.stat().st_blocks * 512 < FILE_SIZE
+    with open_small(path) as wal:
+        assert path.stat().st_blocks * 512 >= FILE_SIZE
         assert payloads(wal) == [b"a", b"b", b"c"]
 
 
