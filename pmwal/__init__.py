@@ -26,7 +26,8 @@ from pmwal.errors import (
 from pmwal.opening import open, verify
 from pmwal.reader import Reader
 from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.wal import Batch, Reservation, Wal
+from pmwal.staging import Batch, Reservation
+from pmwal.wal import Wal
 
 __all__ = [
     "Batch",

@@ -18,12 +18,16 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from crc32c import crc32c
+
 from pmwal.layout import (
     ALIGN_DEFAULT,
     APPLICATION_SIZE,
     PAGE,
     SLOT,
     SUPERBLOCK_OFFSET,
+    TIME_MAX,
+    TIME_MIN,
     Superblock,
     encode_slot,
     encode_superblock,
@@ -32,12 +36,11 @@ from pmwal.layout import (
     slot_offset,
 )
 from pmwal.medium import detect
-from pmwal.ownership import Ownership
+from pmwal.ownership import Ownership, close_locked, duplicate_locked, open_to_lock
 from pmwal.seam import Seam
 
 FILE_MODE = 0o600
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-_SUFFIX = ".pmwal-new"
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +57,10 @@ def create_file(
 ) -> Ownership:
     """Create an empty log under ``path`` and own it. ``FileExistsError`` when somebody was first."""
     directory, name = os.path.split(os.path.abspath(path))
+    if os.path.lexists(path):  # link(2) decides; this only saves the work
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    owner: Ownership | None = None
     try:
         with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
             block = Superblock(
@@ -62,7 +68,7 @@ def create_file(
                 control_size=seam.control_size,
                 capacity=capacity,
                 alignment=ALIGN_DEFAULT if alignment is None else alignment,
-                created_ns=seam.now_ns(),
+                created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
                 application=application.ljust(APPLICATION_SIZE, b"\0"),
             )
             problem = geometry_problem(block)
@@ -73,19 +79,19 @@ def create_file(
             if alignment is None:
                 block = replace(block, alignment=found.alignment)
             _fill(fd, block, seam, progress)
-            owner_fd = os.dup(fd)
+            owner_fd = duplicate_locked(fd)
             try:
                 owner = Ownership(owner_fd, path, seam)
             except BaseException:
-                os.close(owner_fd)
+                close_locked(owner_fd)
                 raise
-            try:
-                seam.link(source, name, directory_fd)
-                seam.sync_file(directory_fd)
-            except BaseException:
-                owner.release()
-                raise
-            return owner
+            seam.link(source, name, directory_fd)
+            seam.sync_file(directory_fd)
+        return owner
+    except BaseException:
+        if owner is not None:
+            owner.release()
+        raise
     finally:
         os.close(directory_fd)
 
@@ -114,33 +120,53 @@ def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> It
     """
     hidden: str | None = None
     try:
-        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+        fd = open_to_lock(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
         source = f"/proc/self/fd/{fd}"
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
             raise
-        _remove_orphans(directory, directory_fd, name, seam)
-        hidden = source = f".{name}.{secrets.token_hex(8)}{_SUFFIX}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(hidden, flags, FILE_MODE, dir_fd=directory_fd)
-        fcntl.flock(fd, fcntl.LOCK_SH)  # says that this is no orphan; the owner's exclusive lock takes its place
+        remove_orphans(directory, directory_fd, name, seam)
+        fd, hidden = _hidden_file(directory_fd, name)
+        source = hidden
     try:
         yield fd, source
     finally:
-        os.close(fd)
+        close_locked(fd)
         if hidden is not None:
             with contextlib.suppress(OSError):
                 seam.unlink(hidden, directory_fd)
 
 
-def _remove_orphans(directory: str, directory_fd: int, name: str, seam: Seam) -> None:
+def hidden_name(name: str) -> str:
+    """A new hidden name for a file that is to become ``name``: no longer than any directory takes."""
+    return f"{_hidden_prefix(name)}{secrets.token_hex(8)}"
+
+
+def _hidden_prefix(name: str) -> str:
+    return f".pmwal-new-{crc32c(os.fsencode(name)):08x}-"
+
+
+def _hidden_file(directory_fd: int, name: str) -> tuple[int, str]:
+    """A file with a hidden name and a lock on it, which says that it is no orphan."""
+    while True:
+        hidden = hidden_name(name)
+        fd = open_to_lock(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE, dir_fd=directory_fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        # Before the lock was taken another creation may have taken it for an orphan.
+        if os.fstat(fd).st_nlink:
+            return fd, hidden
+        close_locked(fd)
+
+
+def remove_orphans(directory: str, directory_fd: int, name: str, seam: Seam) -> None:
+    """Remove what a crash left of hidden files that were to become ``name``."""
     for orphan in os.listdir(directory):
-        if not (orphan.startswith(f".{name}.") and orphan.endswith(_SUFFIX)):
+        if not orphan.startswith(_hidden_prefix(name)):
             continue
         with contextlib.suppress(OSError):
-            fd = os.open(orphan, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+            fd = open_to_lock(orphan, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 seam.unlink(orphan, directory_fd)
             finally:
-                os.close(fd)
+                close_locked(fd)

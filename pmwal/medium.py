@@ -6,7 +6,7 @@ Invariants
   durable. One that failed is never repeated: the kernel reports a write-back error once and calls the pages clean.
 - MAP_SHARED_VALIDATE is what makes the kernel refuse MAP_SYNC where DAX is not real; MAP_SHARED would ignore it.
 - The size of the file is looked at before the mapping is touched: a file that was shortened under a mapping would
-  answer with SIGBUS.
+  answer with SIGBUS. Readers map nothing at all: a hole in a copied file on a full tmpfs would, too.
 - On a disk the page cache is kept in single pages. Write-back works by folio, so one dirty line in a 1 MiB folio costs
   2048 sectors where a 4 KiB one costs 8.
 """
@@ -148,7 +148,7 @@ def _maps_sync(fd: int) -> bool:
 
 
 class Mapping:
-    """A log's file in memory: the one owner of the mapping and of the descriptor behind it.
+    """A log's file, mapped when it is ``writable``: the one owner of the mapping and of the descriptor behind it.
 
     ``fd`` is an open file description of its own: the kernel's cursor of write-back errors hangs on it, and a forked
     child that keeps it keeps no lock.
@@ -162,11 +162,14 @@ class Mapping:
         self.barriers = 0
         self._seam = seam
         self._on_disk = medium.kind == "file" and medium.durability == "power"
-        flags = _MAP_SHARED_VALIDATE | _MAP_SYNC if medium.kind == "dax" else mmap.MAP_SHARED
-        prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-        self._map = mmap.mmap(fd, size, flags=flags, prot=prot)
+        self._map: mmap.mmap | None = None
+        if writable:
+            flags = _MAP_SHARED_VALIDATE | _MAP_SYNC if medium.kind == "dax" else mmap.MAP_SHARED
+            self._map = mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         if self._on_disk:
-            self._map.madvise(mmap.MADV_RANDOM)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            if self._map is not None:
+                self._map.madvise(mmap.MADV_RANDOM)
 
     def check_size(self) -> None:
         """``PersistError`` when the file no longer covers the mapping."""
@@ -179,11 +182,20 @@ class Mapping:
         self.check_size()
         if self._on_disk and length >= _READ_AHEAD:
             self.prefetch(offset, 2 * length)
-        return self._map[offset : offset + length]
+        if self._map is not None:
+            return self._map[offset : offset + length]
+        data = os.pread(self.fd, length, offset)
+        while len(data) < length:
+            more = os.pread(self.fd, length - len(data), offset + len(data))
+            if not more:
+                raise PersistError(errno.EIO, f"the file was shortened to {offset + len(data)} bytes while it was read")
+            data += more
+        return data
 
     def store(self, offset: int, data: bytes) -> None:
         """Store bytes; they are durable after a ``barrier`` over them."""
         self.check_size()
+        assert self._map is not None
         self._seam.store(self._map, offset, data)
 
     def barrier(self, *ranges: tuple[int, int]) -> None:
@@ -204,6 +216,7 @@ class Mapping:
         self._flush(0, self.size)
 
     def _flush(self, offset: int, length: int) -> None:
+        assert self._map is not None
         while True:
             try:
                 self._seam.flush(self._map, offset, length)
@@ -212,18 +225,20 @@ class Mapping:
                 continue
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Ask for these pages in the background, in single pages (MADV_WILLNEED ignores read-ahead's folio sizes)."""
+        """Ask for these pages in the background, in single pages (POSIX_FADV_WILLNEED ignores read-ahead's folio sizes)."""
         if self._on_disk:
             start = offset // PAGE * PAGE
             end = min(offset + length, self.size)
             if end > start:
-                self._map.madvise(mmap.MADV_WILLNEED, start, end - start)
+                os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
-        """Unmap and close; what was stored stays in the page cache."""
-        self._map.close()
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        """Unmap and close; what was stored stays in the page cache. Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            if self._map is not None:
+                self._map.close()
+            os.close(fd)
 
 
 def drop_cache(fd: int) -> None:

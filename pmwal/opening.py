@@ -37,7 +37,7 @@ from pmwal.layout import (
     slot_offset,
 )
 from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache
-from pmwal.ownership import Ownership
+from pmwal.ownership import Ownership, close_locked, open_to_lock
 from pmwal.reader import Reader, judge_beside
 from pmwal.records import Bound, RecoveryReport
 from pmwal.ring import RingReader, overlay
@@ -159,10 +159,12 @@ def open_log(
         raise ValueError(f"timeout must not be negative, not {timeout}")
     if recover == "salvage" and mode != "r":
         raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, "no path was given", name)
     capacity = None if size is None else _capacity(size)
     check_platform()
     if mode == "r":
-        return _open_reader(name, medium, seam, salvaging=recover == "salvage")
+        return _open_reader(name, capacity, align, medium, seam, salvaging=recover == "salvage")
     ownership, created = _own(name, mode, capacity, align, medium, application, seam, progress)
     try:
         mapping, identity = _map_for_writing(ownership, name, capacity, align, medium, seam)
@@ -218,9 +220,12 @@ def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identi
     return mapping, identity
 
 
-def _open_reader(path: str, medium: str, seam: Seam, *, salvaging: bool) -> Reader:
+def _open_reader(
+    path: str, capacity: int | None, align: int | None, medium: str, seam: Seam, *, salvaging: bool
+) -> Reader:
     mapping, identity = map_for_reading(path, medium, seam)
     try:
+        _check_geometry(path, identity.block, capacity, align)
         return Reader(path, mapping, identity, seam, salvaging=salvaging)
     except BaseException:
         mapping.close()
@@ -274,12 +279,12 @@ def _own(
 
 def own_existing(path: str, seam: Seam) -> Ownership | None:
     """Own the log at ``path``; None when another file took the name meanwhile."""
-    fd = os.open(path, _WRITE_FLAGS)
+    fd = open_to_lock(path, _WRITE_FLAGS)
     try:
         _identify(fd, path)
         ownership = Ownership(fd, path, seam)
     except BaseException:
-        os.close(fd)
+        close_locked(fd)
         raise
     try:
         same = os.path.samestat(os.fstat(fd), os.stat(path))
@@ -307,10 +312,7 @@ def _map_for_writing(
     try:
         identity = _identify(fd, path)
         block = identity.block
-        if capacity is not None and capacity != block.capacity:
-            raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {capacity}; leave size out")
-        if align is not None and align != block.alignment:
-            raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {align}; leave align out")
+        _check_geometry(path, block, capacity, align)
         problem = writable_problem(block)
         if problem is not None:
             raise FormatError(f"{path}: {problem}")
@@ -319,7 +321,7 @@ def _map_for_writing(
             warnings.warn(
                 f"{path}: {status.st_size - block.file_size} bytes follow the log; they are left alone",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
         kind = detect(fd, medium, path)
         _prepare(fd, status, block, kind, seam)
@@ -327,6 +329,14 @@ def _map_for_writing(
     except BaseException:
         os.close(fd)
         raise
+
+
+def _check_geometry(path: str, block: Superblock, capacity: int | None, align: int | None) -> None:
+    """``ValueError`` when a size or an alignment was asked for that is not the log's own."""
+    if capacity is not None and capacity != block.capacity:
+        raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {capacity}; leave size out")
+    if align is not None and align != block.alignment:
+        raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {align}; leave align out")
 
 
 def _prepare(fd: int, status: os.stat_result, block: Superblock, medium: Medium, seam: Seam) -> None:

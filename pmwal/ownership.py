@@ -26,7 +26,7 @@ class Ownership:
     """The right to write one log. ``fd`` holds the lock and nothing else."""
 
     def __init__(self, fd: int, path: str, seam: Seam) -> None:
-        """Take the lock on the open file; ``WalLocked`` when somebody has it (``fd`` stays the caller's then)."""
+        """Take the lock on a file opened by ``open_to_lock``; ``WalLocked`` when somebody has it (``fd`` stays the caller's)."""
         status = os.fstat(fd)
         self.fd = fd
         self.pid = os.getpid()
@@ -43,31 +43,56 @@ class Ownership:
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',
                     None if writer is None else writer.pid,
                 ) from None
-            _owned[self._key] = fd
+            _owned.add(self._key)
 
     def release(self) -> None:
         """Give the log to the next writer. In a forked child there is nothing left to give."""
         if os.getpid() != self.pid:
             return
         with _guard:
-            if _owned.get(self._key) == self.fd:
-                del _owned[self._key]
-                with contextlib.suppress(OSError):
-                    os.close(self.fd)
+            if self._key in _owned and self.fd in _descriptors:
+                _owned.discard(self._key)
+                close_locked(self.fd)
 
 
-_guard = threading.Lock()
-_owned: dict[tuple[int, int], int] = {}
+def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    """``os.open`` for a descriptor that may hold a lock: no forked child keeps it."""
+    with _guard:
+        fd = os.open(path, flags, mode, dir_fd=dir_fd)
+        _descriptors.add(fd)
+        return fd
+
+
+def duplicate_locked(fd: int) -> int:
+    """A second descriptor of the same open file description, and so of its lock."""
+    with _guard:
+        second = os.dup(fd)
+        _descriptors.add(second)
+        return second
+
+
+def close_locked(fd: int) -> None:
+    """Close a descriptor of ``open_to_lock`` or ``duplicate_locked``."""
+    with _guard:
+        _descriptors.discard(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+# Held during a fork too, so that a child's copy of these tables is whole.
+_guard = threading.RLock()
+_owned: set[tuple[int, int]] = set()
+_descriptors: set[int] = set()
 
 
 def _forget_in_child() -> None:
     """In a forked child: close the copies of the lock descriptors, so that the lock dies with its owner."""
-    global _guard  # noqa: PLW0603 - another thread of the parent may have held it at the fork
-    _guard = threading.Lock()
-    for fd in _owned.values():
+    for fd in _descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)
+    _descriptors.clear()
     _owned.clear()
+    _guard.release()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_forget_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from pmwal.errors import RecordTooLarge
@@ -30,6 +31,11 @@ def check_length(length: int, block: Superblock) -> int:
             f"a record of {length} bytes cannot fit; the largest payload of this log is {block.payload_max} bytes"
         )
     return length
+
+
+def as_number(seq: Any) -> int:
+    """A sequence number from any integer; ``TypeError`` for everything else."""
+    return operator.index(seq)
 
 
 def check_kind(kind: int) -> int:

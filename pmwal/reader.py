@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import TracebackType
+from typing import NoReturn
 
 from crc32c import crc32c
 
@@ -22,6 +23,7 @@ from pmwal.judge import INDEX_STEP, Identity, Judgement, Progress, judge, salvag
 from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
+from pmwal.payload import as_number
 from pmwal.reading import View, damaged, locate, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.ring import Found, RingReader
@@ -133,6 +135,7 @@ class Reader:
         """
         if self._salvaging:
             return self._salvage(start, stop)
+        start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
         view = self._view()
         if start is not None and start < view.tail.next_seq:
             missed = view.tail.next_seq - start
@@ -274,6 +277,9 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"<pmwal.Reader {self._path!r}{' closed' if self._closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a pmwal.Reader cannot be sent to another process; send the path and open it there with mode=\"r\"")
 
     def _check_open(self) -> None:
         if self._closed:

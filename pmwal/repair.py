@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pmwal.create import unnamed_file
+from pmwal.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.errors import CorruptWal, FormatError
 from pmwal.judge import Judgement, Progress, belongs, identify, judge, rebuilt, salvage
 from pmwal.layout import (
@@ -257,6 +256,7 @@ def _replace(
     """Write the repaired file, give the damaged one its second name, and let the repaired one take the first."""
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        remove_orphans(directory, directory_fd, base, seam)
         with unnamed_file(directory, directory_fd, base, seam) as (fd, source):
             status = os.stat(base, dir_fd=directory_fd)
             with contextlib.suppress(PermissionError):
@@ -268,7 +268,7 @@ def _replace(
                 if progress is not None:
                     progress(offset + PAGE, size)
             seam.sync_file(fd)
-            hidden = f".{base}.{secrets.token_hex(8)}.pmwal-new"
+            hidden = hidden_name(base)
             seam.link(base, os.path.basename(backup), directory_fd)
             seam.link(source, hidden, directory_fd)
             try:

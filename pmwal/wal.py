@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,10 +20,12 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from pmwal.engine import Engine, State
 from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
+from pmwal.layout import record_size
 from pmwal.ownership import Ownership
-from pmwal.payload import as_payload, check_kind, check_length
+from pmwal.payload import as_number, as_payload, check_kind, check_length
 from pmwal.reading import View, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.staging import Batch, Reservation, owned
 
 COMMIT_POLICIES = ("each", "manual")
 FULL_POLICIES = ("raise", "wait", "overwrite")
@@ -85,7 +86,7 @@ class Wal:
         payloads = (as_payload(data, engine.block),)
         check_kind(kind)
         with engine.writing:
-            _, last = self._store(engine, payloads, (kind,))
+            _, last = self._store(payloads, (kind,))
         if self._commits_each if commit is None else commit:
             self._commit_through(engine, last)
         return last
@@ -109,9 +110,8 @@ class Wal:
             return next_seq, next_seq - 1
         engine = self._usable()
         with engine.writing:
-            first, last = self._store(engine, payloads, (kind,) * len(payloads))
-        if self._commits_each:
-            self._commit_through(engine, last)
+            first, last = self._store(payloads, (kind,) * len(payloads))
+        self._commit_by_policy(last)
         return first, last
 
     def batch(self) -> Batch:
@@ -127,8 +127,7 @@ class Wal:
         ...     numbers, batch.first, batch.last
         ((1, 2), 1, 2)
         """
-        self._usable()
-        return Batch(self)
+        return Batch(self._usable(), self._usable, self._store, self._commit_by_policy)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
         """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
@@ -147,7 +146,8 @@ class Wal:
         engine = self._usable()
         if n < 0:
             raise ValueError(f"cannot reserve {n} bytes")
-        return Reservation(self, check_length(n, engine.block), check_kind(kind))
+        length = check_length(n, engine.block)
+        return Reservation(engine, self._usable, self._store, self._commit_by_policy, length, check_kind(kind))
 
     # -- durability
 
@@ -181,6 +181,7 @@ class Wal:
         (True, False)
         """
         engine = self._usable(storing=False)
+        seq = as_number(seq)
         deadline = None if timeout is None else time.monotonic() + timeout
         with engine.guard:
             while engine.state.head.next_seq <= seq:
@@ -202,13 +203,14 @@ class Wal:
         (3, 1)
         """
         engine = self._usable(storing=False)
+        before = as_number(before)
         with engine.guard:
             state = engine.state
             if not state.tail.next_seq <= before <= state.head.next_seq:
                 raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
             if before > state.tail.next_seq:
                 at_end = before == state.head.next_seq
-                position = state.head.position if at_end else engine.find(before).position
+                position = state.head.position if at_end else self._persist(engine.find, before).position
                 self._persist(engine.move_tail, Bound(position, before))
             return engine.state.tail.next_seq
 
@@ -224,12 +226,13 @@ class Wal:
         (2, 2)
         """
         engine = self._usable()
+        after = as_number(after)
         with engine.writing, engine.guard:
             state = engine.state
             if not state.tail.next_seq - 1 <= after <= state.head.next_seq - 1:
                 raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
             if after < state.head.next_seq - 1:
-                position = state.tail.position if after < state.tail.next_seq else engine.find(after).end
+                position = state.tail.position if after < state.tail.next_seq else self._persist(engine.find, after).end
                 self._persist(engine.roll_back, Bound(position, after + 1))
             return engine.state.head.next_seq
 
@@ -249,16 +252,23 @@ class Wal:
         """
         engine = self._usable(reading=True)
         view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
-        first = view.tail.next_seq if start is None else start
-        end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
+        first = view.tail.next_seq if start is None else as_number(start)
+        end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
             raise engine.explain(Bound(0, first), view)
         return self._walk(engine, view, first, end)
 
     def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
         if first < end:
-            at = view.tail if first == view.tail.next_seq else Bound(engine.find(first).position, first)
-            yield from walk(engine.block, self._load, view, at, end, engine.explain)
+            at = view.tail
+            try:
+                if first > at.next_seq:
+                    at = Bound(engine.find(first).position, first)
+                for record in walk(engine.block, self._load, view, at, end, engine.explain):
+                    self._usable(reading=True)
+                    yield record
+            except OSError as error:
+                raise self._fail(error) from error
 
     def _load(self, offset: int, length: int) -> bytes:
         return self._usable(reading=True).mapping.load(offset, length)
@@ -399,8 +409,10 @@ class Wal:
         # A dropped handle is a process crash: nothing is committed, only the lock goes.
         if getattr(self, "_closed", True) or os.getpid() != self._ownership.pid:
             return
-        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
-        self._let_go()
+        try:
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
+        finally:
+            self._let_go()
 
     def __repr__(self) -> str:
         state = self._engine.state
@@ -443,7 +455,7 @@ class Wal:
             raise PersistError(number, message, committed_seq=self.committed_seq)
 
     def _refuse_reentry(self, storing: bool) -> None:
-        if owns(self._engine.guard) or (storing and owns(self._engine.writing)):
+        if owned(self._engine.guard) or (storing and owned(self._engine.writing)):
             raise ReentrantCall("this thread is already inside a call on this log; finish that one first")
 
     def _persist(self, action: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -454,22 +466,33 @@ class Wal:
         try:
             return action(*args, **kwargs)
         except OSError as error:
-            self._errors += 1
-            message = (
-                f"{self._path}: {error.strerror}; records after {self.committed_seq} are not known to be durable. "
-                "This handle is finished: open the log again to find what the medium holds"
-            )
-            self._poison = error.errno, message
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> PersistError:
+        """Poison the handle, and make the error that says so."""
+        self._errors += 1
+        message = (
+            f"{self._path}: {error.strerror}; records after {self.committed_seq} are not known to be durable. "
+            "This handle is finished: open the log again to find what the medium holds"
+        )
+        self._poison = error.errno, message
+        with self._engine.guard:
             self._engine.changed.notify_all()
-            raise PersistError(error.errno, message, committed_seq=self.committed_seq) from error
+        return PersistError(error.errno, message, committed_seq=self.committed_seq)
 
     def _commit_through(self, engine: Engine, seq: int) -> None:
         with engine.guard:
             if engine.state.durable.next_seq <= seq:
                 self._persist(engine.commit)
 
-    def _store(self, engine: Engine, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+    def _commit_by_policy(self, seq: int) -> None:
+        if self._commits_each:
+            self._commit_through(self._engine, seq)
+
+    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
         """Make room and store. The caller holds ``writing``."""
+        self._refuse_fork()
+        engine = self._engine
         sizes = [len(payload) for payload in payloads]
         with engine.guard:
             self._make_room(engine, sizes)
@@ -480,10 +503,16 @@ class Wal:
 
     def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:
         """Return when records of these sizes fit; raise, wait or overwrite as the policy says."""
-        end = engine.end_after(sizes)
-        if end - engine.state.head.position > engine.block.capacity:
+        block = engine.block
+        if sum(record_size(size, block.alignment) for size in sizes) > block.capacity:
             raise RecordTooLarge(
-                f"{len(sizes)} records of {sum(sizes)} bytes together cannot fit into a ring of {engine.block.capacity} bytes"
+                f"{len(sizes)} records of {sum(sizes)} bytes together cannot fit into a ring of {block.capacity} bytes"
+            )
+        end = engine.end_after(sizes)
+        if end - engine.state.head.position > block.capacity:  # only a batch of large records: see ``payload_max``
+            raise WalFull(
+                f"{self._path}: {len(sizes)} records of {sum(sizes)} bytes leave too large a gap at the ring's end to fit now, "
+                "even if the log were empty; use smaller batches, or a larger ring"
             )
         if end - engine.state.tail.position <= engine.block.capacity:
             return
@@ -512,131 +541,3 @@ class Wal:
         if self._closing:
             raise WalClosed("this handle was closed while a call waited on it")
         self._refuse_poison()
-
-
-class Batch:
-    """Records staged for one commit; see ``Wal.batch``. ``first`` and ``last`` are their numbers."""
-
-    def __init__(self, wal: Wal) -> None:
-        self._wal = wal
-        self._payloads: list[bytes] = []
-        self._kinds: list[int] = []
-        self._open = False
-        self._first = 0
-
-    def __enter__(self) -> Batch:
-        engine = self._wal._usable()
-        _take(engine.writing)
-        self._open = True
-        self._first = engine.state.head.next_seq
-        return self
-
-    def append(self, data: Any, *, kind: int = 0) -> int:
-        """Stage a record and return the number that it will have. Raises ``RecordTooLarge``.
-
-        >>> import pmwal
-        >>> with pmwal.open(path, size="64KiB") as wal, wal.batch() as batch:
-        ...     batch.append(b"x"), batch.append(b"y")
-        (1, 2)
-        """
-        if not self._open:
-            raise ValueError("the batch is not open; append inside its with block")
-        payload = as_payload(data, self._wal._engine.block)
-        self._kinds.append(check_kind(kind))
-        self._payloads.append(payload)
-        return self.last
-
-    @property
-    def first(self) -> int:
-        """Number of its first record."""
-        return self._first
-
-    @property
-    def last(self) -> int:
-        """Number of its last record; ``first - 1`` while there is none."""
-        return self._first + len(self._payloads) - 1
-
-    def __len__(self) -> int:
-        return len(self._payloads)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        wal, engine = self._wal, self._wal._engine
-        self._open = False
-        try:
-            if kind is None and self._payloads:
-                wal._store(engine, self._payloads, self._kinds)
-        finally:
-            engine.writing.release()
-        if kind is None and self._payloads and wal._commits_each:
-            wal._commit_through(engine, self.last)
-
-
-class Reservation:
-    """Space for one record, filled in place; see ``Wal.reserve``. ``seq`` is its number once it is stored."""
-
-    def __init__(self, wal: Wal, length: int, kind: int) -> None:
-        self._wal = wal
-        self._kind = kind
-        self._buffer = bytearray(length)
-        self._view: memoryview | None = None
-        self._seq: int | None = None
-
-    @property
-    def seq(self) -> int:
-        """Number of the record. ``ValueError`` before it is stored."""
-        if self._seq is None:
-            raise ValueError("the reservation has no number: its with block did not end well, or not yet")
-        return self._seq
-
-    def __enter__(self) -> memoryview:
-        if self._view is not None:
-            raise ValueError("a reservation is used once; make another")
-        _take(self._wal._usable().writing)
-        self._view = memoryview(self._buffer)
-        return self._view
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        wal, engine = self._wal, self._wal._engine
-        try:
-            if kind is None:
-                payload = self._sealed()
-                _, seq = wal._store(engine, (payload,), (self._kind,))
-                self._seq = seq
-        finally:
-            engine.writing.release()
-        if kind is None and wal._commits_each:
-            wal._commit_through(engine, self.seq)
-
-    def _sealed(self) -> bytes:
-        """The bytes, when nobody can change them any more."""
-        assert self._view is not None
-        try:
-            self._view.release()
-            self._buffer.append(0)  # a bytearray refuses to grow while any slice or array of it is alive
-        except BufferError:
-            raise BufferError(
-                "a slice or array of the reserved view is still alive, so the record was not stored; "
-                "delete it before the with block ends"
-            ) from None
-        self._buffer.pop()
-        return bytes(self._buffer)
-
-
-def owns(lock: threading.RLock) -> bool:
-    """Whether this thread holds the lock. ``threading.Condition`` relies on the same method."""
-    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
-    return owned
-
-
-def _take(lock: threading.RLock) -> None:
-    """Acquire a lock that a later call releases, and do not keep it when an interrupt arrives meanwhile."""
-    try:
-        lock.acquire()
-    except BaseException:
-        if owns(lock):
-            lock.release()
-        raise

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,7 +17,7 @@ class Place(NamedTuple):
     """Where a test keeps its log, and how it opens it: ``open_small(place.path, **place.options)``."""
 
     path: Path
-    options: dict[str, str]
+    options: dict[str, Any]
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pagecache import PageCache
-from support import Crash, contents, kill
-
 import pmwal
+from pagecache import PageCache
 from pmwal.opening import open_log
 from pmwal.wal import Wal
+from support import Crash, contents, kill
 
 Numbered = list[tuple[int, bytes]]
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pmwal.layout import PAGE, SECTOR
-
 from support import Crash, FakeSeam
 
 

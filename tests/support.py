@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pmwal.judge import Judgement
 from pmwal.layout import Slot, Superblock, encode_slot, slot_index, slot_offset
 from pmwal.opening import inspect, open_log
-from pmwal.judge import Judgement
 from pmwal.ring import Found, RingReader
 from pmwal.seam import SYSTEM, Seam
 from pmwal.wal import Wal

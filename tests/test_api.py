@@ -28,10 +28,10 @@ ERRORS = [
 ]  # fmt: skip
 
 WAL_NAMES = (
-    "append extend batch reserve commit wait_durable truncate rollback read follow extend_array read_array first_seq next_seq "
+    "append extend batch reserve commit wait_durable truncate rollback read first_seq next_seq "
     "committed_seq recovery stats path capacity free closed close __iter__ __getitem__ __len__ __enter__ __exit__"
 )
-READER_NAMES = "read follow first_seq committed_seq stats close __iter__ __getitem__ __len__ __enter__ __exit__"
+READER_NAMES = "read first_seq committed_seq stats close __iter__ __getitem__ __len__ __enter__ __exit__"
 REPORT_NAMES = (
     "outcome case epoch first_seq last_seq records kept_past_pointer dropped_records dropped_bytes maybe_acknowledged "
     "slots_lost reason bytes_scanned seconds"

@@ -104,20 +104,23 @@ def test_batch_larger_than_the_ring_is_too_large(path: Path) -> None:
         assert len(wal) == 0
 
 
-def test_whether_a_batch_fits_does_not_depend_on_where_the_log_stands(path: Path) -> None:
-    """RecordTooLarge means "never": a batch that an empty log once refused so is refused so wherever its end stands."""
-    with open_small(path) as wal:
+@pytest.mark.parametrize("on_full", ["raise", "wait", "overwrite"])
+def test_batch_that_fits_only_elsewhere_in_the_ring_is_full_and_never_too_large(path: Path, on_full: str) -> None:
+    """RecordTooLarge means "never": a batch that only the gap at the ring's end keeps out is WalFull, wherever the end stands."""
+    with open_small(path, on_full=on_full) as wal:
         verdicts = set()
         for size in range(0, 8000, 200):
             wal.truncate(before=wal.append(bytes(size)) + 1)
             try:
                 wal.extend([bytes(7000), bytes(7000)])
-            except pmwal.RecordTooLarge:
-                verdicts.add("too large")
+            except pmwal.WalFull:
+                verdicts.add("full")
             else:
                 verdicts.add("stored")
                 wal.truncate(before=wal.next_seq)
-        assert len(verdicts) == 1
+            with pytest.raises(pmwal.RecordTooLarge):
+                wal.extend([bytes(6000)] * 3)
+        assert verdicts == {"full", "stored"}
 
 
 def test_kind_goes_with_each_record(path: Path) -> None:

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
 
 import pmwal
 from pmwal import control, judge
@@ -15,6 +14,7 @@ from pmwal.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
 from pmwal.reading import View, walk
 from pmwal.records import Bound
 from pmwal.ring import Found
+from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
 
 Numbered = list[tuple[int, bytes]]
 SECONDS_MAX = 2.0

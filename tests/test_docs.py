@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+import pmwal
+from pmwal import layout, medium
+from pmwal.layout import HEADER, LIVE_OFFSET, STRUCTURES, Structure, Superblock
+from pmwal.records import RecoveryReport
+from pmwal.repair import repair
+from pmwal.seam import Seam
+from pmwal.verdict import TABLE
+from pmwal.wal import Wal
 from support import (
     SMALL_RING,
     Event,
@@ -24,15 +33,6 @@ from support import (
     superblock,
     whole_records,
 )
-
-import pmwal
-from pmwal import layout, medium
-from pmwal.layout import HEADER, LIVE_OFFSET, STRUCTURES, Structure, Superblock
-from pmwal.records import RecoveryReport
-from pmwal.repair import repair
-from pmwal.seam import Seam
-from pmwal.verdict import TABLE
-from pmwal.wal import Wal
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(pmwal.__file__).parent

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from history import History
 
 import pmwal
+from history import History
 from pmwal import opening
 from pmwal.engine import Engine, State
 from pmwal.records import Bound

@@ -471,7 +471,7 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
                 fork_in_a_thread()
             return fd
 
-        os.open = opens
+        os.open = opens  # type: ignore[assignment]
         wal = open_small(path)
         os.open = real_open
     else:

@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from history import History
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from history import History
 from support import kill
 
 SETTINGS = settings(
