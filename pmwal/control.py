@@ -71,6 +71,13 @@ def slot_problem(slot: Slot, block: Superblock) -> str | None:
     return None
 
 
+def due_generation(index: int, newest: int, block: Superblock) -> int:
+    """The generation that the place at this index holds when ``newest`` is the newest one; 0 for one never used."""
+    page, place = divmod(index, SLOTS_PER_PAGE)
+    first = place * block.control_pages + page
+    return max(newest - (newest - first) % block.turn, 0)
+
+
 def read_control(raw: bytes, block: Superblock) -> Control:
     """Judge all slots of a control region."""
     slots: list[Slot | None] = []
@@ -95,12 +102,9 @@ def read_control(raw: bytes, block: Superblock) -> Control:
 
 
 def _find_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> tuple[int, ...]:
-    """Places other than the newest slot's that do not hold the generation they must hold beside it."""
-    turn, pages = block.turn, block.control_pages
-    lost = []
-    for older in range(newest.generation + 1 - turn, newest.generation):
-        index = slot_index(older + turn, pages)
-        slot = slots[index]
-        if slot is None or slot.generation != (older if older > 0 else 0):
-            lost.append(index)
-    return tuple(lost)
+    """The places that do not hold the generation they must hold beside the newest one."""
+    return tuple(
+        index
+        for index, slot in enumerate(slots)
+        if slot is None or slot.generation != due_generation(index, newest.generation, block)
+    )

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, TypedDict, Unpack, overload
 
+from pmwal.control import due_generation
 from pmwal.create import create_file
 from pmwal.engine import Engine, State
 from pmwal.errors import FormatError, PersistError
@@ -33,6 +34,7 @@ from pmwal.layout import (
     Slot,
     Superblock,
     encode_slot,
+    initial_slot,
     slot_index,
     slot_offset,
 )
@@ -367,7 +369,7 @@ def _take_over(
     tail, end = judgement.tail, judgement.end
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
-        _store_again(mapping, slot, identity.block, copies)
+        _store_again(mapping, judgement, slot, copies)
         engine = Engine(
             mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
         )
@@ -398,10 +400,18 @@ def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]
     return copies if at == judgement.end else None
 
 
-def _store_again(mapping: Mapping, slot: Slot, block: Superblock, copies: list[tuple[int, bytes]]) -> None:
-    """Make durable what the recovery rests on and may be in the cache only: the slot, and what is kept past its pointer."""
-    index = slot_index(slot.generation, block.control_pages)
-    stores = [(slot_offset(index), encode_slot(slot, block.uuid, index)), *copies]
+def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
+    """Make durable what the recovery rests on and may be in the cache only: the slot, and what is kept past its pointer.
+
+    A lost slot is filled up with what its place is due, so that the next crash, which may tear another, is not one too many.
+    """
+    block = judgement.identity.block
+    stores = []
+    for index in (slot_index(slot.generation, block.control_pages), *judgement.control.lost_places):
+        generation = due_generation(index, slot.generation, block)
+        due = slot._replace(generation=generation) if generation else initial_slot()
+        stores.append((slot_offset(index), encode_slot(due, block.uuid, index)))
+    stores += copies
     for offset, data in stores:
         mapping.store(offset, data)
     mapping.barrier(*((offset, offset + len(data)) for offset, data in stores))

@@ -108,9 +108,10 @@ class Reservation:
     def __enter__(self) -> memoryview:
         if self._view is not None:
             raise ValueError("a reservation is used once; make another")
+        view = memoryview(self._buffer)
         _take(self._admit().writing)
-        self._view = memoryview(self._buffer)
-        return self._view
+        self._view = view  # nothing that an interrupt could cut short stands between the lock and here
+        return view
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

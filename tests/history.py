@@ -96,7 +96,7 @@ class History:
     def _create(self) -> None:
         seam = self.cache
         hidden, seam.path = seam.path, self.path.parent
-        size = self.rng.choice([4096, 8192, 16384])
+        size = self.rng.choice([4096, 16384, 16384])
         open_log(self.path, "x", size=size, align=self.rng.choice([8, 8, 64]), seam=seam, **self.options).close()
         seam.path = hidden
         seam.versions.clear()
@@ -132,7 +132,7 @@ class History:
 
     def _crash(self) -> None:
         self.crashes += 1
-        if self.rng.random() < 0.5:
+        if self.rng.random() < 0.6:
             self.cache.power_cut()
         elif self.rng.random() < 0.3:
             self.cache.evict()
@@ -161,9 +161,10 @@ class History:
 
     def _operate(self, wal: Wal) -> None:
         rng = self.rng
-        match rng.choice(["append"] * 8 + ["extend", "extend", "batch", "abort", "commit", "truncate", "truncate", "rollback"]):
+        twice = ["extend", "abort", "truncate"]
+        match rng.choice(["append"] * 8 + 2 * twice + ["batch", "commit", "rollback"]):
             case "append":
-                self.append(self._payload(), durable=rng.random() < 0.6)
+                self.append(self._payload(), durable=rng.random() < 0.3)
             case "extend":
                 self.extend(self._payloads(4))
             case "batch":
@@ -180,7 +181,7 @@ class History:
 
     def _payload(self) -> bytes:
         self.issued += 1
-        size = self.rng.choice([0, 1, 8, 16, 40, 100, 200, 500, 1000, 1900])
+        size = self.rng.choice([0, 1, 16, 40, 100, 500, 1000, 1900, 1900])
         text = b"%d." % self.issued
         return (text * (size // len(text) + 1))[: max(size, len(text))]
 

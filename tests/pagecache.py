@@ -110,12 +110,12 @@ class PageCache(FakeSeam):
     def _held(self, versions: list[bytes]) -> bytes:
         """One version, or two of them mixed by sectors; the first and the last are the likeliest."""
         choice = self.rng.random()
-        if choice < 0.35:
+        if choice < 0.4:
             return versions[0]
-        if choice < 0.6:
+        if choice < 0.75:
             return versions[-1]
         one, two = self.rng.choice(versions), self.rng.choice(versions)
-        if choice < 0.8:
+        if choice < 0.87:
             return one
         return b"".join(
             (one if self.rng.random() < 0.5 else two)[start : start + SECTOR] for start in range(0, PAGE, SECTOR)

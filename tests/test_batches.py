@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import random
 import signal
@@ -19,7 +20,8 @@ import pmwal
 from conftest import Place
 from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
 from pmwal.layout import HEADER, LINE, PAGE
-from pmwal.wal import Wal, owns
+from pmwal.staging import owned
+from pmwal.wal import Wal
 from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
@@ -420,32 +422,36 @@ def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_
     operation = OPERATIONS[name]
     path = shm_dir / "test.wal"
     number = 0
-    finished = False
-    stride = 1 if name == "append" else 3  # the others go through much of the same code
-    while not finished:
-        path.unlink(missing_ok=True)
-        wal, _ = prepare(path, STRICT if number % 2 else PIPELINED, FakeSeam(), operation.size)
+    stride = 1 if name in ("append", "reserve") else 3  # the others go through much of the same code
+    while interrupt_once(path, STRICT if number % 2 else PIPELINED, operation, number):
+        path.unlink()
+        number += stride
+    assert number > 20
+
+
+def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, number: int) -> bool:
+    """Interrupt an operation at one place, and check what is left; False when it has fewer places."""
+    wal, _ = prepare(path, options, FakeSeam(), operation.size)
+    try:
         old = state_of(wal)
         signal_at = SignalAt(number)
-        try:
-            with signal_at:
-                operation.run(wal)
-            finished = True
-        except KeyboardInterrupt:
-            pass
+        with contextlib.suppress(KeyboardInterrupt), signal_at:
+            operation.run(wal)
         where = f"interrupted at place {number} in {signal_at.raised_in}"
         engine = wal._engine
-        assert (owns(engine.writing), owns(engine.guard)) == (False, False), where
+        assert (owned(engine.writing), owned(engine.guard)) == (False, False), where
         shown = state_of(wal)
         assert shown in between(old, operation.model(old)), where
         wal.append(b"after")
         assert appended(b"after")(shown) == state_of(wal), where
+    finally:
         kill(wal)
-        wal = open_small(path, **STRICT)
+    wal = open_small(path, **STRICT)
+    try:
         assert appended(b"after")(shown) == state_of(wal), where
+    finally:
         kill(wal)
-        number += stride
-    assert number > 20
+    return bool(signal_at.raised_in)
 
 
 def test_exception_in_the_iterable_of_extend_stores_nothing(place: Place) -> None:

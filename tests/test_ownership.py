@@ -47,6 +47,17 @@ def open_and_close(path: Path) -> list[bytes]:
         return payloads(wal)
 
 
+def open_when_forgotten(path: Path) -> list[bytes]:
+    """The same, as soon as a child that was just forked has run so far that it let go of its copy of the lock."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return open_and_close(path)
+        except pmwal.WalLocked:
+            assert time.monotonic() < deadline, "the child keeps the lock"
+            time.sleep(0.001)
+
+
 def hold(pipe: Connection, path: Path) -> None:
     """Own the log until told to close it."""
     wal = open_small(path)
@@ -502,7 +513,7 @@ def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how:
             open_small(path)
         assert caught.value.pid == owner.pid
         owner.kill()
-        assert open_and_close(path) == [b"1"]
+        assert open_when_forgotten(path) == [b"1"]
 
 
 def test_log_closed_while_a_child_lives_is_free(path: Path) -> None:

@@ -15,7 +15,7 @@ from history import History
 from support import kill
 
 SETTINGS = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 PAYLOADS = st.binary(max_size=300) | st.binary(min_size=1500, max_size=1990)
 SOME = st.lists(PAYLOADS, min_size=1, max_size=4)
