@@ -365,14 +365,15 @@ class Wal:
     def close(self) -> None:
         """Commit what is pending, mark the log as cleanly closed, and give it to the next writer. Idempotent.
 
-        In a forked child, and on a poisoned handle, it only lets go. Raises ``PersistError`` when the last commit fails.
+        In a forked child, and on a poisoned handle, it only lets go. A batch or a reservation of this thread that is still
+        open is discarded. Raises ``PersistError`` when the last commit fails.
         """
         if self._closed:
             return
         if os.getpid() != self._ownership.pid:
             self._closed = True
             return
-        self._refuse_reentry(storing=True)
+        self._refuse_reentry(storing=False)
         self._closing = True
         with self._engine.guard:
             self._engine.changed.notify_all()

@@ -16,16 +16,16 @@ IMAGE_SIZE = 128 << 20
 TOOL = Path(__file__).parent.parent / "tools" / "sectors.py"
 
 
-@pytest.fixture
-def disk(shm_dir: Path, tmp_path: Path) -> Iterator[Path]:
-    """A mounted ext4 on a loop device of its own."""
+@pytest.fixture(params=["has_journal", "^has_journal"], ids=["journal", "no-journal"])
+def disk(request: pytest.FixtureRequest, shm_dir: Path, tmp_path: Path) -> Iterator[Path]:
+    """A mounted ext4 on a loop device of its own. Without a journal each msync writes the inode, when it has changed."""
     needed = ("losetup", "mkfs.ext4", "mount", "umount")
     if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
         pytest.skip("needs root, losetup, mkfs.ext4 and mount")
     image = shm_dir / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_SIZE)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-O", request.param, image], check=True)
     found = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
     if found.returncode:
         pytest.skip(f"no loop device: {found.stderr.strip()}")
