@@ -13,33 +13,17 @@ Invariants
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from pmwal.control import Control, read_control
-from pmwal.errors import CorruptWal, FormatError
-from pmwal.layout import (
-    CONTROL_OFFSET,
-    CONTROL_SIZE_MAX,
-    CONTROL_SIZE_MIN,
-    HEADER,
-    KNOWN_COMPATIBLE,
-    KNOWN_INCOMPATIBLE,
-    MAGIC,
-    PAGE,
-    SEQ_MAX,
-    SLOT_CLEAN,
-    SLOT_PIPELINED,
-    SUPERBLOCK_OFFSET,
-    VERSION_MAJOR,
-    Slot,
-    Superblock,
-    decode_superblock,
-    record_size,
-)
-from pmwal.records import START, Bound, Record, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, candidates, has_due_epoch, overlay, unplaced
+from pmwal.errors import CorruptWal
+from pmwal.identity import Identity
+from pmwal.layout import HEADER, PAGE, SLOT_CLEAN, SLOT_PIPELINED, Slot, Superblock, record_size
+from pmwal.records import START, Bound, RecoveryReport
+from pmwal.ring import Found, Load, RingReader, overlay
+from pmwal.search import Budget, belongs, candidates, resync
 from pmwal.verdict import Facts, Row, classify
 
 Progress = Callable[[int, int], None]
@@ -47,14 +31,6 @@ Progress = Callable[[int, int], None]
 
 INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
 _PROGRESS_STEP = 8192  # records between two calls of Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The superblock that is used, and how many of its copies are whole."""
-
-    block: Superblock
-    copies: int
 
 
 @dataclass(slots=True)
@@ -83,74 +59,6 @@ class Judgement:
             end=end,
             reason=report.reason,
         )
-
-
-def identify(load: Load, file_size: int, name: str) -> Identity:
-    """Find a whole superblock; ``FormatError`` when there is none, or when this version must not touch the file."""
-    if file_size < PAGE:
-        raise FormatError(f"{name}: not a pmwal log: {file_size} bytes are less than a superblock")
-    first_page = load(SUPERBLOCK_OFFSET, PAGE)
-    first = decode_superblock(first_page, 0)
-    second: Superblock | None = None
-    if first is not None:
-        if first.copy_offset + PAGE <= file_size:
-            second = decode_superblock(load(first.copy_offset, PAGE), 1)
-    else:
-        for offset in range(CONTROL_OFFSET + CONTROL_SIZE_MIN, CONTROL_OFFSET + CONTROL_SIZE_MAX + 1, PAGE):
-            if offset + PAGE > file_size:
-                break
-            found = decode_superblock(load(offset, PAGE), 1)
-            if found is not None and found.copy_offset == offset:
-                second = found
-                break
-    block = first if first is not None else second
-    if second != block:
-        second = None  # whole, but of another log: not a copy of the one in use
-    if block is None:
-        raise FormatError(f"{name}: {_why_unreadable(first_page)}")
-    if block.version_major > VERSION_MAJOR or block.incompatible & ~KNOWN_INCOMPATIBLE:
-        raise FormatError(
-            f"{name}: written by a newer pmwal (format {block.version_major}.{block.version_minor}, "
-            f"incompatible flags {block.incompatible:#x}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
-        )
-    if file_size < block.file_size:
-        raise FormatError(
-            f"{name}: shortened: {file_size} bytes, its superblock says {block.file_size}. Restore it from a copy."
-        )
-    return Identity(block, (first is not None) + (second is not None))
-
-
-def _why_unreadable(page: bytes) -> str:
-    if page[: len(MAGIC)] != MAGIC:
-        return "not a pmwal log: no magic in the first bytes, and no second superblock"
-    version = int.from_bytes(page[8:10], "little")
-    if version > VERSION_MAJOR:
-        return f"written by a newer pmwal (format {version}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
-    return "both superblocks are damaged. Restore the file from a copy."
-
-
-def snapshot(load: Load, block: Superblock) -> Load:
-    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
-
-    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
-    overwriting writer is next, and a copy is faster than it.
-    """
-    slots = load(block.control_offset, block.control_size)
-    newest = read_control(slots, block).newest
-    split = 0 if newest is None else newest.tail_position % block.capacity
-    upper = load(block.ring_offset + split, block.capacity - split)
-    lower = load(block.ring_offset, split)
-    return overlay(
-        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
-    )
-
-
-def writable_problem(block: Superblock) -> str | None:
-    """Why this version may read but not write the log, or None."""
-    unknown = block.compatible & ~KNOWN_COMPATIBLE
-    if unknown:
-        return f'written by a newer pmwal (compatible flags {unknown:#x}): open it with mode="r", or upgrade pmwal'
-    return None
 
 
 def judge(load: Load, identity: Identity, progress: Progress | None = None) -> Judgement:
@@ -313,7 +221,7 @@ class _Judge:
         evidence = _Evidence()
         block = self.block
         reader = RingReader(block, self.load, chunk=PAGE)
-        budget = _Budget(block.capacity)
+        budget = Budget(block.capacity)
         limit = tail.position + block.capacity
         search = candidates(
             block,
@@ -435,98 +343,17 @@ class _Evidence:
     dropped_end: int = 0
 
 
-class _Budget:
-    """Bounds what a hostile file can make a search spend on checksums."""
+def snapshot(load: Load, block: Superblock) -> Load:
+    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
 
-    def __init__(self, capacity: int) -> None:
-        self._left = 4 * capacity + (1 << 20)
-
-    def spend(self, length: int) -> bool:
-        self._left -= HEADER + length
-        return self._left >= 0
-
-
-def belongs(found: Found, slot: Slot) -> bool:
-    """Whether a whole record has an epoch that its number and its place call for, in a log with this commit pointer.
-
-    What a rollback or an earlier recovery discarded is whole, too, but has an older one.
+    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
+    overwriting writer is next, and a copy is faster than it.
     """
-    if found.position >= slot.commit_position:
-        return found.header.epoch >= slot.epoch
-    return has_due_epoch(found, slot.epoch, slot.epoch_first_seq)
-
-
-def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot) -> Iterator[Found]:
-    """Whole records past damage at ``stop`` and before ``limit``, in order, each with a greater number than the last."""
-    reader = RingReader(block, load, chunk=PAGE)
-    budget = _Budget(block.capacity)
-    seq, position = stop.next_seq, stop.position + block.alignment
-    found_one = True
-    while found_one:
-        found_one = False
-        for candidate in candidates(block, load, position, limit.position, epoch=0, seq_min=seq, newer_seq_min=seq):
-            header = reader.peek(candidate)
-            if header is None or header.seq >= limit.next_seq:
-                continue
-            if not budget.spend(header.length):
-                return
-            found = reader.whole(candidate)
-            if found is None or found.end > limit.position or not belongs(found, slot):
-                continue
-            yield found
-            seq, position = found.header.seq + 1, found.end
-            run = RingReader(block, load)
-            while seq < limit.next_seq:
-                nearby = run.numbered(position, seq)
-                if nearby is None or nearby.end > limit.position or not belongs(nearby, slot):
-                    break
-                yield nearby
-                seq, position = seq + 1, nearby.end
-            found_one = position < limit.position
-            break
-
-
-def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
-    """Every whole record around the damage, in order of their numbers."""
-    block = judgement.identity.block
-    slot = judgement.control.newest
-    if slot is None or judgement.row.label in ("R8", "R9", "R9b"):
-        yield from rebuilt(block, load)
-        return
-    reader = RingReader(block, load)
-    at = judgement.tail
-    while at.next_seq < judgement.end.next_seq:
-        found = reader.numbered(*at)
-        if found is None:
-            break
-        yield found
-        at = Bound(found.end, found.header.seq + 1)
-    if judgement.row.outcome == "corrupt":
-        limit = Bound(judgement.tail.position + block.capacity, SEQ_MAX)
-        yield from resync(block, load, at, limit, slot)
-
-
-def rebuilt(block: Superblock, load: Load) -> list[Found]:
-    """Without a pointer: the whole records of the last lap, in order of their numbers, a newer epoch before an older."""
-    reader = RingReader(block, load, chunk=PAGE)
-    budget = _Budget(block.capacity)
-    best: dict[int, Found] = {}
-    for position in unplaced(block, load):
-        header = reader.peek(position)
-        if header is None or not budget.spend(header.length):
-            continue
-        found = reader.whole(position)
-        if found is None:
-            continue
-        rival = best.get(header.seq)
-        if rival is None or (rival.header.epoch, rival.position) < (header.epoch, position):
-            best[header.seq] = found
-    return [best[seq] for seq in sorted(best)]
-
-
-def record_at(block: Superblock, load: Load, found: Found) -> Record | None:
-    """The record behind a find, validated once more in a private copy."""
-    reader = RingReader(block, load, chunk=PAGE)
-    again = reader.whole(found.position)
-    return None if again is None or again.header != found.header else reader.record(again)
-
+    slots = load(block.control_offset, block.control_size)
+    newest = read_control(slots, block).newest
+    split = 0 if newest is None else newest.tail_position % block.capacity
+    upper = load(block.ring_offset + split, block.capacity - split)
+    lower = load(block.ring_offset, split)
+    return overlay(
+        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
+    )

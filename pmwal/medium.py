@@ -215,10 +215,6 @@ class Mapping:
             first = start // PAGE * PAGE
             self._flush(first, -(-end // PAGE) * PAGE - first)
 
-    def sync_all(self) -> None:
-        """Make the whole file durable."""
-        self._flush(0, self.size)
-
     def _flush(self, offset: int, length: int) -> None:
         assert self._map is not None
         while True:

@@ -25,7 +25,8 @@ from pmwal.control import due_generation
 from pmwal.create import create_file
 from pmwal.engine import Engine, State
 from pmwal.errors import FormatError, PersistError
-from pmwal.judge import Identity, Judgement, Progress, identify, judge, writable_problem
+from pmwal.identity import Identity, identify, writable_problem
+from pmwal.judge import Judgement, Progress, judge
 from pmwal.layout import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,

@@ -18,8 +18,9 @@ from typing import NoReturn
 from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
+from pmwal.identity import Identity
 from pmwal.index import SparseIndex
-from pmwal.judge import INDEX_STEP, Identity, Judgement, Progress, judge, salvage, snapshot
+from pmwal.judge import INDEX_STEP, Judgement, Progress, judge, snapshot
 from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
@@ -27,6 +28,7 @@ from pmwal.payload import as_number
 from pmwal.reading import View, damaged, locate, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.ring import Found, RingReader
+from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
 _TRIES = 8  # verdicts beside a writer that changes what is judged

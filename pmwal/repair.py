@@ -19,7 +19,8 @@ from typing import Any
 
 from pmwal.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.errors import CorruptWal, FormatError
-from pmwal.judge import Judgement, Progress, belongs, identify, judge, rebuilt, salvage
+from pmwal.identity import identify
+from pmwal.judge import Judgement, Progress, judge
 from pmwal.layout import (
     EPOCH_MAX,
     LIVE_OFFSET,
@@ -36,7 +37,9 @@ from pmwal.layout import (
 from pmwal.opening import inspect, own_existing
 from pmwal.records import START, Bound, RecoveryReport
 from pmwal.ring import Found, Load, RingReader, overlay
+from pmwal.salvage import salvage
 from pmwal.seam import SYSTEM, Seam
+from pmwal.search import belongs, rebuilt
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from pmwal.layout import (
     HEADER,
@@ -152,72 +149,3 @@ class RingReader:
 def has_due_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
     """Whether a record has the epoch that its number calls for in a log whose newest epoch begins with that number."""
     return found.header.epoch == epoch if found.header.seq >= epoch_first_seq else found.header.epoch < epoch
-
-
-def candidates(
-    block: Superblock,
-    load: Load,
-    start: int,
-    stop: int,
-    *,
-    epoch: int,
-    seq_min: int,
-    newer_seq_min: int,
-    reached: Callable[[int], None] | None = None,
-) -> Iterator[int]:
-    """Positions in [start, stop), at most a lap apart, that may hold a header within these limits; no checksums.
-
-    The limits: of this ``epoch`` and a number of at least ``seq_min``, or of a greater epoch and ``newer_seq_min``.
-    Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time. ``reached`` is told now and then how far
-    the search is.
-    """
-    for position, words in _aligned_words(block, load, start, stop):
-        if reached is not None:
-            reached(position)
-        step = block.alignment // 8
-        count = len(words) - HEADER // 8 + 1
-        if count <= 0:
-            continue
-        positions = np.uint64(position) + np.uint64(8) * np.arange(0, count, step, dtype=np.uint64)
-        likely = np.flatnonzero(words[2 : 2 + count : step] <= positions)
-        numbers = words[1 : 1 + count : step][likely]
-        epochs = words[4 : 4 + count : step][likely] & np.uint64(0xFFFFFFFF)
-        this, newer = (epochs == epoch) & (numbers >= seq_min), (epochs > epoch) & (numbers >= newer_seq_min)
-        likely = likely[this | newer]
-        for index in likely.tolist():
-            yield position + index * block.alignment
-
-
-def unplaced(block: Superblock, load: Load) -> Iterator[int]:
-    """Positions of all possible headers of the whole ring, when no slot tells which lap the ring is in.
-
-    ``durable`` is at most a lap behind its record's own position, so it says the lap.
-    """
-    for offset, words in _aligned_words(block, load, 0, block.capacity):
-        step = block.alignment // 8
-        count = len(words) - HEADER // 8 + 1
-        if count <= 0:
-            continue
-        durable = words[2 : 2 + count : step]
-        likely = np.flatnonzero((durable <= np.uint64(1 << 62)) & (words[1 : 1 + count : step] >= 1))
-        for index in likely.tolist():
-            mark = int(durable[index])
-            yield mark + (offset + index * block.alignment - mark) % block.capacity
-
-
-def _aligned_words(
-    block: Superblock, load: Load, start: int, stop: int
-) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
-    """The ring from ``start`` to ``stop`` as (position, 8-byte words), in pieces that never cross the ring's end.
-
-    Each piece overlaps the next by less than a header, so that every header stands whole in exactly one.
-    """
-    position = start
-    while position < stop:
-        offset = position % block.capacity
-        length = min(_PIECE, stop - position)
-        length = min(length, block.capacity - offset)
-        extra = min(HEADER - block.alignment if block.alignment < HEADER else 0, block.capacity - offset - length)
-        raw = load(block.ring_offset + offset, (length + extra) // 8 * 8)
-        yield position, np.frombuffer(raw, dtype="<u8")
-        position += length

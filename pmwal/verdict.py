@@ -127,15 +127,8 @@ TABLE: tuple[Row, ...] = (
     Row("R11", "unreadable", "no superblock can be used", lambda f: not _readable(f)),
 )
 
-_BY_LABEL = {row.label: row for row in TABLE}
-
 
 def classify(facts: Facts) -> Row:
     """The one row that applies."""
     (row,) = (row for row in TABLE if row.applies(facts))
     return row
-
-
-def row(label: str) -> Row:
-    """The row with this label."""
-    return _BY_LABEL[label]

@@ -336,10 +336,15 @@ def test_close_inside_a_batch_or_reserve_discards_it(path: Path, outer: Callable
     """The log is closed cleanly, whatever block was open; its end says that it stored nothing."""
     wal = open_small(path)
     wal.append(b"before")
-    with pytest.raises(pmwal.WalClosed), outer(wal) as inner:
-        if isinstance(inner, pmwal.Batch):
-            inner.append(b"staged")
-        wal.close()
+
+    def close_inside() -> None:
+        with outer(wal) as inner:
+            if isinstance(inner, pmwal.Batch):
+                inner.append(b"staged")
+            wal.close()
+
+    with pytest.raises(pmwal.WalClosed):
+        close_inside()
     assert pmwal.verify(path).case == "R1"
     with open_small(path) as wal:
         assert payloads(wal) == [b"before"]

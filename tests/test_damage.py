@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from pmwal import control, judge
+from pmwal import control, identity, judge
 from pmwal.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
 from pmwal.reading import View, walk
 from pmwal.records import Bound
 from pmwal.ring import Found
+from pmwal.salvage import salvage
 from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
 
 Numbered = list[tuple[int, bytes]]
@@ -39,15 +40,15 @@ class Image:
     def check(self) -> str:
         """Judge the bytes as they are now; the label of the verdict, or "FormatError"."""
         try:
-            identity = judge.identify(self.load, len(self.raw), "image")
+            block_in_use = identity.identify(self.load, len(self.raw), "image")
         except pmwal.FormatError:
             return "FormatError"
-        judgement = judge.judge(self.load, identity)
+        judgement = judge.judge(self.load, block_in_use)
         report = judgement.report
         if report.outcome == "corrupt":
             assert report.reason
             judgement.error("image")
-            salvaged = [found.header.seq for found in judge.salvage(self.load, judgement)]
+            salvaged = [found.header.seq for found in salvage(self.load, judgement)]
             assert sorted(set(salvaged)) == salvaged
             return report.case
 
@@ -60,7 +61,7 @@ class Image:
 
         kept = [
             (record.seq, record.data)
-            for record in walk(identity.block, self.load, view, view.tail, view.end.next_seq, explain)
+            for record in walk(block_in_use.block, self.load, view, view.tail, view.end.next_seq, explain)
         ]
         missing = {seq for seq, _ in self.acknowledged} - {seq for seq, _ in kept}
         assert [item for item in self.acknowledged if item[0] not in missing] == kept, "changed or foreign records"
@@ -146,10 +147,10 @@ def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(
         for bit in range(8):
             image.raw[offset] ^= 1 << bit
             try:
-                identity = judge.identify(image.load, len(image.raw), "image")
-                key: object = identity
+                in_use = identity.identify(image.load, len(image.raw), "image")
+                key: object = in_use
                 if 0 <= offset - CONTROL_OFFSET < SMALL_CONTROL:
-                    key = control.read_control(image.load(CONTROL_OFFSET, SMALL_CONTROL), identity.block)
+                    key = control.read_control(image.load(CONTROL_OFFSET, SMALL_CONTROL), in_use.block)
             except pmwal.FormatError as error:
                 key = str(error)
             if key not in judged:
@@ -167,7 +168,7 @@ def test_recovery_never_reads_the_live_page(shm_dir: Path) -> None:
         loads.append((offset, length))
         return image.load(offset, length)
 
-    judge.judge(load, judge.identify(load, len(image.raw), "image"))
+    judge.judge(load, identity.identify(load, len(image.raw), "image"))
     assert [item for item in loads if item[0] < LIVE_OFFSET + PAGE and item[0] + item[1] > LIVE_OFFSET] == []
 
 
