@@ -1,4 +1,4 @@
-"""Damage of every kind to a file: only documented errors, nothing acknowledged missing or changed unless the report says so."""
+"""Scenario 39, damage of every kind: only documented errors, nothing acknowledged missing or changed unless the report says so."""
 
 from __future__ import annotations
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import errno
+import mmap
 import os
 import random
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -498,3 +501,49 @@ def test_lost_slot_is_filled_up_so_that_the_next_torn_one_is_not_one_too_many(sh
     with open_small(shm_place.path, **shm_place.options) as wal:
         assert payloads(wal) == [b"1", b"2"]
     assert pmwal.verify(shm_place.path).case == "R1"
+
+
+class _OneFlushAtATime(FakeSeam):
+    """Flushes that take a while; the tenth fails. Two at once would steal each other's error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = self.most = self.flushes = 0
+
+    def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
+        self.under_way += 1
+        self.flushes += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            time.sleep(0.001)
+            if self.flushes == 10:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().flush(mapping, offset, length)
+        finally:
+            self.under_way -= 1
+
+
+def test_no_thread_acknowledges_past_another_ones_failed_barrier(shm_place: Place) -> None:
+    """Scenario 28e: one barrier is under way at a time; after a failed one nobody acknowledges, and everybody is told."""
+    seam = _OneFlushAtATime()
+    wal = open_small(shm_place.path, seam=seam, **shm_place.options)
+    seam.flushes = 0
+    acknowledged: list[int] = []
+    told: list[int | None] = []
+
+    def work() -> None:
+        try:
+            while True:
+                acknowledged.append(wal.append(b"record"))
+        except pmwal.PersistError as error:
+            told.append(error.committed_seq)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (seam.most, len(told)) == (1, 4)
+    assert set(told) == {wal.committed_seq}
+    assert max(acknowledged) <= wal.committed_seq
+    kill(wal)
