@@ -25,7 +25,17 @@ Commit = Callable[[int], None]
 
 
 class Batch:
-    """Records staged for one commit; see ``Wal.batch``. ``first`` and ``last`` are their numbers."""
+    """Records staged for one commit; ``Wal.batch`` makes one. ``first`` and ``last`` are their numbers.
+
+    Raises at its end what ``Wal.append`` raises; nothing of it is stored then.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     with wal.batch() as batch:
+    ...         number = batch.append(b"x")
+    ...     batch.first, batch.last, len(batch)
+    (1, 1, 1)
+    """
 
     def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit) -> None:
         self._engine = engine
@@ -86,7 +96,18 @@ class Batch:
 
 
 class Reservation:
-    """Space for one record, filled in place; see ``Wal.reserve``. ``seq`` is its number once it is stored."""
+    """Bytes for one record, to be filled in place; ``Wal.reserve`` makes one. ``seq`` is its number once it is stored.
+
+    Raises at its end what ``Wal.append`` raises, or ``BufferError`` when a slice of the view is still alive.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     reservation = wal.reserve(2)
+    ...     with reservation as view:
+    ...         view[:] = b"ok"
+    ...     reservation.seq, wal[reservation.seq].data
+    (1, b'ok')
+    """
 
     def __init__(
         self, engine: Engine, admit: Admit, store: Store, commit: Commit, length: int, kind: int

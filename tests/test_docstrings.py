@@ -30,7 +30,7 @@ def test_docstring_examples_run(name: str, tmp_path: Path) -> None:
 def test_public_name_has_a_docstring_with_an_example(name: str) -> None:
     """Each public name, and each public method of the two handles, is explained."""
     thing = getattr(pmwal, name)
-    assert ">>>" in (thing.__doc__ or "") or name in ("Batch", "Reservation"), name
+    assert ">>>" in (thing.__doc__ or ""), name
     members = {key: value for key, value in vars(thing).items() if not key.startswith("_")} if isinstance(thing, type) else {}
     for key, value in members.items():
         if callable(value) or isinstance(value, property):
