@@ -185,6 +185,7 @@ assert CONTROL_SIZE_MIN // PAGE >= 2  # consecutive slots never share a page
 assert CAPACITY_MIN >= 2 * (HEADER + ALIGN_DEFAULT)
 
 _CRC_SIZE = 4
+_unpack_record = RECORD.struct.unpack_from
 _PLACE = struct.Struct("<Q")
 
 
@@ -270,7 +271,14 @@ class Superblock:
 
 def seed_crc(uuid: bytes, place: int) -> int:
     """The checksum that a structure of this log at this place starts from."""
-    return int(crc32c(_PLACE.pack(place), crc32c(uuid)))
+    seed: int = crc32c(_PLACE.pack(place), _uuid_crc(uuid))
+    return seed
+
+
+@lru_cache(maxsize=64)
+def _uuid_crc(uuid: bytes) -> int:
+    crc: int = crc32c(uuid)
+    return crc
 
 
 def encode_superblock(block: Superblock, copy: int) -> bytes:
@@ -380,7 +388,7 @@ def encode_header(header: Header, payload: bytes, uuid: bytes, position: int) ->
 
 def decode_header(raw: bytes, offset: int = 0) -> Header:
     """The header at this offset of ``raw``, unchecked."""
-    return Header._make(RECORD.struct.unpack_from(raw, offset))
+    return Header(*_unpack_record(raw, offset))
 
 
 def header_problem(header: Header, position: int, room: int, alignment: int, payload_max: int) -> str | None:

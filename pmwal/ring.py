@@ -68,13 +68,15 @@ class RingReader:
         self._chunk_start = 0
         self._checked = (-1, b"", 0)  # position, private copy and where in it the payload begins, of the last record found
         self._lap: RingReader | None = None  # looks at the ring's start, so that this one's chunk stays where the walk is
+        self._capacity, self._alignment, self._payload_max = block.capacity, block.alignment, block.payload_max
         self._size_max = record_size(block.payload_max, block.alignment)
+        self._peeked = b""  # the private copy that the last header came from
 
     def _copy(self, offset: int, length: int) -> tuple[bytes, int]:
         """Bytes that hold ``length`` bytes of the ring from ``offset``, and where in them they begin."""
         begin = offset - self._chunk_start
         if begin < 0 or begin + length > len(self._chunk):
-            size = max(length, min(self._chunk_size, self.block.capacity - offset))
+            size = max(length, min(self._chunk_size, self._capacity - offset))
             self._chunk = self._load(self.block.ring_offset + offset, size)
             self._chunk_start = offset
             self.bytes_loaded += size
@@ -83,13 +85,13 @@ class RingReader:
 
     def peek(self, position: int) -> Header | None:
         """The header at this position when one is possible there; its checksum is not looked at."""
-        offset = position % self.block.capacity
-        room = self.block.capacity - offset
+        offset = position % self._capacity
+        room = self._capacity - offset
         if room < HEADER:
             return None
-        raw, begin = self._copy(offset, HEADER)
-        header = decode_header(raw, begin)
-        if header_problem(header, position, room, self.block.alignment, self.block.payload_max):
+        self._peeked, begin = self._copy(offset, HEADER)
+        header = decode_header(self._peeked, begin)
+        if header_problem(header, position, room, self._alignment, self._payload_max):
             return None
         return header
 
@@ -99,14 +101,15 @@ class RingReader:
         return None if header is None else self._check(position, header)
 
     def _check(self, position: int, header: Header) -> Found | None:
-        raw, begin = self._copy(position % self.block.capacity, HEADER + header.length)
-        # Decoded and checked in one private copy: the header may have changed since it was peeked at.
-        again = decode_header(raw, begin)
+        raw, begin = self._copy(position % self._capacity, HEADER + header.length)
+        # Header and payload are taken from one private copy: the header may have changed since it was peeked at in another.
+        if raw is not self._peeked and decode_header(raw, begin) != header:
+            return None
         stored = memoryview(raw)[begin : begin + HEADER + header.length]
-        if again != header or record_crc(stored, self.block.uuid, position) != header.crc:
+        if record_crc(stored, self.block.uuid, position) != header.crc:
             return None
         self._checked = position, raw, begin + HEADER
-        return Found(position, position + record_size(header.length, self.block.alignment), header)
+        return Found(position, position + record_size(header.length, self._alignment), header)
 
     def numbered(self, position: int, seq: int) -> Found | None:
         """The whole record with this number in a log that goes on at ``position``: here or at the next lap's start."""
@@ -122,7 +125,7 @@ class RingReader:
 
     def next_lap(self, position: int) -> int | None:
         """The next lap's start, when a record of this log may have wrapped to it from ``position``."""
-        room = self.block.capacity - position % self.block.capacity
+        room = self._capacity - position % self._capacity
         return position + room if room < self._size_max else None
 
     def _at_next_lap(self, position: int, seq: int) -> Found | None:
@@ -134,8 +137,9 @@ class RingReader:
         header = self._lap.peek(start)
         if header is None or header.seq != seq:
             return None
-        if record_size(header.length, self.block.alignment) <= start - position:
+        if record_size(header.length, self._alignment) <= start - position:
             return None  # it would have fitted before the ring's end, so it is not the next record
+        self._peeked = b""  # this header comes from another copy
         return self._check(start, header)
 
     def record(self, found: Found) -> Record:
