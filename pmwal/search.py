@@ -56,10 +56,11 @@ def candidates(
         count = len(words) - HEADER // 8 + 1
         if count <= 0:
             continue
-        positions = np.uint64(position) + np.uint64(8) * np.arange(0, count, step, dtype=np.uint64)
-        likely = np.flatnonzero(words[2 : 2 + count : step] <= positions)
-        numbers = words[1 : 1 + count : step][likely]
-        epochs = words[4 : 4 + count : step][likely] & np.uint64(0xFFFFFFFF)
+        numbers, marks = words[1 : 1 + count : step], words[2 : 2 + count : step]
+        # The whole piece against its last position first, then the few that are left each against its own.
+        likely = np.flatnonzero((numbers >= min(seq_min, newer_seq_min)) & (marks <= position + 8 * count))
+        likely = likely[marks[likely] <= np.uint64(position) + likely.astype(np.uint64) * np.uint64(block.alignment)]
+        numbers, epochs = numbers[likely], words[4 : 4 + count : step][likely] & np.uint64(0xFFFFFFFF)
         this, newer = (epochs == epoch) & (numbers >= seq_min), (epochs > epoch) & (numbers >= newer_seq_min)
         likely = likely[this | newer]
         for index in likely.tolist():
