@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def test_a_pipelined_commit_writes_8_sectors_and_a_strict_one_at_most_24(disk: P
 
 
 @pytest.mark.skipif(
-    tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 16), reason="ext4 has large folios since Linux 6.16"
+    tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 16), reason="ext4 has large folios since Linux 6.16"
 )
 def test_a_log_in_large_folios_fails_the_bar(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: with the cache left as large writes filled it, a commit writes far more."""
