@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from crc32c import crc32c
@@ -37,12 +37,11 @@ from pmwal.layout import (
 )
 from pmwal.medium import detect
 from pmwal.ownership import Ownership, close_locked, duplicate_locked, open_to_lock
+from pmwal.records import Progress
 from pmwal.seam import Seam
 
 FILE_MODE = 0o600
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-
-Progress = Callable[[int, int], None]
 
 
 def create_file(

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pmwal.errors import Overrun, PmwalError, WalFull
+from pmwal.errors import PmwalError, WalFull
 from pmwal.index import SparseIndex
 from pmwal.judge import INDEX_STEP
 from pmwal.layout import (
@@ -52,7 +52,7 @@ from pmwal.layout import (
 )
 from pmwal.live import LiveBounds, LivePage
 from pmwal.medium import Mapping
-from pmwal.reading import View, damaged, ends, locate
+from pmwal.reading import View, ends, locate, missing
 from pmwal.records import Bound
 from pmwal.ring import Found
 from pmwal.seam import Seam
@@ -121,7 +121,10 @@ class Engine:
         state, block = self.state, self.block
         time_ns = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
         position, seq = state.head
-        if seq + len(payloads) > SEQ_MAX or self.end_after([len(payload) for payload in payloads]) > POSITION_MAX:
+        near_the_end = position > POSITION_MAX - 2 * block.capacity  # what fits into the ring ends before that
+        if seq + len(payloads) > SEQ_MAX or (
+            near_the_end and self.end_after([len(payload) for payload in payloads]) > POSITION_MAX
+        ):
             raise WalFull("the log has used up its sequence numbers or positions; start a new one")
         self._prefetch(position)
         self._stray_records = True
@@ -301,11 +304,6 @@ class Engine:
 
     def explain(self, at: Bound, view: View) -> PmwalError:
         """Why the record that a walk over this view expected at this bound is not there."""
-        tail = self.state.tail
-        if at.next_seq < tail.next_seq:
-            missed = tail.next_seq - at.next_seq
-            return Overrun(f"record {at.next_seq} is gone: the log now begins at {tail.next_seq}", missed)
-        if self.state.epoch > view.epoch:
-            return Overrun(f"record {at.next_seq} is gone: it was rolled back")
-        return damaged(self.block, at)
+        state = self.state
+        return missing(self.block, at, state.tail, rolled_back=state.epoch > view.epoch)
 

@@ -13,7 +13,6 @@ Invariants
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -21,13 +20,10 @@ from pmwal.control import Control, read_control
 from pmwal.errors import CorruptWal
 from pmwal.identity import Identity
 from pmwal.layout import HEADER, PAGE, SLOT_CLEAN, SLOT_PIPELINED, Slot, Superblock, record_size
-from pmwal.records import START, Bound, RecoveryReport
+from pmwal.records import START, Bound, Progress, RecoveryReport
 from pmwal.ring import Found, Load, RingReader, overlay
 from pmwal.search import Budget, belongs, candidates, resync
 from pmwal.verdict import Facts, Row, classify
-
-Progress = Callable[[int, int], None]
-"""Called now and then with (bytes done, bytes in all)."""
 
 INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
 _PROGRESS_STEP = 8192  # records between two calls of Progress

@@ -26,7 +26,7 @@ from pmwal.create import create_file
 from pmwal.engine import Engine, State
 from pmwal.errors import FormatError, PersistError
 from pmwal.identity import Identity, identify, writable_problem
-from pmwal.judge import Judgement, Progress, judge
+from pmwal.judge import Judgement, judge
 from pmwal.layout import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,
@@ -42,7 +42,7 @@ from pmwal.layout import (
 from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache
 from pmwal.ownership import Ownership, close_locked, open_to_lock
 from pmwal.reader import Reader, judge_beside
-from pmwal.records import Bound, RecoveryReport
+from pmwal.records import Bound, Progress, RecoveryReport
 from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size

@@ -20,13 +20,13 @@ from crc32c import crc32c
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.identity import Identity
 from pmwal.index import SparseIndex
-from pmwal.judge import INDEX_STEP, Judgement, Progress, judge, snapshot
+from pmwal.judge import INDEX_STEP, Judgement, judge, snapshot
 from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
-from pmwal.reading import View, damaged, locate, walk
-from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.reading import View, gone, locate, missing, walk
+from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
 from pmwal.ring import Found, RingReader
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
@@ -75,6 +75,7 @@ class Reader:
         """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
         self._check_open()
         if self._has_writer():
+            self._judged = None  # what was true before this writer came, it may have rolled back
             bounds = read_bounds(self._mapping.load)
             if bounds is not None:
                 return View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
@@ -140,8 +141,7 @@ class Reader:
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
         view = self._view()
         if start is not None and start < view.tail.next_seq:
-            missed = view.tail.next_seq - start
-            raise Overrun(f"record {start} is gone: the log now begins at {view.tail.next_seq}", missed)
+            raise gone(start, view.tail)
         if start is not None:
             self._revalidate(view)
         if view.epoch != self._seen_epoch:
@@ -177,12 +177,7 @@ class Reader:
     def _explain(self, at: Bound, before: View) -> PmwalError:
         """Why the record that a walk expected at this bound is not there."""
         now = self._view()
-        if at.next_seq < now.tail.next_seq:
-            missed = now.tail.next_seq - at.next_seq
-            return Overrun(f"record {at.next_seq} is gone: the log now begins at {now.tail.next_seq}", missed)
-        if now.epoch != before.epoch:
-            return Overrun(f"record {at.next_seq} is gone: it was rolled back")
-        return damaged(self._block, at)
+        return missing(self._block, at, now.tail, rolled_back=now.epoch != before.epoch)
 
     def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
         """Every whole record, around damage; numbers may be missing."""

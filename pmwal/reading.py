@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pmwal.errors import CorruptWal, PmwalError
+from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.layout import HEADER, Superblock
 from pmwal.records import Bound, Record
 from pmwal.ring import Found, Load, RingReader, has_due_epoch
@@ -80,6 +80,20 @@ def _expect(ring: RingReader, at: Bound, view: View, explain: Explain) -> Found:
     if found is None or not view.holds(found):
         raise explain(at, view)
     return found
+
+
+def gone(seq: int, tail: Bound) -> Overrun:
+    """The error for a record before the tail."""
+    return Overrun(f"record {seq} is gone: the log now begins at {tail.next_seq}", tail.next_seq - seq)
+
+
+def missing(block: Superblock, at: Bound, tail: Bound, *, rolled_back: bool) -> PmwalError:
+    """Why a record that a walk expected is not there, when the log now begins at ``tail``."""
+    if at.next_seq < tail.next_seq:
+        return gone(at.next_seq, tail)
+    if rolled_back:
+        return Overrun(f"record {at.next_seq} is gone: it was rolled back")
+    return damaged(block, at)
 
 
 def damaged(block: Superblock, at: Bound) -> CorruptWal:

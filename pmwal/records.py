@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 from pmwal.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.errors import CorruptWal, FormatError
 from pmwal.identity import identify
-from pmwal.judge import Judgement, Progress, judge
+from pmwal.judge import Judgement, judge
 from pmwal.layout import (
     EPOCH_MAX,
     LIVE_OFFSET,
@@ -35,7 +35,7 @@ from pmwal.layout import (
     slot_index,
 )
 from pmwal.opening import inspect, own_existing
-from pmwal.records import START, Bound, RecoveryReport
+from pmwal.records import START, Bound, Progress, RecoveryReport
 from pmwal.ring import Found, Load, RingReader, overlay
 from pmwal.salvage import salvage
 from pmwal.seam import SYSTEM, Seam

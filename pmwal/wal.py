@@ -23,7 +23,7 @@ from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall,
 from pmwal.layout import record_size
 from pmwal.ownership import Ownership
 from pmwal.payload import as_number, as_payload, check_kind, check_length
-from pmwal.reading import View, walk
+from pmwal.reading import View, gone, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.staging import Batch, Reservation, owned
 
@@ -255,7 +255,7 @@ class Wal:
         first = view.tail.next_seq if start is None else as_number(start)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
-            raise engine.explain(Bound(0, first), view)
+            raise gone(first, view.tail)
         return self._walk(engine, view, first, end)
 
     def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:

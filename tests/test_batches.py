@@ -426,7 +426,8 @@ def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_
     while interrupt_once(path, STRICT if number % 2 else PIPELINED, operation, number):
         path.unlink()
         number += stride
-    assert number > 5  # something was interrupted at all; newer CPythons look for signals at fewer places
+    # Newer CPythons look for signals at fewer places, so only on 3.11 can the count say that nothing was passed over.
+    assert number > (20 if sys.version_info < (3, 12) else 5)
 
 
 def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, number: int) -> bool:

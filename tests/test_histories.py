@@ -161,7 +161,7 @@ class _Forgetful(PageCache):
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_page_that_is_evicted_while_recovery_stores_again_brings_nothing_back(ordering: str, shm_dir: Path) -> None:
-    """Scenario 28d, found by the sweep (seeds 1136 and 1292): after a failed msync the disk holds older records of the same
+    """Scenario 28d, found by a sweep: after a failed msync the disk holds older records of the same
     numbers and places; recovery keeps what it judged, from its own copy, and no eviction slips them in.
     """
     path = shm_dir / "test.wal"

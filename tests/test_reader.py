@@ -570,3 +570,15 @@ def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Call
                 look_at_copy(copy, mode, durable)
         process.say("stop")
         assert process.wait() == 0
+
+
+def test_reader_forgets_where_records_stood_before_a_writer_came(path: Path) -> None:
+    """What it knew of the log without a writer may be rolled back since: no false alarm, and the new records are read."""
+    with open_small(path, size="256KiB") as wal:
+        wal.extend([b"old" * 300] * 200)
+    with pmwal.open(path, "r") as reader:
+        assert next(reader.read(start=1)).seq == 1
+        with open_small(path) as wal:
+            wal.rollback(after=10)
+            wal.extend([b"new %d" % number * 20 for number in range(11, 201)])
+            assert [record.data for record in reader.read(start=150)] == [b"new %d" % n * 20 for n in range(150, 201)]
