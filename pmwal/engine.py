@@ -1,4 +1,4 @@
-"""The reference engine: stores records, makes them durable, moves the pointer, the tail and the epoch.
+"""The engine in Python: stores records, makes them durable, moves the pointer, the tail and the epoch.
 
 Invariants
 ----------
@@ -17,13 +17,16 @@ Invariants
 
 Locks: ``guard`` is held by whoever stores or changes the state; ``writing`` by whoever means to store, for as long as its
 numbers and its room must not be taken by another (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
+
+This is the reference. ``pmwal.native`` derives from it and does in C what touches the medium: ``store``, ``commit`` and the methods
+under "the medium" below. What follows from what (epochs, tails, strays, slots in twos) stands here only.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from pmwal.errors import PmwalError, WalFull
 from pmwal.index import SparseIndex
@@ -75,6 +78,7 @@ class Engine:
     """One log, opened for writing. The caller checks arguments, forks and closing, and turns ``OSError`` into poison."""
 
     name = "python"
+    lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
 
     def __init__(
         self,
@@ -91,19 +95,35 @@ class Engine:
         self.mapping = mapping
         self.block = block
         self.pipelined = pipelined
-        self.state = state
-        self.slot = slot
         self.index = SparseIndex(INDEX_STEP, index)
-        self.writing = threading.RLock()
-        self.guard = threading.RLock()
+        self.writing = self.lock_type()
+        self.guard = self.lock_type()
         self.changed = threading.Condition(self.guard)
-        self.commits = 0
-        self.slots_written = 0
         self._seam = seam
         self._live = LivePage(mapping, seam)
+        self._begin(state, slot)
+
+    def _begin(self, state: State, slot: Slot) -> None:
+        """Set what changes while the log is open."""
+        self.state = state
+        self.generation = slot.generation  # of the newest slot
+        self.pointer = slot.commit_position  # what the newest slot names
+        self.appends = self.stored_bytes = self.commits = self.slots_written = 0
         self._stray_records = False  # whole records may stand past the head
         self._stray_slot = False  # a slot may stand that says other than the state
         self._prefetched = state.head.position
+
+    @property
+    def barriers(self) -> int:
+        """Barriers since the log was opened."""
+        return self.mapping.barriers
+
+    def halt(self) -> None:
+        """The handle takes no more calls that store. An engine with a short way past the handle closes it."""
+
+    def wait_for_change(self, timeout: float | None) -> None:
+        """Wait until something is stored, committed or freed, or the time is over. The caller holds ``guard`` once."""
+        self.changed.wait(timeout)
 
     # -- storing: the caller holds ``writing`` and ``guard``
 
@@ -118,14 +138,10 @@ class Engine:
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
         """Store one batch behind the head and publish it; its first and last number. There must be room for it."""
         self._settle()
+        self._check_limits(payloads)
         state, block = self.state, self.block
         time_ns = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
         position, seq = state.head
-        near_the_end = position > POSITION_MAX - 2 * block.capacity  # what fits into the ring ends before that
-        if seq + len(payloads) > SEQ_MAX or (
-            near_the_end and self.end_after([len(payload) for payload in payloads]) > POSITION_MAX
-        ):
-            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
         self._prefetch(position)
         self._stray_records = True
         starts: list[Bound] = []
@@ -149,17 +165,26 @@ class Engine:
             self.mapping.store(block.ring_offset + position % block.capacity, stored)
             starts.append(Bound(position, seq))
             position, seq = position + size, seq + 1
-        self._publish(starts, Bound(position, seq))
-        return state.head.next_seq, seq - 1
-
-    def _publish(self, starts: list[Bound], head: Bound) -> None:
-        """Make stored records part of the log, in one assignment."""
+        # They become part of the log in one assignment.
+        head = Bound(position, seq)
         self.state = self.state._replace(head=head)
         self._stray_records = False
+        self.appends += len(payloads)
+        self.stored_bytes += sum(map(len, payloads))
         for start in starts:
             self.index.add(start)
-        self._live.publish(head)
+        self._live.publish(head, time_ns)
         self.changed.notify_all()
+        return state.head.next_seq, seq - 1
+
+    def _check_limits(self, payloads: Sequence[bytes]) -> None:
+        """``WalFull`` where a number or a position would pass the limits of the format."""
+        position, seq = self.state.head
+        near_the_end = position > POSITION_MAX - 2 * self.block.capacity  # what fits into the ring ends before that
+        if seq + len(payloads) > SEQ_MAX or (
+            near_the_end and self.end_after([len(payload) for payload in payloads]) > POSITION_MAX
+        ):
+            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
 
     def _prefetch(self, position: int) -> None:
         """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""
@@ -181,7 +206,7 @@ class Engine:
         if head.position == self.state.durable.position:
             return
         self._flush_records()
-        lag = head.position - self.slot.commit_position
+        lag = head.position - self.pointer
         if not self.pipelined or lag > POINTER_LAG_MAX:
             self._write_slot(self.state._replace(durable=head))
         self._become(self.state._replace(durable=head))
@@ -190,7 +215,7 @@ class Engine:
     def catch_up(self) -> None:
         """Let the pointer catch up with what is durable."""
         self.commit()
-        if self.slot.commit_position != self.state.durable.position:
+        if self.pointer != self.state.durable.position:
             self._write_slot(self.state)
             self._become(self.state)
 
@@ -231,6 +256,16 @@ class Engine:
         if self._stray_records:
             self.start_epoch(self.state.head)
 
+    def _change(self, state: State) -> None:
+        """Let a state with another tail or epoch take effect, once two slots carry it."""
+        self._stray_slot = True
+        self._write_slot(state)
+        self._write_slot(state)
+        self._become(state)
+        self._stray_slot = False
+
+    # -- the medium
+
     def _flush_records(self) -> None:
         """Barrier over all that is published and not yet durable."""
         start, end = self.state.durable.position, self.state.head.position
@@ -243,20 +278,12 @@ class Engine:
         else:
             self.mapping.barrier((base + first, base + capacity), (base, base + first + length - capacity))
 
-    def _change(self, state: State) -> None:
-        """Let a state with another tail or epoch take effect, once two slots carry it."""
-        self._stray_slot = True
-        self._write_slot(state)
-        self._write_slot(state)
-        self._become(state)
-        self._stray_slot = False
-
     def _write_slot(self, state: State, flags: int = 0) -> None:
-        if self.slot.generation >= GENERATION_MAX:
-            raise WalFull("the log has used up its slot generations; start a new one")
+        """Store the next slot, which says this state, and wait for its barrier."""
+        self._check_generations()
         slot = Slot(
             epoch=state.epoch,
-            generation=self.slot.generation + 1,
+            generation=self.generation + 1,
             epoch_first_seq=state.epoch_first_seq,
             commit_position=state.durable.position,
             commit_seq=state.durable.next_seq - 1,
@@ -268,10 +295,15 @@ class Engine:
         offset = slot_offset(index)
         self.mapping.store(offset, encode_slot(slot, self.block.uuid, index))
         self.mapping.barrier((offset, offset + LINE))
-        self.slot = slot
+        self.generation, self.pointer = slot.generation, slot.commit_position
         self.slots_written += 1
 
+    def _check_generations(self) -> None:
+        if self.generation >= GENERATION_MAX:
+            raise WalFull("the log has used up its slot generations; start a new one")
+
     def _become(self, state: State) -> None:
+        """Let a state take effect, and show it."""
         self.state = state
         self._live.show(LiveBounds(state.tail, state.durable, state.epoch, state.epoch_first_seq), state.head)
         self.changed.notify_all()

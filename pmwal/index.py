@@ -15,6 +15,11 @@ class SparseIndex:
         self._step = step
         self._entries = list(entries)
 
+    @property
+    def entries(self) -> list[Bound]:
+        """The list itself, in order: the native engine adds to it."""
+        return self._entries
+
     def add(self, start: Bound) -> None:
         """Note where the newest record starts, when the last note is far enough behind."""
         if not self._entries or start.position - self._entries[-1].position >= self._step:

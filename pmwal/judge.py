@@ -19,14 +19,14 @@ from time import perf_counter
 from pmwal.control import Control, read_control
 from pmwal.errors import CorruptWal
 from pmwal.identity import Identity
-from pmwal.layout import HEADER, PAGE, SLOT_CLEAN, SLOT_PIPELINED, Slot, Superblock, record_size
+from pmwal.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, Superblock, record_size
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, overlay
+from pmwal.ring import Found, Load, RingReader, Rules, Scan, overlay
 from pmwal.search import Budget, belongs, candidates, resync
 from pmwal.verdict import Facts, Row, classify
 
-INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
 _PROGRESS_STEP = 8192  # records between two calls of Progress
+INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
 
 
 @dataclass(slots=True)
@@ -57,10 +57,12 @@ class Judgement:
         )
 
 
-def judge(load: Load, identity: Identity, progress: Progress | None = None) -> Judgement:
+def judge(
+    load: Load, identity: Identity, progress: Progress | None = None, scan: Scan | None = None
+) -> Judgement:
     """Read the log and give the verdict. It raises nothing for damage."""
     started = perf_counter()
-    judgement = _Judge(load, identity, progress).run()
+    judgement = _Judge(load, identity, progress, scan).run()
     judgement.report = replace(judgement.report, seconds=perf_counter() - started)
     return judgement
 
@@ -68,16 +70,17 @@ def judge(load: Load, identity: Identity, progress: Progress | None = None) -> J
 class _Judge:
     """One pass over a log: slots, records from the tail on, then what stands past their end."""
 
-    def __init__(self, load: Load, identity: Identity, progress: Progress | None) -> None:
+    def __init__(self, load: Load, identity: Identity, progress: Progress | None, scan: Scan | None) -> None:
         self.identity = identity
         self.block = identity.block
         self.load = load
         self.progress = progress
+        self.start = 0  # where the scan began
         self.total = 0  # bytes that this verdict will have looked at
-        self.ring = RingReader(self.block, load)
+        self.scan = scan
+        self.ring = RingReader(self.block, load, scan=scan)
         self.searched = 0
         self.index: list[Bound] = []
-        self.ends: list[int] = []  # of the records kept past the slot's pointer
         self.mark = 0  # the highest in-band commit pointer among the records reached
         self.epoch_met = 0
 
@@ -100,6 +103,7 @@ class _Judge:
         tail = Bound(slot.tail_position, slot.tail_seq)
         pointer = Bound(slot.commit_position, slot.commit_seq + 1)
         clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
+        self.start = tail.position
         self.total = pointer.position - tail.position if clean else self.block.capacity
         stop = self._walk_to_pointer(tail, pointer, slot)
         if stop != pointer:
@@ -114,7 +118,11 @@ class _Judge:
     def _walk_to_pointer(self, tail: Bound, pointer: Bound, slot: Slot) -> Bound:
         """The end of the unbroken run from the tail: the pointer, when nothing before it is damaged."""
         at, epoch = tail, 1
+        rules = Rules(pointer.next_seq, pointer.position, slot.epoch, slot.epoch_first_seq, batches=False)
         while at.next_seq < pointer.next_seq:
+            at, epoch = self._run(at, rules, epoch)
+            if at.next_seq >= pointer.next_seq:
+                break
             found = self.ring.numbered(*at)
             if found is None or found.end > pointer.position:
                 return at
@@ -127,19 +135,34 @@ class _Judge:
                 self._report(at.position - tail.position)
         return at
 
+    def _run(self, at: Bound, rules: Rules, epoch: int) -> tuple[Bound, int]:
+        """Go on by the native engine, as far as it goes by itself."""
+        while True:
+            last = self.index[-1].position if self.index else None
+            run = self.ring.run(at, rules, epoch, self.mark, last)
+            self.index += run.starts
+            if run.at == at:
+                return at, epoch
+            at, epoch, self.mark = run.at, run.epoch, run.mark
+            self.epoch_met = max(self.epoch_met, epoch)
+            self._report(at.position - self.start)
+
     def _report(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, self.total)
 
     def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
         """The end of what is whole past the pointer; an unfinished batch is not."""
-        end = pointer
-        while batch := self._whole_batch(end, slot):
+        end, limit = pointer, slot.tail_position + self.block.capacity
+        rules = Rules(SEQ_MAX, limit, slot.epoch, slot.epoch_first_seq, batches=True)
+        while True:
+            end, _ = self._run(end, rules, slot.epoch)
+            batch = self._whole_batch(end, slot)
+            if not batch:
+                return end
             for found in batch:
                 self._reached(found)
-                self.ends.append(found.end)
             end = Bound(batch[-1].end, batch[-1].header.seq + 1)
-        return end
 
     def _whole_batch(self, start: Bound, slot: Slot) -> list[Found]:
         """The batch that starts at ``start``, whole from its first to its last record; empty when it is not."""
@@ -228,6 +251,7 @@ class _Judge:
             seq_min=stop.next_seq,
             newer_seq_min=1,
             reached=lambda position: self._report(position - tail.position),
+            scan=self.scan,
         )
         for position in search:
             header = reader.peek(position)
@@ -305,7 +329,7 @@ class _Judge:
             first_seq=tail.next_seq,
             last_seq=end.next_seq - 1,
             records=end.next_seq - tail.next_seq,
-            kept_past_pointer=len(self.ends) - bisect_right(self.ends, pointer),
+            kept_past_pointer=self._count_past(pointer, end),
             dropped_records=dropped[0],
             dropped_bytes=dropped[1],
             maybe_acknowledged=unclean_pipelined and not corrupt,
@@ -315,16 +339,32 @@ class _Judge:
             damage=self._file_range(end.position, evidence_end) if row.label in ("R4", "R5", "R6") else None,
             lost_first_seq=lost[0] if corrupt else None,
             lost_last_seq=lost[1] if corrupt else None,
-            bytes_scanned=self.ring.bytes_loaded + self.searched + self.block.control_size,
+            bytes_scanned=end.position - tail.position + self.searched + self.block.control_size,
         )
         epoch_max = max(self.control.epoch_max, self.epoch_met)
         return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index)
+
+    def _count_past(self, pointer: int, end: Bound) -> int:
+        """How many of the kept records end past the commit pointer, which is the slot or the highest mark."""
+        if end.position <= pointer or not self.index:
+            return 0
+        at = self.index[max(bisect_right(self.index, pointer, key=_position) - 1, 0)]
+        while at.position < pointer:
+            found = self.ring.numbered(*at)
+            if found is None or found.end > pointer:
+                break
+            at = Bound(found.end, found.header.seq + 1)
+        return end.next_seq - at.next_seq
 
     def _file_range(self, start: int, end: int) -> tuple[int, int]:
         """The damage as byte offsets in the file; its end may lie before its start where it wraps."""
         block = self.block
         end = max(end, start + HEADER)
         return block.ring_offset + start % block.capacity, block.ring_offset + (end - 1) % block.capacity + 1
+
+
+def _position(bound: Bound) -> int:
+    return bound.position
 
 
 @dataclass(slots=True)

@@ -162,7 +162,7 @@ LIVE_WRITER = Structure(
     Field("pid", "Q", "the writer's process id, 0 when there is none"),
     Field("start_time", "Q", "its start, clock ticks since boot (field 22 of /proc/PID/stat)"),
     Field("boot_id", "16s", "of /proc/sys/kernel/random/boot_id"),
-    Field("heartbeat_ns", "q", "wall clock of the last update of the bounds"),
+    Field("heartbeat_ns", "q", "wall clock of the newest store, or of the open"),
     Field("published_position", "Q", "stored so far, durable or not"),
     Field("published_seq", "Q", "number of the last record stored"),
     Field("inode", "Q", "of the file it writes: a copy of the file has another one"),
@@ -271,12 +271,13 @@ class Superblock:
 
 def seed_crc(uuid: bytes, place: int) -> int:
     """The checksum that a structure of this log at this place starts from."""
-    seed: int = crc32c(_PLACE.pack(place), _uuid_crc(uuid))
+    seed: int = crc32c(_PLACE.pack(place), uuid_crc(uuid))
     return seed
 
 
 @lru_cache(maxsize=64)
-def _uuid_crc(uuid: bytes) -> int:
+def uuid_crc(uuid: bytes) -> int:
+    """The checksum of a log's uuid, from which all seeds go on."""
     crc: int = crc32c(uuid)
     return crc
 

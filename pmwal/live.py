@@ -25,7 +25,7 @@ from pmwal.layout import (
     TIME_MIN,
 )
 from pmwal.medium import Mapping
-from pmwal.records import START, Bound
+from pmwal.records import Bound
 from pmwal.ring import Load
 from pmwal.seam import Seam
 
@@ -60,12 +60,12 @@ class LivePage:
 
     def __init__(self, mapping: Mapping, seam: Seam) -> None:
         self._mapping = mapping
-        self._seam = seam
         self._pid = seam.pid()
         self._start_time = process_start_time(self._pid) or 0
         self._boot_id = seam.boot_id()
         self._inode = mapping.inode
         self._version = 0
+        self._heartbeat_ns = _clamped(seam.now_ns())
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
         """Publish new bounds, and that the writer lives."""
@@ -80,22 +80,33 @@ class LivePage:
             bounds.epoch_first_seq,
             self._version,
         )
-        self._mapping.store(LIVE_OFFSET, line + self._writer(self._pid, published))
+        self._mapping.store(LIVE_OFFSET, line + self.writer_line(published))
 
-    def publish(self, published: Bound) -> None:
-        """Show how far the log is stored, durable or not."""
+    def publish(self, published: Bound, time_ns: int) -> None:
+        """Show how far the log is stored, durable or not, after a store at this time."""
+        self._heartbeat_ns = time_ns
         offset = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["published_position"]
         self._mapping.store(offset, _PUBLISHED.pack(published.position, published.next_seq - 1))
 
     def retire(self) -> None:
         """Say that nobody writes."""
-        self._mapping.store(LIVE_WRITER_OFFSET, self._writer(0, START))
+        self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
 
-    def _writer(self, pid: int, published: Bound) -> bytes:
-        heartbeat = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
+    def writer_line(self, published: Bound) -> bytes:
+        """The line that names this writer."""
         return LIVE_WRITER.struct.pack(
-            pid, self._start_time, self._boot_id, heartbeat, published.position, published.next_seq - 1, self._inode
+            self._pid,
+            self._start_time,
+            self._boot_id,
+            self._heartbeat_ns,
+            published.position,
+            published.next_seq - 1,
+            self._inode,
         )
+
+
+def _clamped(time_ns: int) -> int:
+    return min(max(time_ns, TIME_MIN), TIME_MAX)
 
 
 def read_writer(load: Load) -> LiveWriter:

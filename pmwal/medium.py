@@ -19,9 +19,13 @@ import errno
 import mmap
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from pmwal.errors import PersistError, UnsupportedMedium
+from pmwal.extension import native
 from pmwal.layout import ALIGN_DAX, ALIGN_DEFAULT, PAGE
 from pmwal.seam import Seam
 
@@ -48,6 +52,7 @@ _FILESYSTEMS = {  # statfs(2), linux/magic.h
     0x00C36400: "ceph",
 }
 _IN_MEMORY = ("tmpfs", "ramfs")
+_BY_LINES = ("dax", "emulated-dax")
 _COPY_ON_WRITE = "a rewritten page moves to a new place: commits cost more, and ENOSPC can come from msync"
 _NETWORK = "msync is as durable as the server makes it, and flock may not be seen by other hosts"
 _ASSUMPTIONS = {
@@ -69,6 +74,7 @@ class Medium:
 
     kind: str
     filesystem: str
+    lines: str | None = None  # the instruction that flushes cache lines, where the engine has one
 
     @property
     def durability(self) -> str:
@@ -78,12 +84,14 @@ class Medium:
     @property
     def flush(self) -> str:
         """What a barrier does."""
-        return "none" if self.kind == "memory" else "msync"
+        if self.kind == "memory":
+            return "none"
+        return self.lines if self.lines is not None and self.kind in _BY_LINES else "msync"
 
     @property
     def alignment(self) -> int:
         """Default alignment: on DAX no two commits flush the same cache line."""
-        return ALIGN_DAX if self.kind in ("dax", "emulated-dax") else ALIGN_DEFAULT
+        return ALIGN_DAX if self.kind in _BY_LINES else ALIGN_DEFAULT
 
     @property
     def pipelined(self) -> bool:
@@ -147,6 +155,21 @@ def _maps_sync(fd: int) -> bool:
     return True
 
 
+@cache
+def flush_instruction() -> str | None:
+    """The instruction by which the native engine flushes cache lines here; None without that engine, or without one.
+
+    Where the caches are in the persistence domain (eADR) it is "eadr": nothing is flushed, and a fence orders the stores.
+    """
+    return None if native is None else native.setup_persistence(_caches_are_durable())
+
+
+def _caches_are_durable() -> bool:
+    """Whether all persistent memory here keeps what is in the caches (Linux, Documentation/ABI/testing/sysfs-bus-nd)."""
+    domains = [path.read_text().strip() for path in Path("/sys/bus/nd/devices").glob("region*/persistence_domain")]
+    return bool(domains) and set(domains) == {"cpu_cache"}
+
+
 class Mapping:
     """A log's file, mapped when it is ``writable``: the one owner of the mapping and of the descriptor behind it.
 
@@ -161,15 +184,33 @@ class Mapping:
         self.inode = os.fstat(fd).st_ino
         self.barriers = 0
         self._seam = seam
-        self._on_disk = medium.kind == "file" and medium.durability == "power"
+        self.on_disk = medium.kind == "file" and medium.durability == "power"
         self._map: mmap.mmap | None = None
+        self._before_close: Callable[[], None] | None = None
         if writable:
             flags = _MAP_SHARED_VALIDATE | _MAP_SYNC if medium.kind == "dax" else mmap.MAP_SHARED
             self._map = mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        if self._on_disk:
+        if self.on_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
             if self._map is not None:
                 self._map.madvise(mmap.MADV_RANDOM)
+
+    @property
+    def map(self) -> mmap.mmap:
+        """What is mapped, for the native engine."""
+        assert self._map is not None
+        return self._map
+
+    def before_close(self, action: Callable[[], None]) -> None:
+        """Have this called before the mapping goes: a mapping cannot be closed while somebody holds its address."""
+        self._before_close = action
+
+    def window(self) -> memoryview | None:
+        """The whole file, to be looked at in place; None where it is better read in large pieces, or not mapped.
+
+        It must be released before the mapping is closed.
+        """
+        return None if self._map is None or self.on_disk else memoryview(self._map)
 
     def check_size(self) -> None:
         """``PersistError`` when the file no longer covers the mapping.
@@ -184,7 +225,7 @@ class Mapping:
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
         self.check_size()
-        if self._on_disk and length >= _READ_AHEAD:
+        if self.on_disk and length >= _READ_AHEAD:
             self.prefetch(offset, 2 * length)
         if self._map is not None:
             return self._map[offset : offset + length]
@@ -211,6 +252,11 @@ class Mapping:
         self.barriers += 1
         if self.medium.kind == "memory":
             return
+        if self.medium.flush == self.medium.lines:
+            for start, end in ranges:
+                self._seam.write_back(self.map, start, end - start)
+            self._seam.fence()
+            return
         for start, end in ranges:
             first = start // PAGE * PAGE
             self._flush(first, -(-end // PAGE) * PAGE - first)
@@ -226,7 +272,7 @@ class Mapping:
 
     def prefetch(self, offset: int, length: int) -> None:
         """Ask for these pages in the background, in single pages (POSIX_FADV_WILLNEED ignores read-ahead's folio sizes)."""
-        if self._on_disk:
+        if self.on_disk:
             start = offset // PAGE * PAGE
             end = min(offset + length, self.size)
             if end > start:
@@ -236,6 +282,8 @@ class Mapping:
         """Unmap and close; what was stored stays in the page cache. Idempotent."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            if self._before_close is not None:
+                self._before_close()
             if self._map is not None:
                 self._map.close()
             os.close(fd)

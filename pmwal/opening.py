@@ -17,14 +17,16 @@ import errno
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal, TypedDict, Unpack, overload
 
+from pmwal.choice import chosen_engine, scan_for
 from pmwal.control import due_generation
 from pmwal.create import create_file
 from pmwal.engine import Engine, State
 from pmwal.errors import FormatError, PersistError
+from pmwal.extension import native
 from pmwal.identity import Identity, identify, writable_problem
 from pmwal.judge import Judgement, judge
 from pmwal.layout import (
@@ -39,7 +41,7 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache
+from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache, flush_instruction
 from pmwal.ownership import Ownership, close_locked, open_to_lock
 from pmwal.reader import Reader, judge_beside
 from pmwal.records import Bound, Progress, RecoveryReport
@@ -47,6 +49,9 @@ from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size
 from pmwal.wal import COMMIT_POLICIES, FULL_POLICIES, Wal
+
+if native is not None:
+    from pmwal.fast import NativeEngine, NativeWal
 
 MODES = ("a", "x", "r+", "r")
 ORDERINGS = ("auto", "strict", "pipelined")
@@ -166,14 +171,18 @@ def open_log(
         raise FileNotFoundError(errno.ENOENT, "no path was given", name)
     capacity = None if size is None else _capacity(size)
     check_platform()
+    is_native = chosen_engine() == "native"
+    engine_type: type[Engine] = NativeEngine if is_native else Engine
+    wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
     if mode == "r":
         return _open_reader(name, capacity, align, medium, seam, salvaging=recover == "salvage")
     ownership, created = _own(name, mode, capacity, align, medium, application, seam, progress)
     try:
-        mapping, identity = _map_for_writing(ownership, name, capacity, align, medium, seam)
+        lines = flush_instruction() if is_native else None
+        mapping, identity = _map_for_writing(ownership, name, capacity, align, medium, seam, lines)
         try:
             pipelined = mapping.medium.pipelined if ordering == "auto" else ordering == "pipelined"
-            engine, report = _take_over(mapping, identity, name, seam, pipelined, progress)
+            engine, report = _take_over(mapping, identity, name, seam, pipelined, progress, engine_type)
         except BaseException:
             mapping.close()
             raise
@@ -182,7 +191,7 @@ def open_log(
         raise
     if created:
         report = replace(report, outcome="created")
-    return Wal(name, engine, ownership, report, commit=commit, on_full=on_full, timeout=timeout)
+    return wal_type(name, engine, ownership, report, commit=commit, on_full=on_full, timeout=timeout)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:
@@ -309,7 +318,13 @@ def _identify(fd: int, path: str) -> Identity:
 
 
 def _map_for_writing(
-    ownership: Ownership, path: str, capacity: int | None, align: int | None, medium: str, seam: Seam
+    ownership: Ownership,
+    path: str,
+    capacity: int | None,
+    align: int | None,
+    medium: str,
+    seam: Seam,
+    lines: str | None,
 ) -> tuple[Mapping, Identity]:
     fd = os.open(f"/proc/self/fd/{ownership.fd}", _WRITE_FLAGS)  # the same file, an open description of its own
     try:
@@ -326,7 +341,7 @@ def _map_for_writing(
                 RuntimeWarning,
                 stacklevel=4,
             )
-        kind = detect(fd, medium, path)
+        kind = replace(detect(fd, medium, path), lines=lines)
         _prepare(fd, status, block, kind, seam)
         return Mapping(fd, block.file_size, kind, seam, writable=True), identity
     except BaseException:
@@ -353,11 +368,17 @@ def _prepare(fd: int, status: os.stat_result, block: Superblock, medium: Medium,
 
 
 def _take_over(
-    mapping: Mapping, identity: Identity, path: str, seam: Seam, pipelined: bool, progress: Progress | None
+    mapping: Mapping,
+    identity: Identity,
+    path: str,
+    seam: Seam,
+    pipelined: bool,
+    progress: Progress | None,
+    engine_type: type[Engine],
 ) -> tuple[Engine, RecoveryReport]:
     """Recover: judge, make durable what is kept, begin a new epoch."""
     for _ in range(_TRIES):
-        judgement = judge(mapping.load, identity, progress)
+        judgement = _judge(mapping, identity, progress)
         if judgement.row.outcome == "corrupt":
             raise judgement.error(path)
         copies = _copy_kept(mapping, judgement)
@@ -371,7 +392,7 @@ def _take_over(
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
         _store_again(mapping, judgement, slot, copies)
-        engine = Engine(
+        engine = engine_type(
             mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
         )
         with engine.guard:
@@ -379,6 +400,16 @@ def _take_over(
     except OSError as error:
         raise PersistError(error.errno, f"{path}: recovery could not make the log durable: {error.strerror}") from error
     return engine, judgement.report
+
+
+def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> Judgement:
+    """The verdict on a log that nobody else writes, so that it can be looked at in place."""
+    window = mapping.window()
+    try:
+        return judge(mapping.load, identity, progress, scan_for(identity.block, window))
+    finally:
+        if window is not None:
+            window.release()
 
 
 def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]] | None:

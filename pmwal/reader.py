@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from crc32c import crc32c
 
+from pmwal.choice import scan_for
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.identity import Identity
 from pmwal.index import SparseIndex
@@ -25,9 +26,9 @@ from pmwal.layout import PAGE
 from pmwal.live import living_writer, read_bounds
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
-from pmwal.reading import View, gone, locate, missing, walk
+from pmwal.reading import Seen, View, gone, locate, missing, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
-from pmwal.ring import Found, RingReader
+from pmwal.ring import RingReader
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
@@ -36,11 +37,12 @@ _TRIES = 8  # verdicts beside a writer that changes what is judged
 
 def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
     """The verdict on a log that may be written meanwhile: a corrupt one is given again on a copy while there is a writer."""
-    judgement = judge(mapping.load, identity, progress)
+    scan = scan_for(identity.block)
+    judgement = judge(mapping.load, identity, progress, scan)
     for _ in range(_TRIES):
         if judgement.row.outcome != "corrupt" or living_writer(mapping.load, mapping.inode, seam) is None:
             break
-        judgement = judge(snapshot(mapping.load, identity.block), identity, progress)
+        judgement = judge(snapshot(mapping.load, identity.block), identity, progress, scan)
     return judgement
 
 
@@ -66,7 +68,7 @@ class Reader:
         self._index = SparseIndex(INDEX_STEP)
         self._judged: tuple[int, Judgement] | None = None
         self._seen_epoch = 0
-        self._last: Found | None = None  # the last record handed out, in epoch ``_seen_epoch``
+        self._last: Seen | None = None  # the last record handed out, in epoch ``_seen_epoch``
         self._view()
 
     # -- what there is
@@ -95,7 +97,7 @@ class Reader:
         slots = self._mapping.load(self._block.control_offset, self._block.control_size)
         key = int(crc32c(slots))
         if self._judged is None or self._judged[0] != key:
-            self._judged = key, judge(self._mapping.load, self._identity)
+            self._judged = key, judge(self._mapping.load, self._identity, scan=scan_for(self._block))
         return self._judged[1]
 
     def _has_writer(self) -> bool:
@@ -157,22 +159,24 @@ class Reader:
         near = self._index.floor(first, view.tail)
         found = locate(self._block, self._mapping.load, view, near, first, self._explain)
         start = Bound(found.position, first)
-        yield from walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out)
+        scan = scan_for(self._block)
+        yield from walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, scan)
 
-    def _hand_out(self, found: Found) -> None:
+    def _hand_out(self, seen: Seen) -> None:
         self._check_open()
-        self._last = found
-        self._index.add(Bound(found.position, found.header.seq))
+        self._last = seen
+        self._index.add(Bound(seen.position, seen.seq))
 
     def _revalidate(self, view: View) -> None:
         """``Overrun`` when the last record handed out was rolled back since."""
         last = self._last
-        if last is None or view.epoch == self._seen_epoch or last.header.seq < view.tail.next_seq:
+        if last is None or view.epoch == self._seen_epoch or last.seq < view.tail.next_seq:
             return
         now = RingReader(self._block, self._mapping.load, chunk=PAGE).whole(last.position)
-        if now is None or now.header != last.header or last.header.seq >= view.end.next_seq:
+        same = now is not None and (now.header.seq, now.header.crc) == (last.seq, last.crc)
+        if not same or last.seq >= view.end.next_seq:
             self._last = None
-            raise Overrun(f"record {last.header.seq}, handed out before, was rolled back; read again from an earlier one")
+            raise Overrun(f"record {last.seq}, handed out before, was rolled back; read again from an earlier one")
 
     def _explain(self, at: Bound, before: View) -> PmwalError:
         """Why the record that a walk expected at this bound is not there."""
@@ -232,7 +236,7 @@ class Reader:
         """
         view, medium = self._view(), self._mapping.medium
         return WalStats(
-            engine="python",
+            engine="python" if scan_for(self._block) is None else "native",
             medium=medium.kind,
             durability=medium.durability,
             filesystem=medium.filesystem,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.layout import HEADER, Superblock
 from pmwal.records import Bound, Record
-from pmwal.ring import Found, Load, RingReader, has_due_epoch
+from pmwal.ring import Found, Load, RingReader, Scan, has_due_epoch
 
 POINT_CHUNK = 32 * 1024  # what a look-up of one record loads at a time
 
@@ -33,6 +33,23 @@ Explain = Callable[[Bound, View], PmwalError]
 """Makes the error for a record that a walk over a view expected at this bound, and that is not there."""
 
 
+class Seen(NamedTuple):
+    """A record that was handed out: where it starts, its number and its checksum, which tell it from any other."""
+
+    position: int
+    seq: int
+    crc: int
+
+
+def read_one(
+    block: Superblock, load: Load, view: View, at: Bound, explain: Explain
+) -> tuple[Record, int]:
+    """The record that a walk over this view expects at this bound, and where it ends."""
+    ring = RingReader(block, load, chunk=POINT_CHUNK)
+    found = _expect(ring, at, view, explain)
+    return ring.record(found), found.end
+
+
 def walk(
     block: Superblock,
     load: Load,
@@ -40,18 +57,22 @@ def walk(
     start: Bound,
     stop_seq: int,
     explain: Explain,
-    handed_out: Callable[[Found], None] | None = None,
+    handed_out: Callable[[Seen], None] | None = None,
+    scan: Scan | None = None,
 ) -> Iterator[Record]:
     """The records from ``start`` up to, not including, number ``stop_seq``, each checked in a private copy."""
-    ring = RingReader(block, load)
+    ring = RingReader(block, load, scan=scan)
     at = start
     while at.next_seq < stop_seq:
-        found = _expect(ring, at, view, explain)
-        record = ring.record(found)
-        if handed_out is not None:
-            handed_out(found)
-        yield record
-        at = Bound(found.end, found.header.seq + 1)
+        many = ring.records(at, stop_seq, view.end.position, view.epoch, view.epoch_first_seq)
+        if not many:
+            found = _expect(ring, at, view, explain)
+            many = [(ring.record(found), found.position, found.end, found.header.crc)]
+        for record, position, end, crc in many:
+            if handed_out is not None:
+                handed_out(Seen(position, record.seq, crc))
+            yield record
+            at = Bound(end, record.seq + 1)
 
 
 def locate(block: Superblock, load: Load, view: View, near: Bound, seq: int, explain: Explain) -> Found:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pmwal.extension import native
 from pmwal.layout import (
     HEADER,
     Header,
@@ -22,13 +23,41 @@ from pmwal.layout import (
     record_crc,
     record_size,
 )
-from pmwal.records import Record
+from pmwal.records import Bound, Record
 
 Load = Callable[[int, int], bytes]
 """A private copy of ``length`` bytes of the file from ``offset``."""
 
 _CHUNK = 256 * 1024
-_PIECE = 4 * 1024 * 1024
+_RUN_MAX = 16 * 1024 * 1024  # bytes that a run takes at once
+_RECORDS_MAX = 256  # records that are made at once
+
+
+class Scan(NamedTuple):
+    """What lets a scan run in C. ``window`` is the whole file, to be looked at in place, or None."""
+
+    scanner: native.Scanner
+    window: memoryview | None
+
+
+class Rules(NamedTuple):
+    """Which records a run takes: numbers below ``stop_seq`` that end at or before ``limit`` and have the epoch that their number
+    calls for; with ``batches``, a batch counts from its first record to its last or not at all."""
+
+    stop_seq: int
+    limit: int
+    epoch: int
+    epoch_first_seq: int
+    batches: bool
+
+
+class Run(NamedTuple):
+    """How far a run got: its end, the last epoch and the highest ``durable`` mark met, and where some records start."""
+
+    at: Bound
+    epoch: int
+    mark: int
+    starts: list[Bound]
 
 
 def overlay(load: Load, patches: Sequence[tuple[int, bytes]]) -> Load:
@@ -59,9 +88,9 @@ class RingReader:
     One reader serves one walk: it never looks twice at what it copied, so a new walk takes a new reader.
     """
 
-    def __init__(self, block: Superblock, load: Load, chunk: int = _CHUNK) -> None:
+    def __init__(self, block: Superblock, load: Load, chunk: int = _CHUNK, scan: Scan | None = None) -> None:
         self.block = block
-        self.bytes_loaded = 0
+        self._scan = scan
         self._load = load
         self._chunk_size = chunk
         self._chunk = b""
@@ -79,7 +108,6 @@ class RingReader:
             size = max(length, min(self._chunk_size, self._capacity - offset))
             self._chunk = self._load(self.block.ring_offset + offset, size)
             self._chunk_start = offset
-            self.bytes_loaded += size
             begin = 0
         return self._chunk, begin
 
@@ -141,6 +169,63 @@ class RingReader:
             return None  # it would have fitted before the ring's end, so it is not the next record
         self._peeked = b""  # this header comes from another copy
         return self._check(start, header)
+
+    # -- many at once, by the native engine: the ordinary case only, so what stops it is looked at one by one
+
+    def run(self, at: Bound, rules: Rules, epoch: int, mark: int, last_start: int | None) -> Run:
+        """Follow whole records from ``at`` on, none of an epoch before ``epoch``, as far as the ordinary case goes.
+
+        ``last_start`` is where the newest known start lies; ``starts`` in the answer go on from it.
+        """
+        if self._scan is None or at.next_seq >= rules.stop_seq:
+            return Run(at, epoch, mark, [])
+        window, start = self._window(at.position)
+        position, seq, epoch, mark, outside, starts = self._scan.scanner.run(
+            window,
+            start,
+            *at,
+            rules.stop_seq,
+            rules.limit,
+            rules.epoch,
+            rules.epoch_first_seq,
+            self._lap_number(),
+            rules.batches,
+            _RUN_MAX,
+            epoch,
+            mark,
+            last_start,
+        )
+        if outside:
+            self._chunk = b""  # what is next does not fit into what was copied
+        return Run(Bound(position, seq), epoch, mark, [Bound(*start) for start in starts])
+
+    def records(
+        self, at: Bound, stop_seq: int, limit: int, epoch: int, epoch_first_seq: int
+    ) -> list[tuple[Record, int, int, int]]:
+        """Some records from ``at`` on as (record, position, end, checksum); none when the next one is not an ordinary case."""
+        if self._scan is None:
+            return []
+        window, start = self._window(at.position)
+        lap_number = self._lap_number()
+        many: list[tuple[Record, int, int, int]] = self._scan.scanner.records(
+            Record, window, start, *at, stop_seq, limit, epoch, epoch_first_seq, lap_number, _RECORDS_MAX
+        )
+        if len(many) < _RECORDS_MAX:
+            self._chunk = b""
+        return many
+
+    def _window(self, position: int) -> tuple[memoryview | bytes, int]:
+        """Bytes of the ring that hold this position, and the ring offset at which they begin."""
+        assert self._scan is not None
+        if self._scan.window is not None:
+            return self._scan.window[self.block.ring_offset : self.block.file_size], 0
+        offset = position % self._capacity
+        self._copy(offset, min(HEADER, self._capacity - offset))
+        return self._chunk, self._chunk_start
+
+    def _lap_number(self) -> int:
+        """The number in the header at the ring's start: another record of that number may stand there."""
+        return decode_header(self._load(self.block.ring_offset, HEADER)).seq
 
     def record(self, found: Found) -> Record:
         """The record that this reader found last, from the very bytes that were checked."""

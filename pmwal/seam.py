@@ -2,6 +2,7 @@
 
 Invariants
 ----------
+- The native engine stores by itself when this very object is the seam, and through the methods of any other.
 - No other module stores into a mapping, flushes, syncs, writes to a log's file or gives it a name, so that a test that
   replaces this object sees (and can refuse, delay or record) every step of the code that ships.
 - Clock, uuid, process id, boot id and the size of the control region come from here too, so that a test can fix them.
@@ -15,6 +16,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pmwal.extension import native
 from pmwal.layout import CONTROL_SIZE_DEFAULT
 
 
@@ -49,6 +51,18 @@ class Seam:
     def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
         """msync(MS_SYNC) of whole pages; it has returned 0 when this returns."""
         mapping.flush(offset, length)
+
+    def stream(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
+        """Store whole cache lines past the cache. Native engine only, like the next two."""
+        native.stream(mapping, offset, data)
+
+    def write_back(self, mapping: mmap.mmap, offset: int, length: int) -> None:
+        """Start to write back every cache line of these bytes; ``fence`` waits for it."""
+        native.write_back(mapping, offset, length)
+
+    def fence(self) -> None:
+        """Wait until what was streamed and written back is durable."""
+        native.fence()
 
     def allocate(self, fd: int, size: int) -> None:
         """Give the file its size and blocks; "no space" is said here and not by a signal later."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from pmwal.layout import HEADER, PAGE, Slot, Superblock
 from pmwal.records import Bound
-from pmwal.ring import Found, Load, RingReader, has_due_epoch
+from pmwal.ring import Found, Load, RingReader, Scan, has_due_epoch
 
 _PIECE = 4 * 1024 * 1024
 
@@ -42,6 +41,7 @@ def candidates(
     seq_min: int,
     newer_seq_min: int,
     reached: Callable[[int], None] | None = None,
+    scan: Scan | None = None,
 ) -> Iterator[int]:
     """Positions in [start, stop), at most a lap apart, that may hold a header within these limits; no checksums.
 
@@ -49,9 +49,13 @@ def candidates(
     Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time. ``reached`` is told now and then how far
     the search is.
     """
-    for position, words in _aligned_words(block, load, start, stop):
+    for position, raw, length in _pieces(block, load, start, stop):
         if reached is not None:
             reached(position)
+        if scan is not None:
+            yield from scan.scanner.candidates(raw, position, length, epoch, seq_min, newer_seq_min)
+            continue
+        words = np.frombuffer(raw, dtype="<u8")
         step = block.alignment // 8
         count = len(words) - HEADER // 8 + 1
         if count <= 0:
@@ -72,7 +76,8 @@ def unplaced(block: Superblock, load: Load) -> Iterator[int]:
 
     ``durable`` is at most a lap behind its record's own position, so it says the lap.
     """
-    for offset, words in _aligned_words(block, load, 0, block.capacity):
+    for offset, raw, _ in _pieces(block, load, 0, block.capacity):
+        words = np.frombuffer(raw, dtype="<u8")
         step = block.alignment // 8
         count = len(words) - HEADER // 8 + 1
         if count <= 0:
@@ -84,12 +89,10 @@ def unplaced(block: Superblock, load: Load) -> Iterator[int]:
             yield mark + (offset + index * block.alignment - mark) % block.capacity
 
 
-def _aligned_words(
-    block: Superblock, load: Load, start: int, stop: int
-) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
-    """The ring from ``start`` to ``stop`` as (position, 8-byte words), in pieces that never cross the ring's end.
+def _pieces(block: Superblock, load: Load, start: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
+    """The ring from ``start`` to ``stop`` as (position, bytes, length), in pieces that never cross the ring's end.
 
-    Each piece overlaps the next by less than a header, so that every header stands whole in exactly one.
+    The bytes go on past the length by less than a header, so that every header stands whole in exactly one piece.
     """
     position = start
     while position < stop:
@@ -97,8 +100,7 @@ def _aligned_words(
         length = min(_PIECE, stop - position)
         length = min(length, block.capacity - offset)
         extra = min(HEADER - block.alignment if block.alignment < HEADER else 0, block.capacity - offset - length)
-        raw = load(block.ring_offset + offset, (length + extra) // 8 * 8)
-        yield position, np.frombuffer(raw, dtype="<u8")
+        yield position, load(block.ring_offset + offset, (length + extra) // 8 * 8), length
         position += length
 
 

@@ -43,15 +43,14 @@ class Batch:
         self._payloads: list[bytes] = []
         self._kinds: list[int] = []
         self._open = self._used = False
-        self._first = 0
+        self._first: int | None = None
 
     def __enter__(self) -> Batch:
         engine = self._admit()
         if self._used:
             raise ValueError("a batch is used once; make another")
         _take(engine.writing)
-        self._open = self._used = True
-        self._first = engine.state.head.next_seq
+        self._open = self._used = True  # nothing that an interrupt could cut short stands between the lock and here
         return self
 
     def append(self, data: Any, *, kind: int = 0) -> int:
@@ -71,13 +70,17 @@ class Batch:
 
     @property
     def first(self) -> int:
-        """Number of its first record."""
+        """Number of its first record. ``ValueError`` before it is open."""
+        if self._first is None:
+            if not self._open:
+                raise ValueError("the batch has no numbers before its with block begins")
+            self._first = self._engine.state.head.next_seq
         return self._first
 
     @property
     def last(self) -> int:
         """Number of its last record; ``first - 1`` while there is none."""
-        return self._first + len(self._payloads) - 1
+        return self.first + len(self._payloads) - 1
 
     def __len__(self) -> int:
         return len(self._payloads)
@@ -85,8 +88,9 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open = False
         try:
+            self._first = self.first  # while nobody else can store
+            self._open = False
             if kind is None and self._payloads:
                 self._store(self._payloads, self._kinds)
         finally:

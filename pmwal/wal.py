@@ -66,7 +66,7 @@ class Wal:
         self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
         self._closed = False
         self._closing = False
-        self._appends = self._bytes = self._overwritten = self._waits = self._errors = 0
+        self._overwritten = self._waits = self._errors = 0
 
     # -- storing
 
@@ -348,16 +348,16 @@ class Wal:
             ordering="pipelined" if engine.pipelined else "strict",
             capacity=self.capacity,
             used=self.capacity - self.free,
-            appends=self._appends,
-            bytes=self._bytes,
+            appends=engine.appends,
+            bytes=engine.stored_bytes,
             commits=engine.commits,
-            barriers=engine.mapping.barriers,
+            barriers=engine.barriers,
             overwritten=self._overwritten,
             waits=self._waits,
             errors=self._errors,
             slots_written=engine.slots_written,
             epoch=engine.state.epoch,
-            generation=engine.slot.generation,
+            generation=engine.generation,
             alignment=engine.block.alignment,
             assumptions=medium.assumptions,
         )
@@ -375,6 +375,7 @@ class Wal:
             return
         self._refuse_reentry(storing=False)
         self._closing = True
+        self._engine.halt()
         with self._engine.guard:
             self._engine.changed.notify_all()
         with self._engine.writing, self._engine.guard:
@@ -388,6 +389,7 @@ class Wal:
 
     def _let_go(self) -> None:
         self._closed = True
+        self._engine.halt()
         try:
             with contextlib.suppress(OSError):
                 self._engine.retire()
@@ -470,7 +472,10 @@ class Wal:
             raise self._fail(error) from error
 
     def _fail(self, error: OSError) -> PersistError:
-        """Poison the handle, and make the error that says so."""
+        """Poison the handle, once, and make the error that says so."""
+        if self._poison is not None:
+            return PersistError(*self._poison, committed_seq=self.committed_seq)
+        self._engine.halt()
         self._errors += 1
         message = (
             f"{self._path}: {error.strerror}; records after {self.committed_seq} are not known to be durable. "
@@ -497,10 +502,7 @@ class Wal:
         sizes = [len(payload) for payload in payloads]
         with engine.guard:
             self._make_room(engine, sizes)
-            first, last = self._persist(engine.store, payloads, kinds)
-            self._appends += len(payloads)
-            self._bytes += sum(sizes)
-            return first, last
+            return self._persist(engine.store, payloads, kinds)
 
     def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:
         """Return when records of these sizes fit; raise, wait or overwrite as the policy says."""
@@ -538,7 +540,7 @@ class Wal:
 
     def _wait_for_change(self, engine: Engine, deadline: float | None) -> None:
         """Wait for another thread to change the log. The caller holds ``guard`` once."""
-        engine.changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        engine.wait_for_change(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if self._closing:
             raise WalClosed("this handle was closed while a call waited on it")
         self._refuse_poison()

@@ -10,7 +10,33 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pmwal.choice import ENGINES, chosen_engine
+from pmwal.extension import native
+
 SHM = Path("/dev/shm")
+
+
+BOTH_ENGINES = {
+    "test_batches", "test_calls", "test_creation", "test_damage", "test_framing", "test_ghosts", "test_handles", "test_histories",
+    "test_ownership", "test_pointer", "test_reader", "test_repair", "test_sectors", "test_statemachine", "test_surroundings",
+    "test_takeover",
+}  # fmt: skip
+"""The modules whose tests run once with each engine."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test of these modules an engine; only the engine that was built is there to be tested."""
+    if metafunc.module.__name__ in BOTH_ENGINES:
+        only = native is None or metafunc.definition.get_closest_marker("reference_engine")
+        metafunc.parametrize("engine", ["python"] if only else ENGINES, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine that every open of this test gets, in child processes too."""
+    if hasattr(request, "param"):
+        monkeypatch.setenv("PMWAL_ENGINE", request.param)
+    return chosen_engine()
 
 
 class Place(NamedTuple):

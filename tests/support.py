@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pmwal.judge import Judgement
-from pmwal.layout import Slot, Superblock, encode_slot, slot_index, slot_offset
+from pmwal.layout import PAGE, Slot, Superblock, encode_slot, slot_index, slot_offset
 from pmwal.opening import inspect, open_log
 from pmwal.ring import Found, RingReader
 from pmwal.seam import SYSTEM, Seam
@@ -36,13 +36,15 @@ class Crash(BaseException):
 class FakeSeam(Seam):
     """A small control region, a fixed clock and uuid, a record of every step, and a hook before each of them.
 
-    ``hook(event)`` is called before the step is taken; what it raises is raised instead of taking it.
+    ``hook(event)`` is called before the step is taken; what it raises is raised instead of taking it. A store past the cache is
+    a "store", and a fence a "flush" of the lines that were streamed or written back before it.
     """
 
     control_size = SMALL_CONTROL
 
     def __init__(self, hook: Callable[[Event], None] | None = None, uuid: bytes = bytes(range(16))) -> None:
         self.events: list[Event] = []
+        self._before_fence: list[tuple[int, int]] = []  # (start, end) of what the next fence makes durable
         self.hook = hook
         self.uuid = uuid
         self.time_ns = 1_700_000_000_000_000_000
@@ -65,7 +67,23 @@ class FakeSeam(Seam):
 
     def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
         self._step(Event("flush", offset, b"", length))
-        super().flush(mapping, offset, length)
+        if offset % PAGE == 0:  # else these are cache lines
+            super().flush(mapping, offset, length)
+
+    def stream(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
+        self.store(mapping, offset, data)
+        self.write_back(mapping, offset, len(data))
+
+    def write_back(self, mapping: mmap.mmap, offset: int, length: int) -> None:
+        adjoins = self._before_fence and self._before_fence[-1][1] == offset
+        start = self._before_fence.pop()[0] if adjoins else offset
+        self._before_fence.append((start, offset + length))
+        self._mapping = mapping
+
+    def fence(self) -> None:
+        for start, end in self._before_fence:
+            self.flush(self._mapping, start, end - start)
+        self._before_fence.clear()
 
     def allocate(self, fd: int, size: int) -> None:
         self._step(Event("allocate", 0, b"", size))

@@ -70,12 +70,12 @@ def test_batch_is_there_as_a_whole_or_not_at_all_at_every_crash(shm_dir: Path, o
 @pytest.mark.parametrize("start", [0, 4096 - 320])
 def test_batch_killed_after_any_number_of_its_stores_is_gone(shm_place: Place, count: int, start: int) -> None:
     """Scenario 21 with the page cache kept: only the whole batch counts, and a half stored record counts for nothing."""
-    wal = open_small(shm_place.path, size=4096, align=8, **shm_place.options)
+    seam = FakeSeam()
+    wal = open_small(shm_place.path, seam=seam, size=4096, align=8, **shm_place.options)
     if start:
         to_position(wal, start)
     wal.append(b"before")
-    seam = FakeSeam()
-    wal._engine._seam = wal._engine.mapping._seam = seam
+    seam.events.clear()
     base = shm_place.path.read_bytes()
     with wal.batch() as batch:
         for number in range(count):

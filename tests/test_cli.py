@@ -288,6 +288,7 @@ def test_number_is_never_printed_when_its_commit_fails(
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
+    monkeypatch.setenv("PMWAL_ENGINE", "python")
     monkeypatch.setattr(Engine, "commit", fail)
     ran = cli("write", path, "--ack", "--commit", commit, stdin=b"a\nb\n")
     assert (ran.status, ran.out) == (3, b"")

@@ -18,6 +18,7 @@ import pytest
 import pmwal
 from callers import PATIENCE, Call, bounds, stage, until
 from conftest import Place
+from pmwal.choice import chosen_engine
 from support import SMALL_RING, Crash, Event, FakeSeam, contents, fail_flush, kill, open_small, payloads
 
 
@@ -238,7 +239,7 @@ def test_stats_count(shm_place: Place) -> None:
         assert stats.barriers - fresh.barriers == (8 if stats.ordering == "strict" else 4)
         assert stats.slots_written - fresh.slots_written == (4 if stats.ordering == "strict" else 0)
         assert (stats.capacity, stats.used) == (SMALL_RING, SMALL_RING - wal.free)
-        assert (stats.engine, stats.ordering) == ("python", shm_place.options["ordering"])
+        assert (stats.engine, stats.ordering) == (chosen_engine(), shm_place.options["ordering"])
         assert stats.as_dict()["appends"] == 5
 
 

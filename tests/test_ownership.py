@@ -585,7 +585,7 @@ def test_other_start_methods_say_what_to_do_with_a_handle(path: Path) -> None:
                             multiprocessing.get_context(method).Process(target=print, args=(handle,)).start()
                             print("started")
                         except TypeError as error:
-                            print(method, type(handle).__name__, "the path" in str(error))
+                            print(method, "Wal" if isinstance(handle, pmwal.Wal) else "Reader", "the path" in str(error))
                 wal.append(b"1")
         """,
         path,

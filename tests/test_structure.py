@@ -25,6 +25,9 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+EXTENSION = "pmwal._native"
+"""The extension module: plain C beside the package, which imports nothing."""
+
 PURE = ("units", "errors", "records", "layout", "control", "index", "ring", "payload", "reading", "verdict")
 """The parts that know no I/O: format, ring arithmetic, arguments, verdicts."""
 
@@ -41,7 +44,7 @@ def imports_of(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            modules = [name for name in inner if name in MODULES]
+            modules = [name for name in inner if name in MODULES or name == EXTENSION]
             yield from modules
             if len(modules) < len(inner):
                 yield node.module

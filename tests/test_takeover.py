@@ -279,13 +279,14 @@ def test_pointer_lags_by_a_bounded_number_of_bytes(shm_dir: Path) -> None:
     path = shm_dir / "test.wal"
     wal = open_small(path, size="4MiB", **PIPELINED)
     for _ in range(3):
-        behind = wal._engine.slot
-        while wal._engine.state.head.position + 60048 - behind.commit_position <= POINTER_LAG_MAX:
+        engine = wal._engine
+        behind = engine.generation, engine.pointer
+        while wal._engine.state.head.position + 60048 - behind[1] <= POINTER_LAG_MAX:
             wal.append(bytes(60000))
-            assert behind == wal._engine.slot
+            assert behind == (engine.generation, engine.pointer)
         wal.append(bytes(60000))
-        assert behind.generation + 1 == wal._engine.slot.generation
-        assert wal.committed_seq == wal._engine.slot.commit_seq
+        assert behind[0] + 1 == engine.generation
+        assert engine.state.durable.position == engine.pointer
     kill(wal)
 
 
@@ -438,6 +439,9 @@ def test_interrupted_msync_is_called_again(place: Place) -> None:
     """EINTR says that nothing was decided; only then the call is repeated."""
     seam = FakeSeam()
     wal = open_small(place.path, seam=seam, **place.options)
+    if wal.stats().flush not in ("none", "msync"):
+        wal.close()
+        pytest.skip("a fence is no system call")
     left = 5
 
     def interrupt(event: Event) -> None:
@@ -448,7 +452,7 @@ def test_interrupted_msync_is_called_again(place: Place) -> None:
 
     seam.hook = interrupt
     assert wal.append(b"kept") == 1
-    assert (place.options["medium"] == "memory") == (left == 5)
+    assert (wal.stats().flush == "none") == (left == 5)
     wal.close()
     wal = open_small(place.path, **place.options)
     assert payloads(wal) == [b"kept"]

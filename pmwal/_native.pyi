@@ -1,0 +1,151 @@
+"""The extension module with the C engine; see pmwal/native/*.c."""
+
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from typing_extensions import Buffer
+
+BARRIER_NONE: int
+BARRIER_LINES: int
+BARRIER_MSYNC: int
+CRC32C: str
+
+StateTuple = tuple[int, int, int, int, int, int, int, int]
+
+def setup_persistence(cached_is_durable: bool, /) -> str | None: ...
+def write_back(mapping: mmap.mmap, offset: int, length: int, /) -> None: ...
+def stream(mapping: mmap.mmap, offset: int, data: Buffer, /) -> None: ...
+def fence() -> None: ...
+def crc32c(data: Buffer, crc: int = 0, by_table: bool = False, /) -> int: ...
+
+class Lock:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+    def _is_owned(self) -> bool: ...
+
+class Record:
+    def __new__(cls, seq: int, kind: int, time_ns: int, data: bytes) -> Record: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+
+class Core:
+    def __new__(
+        cls,
+        *,
+        mapping: mmap.mmap,
+        fd: int,
+        capacity: int,
+        alignment: int,
+        payload_max: int,
+        ring_offset: int,
+        control_pages: int,
+        uuid_crc: int,
+        barrier: int,
+        pipelined: bool,
+        on_disk: bool,
+        seam: object | None,
+        writing: Lock,
+        guard: Lock,
+        index: list[Any],
+        bound_type: type,
+        writer: bytes,
+        state: StateTuple,
+        generation: int,
+        pointer: int,
+    ) -> Core: ...
+    @property
+    def state(self) -> StateTuple: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def pointer(self) -> int: ...
+    stray_records: bool
+    stray_slot: bool
+    watched: int
+    @property
+    def streams(self) -> bool: ...
+    @property
+    def appends(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
+    @property
+    def commits(self) -> int: ...
+    @property
+    def barriers(self) -> int: ...
+    @property
+    def slots_written(self) -> int: ...
+    def become(self, state: StateTuple, /) -> None: ...
+    def store(self, payloads: Sequence[bytes], kinds: Sequence[int], /) -> None: ...
+    def flush(self) -> None: ...
+    def commit(self) -> None: ...
+    def commit_through(self, seq: int, /) -> bool: ...
+    def write_slot(self, state: StateTuple, flags: int, /) -> None: ...
+    def halt(self) -> None: ...
+    def detach(self) -> None: ...
+
+class Handle:
+    def append(self, data: Buffer, *, kind: int = 0, commit: bool | None = None) -> int: ...
+    def extend(self, items: Any, *, kind: int = 0) -> tuple[int, int]: ...
+    def commit(self) -> int: ...
+    def _set_core(self, core: Core, commits_each: bool, /) -> None: ...
+
+class Walk(Iterator[Any]):
+    def __new__(
+        cls,
+        core: Core,
+        record_type: type,
+        step: Callable[[int, int], tuple[Any, int]],
+        position: int,
+        seq: int,
+        stop_seq: int,
+        limit: int,
+        epoch: int,
+        epoch_first_seq: int,
+    ) -> Walk: ...
+    def __next__(self) -> Any: ...
+
+class Scanner:
+    def __new__(cls, capacity: int, alignment: int, payload_max: int, uuid_crc: int) -> Scanner: ...
+    def run(
+        self,
+        window: Buffer,
+        start: int,
+        position: int,
+        seq: int,
+        stop_seq: int,
+        limit: int,
+        epoch: int,
+        epoch_first_seq: int,
+        lap_seq: int,
+        batches: bool,
+        bytes_max: int,
+        epoch_min: int,
+        mark: int,
+        index_last: int | None,
+    ) -> tuple[int, int, int, int, bool, list[tuple[int, int]]]: ...
+    def records(
+        self,
+        record_type: type,
+        window: Buffer,
+        start: int,
+        position: int,
+        seq: int,
+        stop_seq: int,
+        limit: int,
+        epoch: int,
+        epoch_first_seq: int,
+        lap_seq: int,
+        count_max: int,
+    ) -> list[tuple[Any, int, int, int]]: ...
+    def candidates(
+        self, window: Buffer, position: int, count: int, epoch: int, seq_min: int, newer_seq_min: int
+    ) -> list[int]: ...

@@ -1,0 +1,20 @@
+/* CRC-32C (Castagnoli, RFC 3720 appendix B.4), by the processor's instructions where it has them. */
+#ifndef PMWAL_CRC32C_H
+#define PMWAL_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Chooses the implementation for this processor. Call it once, before the first crc32c(). */
+void crc32c_setup(void);
+
+/* What was chosen: "sse4.2", "armv8" or "table". */
+const char *crc32c_name(void);
+
+/* The checksum of `length` bytes that follow bytes with checksum `crc`; of nothing, `crc` itself. */
+extern uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length);
+
+/* The implementation that needs no instruction of its own; tests compare the others with it. */
+uint32_t crc32c_table(uint32_t crc, const void *data, size_t length);
+
+#endif

@@ -1,0 +1,284 @@
+/* The short way through append, extend and commit: one C call for what is ordinary.
+ *
+ * pmwal.wal.Wal has the same methods in Python; pmwal.native.NativeWal inherits from both. Whatever is out of the ordinary (wrong
+ * arguments, no room, a closed or poisoned handle, a lock that somebody holds, a test's seam) goes to the Python method under its
+ * own name with "_slow" in front, before anything is stored. So all policy and all messages have one place, and it is not here.
+ */
+#include "module.h"
+
+#define STACK_PIECES 64
+
+typedef struct {
+    PyObject_HEAD
+    Core *core;
+    char commits_each;
+} Handle;
+
+/* Turns the OSError that is set into the PersistError that says so, and ends the handle. Always NULL. */
+static PyObject *fail(Handle *self)
+{
+    PyObject *type, *value, *trace;
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return NULL;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace)
+        PyException_SetTraceback(value, trace);
+    PyObject *error = PyObject_CallMethod((PyObject *)self, "_fail", "O", value);
+    if (error) {
+        PyException_SetCause(error, Py_NewRef(value));
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return NULL;
+}
+
+/* The arguments `kind` and `commit` of a call, when they are plain; false when the slow way has to look at them. */
+static bool plain_options(Handle *self, PyObject *const *values, PyObject *names, uint16_t *kind, bool *commit)
+{
+    Py_ssize_t count = names ? PyTuple_GET_SIZE(names) : 0;
+    *kind = 0;
+    *commit = self->commits_each;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i), *value = values[i];
+        if (name == self->core->name_commit) {
+            if (value == Py_True || value == Py_False)
+                *commit = value == Py_True;
+            else if (value != Py_None)
+                return false;
+        } else if (name == self->core->name_kind && PyLong_CheckExact(value)) {
+            int overflow;
+            long number = PyLong_AsLongAndOverflow(value, &overflow);
+            if (overflow || number < 0 || number > (long)PMWAL_KIND_MAX)
+                return false;
+            *kind = (uint16_t)number;
+        } else
+            return false;
+    }
+    return true;
+}
+
+/* Whether pieces with these sizes fit, as things are now: they go behind the head, and no number comes near its limit. */
+static bool fits(const Core *core, const struct piece *pieces, size_t count)
+{
+    const struct log_state *state = &core->state;
+    if (state->head.position > PMWAL_POSITION_MAX - 2 * core->geometry.capacity || state->head.seq > PMWAL_SEQ_MAX - count)
+        return false;
+    uint64_t end = count == 1 ? 0 : state->head.position;
+    if (count == 1) {
+        uint64_t size = record_size(&core->geometry, pieces->length);
+        end = place_record(&core->geometry, state->head.position, size) + size;
+    } else
+        end = core_end_after(core, pieces, count);
+    return end - state->tail.position <= core->geometry.capacity;
+}
+
+/* Makes `seq` durable as the caller asked for; false with an exception set. */
+static bool commit_through(Handle *self, uint64_t seq)
+{
+    Core *core = (Core *)Py_NewRef(self->core);
+    int status = core_commit_through(core, seq);
+    Py_DECREF(core);
+    if (status < 0)
+        return fail(self), false;
+    if (status == 0)
+        return true;
+    PyObject *answer = PyObject_CallMethod((PyObject *)self, "_slow_commit_through", "K", (unsigned long long)seq);
+    Py_XDECREF(answer);
+    return answer != NULL;
+}
+
+static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *method = PyObject_GetAttrString((PyObject *)self, name);
+    if (!method)
+        return NULL;
+    PyObject *answer = PyObject_Vectorcall(method, args, (size_t)count, names);
+    Py_DECREF(method);
+    return answer;
+}
+
+static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    struct piece piece;
+    bool commit;
+    Py_buffer view = {0};
+    if (!self->core || count != 1 || !plain_options(self, args + 1, names, &piece.kind, &commit))
+        return slow(self, "_slow_append", args, count, names);
+    if (PyBytes_CheckExact(args[0])) {
+        piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+        piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
+    } else {
+        /* This may run Python code, so it comes before anything is looked at. */
+        if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE)) {
+            PyErr_Clear();
+            return slow(self, "_slow_append", args, count, names);
+        }
+        piece.bytes = view.buf;
+        piece.length = (uint64_t)view.len;
+    }
+    Core *core = self->core;
+    if (!core || !core_is_free(core) || piece.length > core->geometry.payload_max || !fits(core, &piece, 1)) {
+        if (view.obj)
+            PyBuffer_Release(&view);
+        return slow(self, "_slow_append", args, count, names);
+    }
+    uint64_t seq = core->state.head.seq;
+    int status = core_store(core, &piece, 1);
+    if (view.obj)
+        PyBuffer_Release(&view);
+    if (status)
+        return fail(self);
+    if (commit && !commit_through(self, seq))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(seq);
+}
+
+/* Private copies of the items that are not bytes already, as a new list or tuple; NULL without an exception when one of them has
+ * to be looked at the slow way. */
+static PyObject *plain_items(PyObject *items)
+{
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(items), i = 0;
+    while (i < count && PyBytes_CheckExact(PySequence_Fast_GET_ITEM(items, i)))
+        i++;
+    if (i == count)
+        return Py_NewRef(items);
+    PyObject *copies = PyList_New(count);
+    for (i = 0; copies && i < count && i < PySequence_Fast_GET_SIZE(items); i++) {
+        PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i)), *copy = NULL;
+        Py_buffer view;
+        if (PyBytes_CheckExact(item))
+            copy = Py_NewRef(item);
+        else if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) == 0) {
+            copy = PyBytes_FromStringAndSize(view.buf, view.len);
+            PyBuffer_Release(&view);
+        }
+        Py_DECREF(item);
+        if (!copy) {
+            PyErr_Clear();
+            Py_CLEAR(copies);
+        } else
+            PyList_SET_ITEM(copies, i, copy);
+    }
+    if (!copies || i < count) {
+        PyErr_Clear();
+        Py_CLEAR(copies);
+    }
+    return copies;
+}
+
+static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    uint16_t kind;
+    bool commit;
+    if (!self->core || count != 1 || !plain_options(self, args + 1, names, &kind, &commit) ||
+        (names && PyTuple_GET_SIZE(names) && PyTuple_GET_ITEM(names, 0) != self->core->name_kind))
+        return slow(self, "_slow_extend", args, count, names);
+    /* All items are taken first; an iterable may run any code, and may append. */
+    PyObject *taken = PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0]) ? PySequence_Tuple(args[0])
+                                                                                : PySequence_List(args[0]);
+    if (!taken)
+        return NULL;
+    PyObject *answer = NULL, *items = plain_items(taken);
+    struct piece few[STACK_PIECES], *pieces = few;
+    Py_ssize_t length = items ? PySequence_Fast_GET_SIZE(items) : 0;
+    Core *core = self->core;
+    bool plain = length && core && core_is_free(core) && (uint64_t)length <= UINT32_MAX;
+    if (plain && length > STACK_PIECES) {
+        pieces = PyMem_New(struct piece, length);
+        if (!pieces) {
+            PyErr_NoMemory();
+            goto done;
+        }
+    }
+    for (Py_ssize_t i = 0; plain && i < length; i++) {
+        PyObject *item = PySequence_Fast_GET_ITEM(items, i);
+        pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item), (uint64_t)PyBytes_GET_SIZE(item), kind};
+        plain = pieces[i].length <= core->geometry.payload_max;
+    }
+    if (!plain || !fits(core, pieces, (size_t)length)) {
+        PyObject *again[2] = {taken, names && PyTuple_GET_SIZE(names) ? args[1] : NULL};
+        answer = slow(self, "_slow_extend", again, 1, names);
+        goto done;
+    }
+    uint64_t first = core->state.head.seq, last = first + (uint64_t)length - 1;
+    if (core_store(core, pieces, (size_t)length)) {
+        fail(self);
+        goto done;
+    }
+    if (commit && !commit_through(self, last))
+        goto done;
+    answer = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
+done:
+    if (pieces != few)
+        PyMem_Free(pieces);
+    Py_XDECREF(items);
+    Py_DECREF(taken);
+    return answer;
+}
+
+static PyObject *handle_commit(Handle *self, PyObject *Py_UNUSED(ignored))
+{
+    Core *core = self->core;
+    if (!core || !core_is_free(core) || core->state.head.position == core->state.durable.position)
+        return slow(self, "_slow_commit", NULL, 0, NULL);
+    if (!commit_through(self, core->state.head.seq - 1))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(self->core ? self->core->state.durable.seq - 1 : 0);
+}
+
+static int handle_traverse(Handle *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->core);
+    return 0;
+}
+
+static int handle_clear(Handle *self)
+{
+    Py_CLEAR(self->core);
+    return 0;
+}
+
+static void handle_dealloc(Handle *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->core);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *handle_set_core(Handle *self, PyObject *args)
+{
+    PyObject *core;
+    int commits_each;
+    if (!PyArg_ParseTuple(args, "O!p:_set_core", state_of(Py_TYPE(self))->core_type, &core, &commits_each))
+        return NULL;
+    Py_XSETREF(self->core, (Core *)Py_NewRef(core));
+    self->commits_each = (char)commits_each;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"append", (PyCFunction)(void (*)(void))handle_append, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"extend", (PyCFunction)(void (*)(void))handle_extend, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"commit", (PyCFunction)handle_commit, METH_NOARGS, NULL},
+    {"_set_core", (PyCFunction)handle_set_core, METH_VARARGS, NULL},
+    {0},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "What a Wal over the native engine does in one C call."},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_methods, methods},
+    {0},
+};
+
+PyType_Spec handle_spec = {"pmwal._native.Handle", sizeof(Handle), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};

@@ -1,0 +1,207 @@
+/* The extension module pmwal._native: its types, and the functions that Python calls by themselves. */
+#include <errno.h>
+#include <pthread.h>
+
+#include "module.h"
+
+#include "crc32c.h"
+#include "fault.h"
+#include "persist.h"
+
+volatile unsigned long fork_count = 0;
+
+static void forked(void)
+{
+    fork_count++;
+}
+
+/* Once for the process, whatever number of interpreters imports the module. */
+static void set_up_process(void)
+{
+    crc32c_setup();
+    pthread_atfork(NULL, NULL, forked);
+}
+
+static PyObject *setup_persistence(PyObject *module, PyObject *cached_is_durable)
+{
+    (void)module;
+    int answer = PyObject_IsTrue(cached_is_durable);
+    if (answer < 0)
+        return NULL;
+    persist_setup(answer);
+    const char *name = persist_name();
+    if (!name)
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(name);
+}
+
+/* The part of a writable buffer that a call means; false with an exception set when it is not inside. */
+static bool part_of(const Py_buffer *buffer, unsigned long long offset, unsigned long long length)
+{
+    if (offset <= (unsigned long long)buffer->len && length <= (unsigned long long)buffer->len - offset)
+        return true;
+    PyErr_SetString(PyExc_ValueError, "outside the mapping");
+    return false;
+}
+
+static PyObject *write_back_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long offset, length;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "w*KK:write_back", &buffer, &offset, &length))
+        return NULL;
+    bool inside = part_of(&buffer, offset, length);
+    if (inside)
+        write_back((char *)buffer.buf + offset, length);
+    PyBuffer_Release(&buffer);
+    if (!inside)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+struct streamed {
+    char *to;
+    const Py_buffer *data;
+};
+
+static void stream_body(void *context)
+{
+    const struct streamed *streamed = context;
+    stream(streamed->to, streamed->data->buf, (size_t)streamed->data->len);
+}
+
+static PyObject *stream_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer, data;
+    unsigned long long offset;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "w*Ky*:stream", &buffer, &offset, &data))
+        return NULL;
+    bool inside = part_of(&buffer, offset, (unsigned long long)data.len);
+    if (inside && ((offset | (unsigned long long)data.len) % PMWAL_LINE || (uintptr_t)buffer.buf % PMWAL_LINE)) {
+        PyErr_SetString(PyExc_ValueError, "not whole lines");
+        inside = false;
+    }
+    struct streamed streamed = {(char *)buffer.buf + offset, &data};
+    if (inside && !fault_run(buffer.buf, (size_t)buffer.len, stream_body, &streamed)) {
+        errno = EIO;
+        PyErr_SetFromErrno(PyExc_OSError);
+        inside = false;
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&buffer);
+    if (!inside)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *fence_method(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    (void)module;
+    fence();
+    Py_RETURN_NONE;
+}
+
+static PyObject *crc32c_method(PyObject *module, PyObject *args)
+{
+    Py_buffer data;
+    unsigned int crc = 0;
+    int by_table = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*|Ip:crc32c", &data, &crc, &by_table))
+        return NULL;
+    crc = (by_table ? crc32c_table : crc32c)(crc, data.buf, (size_t)data.len);
+    PyBuffer_Release(&data);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+static PyMethodDef functions[] = {
+    {"setup_persistence", setup_persistence, METH_O, NULL},
+    {"write_back", write_back_method, METH_VARARGS, NULL},
+    {"stream", stream_method, METH_VARARGS, NULL},
+    {"fence", fence_method, METH_NOARGS, NULL},
+    {"crc32c", crc32c_method, METH_VARARGS, NULL},
+    {0},
+};
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
+{
+    *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *type ? PyModule_AddType(module, *type) : -1;
+}
+
+static int execute(PyObject *module)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct module_state *state = PyModule_GetState(module);
+    pthread_once(&once, set_up_process);
+    state->name_kind = PyUnicode_InternFromString("kind");
+    state->name_commit = PyUnicode_InternFromString("commit");
+    if (!state->name_kind || !state->name_commit || add_type(module, &lock_spec, &state->lock_type) ||
+        add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
+        add_type(module, &record_spec, &state->record_type) || add_type(module, &walk_spec, &state->walk_type) ||
+        add_type(module, &scanner_spec, &state->scanner_type))
+        return -1;
+    if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
+        PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
+        PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC))
+        return -1;
+    return PyModule_AddStringConstant(module, "CRC32C", crc32c_name());
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct module_state *state = PyModule_GetState(module);
+    Py_VISIT(state->lock_type);
+    Py_VISIT(state->core_type);
+    Py_VISIT(state->handle_type);
+    Py_VISIT(state->record_type);
+    Py_VISIT(state->walk_type);
+    Py_VISIT(state->scanner_type);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    struct module_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->core_type);
+    Py_CLEAR(state->handle_type);
+    Py_CLEAR(state->record_type);
+    Py_CLEAR(state->walk_type);
+    Py_CLEAR(state->scanner_type);
+    Py_CLEAR(state->name_kind);
+    Py_CLEAR(state->name_commit);
+    return 0;
+}
+
+static void module_free(void *module)
+{
+    clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, execute},
+#if PY_VERSION_HEX >= 0x030c0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0},
+};
+
+struct PyModuleDef pmwal_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pmwal._native",
+    .m_doc = "The hot path of pmwal, in C.",
+    .m_size = sizeof(struct module_state),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModuleDef_Init(&pmwal_module);
+}

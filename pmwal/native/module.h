@@ -1,0 +1,126 @@
+/* What the parts of the extension module know of one another. */
+#ifndef PMWAL_MODULE_H
+#define PMWAL_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <structmember.h>
+
+#include "ring.h"
+
+/* Of one interpreter. */
+struct module_state {
+    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *walk_type, *scanner_type;
+    PyObject *name_kind, *name_commit;
+};
+
+extern struct PyModuleDef pmwal_module;
+
+static inline struct module_state *state_of(PyTypeObject *type)
+{
+    return PyModule_GetState(PyType_GetModuleByDef(type, &pmwal_module));
+}
+
+/* How often this process was forked off: whoever noted another number belongs to the parent. */
+extern volatile unsigned long fork_count;
+
+/* A reentrant lock, like threading.RLock, whose state the C engine can look at. The interpreter's lock guards the fields. */
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock block;
+    unsigned long owner; /* thread that holds it, meaningful while count > 0 */
+    unsigned long count;
+    unsigned long waiters; /* threads that wait for it */
+} Lock;
+
+/* Takes a free lock for this thread, or returns false. The caller holds the interpreter. */
+bool lock_try(Lock *lock);
+void lock_release(Lock *lock);
+
+extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, walk_spec, scanner_spec;
+
+struct bound {
+    uint64_t position, seq; /* the number of the first record at or after the position */
+};
+
+struct log_state {
+    struct bound tail, head, durable;
+    uint64_t epoch, epoch_first_seq;
+};
+
+enum barrier {
+    BARRIER_NONE,  /* memory: the kernel keeps the pages when the process dies */
+    BARRIER_LINES, /* cache lines and a fence */
+    BARRIER_MSYNC,
+};
+
+/* The part of an engine that is in C; see core.c for its invariants. */
+typedef struct core {
+    PyObject_HEAD
+    Py_buffer map;
+    unsigned char *base; /* NULL once detached */
+    size_t size;
+    int fd;
+    struct geometry geometry;
+    uint64_t ring_offset, control_pages;
+    enum barrier barrier;
+    bool pipelined, on_disk, streams;
+    PyObject *mapping;      /* what the buffer belongs to; handed to the seam */
+    PyObject *seam;         /* NULL: the real outside */
+    Lock *writing, *guard;
+    PyObject *index;        /* a list of bound_type */
+    PyTypeObject *bound_type;
+    PyObject *name_kind, *name_commit;
+
+    struct log_state state;
+    uint64_t generation, pointer; /* of the newest slot: its generation, and its commit position */
+    bool stray_records, stray_slot, halted;
+    unsigned watched; /* Python threads that wait to be told of a change */
+    unsigned long forks;
+
+    struct live_writer writer;
+    uint64_t live_version;
+    uint64_t index_next; /* no record before this position goes into the index */
+    uint64_t prefetched;
+
+    unsigned long long appends, bytes, commits, barriers, slots_written;
+
+    bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
+    int failed;           /* errno of a barrier that failed */
+    uint64_t flushes;     /* completed, whatever came of them */
+    pthread_mutex_t flush_mutex;
+    pthread_cond_t flush_done;
+    unsigned long last_thread;
+    unsigned alone;       /* commits since another thread's */
+    unsigned hold;        /* commits for which the interpreter is not let go */
+} Core;
+
+struct piece {
+    const unsigned char *bytes;
+    uint64_t length;
+    uint16_t kind;
+};
+
+/* Whether a call may store here and now, without the locks that the Python side takes. */
+static inline bool core_is_free(const Core *core)
+{
+    return core->base && !core->halted && !core->seam && core->forks == fork_count && !core->stray_records &&
+           !core->stray_slot && !core->watched && core->writing->count == 0 && (core->guard->count == 0 || core->flushing);
+}
+
+/* The position at which the log would end after records of these sizes. */
+uint64_t core_end_after(const Core *core, const struct piece *pieces, size_t count);
+
+/* Stores one batch behind the head and publishes it. There must be room for it. 0, or -1 with an exception set. */
+int core_store(Core *core, const struct piece *pieces, size_t count);
+
+/* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller has to
+ * go the slow way, because the Python side holds the locks. */
+int core_commit_through(Core *core, uint64_t seq);
+
+/* A record as Python sees it: steals the reference to `data`. */
+PyObject *record_new(PyTypeObject *type, const struct record *header, PyObject *data);
+
+#endif

@@ -1,0 +1,89 @@
+#include "ring.h"
+
+#include <string.h>
+
+#include "crc32c.h"
+
+uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
+{
+    return crc32c(uuid_crc, &place, sizeof place);
+}
+
+bool header_possible(const struct geometry *g, const struct record *header, uint64_t position, uint64_t room)
+{
+    return header->seq >= 1 && header->seq <= PMWAL_SEQ_MAX && header->epoch >= 1 && header->flags == 0 &&
+           header->batch_index < header->batch_count && header->durable <= position && header->length <= g->payload_max &&
+           record_size(g, header->length) <= room;
+}
+
+enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, struct record *header)
+{
+    uint64_t offset = position % g->capacity, room = g->capacity - offset;
+    if (room < PMWAL_HEADER)
+        return NOT_WHOLE;
+    if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
+        return OUTSIDE;
+    const unsigned char *stored = window->bytes + (offset - window->start);
+    memcpy(header, stored, sizeof *header);
+    if (!header_possible(g, header, position, room))
+        return NOT_WHOLE;
+    if (offset - window->start + PMWAL_HEADER + header->length > window->length)
+        return OUTSIDE;
+    /* The header as it was copied, so that what was found possible is what the checksum covers. */
+    uint32_t crc = crc32c(seed_crc(g->uuid_crc, position), (const unsigned char *)header + sizeof header->crc,
+                          sizeof *header - sizeof header->crc);
+    crc = crc32c(crc, stored + PMWAL_HEADER, header->length);
+    return crc == header->crc ? WHOLE : NOT_WHOLE;
+}
+
+void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
+            note_start note, void *context)
+{
+    uint64_t position = run->position, seq = run->seq, mark = run->mark, stop = run->position + rules->bytes_max;
+    uint64_t index_last = run->index_last;
+    uint32_t epoch_min = run->epoch_min, batch_count = 1, batch_index = 0;
+    bool index_any = run->index_any;
+    struct record header;
+
+    while (seq < rules->stop_seq && (batch_index || position < stop)) {
+        uint64_t room = g->capacity - position % g->capacity;
+        if (seq == rules->lap_seq && room < g->size_max)
+            return; /* there may be two of this number, here and at the next lap's start: that is for the caller */
+        enum standing standing = record_at(g, window, position, &header);
+        if (standing == OUTSIDE)
+            run->outside = true;
+        if (standing != WHOLE || header.seq != seq)
+            return;
+        uint64_t end = position + record_size(g, header.length);
+        if (end > rules->limit || header.epoch < epoch_min)
+            return;
+        if (seq >= rules->epoch_first_seq ? header.epoch != rules->epoch : header.epoch >= rules->epoch)
+            return;
+        if (rules->batches) {
+            if (batch_index == 0)
+                batch_count = header.batch_count;
+            if (header.batch_index != batch_index || header.batch_count != batch_count)
+                return;
+            batch_index = batch_index + 1 < batch_count ? batch_index + 1 : 0;
+        }
+        if (!index_any || position - index_last >= PMWAL_INDEX_STEP) {
+            if (note(context, position, seq))
+                return;
+            index_last = position;
+            index_any = true;
+        }
+        epoch_min = header.epoch;
+        if (header.durable > mark)
+            mark = header.durable;
+        position = end;
+        seq++;
+        if (batch_index == 0) {
+            run->position = position;
+            run->seq = seq;
+            run->mark = mark;
+            run->epoch_min = epoch_min;
+            run->index_last = index_last;
+            run->index_any = index_any;
+        }
+    }
+}

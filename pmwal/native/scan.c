@@ -1,0 +1,373 @@
+/* Reading: the iterator behind Wal.read, and runs of whole records for recovery, verify and Reader.
+ *
+ * Invariants
+ * - Walk hands out a record from a private copy of its payload, and the checksum is taken over that copy.
+ * - Walk and Scanner take only the ordinary case: a whole record right where the one before ended. At a gap, at damage, and where
+ *   two records may have the same number, the Python side decides.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "module.h"
+
+#include "crc32c.h"
+#include "fault.h"
+
+/* -- Walk */
+
+typedef struct {
+    PyObject_HEAD
+    Core *core;
+    PyTypeObject *record_type;
+    PyObject *step; /* step(position, seq) -> (record, its end), or raises: what the Python side makes of it */
+    uint64_t position, seq;
+    uint64_t stop_seq, limit, epoch, epoch_first_seq;
+} Walk;
+
+/* Whether the next record may be taken right here: nothing says that it may stand elsewhere, or that it is gone. */
+static bool walk_is_plain(const Walk *walk)
+{
+    const Core *core = walk->core;
+    return core->base && core->forks == fork_count && walk->seq >= core->state.tail.seq;
+}
+
+/* Reads the header at the walk's position into `header`; false when the Python side has to look. */
+static bool walk_header(const Walk *walk, struct record *header, uint64_t *end, uint64_t *offset)
+{
+    const Core *core = walk->core;
+    const struct geometry *g = &core->geometry;
+    const unsigned char *ring = core->base + core->ring_offset;
+    struct record first = {0};
+    *offset = walk->position % g->capacity;
+    uint64_t room = g->capacity - *offset;
+    if (room < PMWAL_HEADER || !fault_copy(core->base, core->size, header, ring + *offset, sizeof *header))
+        return false;
+    if (room < g->size_max && !fault_copy(core->base, core->size, &first, ring, sizeof first))
+        return false;
+    if (first.seq == walk->seq || header->seq != walk->seq || !header_possible(g, header, walk->position, room))
+        return false;
+    *end = walk->position + record_size(g, header->length);
+    return *end <= walk->limit &&
+           (walk->seq >= walk->epoch_first_seq ? header->epoch == walk->epoch : header->epoch < walk->epoch);
+}
+
+static bool copy_payload(const Core *core, uint64_t offset, void *to, size_t length)
+{
+    return fault_copy(core->base, core->size, to, core->base + core->ring_offset + offset + PMWAL_HEADER, length);
+}
+
+static PyObject *walk_slowly(Walk *walk)
+{
+    PyObject *record, *answer = PyObject_CallFunction(walk->step, "KK", (unsigned long long)walk->position,
+                                                      (unsigned long long)walk->seq);
+    unsigned long long end;
+    if (!answer)
+        return NULL;
+    if (!PyArg_ParseTuple(answer, "OK;a record and its end", &record, &end))
+        record = NULL;
+    else {
+        Py_INCREF(record);
+        walk->position = end;
+        walk->seq++;
+    }
+    Py_DECREF(answer);
+    return record;
+}
+
+static PyObject *walk_next(Walk *walk)
+{
+    struct record header;
+    uint64_t end, offset;
+    if (walk->seq >= walk->stop_seq)
+        return NULL;
+    if (!walk_is_plain(walk) || !walk_header(walk, &header, &end, &offset))
+        return walk_slowly(walk);
+    PyObject *data = PyBytes_FromStringAndSize(NULL, header.length);
+    if (!data)
+        return NULL;
+    char *to = PyBytes_AS_STRING(data);
+    if (copy_payload(walk->core, offset, to, header.length)) {
+        uint32_t crc = crc32c(seed_crc(walk->core->geometry.uuid_crc, walk->position),
+                              (const unsigned char *)&header + sizeof header.crc, sizeof header - sizeof header.crc);
+        if (crc32c(crc, to, header.length) == header.crc) {
+            PyObject *record = record_new(walk->record_type, &header, data);
+            if (record) {
+                walk->position = end;
+                walk->seq++;
+            }
+            return record;
+        }
+    }
+    Py_DECREF(data);
+    return walk_slowly(walk);
+}
+
+static PyObject *walk_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"core", "record_type", "step", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq", NULL};
+    struct module_state *module = state_of(type);
+    PyObject *core, *record_type, *step;
+    unsigned long long position, seq, stop_seq, limit, epoch, epoch_first_seq;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OKKKKKK:Walk", names, module->core_type, &core, &PyType_Type,
+                                     &record_type, &step, &position, &seq, &stop_seq, &limit, &epoch, &epoch_first_seq))
+        return NULL;
+    if (!PyType_IsSubtype((PyTypeObject *)record_type, module->record_type)) {
+        PyErr_SetString(PyExc_TypeError, "record_type is a kind of Record");
+        return NULL;
+    }
+    Walk *walk = (Walk *)type->tp_alloc(type, 0);
+    if (!walk)
+        return NULL;
+    walk->core = (Core *)Py_NewRef(core);
+    walk->record_type = (PyTypeObject *)Py_NewRef(record_type);
+    walk->step = Py_NewRef(step);
+    walk->position = position;
+    walk->seq = seq;
+    walk->stop_seq = stop_seq;
+    walk->limit = limit;
+    walk->epoch = epoch;
+    walk->epoch_first_seq = epoch_first_seq;
+    return (PyObject *)walk;
+}
+
+static int walk_traverse(Walk *walk, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(walk));
+    Py_VISIT(walk->core);
+    Py_VISIT(walk->record_type);
+    Py_VISIT(walk->step);
+    return 0;
+}
+
+static void walk_dealloc(Walk *walk)
+{
+    PyTypeObject *type = Py_TYPE(walk);
+    PyObject_GC_UnTrack(walk);
+    Py_XDECREF(walk->core);
+    Py_XDECREF(walk->record_type);
+    Py_XDECREF(walk->step);
+    type->tp_free(walk);
+    Py_DECREF(type);
+}
+
+static PyType_Slot walk_slots[] = {
+    {Py_tp_doc, "The records of a log opened for writing, one after the other."},
+    {Py_tp_new, walk_create},
+    {Py_tp_traverse, walk_traverse},
+    {Py_tp_dealloc, walk_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, walk_next},
+    {0},
+};
+
+PyType_Spec walk_spec = {"pmwal._native.Walk", sizeof(Walk), 0,
+                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, walk_slots};
+
+/* -- Scanner */
+
+typedef struct {
+    PyObject_HEAD
+    struct geometry geometry;
+} Scanner;
+
+/* What a run found, kept in plain C until the fault guard has ended. */
+struct noted {
+    uint64_t *pairs;
+    size_t count, room;
+};
+
+static int note(void *context, uint64_t position, uint64_t seq)
+{
+    struct noted *noted = context;
+    if (noted->count == noted->room)
+        return 1;
+    noted->pairs[2 * noted->count] = position;
+    noted->pairs[2 * noted->count + 1] = seq;
+    noted->count++;
+    return 0;
+}
+
+struct guarded {
+    const struct geometry *geometry;
+    const struct window *window;
+    const struct run_rules *rules;
+    struct run *run;
+    struct noted *noted;
+};
+
+static void run_body(void *context)
+{
+    const struct guarded *guarded = context;
+    run_on(guarded->geometry, guarded->window, guarded->rules, guarded->run, note, guarded->noted);
+}
+
+static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "start", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq", "lap_seq",
+                            "batches", "bytes_max", "epoch_min", "mark", "index_last", NULL};
+    Py_buffer buffer;
+    unsigned long long start, position, seq, stop_seq, limit, epoch, epoch_first_seq, lap_seq, bytes_max, epoch_min, mark;
+    PyObject *index_last;
+    int batches;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*KKKKKKKKpKKKO:run", names, &buffer, &start, &position, &seq, &stop_seq,
+                                     &limit, &epoch, &epoch_first_seq, &lap_seq, &batches, &bytes_max, &epoch_min, &mark,
+                                     &index_last))
+        return NULL;
+    struct window window = {buffer.buf, start, (uint64_t)buffer.len};
+    struct run_rules rules = {stop_seq, limit, (uint32_t)epoch, epoch_first_seq, lap_seq, batches, bytes_max};
+    struct run run = {.position = position, .seq = seq, .epoch_min = (uint32_t)epoch_min, .mark = mark};
+    struct noted noted = {.room = bytes_max / PMWAL_INDEX_STEP + 2};
+    PyObject *list = NULL, *answer = NULL;
+    if (index_last != Py_None) {
+        run.index_any = true;
+        run.index_last = PyLong_AsUnsignedLongLong(index_last);
+        if (PyErr_Occurred())
+            goto done;
+    }
+    /* The room is bounded by the window too: no run leaves it. */
+    if (noted.room > (uint64_t)buffer.len / PMWAL_INDEX_STEP + 2)
+        noted.room = (uint64_t)buffer.len / PMWAL_INDEX_STEP + 2;
+    noted.pairs = PyMem_New(uint64_t, 2 * noted.room);
+    if (!noted.pairs) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    struct guarded guarded = {&scanner->geometry, &window, &rules, &run, &noted};
+    if (!fault_run(window.bytes, window.length, run_body, &guarded)) {
+        PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
+        if (error)
+            PyErr_SetObject(PyExc_OSError, error);
+        Py_XDECREF(error);
+        goto done;
+    }
+    list = PyList_New(0);
+    for (size_t i = 0; list && i < noted.count; i++) {
+        if (noted.pairs[2 * i] >= run.position)
+            break; /* part of a batch that was not whole */
+        PyObject *pair = Py_BuildValue("(KK)", (unsigned long long)noted.pairs[2 * i], (unsigned long long)noted.pairs[2 * i + 1]);
+        if (!pair || PyList_Append(list, pair))
+            Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    if (list)
+        answer = Py_BuildValue("(KKKKOO)", (unsigned long long)run.position, (unsigned long long)run.seq,
+                               (unsigned long long)run.epoch_min, (unsigned long long)run.mark,
+                               run.outside ? Py_True : Py_False, list);
+done:
+    Py_XDECREF(list);
+    PyMem_Free(noted.pairs);
+    PyBuffer_Release(&buffer);
+    return answer;
+}
+
+static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"record_type", "window", "start", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq",
+                            "lap_seq", "count_max", NULL};
+    Py_buffer buffer;
+    PyObject *record_type;
+    unsigned long long start, position, seq, stop_seq, limit, epoch, epoch_first_seq, lap_seq, count_max;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!y*KKKKKKKKK:records", names, &PyType_Type, &record_type, &buffer, &start,
+                                     &position, &seq, &stop_seq, &limit, &epoch, &epoch_first_seq, &lap_seq, &count_max))
+        return NULL;
+    const struct geometry *g = &scanner->geometry;
+    struct window window = {buffer.buf, start, (uint64_t)buffer.len};
+    PyObject *list = PyType_IsSubtype((PyTypeObject *)record_type, state_of(Py_TYPE(scanner))->record_type) ? PyList_New(0) : NULL;
+    if (!list && !PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "record_type is a kind of Record");
+    while (list && seq < stop_seq && (unsigned long long)PyList_GET_SIZE(list) < count_max) {
+        struct record header;
+        if ((seq == lap_seq && g->capacity - position % g->capacity < g->size_max) ||
+            record_at(g, &window, position, &header) != WHOLE || header.seq != seq)
+            break;
+        uint64_t end = position + record_size(g, header.length);
+        if (end > limit || (seq >= epoch_first_seq ? header.epoch != epoch : header.epoch >= epoch))
+            break;
+        PyObject *data = PyBytes_FromStringAndSize(
+            (const char *)window.bytes + (position % g->capacity - start) + PMWAL_HEADER, header.length);
+        PyObject *record = data ? record_new((PyTypeObject *)record_type, &header, data) : NULL;
+        PyObject *item = record ? Py_BuildValue("(NKKI)", record, (unsigned long long)position, (unsigned long long)end, header.crc)
+                                : NULL;
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        position = end;
+        seq++;
+    }
+    PyBuffer_Release(&buffer);
+    return list;
+}
+
+static PyObject *scanner_candidates(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "position", "count", "epoch", "seq_min", "newer_seq_min", NULL};
+    Py_buffer buffer;
+    unsigned long long position, count, epoch, seq_min, newer_seq_min;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*KKKKK:candidates", names, &buffer, &position, &count, &epoch, &seq_min,
+                                     &newer_seq_min))
+        return NULL;
+    const uint64_t step = scanner->geometry.alignment;
+    const unsigned char *bytes = buffer.buf;
+    PyObject *list = PyList_New(0);
+    for (uint64_t at = 0; list && at < count && at + PMWAL_HEADER <= (uint64_t)buffer.len; at += step) {
+        struct record header;
+        memcpy(&header.seq, bytes + at + offsetof(struct record, seq), sizeof header.seq);
+        memcpy(&header.durable, bytes + at + offsetof(struct record, durable), sizeof header.durable);
+        /* Zeros, and nearly all payloads, end here. */
+        if (header.seq == 0 || header.durable > position + at)
+            continue;
+        memcpy(&header.epoch, bytes + at + offsetof(struct record, epoch), sizeof header.epoch);
+        if (!(header.epoch == epoch && header.seq >= seq_min) && !(header.epoch > epoch && header.seq >= newer_seq_min))
+            continue;
+        PyObject *item = PyLong_FromUnsignedLongLong(position + at);
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    PyBuffer_Release(&buffer);
+    return list;
+}
+
+static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", NULL};
+    unsigned long long capacity, alignment, payload_max;
+    unsigned int uuid_crc;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKI:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc))
+        return NULL;
+    if (!capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
+        PyErr_SetString(PyExc_ValueError, "no log has this geometry");
+        return NULL;
+    }
+    Scanner *scanner = (Scanner *)type->tp_alloc(type, 0);
+    if (scanner) {
+        scanner->geometry = (struct geometry){capacity, alignment, payload_max, 0, uuid_crc};
+        scanner->geometry.size_max = record_size(&scanner->geometry, payload_max);
+    }
+    return (PyObject *)scanner;
+}
+
+static void scanner_dealloc(Scanner *scanner)
+{
+    PyTypeObject *type = Py_TYPE(scanner);
+    type->tp_free(scanner);
+    Py_DECREF(type);
+}
+
+static PyMethodDef scanner_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},
+    {0},
+};
+
+static PyType_Slot scanner_slots[] = {
+    {Py_tp_doc, "Looks at bytes of a ring with this geometry."},
+    {Py_tp_new, scanner_create},
+    {Py_tp_dealloc, scanner_dealloc},
+    {Py_tp_methods, scanner_methods},
+    {0},
+};
+
+PyType_Spec scanner_spec = {"pmwal._native.Scanner", sizeof(Scanner), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                            scanner_slots};

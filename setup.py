@@ -1,0 +1,23 @@
+"""The C engine, for the build; everything else about the package is in setup.cfg.
+
+Without a C compiler the package installs without it, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that an
+error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers).
+"""
+
+import os
+from glob import glob
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "pmwal._native",
+            sources=sorted(glob("pmwal/native/*.c")),
+            depends=sorted(glob("pmwal/native/*.h")),
+            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *os.environ.get("PMWAL_CFLAGS", "").split()],
+            extra_link_args=["-pthread", *os.environ.get("PMWAL_LDFLAGS", "").split()],
+            optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
+        )
+    ]
+)

@@ -1,0 +1,348 @@
+"""The benchmark: its arithmetic, its verdicts, and that every workload runs. No figure is judged here."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import bench  # noqa: E402
+from benchmark import charts, checks, media, sections  # noqa: E402
+from benchmark.context import FULL, QUICK, TINY, Context  # noqa: E402
+from benchmark.floors import FloorsUnavailable, load  # noqa: E402
+from benchmark.gate import BARS, Row, absolute, broken, compare, exit_code, skipped  # noqa: E402
+from benchmark.peers import PEERS  # noqa: E402
+from benchmark.peers.base import PAYLOAD, WORKLOADS, Peer, payload_of  # noqa: E402
+from benchmark.peers.run import Round, run  # noqa: E402
+from benchmark.report import Results, Table, gate_lines, gate_table, latency_table, tail_texts  # noqa: E402
+from benchmark.stats import Latency, median, percentile, rate_text, time_text  # noqa: E402
+
+HAS_COMPILER = shutil.which("gcc") is not None
+needs_floors = pytest.mark.skipif(not HAS_COMPILER, reason="the floors need gcc")
+
+
+@pytest.fixture
+def context(shm_dir: Path, tmp_path: Path) -> Context:
+    """A run so small that nothing in it is a figure, of pmwal and one peer."""
+    said: list[str] = []
+    return Context(media.look(shm_dir), media.look(tmp_path), TINY, said.append, ("pmwal", "plain file"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers without a child: a child takes as long as an interpreter takes to start."""
+
+    def measure(name: str, workload: str, directory: Path, count: int, size: int = 128) -> Round:
+        with tempfile.TemporaryDirectory(dir=directory) as inner:
+            return run(name, workload, Path(inner), count, size)
+
+    monkeypatch.setattr("benchmark.context.measure", measure)
+
+
+# -- arithmetic
+
+
+def test_percentile_is_a_call_that_happened() -> None:
+    """The smallest time that so many percent of the calls did not exceed."""
+    times = list(range(1, 1001))
+    found = [percentile(times, q) for q in (50, 99, 99.9, 99.99)]
+    assert found == [500, 990, 999, 1000]
+    assert percentile([1, 100], 50) == 1
+
+
+def test_latency_takes_its_rate_from_the_loop() -> None:
+    """Calls by the time of the whole loop, and of the sum of the calls when that is all there is."""
+    assert Latency.of([10, 10], 1000.0).rate == 2e6
+    assert Latency.of([10, 10]).rate == 1e8
+
+
+def test_latency_of_nothing_is_refused() -> None:
+    """No percentile is made up."""
+    with pytest.raises(ValueError, match="no call"):
+        Latency.of([])
+
+
+def test_percentile_that_no_call_stands_for_is_not_shown() -> None:
+    """p99.9 of 100 calls would be their maximum under another name."""
+    assert tail_texts(Latency.of(range(1, 101))) == ["50 ns", "99 ns", "-", "-", "100 ns"]
+
+
+def test_figures_are_written_with_units() -> None:
+    """Three digits and a unit."""
+    assert [time_text(value) for value in (17, 1234, 2.5e6, 3e9)] == ["17 ns", "1.23 µs", "2.5 ms", "3 s"]
+    assert rate_text(2.5e9, "B/s") == "2.5 GB/s"
+    assert median([1, 9, 2]) == 2
+
+
+def test_linear_fit_finds_the_line() -> None:
+    """Intercept and slope of points that lie on a line."""
+    intercept, slope = charts.fit([1, 2, 10], [5, 7, 23])
+    assert math.isclose(intercept, 3)
+    assert math.isclose(slope, 2)
+
+
+# -- the gate
+
+
+@pytest.mark.parametrize(
+    ("sense", "floor", "ours", "passed"),
+    [("at most", 100, 199, True), ("at most", 100, 201, False), ("at least", 100, 200, True), ("at least", 100, 199, False)],
+)
+def test_row_fails_on_the_wrong_side_of_its_bar(sense: str, floor: float, ours: float, passed: bool) -> None:
+    """A time over its bar fails, and a rate below it."""
+    assert sense in ("at most", "at least")
+    row = compare("x", "what", "floor", (floor, ours), "ns", "at most" if sense == "at most" else "at least", 2.0)
+    assert (row.passed, row.ratio) == (passed, ours / floor)
+    assert exit_code([row]) == (0 if passed else 1)
+
+
+@pytest.mark.parametrize("figures", [(0, 1), (1, 0), (math.nan, 1), (1, math.nan), (-1, -1)])
+def test_row_without_figures_never_passes(figures: tuple[float, float]) -> None:
+    """A floor of nothing, or nothing of pmwal's, is no proof."""
+    assert compare("x", "what", "floor", figures, "ns", "at most", 2.0).passed is False
+    assert compare("x", "what", "floor", figures, "/s", "at least", 2.0).passed is False
+
+
+def test_one_failed_row_fails_the_gate_and_a_skipped_one_does_not() -> None:
+    """1 when a row failed, 3 when nothing was measured."""
+    good, bad = absolute("x", "what", 1, "", "at most", 2), absolute("x", "what", 3, "", "at most", 2)
+    none = skipped("x", "why")
+    assert [exit_code(rows) for rows in ([good], [good, bad], [good, none], [none], [])] == [0, 1, 0, 3, 3]
+    assert exit_code([good, broken("x", "why")]) == 1
+
+
+def test_row_says_figures_ratio_bar_and_verdict() -> None:
+    """In words and in the table."""
+    row = compare("append memory", "append", "C loop", (100, 300), "ns", "at most", BARS["append memory"])
+    for text in (gate_lines(row), gate_table([row]).text()):
+        for part in ("append memory", "C loop", "100 ns", "300 ns", "3.000", "at most 2", "FAIL"):
+            assert part in text
+    assert "why" in gate_lines(skipped("x", "why"))
+    assert "FAIL" in gate_lines(broken("x", "why"))
+
+
+def test_check_that_raises_is_a_failed_row(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of pmwal is not a check less."""
+
+    def check(_: Context) -> Iterator[Row]:
+        yield absolute("x", "what", 1, "", "at most", 2)
+        raise OSError("no")
+
+    monkeypatch.setitem(checks.CHECKS, "x", check)
+    assert [row.passed for row in checks.run_check("x", context)] == [True, False]
+
+
+def test_check_without_floors_is_skipped(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no compiler the row says so."""
+
+    def no_floors() -> None:
+        raise FloorsUnavailable("no gcc")
+
+    monkeypatch.setattr("benchmark.floors.load", no_floors)
+    rows = checks.run_check("append memory", context)
+    assert [(row.passed, row.note) for row in rows] == [(None, "no gcc")]
+
+
+# -- results
+
+
+def example() -> Results:
+    """Results with one of everything."""
+    compared, figure = compare("x", "what", "floor", (1, 2), "ns", "at most", 2.0), absolute("z", "what", 1, "", "at most", 2)
+    rows = [compared, skipped("y", "why"), figure]
+    table = latency_table("title", [("name", Latency.of([1, 2, 3]))], media.TMPFS_NOTE)
+    return Results({"engine": "x"}, [table], rows, {"recovery": [{"bytes": 1, "seconds": 2.0, "crc": 0.5}]})
+
+
+def test_results_come_back_from_json() -> None:
+    """What is read is what was written, and it is JSON without NaN."""
+    text = example().as_json()
+    back = Results.from_json(text)
+    assert back.as_json() == text
+    assert "NaN" not in text
+    assert (back.environment, back.tables, back.series) == (example().environment, example().tables, example().series)
+    assert [row.verdict for row in back.gate] == ["pass", "skipped", "pass"]
+
+
+def test_results_of_another_version_are_refused() -> None:
+    """Old charts are not drawn from figures with another meaning."""
+    with pytest.raises(ValueError, match="version"):
+        Results.from_json('{"version": 0}')
+
+
+def test_table_carries_its_note_as_text_and_as_markdown() -> None:
+    """Where it was measured is part of a table."""
+    table = Table("title", ["a", "b"], [["1", "2"]], media.TMPFS_NOTE)
+    assert media.TMPFS_NOTE in table.text()
+    assert media.TMPFS_NOTE in table.markdown()
+
+
+# -- surroundings
+
+
+def test_deepest_mount_is_found() -> None:
+    """A mount below another one, and of two on one point the later one."""
+    text = (
+        "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:1 / /dev/shm rw - tmpfs first rw\n"
+        "3 1 0:2 / /dev/shm rw - tmpfs second rw\n4 1 0:3 / /with\\040space rw - xfs /dev/b rw\n"
+    )
+    mounts = media.parse_mounts(text)
+    assert media.find_mount(Path("/dev/shm"), mounts).source == "second"
+    assert media.find_mount(Path("/devices"), mounts).filesystem == "ext4"
+    assert mounts[-1].point == "/with space"
+
+
+def test_tmpfs_says_so(context: Context) -> None:
+    """The note that every table of tmpfs carries."""
+    assert context.memory.in_memory
+    assert context.memory.note == media.TMPFS_NOTE
+    assert set(media.describe(context.memory, context.disk)) >= {"memory", "disk", "processor", "kernel", "python", "engine"}
+
+
+def test_names_are_chosen_by_their_beginning_and_a_whole_name_alone() -> None:
+    """--only "disk append" runs three checks, --only "threads" one."""
+    names = [*checks.CHECKS]
+    assert bench.chosen(names, ["disk append"]) == [f"disk append {case}" for case in ("fresh", "reopened", "wrapped")]
+    assert bench.chosen(names, ["read"]) == ["read"]
+    assert bench.chosen(names, []) == names
+
+
+def test_only_with_an_unknown_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A gate of nothing does not pass."""
+    assert bench.main(["--gate", "--only", "no such check"]) == bench.USAGE
+    assert "no such check" in capsys.readouterr().err
+
+
+def test_list_names_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """Checks and tables."""
+    assert bench.main(["--list"]) == 0
+    listed = capsys.readouterr().out.split("\n")
+    assert {f"  {name}" for name in (*checks.CHECKS, *sections.SECTIONS)} <= set(listed)
+
+
+def test_charts_without_matplotlib_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before anything is measured."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert bench.main(["--charts", str(tmp_path)]) == bench.USAGE
+    assert "matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_charts_are_drawn(tmp_path: Path) -> None:
+    """A file for each chart that there are figures for."""
+    assert [path.name for path in charts.draw_all(example(), tmp_path)] == ["recovery.png", "gate.png"]
+
+
+# -- peers
+
+
+def test_missing_peer_is_skipped_with_a_message(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and the others are measured."""
+    peer = replace(PEERS["lmdb"], name="nothing", module="no_such_module")
+    monkeypatch.setitem(PEERS, "nothing", peer)
+    context = replace(context, peer_names=("nothing", "plain file"))
+    assert list(context.peers("process append")) == ["plain file"]
+    assert context.unavailable == {"nothing": "nothing: skipped, the Python module no_such_module is not installed"}
+
+
+def test_peer_that_fails_is_a_message_and_not_the_end(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child does not know this one, so it fails there."""
+    monkeypatch.setitem(PEERS, "fails", Peer("fails", PEERS["plain file"].open, PEERS["plain file"].settings))
+    context = replace(context, peer_names=("fails",))
+    assert context.peers("process append") == {}
+    assert "KeyError" in context.unavailable["fails, process append"]
+
+
+def test_missing_library_is_named() -> None:
+    """A C library is looked for as well."""
+    peer = Peer("x", PEERS["plain file"].open, {}, library="no-such-library")
+    assert peer.missing() == "x: skipped, the library no-such-library is not installed"
+
+
+def test_payloads_have_their_size_and_are_json_lines() -> None:
+    """One payload for all peers, also for one that takes JSON only."""
+    assert [len(payload_of(size)) for size in (0, 1, 2, 3, 128, 4096)] == [0, 1, 2, 3, 128, 4096]
+    assert payload_of(128) == PAYLOAD
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.missing() is None])
+def test_installed_peers_give_back_what_they_stored(name: str, shm_dir: Path) -> None:
+    """Every installed adapter, in this process: append, extend, read, close."""
+    peer = PEERS[name]
+    for workload in peer.settings:
+        directory = shm_dir / workload
+        directory.mkdir()
+        session = peer.open(directory, workload, 1 << 16)
+        session.extend([PAYLOAD] * 3)
+        if name != "plain file":  # its read knows what extend wrote only
+            session.append(PAYLOAD)
+        assert len(list(session.read())) == (3 if name == "plain file" else 4)
+        session.close()
+
+
+def test_every_workload_has_settings_for_pmwal_and_a_peer() -> None:
+    """No workload is measured with nobody beside."""
+    for workload in WORKLOADS:
+        assert workload in PEERS["pmwal"].settings
+        assert any(workload in peer.settings for peer in PEERS.values() if not peer.ours)
+
+
+# -- everything runs
+
+
+@needs_floors
+def test_floors_compute_what_they_claim() -> None:
+    """The check value of CRC32C, and the same for all three ways through the data."""
+    crc32c = pytest.importorskip("crc32c")
+    floors = load()
+    assert floors.crc32c(b"123456789") == 0xE3069283
+    for size in (0, 7, 1535, 1536, 24575, 24576, 100_003):
+        data = bytes(place * 7 % 256 for place in range(size))
+        assert floors.crc32c(data) == crc32c.crc32c(data)
+
+
+@needs_floors
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("name", checks.CHECKS)
+def test_every_check_of_the_gate_runs(name: str, context: Context) -> None:
+    """Rows with figures, or a reason why there are none; never an exception."""
+    rows = list(checks.CHECKS[name](context))
+    assert rows
+    assert all(row.note for row in rows if not row.what)
+    assert all(row.ours > 0 and row.check == name for row in rows if row.what)
+
+
+@needs_floors
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("name", sections.SECTIONS)
+def test_every_table_is_made_and_says_where_it_was_measured(name: str, context: Context) -> None:
+    """A table of tmpfs says that no power cut was measured; one of the disk names the disk."""
+    if context.disk.in_memory and name in ("latency disk", "sizes"):
+        pytest.skip("the directory of temporary files is on tmpfs, which may know no O_DIRECT")
+    series: sections.Series = {}
+    tables = sections.SECTIONS[name](context, series)
+    assert tables
+    for table in tables:
+        assert table.rows
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+        on_disk = table.title.startswith(("Disk", "Peers: durable")) or table.title.endswith((": file", "record durable"))
+        assert table.note == (context.disk.note if on_disk else media.TMPFS_NOTE)
+    assert Results(series=series).series == Results.from_json(Results(series=series).as_json()).series
+
+
+def test_scales_differ_in_size_only() -> None:
+    """A quick run measures no more than a full one, and a tiny one no more than that."""
+    numbers = [name for name in FULL._fields if isinstance(getattr(FULL, name), int)]
+    assert all(getattr(TINY, name) <= getattr(QUICK, name) <= getattr(FULL, name) for name in numbers)

@@ -1,0 +1,135 @@
+"""What pmwal takes beside what the machine takes for the same work, and beside other logs. See docs/performance.md.
+
+    python tools/bench.py [--memory-dir DIR] [--disk-dir DIR] [--quick]      all tables
+    python tools/bench.py --gate [--only NAME ...]                           the bars; exit code 1 when one fails
+    python tools/bench.py --tables --gate --json FILE --charts DIR           everything
+    python tools/bench.py --from FILE --charts DIR                           charts of an earlier run
+
+Floors are C loops that share no code with pmwal; they run in the same process, in turns with pmwal. Exit codes: 0, 1 a bar
+failed, 2 usage, 3 nothing could be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import charts, media, sections
+from benchmark.checks import CHECKS, run_check
+from benchmark.context import FULL, QUICK, Context
+from benchmark.floors import FloorsUnavailable
+from benchmark.gate import exit_code
+from benchmark.report import Results, environment_text, gate_lines, gate_table
+
+USAGE, NOTHING = 2, 3
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), help="a directory on tmpfs (default: %(default)s)")
+    parser.add_argument("--disk-dir", type=Path, help="a directory on a disk (default: that of temporary files)")
+    parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not for figures")
+    parser.add_argument("--tables", action="store_true", help="measure the tables (the default without --gate)")
+    parser.add_argument("--gate", action="store_true", help="measure and check the bars")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="names that begin so; repeatable")
+    parser.add_argument("--list", action="store_true", help="the names of all checks and tables")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
+    parser.add_argument("--charts", type=Path, metavar="DIR", help="draw charts into this directory; needs matplotlib")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take the results of an earlier --json")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    options = parser.parse_args(arguments)
+    options.tables = options.tables or not options.gate
+    return options
+
+
+def chosen(names: Sequence[str], only: Sequence[str]) -> list[str]:
+    """The names that begin with one of ``only``; a whole name means itself only."""
+    return [name for name in names if not only or any(name == one or (one not in names and name.startswith(one)) for one in only)]
+
+
+def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
+    """Measure, and print what is found as it is found."""
+    context = Context(media.look(memory), media.look(disk), QUICK if options.quick else FULL)
+    results = Results(media.describe(context.memory, context.disk))
+    results.environment["run"] = "quick: not for figures" if options.quick else f"{context.scale.rounds} rounds"
+    print(environment_text(results.environment), flush=True)
+    if options.tables:
+        for name in chosen(list(sections.SECTIONS), options.only):
+            try:
+                tables = sections.SECTIONS[name](context, results.series)
+            except FloorsUnavailable as error:
+                print(f"\n{name}: skipped, {error}")
+                continue
+            except Exception as error:  # one table less is better than none
+                print(f"\n{name}: FAILED, {type(error).__name__}: {error}")
+                continue
+            for table in tables:
+                results.tables.append(table)
+                print("\n" + (table.markdown() if options.markdown else table.text()), flush=True)
+    if options.gate:
+        print(f"\ngate (memory and emulated-dax: {media.TMPFS_NOTE})")
+        for name in chosen(list(CHECKS), options.only):
+            for row in run_check(name, context):
+                results.gate.append(row)
+                print(gate_lines(row), flush=True)
+        if options.markdown:
+            print("\n" + gate_table(results.gate).markdown())
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for."""
+    options = parse(arguments)
+    if options.list:
+        print("checks (--gate):", *CHECKS, sep="\n  ")
+        print("tables:", *sections.SECTIONS, sep="\n  ")
+        return 0
+    if not chosen([*CHECKS, *sections.SECTIONS], options.only):
+        print(f"no check or table begins with {', '.join(options.only)}; see --list", file=sys.stderr)
+        return USAGE
+    if options.charts is not None and (problem := charts.missing()):
+        print(problem, file=sys.stderr)
+        return USAGE
+    if options.source is not None:
+        results = Results.from_json(options.source.read_text())
+    else:
+        memory, disk = _directories(options)
+        try:
+            if not media.look(memory).in_memory:
+                print(f"{options.memory_dir} is not on tmpfs; name another --memory-dir", file=sys.stderr)
+                return USAGE
+            results = run(options, memory, disk)
+        finally:
+            for directory in (memory, disk):
+                shutil.rmtree(directory, ignore_errors=True)
+    if options.json is not None:
+        results.save(options.json)
+    if options.charts is not None:
+        for path in charts.draw_all(results, options.charts):
+            print(f"wrote {path}")
+    if not options.gate or options.source is not None:
+        return 0
+    failed = sorted({row.check for row in results.gate if row.passed is False})
+    skipped = sorted({row.check for row in results.gate if row.passed is None})
+    print(f"gate: {sum(row.passed is True for row in results.gate)} rows passed; failed: {', '.join(failed) or 'none'}", end="")
+    print(f"; skipped in part or whole: {', '.join(skipped)}" if skipped else "")
+    return exit_code(results.gate)
+
+
+def _directories(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Two directories of our own."""
+    disk = options.disk_dir if options.disk_dir is not None else Path(tempfile.gettempdir())
+    for directory in (options.memory_dir, disk):
+        if not os.access(directory, os.W_OK):
+            raise SystemExit(f"{directory} is not a directory that can be written to")
+    return tuple(Path(tempfile.mkdtemp(prefix="pmwal-bench-", dir=directory)) for directory in (options.memory_dir, disk))  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Where and how much is measured: directories, floors, the size of a run, and what several parts need of the peers."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import addressof, c_char
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark import floors
+from benchmark.media import Place
+from benchmark.peers import DURABLE, PEERS
+from benchmark.peers.base import DURABLE_EXTEND, READ
+from benchmark.peers.run import PeerFailed, Round, measure
+from benchmark.stats import Latency, median, merge
+
+MIB, GIB = 1 << 20, 1 << 30
+_PEER_BYTES = 64 * MIB  # of payload in one round: large records are stored less often
+_MORE_TURNS = 3
+
+
+class Scale(NamedTuple):
+    """How much is measured. Counts are of calls in one round."""
+
+    rounds: int
+    memory_calls: int  # only the loop is timed
+    memory_timed: int  # each call is timed
+    extends: int
+    pairs: int  # of a durable append and its floor, in all
+    disk_calls: int
+    disk_extends: int
+    each_thread: int
+    beside: int
+    ring: int
+    small_ring: int  # recovery of 128-byte records
+    large_ring: int  # recovery of 4 KiB records
+    flat: tuple[int, ...]
+    sizes: tuple[int, ...]
+    recovery_rings: tuple[int, ...]
+    peer_appends: int
+    peer_process: int
+    peer_extends: int
+    peer_reads: int
+
+
+_SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536)
+FULL = Scale(
+    rounds=5, memory_calls=200_000, memory_timed=200_000, extends=300, pairs=20_000, disk_calls=4000, disk_extends=200,
+    each_thread=1000, beside=1000, ring=64 * MIB, small_ring=64 * MIB, large_ring=GIB, flat=(MIB, 64 * MIB, 4 * GIB),
+    sizes=_SIZES, recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB),
+    peer_appends=2000, peer_process=50_000, peer_extends=100, peer_reads=200_000,
+)  # fmt: skip
+QUICK = Scale(
+    rounds=3, memory_calls=20_000, memory_timed=20_000, extends=30, pairs=1000, disk_calls=500, disk_extends=30,
+    each_thread=100, beside=100, ring=16 * MIB, small_ring=8 * MIB, large_ring=64 * MIB, flat=(MIB, 16 * MIB, 64 * MIB),
+    sizes=(16, 128, 1024, 16384), recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB),
+    peer_appends=300, peer_process=5000, peer_extends=10, peer_reads=20_000,
+)  # fmt: skip
+TINY = Scale(
+    rounds=1, memory_calls=50, memory_timed=50, extends=2, pairs=3, disk_calls=3, disk_extends=1,
+    each_thread=2, beside=2, ring=MIB, small_ring=64 << 10, large_ring=MIB, flat=(256 << 10, MIB),
+    sizes=(4096,), recovery_rings=(64 << 10, 256 << 10),
+    peer_appends=2, peer_process=2, peer_extends=1, peer_reads=10,
+)  # fmt: skip
+"""For tests: everything runs, nothing is a figure."""
+
+
+class PageBuffer:
+    """A page at a page boundary: what O_DIRECT writes from. The address is good as long as the object lives."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, floors.PAGE)
+        self.address = addressof(c_char.from_buffer(self._map))
+
+
+class PeerFigures(NamedTuple):
+    """A peer's calls of all rounds, and the median of the rounds' rates in records per second."""
+
+    latency: Latency
+    rate: float
+
+
+@dataclass
+class Context:
+    """What every part of a run is given."""
+
+    memory: Place
+    disk: Place
+    scale: Scale
+    say: Callable[[str], None] = print
+    peer_names: Sequence[str] = tuple(PEERS)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    _peers: dict[tuple[str, int], tuple[frozenset[str], dict[str, PeerFigures]]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def floors(self) -> floors.Floors:
+        """The floors; ``FloorsUnavailable`` where there are none."""
+        return floors.load()
+
+    @property
+    def rounds(self) -> range:
+        """The rounds of an interleaved measurement."""
+        return range(self.scale.rounds)
+
+    @property
+    def memory_dir(self) -> Path:
+        """The directory on tmpfs."""
+        return self.memory.directory
+
+    @property
+    def disk_dir(self) -> Path:
+        """The directory on a disk."""
+        return self.disk.directory
+
+    def place_for(self, workload: str) -> Place:
+        """Where a workload of the peers is measured."""
+        return self.disk if workload in DURABLE else self.memory
+
+    def peers(self, workload: str, names: Iterable[str] | None = None, size: int = 128) -> dict[str, PeerFigures]:
+        """Every peer that has this workload, pmwal among them, in turn and in rounds. Measured once and kept."""
+        key = (workload, size)
+        wanted = [name for name in (self.peer_names if names is None else names) if workload in PEERS[name].settings]
+        tried, known = self._peers.get(key, (frozenset[str](), {}))
+        if not tried.issuperset(wanted):  # all of them again, so that what is compared ran in turns
+            known = self._measure(wanted, workload, size)
+            self._peers[key] = frozenset(wanted), known
+        return {name: known[name] for name in wanted if name in known}
+
+    def _measure(self, names: Sequence[str], workload: str, size: int) -> dict[str, PeerFigures]:
+        usable = []
+        for name in names:
+            problem = PEERS[name].missing()
+            if problem is None:
+                usable.append(name)
+            else:
+                self._unavailable(name, problem)
+        found: dict[str, list[Round]] = {name: [] for name in usable}
+        count = {READ: self.scale.peer_reads, DURABLE_EXTEND: self.scale.peer_extends}.get(
+            workload, self.scale.peer_appends if workload in DURABLE else self.scale.peer_process
+        )
+        count = min(count, max(20, _PEER_BYTES // size))
+        turns = self.scale.rounds
+        if workload in DURABLE and count >= 10 * _MORE_TURNS:  # a disk has good and bad moments: shorter turns meet the same ones
+            turns, count = turns * _MORE_TURNS, count // _MORE_TURNS
+        for _ in range(turns):
+            for name in usable:
+                try:
+                    found[name].append(measure(name, workload, self.place_for(workload).directory, count, size))
+                except PeerFailed as error:
+                    self._unavailable(f"{name}, {workload}", str(error))
+        return {
+            name: PeerFigures(
+                Latency.of(merge([one.each for one in runs]), float(sum(one.total for one in runs))),
+                median([one.records / one.total * 1e9 for one in runs]),
+            )
+            for name, runs in found.items()
+            if runs
+        }
+
+    def _unavailable(self, key: str, message: str) -> None:
+        """Say once why something is not in the tables."""
+        if key not in self.unavailable:
+            self.unavailable[key] = message
+            self.say(message)
+
+
+def available_memory() -> int:
+    """Bytes that can be used without swapping (/proc/meminfo)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def free_space(directory: Path) -> int:
+    """Bytes that a file in this directory can take."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,229 @@
+"""The floors: floors.c compiled when it is needed, its loops as methods, and the files they walk through.
+
+The library is built with ``gcc -O2 -march=native`` into a temporary directory that goes with the process. ctypes lets go of the
+GIL for a call, so that floors with threads of their own run as they would in a C program.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmark.stats import Times
+
+SOURCE = Path(__file__).with_name("floors.c")
+FLUSHES = ("clwb", "clflushopt", "clflush")
+PAGE = 4096
+RECORD_HEADER = 48
+
+
+class FloorsUnavailable(Exception):
+    """There is no C compiler, or another processor: nothing can be compared with a floor."""
+
+
+class Loop(NamedTuple):
+    """What one run of a floor took: nanoseconds in all, and of each iteration (empty when only the total was asked for)."""
+
+    total: int
+    calls: int
+    each: Times
+
+    @property
+    def mean(self) -> float:
+        """Nanoseconds for one iteration, from the total."""
+        return self.total / self.calls
+
+
+class Area:
+    """A file that a floor stores to: every byte written in pieces of 4 KiB and synced beforehand, then mapped and touched.
+
+    ``at`` is where the next store goes. ``flags`` open a second descriptor for writes beside the mapping (O_DIRECT | O_DSYNC).
+    """
+
+    def __init__(self, path: Path, size: int, *, flags: int = 0) -> None:
+        self.path = path
+        self.size = size
+        self.at = ctypes.c_uint64(0)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)
+            piece = bytes(PAGE)
+            for offset in range(0, size, PAGE):
+                os.pwrite(fd, piece, offset)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # else O_DIRECT has cached pages to drop at each write
+        finally:
+            os.close(fd)
+        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
+        self.map = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        if not flags:
+            self.map.madvise(mmap.MADV_RANDOM)  # single pages in the cache: write-back of a large folio writes all of it
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_WILLNEED)
+            ctypes.memset(self.address, 0, size)  # no loop is charged with a first touch
+            os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Unmap, close, and remove the file."""
+        self.map.close()
+        os.close(self.fd)
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Area:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Floors:
+    """The loops of floors.c. ``each=True`` times every iteration, else only the whole loop is timed."""
+
+    def __init__(self, library: Path) -> None:
+        self._lib = ctypes.CDLL(str(library))
+        self.flush = FLUSHES[self._lib.fl_init()]
+
+    def _run(self, name: str, count: int, *arguments: object, each: bool = True) -> Loop:
+        """Call one loop; its last argument is the array for the iterations."""
+        times = np.zeros(count if each else 0, dtype=np.int64)
+        pointer = ctypes.c_void_p(times.ctypes.data) if each else None
+        return Loop(self._call(name, *arguments, ctypes.c_uint64(count), pointer), count, times)
+
+    def _call(self, name: str, *arguments: object) -> int:
+        function = getattr(self._lib, name)
+        function.restype = ctypes.c_int64
+        total = int(function(*arguments))
+        if total < 0:
+            raise OSError(-total, os.strerror(-total), name)
+        return total
+
+    def crc32c(self, data: bytes) -> int:
+        """CRC32C of some bytes: what a test compares with a known value."""
+        self._lib.fl_crc32c.restype = ctypes.c_uint32
+        return int(self._lib.fl_crc32c(data, ctypes.c_uint64(len(data))))
+
+    def timer(self, count: int) -> Loop:
+        """Two reads of the clock with nothing between them."""
+        return self._run("fl_timer", count)
+
+    def append(self, area: Area, payload: bytes, count: int, *, each: bool = False) -> Loop:
+        """What ``append(commit=False)`` must do: clock, 48-byte header, copy, CRC32C, store."""
+        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_append", count, *place, payload, ctypes.c_uint32(len(payload)), each=each)
+
+    def extend(self, area: Area, payloads: Sequence[bytes], count: int, *, each: bool = False) -> Loop:
+        """The same for all of ``payloads`` at a time, ``count`` times; they have one length."""
+        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        pointers = (ctypes.c_char_p * len(payloads))(*payloads)
+        shape = ctypes.c_uint32(len(payloads[0])), ctypes.c_uint32(len(payloads))
+        return self._run("fl_extend", count, *place, pointers, *shape, each=each)
+
+    def dax(
+        self, area: Area, control: Area, payload: bytes, count: int, *, strict: bool, non_temporal: bool, each: bool = False
+    ) -> Loop:
+        """A raw store to emulated persistent memory: then a fence, a slot and a fence (strict), or with a CRC and one fence."""
+        arguments = (
+            ctypes.c_void_p(area.address),
+            ctypes.c_uint64(area.size),
+            ctypes.c_void_p(control.address),
+            ctypes.c_uint64(control.size),
+            ctypes.byref(area.at),
+            payload,
+            ctypes.c_uint32(len(payload)),
+            ctypes.c_int(strict),
+            ctypes.c_int(non_temporal),
+        )
+        return self._run("fl_dax", count, *arguments, each=each)
+
+    def best_dax(
+        self, area: Area, control: Area, payload: bytes, count: int, *, strict: bool, each: bool = False
+    ) -> tuple[str, Loop]:
+        """The faster of cache line flushes and non-temporal stores, and its name."""
+        runs = {
+            name: self.dax(area, control, payload, count, strict=strict, non_temporal=non_temporal, each=each)
+            for name, non_temporal in ((self.flush, False), ("non-temporal", True))
+        }
+        name = min(runs, key=lambda name: runs[name].total)
+        return name, runs[name]
+
+    def msync(self, area: Area, payload: bytes, count: int) -> Loop:
+        """Store into a mapping, and msync of the page."""
+        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_msync", count, *place, payload, ctypes.c_uint32(len(payload)))
+
+    def pwrite(self, area: Area, data: bytes | int, length: int, count: int, *, sync: bool) -> Loop:
+        """Write ``length`` bytes (``data`` itself, or what is at this address), then fdatasync when ``sync`` is set."""
+        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        source = ctypes.c_void_p(data) if isinstance(data, int) else data
+        return self._run("fl_pwrite", count, *place, source, ctypes.c_uint64(length), ctypes.c_int(sync))
+
+    def read(self, fd: int, size: int, piece: int = 1 << 20) -> int:
+        """Nanoseconds to read a file from its beginning."""
+        return self._call("fl_read", ctypes.c_int(fd), ctypes.c_uint64(size), ctypes.c_uint64(piece))
+
+    def memcpy(self, address: int, size: int) -> int:
+        """Nanoseconds to copy these bytes into a buffer that stays in the cache."""
+        return self._call("fl_memcpy", ctypes.c_void_p(address), ctypes.c_uint64(size))
+
+    def crc(self, address: int, size: int) -> int:
+        """Nanoseconds for one CRC32C over all of these bytes, in three interleaved chains."""
+        return self._call("fl_crc", ctypes.c_void_p(address), ctypes.c_uint64(size))
+
+    def crc_each(self, address: int, size: int, stride: int, length: int) -> int:
+        """Nanoseconds for one CRC32C for each payload of a ring of equal records."""
+        shape = ctypes.c_uint64(stride), ctypes.c_uint64(RECORD_HEADER), ctypes.c_uint32(length)
+        return self._call("fl_crc_each", ctypes.c_void_p(address), ctypes.c_uint64(size), *shape)
+
+    def group_commit(
+        self, area: Area, payload: bytes, threads: int, each_thread: int, *, sync_file: bool
+    ) -> tuple[int, int]:
+        """Nanoseconds and barriers of a group commit by C threads over a mapped ring, by msync or by fdatasync."""
+        barriers = ctypes.c_uint64(0)
+        total = self._call(
+            "fl_group",
+            ctypes.c_void_p(area.address),
+            ctypes.c_int(area.fd),
+            ctypes.c_uint64(area.size),
+            ctypes.byref(area.at),
+            payload,
+            ctypes.c_uint32(len(payload)),
+            ctypes.c_int(threads),
+            ctypes.c_uint64(each_thread),
+            ctypes.c_int(sync_file),
+            ctypes.byref(barriers),
+        )
+        return total, barriers.value
+
+
+@functools.cache
+def load() -> Floors:
+    """Compile and load; ``FloorsUnavailable`` says why not."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise FloorsUnavailable(f"the floors are written for x86-64, not {platform.machine()}")
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise FloorsUnavailable("the floors need gcc")
+    directory = Path(tempfile.mkdtemp(prefix="pmwal-floors-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    library = directory / "floors.so"
+    errors = ""
+    for target in ("-march=native", "-msse4.2"):
+        command = [compiler, "-O2", target, "-Wall", "-shared", "-fPIC", "-pthread", "-o", str(library), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return Floors(library)
+        errors = done.stderr.strip()
+    raise FloorsUnavailable(f"floors.c does not compile: {errors}")

@@ -1,0 +1,128 @@
+"""One peer, one workload, one round, in a process of its own.
+
+Each has a fresh interpreter and environment: libpmemlog reads its environment once, a peer's threads and caches do not stay
+for the next one, and a peer that crashes is a message and not the end of the run. pmwal is measured in exactly this way, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import pmwal
+from benchmark.peers import PEERS
+from benchmark.peers.base import DURABLE_EXTEND, FRAME, READ, payload_of
+from benchmark.stats import Times
+
+BATCH = 1000
+_TIMEOUT = 300
+_WARM_UP = 0.1  # of the calls that are timed, before them
+
+
+class Round(NamedTuple):
+    """Nanoseconds in all and of each call; ``records`` is how many records that were."""
+
+    total: int
+    records: int
+    each: Times
+
+
+class PeerFailed(Exception):
+    """The child did not end well; the message is its last line."""
+
+
+def measure(name: str, workload: str, directory: Path, count: int, size: int = 128) -> Round:
+    """Run a child for ``count`` calls (records, for ``read``) with payloads of ``size`` bytes."""
+    peer = PEERS[name]
+    with tempfile.TemporaryDirectory(prefix="pmwal-peer-", dir=directory) as inner:
+        task = {"name": name, "workload": workload, "directory": inner, "count": count, "size": size}
+        tools = str(Path(__file__).parents[2])
+        environment = dict(os.environ) | dict(peer.environment.get(workload, {}))
+        ours = str(Path(pmwal.__file__).parents[1])  # the very pmwal that the parent measures, wherever it was started
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, ours, os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-P", "-m", "benchmark.peers.run", json.dumps(task)]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise PeerFailed(f"{name}, {workload}: still not done after {_TIMEOUT} s") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise PeerFailed(f"{name}, {workload}: {lines[-1]}")
+        total, records = json.loads(done.stdout.strip().splitlines()[-1])
+        return Round(total, records, np.load(Path(inner) / "each.npy"))
+
+
+def run(name: str, workload: str, directory: Path, count: int, size: int) -> Round:
+    """The child's part: open, warm up, time."""
+    payload = payload_of(size)
+    warm = max(1, int(count * _WARM_UP))
+    records = (count + warm) * (BATCH if workload == DURABLE_EXTEND else 1) + BATCH
+    session = PEERS[name].open(directory, workload, records * (size + FRAME))
+    try:
+        if workload == READ:
+            for start in range(0, count, BATCH):
+                session.extend([payload] * min(BATCH, count - start))
+            return _read(session.read, count)
+        if workload == DURABLE_EXTEND:
+            items = [payload] * BATCH
+            for _ in range(warm):
+                session.extend(items)
+            return _time(session.extend, items, count, BATCH)
+        for _ in range(warm):
+            session.append(payload)
+        return _time(session.append, payload, count, 1)
+    finally:
+        session.close()
+
+
+def _time(call: object, argument: object, count: int, records: int) -> Round:
+    assert callable(call)
+    clock = time.perf_counter_ns
+    each = [0] * count
+    begin = clock()
+    for number in range(count):
+        start = clock()
+        call(argument)
+        each[number] = clock() - start
+    total = clock() - begin
+    return Round(total, count * records, np.array(each, dtype=np.int64))
+
+
+def _read(read: object, count: int) -> Round:
+    """One pass to warm up, one that is timed."""
+    assert callable(read)
+    for timed in (False, True):
+        found = 0
+        begin = time.perf_counter_ns()
+        for _ in read():
+            found += 1
+        total = time.perf_counter_ns() - begin
+        if found != count:
+            raise RuntimeError(f"{found} records came back instead of {count}")
+        if timed:
+            break
+    return Round(total, count, np.array([total], dtype=np.int64))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry of the child: a task in JSON; the answer is one line, and each.npy in its directory."""
+    task = json.loads(arguments[0])
+    directory = Path(task["directory"])
+    work = directory / "work"
+    work.mkdir()
+    result = run(task["name"], task["workload"], work, task["count"], task["size"])
+    np.save(directory / "each.npy", result.each)
+    print(json.dumps([result.total, result.records]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,146 @@
+"""Results: tables and the gate as text and as Markdown, and everything as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.gate import Row
+from benchmark.media import TMPFS_NOTE
+from benchmark.stats import PERCENTILES, Latency, rate_text, time_text
+
+VERSION = 1
+
+
+@dataclass
+class Table:
+    """A table; ``note`` says where it was measured, and stands below it always."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+
+    def text(self) -> str:
+        """Aligned columns."""
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        lines = [_line(self.columns, widths), "  ".join("-" * width for width in widths)]
+        lines += [_line(row, widths) for row in self.rows]
+        return "\n".join([self.title, *("  " + line for line in lines), f"  ({self.note})"])
+
+    def markdown(self) -> str:
+        """The same for a document."""
+        rows = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join([f"**{self.title}** ({self.note})", "", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+@dataclass
+class Results:
+    """Everything of one run. ``series`` is what the charts are drawn from."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    gate: list[Row] = field(default_factory=list)
+    series: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """The results as JSON."""
+        values = {
+            "version": VERSION,
+            "environment": self.environment,
+            "tables": [vars(table) for table in self.tables],
+            "gate": [row.as_dict() for row in self.gate],
+            "series": self.series,
+        }
+        return json.dumps(values, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """What ``as_json`` gave."""
+        values = json.loads(text)
+        if values.get("version") != VERSION:
+            raise ValueError(f"results of version {values.get('version')}, not {VERSION}")
+        return cls(
+            values["environment"],
+            [Table(**table) for table in values["tables"]],
+            [Row.from_dict(row) for row in values["gate"]],
+            values["series"],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the JSON."""
+        path.write_text(self.as_json() + "\n")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def environment_text(environment: dict[str, str]) -> str:
+    """The head of a report."""
+    width = max(map(len, environment), default=0)
+    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in environment.items())
+
+
+LATENCY_COLUMNS = ["what", "p50", "p99", "p99.9", "p99.99", "max", "rate"]
+
+
+def tail_texts(latency: Latency) -> list[str]:
+    """p50 to max as text; "-" for a percentile that fewer calls than one would stand for."""
+    values = zip(PERCENTILES, (latency.p50, latency.p99, latency.p999, latency.p9999), strict=True)
+    texts = [time_text(value) if (100 - q) * latency.calls >= 99.9 else "-" for q, value in values]
+    return [*texts, time_text(latency.max)]
+
+
+def latency_row(name: str, latency: Latency) -> list[str]:
+    """One line of a table of latencies."""
+    return [name, *tail_texts(latency), rate_text(latency.rate)]
+
+
+def latency_table(title: str, rows: Iterable[tuple[str, Latency]], note: str) -> Table:
+    """A table of latencies."""
+    return Table(title, LATENCY_COLUMNS, [latency_row(*row) for row in rows], note)
+
+
+def figure_text(value: float, unit: str) -> str:
+    """A figure of the gate with its unit: "ns" is a time, "/s" and "B/s" are rates."""
+    if math.isnan(value):
+        return "-"
+    if unit == "ns":
+        return time_text(value)
+    if unit.endswith("/s"):
+        return rate_text(value, unit)
+    return f"{value:.3g} {unit}".strip()
+
+
+def gate_lines(row: Row) -> str:
+    """One row of the gate, in words."""
+    if not row.what:
+        return f"{row.verdict:<8} {row.check}: {row.note}"
+    figures = f"pmwal {figure_text(row.ours, row.unit)}"
+    if not math.isnan(row.floor):
+        figures = f"{row.floor_name} {figure_text(row.floor, row.unit)}, {figures}"
+    head = f"{row.verdict:<8} {row.check}: {row.what}"
+    ratio = "none" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
+    lines = [head, f"{'':<9}{figures}, ratio {ratio}, bar {row.sense} {row.bar:g}"]
+    if row.note:
+        lines.append(f"{'':<9}{row.note}")
+    return "\n".join(lines)
+
+
+def gate_table(rows: Sequence[Row]) -> Table:
+    """The gate as a table."""
+    columns = ["check", "what", "floor", "floor's figure", "pmwal", "ratio", "bar", "verdict"]
+    cells = []
+    for row in rows:
+        if not row.what:
+            cells.append([row.check, row.note, "-", "-", "-", "-", "-", row.verdict])
+            continue
+        floor, ours = figure_text(row.floor, row.unit), figure_text(row.ours, row.unit)
+        bar = f"{row.sense} {row.bar:g}"
+        cells.append([row.check, row.what, row.floor_name, floor, ours, f"{row.ratio:.3f}", bar, row.verdict])
+    return Table("Gate", columns, cells, f"rows on memory and emulated-dax are on {TMPFS_NOTE}")

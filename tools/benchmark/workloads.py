@@ -1,0 +1,255 @@
+"""pmwal through its public calls: the loops that are timed, and the logs they need.
+
+Amortised figures are the time of a whole loop. Percentiles are of single calls, timed with ``time.perf_counter_ns``: both reads of
+the clock are part of the figure, as they are in the floors. The garbage collector stays on. A ring that runs full is emptied by
+``truncate`` between two timed pieces; that is not part of the figure, and the floor has no such work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import pmwal
+from benchmark.floors import RECORD_HEADER, Loop
+from benchmark.stats import Times
+
+PAYLOAD = bytes(range(128))
+BATCH = 1000
+_WARM_PAYLOAD = 64 * 1024
+_CHUNK = 1 << 20
+_SLACK = 4  # records: the gap that the last one may leave at the ring's end
+
+
+def record_size(length: int, alignment: int) -> int:
+    """What a record of this payload takes in the ring (docs/format.md)."""
+    return -(-(RECORD_HEADER + length) // alignment) * alignment
+
+
+def room(wal: pmwal.Wal, length: int) -> int:
+    """How many more records of this payload surely fit."""
+    return max(0, wal.free // record_size(length, wal.stats().alignment) - _SLACK)
+
+
+def empty(wal: pmwal.Wal) -> None:
+    """Free the whole ring."""
+    wal.truncate(before=wal.next_seq)
+
+
+def warm(wal: pmwal.Wal) -> None:
+    """One lap of the ring in large records: every page was touched, and no figure is of a first touch. Leaves it empty."""
+    size = min(_WARM_PAYLOAD, wal.capacity // 8)
+    payload, left = bytes(size), wal.capacity
+    while left > 0:
+        count = max(1, min(16, room(wal, size)))
+        wal.extend([payload] * count)
+        left -= count * size
+        empty(wal)
+
+
+@contextlib.contextmanager
+def new_log(
+    directory: Path, *, size: int, medium: str = "auto", ordering: str = "auto", commit: str = "each", warmed: bool = True
+) -> Iterator[pmwal.Wal]:
+    """A log of its own, gone afterwards."""
+    path = directory / f"{threading.get_ident()}-{time.monotonic_ns()}.wal"
+    try:
+        with pmwal.open(path, "x", size=size, medium=medium, ordering=ordering, commit=commit) as wal:
+            if warmed:
+                warm(wal)
+            yield wal
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def append_loop(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> Loop:
+    """``append`` in a loop; only the whole is timed."""
+    append, total, left = wal.append, 0, count
+    while left:
+        piece = min(left, room(wal, len(payload)))
+        if not piece:
+            empty(wal)
+            continue
+        begin = time.perf_counter_ns()
+        for data in repeat(payload, piece):
+            append(data, commit=commit)
+        total += time.perf_counter_ns() - begin
+        left -= piece
+    return Loop(total, count, np.zeros(0, dtype=np.int64))
+
+
+def append_each(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> Loop:
+    """``append`` in a loop; each call is timed."""
+    append, clock, total, left = wal.append, time.perf_counter_ns, 0, count
+    each = [0] * count
+    while left:
+        piece = min(left, room(wal, len(payload)))
+        if not piece:
+            empty(wal)
+            continue
+        begin = clock()
+        for place in range(count - left, count - left + piece):
+            start = clock()
+            append(payload, commit=commit)
+            each[place] = clock() - start
+        total += clock() - begin
+        left -= piece
+    return Loop(total, count, np.array(each, dtype=np.int64))
+
+
+def extend_each(wal: pmwal.Wal, payloads: list[bytes], count: int) -> Loop:
+    """``extend`` in a loop; each call is timed. The total is the sum of the calls."""
+    extend, clock = wal.extend, time.perf_counter_ns
+    each = [0] * count
+    for place in range(count):
+        if room(wal, len(payloads[0])) < len(payloads):
+            empty(wal)
+        start = clock()
+        extend(payloads)
+        each[place] = clock() - start
+    return Loop(sum(each), count, np.array(each, dtype=np.int64))
+
+
+def timer(count: int) -> Times:
+    """Two reads of Python's clock with nothing between them."""
+    clock = time.perf_counter_ns
+    each = [0] * count
+    for place in range(count):
+        start = clock()
+        each[place] = clock() - start
+    return np.array(each, dtype=np.int64)
+
+
+class Threads(NamedTuple):
+    """What several threads took together."""
+
+    seconds: float
+    records: int
+    barriers: int
+    each: Times
+
+    @property
+    def rate(self) -> float:
+        """Records per second, of all threads."""
+        return self.records / self.seconds
+
+    @property
+    def barriers_per_record(self) -> float:
+        """How many barriers a record took on average; 1 without sharing."""
+        return self.barriers / self.records
+
+
+def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: int, *, commit: bool = True) -> Threads:
+    """Threads that append side by side, from one start to the end of the last."""
+    if room(wal, len(payload)) < threads * each_thread:
+        empty(wal)
+    if room(wal, len(payload)) < threads * each_thread:
+        raise ValueError(f"{threads} x {each_thread} records do not fit into this ring")
+    ready = threading.Barrier(threads + 1)
+    times = [[0] * each_thread for _ in range(threads)]
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        append, clock, mine = wal.append, time.perf_counter_ns, times[number]
+        ready.wait()
+        try:
+            for place in range(each_thread):
+                start = clock()
+                append(payload, commit=commit)
+                mine[place] = clock() - start
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    before = wal.stats().barriers
+    ready.wait()
+    begin = time.perf_counter_ns()
+    for worker in workers:
+        worker.join()
+    seconds = (time.perf_counter_ns() - begin) / 1e9
+    if failures:
+        raise failures[0]
+    each = np.array([value for mine in times for value in mine], dtype=np.int64)
+    return Threads(seconds, threads * each_thread, wal.stats().barriers - before, each)
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """One thread of pure Python beside: it lets go of the GIL only when it must."""
+    stop = False
+
+    def work() -> None:
+        number = 0
+        while not stop:
+            for value in range(1000):
+                number = (number * 31 + value) & 0xFFFF
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop = True
+        thread.join()
+
+
+class Image(NamedTuple):
+    """A log as a kill leaves it: a copy of the file, taken while the writer had it open."""
+
+    path: Path
+    records: int
+    length: int
+    capacity: int
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of payload in it."""
+        return self.records * self.length
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one record to the next."""
+        return record_size(self.length, 8)
+
+    @property
+    def ring_offset(self) -> int:
+        """Where the ring begins in the file: it ends where the file ends."""
+        return self.path.stat().st_size - self.capacity
+
+
+def make_image(directory: Path, *, capacity: int, length: int) -> Image:
+    """Fill a ring on memory with equal records, 1 MiB a commit, and copy the file before it is closed."""
+    path, image = directory / "fill.wal", directory / "image.wal"
+    each = max(1, _CHUNK // record_size(length, 8))
+    payloads = [bytes([place % 251]) * length for place in range(each)]
+    with pmwal.open(path, "x", size=capacity, medium="memory") as wal:
+        while count := min(each, room(wal, length)):
+            wal.extend(payloads[:count])
+        records, stored = len(wal), wal.capacity
+        shutil.copyfile(path, image)
+    path.unlink()
+    return Image(image, records, length, stored)
+
+
+def recover(image: Image, path: Path, *, medium: str = "auto") -> float:
+    """Nanoseconds from ``open`` to a log that can be written; ``path`` is a fresh copy of the image and is removed."""
+    begin = time.perf_counter_ns()
+    wal = pmwal.open(path, "r+", medium=medium)
+    took = time.perf_counter_ns() - begin
+    report = wal.recovery
+    wal.close()
+    path.unlink()
+    if report.outcome != "recovered" or report.records != image.records:
+        raise RuntimeError(f"the recovery found {report.outcome} with {report.records} of {image.records} records")
+    return float(took)

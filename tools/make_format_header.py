@@ -1,0 +1,94 @@
+"""Write pmwal/native/format.h: the on-media format for the C engine, from the one definition in pmwal/layout.py.
+
+    python tools/make_format_header.py [--check]
+
+The header is kept in the repository, because the package's build must not need the package. ``--check`` exits with 1 when the
+one that is kept is not the one that layout.py makes; a test runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+from pathlib import Path
+
+from pmwal import layout
+from pmwal.judge import INDEX_STEP
+
+HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
+TYPES = {"H": "uint16_t", "I": "uint32_t", "Q": "uint64_t", "q": "int64_t"}
+STRUCTS = (
+    ("slot", layout.SLOT),
+    ("record", layout.RECORD),
+    ("live_bounds", layout.LIVE_BOUNDS),
+    ("live_writer", layout.LIVE_WRITER),
+)
+CONSTANTS = (
+    ("PAGE", layout.PAGE),
+    ("LINE", layout.LINE),
+    ("HEADER", layout.HEADER),
+    ("LIVE_OFFSET", layout.LIVE_OFFSET),
+    ("LIVE_WRITER_OFFSET", layout.LIVE_WRITER_OFFSET),
+    ("CONTROL_OFFSET", layout.CONTROL_OFFSET),
+    ("SLOTS_PER_PAGE", layout.SLOTS_PER_PAGE),
+    ("SLOT_PIPELINED", layout.SLOT_PIPELINED),
+    ("POINTER_LAG_MAX", layout.POINTER_LAG_MAX),
+    ("SEQ_MAX", layout.SEQ_MAX),
+    ("POSITION_MAX", layout.POSITION_MAX),
+    ("GENERATION_MAX", layout.GENERATION_MAX),
+    ("KIND_MAX", layout.KIND_MAX),
+    ("LENGTH_MAX", layout.LENGTH_MAX),
+    ("ALIGN_MAX", layout.ALIGN_MAX),
+    ("INDEX_STEP", INDEX_STEP),
+)
+
+
+def header() -> str:
+    """The text of the C header."""
+    lines = [
+        "/* The on-media format, version 1. Made by tools/make_format_header.py from pmwal/layout.py; do not edit. */",
+        "#ifndef PMWAL_FORMAT_H",
+        "#define PMWAL_FORMAT_H",
+        "",
+        "#include <assert.h>",
+        "#include <stddef.h>",
+        "#include <stdint.h>",
+        "",
+    ]
+    lines += [f"#define PMWAL_{name} UINT64_C({value})" for name, value in CONSTANTS]
+    for name, structure in STRUCTS:
+        lines += ["", f"/* {structure.title} */", f"struct {name} {{"]
+        lines += [f"    {declaration(field)} /* {field.meaning} */" for field in structure.fields]
+        lines += ["};", ""]
+        lines += [
+            f'static_assert(offsetof(struct {name}, {field}) == {offset}, "{name}.{field}");'
+            for field, offset in structure.offsets.items()
+        ]
+        lines.append(f'static_assert(sizeof(struct {name}) == {structure.size}, "{name}");')
+    lines += ["", "#endif", ""]
+    return "\n".join(lines)
+
+
+def declaration(field: layout.Field) -> str:
+    """A field as a member of a C struct."""
+    if field.code in TYPES:
+        return f"{TYPES[field.code]} {field.name};"
+    return f"unsigned char {field.name}[{struct.calcsize(field.code)}];"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = argparse.ArgumentParser(description="Write the C engine's header from pmwal/layout.py.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the header is out of date")
+    if not parser.parse_args(arguments).check:
+        HEADER.write_text(header())
+        return 0
+    if HEADER.read_text() == header():
+        return 0
+    print(f"{HEADER.name} is not what pmwal/layout.py makes; run: python tools/make_format_header.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
