@@ -9,14 +9,21 @@ from glob import glob
 
 from setuptools import Extension, setup
 
+
+
+def flags(name: str) -> list[str]:
+    """The flags in an environment variable."""
+    return os.environ.get(name, "").split()
+
+
 setup(
     ext_modules=[
         Extension(
             "pmwal._native",
             sources=sorted(glob("pmwal/native/*.c")),
             depends=sorted(glob("pmwal/native/*.h")),
-            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *os.environ.get("PMWAL_CFLAGS", "").split()],
-            extra_link_args=["-pthread", *os.environ.get("PMWAL_LDFLAGS", "").split()],
+            extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *flags("PMWAL_CFLAGS")],
+            extra_link_args=["-pthread", *flags("PMWAL_LDFLAGS")],
             optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
         )
     ]

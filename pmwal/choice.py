@@ -11,6 +11,7 @@ import warnings
 
 from pmwal.extension import native
 from pmwal.layout import Superblock, uuid_crc
+from pmwal.records import Bound
 from pmwal.ring import Scan
 
 ENGINES = ("native", "python")
@@ -39,5 +40,5 @@ def scan_for(block: Superblock, window: memoryview | None = None) -> Scan | None
     """What lets a scan of this log run in C; None with the Python engine. ``window`` is the whole file, mapped and still."""
     if native is None or os.environ.get("PMWAL_ENGINE") == "python":
         return None
-    scanner = native.Scanner(block.capacity, block.alignment, block.payload_max, uuid_crc(block.uuid))
+    scanner = native.Scanner(block.capacity, block.alignment, block.payload_max, uuid_crc(block.uuid), Bound)
     return Scan(scanner, window)

@@ -71,20 +71,22 @@ def slot_problem(slot: Slot, block: Superblock) -> str | None:
     return None
 
 
-def due_generation(index: int, newest: int, block: Superblock) -> int:
-    """The generation that the place at this index holds when ``newest`` is the newest one; 0 for one never used."""
-    page, place = divmod(index, SLOTS_PER_PAGE)
-    first = place * block.control_pages + page
-    return max(newest - (newest - first) % block.turn, 0)
+def due_generations(newest: int, block: Superblock) -> list[int]:
+    """The generation that each place holds when ``newest`` is the newest one; 0 for one never used."""
+    pages, turn = block.control_pages, block.turn
+    firsts = (place * pages + page for page in range(pages) for place in range(SLOTS_PER_PAGE))
+    return [max(newest - (newest - first) % turn, 0) for first in firsts]
 
 
-def read_control(raw: bytes, block: Superblock) -> Control:
-    """Judge all slots of a control region."""
+def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
+    """Judge all slots of a control region. ``checks`` has a byte for each, not 0 where the checksum is right, when that is known."""
     slots: list[Slot | None] = []
     problem: str | None = None
     untouched = initial_slot()
     for index in range(block.turn):
-        slot = decode_slot(raw[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
+        slot = None
+        if checks is None or checks[index]:
+            slot = decode_slot(raw[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index, known=checks is not None)
         slots.append(slot)
         if slot is None or slot == untouched:
             continue
@@ -97,14 +99,17 @@ def read_control(raw: bytes, block: Superblock) -> Control:
     valid = [slot for slot in slots if slot is not None]
     if not valid:
         return Control(None, tuple(range(block.turn)), problem, 0)
-    newest = max(valid, key=lambda slot: slot.generation)
+    newest = max(valid, key=_generation)
     return Control(newest, _find_lost(slots, newest, block), problem, max(slot.epoch for slot in valid))
+
+
+def _generation(slot: Slot) -> int:
+    return slot.generation
 
 
 def _find_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> tuple[int, ...]:
     """The places that do not hold the generation they must hold beside the newest one."""
+    due = due_generations(newest.generation, block)
     return tuple(
-        index
-        for index, slot in enumerate(slots)
-        if slot is None or slot.generation != due_generation(index, newest.generation, block)
+        index for index, slot in enumerate(slots) if slot is None or slot.generation != due[index]
     )

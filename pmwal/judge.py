@@ -86,7 +86,8 @@ class _Judge:
 
     def run(self) -> Judgement:
         block = self.block
-        self.control = read_control(self.load(block.control_offset, block.control_size), block)
+        raw = self.load(block.control_offset, block.control_size)
+        self.control = read_control(raw, block, None if self.scan is None else self.scan.scanner.slots(raw))
         slot = self.control.newest
         slots = Facts(
             superblocks=self.identity.copies,

@@ -361,13 +361,16 @@ def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
     return struct.pack("<I", crc32c(body, seed_crc(uuid, index))) + body
 
 
-def decode_slot(raw: bytes, uuid: bytes, index: int) -> Slot | None:
-    """The slot in these 64 bytes, or None when they are not a whole one of this log at this index."""
+def decode_slot(raw: bytes, uuid: bytes, index: int, *, known: bool = False) -> Slot | None:
+    """The slot in these 64 bytes, or None when they are not a whole one of this log at this index.
+
+    ``known`` says that the checksum was found right.
+    """
     crc, *fields, reserved = SLOT.struct.unpack(raw)
     slot = Slot._make(fields)
-    if reserved or not slot.tail_seq or crc != crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index)):
+    if reserved or not slot.tail_seq:
         return None
-    return slot
+    return slot if known or crc == crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index)) else None
 
 
 @lru_cache(maxsize=CONTROL_SIZE_MAX // SLOT.size)

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Literal, TypedDict, Unpack, overload
 
 from pmwal.choice import chosen_engine, scan_for
-from pmwal.control import due_generation
+from pmwal.control import due_generations
 from pmwal.create import create_file
 from pmwal.engine import Engine, State
 from pmwal.errors import FormatError, PersistError
@@ -33,6 +33,7 @@ from pmwal.layout import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,
     CAPACITY_MIN,
+    LARGE_RING,
     PAGE,
     Slot,
     Superblock,
@@ -43,6 +44,7 @@ from pmwal.layout import (
 )
 from pmwal.medium import MEDIUMS, Mapping, Medium, check_platform, detect, drop_cache, flush_instruction
 from pmwal.ownership import Ownership, close_locked, open_to_lock
+from pmwal.readahead import read_ahead
 from pmwal.reader import Reader, judge_beside
 from pmwal.records import Bound, Progress, RecoveryReport
 from pmwal.ring import RingReader, overlay
@@ -404,6 +406,9 @@ def _take_over(
 
 def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> Judgement:
     """The verdict on a log that nobody else writes, so that it can be looked at in place."""
+    if mapping.on_disk and identity.block.capacity >= LARGE_RING:
+        with read_ahead(mapping.fd, mapping.load) as load:
+            return judge(load, identity, progress, scan_for(identity.block))
     window = mapping.window()
     try:
         return judge(mapping.load, identity, progress, scan_for(identity.block, window))
@@ -439,8 +444,9 @@ def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: lis
     """
     block = judgement.identity.block
     stores = []
+    generations = due_generations(slot.generation, block)
     for index in (slot_index(slot.generation, block.control_pages), *judgement.control.lost_places):
-        generation = due_generation(index, slot.generation, block)
+        generation = generations[index]
         due = slot._replace(generation=generation) if generation else initial_slot()
         stores.append((slot_offset(index), encode_slot(due, block.uuid, index)))
     stores += copies

@@ -197,7 +197,7 @@ class RingReader:
         )
         if outside:
             self._chunk = b""  # what is next does not fit into what was copied
-        return Run(Bound(position, seq), epoch, mark, [Bound(*start) for start in starts])
+        return Run(Bound(position, seq), epoch, mark, starts)
 
     def records(
         self, at: Bound, stop_seq: int, limit: int, epoch: int, epoch_first_seq: int

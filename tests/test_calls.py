@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -560,3 +561,46 @@ def test_records_that_go_while_they_are_read_are_an_overrun(path: Path, change: 
         with pytest.raises(pmwal.Overrun):
             shown += running
         assert [record for record in shown if record.data != record.seq.to_bytes(2) * 1000] == []
+
+
+@pytest.mark.parametrize("use", ["append", "close"])
+def test_finalizer_that_uses_the_log_inside_an_append_neither_takes_its_number_nor_its_bytes(path: Path, use: str) -> None:
+    """A garbage collection may start at any allocation, and run a __del__ that appends to the log or closes it."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            fired.append(wal.append(b"from the finalizer") if use == "append" else wal.close())
+
+    fired: list[int | None] = []
+    numbers: list[int] = []
+    large = bytes(40_000)  # each one notes where it starts
+    wal = pmwal.open(path, size="4MiB", commit="manual")
+    before = gc.get_threshold()
+    gc.collect()
+    try:
+        for _ in range(20):
+            append = wal.append
+            gc.disable()
+            Cycle()
+            gc.set_threshold(1, 1, 1)
+            gc.enable()
+            try:
+                number = append(large)  # the next thing that is allocated and collected is allocated in here
+            except pmwal.WalClosed:
+                break
+            finally:
+                gc.set_threshold(*before)
+            numbers.append(number)
+        gc.collect()
+    finally:
+        gc.set_threshold(*before)
+    assert fired
+    if use == "append":
+        numbers += [number for number in fired if number is not None]
+        assert [record.seq for record in wal] == sorted(numbers) == list(range(1, len(numbers) + 1))
+    wal.close()
+    report = pmwal.verify(path)
+    assert (report.case, report.records) == ("R1", len(numbers))

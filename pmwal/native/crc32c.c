@@ -45,6 +45,14 @@ uint32_t crc32c_table(uint32_t crc, const void *data, size_t length)
 
 uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length) = crc32c_table;
 
+static uint32_t header_by_table(uint32_t crc, uint64_t place, const uint64_t words[6])
+{
+    crc = crc32c_table(crc, &place, sizeof place);
+    return crc32c_table(crc, (const unsigned char *)words + 4, 44);
+}
+
+uint32_t (*crc32c_header)(uint32_t crc, uint64_t place, const uint64_t words[6]) = header_by_table;
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -112,6 +120,15 @@ HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t l
     return ~rest;
 }
 
+HARDWARE static uint32_t header_sse42(uint32_t start, uint64_t place, const uint64_t words[6])
+{
+    uint64_t crc = _mm_crc32_u64((uint32_t)~start, place);
+    crc = _mm_crc32_u32((uint32_t)crc, (uint32_t)(words[0] >> 32));
+    for (int i = 1; i < 6; i++)
+        crc = _mm_crc32_u64(crc, words[i]);
+    return ~(uint32_t)crc;
+}
+
 void crc32c_setup(void)
 {
     fill_table();
@@ -121,6 +138,7 @@ void crc32c_setup(void)
         small_by_two = power(8 * 2 * SMALL - 33);
         small_by_one = power(8 * SMALL - 33);
         crc32c = crc32c_sse42;
+        crc32c_header = header_sse42;
         chosen = "sse4.2";
     }
 }
@@ -147,11 +165,21 @@ __attribute__((target("+crc"))) static uint32_t crc32c_armv8(uint32_t start, con
     return ~crc;
 }
 
+__attribute__((target("+crc"))) static uint32_t header_armv8(uint32_t start, uint64_t place, const uint64_t words[6])
+{
+    uint32_t crc = __crc32cd(~start, place);
+    crc = __crc32cw(crc, (uint32_t)(words[0] >> 32));
+    for (int i = 1; i < 6; i++)
+        crc = __crc32cd(crc, words[i]);
+    return ~crc;
+}
+
 void crc32c_setup(void)
 {
     fill_table();
     if (getauxval(AT_HWCAP) & HWCAP_CRC32) {
         crc32c = crc32c_armv8;
+        crc32c_header = header_armv8;
         chosen = "armv8";
     }
 }

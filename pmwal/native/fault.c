@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 struct guard {
     sigjmp_buf back;
@@ -16,21 +17,38 @@ struct guard {
 
 static __thread struct guard *volatile active __attribute__((tls_model("initial-exec")));
 
+static __thread bool passing __attribute__((tls_model("initial-exec"))); /* inside the previous handler, which may pass it back */
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
+
+/* A handler that somebody put over this one may pass a fault on by raise(3), as faulthandler does: inside a guard there is nothing
+ * else that could have raised it. */
+static bool from_this_thread(const siginfo_t *info)
+{
+    return info->si_code == SI_TKILL && info->si_pid == getpid();
+}
 
 static void handle(int number, siginfo_t *info, void *context)
 {
     struct guard *guard = active;
     uintptr_t address = (uintptr_t)info->si_addr;
-    if (guard && address >= guard->start && address < guard->end)
+    bool sent = info->si_code <= 0; /* by kill(2) or raise(3), not by an access */
+    if (guard && (sent ? from_this_thread(info) : address >= guard->start && address < guard->end))
         siglongjmp(guard->back, 1); /* SA_NODEFER: the signal is not blocked, so there is no mask to restore */
-    if (previous.sa_flags & SA_SIGINFO)
-        previous.sa_sigaction(number, info, context);
-    else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN)
-        sigaction(number, &previous, NULL); /* the access faults again, now as if this handler had never been */
-    else
-        previous.sa_handler(number);
+    bool is_function = previous.sa_flags & SA_SIGINFO || (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN);
+    if (is_function && !passing) {
+        passing = true;
+        if (previous.sa_flags & SA_SIGINFO)
+            previous.sa_sigaction(number, info, context);
+        else
+            previous.sa_handler(number);
+        passing = false;
+    } else if (is_function || previous.sa_handler == SIG_DFL || !sent) {
+        signal(number, SIG_DFL); /* the access faults again, now as if this handler had never been */
+        if (sent)
+            raise(number);
+    }
 }
 
 int fault_setup(void)
@@ -52,7 +70,10 @@ int fault_setup(void)
 
 bool fault_run(const void *base, size_t size, void (*body)(void *context), void *context)
 {
-    struct guard guard = {.start = (uintptr_t)base, .end = (uintptr_t)base + size, .outer = active};
+    struct guard guard; /* field by field: an initializer would zero the whole of `back` at every store */
+    guard.start = (uintptr_t)base;
+    guard.end = (uintptr_t)base + size;
+    guard.outer = active;
     bool whole = sigsetjmp(guard.back, 0) == 0;
     if (whole) {
         active = &guard;

@@ -67,13 +67,12 @@ static bool fits(const Core *core, const struct piece *pieces, size_t count)
     const struct log_state *state = &core->state;
     if (state->head.position > PMWAL_POSITION_MAX - 2 * core->geometry.capacity || state->head.seq > PMWAL_SEQ_MAX - count)
         return false;
-    uint64_t end = count == 1 ? 0 : state->head.position;
-    if (count == 1) {
-        uint64_t size = record_size(&core->geometry, pieces->length);
-        end = place_record(&core->geometry, state->head.position, size) + size;
-    } else
-        end = core_end_after(core, pieces, count);
-    return end - state->tail.position <= core->geometry.capacity;
+    struct place end = core_head(core);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t size = record_size(&core->geometry, pieces[i].length);
+        end = end_record(&core->geometry, place_record(&core->geometry, end, size), size);
+    }
+    return end.position - state->tail.position <= core->geometry.capacity;
 }
 
 /* Makes `seq` durable as the caller asked for; false with an exception set. */
@@ -127,12 +126,13 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         return slow(self, "_slow_append", args, count, names);
     }
     uint64_t seq = core->state.head.seq;
-    int status = core_store(core, &piece, 1);
+    bool at_once = commit && core_commits_at_once(core);
+    int status = at_once ? core_store_durable(core, &piece, 1) : core_store(core, &piece, 1);
     if (view.obj)
         PyBuffer_Release(&view);
     if (status)
         return fail(self);
-    if (commit && !commit_through(self, seq))
+    if (commit && !at_once && !commit_through(self, seq))
         return NULL;
     return PyLong_FromUnsignedLongLong(seq);
 }
@@ -205,11 +205,12 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
         goto done;
     }
     uint64_t first = core->state.head.seq, last = first + (uint64_t)length - 1;
-    if (core_store(core, pieces, (size_t)length)) {
+    bool at_once = commit && core_commits_at_once(core);
+    if (at_once ? core_store_durable(core, pieces, (size_t)length) : core_store(core, pieces, (size_t)length)) {
         fail(self);
         goto done;
     }
-    if (commit && !commit_through(self, last))
+    if (commit && !at_once && !commit_through(self, last))
         goto done;
     answer = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
 done:

@@ -27,7 +27,7 @@ static bool is_mine(const Lock *lock)
     return lock->count && lock->owner == PyThread_get_thread_ident();
 }
 
-/* Waits for the lock; false with an exception set when a signal handler raised meanwhile. */
+/* Waits for the lock and takes it once; false with an exception set when a signal handler raised meanwhile. */
 static bool lock_wait(Lock *lock)
 {
     PyLockStatus status = PyThread_acquire_lock_timed(lock->block, 0, 0);
@@ -41,15 +41,15 @@ static bool lock_wait(Lock *lock)
             return false;
     }
     lock->owner = PyThread_get_thread_ident();
+    lock->count = 1;
     return true;
 }
 
 static PyObject *lock_acquire(Lock *lock, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"blocking", "timeout", NULL};
+    static char *names[] = {"blocking", NULL};
     int blocking = 1;
-    double timeout = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|pd:acquire", names, &blocking, &timeout))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|p:acquire", names, &blocking))
         return NULL;
     if (is_mine(lock)) {
         lock->count++;
@@ -59,7 +59,6 @@ static PyObject *lock_acquire(Lock *lock, PyObject *args, PyObject *keywords)
         return PyBool_FromLong(lock_try(lock));
     if (!lock_wait(lock))
         return NULL;
-    lock->count = 1;
     Py_RETURN_TRUE;
 }
 
@@ -75,13 +74,10 @@ static PyObject *lock_release_method(Lock *lock, PyObject *Py_UNUSED(ignored))
 
 static PyObject *lock_enter(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
-    if (is_mine(lock)) {
+    if (is_mine(lock))
         lock->count++;
-        Py_RETURN_TRUE;
-    }
-    if (!lock_wait(lock))
+    else if (!lock_wait(lock))
         return NULL;
-    lock->count = 1;
     Py_RETURN_TRUE;
 }
 

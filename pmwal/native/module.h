@@ -56,7 +56,9 @@ enum barrier {
     BARRIER_MSYNC,
 };
 
-/* The part of an engine that is in C; see core.c for its invariants. */
+#define CORE_ALONE 64 /* commits of one thread after which no other is expected */
+
+/* The part of an engine that is in C; core.h says in which files. */
 typedef struct core {
     PyObject_HEAD
     Py_buffer map;
@@ -75,6 +77,7 @@ typedef struct core {
     PyObject *name_kind, *name_commit;
 
     struct log_state state;
+    uint64_t head_offset; /* of state.head in the ring */
     uint64_t generation, pointer; /* of the newest slot: its generation, and its commit position */
     bool stray_records, stray_slot, halted;
     unsigned watched; /* Python threads that wait to be told of a change */
@@ -85,7 +88,7 @@ typedef struct core {
     uint64_t index_next; /* no record before this position goes into the index */
     uint64_t prefetched;
 
-    unsigned long long appends, bytes, commits, barriers, slots_written;
+    unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
     int failed;           /* errno of a barrier that failed */
@@ -110,15 +113,30 @@ static inline bool core_is_free(const Core *core)
            !core->stray_slot && !core->watched && core->writing->count == 0 && (core->guard->count == 0 || core->flushing);
 }
 
-/* The position at which the log would end after records of these sizes. */
-uint64_t core_end_after(const Core *core, const struct piece *pieces, size_t count);
+static inline struct place core_head(const Core *core)
+{
+    return (struct place){core->state.head.position, core->head_offset};
+}
 
 /* Stores one batch behind the head and publishes it. There must be room for it. 0, or -1 with an exception set. */
 int core_store(Core *core, const struct piece *pieces, size_t count);
 
+/* Stores one batch and makes it durable; only where core_commits_at_once(). 0, or -1 with an exception set. */
+int core_store_durable(Core *core, const struct piece *pieces, size_t count);
+
+/* Whether a barrier here is no system call, and the next one has nothing older to carry. */
+static inline bool core_commits_at_once(const Core *core)
+{
+    return core->barrier != BARRIER_MSYNC && core->guard->count == 0 &&
+           core->state.head.position == core->state.durable.position && core->generation < PMWAL_GENERATION_MAX;
+}
+
 /* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller has to
  * go the slow way, because the Python side holds the locks. */
 int core_commit_through(Core *core, uint64_t seq);
+
+/* A pmwal.records.Bound, which is a named tuple of two. */
+PyObject *bound_new(PyTypeObject *type, uint64_t position, uint64_t seq);
 
 /* A record as Python sees it: steals the reference to `data`. */
 PyObject *record_new(PyTypeObject *type, const struct record *header, PyObject *data);

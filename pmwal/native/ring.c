@@ -9,6 +9,11 @@ uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
     return crc32c(uuid_crc, &place, sizeof place);
 }
 
+uint32_t record_crc(uint32_t uuid_crc, uint64_t position, const union header *header, const void *payload)
+{
+    return crc32c(crc32c_header(uuid_crc, position, header->words), payload, header->record.length);
+}
+
 bool header_possible(const struct geometry *g, const struct record *header, uint64_t position, uint64_t room)
 {
     return header->seq >= 1 && header->seq <= PMWAL_SEQ_MAX && header->epoch >= 1 && header->flags == 0 &&
@@ -16,7 +21,7 @@ bool header_possible(const struct geometry *g, const struct record *header, uint
            record_size(g, header->length) <= room;
 }
 
-enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, struct record *header)
+enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header)
 {
     uint64_t offset = position % g->capacity, room = g->capacity - offset;
     if (room < PMWAL_HEADER)
@@ -25,15 +30,12 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
         return OUTSIDE;
     const unsigned char *stored = window->bytes + (offset - window->start);
     memcpy(header, stored, sizeof *header);
-    if (!header_possible(g, header, position, room))
+    if (!header_possible(g, &header->record, position, room))
         return NOT_WHOLE;
-    if (offset - window->start + PMWAL_HEADER + header->length > window->length)
+    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
         return OUTSIDE;
     /* The header as it was copied, so that what was found possible is what the checksum covers. */
-    uint32_t crc = crc32c(seed_crc(g->uuid_crc, position), (const unsigned char *)header + sizeof header->crc,
-                          sizeof *header - sizeof header->crc);
-    crc = crc32c(crc, stored + PMWAL_HEADER, header->length);
-    return crc == header->crc ? WHOLE : NOT_WHOLE;
+    return record_crc(g->uuid_crc, position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
 }
 
 void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
@@ -43,13 +45,14 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
     uint64_t index_last = run->index_last;
     uint32_t epoch_min = run->epoch_min, batch_count = 1, batch_index = 0;
     bool index_any = run->index_any;
-    struct record header;
+    union header copied;
 
     while (seq < rules->stop_seq && (batch_index || position < stop)) {
         uint64_t room = g->capacity - position % g->capacity;
         if (seq == rules->lap_seq && room < g->size_max)
             return; /* there may be two of this number, here and at the next lap's start: that is for the caller */
-        enum standing standing = record_at(g, window, position, &header);
+        enum standing standing = record_at(g, window, position, &copied);
+        const struct record header = copied.record;
         if (standing == OUTSIDE)
             run->outside = true;
         if (standing != WHOLE || header.seq != seq)

@@ -30,13 +30,40 @@ static inline uint64_t record_size(const struct geometry *g, uint64_t length)
     return (PMWAL_HEADER + length + g->alignment - 1) & ~(g->alignment - 1);
 }
 
-static inline uint64_t place_record(const struct geometry *g, uint64_t position, uint64_t size)
+/* A place in the log, and where in the ring it lies: `offset` is position % capacity, kept beside it because it is asked for at
+ * every step and a division takes longer than all of them. */
+struct place {
+    uint64_t position, offset;
+};
+
+/* Where a record of this size starts in a log that ends at `end`: here, or at the next lap's start. */
+static inline struct place place_record(const struct geometry *g, struct place end, uint64_t size)
 {
-    uint64_t room = g->capacity - position % g->capacity;
-    return size <= room ? position : position + room;
+    uint64_t room = g->capacity - end.offset;
+    return size <= room ? end : (struct place){end.position + room, 0};
+}
+
+/* Where a record of this size ends. */
+static inline struct place end_record(const struct geometry *g, struct place start, uint64_t size)
+{
+    uint64_t offset = start.offset + size;
+    return (struct place){start.position + size, offset == g->capacity ? 0 : offset};
 }
 
 uint32_t seed_crc(uint32_t uuid_crc, uint64_t place);
+
+/* A header by its fields and by its words. Words are what it is built of and checked by: a wide load of what narrow stores have
+ * just written waits until those have reached the cache, and behind a fence that takes as long as the fence. */
+union header {
+    struct record record;
+    uint64_t words[6];
+};
+
+static_assert(sizeof(union header) == PMWAL_HEADER, "a header is six words");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian, and so is this code");
+
+/* What the checksum of a record at this position must be. */
+uint32_t record_crc(uint32_t uuid_crc, uint64_t position, const union header *header, const void *payload);
 
 /* Whether a record can have this header at this position, with `room` bytes to the ring's end. No checksum is looked at. */
 bool header_possible(const struct geometry *g, const struct record *header, uint64_t position, uint64_t room);
@@ -44,7 +71,7 @@ bool header_possible(const struct geometry *g, const struct record *header, uint
 enum standing { WHOLE, NOT_WHOLE, OUTSIDE };
 
 /* What stands at this position. OUTSIDE when the window does not hold enough of it to say. */
-enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, struct record *header);
+enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header);
 
 /* Which records a run takes. */
 struct run_rules {
@@ -53,8 +80,8 @@ struct run_rules {
     uint32_t epoch;           /* the epoch of the records from epoch_first_seq on; earlier ones have an older one */
     uint64_t epoch_first_seq;
     uint64_t lap_seq;         /* the number of the header at the ring's start; the run stops before a record of that number */
-    bool batches;             /* a batch counts whole or not at all, and all of it is of one epoch */
-    uint64_t bytes_max;       /* stop after so many, to let the caller report progress */
+    bool batches;             /* a batch counts whole or not at all; the caller begins at or behind epoch_first_seq */
+    uint64_t bytes_max;       /* stop after so many, to let the caller report progress; far below 2^63 */
 };
 
 /* Where a run stands. The caller sets position, seq, epoch_min, mark and epoch_met; the rest starts at zero. */

@@ -32,15 +32,16 @@ static bool walk_is_plain(const Walk *walk)
 }
 
 /* Reads the header at the walk's position into `header`; false when the Python side has to look. */
-static bool walk_header(const Walk *walk, struct record *header, uint64_t *end, uint64_t *offset)
+static bool walk_header(const Walk *walk, union header *copied, uint64_t *end, uint64_t *offset)
 {
     const Core *core = walk->core;
     const struct geometry *g = &core->geometry;
     const unsigned char *ring = core->base + core->ring_offset;
+    const struct record *header = &copied->record;
     struct record first = {0};
     *offset = walk->position % g->capacity;
     uint64_t room = g->capacity - *offset;
-    if (room < PMWAL_HEADER || !fault_copy(core->base, core->size, header, ring + *offset, sizeof *header))
+    if (room < PMWAL_HEADER || !fault_copy(core->base, core->size, copied, ring + *offset, sizeof *copied))
         return false;
     if (room < g->size_max && !fault_copy(core->base, core->size, &first, ring, sizeof first))
         return false;
@@ -76,21 +77,19 @@ static PyObject *walk_slowly(Walk *walk)
 
 static PyObject *walk_next(Walk *walk)
 {
-    struct record header;
+    union header header;
     uint64_t end, offset;
     if (walk->seq >= walk->stop_seq)
         return NULL;
     if (!walk_is_plain(walk) || !walk_header(walk, &header, &end, &offset))
         return walk_slowly(walk);
-    PyObject *data = PyBytes_FromStringAndSize(NULL, header.length);
+    PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
     if (!data)
         return NULL;
     char *to = PyBytes_AS_STRING(data);
-    if (copy_payload(walk->core, offset, to, header.length)) {
-        uint32_t crc = crc32c(seed_crc(walk->core->geometry.uuid_crc, walk->position),
-                              (const unsigned char *)&header + sizeof header.crc, sizeof header - sizeof header.crc);
-        if (crc32c(crc, to, header.length) == header.crc) {
-            PyObject *record = record_new(walk->record_type, &header, data);
+    if (copy_payload(walk->core, offset, to, header.record.length)) {
+        if (record_crc(walk->core->geometry.uuid_crc, walk->position, &header, to) == header.record.crc) {
+            PyObject *record = record_new(walk->record_type, &header.record, data);
             if (record) {
                 walk->position = end;
                 walk->seq++;
@@ -168,6 +167,7 @@ PyType_Spec walk_spec = {"pmwal._native.Walk", sizeof(Walk), 0,
 typedef struct {
     PyObject_HEAD
     struct geometry geometry;
+    PyTypeObject *bound_type;
 } Scanner;
 
 /* What a run found, kept in plain C until the fault guard has ended. */
@@ -244,7 +244,7 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
     for (size_t i = 0; list && i < noted.count; i++) {
         if (noted.pairs[2 * i] >= run.position)
             break; /* part of a batch that was not whole */
-        PyObject *pair = Py_BuildValue("(KK)", (unsigned long long)noted.pairs[2 * i], (unsigned long long)noted.pairs[2 * i + 1]);
+        PyObject *pair = bound_new(scanner->bound_type, noted.pairs[2 * i], noted.pairs[2 * i + 1]);
         if (!pair || PyList_Append(list, pair))
             Py_CLEAR(list);
         Py_XDECREF(pair);
@@ -276,17 +276,18 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     if (!list && !PyErr_Occurred())
         PyErr_SetString(PyExc_TypeError, "record_type is a kind of Record");
     while (list && seq < stop_seq && (unsigned long long)PyList_GET_SIZE(list) < count_max) {
-        struct record header;
+        union header copied;
+        const struct record *header = &copied.record;
         if ((seq == lap_seq && g->capacity - position % g->capacity < g->size_max) ||
-            record_at(g, &window, position, &header) != WHOLE || header.seq != seq)
+            record_at(g, &window, position, &copied) != WHOLE || header->seq != seq)
             break;
-        uint64_t end = position + record_size(g, header.length);
-        if (end > limit || (seq >= epoch_first_seq ? header.epoch != epoch : header.epoch >= epoch))
+        uint64_t end = position + record_size(g, header->length);
+        if (end > limit || (seq >= epoch_first_seq ? header->epoch != epoch : header->epoch >= epoch))
             break;
         PyObject *data = PyBytes_FromStringAndSize(
-            (const char *)window.bytes + (position % g->capacity - start) + PMWAL_HEADER, header.length);
-        PyObject *record = data ? record_new((PyTypeObject *)record_type, &header, data) : NULL;
-        PyObject *item = record ? Py_BuildValue("(NKKI)", record, (unsigned long long)position, (unsigned long long)end, header.crc)
+            (const char *)window.bytes + (position % g->capacity - start) + PMWAL_HEADER, header->length);
+        PyObject *record = data ? record_new((PyTypeObject *)record_type, header, data) : NULL;
+        PyObject *item = record ? Py_BuildValue("(NKKI)", record, (unsigned long long)position, (unsigned long long)end, header->crc)
                                 : NULL;
         if (!item || PyList_Append(list, item))
             Py_CLEAR(list);
@@ -296,6 +297,25 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     }
     PyBuffer_Release(&buffer);
     return list;
+}
+
+/* Which commit slots of a control region have the checksum that their place calls for: a byte for each. */
+static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(control, &buffer, PyBUF_SIMPLE))
+        return NULL;
+    Py_ssize_t count = buffer.len / (Py_ssize_t)sizeof(struct slot);
+    PyObject *answer = PyBytes_FromStringAndSize(NULL, count);
+    for (Py_ssize_t i = 0; answer && i < count; i++) {
+        const unsigned char *bytes = (const unsigned char *)buffer.buf + i * (Py_ssize_t)sizeof(struct slot);
+        uint32_t stored, crc = seed_crc(scanner->geometry.uuid_crc, (uint64_t)i);
+        memcpy(&stored, bytes, sizeof stored);
+        crc = crc32c(crc, bytes + sizeof stored, sizeof(struct slot) - sizeof stored);
+        PyBytes_AS_STRING(answer)[i] = crc == stored;
+    }
+    PyBuffer_Release(&buffer);
+    return answer;
 }
 
 static PyObject *scanner_candidates(Scanner *scanner, PyObject *args, PyObject *keywords)
@@ -330,12 +350,14 @@ static PyObject *scanner_candidates(Scanner *scanner, PyObject *args, PyObject *
 
 static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", NULL};
+    static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", "bound_type", NULL};
     unsigned long long capacity, alignment, payload_max;
     unsigned int uuid_crc;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKI:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc))
+    PyObject *bound_type;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc,
+                                     &PyType_Type, &bound_type))
         return NULL;
-    if (!capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
+    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
         PyErr_SetString(PyExc_ValueError, "no log has this geometry");
         return NULL;
     }
@@ -343,13 +365,23 @@ static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *ke
     if (scanner) {
         scanner->geometry = (struct geometry){capacity, alignment, payload_max, 0, uuid_crc};
         scanner->geometry.size_max = record_size(&scanner->geometry, payload_max);
+        scanner->bound_type = (PyTypeObject *)Py_NewRef(bound_type);
     }
     return (PyObject *)scanner;
+}
+
+static int scanner_traverse(Scanner *scanner, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(scanner));
+    Py_VISIT(scanner->bound_type);
+    return 0;
 }
 
 static void scanner_dealloc(Scanner *scanner)
 {
     PyTypeObject *type = Py_TYPE(scanner);
+    PyObject_GC_UnTrack(scanner);
+    Py_XDECREF(scanner->bound_type);
     type->tp_free(scanner);
     Py_DECREF(type);
 }
@@ -357,6 +389,7 @@ static void scanner_dealloc(Scanner *scanner)
 static PyMethodDef scanner_methods[] = {
     {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
     {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},
     {0},
 };
@@ -364,10 +397,11 @@ static PyMethodDef scanner_methods[] = {
 static PyType_Slot scanner_slots[] = {
     {Py_tp_doc, "Looks at bytes of a ring with this geometry."},
     {Py_tp_new, scanner_create},
+    {Py_tp_traverse, scanner_traverse},
     {Py_tp_dealloc, scanner_dealloc},
     {Py_tp_methods, scanner_methods},
     {0},
 };
 
-PyType_Spec scanner_spec = {"pmwal._native.Scanner", sizeof(Scanner), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-                            scanner_slots};
+PyType_Spec scanner_spec = {"pmwal._native.Scanner", sizeof(Scanner), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, scanner_slots};

@@ -1,0 +1,402 @@
+/* Durability: barriers, slots, the live page, and commits that threads share.
+ *
+ * Invariants
+ * - Whoever makes something durable holds `guard`. While `flushing` is set, the holder has only a barrier under way whose end it
+ *   fixed before, so others may store behind the head; they may change nothing else.
+ * - At most one msync(2) is under way, so no other can take away its error.
+ * - `durable`, `pointer` and `generation` move only after the barrier that makes it true.
+ * - The interpreter is let go only around msync(2) and while a thread waits for another one's, and nothing in between relies on what
+ *   it read before, except what `guard` protects.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "core.h"
+
+#include "crc32c.h"
+#include "fault.h"
+#include "persist.h"
+
+#define SLOW_RETURN_NS 1000000 /* longer than that to get the interpreter back: somebody else computes */
+#define HOLD 512               /* commits that keep the interpreter after that */
+
+struct range {
+    uint64_t offset, length;
+};
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Whether to let the interpreter go during an msync.
+ *
+ * Letting go costs up to a switch interval (5 ms) when another thread computes; holding on keeps other threads from storing what
+ * the next msync could carry. So: hold on while one thread commits alone, and for a while after it took long to get back.
+ */
+static bool lets_go(Core *core)
+{
+    note_thread(core);
+    if (core->alone < CORE_ALONE)
+        core->alone++;
+    if (core->hold) {
+        core->hold--;
+        return false;
+    }
+    return core->alone < CORE_ALONE;
+}
+
+static uint64_t page_start(uint64_t offset)
+{
+    return offset & ~(PMWAL_PAGE - 1);
+}
+
+static uint64_t page_end(uint64_t offset)
+{
+    return page_start(offset + PMWAL_PAGE - 1);
+}
+
+static int sync_pages(Core *core, uint64_t first, uint64_t end)
+{
+    while (msync(core->base + first, end - first, MS_SYNC))
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* Through the seam. 0, or -1 with an exception set. */
+static int barrier_recorded(Core *core, const struct range *ranges, size_t count)
+{
+    if (core->barrier == BARRIER_LINES)
+        return call_seam(core, "fence", "()");
+    for (size_t i = 0; i < count && core->barrier == BARRIER_MSYNC; i++) {
+        uint64_t first = page_start(ranges[i].offset), end = page_end(ranges[i].offset + ranges[i].length);
+        while (call_seam(core, "flush", "(OKK)", core->mapping, (unsigned long long)first, (unsigned long long)(end - first))) {
+            if (!PyErr_ExceptionMatches(PyExc_InterruptedError))
+                return -1;
+            PyErr_Clear();
+        }
+    }
+    return 0;
+}
+
+/* What a barrier takes on this medium; cache lines were written back or streamed when they were stored. 0 or an errno; without
+ * a seam it calls nothing of Python, so the interpreter may be let go around it. With one, -1 says that an exception is set. */
+static int barrier_over(Core *core, const struct range *ranges, size_t count)
+{
+    if (core->seam)
+        return barrier_recorded(core, ranges, count);
+    int status = check_size(core); /* what a shortened file no longer holds would be called durable */
+    if (core->barrier == BARRIER_LINES)
+        fence();
+    else if (core->barrier == BARRIER_NONE)
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+    for (size_t i = 0; i < count && !status && core->barrier == BARRIER_MSYNC; i++)
+        status = sync_pages(core, page_start(ranges[i].offset), page_end(ranges[i].offset + ranges[i].length));
+    return status;
+}
+
+static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, struct range ranges[2])
+{
+    uint64_t capacity = core->geometry.capacity, first = start % capacity, length = end - start;
+    if (start == end)
+        return 0;
+    if (first + length <= capacity) {
+        ranges[0] = (struct range){core->ring_offset + first, length};
+        return 1;
+    }
+    ranges[0] = (struct range){core->ring_offset + first, capacity - first};
+    ranges[1] = (struct range){core->ring_offset, first + length - capacity};
+    return 2;
+}
+
+/* The slot that says `state` but for what is durable, for the next generation; its place in the file is returned. */
+static uint64_t build_slot(const Core *core, struct slot *slot, const struct log_state *state, struct bound durable, uint32_t flags)
+{
+    uint64_t generation = core->generation + 1;
+    uint64_t index = generation % core->control_pages * PMWAL_SLOTS_PER_PAGE +
+                     generation / core->control_pages % PMWAL_SLOTS_PER_PAGE;
+    *slot = (struct slot){
+        .epoch = (uint32_t)state->epoch,
+        .generation = generation,
+        .epoch_first_seq = state->epoch_first_seq,
+        .commit_position = durable.position,
+        .commit_seq = durable.seq - 1,
+        .tail_position = state->tail.position,
+        .tail_seq = state->tail.seq,
+        .flags = flags | (core->pipelined ? (uint32_t)PMWAL_SLOT_PIPELINED : 0),
+    };
+    slot->crc = crc32c(seed_crc(core->geometry.uuid_crc, index), (const unsigned char *)slot + sizeof slot->crc,
+                       sizeof *slot - sizeof slot->crc);
+    return PMWAL_CONTROL_OFFSET + index * sizeof *slot;
+}
+
+struct slot_store {
+    const Core *core;
+    uint64_t offset;
+    const struct slot *slot;
+};
+
+static void slot_body(void *context)
+{
+    const struct slot_store *store = context;
+    memcpy(store->core->base + store->offset, store->slot, sizeof *store->slot);
+    if (store->core->barrier == BARRIER_LINES)
+        write_back(store->core->base + store->offset, sizeof *store->slot);
+}
+
+/* Stores a slot and waits for its barrier. Like barrier_over() it calls nothing of Python without a seam. */
+static int persist_slot(Core *core, const struct slot *slot, uint64_t offset)
+{
+    struct range range = {offset, sizeof *slot};
+    if (core->seam) {
+        if (put(core, offset, slot, sizeof *slot))
+            return -1;
+        if (core->barrier == BARRIER_LINES && call_seam(core, "write_back", "(OKK)", core->mapping, (unsigned long long)offset,
+                                                        (unsigned long long)sizeof *slot))
+            return -1;
+    } else {
+        struct slot_store store = {core, offset, slot};
+        if (!fault_run(core->base, core->size, slot_body, &store))
+            return EIO;
+    }
+    return barrier_over(core, &range, 1);
+}
+
+struct live_page {
+    struct live_bounds bounds;
+    struct live_writer writer;
+};
+
+static_assert(offsetof(struct live_page, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+
+static void fill_live_page(const Core *core, struct live_page *page)
+{
+    const struct log_state *state = &core->state;
+    page->bounds.version_begin = core->live_version;
+    page->bounds.tail_position = state->tail.position;
+    page->bounds.tail_seq = state->tail.seq;
+    page->bounds.durable_position = state->durable.position;
+    page->bounds.durable_seq = state->durable.seq - 1;
+    page->bounds.epoch = state->epoch;
+    page->bounds.epoch_first_seq = state->epoch_first_seq;
+    page->bounds.version_end = core->live_version;
+    page->writer.pid = core->writer.pid;
+    page->writer.start_time = core->writer.start_time;
+    memcpy(page->writer.boot_id, core->writer.boot_id, sizeof page->writer.boot_id);
+    page->writer.heartbeat_ns = core->writer.heartbeat_ns;
+    page->writer.published_position = state->head.position;
+    page->writer.published_seq = state->head.seq - 1;
+    page->writer.inode = core->writer.inode;
+}
+
+static void show_body(void *context)
+{
+    const Core *core = context;
+    fill_live_page(core, (struct live_page *)(core->base + PMWAL_LIVE_OFFSET));
+}
+
+int core_show(Core *core)
+{
+    core->live_version++;
+    if (!core->seam)
+        return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault();
+    struct live_page page;
+    fill_live_page(core, &page);
+    return put(core, PMWAL_LIVE_OFFSET, &page, sizeof page);
+}
+
+/* A batch and its commit under one guard: what a durable append takes where a barrier is a fence. Each store after a fence waits
+ * behind it, and there is room for few of them, so there are no more than need be. */
+static void durable_body(void *context)
+{
+    struct batch *batch = context;
+    Core *core = batch->core;
+    store_records(batch);
+    uint64_t position = batch->end.position, seq = core->state.head.seq + batch->count;
+    batch->names = !core->pipelined || position - core->pointer > PMWAL_POINTER_LAG_MAX;
+    struct slot_store store = {core, 0, &batch->slot};
+    if (batch->names)
+        store.offset = build_slot(core, &batch->slot, &core->state, (struct bound){position, seq}, 0);
+    if (core->barrier == BARRIER_LINES)
+        fence();
+    if (batch->names) {
+        slot_body(&store);
+        if (core->barrier == BARRIER_LINES)
+            fence();
+    }
+    struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
+    page->bounds.version_begin = core->live_version + 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    page->bounds.durable_position = position;
+    page->bounds.durable_seq = seq - 1;
+    page->writer.heartbeat_ns = batch->time_ns;
+    page->writer.published_position = position;
+    page->writer.published_seq = seq - 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    page->bounds.version_end = core->live_version + 1;
+}
+
+int core_store_durable(Core *core, const struct piece *pieces, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    if (now_ns(core, &batch.time_ns))
+        return -1;
+    core->stray_records = true;
+    if (!fault_run(core->base, core->size, durable_body, &batch))
+        return raise_fault();
+    take_in(&batch);
+    core->live_version++;
+    core->state.durable = core->state.head;
+    core->commits++;
+    core->barriers++;
+    if (batch.names) {
+        core->generation++;
+        core->pointer = core->state.head.position;
+        core->slots_written++;
+        core->barriers++;
+    }
+    return 0;
+}
+
+/* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
+static int settle_flush(Core *core, int status)
+{
+    if (status > 0) {
+        core->failed = status;
+        core->halted = true;
+        if (check_size(core) == EIO)
+            return raise_fault();
+        return raise_errno(status);
+    }
+    return status;
+}
+
+/* One commit by whoever holds `guard`: all that is published now becomes durable, and others may store meanwhile. */
+static int commit_published(Core *core)
+{
+    struct bound target = core->state.head;
+    struct range ranges[2];
+    struct slot slot;
+    uint64_t slot_offset = 0;
+    if (target.position == core->state.durable.position)
+        return 0;
+    if (core->generation >= PMWAL_GENERATION_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "the log has used up its slot generations");
+        return -1;
+    }
+    bool names = !core->pipelined || target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
+    size_t count = ranges_between(core, core->state.durable.position, target.position, ranges);
+    if (names)
+        slot_offset = build_slot(core, &slot, &core->state, target, 0);
+
+    int status;
+    if (core->barrier == BARRIER_MSYNC && !core->seam && lets_go(core)) {
+        int64_t done;
+        core->flushing = true;
+        Py_BEGIN_ALLOW_THREADS
+        status = barrier_over(core, ranges, count);
+        if (!status && names)
+            status = persist_slot(core, &slot, slot_offset);
+        done = monotonic_ns();
+        Py_END_ALLOW_THREADS
+        core->flushing = false;
+        if (monotonic_ns() - done > SLOW_RETURN_NS)
+            core->hold = HOLD;
+    } else {
+        status = barrier_over(core, ranges, count);
+        if (!status && names)
+            status = persist_slot(core, &slot, slot_offset);
+    }
+    core->barriers += 1 + (names && !status);
+    if (status)
+        return settle_flush(core, status);
+    if (names) {
+        core->generation = slot.generation;
+        core->pointer = slot.commit_position;
+        core->slots_written++;
+    }
+    core->state.durable = target;
+    core->commits++;
+    return core_show(core);
+}
+
+/* Wakes all who wait for a flush. */
+static void wake(Core *core)
+{
+    pthread_mutex_lock(&core->flush_mutex);
+    core->flushes++;
+    pthread_cond_broadcast(&core->flush_done);
+    pthread_mutex_unlock(&core->flush_mutex);
+}
+
+int core_flush(Core *core)
+{
+    struct range ranges[2];
+    size_t count = ranges_between(core, core->state.durable.position, core->state.head.position, ranges);
+    if (!count)
+        return 0;
+    core->barriers++;
+    return settle_flush(core, barrier_over(core, ranges, count));
+}
+
+int core_commit(Core *core)
+{
+    int status = commit_published(core);
+    wake(core);
+    return status;
+}
+
+int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
+{
+    struct slot slot;
+    uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
+    core->barriers++;
+    if (settle_flush(core, persist_slot(core, &slot, offset)))
+        return -1;
+    core->generation = slot.generation;
+    core->pointer = slot.commit_position;
+    core->slots_written++;
+    return 0;
+}
+
+int core_commit_through(Core *core, uint64_t seq)
+{
+    while (core->state.durable.seq <= seq) {
+        if (core->failed)
+            return raise_errno(core->failed);
+        if (!core->base || core->halted || core->forks != fork_count || core->stray_records || core->stray_slot)
+            return 1;
+        if (core->barrier != BARRIER_MSYNC && !core->seam) {
+            if (core->guard->count)
+                return 1;
+            return commit_published(core); /* nothing lets the interpreter go */
+        }
+        if (core->flushing) {
+            uint64_t before = core->flushes;
+            Py_BEGIN_ALLOW_THREADS
+            pthread_mutex_lock(&core->flush_mutex);
+            while (core->flushes == before)
+                pthread_cond_wait(&core->flush_done, &core->flush_mutex);
+            pthread_mutex_unlock(&core->flush_mutex);
+            Py_END_ALLOW_THREADS
+            if (core->state.durable.seq <= seq && PyErr_CheckSignals())
+                return -1;
+        } else {
+            /* Who waits for the lock to change tail or epoch must not wait for ever behind commits. */
+            if (core->guard->waiters || !lock_try(core->guard))
+                return 1;
+            int status = commit_published(core);
+            lock_release(core->guard);
+            wake(core);
+            if (status)
+                return -1;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,90 @@
+/* How the C engine reaches what is around it: errors, the clock, the seam. */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core.h"
+
+#include "fault.h"
+
+/* The wall clock; -1 with an exception set when a test's clock raised. */
+int now_ns(Core *core, int64_t *time_ns)
+{
+    if (!core->seam) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        *time_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+        return 0;
+    }
+    PyObject *answer = PyObject_CallMethod(core->seam, "now_ns", NULL);
+    if (!answer)
+        return -1;
+    int overflow;
+    long long value = PyLong_AsLongLongAndOverflow(answer, &overflow);
+    Py_DECREF(answer);
+    if (value == -1 && !overflow && PyErr_Occurred())
+        return -1;
+    *time_ns = overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : value;
+    return 0;
+}
+
+int raise_errno(int number)
+{
+    errno = number;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+int raise_fault(void)
+{
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
+    if (error) {
+        PyErr_SetObject(PyExc_OSError, error);
+        Py_DECREF(error);
+    }
+    return -1;
+}
+
+int check_mapped(Core *core)
+{
+    if (core->base)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "the mapping is closed");
+    return -1;
+}
+
+/* A file that was shortened faults where nobody catches it, and msync(2) does not say. By lseek(2): see medium.py. */
+int check_size(Core *core)
+{
+    off_t size = lseek(core->fd, 0, SEEK_END);
+    return size < 0 ? errno : (uint64_t)size < core->size ? EIO : 0;
+}
+
+int call_seam(Core *core, const char *method, const char *format, ...)
+{
+    va_list arguments;
+    if (check_size(core))
+        return raise_fault();
+    va_start(arguments, format);
+    PyObject *callable = PyObject_GetAttrString(core->seam, method), *values = NULL, *answer = NULL;
+    if (callable)
+        values = Py_VaBuildValue(format, arguments);
+    va_end(arguments);
+    if (values)
+        answer = PyObject_CallObject(callable, values);
+    Py_XDECREF(callable);
+    Py_XDECREF(values);
+    if (!answer)
+        return -1;
+    Py_DECREF(answer);
+    return 0;
+}
+
+/* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
+int put(Core *core, uint64_t offset, const void *data, size_t length)
+{
+    if (core->seam)
+        return call_seam(core, "store", "(OKy#)", core->mapping, (unsigned long long)offset, data, (Py_ssize_t)length);
+    return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault();
+}

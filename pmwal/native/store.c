@@ -1,0 +1,323 @@
+/* Storing records behind the head, and taking them into the log.
+ *
+ * Invariants
+ * - `stray_records` is set from before the first store until the head has moved.
+ * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
+ * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while a record is stray.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core.h"
+
+#include "crc32c.h"
+#include "fault.h"
+#include "persist.h"
+
+#define LARGE_STORE (32 * 1024)      /* from here on a batch goes into the page cache by pwrite(2): no fault for each page */
+#define PREFETCH (UINT64_C(1) << 20) /* bytes ahead of the writer whose pages are asked for */
+#define STREAM_MIN 1024              /* from here on a record bypasses the cache; a smaller one is written back faster */
+#define CHUNK 4096                   /* bytes that are streamed at a time */
+
+void note_thread(Core *core)
+{
+    unsigned long thread = PyThread_get_thread_ident();
+    if (thread == core->last_thread)
+        return;
+    core->alone = core->last_thread ? 0 : CORE_ALONE;
+    core->last_thread = thread;
+}
+
+/* Fills a header but for its checksum, a word at a time: see union header. */
+static inline void fill_header(const struct batch *batch, union header *header, size_t place)
+{
+    const struct log_state *state = &batch->core->state;
+    const struct piece *piece = &batch->pieces[place];
+    header->words[0] = piece->length << 32;
+    header->words[1] = state->head.seq + place;
+    header->words[2] = state->durable.position;
+    header->words[3] = (uint64_t)batch->time_ns;
+    header->words[4] = state->epoch | (uint64_t)piece->kind << 32;
+    header->words[5] = (uint64_t)place | (uint64_t)batch->count << 32;
+}
+
+/* Shows in the mapping how far the log is stored, durable or not. */
+static void show_published(const Core *core, uint64_t position, uint64_t seq)
+{
+    uint64_t published[2] = {position, seq};
+    memcpy(core->base + PUBLISHED, published, sizeof published);
+}
+
+/* Whether a record of this size is stored past the cache: whole lines that no other record shares, and enough of them. */
+static inline bool streams(const Core *core, uint64_t size)
+{
+    return size >= STREAM_MIN && core->streams;
+}
+
+/* Stores a record at `to`: payload and padding first, the checksum over them as they were stored, the header last. */
+static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
+                  uint64_t size)
+{
+    unsigned char *payload = to + PMWAL_HEADER;
+    uint64_t padding = size - PMWAL_HEADER - piece->length;
+    memcpy(payload, piece->bytes, piece->length);
+    if (padding)
+        memset(payload + piece->length, 0, padding);
+    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, payload);
+    for (int i = 0; i < 6; i++)
+        memcpy(to + 8 * i, &header->words[i], 8);
+}
+
+/* The same past the cache, by chunks. The first one, which holds the header, is streamed last. */
+static void build_streaming(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
+                            uint64_t position, uint64_t size)
+{
+    unsigned char first[CHUNK] __attribute__((aligned(64)));
+    if (size <= CHUNK) {
+        build(core, first, header, piece, position, size);
+        stream(to, first, size);
+        return;
+    }
+    unsigned char chunk[CHUNK] __attribute__((aligned(64)));
+    uint64_t done = CHUNK - PMWAL_HEADER;
+    uint32_t crc = crc32c_header(core->geometry.uuid_crc, position, header->words);
+    memcpy(first + PMWAL_HEADER, piece->bytes, done);
+    crc = crc32c(crc, first + PMWAL_HEADER, done);
+    for (uint64_t at = CHUNK; at < size; at += CHUNK) {
+        uint64_t length = size - at < CHUNK ? size - at : CHUNK;
+        uint64_t payload = piece->length - done < length ? piece->length - done : length;
+        memcpy(chunk, piece->bytes + done, payload);
+        memset(chunk + payload, 0, length - payload);
+        crc = crc32c(crc, chunk, payload);
+        stream(to + at, chunk, length);
+        done += payload;
+    }
+    header->words[0] |= crc;
+    memcpy(first, header, sizeof *header);
+    stream(to, first, CHUNK);
+}
+
+/* Shows how far the log is stored, durable or not; the caller has moved the head. */
+static int publish_recorded(Core *core)
+{
+    uint64_t published[2] = {core->state.head.position, core->state.head.seq - 1};
+    return put(core, PUBLISHED, published, sizeof published);
+}
+
+/* Through the seam, one step for each record. */
+static int store_recorded(const struct batch *batch)
+{
+    Core *core = batch->core;
+    struct place end = core_head(core);
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct piece *piece = &batch->pieces[i];
+        union header header;
+        uint64_t size = record_size(&core->geometry, piece->length);
+        struct place start = place_record(&core->geometry, end, size);
+        fill_header(batch, &header, i);
+        PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+        if (!bytes)
+            return -1;
+        build(core, (unsigned char *)PyBytes_AS_STRING(bytes), &header, piece, start.position, size);
+        unsigned long long offset = core->ring_offset + start.offset;
+        int status = call_seam(core, streams(core, size) ? "stream" : "store", "(OKO)", core->mapping, offset, bytes);
+        Py_DECREF(bytes);
+        if (!status && core->barrier == BARRIER_LINES && !streams(core, size))
+            status = call_seam(core, "write_back", "(OKK)", core->mapping, offset, (unsigned long long)size);
+        if (status)
+            return -1;
+        end = end_record(&core->geometry, start, size);
+    }
+    return 0;
+}
+
+void store_records(struct batch *batch)
+{
+    const Core *core = batch->core;
+    struct place end = core_head(core);
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct piece *piece = &batch->pieces[i];
+        union header header;
+        uint64_t size = record_size(&core->geometry, piece->length);
+        struct place start = place_record(&core->geometry, end, size);
+        unsigned char *to = core->base + core->ring_offset + start.offset;
+        fill_header(batch, &header, i);
+        if (streams(core, size))
+            build_streaming(core, to, &header, piece, start.position, size);
+        else {
+            build(core, to, &header, piece, start.position, size);
+            if (core->barrier == BARRIER_LINES)
+                write_back(to, size);
+        }
+        end = end_record(&core->geometry, start, size);
+    }
+    batch->end = end;
+}
+
+static void store_body(void *context)
+{
+    struct batch *batch = context;
+    store_records(batch);
+    show_published(batch->core, batch->end.position, batch->core->state.head.seq + batch->count - 1);
+}
+
+/* Straight into the mapping. */
+static int store_mapped(struct batch *batch)
+{
+    return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault();
+}
+
+/* Bytes of the mapping. */
+struct touched {
+    const volatile unsigned char *start, *end;
+};
+
+static void touch_body(void *context)
+{
+    const struct touched *touched = context;
+    for (const volatile unsigned char *at = touched->start; at < touched->end; at += PMWAL_PAGE)
+        (void)*at;
+}
+
+/* Reads one byte of each page, so that pwrite(2) finds single pages in the cache and makes no large folios there. */
+static int touch(Core *core, uint64_t offset, uint64_t length)
+{
+    struct touched touched = {core->base + (offset & ~(PMWAL_PAGE - 1)), core->base + offset + length};
+    return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault();
+}
+
+static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
+{
+    if (touch(core, offset, length))
+        return -1;
+    while (length) {
+        ssize_t written = pwrite(core->fd, bytes, length, (off_t)offset);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return raise_errno(errno);
+        bytes += written;
+        offset += (uint64_t)written;
+        length -= (uint64_t)written;
+    }
+    return 0;
+}
+
+/* Into the page cache by pwrite(2): each run of bytes that the ring holds in one piece at once. */
+static int store_written(struct batch *batch, uint64_t total)
+{
+    Core *core = batch->core;
+    struct place end = core_head(core), from = end;
+    uint64_t filled = 0;
+    unsigned char *staged = PyMem_Malloc(total);
+    if (!staged) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int status = 0;
+    for (size_t i = 0; i < batch->count && !status; i++) {
+        const struct piece *piece = &batch->pieces[i];
+        union header header;
+        uint64_t size = record_size(&core->geometry, piece->length);
+        struct place start = place_record(&core->geometry, end, size);
+        if (filled && start.offset == 0) {
+            status = write_file(core, core->ring_offset + from.offset, staged, filled);
+            filled = 0;
+        }
+        if (!filled)
+            from = start;
+        fill_header(batch, &header, i);
+        build(core, staged + filled, &header, piece, start.position, size);
+        filled += size;
+        end = end_record(&core->geometry, start, size);
+    }
+    if (!status)
+        status = write_file(core, core->ring_offset + from.offset, staged, filled);
+    PyMem_Free(staged);
+    return status;
+}
+
+/* Keeps the pages ahead of the writer resident: a cold page costs a read before its first store. */
+static void prefetch(Core *core)
+{
+    uint64_t position = core->state.head.position, capacity = core->geometry.capacity, offset = core->head_offset;
+    if (!core->on_disk || position + PREFETCH / 2 < core->prefetched)
+        return;
+    uint64_t length = PREFETCH < capacity - offset ? PREFETCH : capacity - offset;
+    uint64_t first = (core->ring_offset + offset) & ~(PMWAL_PAGE - 1);
+    posix_fadvise(core->fd, (off_t)first, (off_t)(core->ring_offset + offset + length - first), POSIX_FADV_WILLNEED);
+    if (length < PREFETCH)
+        posix_fadvise(core->fd, (off_t)core->ring_offset, (off_t)(PREFETCH - length), POSIX_FADV_WILLNEED);
+    core->prefetched = position + PREFETCH;
+}
+
+/* Notes a record in the sparse index, when the newest note is far enough behind. Losing a note only makes a look-up longer. */
+static void note_start_of(Core *core, uint64_t position, uint64_t seq)
+{
+    Py_ssize_t length = PyList_GET_SIZE(core->index);
+    if (length) {
+        uint64_t last = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(core->index, length - 1), 0));
+        if (position - last < PMWAL_INDEX_STEP) {
+            core->index_next = last + PMWAL_INDEX_STEP;
+            return;
+        }
+    }
+    int collects = PyGC_Disable(); /* a collection runs finalizers, and one of them may use or close this very log */
+    PyObject *entry = bound_new(core->bound_type, position, seq);
+    if (collects)
+        PyGC_Enable();
+    if (entry)
+        PyList_Append(core->index, entry);
+    Py_XDECREF(entry);
+    PyErr_Clear();
+    core->index_next = position + PMWAL_INDEX_STEP;
+}
+
+void take_in(const struct batch *batch)
+{
+    Core *core = batch->core;
+    const struct geometry *g = &core->geometry;
+    struct place end = core_head(core);
+    for (size_t i = 0; i < batch->count; i++) {
+        uint64_t size = record_size(g, batch->pieces[i].length);
+        struct place start = place_record(g, end, size);
+        if (start.position >= core->index_next)
+            note_start_of(core, start.position, core->state.head.seq + i);
+        core->stored_bytes += batch->pieces[i].length;
+        end = end_record(g, start, size);
+    }
+    core->appends += batch->count;
+    core->writer.heartbeat_ns = batch->time_ns;
+    core->state.head.position = end.position;
+    core->state.head.seq += batch->count;
+    core->head_offset = end.offset;
+    core->stray_records = false;
+}
+
+int core_store(Core *core, const struct piece *pieces, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    uint64_t total = 0;
+    if (check_mapped(core) || now_ns(core, &batch.time_ns))
+        return -1;
+    if (core->barrier == BARRIER_MSYNC) {
+        note_thread(core);
+        prefetch(core);
+        for (size_t i = 0; i < count; i++)
+            total += record_size(&core->geometry, pieces[i].length);
+    }
+    core->stray_records = true;
+    if (!core->seam && total < LARGE_STORE) {
+        if (store_mapped(&batch))
+            return -1;
+        take_in(&batch);
+        return 0;
+    }
+    if (core->seam ? store_recorded(&batch) : store_written(&batch, total))
+        return -1;
+    take_in(&batch);
+    return publish_recorded(core);
+}

@@ -1,0 +1,137 @@
+/* Preloaded by tests/preload.py: a clock that stands, and an msync(2) that keeps the image of a disk, takes its time, fails, counts.
+ *
+ * The image of the watched mapping changes only here, and only to what stood in memory when an msync that later returned 0 began:
+ * the least that a disk may hold. Pages of an msync that failed are not written, and count as clean, as on Linux: a later msync
+ * writes them only when they have changed since.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096
+
+static unsigned char *base, *image, **lost;
+static size_t size;
+static unsigned delay_us;
+static long calls, fail_at, interrupt_at, in_flight, overlaps;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* Watch this mapping; all of it counts as durable now. */
+int shim_watch(void *start, size_t length)
+{
+    pthread_mutex_lock(&mutex);
+    image = malloc(length);
+    lost = calloc(length / PAGE, sizeof *lost);
+    memcpy(image, start, length);
+    size = length;
+    calls = overlaps = 0;
+    base = start;
+    pthread_mutex_unlock(&mutex);
+    return 0;
+}
+
+/* Every later msync takes that long; the one with this number (from 1, counted from the watch) fails, or is interrupted. */
+void shim_behave(unsigned delay, long failing, long interrupted)
+{
+    delay_us = delay;
+    fail_at = failing;
+    interrupt_at = interrupted;
+}
+
+long shim_calls(void)
+{
+    return __atomic_load_n(&calls, __ATOMIC_SEQ_CST);
+}
+
+long shim_in_flight(void)
+{
+    return __atomic_load_n(&in_flight, __ATOMIC_SEQ_CST);
+}
+
+long shim_overlaps(void)
+{
+    return __atomic_load_n(&overlaps, __ATOMIC_SEQ_CST);
+}
+
+/* Whether the image holds what stands in memory there. */
+int shim_holds(size_t offset, size_t length)
+{
+    pthread_mutex_lock(&mutex);
+    int same = memcmp(image + offset, base + offset, length) == 0;
+    pthread_mutex_unlock(&mutex);
+    return same;
+}
+
+/* A power cut: what the disk holds. */
+void shim_copy(void *to)
+{
+    pthread_mutex_lock(&mutex);
+    memcpy(to, image, size);
+    pthread_mutex_unlock(&mutex);
+}
+
+static int answer(int number)
+{
+    __atomic_sub_fetch(&in_flight, 1, __ATOMIC_SEQ_CST);
+    errno = number;
+    return number ? -1 : 0;
+}
+
+static long long clock_ns;
+
+/* The wall clock stands at this time; 0 lets it go again. */
+void shim_clock(long long time_ns)
+{
+    clock_ns = time_ns;
+}
+
+int clock_gettime(clockid_t which, struct timespec *time)
+{
+    if (!clock_ns || which != CLOCK_REALTIME)
+        return (int)syscall(SYS_clock_gettime, which, time);
+    time->tv_sec = clock_ns / 1000000000;
+    time->tv_nsec = clock_ns % 1000000000;
+    return 0;
+}
+
+int msync(void *address, size_t length, int flags)
+{
+    unsigned char *start = address;
+    if (!base || start < base || start >= base + size)
+        return (int)syscall(SYS_msync, address, length, flags);
+    long number = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_add_fetch(&in_flight, 1, __ATOMIC_SEQ_CST) > 1)
+        __atomic_add_fetch(&overlaps, 1, __ATOMIC_SEQ_CST);
+    if (number == interrupt_at)
+        return answer(EINTR);
+    unsigned char *before = malloc(length);
+    memcpy(before, start, length);
+    if (delay_us) {
+        struct timespec left = {delay_us / 1000000, delay_us % 1000000 * 1000};
+        while (nanosleep(&left, &left) && errno == EINTR)
+            ;
+    }
+    size_t first = (size_t)(start - base) / PAGE;
+    pthread_mutex_lock(&mutex);
+    for (size_t i = 0; i < length / PAGE; i++) {
+        unsigned char *page = before + i * PAGE, **gone = &lost[first + i];
+        if (number == fail_at) {
+            *gone = *gone ? *gone : malloc(PAGE);
+            memcpy(*gone, page, PAGE);
+        } else if (!*gone || memcmp(*gone, page, PAGE)) {
+            memcpy(image + (first + i) * PAGE, page, PAGE);
+            free(*gone);
+            *gone = NULL;
+        }
+    }
+    pthread_mutex_unlock(&mutex);
+    free(before);
+    return answer(number == fail_at ? EIO : 0);
+}

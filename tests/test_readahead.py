@@ -1,0 +1,105 @@
+"""Reading ahead past the page cache: the same bytes as any other way, whatever is asked for and wherever it fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from pmwal import readahead
+from pmwal.readahead import read_ahead
+from support import contents, kill
+
+SIZE = 9 * 1024 * 1024 + 4096  # two pieces and a part of one
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of random bytes on the disk of the temporary directory, written back."""
+    path = tmp_path / "bytes"
+    with path.open("wb") as out:
+        out.write(random.Random(1).randbytes(SIZE))
+        out.flush()
+        os.fsync(out.fileno())
+    return path
+
+
+def ranges(rng: random.Random) -> list[tuple[int, int]]:
+    """Large and small ones, in order, backwards, over the borders of pieces, and up to the end."""
+    forward = [(offset, 256 * 1024) for offset in range(0, SIZE - 256 * 1024, 256 * 1024)]
+    border = [(4 * 1024 * 1024 - 100_000, 200_000), (8 * 1024 * 1024 - 1, 70_000), (1, SIZE - 1), (SIZE - 70_000, 70_000)]
+    anywhere = [(offset, rng.randrange(1, SIZE - offset)) for offset in rng.sample(range(SIZE - 1), 10)]
+    return [*forward, *border, *reversed(forward), *anywhere, (100, 48)]
+
+
+def test_every_range_is_what_the_file_holds(file: Path) -> None:
+    """A load past the cache equals pread, for ranges in any order; 10 of them are random."""
+    fd = os.open(file, os.O_RDONLY)
+    small: list[int] = []
+
+    def otherwise(offset: int, length: int) -> bytes:
+        small.append(length)
+        return os.pread(fd, length, offset)
+
+    try:
+        with read_ahead(fd, otherwise) as load:
+            for offset, length in ranges(random.Random(2)):
+                assert os.pread(fd, length, offset) == load(offset, length), (offset, length)
+    finally:
+        os.close(fd)
+    assert 48 in small
+
+
+def test_range_past_the_end_is_left_to_the_usual_way(file: Path) -> None:
+    """A file that is shorter than what is asked for is not padded with anything."""
+    fd = os.open(file, os.O_RDONLY)
+    asked: list[tuple[int, int]] = []
+
+    def otherwise(offset: int, length: int) -> bytes:
+        asked.append((offset, length))
+        return b"the usual way"
+
+    try:
+        with read_ahead(fd, otherwise) as load:
+            assert load(SIZE - 70_000, 140_000)[70_000:] == b"the usual way"
+    finally:
+        os.close(fd)
+    assert asked == [(SIZE, 70_000)]
+
+
+@pytest.mark.parametrize("refused", ["open", "preadv"])
+def test_without_direct_reads_everything_goes_the_usual_way(file: Path, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    """A file system may refuse O_DIRECT when the file is opened, or at the first read."""
+    fd = os.open(file, os.O_RDONLY)
+
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(readahead.os, refused, refuse)
+    try:
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            for offset, length in ranges(random.Random(3)):
+                assert os.pread(fd, length, offset) == load(offset, length), (offset, length)
+    finally:
+        monkeypatch.undo()
+        os.close(fd)
+
+
+def test_large_log_on_a_disk_is_recovered_whole(tmp_path: Path) -> None:
+    """A killed log of several pieces, wrapped, comes back with every record."""
+    path = tmp_path / "large.wal"
+    wal = pmwal.open(path, size="17MiB", commit="manual", on_full="overwrite")
+    for number in range(7000):
+        wal.append(b"%06d" % number * 500)
+    wal.commit()
+    expected = contents(wal)
+    kill(wal)
+    with pmwal.open(path) as wal:
+        assert wal.stats().medium == "file"
+        assert expected == contents(wal)
+        assert wal.recovery.outcome == "recovered"

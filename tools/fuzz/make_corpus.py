@@ -1,0 +1,97 @@
+"""Make tools/fuzz/corpus, where the fuzzer of ring.c begins, from the golden files in tests/data.
+
+    python tools/fuzz/make_corpus.py [DIRECTORY]
+
+Each input is the struct parameters of ring_fuzz.c and the bytes of a ring. The same files come out every time.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from random import Random
+
+from pmwal.control import read_control
+from pmwal.layout import PAGE, SEQ_MAX, Slot, Superblock, decode_superblock, uuid_crc
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = Path(__file__).resolve().parent / "corpus"
+GOLDEN = ("clean", "killed", "wrapped")
+
+PARAMETERS = struct.Struct("<4BI11Q2I")
+SEAL, CHAIN, RAW, ODD, BATCHES = 1, 2, 4, 8, 16
+_CAPACITIES = (4096, 8192, 16384, 3 * 32768)
+
+
+def parameters(
+    block: Superblock, slot: Slot, *, position: int, seq: int, stop_seq: int, limit: int, mode: int, window: tuple[int, int]
+) -> bytes:
+    """The struct, for a run over this log."""
+    return PARAMETERS.pack(
+        block.alignment.bit_length() - 4,
+        _CAPACITIES.index(block.capacity),
+        0,
+        mode,
+        uuid_crc(block.uuid),
+        position,
+        seq,
+        stop_seq,
+        limit,
+        slot.epoch_first_seq,
+        0,
+        512,
+        0,
+        0,
+        *window,
+        slot.epoch,
+        1,
+    )
+
+
+def from_golden(image: bytes, mode: int, past_pointer: bool) -> bytes:
+    """A run as recovery makes it: from the tail to the pointer, or from the pointer on."""
+    block = decode_superblock(image[:PAGE], 0)
+    assert block is not None
+    slot = read_control(image[block.control_offset : block.control_offset + block.control_size], block).newest
+    assert slot is not None
+    ring = image[block.ring_offset : block.file_size].rstrip(b"\0")
+    limit = slot.tail_position + block.capacity
+    position, seq = (slot.commit_position, slot.commit_seq + 1) if past_pointer else (slot.tail_position, slot.tail_seq)
+    head = parameters(
+        block, slot, position=position, seq=seq, stop_seq=SEQ_MAX, limit=limit, mode=mode | RAW, window=(position % PAGE, 700)
+    )
+    return head + ring
+
+
+def inputs() -> dict[str, bytes]:
+    """All of them by name."""
+    found = {}
+    for name in GOLDEN:
+        image = (ROOT / "tests" / "data" / f"v1-{name}.bin").read_bytes()
+        found[f"{name}-from-tail"] = from_golden(image, 0, past_pointer=False)
+        if name == "killed":
+            found[f"{name}-past-pointer"] = from_golden(image, BATCHES, past_pointer=True)
+            found[f"{name}-sealed"] = from_golden(image, SEAL, past_pointer=False)
+    random = Random(1)
+    for capacity, alignment in ((0, 0), (40, 3), (3, 0)):
+        head = PARAMETERS.pack(alignment, capacity, 0, CHAIN, 7, 40960, 5, 200, 9000, 3, 0, 300, 0, 0, 64, 1000, 0, 0)
+        found[f"chain-{capacity}-{alignment}"] = head + random.randbytes(250)
+    return found
+
+
+def main() -> None:
+    """Write them, and remove what is none."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
+    directory.mkdir(exist_ok=True)
+    made = inputs()
+    for path in directory.iterdir():
+        if path.name not in made:
+            path.unlink()
+    for name, data in made.items():
+        (directory / name).write_bytes(data)
+    print(f"{directory}: {len(made)} inputs, {sum(map(len, made.values()))} bytes")
+
+
+if __name__ == "__main__":
+    main()
