@@ -10,7 +10,6 @@ from glob import glob
 from setuptools import Extension, setup
 
 
-
 def flags(name: str) -> list[str]:
     """The flags in an environment variable."""
     return os.environ.get(name, "").split()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cache
 
-from pmwal.extension import native
+from pmwal.extension import native, problem
 from pmwal.layout import Superblock, uuid_crc
 from pmwal.records import Bound
 from pmwal.ring import Scan
 
 ENGINES = ("native", "python")
-_HOW = "it was built without a C compiler; install one (gcc or clang) and install pmwal again"
+_HOW = "install a C compiler (gcc or clang) and the headers of Python, and then pmwal again"
 
 
 def chosen_engine() -> str:
@@ -23,17 +24,23 @@ def chosen_engine() -> str:
     name = os.environ.get("PMWAL_ENGINE", "")
     if name not in ("", *ENGINES):
         raise ValueError(f"PMWAL_ENGINE must be one of {', '.join(ENGINES)}, not {name!r}")
+    if name == "python":
+        return name
     if native is not None:
-        return name or "native"
+        return "native"
     if name == "native" or os.environ.get("PMWAL_REQUIRE_NATIVE") == "1":
-        raise ImportError(f"pmwal's native engine is missing: {_HOW}")
-    if not name:
-        warnings.warn(
-            f"pmwal's native engine is missing, so the slower one in Python is used: {_HOW}, or set PMWAL_ENGINE=python",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        raise ImportError(f"pmwal's native engine is missing ({problem}): {_HOW}") from problem
+    _warn_once()
     return "python"
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        f"pmwal's native engine is missing ({problem}), so the slower one in Python is used: {_HOW}, or set PMWAL_ENGINE=python",
+        RuntimeWarning,
+        stacklevel=5,  # the caller of pmwal.open
+    )
 
 
 def scan_for(block: Superblock, window: memoryview | None = None) -> Scan | None:

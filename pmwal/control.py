@@ -79,7 +79,10 @@ def due_generations(newest: int, block: Superblock) -> list[int]:
 
 
 def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
-    """Judge all slots of a control region. ``checks`` has a byte for each, not 0 where the checksum is right, when that is known."""
+    """Judge all slots of a control region.
+
+    ``checks``, when it is known already, has a byte for each slot, which is not 0 where the checksum is right.
+    """
     slots: list[Slot | None] = []
     problem: str | None = None
     untouched = initial_slot()

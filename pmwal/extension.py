@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+problem: ImportError | None = None  # why there is none
 try:
     from pmwal import _native as native
-except ImportError:
-    native = None  # type: ignore[assignment]
+except ImportError as error:
+    native, problem = None, error  # type: ignore[assignment]
 
-__all__ = ["native"]
+__all__ = ["native", "problem"]

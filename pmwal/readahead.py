@@ -18,21 +18,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pmwal.ring import Load
 
-_PIECE = 4 * 1024 * 1024
+_PIECE = 1024 * 1024
+_BUFFERS = 4  # one holds the piece in use; into the others the next ones are read
 _SMALL = 64 * 1024  # what is smaller is not part of a scan, and goes the usual way
 
 
 class _ReadAhead:
-    """Two buffers: one holds the piece in use, into the other the next one is read meanwhile."""
+    """Buffers in turn: one holds the piece in use, into the others the next ones are read meanwhile."""
 
     def __init__(self, fd: int, pool: ThreadPoolExecutor, otherwise: Load) -> None:
         self._fd = fd
         self._pool = pool
         self._otherwise = otherwise
-        self._buffers = mmap.mmap(-1, _PIECE), mmap.mmap(-1, _PIECE)  # anonymous memory is aligned as O_DIRECT wants it
-        self._current = self._upcoming = -1  # numbers of pieces
-        self._length = 0  # bytes in the current piece
-        self._reading: Future[int] | None = None
+        self._buffers = [mmap.mmap(-1, _PIECE) for _ in range(_BUFFERS)]  # aligned as O_DIRECT wants it
+        self._current = -1  # number of the piece in use
+        self._length = 0  # bytes in it
+        self._reading: dict[int, Future[int]] = {}  # by number of piece, in order
 
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
@@ -43,7 +44,7 @@ class _ReadAhead:
             number, start = divmod(offset, _PIECE)
             if number != self._current and not self._take(number):
                 return b"".join(parts) + self._otherwise(offset, length)
-            part = self._buffers[number % 2][start : min(start + length, self._length)]
+            part = self._buffers[number % _BUFFERS][start : min(start + length, self._length)]
             if not part:  # the file ends here; the usual way says so
                 return b"".join(parts) + self._otherwise(offset, length)
             parts.append(part)
@@ -51,24 +52,31 @@ class _ReadAhead:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _take(self, number: int) -> bool:
-        """Make this piece the current one, and have the next one read; False when it cannot be read past the cache."""
+        """Make this piece the current one, and have the next ones read; False when it cannot be read past the cache."""
+        if number not in self._reading:
+            self._wait()
+        for skipped in [earlier for earlier in self._reading if earlier < number]:
+            self._reading.pop(skipped).exception()  # its buffer is wanted
+        self._current = -1
+        for ahead in range(number, number + _BUFFERS):
+            if ahead not in self._reading:
+                self._reading[ahead] = self._pool.submit(self._read, ahead)
         try:
-            if number != self._upcoming:
-                self._start(number)
-            assert self._reading is not None
-            self._length = self._reading.result()
-            self._current = number
-            self._start(number + 1)
+            self._length = self._reading.pop(number).result()
         except OSError:
-            self._current = self._upcoming = -1
+            self._wait()
             return False
+        self._current = number
         return True
 
-    def _start(self, number: int) -> None:
-        if self._reading is not None:
-            self._reading.exception()  # no two reads into one buffer
-        self._upcoming = number
-        self._reading = self._pool.submit(os.preadv, self._fd, [self._buffers[number % 2]], number * _PIECE)
+    def _read(self, number: int) -> int:
+        return os.preadv(self._fd, [self._buffers[number % _BUFFERS]], number * _PIECE)
+
+    def _wait(self) -> None:
+        """Let all reads end: no two of them may go into one buffer."""
+        for reading in self._reading.values():
+            reading.exception()
+        self._reading.clear()
 
 
 @contextlib.contextmanager
@@ -80,7 +88,7 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
         yield otherwise
         return
     try:
-        with ThreadPoolExecutor(1, "pmwal-read-ahead") as pool:
+        with ThreadPoolExecutor(_BUFFERS - 1, "pmwal-read-ahead") as pool:
             yield _ReadAhead(direct, pool, otherwise).load
     finally:
         os.close(direct)

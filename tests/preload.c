@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -134,4 +135,15 @@ int msync(void *address, size_t length, int flags)
     pthread_mutex_unlock(&mutex);
     free(before);
     return answer(number == fail_at ? EIO : 0);
+}
+
+/* A write with RWF_DSYNC is the write, and then what an msync of its pages is. */
+ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
+{
+    ssize_t written = pwritev(fd, pieces, count, offset);
+    if (written <= 0 || !(flags & RWF_DSYNC) || !base || (size_t)offset + (size_t)written > size ||
+        memcmp(base + offset, pieces->iov_base, (size_t)written))
+        return written;
+    size_t first = (size_t)offset / PAGE * PAGE, end = ((size_t)offset + (size_t)written + PAGE - 1) / PAGE * PAGE;
+    return msync(base + first, end - first, MS_SYNC) ? -1 : written;
 }

@@ -15,7 +15,7 @@ from pmwal import readahead
 from pmwal.readahead import read_ahead
 from support import contents, kill
 
-SIZE = 9 * 1024 * 1024 + 4096  # two pieces and a part of one
+SIZE = 9 * 1024 * 1024 + 4096  # nine pieces and a part of one
 
 
 @pytest.fixture
@@ -32,9 +32,10 @@ def file(tmp_path: Path) -> Path:
 def ranges(rng: random.Random) -> list[tuple[int, int]]:
     """Large and small ones, in order, backwards, over the borders of pieces, and up to the end."""
     forward = [(offset, 256 * 1024) for offset in range(0, SIZE - 256 * 1024, 256 * 1024)]
+    skipping = [(offset, 70_000) for offset in range(0, SIZE - 70_000, 2 * 1024 * 1024)]
     border = [(4 * 1024 * 1024 - 100_000, 200_000), (8 * 1024 * 1024 - 1, 70_000), (1, SIZE - 1), (SIZE - 70_000, 70_000)]
     anywhere = [(offset, rng.randrange(1, SIZE - offset)) for offset in rng.sample(range(SIZE - 1), 10)]
-    return [*forward, *border, *reversed(forward), *anywhere, (100, 48)]
+    return [*forward, *skipping, *border, *reversed(forward), *anywhere, (100, 48)]
 
 
 def test_every_range_is_what_the_file_holds(file: Path) -> None:

@@ -204,10 +204,22 @@ int core_show(Core *core)
 {
     core->live_version++;
     if (!core->seam)
-        return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault();
+        return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault(core);
     struct live_page page;
     fill_live_page(core, &page);
     return put(core, PMWAL_LIVE_OFFSET, &page, sizeof page);
+}
+
+/* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
+static int settle_flush(Core *core, int status)
+{
+    if (status > 0)
+        return check_size(core) == EIO ? raise_fault(core) : raise_final(core, status);
+    if (status < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
+        core->failed = EIO; /* the exception that is set names the true one */
+        core->halted = true;
+    }
+    return status;
 }
 
 /* A batch and its commit under one guard: what a durable append takes where a barrier is a fence. Each store after a fence waits
@@ -249,7 +261,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         return -1;
     core->stray_records = true;
     if (!fault_run(core->base, core->size, durable_body, &batch))
-        return raise_fault();
+        return raise_fault(core);
     take_in(&batch);
     core->live_version++;
     core->state.durable = core->state.head;
@@ -264,17 +276,35 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
     return 0;
 }
 
-/* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
-static int settle_flush(Core *core, int status)
+int core_store_synced(Core *core, const struct piece *piece)
 {
-    if (status > 0) {
-        core->failed = status;
-        core->halted = true;
-        if (check_size(core) == EIO)
-            return raise_fault();
-        return raise_errno(status);
+    struct batch batch;
+    batch_of(&batch, core, piece, 1);
+    note_thread(core);
+    uint64_t size = record_size(&core->geometry, piece->length);
+    /* A write behind the end of a shortened file would make it longer again, and succeed. */
+    if ((core->alone < CORE_ALONE && !core->hold) || check_size(core) ||
+        core->state.head.position + 2 * size - core->pointer > PMWAL_POINTER_LAG_MAX)
+        return 1;
+    if (now_ns(core, &batch.time_ns))
+        return -1;
+    prefetch(core);
+    core->stray_records = true;
+    int status = store_synced(&batch);
+    if (status < 0) {
+        core->no_dsync = true;
+        core->stray_records = false;
+        return 1;
     }
-    return status;
+    core->barriers++;
+    if (core->hold)
+        core->hold--;
+    if (status)
+        return settle_flush(core, status);
+    take_in(&batch);
+    core->state.durable = core->state.head;
+    core->commits++;
+    return core_show(core);
 }
 
 /* One commit by whoever holds `guard`: all that is published now becomes durable, and others may store meanwhile. */
@@ -284,12 +314,10 @@ static int commit_published(Core *core)
     struct range ranges[2];
     struct slot slot;
     uint64_t slot_offset = 0;
+    if (check_failed(core))
+        return -1;
     if (target.position == core->state.durable.position)
         return 0;
-    if (core->generation >= PMWAL_GENERATION_MAX) {
-        PyErr_SetString(PyExc_OverflowError, "the log has used up its slot generations");
-        return -1;
-    }
     bool names = !core->pipelined || target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
     size_t count = ranges_between(core, core->state.durable.position, target.position, ranges);
     if (names)
@@ -339,6 +367,8 @@ int core_flush(Core *core)
 {
     struct range ranges[2];
     size_t count = ranges_between(core, core->state.durable.position, core->state.head.position, ranges);
+    if (check_failed(core))
+        return -1;
     if (!count)
         return 0;
     core->barriers++;
@@ -355,6 +385,8 @@ int core_commit(Core *core)
 int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 {
     struct slot slot;
+    if (check_failed(core))
+        return -1;
     uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
     core->barriers++;
     if (settle_flush(core, persist_slot(core, &slot, offset)))
@@ -370,7 +402,7 @@ int core_commit_through(Core *core, uint64_t seq)
     while (core->state.durable.seq <= seq) {
         if (core->failed)
             return raise_errno(core->failed);
-        if (!core->base || core->halted || core->forks != fork_count || core->stray_records || core->stray_slot)
+        if (!core->base || core->halted || core->generation >= PMWAL_GENERATION_MAX || core->forks != fork_count || core->stray_records || core->stray_slot)
             return 1;
         if (core->barrier != BARRIER_MSYNC && !core->seam) {
             if (core->guard->count)

@@ -12,9 +12,13 @@
 /* The wall clock. 0, or -1 with an exception set when a test's clock raised. */
 int now_ns(Core *core, int64_t *time_ns);
 
-/* Set an OSError; always -1. */
+/* Set an OSError; always -1. The last two are final: whoever calls next gets the error too, before Python code has run. */
 int raise_errno(int number);
-int raise_fault(void);
+int raise_final(Core *core, int number);
+int raise_fault(Core *core);
+
+/* 0, or -1 with an exception set when the medium has failed before. */
+int check_failed(Core *core);
 
 /* 0, or -1 with an exception set when the mapping is closed. */
 int check_mapped(Core *core);
@@ -50,6 +54,13 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
 
 /* Notes who uses the log, for the commits. */
 void note_thread(Core *core);
+
+/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). 0, an errno, or -1
+ * when this kernel or file system cannot, and nothing was stored. */
+int store_synced(struct batch *batch);
+
+/* Asks for the pages ahead of the writer. */
+void prefetch(Core *core);
 
 /* Stores the records of a batch straight into the mapping, and says in it where they end. Under a fault guard. */
 void store_records(struct batch *batch);

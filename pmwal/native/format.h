@@ -102,7 +102,7 @@ struct live_writer {
     uint64_t pid; /* the writer's process id, 0 when there is none */
     uint64_t start_time; /* its start, clock ticks since boot (field 22 of /proc/PID/stat) */
     unsigned char boot_id[16]; /* of /proc/sys/kernel/random/boot_id */
-    int64_t heartbeat_ns; /* wall clock of the last update of the bounds */
+    int64_t heartbeat_ns; /* wall clock of the newest store, or of the open */
     uint64_t published_position; /* stored so far, durable or not */
     uint64_t published_seq; /* number of the last record stored */
     uint64_t inode; /* of the file it writes: a copy of the file has another one */

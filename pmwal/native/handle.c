@@ -7,6 +7,7 @@
 #include "module.h"
 
 #define STACK_PIECES 64
+#define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* what memoryview() would take: an exporter may refuse to name a format */
 
 typedef struct {
     PyObject_HEAD
@@ -112,7 +113,7 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
     } else {
         /* This may run Python code, so it comes before anything is looked at. */
-        if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE)) {
+        if (PyObject_GetBuffer(args[0], &view, PLAIN_BUFFER)) {
             PyErr_Clear();
             return slow(self, "_slow_append", args, count, names);
         }
@@ -127,7 +128,13 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
     }
     uint64_t seq = core->state.head.seq;
     bool at_once = commit && core_commits_at_once(core);
-    int status = at_once ? core_store_durable(core, &piece, 1) : core_store(core, &piece, 1);
+    int status = 1;
+    if (commit && core_syncs_at_once(core, piece.length)) {
+        status = core_store_synced(core, &piece);
+        at_once = status <= 0;
+    }
+    if (status > 0)
+        status = at_once ? core_store_durable(core, &piece, 1) : core_store(core, &piece, 1);
     if (view.obj)
         PyBuffer_Release(&view);
     if (status)
@@ -137,56 +144,68 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
     return PyLong_FromUnsignedLongLong(seq);
 }
 
-/* Private copies of the items that are not bytes already, as a new list or tuple; NULL without an exception when one of them has
- * to be looked at the slow way. */
-static PyObject *plain_items(PyObject *items)
+/* A private copy of an item as bytes; NULL without an exception when the slow way has to look at it. */
+static PyObject *plain_item(PyObject *item, uint64_t payload_max)
 {
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(items), i = 0;
-    while (i < count && PyBytes_CheckExact(PySequence_Fast_GET_ITEM(items, i)))
-        i++;
-    if (i == count)
-        return Py_NewRef(items);
-    PyObject *copies = PyList_New(count);
-    for (i = 0; copies && i < count && i < PySequence_Fast_GET_SIZE(items); i++) {
-        PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i)), *copy = NULL;
-        Py_buffer view;
-        if (PyBytes_CheckExact(item))
-            copy = Py_NewRef(item);
-        else if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) == 0) {
-            copy = PyBytes_FromStringAndSize(view.buf, view.len);
-            PyBuffer_Release(&view);
-        }
-        Py_DECREF(item);
-        if (!copy) {
-            PyErr_Clear();
-            Py_CLEAR(copies);
-        } else
-            PyList_SET_ITEM(copies, i, copy);
-    }
-    if (!copies || i < count) {
+    Py_buffer view;
+    if (PyBytes_CheckExact(item))
+        return (uint64_t)PyBytes_GET_SIZE(item) <= payload_max ? Py_NewRef(item) : NULL;
+    if (PyObject_GetBuffer(item, &view, PLAIN_BUFFER)) {
         PyErr_Clear();
-        Py_CLEAR(copies);
+        return NULL;
     }
-    return copies;
+    PyObject *copy = (uint64_t)view.len <= payload_max ? PyBytes_FromStringAndSize(view.buf, view.len) : NULL;
+    PyBuffer_Release(&view);
+    if (!copy)
+        PyErr_Clear();
+    return copy;
+}
+
+/* A new list of private copies of the items, each made before the next item is asked for, because a generator may fill one buffer
+ * again and again. Where an item is not plain, `*rest` is an iterable of all of them, the ones taken and the ones to come. */
+static PyObject *take_items(PyObject *items, uint64_t payload_max, PyObject **rest)
+{
+    PyObject *list = PyList_New(0), *iterator = list ? PyObject_GetIter(items) : NULL, *item = NULL;
+    bool plain = iterator != NULL;
+    *rest = NULL;
+    while (plain && (item = PyIter_Next(iterator))) {
+        PyObject *copy = plain_item(item, payload_max);
+        plain = copy && PyList_Append(list, copy) == 0;
+        Py_XDECREF(copy);
+        if (!plain)
+            break;
+        Py_CLEAR(item);
+    }
+    if (item && !PyErr_Occurred() && PyList_Append(list, item) == 0) {
+        PyObject *itertools = PyImport_ImportModule("itertools");
+        *rest = itertools ? PyObject_CallMethod(itertools, "chain", "OO", list, iterator) : NULL;
+        Py_XDECREF(itertools);
+    }
+    Py_XDECREF(item);
+    Py_XDECREF(iterator);
+    if (PyErr_Occurred()) {
+        Py_CLEAR(*rest);
+        Py_CLEAR(list);
+    }
+    return list;
 }
 
 static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     uint16_t kind;
     bool commit;
-    if (!self->core || count != 1 || !plain_options(self, args + 1, names, &kind, &commit) ||
-        (names && PyTuple_GET_SIZE(names) && PyTuple_GET_ITEM(names, 0) != self->core->name_kind))
+    Py_ssize_t keywords = names ? PyTuple_GET_SIZE(names) : 0;
+    if (!self->core || count != 1 || !plain_options(self, args + 1, names, &kind, &commit) || keywords > 1 ||
+        (keywords && PyTuple_GET_ITEM(names, 0) != self->core->name_kind) || !core_is_free(self->core))
         return slow(self, "_slow_extend", args, count, names);
     /* All items are taken first; an iterable may run any code, and may append. */
-    PyObject *taken = PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0]) ? PySequence_Tuple(args[0])
-                                                                                : PySequence_List(args[0]);
-    if (!taken)
+    PyObject *rest, *answer = NULL, *items = take_items(args[0], self->core->geometry.payload_max, &rest);
+    if (!items)
         return NULL;
-    PyObject *answer = NULL, *items = plain_items(taken);
     struct piece few[STACK_PIECES], *pieces = few;
-    Py_ssize_t length = items ? PySequence_Fast_GET_SIZE(items) : 0;
+    Py_ssize_t length = PyList_GET_SIZE(items);
     Core *core = self->core;
-    bool plain = length && core && core_is_free(core) && (uint64_t)length <= UINT32_MAX;
+    bool plain = !rest && length && core && core_is_free(core) && (uint64_t)length <= UINT32_MAX;
     if (plain && length > STACK_PIECES) {
         pieces = PyMem_New(struct piece, length);
         if (!pieces) {
@@ -195,12 +214,11 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
         }
     }
     for (Py_ssize_t i = 0; plain && i < length; i++) {
-        PyObject *item = PySequence_Fast_GET_ITEM(items, i);
+        PyObject *item = PyList_GET_ITEM(items, i);
         pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item), (uint64_t)PyBytes_GET_SIZE(item), kind};
-        plain = pieces[i].length <= core->geometry.payload_max;
     }
     if (!plain || !fits(core, pieces, (size_t)length)) {
-        PyObject *again[2] = {taken, names && PyTuple_GET_SIZE(names) ? args[1] : NULL};
+        PyObject *again[2] = {rest ? rest : items, keywords ? args[1] : NULL};
         answer = slow(self, "_slow_extend", again, 1, names);
         goto done;
     }
@@ -216,8 +234,8 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
 done:
     if (pieces != few)
         PyMem_Free(pieces);
-    Py_XDECREF(items);
-    Py_DECREF(taken);
+    Py_XDECREF(rest);
+    Py_DECREF(items);
     return answer;
 }
 
@@ -265,9 +283,11 @@ static PyObject *handle_set_core(Handle *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"append", (PyCFunction)(void (*)(void))handle_append, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"extend", (PyCFunction)(void (*)(void))handle_extend, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"commit", (PyCFunction)handle_commit, METH_NOARGS, NULL},
+    {"append", (PyCFunction)(void (*)(void))handle_append, METH_FASTCALL | METH_KEYWORDS,
+     "append($self, data, *, kind=0, commit=None)\n--\n\nSee pmwal.Wal.append."},
+    {"extend", (PyCFunction)(void (*)(void))handle_extend, METH_FASTCALL | METH_KEYWORDS,
+     "extend($self, items, *, kind=0)\n--\n\nSee pmwal.Wal.extend."},
+    {"commit", (PyCFunction)handle_commit, METH_NOARGS, "commit($self)\n--\n\nSee pmwal.Wal.commit."},
     {"_set_core", (PyCFunction)handle_set_core, METH_VARARGS, NULL},
     {0},
 };

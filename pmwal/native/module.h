@@ -90,6 +90,7 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
+    bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
     int failed;           /* errno of a barrier that failed */
     uint64_t flushes;     /* completed, whatever came of them */
@@ -123,6 +124,19 @@ int core_store(Core *core, const struct piece *pieces, size_t count);
 
 /* Stores one batch and makes it durable; only where core_commits_at_once(). 0, or -1 with an exception set. */
 int core_store_durable(Core *core, const struct piece *pieces, size_t count);
+
+/* Whether a record of this length is stored and made durable by one system call: on a disk, when one thread commits alone and has
+ * nothing older to carry. core_store_synced() may still find that it cannot be, and return 1: nothing was stored then. */
+#define SYNCED_MAX 4096
+
+int core_store_synced(Core *core, const struct piece *piece);
+
+static inline bool core_syncs_at_once(const Core *core, uint64_t length)
+{
+    return core->on_disk && core->pipelined && core->guard->count == 0 && !core->no_dsync &&
+           (core->alone >= CORE_ALONE || core->hold) && core->state.head.position == core->state.durable.position &&
+           record_size(&core->geometry, length) <= SYNCED_MAX;
+}
 
 /* Whether a barrier here is no system call, and the next one has nothing older to carry. */
 static inline bool core_commits_at_once(const Core *core)

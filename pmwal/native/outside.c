@@ -36,14 +36,27 @@ int raise_errno(int number)
     return -1;
 }
 
-int raise_fault(void)
+int raise_final(Core *core, int number)
 {
+    core->failed = number;
+    core->halted = true;
+    return raise_errno(number);
+}
+
+int raise_fault(Core *core)
+{
+    raise_final(core, EIO);
     PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
     if (error) {
         PyErr_SetObject(PyExc_OSError, error);
         Py_DECREF(error);
     }
     return -1;
+}
+
+int check_failed(Core *core)
+{
+    return core->failed ? raise_errno(core->failed) : 0;
 }
 
 int check_mapped(Core *core)
@@ -65,7 +78,7 @@ int call_seam(Core *core, const char *method, const char *format, ...)
 {
     va_list arguments;
     if (check_size(core))
-        return raise_fault();
+        return raise_fault(core);
     va_start(arguments, format);
     PyObject *callable = PyObject_GetAttrString(core->seam, method), *values = NULL, *answer = NULL;
     if (callable)
@@ -86,5 +99,5 @@ int put(Core *core, uint64_t offset, const void *data, size_t length)
 {
     if (core->seam)
         return call_seam(core, "store", "(OKy#)", core->mapping, (unsigned long long)offset, data, (Py_ssize_t)length);
-    return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault();
+    return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault(core);
 }

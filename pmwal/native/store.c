@@ -5,9 +5,11 @@
  * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
  * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while a record is stray.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "core.h"
@@ -166,7 +168,7 @@ static void store_body(void *context)
 /* Straight into the mapping. */
 static int store_mapped(struct batch *batch)
 {
-    return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault();
+    return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault(batch->core);
 }
 
 /* Bytes of the mapping. */
@@ -185,7 +187,7 @@ static void touch_body(void *context)
 static int touch(Core *core, uint64_t offset, uint64_t length)
 {
     struct touched touched = {core->base + (offset & ~(PMWAL_PAGE - 1)), core->base + offset + length};
-    return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault();
+    return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault(core);
 }
 
 static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
@@ -197,7 +199,7 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0)
-            return raise_errno(errno);
+            return raise_final(core, errno);
         bytes += written;
         offset += (uint64_t)written;
         length -= (uint64_t)written;
@@ -239,8 +241,27 @@ static int store_written(struct batch *batch, uint64_t total)
     return status;
 }
 
+int store_synced(struct batch *batch)
+{
+    Core *core = batch->core;
+    unsigned char staged[SYNCED_MAX];
+    union header header;
+    uint64_t size = record_size(&core->geometry, batch->pieces->length);
+    struct place start = place_record(&core->geometry, core_head(core), size);
+    struct iovec piece = {staged, size};
+    fill_header(batch, &header, 0);
+    build(core, staged, &header, batch->pieces, start.position, size);
+    ssize_t written;
+    do
+        written = pwritev2(core->fd, &piece, 1, (off_t)(core->ring_offset + start.offset), RWF_DSYNC);
+    while (written < 0 && errno == EINTR);
+    if (written == (ssize_t)size)
+        return 0;
+    return written >= 0 ? EIO : errno == EOPNOTSUPP || errno == ENOSYS ? -1 : errno;
+}
+
 /* Keeps the pages ahead of the writer resident: a cold page costs a read before its first store. */
-static void prefetch(Core *core)
+void prefetch(Core *core)
 {
     uint64_t position = core->state.head.position, capacity = core->geometry.capacity, offset = core->head_offset;
     if (!core->on_disk || position + PREFETCH / 2 < core->prefetched)
@@ -301,7 +322,7 @@ int core_store(Core *core, const struct piece *pieces, size_t count)
     struct batch batch;
     batch_of(&batch, core, pieces, count);
     uint64_t total = 0;
-    if (check_mapped(core) || now_ns(core, &batch.time_ns))
+    if (check_mapped(core) || check_failed(core) || now_ns(core, &batch.time_ns))
         return -1;
     if (core->barrier == BARRIER_MSYNC) {
         note_thread(core);
