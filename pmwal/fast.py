@@ -181,7 +181,7 @@ class NativeWal(_native.Handle, Wal):
 
     def _commit_through(self, engine: Engine, seq: int) -> None:
         try:
-            done = self._engine.core.commit_through(seq)
+            done = self._engine.core.commit_through(max(seq, 0))
         except OSError as error:
             raise self._fail(error) from error
         if not done:
@@ -191,6 +191,8 @@ class NativeWal(_native.Handle, Wal):
         Wal._commit_through(self, self._engine, seq)
 
     def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
+        if first >= end:
+            return iter(())
         position = view.tail.position if first == view.tail.next_seq else _UNKNOWN
         return _native.Walk(
             self._engine.core,

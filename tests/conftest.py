@@ -27,8 +27,11 @@ BOTH_ENGINES = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test of these modules an engine; only the engine that was built is there to be tested."""
     if metafunc.module.__name__ in BOTH_ENGINES:
-        only = native is None or metafunc.definition.get_closest_marker("reference_engine")
-        metafunc.parametrize("engine", ["python"] if only else ENGINES, indirect=True)
+        engines = ENGINES if native is not None else ("python",)
+        for engine in engines:
+            if metafunc.definition.get_closest_marker(f"{engine}_engine"):
+                engines = (engine,)
+        metafunc.parametrize("engine", engines, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -130,6 +130,7 @@ def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, o
     assert ({"R1", "R4"} if clean else {"R2", "R3", "R5"}) <= verdicts
 
 
+@pytest.mark.native_engine
 @pytest.mark.parametrize(("clean", "ordering"), STATES)
 def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(
     clean: bool, ordering: str, shm_dir: Path

@@ -116,7 +116,7 @@ def _go_on_after_a_failed_barrier(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pmwal.medium.Mapping, "_flush", swallow)
 
 
-@pytest.mark.reference_engine
+@pytest.mark.python_engine
 @pytest.mark.parametrize(
     ("mutant", "ordering"),
     [

@@ -26,7 +26,7 @@ def disk(request: pytest.FixtureRequest, shm_dir: Path, tmp_path: Path) -> Itera
     image = shm_dir / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_SIZE)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-O", request.param, image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", "-O", request.param, image], check=True)
     found = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
     if found.returncode:
         pytest.skip(f"no loop device: {found.stderr.strip()}")

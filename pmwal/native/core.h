@@ -12,7 +12,7 @@
 /* The wall clock. 0, or -1 with an exception set when a test's clock raised. */
 int now_ns(Core *core, int64_t *time_ns);
 
-/* Set an OSError; always -1. The last two are final: whoever calls next gets the error too, before Python code has run. */
+/* Set an OSError; always -1. The last two are final: whoever calls next gets the error too, even before the handle is poisoned. */
 int raise_errno(int number);
 int raise_final(Core *core, int number);
 int raise_fault(Core *core);

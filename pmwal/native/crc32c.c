@@ -57,23 +57,34 @@ uint32_t (*crc32c_header)(uint32_t crc, uint64_t place, const uint64_t words[6])
 #include <immintrin.h>
 
 #define HARDWARE __attribute__((target("sse4.2,pclmul")))
-#define LARGE 1024 /* bytes in each of three streams */
-#define SMALL 128
+#define WORDS_MAX 512 /* words in each of three streams */
+#define WORDS_MIN 4   /* below it one stream is as fast */
+#define PREFETCH_MIN 64 /* words from which on what follows is asked for ahead */
 
-static uint64_t large_by_two, large_by_one, small_by_two, small_by_one;
+static uint32_t by_one[WORDS_MAX + 1], by_two[WORDS_MAX + 1]; /* what moves a checksum over so many words, and over twice as many */
 
-/* x^n mod P, bit-reflected: what a checksum is multiplied with to move it n - 33 bits on. */
-static uint32_t power(unsigned n)
+/* Multiplies with x^n mod P, bit-reflected. */
+static uint32_t times_x(uint32_t value, unsigned n)
 {
-    uint32_t value = UINT32_C(1) << 31;
     for (; n; n--)
         value = value & 1 ? (value >> 1) ^ POLYNOMIAL : value >> 1;
     return value;
 }
 
-HARDWARE static uint64_t moved(uint64_t crc, uint64_t by)
+static void fill_powers(void)
 {
-    __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc), _mm_cvtsi64_si128((long long)by), 0);
+    const uint32_t one = UINT32_C(1) << 31;
+    by_one[1] = times_x(one, 64 - 33); /* the instruction that reduces the product moves it by 33 bits itself */
+    by_two[1] = times_x(one, 128 - 33);
+    for (unsigned words = 2; words <= WORDS_MAX; words++) {
+        by_one[words] = times_x(by_one[words - 1], 64);
+        by_two[words] = times_x(by_two[words - 1], 128);
+    }
+}
+
+HARDWARE static inline uint64_t moved(uint64_t crc, uint32_t by)
+{
+    __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc), _mm_cvtsi32_si128((int)by), 0);
     return (uint64_t)_mm_cvtsi128_si64(product);
 }
 
@@ -84,33 +95,35 @@ static inline uint64_t load64(const unsigned char *at)
     return word;
 }
 
-HARDWARE static inline __attribute__((always_inline)) uint64_t three_streams(
-    uint64_t crc, const unsigned char *at, size_t each, uint64_t by_two, uint64_t by_one)
+HARDWARE static inline uint64_t three_streams(uint64_t crc, const unsigned char *at, size_t words)
 {
     uint64_t second = 0, third = 0;
-    for (size_t i = 0; i < each - 8; i += 8) {
-        if (i % 64 == 0) { /* what comes next, across the ends of pages, where the processor's own prefetch stops */
-            _mm_prefetch((const char *)at + 3 * each + i, _MM_HINT_T0);
-            _mm_prefetch((const char *)at + 4 * each + i, _MM_HINT_T0);
-            _mm_prefetch((const char *)at + 5 * each + i, _MM_HINT_T0);
+    size_t each = 8 * words, i = 0;
+    for (; i < each - 8; i += 8) {
+        if (i % 64 == 0 && words >= PREFETCH_MIN) { /* across the ends of pages, where the processor's own prefetch stops */
+            _mm_prefetch((const char *)at + 3 * each + 3 * i, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + 3 * each + 3 * i + 64, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + 3 * each + 3 * i + 128, _MM_HINT_T0);
         }
         crc = _mm_crc32_u64(crc, load64(at + i));
         second = _mm_crc32_u64(second, load64(at + each + i));
         third = _mm_crc32_u64(third, load64(at + 2 * each + i));
     }
-    crc = _mm_crc32_u64(crc, load64(at + each - 8));
-    second = _mm_crc32_u64(second, load64(at + 2 * each - 8));
-    return _mm_crc32_u64(third, load64(at + 3 * each - 8) ^ moved(crc, by_two) ^ moved(second, by_one));
+    crc = _mm_crc32_u64(crc, load64(at + i));
+    second = _mm_crc32_u64(second, load64(at + each + i));
+    return _mm_crc32_u64(third, load64(at + 2 * each + i) ^ moved(crc, by_two[words]) ^ moved(second, by_one[words]));
 }
 
 HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t length)
 {
     const unsigned char *at = data;
     uint64_t crc = (uint32_t)~start;
-    for (; length >= 3 * LARGE; at += 3 * LARGE, length -= 3 * LARGE)
-        crc = three_streams(crc, at, LARGE, large_by_two, large_by_one);
-    for (; length >= 3 * SMALL; at += 3 * SMALL, length -= 3 * SMALL)
-        crc = three_streams(crc, at, SMALL, small_by_two, small_by_one);
+    while (length >= 24 * WORDS_MIN) {
+        size_t words = length / 24 < WORDS_MAX ? length / 24 : WORDS_MAX;
+        crc = three_streams(crc, at, words);
+        at += 24 * words;
+        length -= 24 * words;
+    }
     for (; length >= 8; at += 8, length -= 8)
         crc = _mm_crc32_u64(crc, load64(at));
     uint32_t rest = (uint32_t)crc;
@@ -138,10 +151,7 @@ void crc32c_setup(void)
 {
     fill_table();
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul")) {
-        large_by_two = power(8 * 2 * LARGE - 33);
-        large_by_one = power(8 * LARGE - 33);
-        small_by_two = power(8 * 2 * SMALL - 33);
-        small_by_one = power(8 * SMALL - 33);
+        fill_powers();
         crc32c = crc32c_sse42;
         crc32c_header = header_sse42;
         chosen = "sse4.2";

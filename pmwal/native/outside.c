@@ -45,7 +45,8 @@ int raise_final(Core *core, int number)
 
 int raise_fault(Core *core)
 {
-    raise_final(core, EIO);
+    core->failed = EIO;
+    core->halted = true;
     PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
     if (error) {
         PyErr_SetObject(PyExc_OSError, error);
