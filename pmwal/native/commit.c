@@ -68,6 +68,15 @@ static int sync_pages(Core *core, uint64_t first, uint64_t end)
     return 0;
 }
 
+/* No later store overtakes an earlier one; and where lines are flushed, the earlier ones are durable then. */
+static inline void order_stores(const Core *core)
+{
+    if (core->barrier == BARRIER_LINES)
+        fence();
+    else
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
 /* Through the seam. 0, or -1 with an exception set. */
 static int barrier_recorded(Core *core, const struct range *ranges, size_t count)
 {
@@ -91,10 +100,7 @@ static int barrier_over(Core *core, const struct range *ranges, size_t count)
     if (core->seam)
         return barrier_recorded(core, ranges, count);
     int status = check_size(core); /* what a shortened file no longer holds would be called durable */
-    if (core->barrier == BARRIER_LINES)
-        fence();
-    else if (core->barrier == BARRIER_NONE)
-        __atomic_thread_fence(__ATOMIC_RELEASE);
+    order_stores(core);
     for (size_t i = 0; i < count && !status && core->barrier == BARRIER_MSYNC; i++)
         status = sync_pages(core, page_start(ranges[i].offset), page_end(ranges[i].offset + ranges[i].length));
     return status;
@@ -234,22 +240,20 @@ static void durable_body(void *context)
     struct slot_store store = {core, 0, &batch->slot};
     if (batch->names)
         store.offset = build_slot(core, &batch->slot, &core->state, (struct bound){position, seq}, 0);
-    if (core->barrier == BARRIER_LINES)
-        fence();
+    order_stores(core);
     if (batch->names) {
         slot_body(&store);
-        if (core->barrier == BARRIER_LINES)
-            fence();
+        order_stores(core);
     }
     struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
     page->bounds.version_begin = core->live_version + 1;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     page->bounds.durable_position = position;
     page->bounds.durable_seq = seq - 1;
     page->writer.heartbeat_ns = batch->time_ns;
     page->writer.published_position = position;
     page->writer.published_seq = seq - 1;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     page->bounds.version_end = core->live_version + 1;
 }
 
