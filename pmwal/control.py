@@ -24,6 +24,7 @@ from pmwal.layout import (
     decode_slot,
     initial_slot,
     record_size,
+    slot_body,
     slot_index,
     slot_offset,
 )
@@ -86,12 +87,16 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
     slots: list[Slot | None] = []
     problem: str | None = None
     untouched = initial_slot()
+    untouched_body = slot_body(untouched)
+    known = checks is not None
     for index in range(block.turn):
         slot = None
         if checks is None or checks[index]:
-            slot = decode_slot(raw[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index, known=checks is not None)
+            stored = raw[index * SLOT.size : (index + 1) * SLOT.size]
+            is_untouched = known and stored.endswith(untouched_body)  # most are, in a young log
+            slot = untouched if is_untouched else decode_slot(stored, block.uuid, index, known=known)
         slots.append(slot)
-        if slot is None or slot == untouched:
+        if slot is None or slot is untouched or slot == untouched:
             continue
         reason = slot_problem(slot, block)
         if reason is None and slot.generation and slot_index(slot.generation, block.control_pages) != index:

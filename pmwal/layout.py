@@ -355,9 +355,14 @@ def slot_offset(index: int) -> int:
     return CONTROL_OFFSET + index * SLOT.size
 
 
+def slot_body(slot: Slot) -> bytes:
+    """The 60 bytes of a slot behind its checksum, which are the same at every index."""
+    return SLOT.struct.pack(0, *slot, 0)[_CRC_SIZE:]
+
+
 def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
     """The 64 bytes of a slot at its index."""
-    body = SLOT.struct.pack(0, *slot, 0)[_CRC_SIZE:]
+    body = slot_body(slot)
     return struct.pack("<I", crc32c(body, seed_crc(uuid, index))) + body
 
 

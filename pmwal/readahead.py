@@ -1,26 +1,26 @@
-"""Reading a large log from a disk in order: past the page cache, and the next piece while this one is looked at.
+"""Reading a large log from a disk in order: the next piece while this one is looked at.
 
 Invariants
 ----------
-- It is used after the file was synced and before anything is stored, so that what it reads is what the disk holds, and what a
-  recovery keeps past the pointer is stored again from these very bytes.
-- It leaves nothing in the page cache. Read-ahead of the kernel would leave large folios there, and one dirty line in a folio of
-  1 MiB costs 2048 sectors.
+- It is used after the file was synced and before anything is stored, and what a recovery keeps past the pointer is stored again
+  from these very bytes.
+- The mapping is not touched meanwhile, and at the end all that was read leaves the page cache: the kernel's read-ahead puts large
+  folios there, and one dirty line in a folio of 1 MiB costs 2048 sectors. A page that the mapping holds would stay, and its folio.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pmwal.medium import drop_cache
 from pmwal.ring import Load
 
 _PIECE = 1024 * 1024
-_BUFFERS = 4  # one holds the piece in use; into the others the next ones are read
-_SMALL = 64 * 1024  # what is smaller is not part of a scan, and goes the usual way
+_BUFFERS = 4
+_SMALL = 64 * 1024  # what is smaller is not part of a scan, and is read by itself
 
 
 class _ReadAhead:
@@ -30,65 +30,61 @@ class _ReadAhead:
         self._fd = fd
         self._pool = pool
         self._otherwise = otherwise
-        self._buffers = [mmap.mmap(-1, _PIECE) for _ in range(_BUFFERS)]  # aligned as O_DIRECT wants it
+        self._buffers = [bytearray(_PIECE) for _ in range(_BUFFERS)]
         self._current = -1  # number of the piece in use
         self._length = 0  # bytes in it
         self._reading: dict[int, Future[int]] = {}  # by number of piece, in order
 
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
-        if length < _SMALL:
-            return self._otherwise(offset, length)
         parts: list[bytes] = []
         while length:
-            number, start = divmod(offset, _PIECE)
-            if number != self._current and not self._take(number):
-                return b"".join(parts) + self._otherwise(offset, length)
-            part = self._buffers[number % _BUFFERS][start : min(start + length, self._length)]
-            if not part:  # the file ends here; the usual way says so
+            part = self._part(offset, length)
+            if not part:  # the file ends here, or the disk fails; the usual way says so
                 return b"".join(parts) + self._otherwise(offset, length)
             parts.append(part)
             offset, length = offset + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _take(self, number: int) -> bool:
-        """Make this piece the current one, and have the next ones read; False when it cannot be read past the cache."""
-        if number not in self._reading:
-            self._wait()
-        for skipped in [earlier for earlier in self._reading if earlier < number]:
-            self._reading.pop(skipped).exception()  # its buffer is wanted
-        self._current = -1
-        for ahead in range(number, number + _BUFFERS):
-            if ahead not in self._reading:
-                self._reading[ahead] = self._pool.submit(self._read, ahead)
+    def _part(self, offset: int, length: int) -> bytes:
+        """The first of these bytes; none when there are none, or they cannot be read."""
+        number, start = divmod(offset, _PIECE)
         try:
-            self._length = self._reading.pop(number).result()
+            if length < _SMALL and number != self._current and number not in self._reading:
+                return os.pread(self._fd, length, offset)
+            if number != self._current:
+                self._take(number)
         except OSError:
-            self._wait()
-            return False
+            return b""
+        return bytes(memoryview(self._buffers[number % _BUFFERS])[start : min(start + length, self._length)])
+
+    def _take(self, number: int) -> None:
+        """Make this piece the current one, and have the next ones read."""
+        if next(iter(self._reading), -1) != number:
+            for reading in self._reading.values():
+                reading.exception()  # they have to end: their buffers are wanted
+            self._reading.clear()
+        self._current = -1
+        for ahead in range(number + len(self._reading), number + _BUFFERS):
+            self._reading[ahead] = self._pool.submit(self._read, ahead)
+        self._length = self._reading.pop(number).result()
         self._current = number
-        return True
 
     def _read(self, number: int) -> int:
         return os.preadv(self._fd, [self._buffers[number % _BUFFERS]], number * _PIECE)
 
-    def _wait(self) -> None:
-        """Let all reads end: no two of them may go into one buffer."""
-        for reading in self._reading.values():
-            reading.exception()
-        self._reading.clear()
-
 
 @contextlib.contextmanager
 def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
-    """A load for a scan of the file behind this descriptor; ``otherwise`` is what loads where O_DIRECT does not work."""
+    """A load for a scan of the file behind this descriptor; ``otherwise`` is what loads where this way does not work."""
     try:
-        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)  # the kernel reads ahead by descriptor
     except OSError:
         yield otherwise
         return
     try:
         with ThreadPoolExecutor(_BUFFERS - 1, "pmwal-read-ahead") as pool:
-            yield _ReadAhead(direct, pool, otherwise).load
+            yield _ReadAhead(own, pool, otherwise).load
     finally:
-        os.close(direct)
+        drop_cache(own)
+        os.close(own)

@@ -202,7 +202,7 @@ def test_only_the_seam_changes_files(name: str) -> None:
 def test_only_the_seam_and_the_medium_know_mmap() -> None:
     """No other module can hold a raw mapping of a file to store into."""
     users = {name for name in MODULES if "mmap" in imported_by(name)}
-    assert users == {"pmwal.seam", "pmwal.medium", "pmwal.readahead"}  # the last one for anonymous memory
+    assert users == {"pmwal.seam", "pmwal.medium"}
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,14 @@ uint32_t crc32c_table(uint32_t crc, const void *data, size_t length)
 
 uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length) = crc32c_table;
 
-static uint32_t header_by_table(uint32_t crc, uint64_t place, const uint64_t words[6])
+static uint32_t record_in_turn(uint32_t crc, struct crc32c_header header, const void *payload, size_t length)
 {
-    crc = crc32c_table(crc, &place, sizeof place);
-    return crc32c_table(crc, (const unsigned char *)words + 4, 44);
+    crc = crc32c(crc, &header.place, sizeof header.place);
+    crc = crc32c(crc, (const unsigned char *)header.words + 4, 44);
+    return crc32c(crc, payload, length);
 }
 
-uint32_t (*crc32c_header)(uint32_t crc, uint64_t place, const uint64_t words[6]) = header_by_table;
+uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void *payload, size_t length) = record_in_turn;
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -59,6 +60,8 @@ uint32_t (*crc32c_header)(uint32_t crc, uint64_t place, const uint64_t words[6])
 #define HARDWARE __attribute__((target("sse4.2,pclmul")))
 #define WORDS_MAX 512 /* words in each of three streams */
 #define WORDS_MIN 4   /* below it one stream is as fast */
+#define SHORT_MIN 32  /* bytes from which on a payload is two streams beside its header's */
+#define SHORT_MAX 512 /* bytes from which on three streams are faster */
 #define PREFETCH_MIN 64 /* words from which on what follows is asked for ahead */
 
 static uint32_t by_one[WORDS_MAX + 1], by_two[WORDS_MAX + 1]; /* what moves a checksum over so many words, and over twice as many */
@@ -114,18 +117,8 @@ HARDWARE static inline uint64_t three_streams(uint64_t crc, const unsigned char 
     return _mm_crc32_u64(third, load64(at + 2 * each + i) ^ moved(crc, by_two[words]) ^ moved(second, by_one[words]));
 }
 
-HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t length)
+HARDWARE static inline uint32_t last_bytes(uint64_t crc, const unsigned char *at, size_t length)
 {
-    const unsigned char *at = data;
-    uint64_t crc = (uint32_t)~start;
-    while (length >= 24 * WORDS_MIN) {
-        size_t words = length / 24 < WORDS_MAX ? length / 24 : WORDS_MAX;
-        crc = three_streams(crc, at, words);
-        at += 24 * words;
-        length -= 24 * words;
-    }
-    for (; length >= 8; at += 8, length -= 8)
-        crc = _mm_crc32_u64(crc, load64(at));
     uint32_t rest = (uint32_t)crc;
     if (length & 4) {
         uint32_t word;
@@ -138,13 +131,52 @@ HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t l
     return ~rest;
 }
 
-HARDWARE static uint32_t header_sse42(uint32_t start, uint64_t place, const uint64_t words[6])
+HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t length)
 {
-    uint64_t crc = _mm_crc32_u64((uint32_t)~start, place);
-    crc = _mm_crc32_u32((uint32_t)crc, (uint32_t)(words[0] >> 32));
+    const unsigned char *at = data;
+    uint64_t crc = (uint32_t)~start;
+    while (length >= 24 * WORDS_MIN) {
+        size_t words = length / 24 < WORDS_MAX ? length / 24 : WORDS_MAX;
+        crc = three_streams(crc, at, words);
+        at += 24 * words;
+        length -= 24 * words;
+    }
+    for (; length >= 8; at += 8, length -= 8)
+        crc = _mm_crc32_u64(crc, load64(at));
+    return last_bytes(crc, at, length);
+}
+
+HARDWARE static inline uint64_t header_stream(uint32_t start, struct crc32c_header header)
+{
+    uint64_t crc = _mm_crc32_u64((uint32_t)~start, header.place);
+    crc = _mm_crc32_u32((uint32_t)crc, (uint32_t)(header.words[0] >> 32));
     for (int i = 1; i < 6; i++)
-        crc = _mm_crc32_u64(crc, words[i]);
-    return ~(uint32_t)crc;
+        crc = _mm_crc32_u64(crc, header.words[i]);
+    return crc;
+}
+
+/* A header and a short payload at once: the header's stream, and one for each half of the payload. */
+HARDWARE static inline uint32_t short_record(uint32_t start, struct crc32c_header header, const unsigned char *payload, size_t length)
+{
+    size_t words = length / 16, each = 8 * words, at = 0;
+    uint64_t first = 0, second = 0;
+    for (; at < each - 8; at += 8) {
+        first = _mm_crc32_u64(first, load64(payload + at));
+        second = _mm_crc32_u64(second, load64(payload + each + at));
+    }
+    first = _mm_crc32_u64(first, load64(payload + at));
+    uint64_t before = moved(header_stream(start, header), by_two[words]) ^ moved(first, by_one[words]);
+    uint64_t crc = _mm_crc32_u64(second, load64(payload + each + at) ^ before);
+    if (length & 8)
+        crc = _mm_crc32_u64(crc, load64(payload + 2 * each));
+    return last_bytes(crc, payload + (length & ~(size_t)7), length & 7);
+}
+
+HARDWARE static uint32_t record_sse42(uint32_t start, struct crc32c_header header, const void *payload, size_t length)
+{
+    if (length >= SHORT_MIN && length < SHORT_MAX)
+        return short_record(start, header, payload, length);
+    return crc32c_sse42(~(uint32_t)header_stream(start, header), payload, length);
 }
 
 void crc32c_setup(void)
@@ -153,7 +185,7 @@ void crc32c_setup(void)
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul")) {
         fill_powers();
         crc32c = crc32c_sse42;
-        crc32c_header = header_sse42;
+        crc32c_record = record_sse42;
         chosen = "sse4.2";
     }
 }
@@ -180,13 +212,14 @@ __attribute__((target("+crc"))) static uint32_t crc32c_armv8(uint32_t start, con
     return ~crc;
 }
 
-__attribute__((target("+crc"))) static uint32_t header_armv8(uint32_t start, uint64_t place, const uint64_t words[6])
+__attribute__((target("+crc"))) static uint32_t record_armv8(uint32_t start, struct crc32c_header header, const void *payload,
+                                                             size_t length)
 {
-    uint32_t crc = __crc32cd(~start, place);
-    crc = __crc32cw(crc, (uint32_t)(words[0] >> 32));
+    uint32_t crc = __crc32cd(~start, header.place);
+    crc = __crc32cw(crc, (uint32_t)(header.words[0] >> 32));
     for (int i = 1; i < 6; i++)
-        crc = __crc32cd(crc, words[i]);
-    return ~crc;
+        crc = __crc32cd(crc, header.words[i]);
+    return crc32c_armv8(~crc, payload, length);
 }
 
 void crc32c_setup(void)
@@ -194,7 +227,7 @@ void crc32c_setup(void)
     fill_table();
     if (getauxval(AT_HWCAP) & HWCAP_CRC32) {
         crc32c = crc32c_armv8;
-        crc32c_header = header_armv8;
+        crc32c_record = record_armv8;
         chosen = "armv8";
     }
 }

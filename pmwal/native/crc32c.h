@@ -14,8 +14,14 @@ const char *crc32c_name(void);
 /* The checksum of `length` bytes that follow bytes with checksum `crc`; of nothing, `crc` itself. */
 extern uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length);
 
-/* The same over a place and a record's header, which are at hand as words: `place`, the upper half of words[0], words[1] to [5]. */
-extern uint32_t (*crc32c_header)(uint32_t crc, uint64_t place, const uint64_t words[6]);
+/* A record's header, which is at hand as words, and the place that it is for. */
+struct crc32c_header {
+    uint64_t place;
+    const uint64_t *words; /* six */
+};
+
+/* The same over a header (its place, the upper half of words[0], words[1] to [5]) and the `length` bytes behind it. */
+extern uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void *payload, size_t length);
 
 /* The implementation that needs no instruction of its own; tests compare the others with it. */
 uint32_t crc32c_table(uint32_t crc, const void *data, size_t length);

@@ -11,7 +11,7 @@ uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
 
 uint32_t record_crc(uint32_t uuid_crc, uint64_t position, const union header *header, const void *payload)
 {
-    return crc32c(crc32c_header(uuid_crc, position, header->words), payload, header->record.length);
+    return crc32c_record(uuid_crc, (struct crc32c_header){position, header->words}, payload, header->record.length);
 }
 
 bool header_possible(const struct geometry *g, const struct record *header, uint64_t position, uint64_t room)
@@ -89,4 +89,39 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
             run->index_any = index_any;
         }
     }
+}
+
+bool find_start(const struct geometry *g, const struct window *window, const struct run_rules *rules, uint64_t from, uint64_t until,
+                struct run *start)
+{
+    union header header;
+    uint64_t step = g->alignment;
+    for (uint64_t at = (from + step - 1) & ~(step - 1); at < until; at += step) {
+        uint64_t offset = at % g->capacity;
+        if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
+            return false;
+        memcpy(&header, window->bytes + (offset - window->start), sizeof header);
+        if (header.record.seq <= start->seq || header.record.seq >= rules->stop_seq || header.record.batch_index ||
+            header.record.epoch < start->epoch_min || record_at(g, window, at, &header) != WHOLE)
+            continue;
+        *start = (struct run){.position = at, .seq = header.record.seq, .epoch_min = header.record.epoch};
+        return true;
+    }
+    return false;
+}
+
+bool join_run(struct run *run, const struct run *began, const struct run *ended)
+{
+    if (run->position != began->position || run->seq != began->seq || run->epoch_min > began->epoch_min)
+        return false;
+    uint64_t mark = run->mark > ended->mark ? run->mark : ended->mark;
+    struct run both = *ended;
+    both.mark = mark;
+    if (ended->position == began->position) { /* it took nothing */
+        both.epoch_min = run->epoch_min;
+        both.index_any = run->index_any;
+        both.index_last = run->index_last;
+    }
+    *run = both;
+    return true;
 }

@@ -101,4 +101,12 @@ typedef int (*note_start)(void *context, uint64_t position, uint64_t seq);
 void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
             note_start note, void *context);
 
+/* A place between `from` and `until` from which a run under these rules, if it ever gets there, goes on: a whole record that begins
+ * a batch. `start` comes with the run that looks for it, and becomes a run that begins there. */
+bool find_start(const struct geometry *g, const struct window *window, const struct run_rules *rules, uint64_t from, uint64_t until,
+                struct run *start);
+
+/* Whether `run` ended exactly where another one began; if so, it becomes what one run over both would have been. */
+bool join_run(struct run *run, const struct run *began, const struct run *ended);
+
 #endif

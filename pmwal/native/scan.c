@@ -12,6 +12,7 @@
 
 #include "crc32c.h"
 #include "fault.h"
+#include "parallel.h"
 
 /* -- Walk */
 
@@ -170,37 +171,6 @@ typedef struct {
     PyTypeObject *bound_type;
 } Scanner;
 
-/* What a run found, kept in plain C until the fault guard has ended. */
-struct noted {
-    uint64_t *pairs;
-    size_t count, room;
-};
-
-static int note(void *context, uint64_t position, uint64_t seq)
-{
-    struct noted *noted = context;
-    if (noted->count == noted->room)
-        return 1;
-    noted->pairs[2 * noted->count] = position;
-    noted->pairs[2 * noted->count + 1] = seq;
-    noted->count++;
-    return 0;
-}
-
-struct guarded {
-    const struct geometry *geometry;
-    const struct window *window;
-    const struct run_rules *rules;
-    struct run *run;
-    struct noted *noted;
-};
-
-static void run_body(void *context)
-{
-    const struct guarded *guarded = context;
-    run_on(guarded->geometry, guarded->window, guarded->rules, guarded->run, note, guarded->noted);
-}
-
 static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"window", "start", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq", "lap_seq",
@@ -216,7 +186,7 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
     struct window window = {buffer.buf, start, (uint64_t)buffer.len};
     struct run_rules rules = {stop_seq, limit, (uint32_t)epoch, epoch_first_seq, lap_seq, batches, bytes_max};
     struct run run = {.position = position, .seq = seq, .epoch_min = (uint32_t)epoch_min, .mark = mark};
-    struct noted noted = {.room = bytes_max / PMWAL_INDEX_STEP + 2};
+    struct starts starts = {.room = starts_room(bytes_max < (uint64_t)buffer.len ? bytes_max : (uint64_t)buffer.len)};
     PyObject *list = NULL, *answer = NULL;
     if (index_last != Py_None) {
         run.index_any = true;
@@ -224,16 +194,12 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
         if (PyErr_Occurred())
             goto done;
     }
-    /* The room is bounded by the window too: no run leaves it. */
-    if (noted.room > (uint64_t)buffer.len / PMWAL_INDEX_STEP + 2)
-        noted.room = (uint64_t)buffer.len / PMWAL_INDEX_STEP + 2;
-    noted.pairs = PyMem_New(uint64_t, 2 * noted.room);
-    if (!noted.pairs) {
+    starts.pairs = PyMem_New(uint64_t, 2 * starts.room);
+    if (!starts.pairs) {
         PyErr_NoMemory();
         goto done;
     }
-    struct guarded guarded = {&scanner->geometry, &window, &rules, &run, &noted};
-    if (!fault_run(window.bytes, window.length, run_body, &guarded)) {
+    if (!run_parts(&scanner->geometry, &window, &rules, &run, &starts)) {
         PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
         if (error)
             PyErr_SetObject(PyExc_OSError, error);
@@ -241,10 +207,10 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
         goto done;
     }
     list = PyList_New(0);
-    for (size_t i = 0; list && i < noted.count; i++) {
-        if (noted.pairs[2 * i] >= run.position)
+    for (size_t i = 0; list && i < starts.count; i++) {
+        if (starts.pairs[2 * i] >= run.position)
             break; /* part of a batch that was not whole */
-        PyObject *pair = bound_new(scanner->bound_type, noted.pairs[2 * i], noted.pairs[2 * i + 1]);
+        PyObject *pair = bound_new(scanner->bound_type, starts.pairs[2 * i], starts.pairs[2 * i + 1]);
         if (!pair || PyList_Append(list, pair))
             Py_CLEAR(list);
         Py_XDECREF(pair);
@@ -255,7 +221,7 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
                                run.outside ? Py_True : Py_False, list);
 done:
     Py_XDECREF(list);
-    PyMem_Free(noted.pairs);
+    PyMem_Free(starts.pairs);
     PyBuffer_Release(&buffer);
     return answer;
 }

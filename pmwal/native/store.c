@@ -19,6 +19,7 @@
 #include "persist.h"
 
 #define LARGE_STORE (32 * 1024)      /* from here on a batch goes into the page cache by pwrite(2): no fault for each page */
+#define WRITE_BEHIND (64 * 1024)     /* bytes of a larger batch that the disk begins with while the rest is built */
 #define PREFETCH (UINT64_C(1) << 20) /* bytes ahead of the writer whose pages are asked for */
 #define STREAM_MIN 1024              /* from here on a record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
@@ -84,9 +85,8 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     }
     unsigned char chunk[CHUNK] __attribute__((aligned(64)));
     uint64_t done = CHUNK - PMWAL_HEADER;
-    uint32_t crc = crc32c_header(core->geometry.uuid_crc, position, header->words);
     memcpy(first + PMWAL_HEADER, piece->bytes, done);
-    crc = crc32c(crc, first + PMWAL_HEADER, done);
+    uint32_t crc = crc32c_record(core->geometry.uuid_crc, (struct crc32c_header){position, header->words}, first + PMWAL_HEADER, done);
     for (uint64_t at = CHUNK; at < size; at += CHUNK) {
         uint64_t length = size - at < CHUNK ? size - at : CHUNK;
         uint64_t payload = piece->length - done < length ? piece->length - done : length;
@@ -207,7 +207,16 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
     return 0;
 }
 
-/* Into the page cache by pwrite(2): each run of bytes that the ring holds in one piece at once. */
+/* Has the disk begin with the whole pages of what was just written: it works while the next piece is built, and the barrier finds
+ * less to do. Nothing is promised by it, nor is an error lost: msync(2) reports what becomes of these pages. */
+static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
+{
+    uint64_t first = offset & ~(PMWAL_PAGE - 1), end = (offset + length) & ~(PMWAL_PAGE - 1);
+    if (end > first)
+        sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
+}
+
+/* Into the page cache by pwrite(2), in pieces that the ring holds in one run. */
 static int store_written(struct batch *batch, uint64_t total)
 {
     Core *core = batch->core;
@@ -224,8 +233,9 @@ static int store_written(struct batch *batch, uint64_t total)
         union header header;
         uint64_t size = record_size(&core->geometry, piece->length);
         struct place start = place_record(&core->geometry, end, size);
-        if (filled && start.offset == 0) {
+        if (filled && (start.offset == 0 || filled >= WRITE_BEHIND)) {
             status = write_file(core, core->ring_offset + from.offset, staged, filled);
+            begin_writing(core, core->ring_offset + from.offset, filled);
             filled = 0;
         }
         if (!filled)

@@ -365,6 +365,34 @@ static struct run run_in_parts(const struct ring *ring, const struct run_rules *
     }
 }
 
+/* A run from where it begins and one from somewhere behind, put together: what one run over both is, or less. */
+static void check_joined(const struct ring *ring, uint64_t first, const struct run_rules *rules, const struct run *from,
+                         const struct run *whole)
+{
+    const struct geometry *g = &ring->g;
+    struct window all = {ring->bytes, 0, g->capacity};
+    uint64_t until = first + g->capacity;
+    struct run start = *from;
+    if (!find_start(g, &all, rules, first, until, &start) || start.position <= from->position ||
+        start.position - from->position >= rules->bytes_max)
+        return;
+    union header header;
+    CHECK(start.position >= first && start.position < until && start.position % g->alignment == 0);
+    CHECK(record_at(g, &all, start.position, &header) == WHOLE && header.record.seq == start.seq);
+    CHECK(start.seq > from->seq && start.seq < rules->stop_seq && header.record.batch_index == 0);
+    struct notes notes = {.room = NOTES}, more = {.room = NOTES};
+    struct run_rules here = *rules, there = *rules;
+    struct run run = *from, behind = start;
+    here.bytes_max = start.position - from->position;
+    there.bytes_max = rules->bytes_max - here.bytes_max;
+    run_on(g, &all, &here, &run, note, &notes);
+    run_on(g, &all, &there, &behind, note, &more);
+    CHECK(run.position <= whole->position && run.seq <= whole->seq);
+    if (join_run(&run, &start, &behind))
+        CHECK(run.position == whole->position && run.seq == whole->seq && run.mark == whole->mark &&
+              run.epoch_min == whole->epoch_min && !run.outside);
+}
+
 static void run_all(const struct ring *ring, const struct parameters *p, struct run_rules rules, struct run from)
 {
     const struct geometry *g = &ring->g;
@@ -379,6 +407,8 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
         CHECK(!run.outside);
         check_run(ring, &rules, &from, &run, &notes, true);
         ends[batches] = run;
+        check_joined(ring, from.position + p->window_start % g->capacity, &rules, &from, &run);
+        check_joined(ring, run.position, &rules, &from, &run); /* where something stopped it */
 
         struct notes pieced = {.room = NOTES};
         struct run parts = run_in_parts(ring, &rules, p, from, &pieced);
@@ -444,11 +474,10 @@ static void check_checksums(const struct ring *ring, const struct parameters *p)
         union header header;
         memcpy(&header, copy, sizeof header);
         unsigned char *fields = (unsigned char *)&header + sizeof header.record.crc;
-        CHECK(crc32c_header(p->uuid_crc, p->position, header.words) == crc32c_table(seed, fields, sizeof header - sizeof header.record.crc));
         header.record.length = (uint32_t)(length - PMWAL_HEADER);
-        CHECK(record_crc(p->uuid_crc, p->position, &header, copy + PMWAL_HEADER) ==
-              crc32c_table(crc32c_table(seed, fields, sizeof header - sizeof header.record.crc), copy + PMWAL_HEADER,
-                           length - PMWAL_HEADER));
+        uint32_t expected = crc32c_table(seed, fields, sizeof header - sizeof header.record.crc);
+        expected = crc32c_table(expected, copy + PMWAL_HEADER, length - PMWAL_HEADER);
+        CHECK(record_crc(p->uuid_crc, p->position, &header, copy + PMWAL_HEADER) == expected);
     }
     CHECK(crc32c(seed, copy, length) == crc32c_table(seed, copy, length));
     CHECK(crc32c(crc32c(seed, copy, length / 3), copy + length / 3, length - length / 3) == crc32c(seed, copy, length));

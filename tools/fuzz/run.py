@@ -51,6 +51,11 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "batch-without-count": (r"\|\| header.batch_count != batch_count", ""),
     "mark-of-the-last": (r"if \(header.durable > mark\)", "if (true)"),
     "never-outside": ("run->outside = true", "run->outside = false"),
+    "join-anywhere": (r"run->position != began->position \|\| ", ""),
+    "join-any-number": (r" \|\| run->seq != began->seq", ""),
+    "join-older-epoch": (r" \|\| run->epoch_min > began->epoch_min", ""),
+    "start-of-any-number": (r"header.record.seq <= start->seq \|\| ", ""),
+    "start-not-whole": (r" \|\| record_at\(g, window, at, &header\) != WHOLE\)", ")"),
     "notes-too-often": (">= PMWAL_INDEX_STEP", ">= PMWAL_INDEX_STEP / 2"),
 }
 """What is replaced in ring.c (a regular expression): each is one check that a hostile file would find missing."""

@@ -1,0 +1,123 @@
+/* Runs of whole records by several threads at once: checksums of memory that was not touched for long wait for it, and a system
+ * in recovery is down.
+ *
+ * Invariants
+ * - Where a part begins is a guess: a whole record somewhere behind. What follows from it counts only when the part before it ended
+ *   exactly there (join_run()), so a wrong guess costs time and nothing else.
+ * - A thread touches nothing of Python, and has ended before run_parts() returns.
+ */
+#define _GNU_SOURCE
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+
+#include "fault.h"
+
+#define PART_MIN (UINT64_C(1) << 20) /* bytes for which a thread is worth its start */
+
+struct part {
+    const struct geometry *g;
+    const struct window *window;
+    struct run_rules rules;
+    struct run from, run;
+    struct starts starts;
+    bool whole; /* no access faulted */
+    pthread_t thread;
+} __attribute__((aligned(128))); /* no two threads share a line */
+
+static int note(void *context, uint64_t position, uint64_t seq)
+{
+    struct starts *starts = context;
+    if (starts->count == starts->room)
+        return 1;
+    starts->pairs[2 * starts->count] = position;
+    starts->pairs[2 * starts->count + 1] = seq;
+    starts->count++;
+    return 0;
+}
+
+static void run_body(void *context)
+{
+    struct part *part = context;
+    run_on(part->g, part->window, &part->rules, &part->run, note, &part->starts);
+}
+
+static void *run_part(void *context)
+{
+    struct part *part = context;
+    part->run = part->from;
+    part->whole = fault_run(part->window->bytes, part->window->length, run_body, part);
+    return NULL;
+}
+
+struct guess {
+    struct part *part;
+    uint64_t from, until;
+    bool found;
+};
+
+/* Not before the run itself is known to go on: behind a log's end there is nothing to find, and all of it would be searched. */
+static void guess_body(void *context)
+{
+    struct guess *guess = context;
+    struct part *part = guess->part;
+    union header first;
+    if (record_at(part->g, part->window, part->from.position, &first) != WHOLE || first.record.seq != part->from.seq)
+        return;
+    guess->found = find_start(part->g, part->window, &part->rules, guess->from, guess->until, &part->from);
+}
+
+static unsigned processors(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
+}
+
+bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
+               struct starts *starts)
+{
+    struct part parts[PARTS_MAX];
+    uint64_t bytes = rules->bytes_max < window->length ? rules->bytes_max : window->length, begin = run->position;
+    unsigned wanted = bytes < 2 * PART_MIN ? 1 : processors(), count = 0;
+    if (wanted > PARTS_MAX)
+        wanted = PARTS_MAX;
+    if (wanted > bytes / PART_MIN + 1)
+        wanted = (unsigned)(bytes / PART_MIN + 1);
+
+    parts[count++] = (struct part){.g = g, .window = window, .rules = *rules, .from = *run};
+    for (unsigned i = 1; i < wanted; i++) {
+        struct part *before = &parts[count - 1], *part = &parts[count];
+        *part = (struct part){.g = g, .window = window, .rules = *rules, .from = *run};
+        uint64_t from = begin + bytes / wanted * i;
+        struct guess guess = {part, from, from + PART_MIN, false};
+        if (!fault_run(window->bytes, window->length, guess_body, &guess))
+            return false;
+        if (!guess.found || part->from.position <= before->from.position)
+            continue;
+        part->rules.bytes_max = begin + rules->bytes_max - part->from.position;
+        before->rules.bytes_max = part->from.position - before->from.position;
+        count++;
+    }
+    size_t room = starts->room / PARTS_MAX;
+    for (unsigned i = 0; i < count; i++)
+        parts[i].starts = (struct starts){.pairs = starts->pairs + 2 * room * i, .room = room};
+
+    unsigned begun = 1;
+    while (begun < count && pthread_create(&parts[begun].thread, NULL, run_part, &parts[begun]) == 0)
+        begun++;
+    run_part(&parts[0]);
+    for (unsigned i = 1; i < begun; i++)
+        pthread_join(parts[i].thread, NULL);
+
+    bool whole = parts[0].whole;
+    *run = parts[0].run;
+    starts->count = parts[0].starts.count;
+    for (unsigned i = 1; whole && i < begun && join_run(run, &parts[i].from, &parts[i].run); i++) {
+        memmove(starts->pairs + 2 * starts->count, parts[i].starts.pairs, 2 * parts[i].starts.count * sizeof *starts->pairs);
+        starts->count += parts[i].starts.count;
+        whole = parts[i].whole;
+    }
+    return whole;
+}

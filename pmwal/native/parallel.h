@@ -1,0 +1,26 @@
+/* Runs of whole records by several threads at once. */
+#ifndef PMWAL_PARALLEL_H
+#define PMWAL_PARALLEL_H
+
+#include "ring.h"
+
+#define PARTS_MAX 4
+
+/* Where records start: pairs of position and number. */
+struct starts {
+    uint64_t *pairs;
+    size_t count, room;
+};
+
+/* How many starts a run of so many bytes may note: any part may go through a batch that is as long as the whole. */
+static inline size_t starts_room(uint64_t bytes)
+{
+    return PARTS_MAX * (bytes / PMWAL_INDEX_STEP + 2);
+}
+
+/* Does what run_on() does, under a fault guard and by as many threads as there are processors for; `starts` has room for what it
+ * notes. False when an access to the window faulted. */
+bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
+               struct starts *starts);
+
+#endif
