@@ -292,9 +292,14 @@ int core_store_synced(Core *core, const struct piece *piece)
         return 1;
     if (now_ns(core, &batch.time_ns))
         return -1;
+    unsigned char few[PMWAL_PAGE], *staged = size > sizeof few ? PyMem_Malloc(size) : few;
+    if (!staged)
+        return 1;
     prefetch(core);
     core->stray_records = true;
-    int status = store_synced(&batch);
+    int status = store_synced(&batch, staged);
+    if (staged != few)
+        PyMem_Free(staged);
     if (status < 0) {
         core->no_dsync = true;
         core->stray_records = false;

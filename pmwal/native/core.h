@@ -55,9 +55,9 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
 /* Notes who uses the log, for the commits. */
 void note_thread(Core *core);
 
-/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). 0, an errno, or -1
- * when this kernel or file system cannot, and nothing was stored. */
-int store_synced(struct batch *batch);
+/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
+ * for the record. 0, an errno, or -1 when this kernel or file system cannot, and nothing was stored. */
+int store_synced(struct batch *batch, unsigned char *staged);
 
 /* Asks for the pages ahead of the writer. */
 void prefetch(Core *core);

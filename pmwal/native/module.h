@@ -127,7 +127,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count);
 
 /* Whether a record of this length is stored and made durable by one system call: on a disk, when one thread commits alone and has
  * nothing older to carry. core_store_synced() may still find that it cannot be, and return 1: nothing was stored then. */
-#define SYNCED_MAX 4096
+#define SYNCED_MAX (128 * 1024)
 
 int core_store_synced(Core *core, const struct piece *piece);
 

@@ -80,11 +80,10 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
 {
     struct part parts[PARTS_MAX];
     uint64_t bytes = rules->bytes_max < window->length ? rules->bytes_max : window->length, begin = run->position;
-    unsigned wanted = bytes < 2 * PART_MIN ? 1 : processors(), count = 0;
-    if (wanted > PARTS_MAX)
-        wanted = PARTS_MAX;
-    if (wanted > bytes / PART_MIN + 1)
-        wanted = (unsigned)(bytes / PART_MIN + 1);
+    uint64_t wanted = bytes / PART_MIN < 2 ? 1 : processors();
+    wanted = wanted < bytes / PART_MIN ? wanted : bytes / PART_MIN;
+    wanted = wanted < PARTS_MAX ? wanted : PARTS_MAX;
+    unsigned count = 0;
 
     parts[count++] = (struct part){.g = g, .window = window, .rules = *rules, .from = *run};
     for (unsigned i = 1; i < wanted; i++) {

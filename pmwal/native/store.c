@@ -176,6 +176,11 @@ struct touched {
     const volatile unsigned char *start, *end;
 };
 
+static struct touched touched_by(const Core *core, uint64_t offset, uint64_t length)
+{
+    return (struct touched){core->base + (offset & ~(PMWAL_PAGE - 1)), core->base + offset + length};
+}
+
 static void touch_body(void *context)
 {
     const struct touched *touched = context;
@@ -186,7 +191,7 @@ static void touch_body(void *context)
 /* Reads one byte of each page, so that pwrite(2) finds single pages in the cache and makes no large folios there. */
 static int touch(Core *core, uint64_t offset, uint64_t length)
 {
-    struct touched touched = {core->base + (offset & ~(PMWAL_PAGE - 1)), core->base + offset + length};
+    struct touched touched = touched_by(core, offset, length);
     return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault(core);
 }
 
@@ -251,13 +256,15 @@ static int store_written(struct batch *batch, uint64_t total)
     return status;
 }
 
-int store_synced(struct batch *batch)
+int store_synced(struct batch *batch, unsigned char *staged)
 {
     Core *core = batch->core;
-    unsigned char staged[SYNCED_MAX];
     union header header;
     uint64_t size = record_size(&core->geometry, batch->pieces->length);
     struct place start = place_record(&core->geometry, core_head(core), size);
+    struct touched touched = touched_by(core, core->ring_offset + start.offset, size);
+    if (size > PMWAL_PAGE && !fault_run(core->base, core->size, touch_body, &touched))
+        return EIO;
     struct iovec piece = {staged, size};
     fill_header(batch, &header, 0);
     build(core, staged, &header, batch->pieces, start.position, size);

@@ -92,7 +92,10 @@ def find_library(name: str) -> str | None:
 
 
 def initialise(path: Path, size: int, head: bytes = b"") -> None:
-    """A file of zeros that is written and synced: the writes that are timed then change no metadata."""
+    """A file of zeros that is written and synced: the writes that are timed then change no metadata.
+
+    It leaves the page cache: large writes make large folios, and an msync of one line would write all of such a folio.
+    """
     with path.open("wb") as file:
         file.write(head)
         piece = bytes(1 << 20)
@@ -101,6 +104,7 @@ def initialise(path: Path, size: int, head: bytes = b"") -> None:
             left -= file.write(piece[:left])
         file.flush()
         os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Keys:

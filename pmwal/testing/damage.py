@@ -1,0 +1,76 @@
+"""Damage: what a medium does that keeps no promise. Bits flip, lines are poisoned, writes go astray, blocks of another log show up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from pmwal.layout import HEADER, LINE, LIVE_OFFSET, PAGE, Superblock, encode_header
+from pmwal.ring import RingReader
+
+FOREIGN = bytes(range(100, 116))
+"""The uuid of another log."""
+
+
+def damaged_images(image: bytes, block: Superblock, random: Random, count: int) -> Iterator[tuple[str, bytes]]:
+    """Copies of an image with one fault each, and what it is: ``count`` of each kind, and of one kind one for each header."""
+    for _ in range(count):
+        yield flip(image, _somewhere(block, random), random.randrange(8))
+        yield poison(image, _somewhere(block, random) // LINE * LINE, random)
+        yield misdirect(image, *(_somewhere(block, random) // LINE * LINE for _ in range(2)))
+    headers = list(_headers(image, block))
+    for position in random.sample(headers, min(count, len(headers))):
+        offset = block.ring_offset + position % block.capacity
+        yield flip(image, offset + random.randrange(HEADER), random.randrange(8))
+        yield flip(image, offset + 32, 0)  # its epoch
+        yield foreign(image, block, position)
+
+
+def _somewhere(block: Superblock, random: Random) -> int:
+    """An offset that the log's records or slots may lie at."""
+    start = random.choice((block.control_offset, block.ring_offset))
+    return random.randrange(start, block.copy_offset if start == block.control_offset else block.file_size)
+
+
+def _headers(image: bytes, block: Superblock) -> Iterator[int]:
+    """Positions of the whole records of the first two laps."""
+    reader = RingReader(block, lambda offset, length: image[offset : offset + length])
+    for position in range(0, 3 * block.capacity, block.alignment):
+        offset = block.ring_offset + position % block.capacity
+        if image[offset + 8 : offset + 16] != bytes(8) and reader.whole(position) is not None:
+            yield position
+
+
+def flip(image: bytes, offset: int, bit: int) -> tuple[str, bytes]:
+    """One bit is another."""
+    changed = bytearray(image)
+    changed[offset] ^= 1 << bit
+    return f"bit {bit} of byte {offset} flipped", bytes(changed)
+
+
+def poison(image: bytes, offset: int, random: Random) -> tuple[str, bytes]:
+    """A line lost what it held."""
+    fill = random.choice((bytes(LINE), b"\xff" * LINE, random.randbytes(LINE)))
+    return f"line at {offset} poisoned", image[:offset] + fill + image[offset + LINE :]
+
+
+def misdirect(image: bytes, source: int, target: int) -> tuple[str, bytes]:
+    """The store of one line went to another place."""
+    line = image[source : source + LINE]
+    return f"line at {source} stored at {target} too", image[:target] + line + image[target + LINE :]
+
+
+def foreign(image: bytes, block: Superblock, position: int) -> tuple[str, bytes]:
+    """Where a record was stands one of another log, with the same number and size."""
+    offset = block.ring_offset + position % block.capacity
+    reader = RingReader(block, lambda start, length: image[start : start + length])
+    found = reader.whole(position)
+    assert found is not None
+    payload = b"x" * found.header.length
+    stored = encode_header(found.header, payload, FOREIGN, position) + payload
+    return f"record at position {position} is of another log", image[:offset] + stored + image[offset + len(stored) :]
+
+
+def live_page(image: bytes, data: bytes) -> bytes:
+    """The image with other bytes in the live page, which after a crash mean nothing."""
+    return image[:LIVE_OFFSET] + data.ljust(PAGE, b"\0")[:PAGE] + image[LIVE_OFFSET + PAGE :]

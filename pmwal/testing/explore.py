@@ -1,0 +1,230 @@
+"""Exploring: histories are run, their crash images built, and each image that is new is shown to the oracles.
+
+Invariants
+----------
+- An image counts once for what was expected of it: equal bytes under equal expectations are one distinct image, whatever
+  history and medium led there.
+- A share of the images, chosen by their digest, goes through a real open, and a smaller one through a crash at every step of
+  that recovery and of a few appends after it: which ones does not depend on the order.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from pmwal.layout import LINE, slot_index, slot_offset
+from pmwal.opening import open_log
+from pmwal.testing.damage import damaged_images
+from pmwal.testing.images import Image, build, cached, choices, digest_after
+from pmwal.testing.media import DIGEST_MASK, Medium
+from pmwal.testing.model import Expectation, Found, brief
+from pmwal.testing.operations import LARGE, Session, Setting, Start, Trace, payload
+from pmwal.testing.oracles import CRASH_ROWS, Examined, Examiner, Violation, check, check_damaged, documented_errors
+from pmwal.testing.recorder import Recorder
+
+
+class Effort(NamedTuple):
+    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes."""
+
+    samples: int = 8
+    open_one_in: int = 16
+    nest_one_in: int = 256
+    depth: int = 1
+    damages: int = 2
+
+
+class History(NamedTuple):
+    """One history to explore."""
+
+    setting: Setting
+    names: tuple[str, ...]
+    seed: int
+
+
+@dataclass
+class Tally:
+    """What was explored. ``seen`` has a number for each distinct image."""
+
+    histories: int = 0
+    operations: int = 0
+    images: int = 0
+    opened: int = 0
+    nested: int = 0
+    damaged: int = 0
+    seen: set[int] = field(default_factory=set)
+    cases: dict[str, int] = field(default_factory=dict)
+
+
+class Failure(NamedTuple):
+    """A violation and the history that showed it."""
+
+    history: History
+    oracle: str
+    detail: str
+
+
+class Explorer:
+    """Explores histories, one after the other, in one directory."""
+
+    def __init__(self, directory: Path, effort: Effort) -> None:
+        self.effort = effort
+        self.tally = Tally()
+        self._path = directory / "history.wal"
+        self._image_path = directory / "image.wal"
+        self._examiner = Examiner()
+
+    def explore(self, history: History) -> None:
+        """Run a history and look at every image of its last operation; ``Violation`` when an oracle says no."""
+        with documented_errors():
+            session = Session(history.setting, self._path, start_of(history.setting), history.seed)
+            trace = session.run(history.names)
+            self.tally.histories += 1
+            self.tally.operations += len(history.names)
+            self._look_at(trace, history, 0)
+
+    def _look_at(self, trace: Trace, history: History, depth: int) -> None:
+        random = Random(history.seed)
+        for steps, medium, stored in points(trace, history.setting.medium):
+            expectation = trace.expected(steps)
+            salt = expectation.digest
+            if stored:
+                self._judge(cached(medium), expectation, salt, history, depth)
+                continue
+            for choice in choices(medium, random, self.effort.samples):
+                self.tally.images += 1
+                key = (digest_after(medium, choice) ^ salt) & DIGEST_MASK
+                if key not in self.tally.seen:
+                    self.tally.seen.add(key)
+                    self._show(build(medium, choice), key, expectation, history, depth)
+        if not medium.open and not expectation.lied:
+            self._lose_slots(cached(medium), expectation, history)
+            self._damage(cached(medium), expectation, history, random)
+
+    def _judge(self, image: Image, expectation: Expectation, salt: int, history: History, depth: int) -> None:
+        self.tally.images += 1
+        key = (image.digest ^ salt) & DIGEST_MASK
+        if key not in self.tally.seen:
+            self.tally.seen.add(key)
+            self._show(image, key, expectation, history, depth)
+
+    def _show(self, image: Image, key: int, expectation: Expectation, history: History, depth: int) -> None:
+        examined = self._examiner.examine(image.data)
+        check(examined, expectation)
+        case = examined.case
+        self.tally.cases[case] = self.tally.cases.get(case, 0) + 1
+        if expectation.lied:
+            return
+        if key % self.effort.open_one_in == 0:
+            self._open(image, examined, history)
+        if depth < self.effort.depth and key // self.effort.open_one_in % self.effort.nest_one_in == 0:
+            self._nest(image, examined.found, history, depth)
+
+    def _open(self, image: Image, examined: Examined, history: History) -> None:
+        """Oracles "open" and "twice"."""
+        self.tally.opened += 1
+        session = Session(history.setting, self._image_path, Start(image.data, examined.found), history.seed)
+        try:
+            session.run(())
+        except Violation as violation:
+            raise violation.renamed("open") from violation
+        again = self._examiner.examine(self._image_path.read_bytes())
+        if again.found != examined.found or again.case not in CRASH_ROWS:
+            raise Violation("twice", f"first {brief(examined.found.items)}, then {brief(again.found.items)} ({again.case})")
+
+    def _nest(self, image: Image, found: Found, history: History, depth: int) -> None:
+        """Oracles "interrupted" and "continued"."""
+        self.tally.nested += 1
+        for names, oracle in ((), "interrupted"), (("append_small", "extend", "append_pending"), "continued"):
+            start = Start(image.data, found, issued=1000)
+            session = Session(history.setting, self._image_path, start, history.seed)
+            try:
+                self._look_at(session.run(names)._replace(begin=0), history, depth + 1)
+            except Violation as violation:
+                raise violation.renamed(oracle) from violation
+
+    def _lose_slots(self, image: Image, expectation: Expectation, history: History) -> None:
+        """Oracle "slot"."""
+        control = self._examiner.examine(image.data).judgement.control
+        block = self._examiner.block
+        assert control.newest is not None
+        for generation in (control.newest.generation, control.newest.generation - 1):
+            offset = slot_offset(slot_index(generation, block.control_pages))
+            data = image.data[:offset] + bytes(LINE) + image.data[offset + LINE :]
+            self.tally.damaged += 1
+            examined = self._examiner.examine(data)
+            if examined.corrupt or not expectation.allows(examined.found):
+                found = f"{brief(examined.found.items)} ({examined.case}: {examined.judgement.report.reason})"
+                raise Violation("slot", f"without generation {generation}: found {found}; expected {expectation}")
+
+    def _damage(self, image: Image, expectation: Expectation, history: History, random: Random) -> None:
+        """Oracle "damage"."""
+        for what, data in damaged_images(image.data, self._examiner.block, random, self.effort.damages):
+            self.tally.damaged += 1
+            try:
+                check_damaged(self._examiner.examine(data), expectation)
+            except Violation as violation:
+                raise Violation("damage", f"{what}: {violation.detail}") from violation
+
+
+def points(trace: Trace, kind: str) -> Iterator[tuple[int, Medium, bool]]:
+    """Where a crash is looked at: the medium before each step that takes a possibility away, and at the end; and the page cache
+    after each store (True). What a power cut can leave in between, it can leave at the next of these points too.
+    """
+    medium = Medium(kind, trace.base)
+    for steps, event in enumerate(trace.events):
+        if steps >= trace.begin and medium.settles(event):
+            yield steps, medium, False
+        medium.take(event)
+        if steps >= trace.begin and event.name in ("store", "stream"):
+            yield steps + 1, medium, True
+    yield len(trace.events), medium, False
+
+
+@lru_cache(maxsize=64)
+def start_of(setting: Setting) -> Start:
+    """A durable log to start from. "fresh" is new; "lapped" has old laps everywhere and a few records; in "brink" the next
+    record meets the ring's end; "full" has room for nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="pmwal-start-", dir=scratch()) as name:
+        path = Path(name) / "start.wal"
+        wal = open_log(
+            path, "x", size=setting.size, align=setting.align, medium=setting.mapped, ordering=setting.ordering, seam=Recorder()
+        )
+        wal.close()
+        fresh = Start(path.read_bytes(), Found(1, ()))
+        return fresh if setting.base == "fresh" else _used(setting, fresh, path)
+
+
+def _used(setting: Setting, fresh: Start, path: Path) -> Start:
+    session = Session(setting, path, fresh, 0)
+    session._reopen()
+    wal = session.log
+    laps = 2 if setting.base == "lapped" else 1
+    end = laps * wal.capacity - (LARGE + 200 if setting.base == "brink" else 0)
+    sizes = (40, LARGE, 300)
+    while wal._engine.state.head.position < end:
+        data = payload(session.issued, sizes[session.issued % len(sizes)])
+        if wal.free < len(data) + 2 * LARGE:  # by hand, because each overwriting append would leave two slots
+            wal.truncate(before=wal.next_seq)
+        wal.append(data, commit=False)
+        session.issued += 1
+    if setting.base != "full":
+        wal.truncate(before=max(wal.next_seq - 3, wal.first_seq))
+    held = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))
+    wal.close()
+    return Start(path.read_bytes(), held, session.issued)
+
+
+@lru_cache(maxsize=1)
+def scratch() -> Path:
+    """A directory on tmpfs, where an open is cheap and cache lines can be flushed; the temporary one where there is none."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))
+

@@ -1,0 +1,74 @@
+"""Failing msyncs: what becomes of the pages whose writing failed, and when the caller is told.
+
+The kernel reports a failed write once and counts the pages as clean. What they show then differs by file system, and what the
+disk holds of them is any version of before (A6 of docs/durability.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pmwal.testing.media import Medium
+from pmwal.testing.recorder import Event, Recorder
+
+PERSONALITIES = ("kept", "reverted", "dropped", "restoring", "late")
+"""What a failed msync leaves: the page as it was stored, for good; the old page, at once; the page as it was stored until the
+writer's end, or until the next recovery stores it again; or an msync that returns 0, and an error from the next one."""
+
+
+class FailingMsync:
+    """Makes the next msync of a recorder fail."""
+
+    def __init__(self, personality: str, recorder: Recorder, path: Path, medium: Callable[[], Medium]) -> None:
+        self._personality = personality
+        self._recorder = recorder
+        self._path = path
+        self._medium = medium  # what the medium may hold at the time
+        self._range = (0, 0)
+        self._lies = personality == "late"
+        self._failed = False
+        recorder.before = self._before
+
+    def writer_ended(self) -> None:
+        """The writer is gone: nobody holds its pages in the cache any more."""
+        if self._personality == "dropped":
+            self._evict()
+        elif self._personality == "restoring":
+            self._recorder.before = self._before_restore
+
+    def _before(self, event: Event) -> None:
+        if event.name != "flush" or self._failed:
+            return
+        if self._lies:
+            self._lies = False
+            self._recorder.before = self._swallow
+            return
+        self._failed = True
+        self._range = event.offset, event.offset + event.length
+        self._recorder.events.append(event._replace(name="failed"))
+        if self._personality == "reverted":
+            self._evict()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def _swallow(self, event: Event) -> None:
+        """The step after the msync that lied: it is noted for what it was."""
+        events = self._recorder.events
+        events[-1] = events[-1]._replace(name="lied")
+        self._recorder.before = self._before
+        self._before(event)
+
+    def _before_restore(self, event: Event) -> None:
+        if event.name == "store":
+            self._recorder.before = None
+            self._evict()
+
+    def _evict(self) -> None:
+        """Clean pages leave the cache: what comes back is the oldest that the disk may hold."""
+        with self._path.open("r+b") as file:
+            for offset, data in self._medium().clean(*self._range):
+                self._recorder.events.append(Event("evict", offset, len(data), data))
+                file.seek(offset)
+                file.write(data)

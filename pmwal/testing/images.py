@@ -1,0 +1,113 @@
+"""Images: which of the many combinations of unit versions are built at one point of a run.
+
+All of them while at most ``EXHAUSTIVE_MAX`` units are open and each has two versions. Beyond that: nothing and everything kept,
+each unit alone lost, each alone kept, each prefix in the order of the first stores, all pairs lost, each version of each unit
+with the others lost and kept, units torn, and seeded samples of it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, product
+from math import prod
+from random import Random
+from typing import NamedTuple
+
+from pmwal.testing.media import DIGEST_MASK, Medium, Version
+
+EXHAUSTIVE_MAX = 6
+_PRODUCT_MAX = 1 << EXHAUSTIVE_MAX
+_MIXTURES = 2  # torn states of each unit by seed
+
+Choice = dict[int, Version]
+"""What some units hold; an open unit that is not named holds its oldest version."""
+
+
+class Image(NamedTuple):
+    """What a crash left: the whole file, and a digest of it that leaves the live page out."""
+
+    data: bytes
+    digest: int
+
+
+def digest_after(medium: Medium, choice: Choice) -> int:
+    """The digest of the image that ``build`` makes of this choice."""
+    return (medium.digest + sum(version.delta for version in choice.values())) & DIGEST_MASK
+
+
+def build(medium: Medium, choice: Choice) -> Image:
+    """The image in which these units hold these versions."""
+    image = bytearray(medium.held)
+    for unit, version in choice.items():
+        image[unit * medium.size : unit * medium.size + len(version.data)] = version.data
+    return Image(bytes(image), digest_after(medium, choice))
+
+
+def cached(medium: Medium) -> Image:
+    """What a kill leaves."""
+    return Image(bytes(medium.cache), medium.cache_digest)
+
+
+def choices(medium: Medium, random: Random, samples: int) -> Iterator[Choice]:
+    """What the open units may hold after a power cut now: see the head of this module. Some come twice."""
+    units, newest = list(medium.open), medium.newest()
+    yield {}
+    if not units:
+        return
+    yield dict(newest)
+    if prod(len(versions) for versions in medium.open.values()) <= _PRODUCT_MAX:
+        for versions in product(*medium.open.values()):
+            yield dict(zip(units, versions, strict=True))
+    elif len(units) <= EXHAUSTIVE_MAX:
+        for count in range(1, len(units)):
+            for kept in combinations(units, count):
+                yield {unit: newest[unit] for unit in kept}
+    else:
+        yield from _beyond(units, newest)
+    yield from _versions(medium, newest)
+    yield from _torn(medium, newest, random)
+    for _ in range(samples):
+        yield sampled(medium, random)
+
+
+def _beyond(units: list[int], newest: Choice) -> Iterator[Choice]:
+    for count, unit in enumerate(units):
+        yield {unit: newest[unit]}
+        yield {kept: version for kept, version in newest.items() if kept != unit}
+        yield {kept: newest[kept] for kept in units[:count]}
+    for pair in combinations(units, 2):
+        yield {kept: version for kept, version in newest.items() if kept not in pair}
+
+
+def _versions(medium: Medium, newest: Choice) -> Iterator[Choice]:
+    """Each version of each unit that is neither its oldest nor its newest."""
+    for unit, versions in medium.open.items():
+        for version in versions[1:-1]:
+            yield {unit: version}
+            yield {**newest, unit: version}
+
+
+def _torn(medium: Medium, newest: Choice, random: Random) -> Iterator[Choice]:
+    """Each unit torn, the others lost and kept."""
+    few = len(medium.open) <= EXHAUSTIVE_MAX
+    for unit, versions in medium.open.items():
+        if len(versions) < 2:
+            continue
+        torn = list(medium.prefixes(unit))
+        if not few and len(torn) > _MIXTURES:
+            torn = random.sample(torn, _MIXTURES)
+        torn += [medium.mixture(unit, random) for _ in range(_MIXTURES)]
+        for version in torn:
+            yield {unit: version}
+            yield {**newest, unit: version}
+
+
+def sampled(medium: Medium, random: Random) -> Choice:
+    """Any version of each unit, now and then torn."""
+    choice: Choice = {}
+    for unit, versions in medium.open.items():
+        if random.random() < 0.1 and len(versions) > 1:
+            choice[unit] = medium.mixture(unit, random)
+        else:
+            choice[unit] = random.choice(versions)
+    return choice

@@ -1,0 +1,143 @@
+"""The model: what a log may hold, told by what its calls have said.
+
+Invariants
+----------
+- ``acknowledged`` is what the handle calls durable. ``pending`` are groups that were stored after it, in this order, each
+  whole or absent after a crash. ``stray`` is a group of a call that ended by an exception: it may follow all others until
+  the next call that stores or commits.
+- An expectation is fixed before its operation begins; afterwards it may only become narrower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Item = tuple[int, bytes]
+"""A record: its number and its payload."""
+Items = tuple[Item, ...]
+
+
+class Found(NamedTuple):
+    """What a log holds: the records from ``first_seq`` on, in order."""
+
+    first_seq: int
+    items: Items
+
+    @property
+    def next_seq(self) -> int:
+        """The number after the last."""
+        return self.first_seq + len(self.items)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a crash may leave now: one of ``contents``, without what its front lost to a tail from ``first_min`` to ``first_max``.
+
+    ``acknowledged`` is in all of them. ``lied`` says that an msync returned 0 and had failed: then nothing is promised but a
+    loud verdict, or records that were issued.
+    """
+
+    contents: frozenset[Items]
+    acknowledged: Items
+    first_min: int
+    first_max: int
+    lied: bool = False
+
+    def allows(self, found: Found) -> bool:
+        """Whether this is one of the states that a crash may leave."""
+        if not self.first_min <= found.first_seq <= self.first_max:
+            return False
+        return any(_fits(content, found, self.first_min) for content in self.contents)
+
+    def holds_acknowledged(self, found: Found) -> bool:
+        """Whether every acknowledged record that its tail keeps is there, unchanged."""
+        there = set(found.items)
+        return all(item in there for item in self.acknowledged if item[0] >= found.first_seq)
+
+    @property
+    def digest(self) -> int:
+        """64 bits that tell expectations apart."""
+        text = repr((sorted(map(_brief, self.contents)), _brief(self.acknowledged), self.first_min, self.first_max, self.lied))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def __str__(self) -> str:
+        allowed = "; ".join(sorted(brief(content) for content in self.contents))
+        return f"from {self.first_min}" + (f"..{self.first_max}" if self.first_max > self.first_min else "") + f": {allowed}"
+
+
+def _fits(content: Items, found: Found, first_min: int) -> bool:
+    end = content[-1][0] + 1 if content else first_min
+    # A tail past the end of a content cannot belong to it, but that of an empty log.
+    if found.first_seq > max(end, first_min) or found.next_seq != max(end, found.first_seq):
+        return False
+    return found.items == tuple(item for item in content if item[0] >= found.first_seq)
+
+
+def _brief(items: Items) -> list[tuple[int, int, bytes]]:
+    return [(seq, len(data), data[:16]) for seq, data in items]
+
+
+def brief(items: Items) -> str:
+    """Numbers, sizes and how the payloads begin."""
+    return "[" + " ".join(f"{seq}:{len(data)}:{data[:5].decode('latin-1')}" for seq, data in items) + "]"
+
+
+@dataclass
+class Model:
+    """What the log of one session holds."""
+
+    acknowledged: Items = ()
+    pending: list[Items] = field(default_factory=list)
+    stray: Items | None = None
+    first_seq: int = 1
+    lied: bool = False
+
+    @property
+    def stored(self) -> Items:
+        """Everything that a reader of the writer's own handle sees."""
+        return tuple(item for group in (self.acknowledged, *self.pending) for item in group)
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the next record."""
+        stored = self.stored
+        return stored[-1][0] + 1 if stored else self.first_seq
+
+    def expectation(
+        self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None
+    ) -> Expectation:
+        """What a crash may leave while a call adds a group, moves the tail up to ``first_max``, or discards after a number."""
+        states = [self.acknowledged]
+        for group in self.pending:
+            states.append(states[-1] + group)
+        everything = states[-1]
+        states += [everything + group for group in (self.stray, adding) if group]
+        acknowledged = self.acknowledged
+        if cut_after is not None:
+            states += [_up_to(state, cut_after) for state in states]
+            acknowledged = _up_to(acknowledged, cut_after)
+        return Expectation(
+            frozenset(states), acknowledged, self.first_seq, max(first_max or 0, self.first_seq), self.lied
+        )
+
+    def advance(self, first_seq: int, committed_seq: int) -> None:
+        """A call has returned, and this is what the handle calls its first and its last durable record."""
+        groups = (self.acknowledged, *self.pending)
+        kept = [tuple(item for item in group if item[0] >= first_seq) for group in groups]
+        self.first_seq = first_seq
+        self.acknowledged = tuple(item for group in kept for item in group if item[0] <= committed_seq)
+        self.pending = [group for group in kept[1:] if group and group[-1][0] > committed_seq]
+
+    def discard(self, after: int) -> None:
+        """A rollback has returned: the rest is durable."""
+        self.acknowledged, self.pending, self.stray = _up_to(self.stored, after), [], None
+
+    def settle(self, found: Found) -> None:
+        """A recovery has returned: what it found is durable, and nothing else is ever there."""
+        self.acknowledged, self.pending, self.stray, self.first_seq = found.items, [], None, found.first_seq
+
+
+def _up_to(items: Items, last: int) -> Items:
+    return tuple(item for item in items if item[0] <= last)

@@ -1,0 +1,158 @@
+"""Oracles: what must be true of every image that a crash left. Each has a name, under which a violation is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pmwal.choice import scan_for
+from pmwal.errors import PmwalError
+from pmwal.identity import Identity, identify
+from pmwal.judge import Judgement, judge
+from pmwal.layout import SUPERBLOCK_OFFSET, Superblock
+from pmwal.reading import View, damaged, walk
+from pmwal.testing.model import Expectation, Found, brief
+
+ORACLES = {
+    "live": "a handle shows what was stored through it",
+    "acknowledged": "what was acknowledged is there, byte for byte, in order",
+    "issued": "what is there was issued, batches whole, nothing that was discarded",
+    "verdict": "a crash leads to the rows R1, R2, R3 or R7 of the recovery table",
+    "errors": "only documented errors",
+    "open": "an open keeps what the verdict said",
+    "twice": "recovery twice is recovery once",
+    "interrupted": "a crash in a recovery, and the next one finds the same",
+    "continued": "append more after a recovery, crash, recover: what it found and then the new records",
+    "slot": "at rest, the loss of either of the two newest slots loses nothing",
+    "damage": "damage is never silent, and never changes what is handed out",
+    "poisoned": "after a failed barrier the handle takes nothing more",
+    "creation": "a file that has its name is a whole log, and one whose open returned has its name",
+}
+CRASH_ROWS = ("R1", "R2", "R3", "R7")
+
+
+class Violation(AssertionError):
+    """An oracle was violated; ``oracle`` is its name in ``ORACLES``."""
+
+    def __init__(self, oracle: str, detail: str) -> None:
+        super().__init__(f"{oracle}: {ORACLES[oracle]}\n  {detail}")
+        self.oracle = oracle
+        self.detail = detail
+
+    def renamed(self, oracle: str) -> Violation:
+        """The same, found while another oracle was tried."""
+        return Violation(oracle, f"{self.oracle}: {self.detail}")
+
+
+class Examined(NamedTuple):
+    """The verdict on an image, and what recovery would keep of it."""
+
+    judgement: Judgement
+    found: Found
+
+    @property
+    def case(self) -> str:
+        """The row of the recovery table."""
+        return self.judgement.row.label
+
+    @property
+    def corrupt(self) -> bool:
+        """Whether the verdict is loud."""
+        return self.judgement.row.outcome == "corrupt"
+
+
+@dataclass
+class Examiner:
+    """Judges images of logs as the engine that is chosen now would, without writing any of them to a file."""
+
+    _superblocks: bytes = b""
+    _identity: Identity | None = None
+
+    def examine(self, image: bytes) -> Examined:
+        """The verdict. Raises what a recovery would raise for a file that is no log."""
+        identity = self._identify(image)
+        block = identity.block
+        window = memoryview(image)
+
+        def load(offset: int, length: int) -> bytes:
+            return image[offset : offset + length]
+
+        judgement = judge(load, identity, None, scan_for(block, window))
+        found = Found(judgement.tail.next_seq, ())
+        slot = judgement.control.newest
+        if slot is not None and judgement.row.outcome != "corrupt":
+            view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
+            records = walk(
+                block, load, view, view.tail, view.end.next_seq, lambda at, _: damaged(block, at), None, scan_for(block, window)
+            )
+            found = found._replace(items=tuple((record.seq, record.data) for record in records))
+        return Examined(judgement, found)
+
+    @property
+    def block(self) -> Superblock:
+        """The superblock of the image that was examined last."""
+        assert self._identity is not None
+        return self._identity.block
+
+    def _identify(self, image: bytes) -> Identity:
+        """The superblock, decoded again only when its bytes are others."""
+        if self._identity is not None and self._superblocks == _superblocks(image, self._identity.block):
+            return self._identity
+        self._identity = identify(lambda offset, length: image[offset : offset + length], len(image), "image")
+        self._superblocks = _superblocks(image, self._identity.block)
+        return self._identity
+
+
+def _superblocks(image: bytes, block: Superblock) -> bytes:
+    size = block.control_offset // 2
+    return image[SUPERBLOCK_OFFSET:size] + image[block.copy_offset : block.copy_offset + size]
+
+
+def check(examined: Examined, expectation: Expectation) -> None:
+    """The oracles that every image is shown to."""
+    judgement, found = examined
+    if expectation.lied and examined.corrupt:
+        return
+    if examined.case not in CRASH_ROWS:
+        raise Violation("verdict", f"{examined.case}: {judgement.report.reason}; expected {expectation}")
+    if [seq for seq, _ in found.items] != list(range(found.first_seq, found.next_seq)):
+        raise Violation("issued", f"numbers do not follow one another: {brief(found.items)}")
+    if expectation.allows(found):
+        return
+    if expectation.lied:
+        if not any(found.items == content[: len(found.items)] for content in _trimmed(expectation, found.first_seq)):
+            raise Violation("issued", f"found {brief(found.items)} after a lie; {expectation}")
+        return
+    oracle = "issued" if expectation.holds_acknowledged(found) else "acknowledged"
+    raise Violation(oracle, f"found from {found.first_seq}: {brief(found.items)} ({examined.case}); expected {expectation}")
+
+
+def _trimmed(expectation: Expectation, first_seq: int) -> Iterator[tuple[tuple[int, bytes], ...]]:
+    for content in expectation.contents:
+        yield tuple(item for item in content if item[0] >= first_seq)
+
+
+def check_damaged(examined: Examined, expectation: Expectation) -> None:
+    """Oracle "damage": the verdict is loud, or the report says so and what is left is a beginning, or nothing is missing."""
+    report, found = examined.judgement.report, examined.found
+    if examined.corrupt or expectation.allows(found):
+        return
+    noted = report.slots_lost or report.superblocks_lost or report.maybe_acknowledged
+    begins = any(found.items == content[: len(found.items)] for content in _trimmed(expectation, found.first_seq))
+    if not noted or not begins:
+        raise Violation("damage", f"found {brief(found.items)} ({examined.case}); expected {expectation}")
+
+
+@contextmanager
+def documented_errors() -> Iterator[None]:
+    """Oracle "errors": whatever is no error of pmwal and no ``OSError`` is a violation, and here those are, too."""
+    try:
+        yield
+    except (Violation, KeyboardInterrupt):
+        raise
+    except (PmwalError, OSError) as error:
+        raise Violation("verdict", f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise Violation("errors", f"{type(error).__name__}: {error}") from error
