@@ -98,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     if options.source is not None:
         results = Results.from_json(options.source.read_text())
+        print(environment_text(results.environment))
+        for table in [*results.tables, *([gate_table(results.gate)] if results.gate else [])]:
+            print("\n" + (table.markdown() if options.markdown else table.text()))
     else:
         memory, disk = _directories(options)
         try:

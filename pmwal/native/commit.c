@@ -121,42 +121,40 @@ static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, str
 }
 
 /* The slot that says `state` but for what is durable, for the next generation; its place in the file is returned. */
-static uint64_t build_slot(const Core *core, struct slot *slot, const struct log_state *state, struct bound durable, uint32_t flags)
+static uint64_t build_slot(const Core *core, union commit_slot *slot, const struct log_state *state, struct bound durable, uint32_t flags)
 {
     uint64_t generation = core->generation + 1;
     uint64_t index = generation % core->control_pages * PMWAL_SLOTS_PER_PAGE +
                      generation / core->control_pages % PMWAL_SLOTS_PER_PAGE;
-    *slot = (struct slot){
-        .epoch = (uint32_t)state->epoch,
-        .generation = generation,
-        .epoch_first_seq = state->epoch_first_seq,
-        .commit_position = durable.position,
-        .commit_seq = durable.seq - 1,
-        .tail_position = state->tail.position,
-        .tail_seq = state->tail.seq,
-        .flags = flags | (core->pipelined ? (uint32_t)PMWAL_SLOT_PIPELINED : 0),
-    };
-    slot->crc = crc32c(seed_crc(core->geometry.uuid_crc, index), (const unsigned char *)slot + sizeof slot->crc,
-                       sizeof *slot - sizeof slot->crc);
+    slot->words[0] = state->epoch << 32;
+    slot->words[1] = generation;
+    slot->words[2] = state->epoch_first_seq;
+    slot->words[3] = durable.position;
+    slot->words[4] = durable.seq - 1;
+    slot->words[5] = state->tail.position;
+    slot->words[6] = state->tail.seq;
+    slot->words[7] = flags | (core->pipelined ? (uint32_t)PMWAL_SLOT_PIPELINED : 0);
+    slot->words[0] |= crc32c_words(core->geometry.uuid_crc, index, slot->words, 8);
     return PMWAL_CONTROL_OFFSET + index * sizeof *slot;
 }
 
 struct slot_store {
     const Core *core;
     uint64_t offset;
-    const struct slot *slot;
+    const union commit_slot *slot;
 };
 
 static void slot_body(void *context)
 {
     const struct slot_store *store = context;
-    memcpy(store->core->base + store->offset, store->slot, sizeof *store->slot);
+    for (size_t i = 0; i < sizeof store->slot->words / 8; i++)
+        memcpy(store->core->base + store->offset + 8 * i, &store->slot->words[i], 8);
     if (store->core->barrier == BARRIER_LINES)
         write_back(store->core->base + store->offset, sizeof *store->slot);
 }
 
 /* Stores a slot and waits for its barrier. Like barrier_over() it calls nothing of Python without a seam. */
-static int persist_slot(Core *core, const struct slot *slot, uint64_t offset)
+static int persist_slot(Core *core, const union commit_slot *slot, uint64_t offset)
 {
     struct range range = {offset, sizeof *slot};
     if (core->seam) {
@@ -321,7 +319,7 @@ static int commit_published(Core *core)
 {
     struct bound target = core->state.head;
     struct range ranges[2];
-    struct slot slot;
+    union commit_slot slot;
     uint64_t slot_offset = 0;
     if (check_failed(core))
         return -1;
@@ -354,8 +352,8 @@ static int commit_published(Core *core)
     if (status)
         return settle_flush(core, status);
     if (names) {
-        core->generation = slot.generation;
-        core->pointer = slot.commit_position;
+        core->generation = slot.slot.generation;
+        core->pointer = slot.slot.commit_position;
         core->slots_written++;
     }
     core->state.durable = target;
@@ -393,15 +391,15 @@ int core_commit(Core *core)
 
 int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 {
-    struct slot slot;
+    union commit_slot slot;
     if (check_failed(core))
         return -1;
     uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
     core->barriers++;
     if (settle_flush(core, persist_slot(core, &slot, offset)))
         return -1;
-    core->generation = slot.generation;
-    core->pointer = slot.commit_position;
+    core->generation = slot.slot.generation;
+    core->pointer = slot.slot.commit_position;
     core->slots_written++;
     return 0;
 }

@@ -42,7 +42,7 @@ struct batch {
     int64_t time_ns;
     struct place end; /* where it ends, once it is stored */
     bool names;       /* of a durable one: its commit wrote a slot */
-    struct slot slot;
+    union commit_slot slot;
 };
 
 static inline void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count)

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#define HEADER_WORDS 6
 #define POLYNOMIAL UINT32_C(0x82f63b78) /* bit-reflected */
 
 static uint32_t table[8][256];
@@ -45,11 +46,17 @@ uint32_t crc32c_table(uint32_t crc, const void *data, size_t length)
 
 uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length) = crc32c_table;
 
+static uint32_t words_in_turn(uint32_t crc, uint64_t place, const uint64_t *words, size_t count)
+{
+    crc = crc32c(crc, &place, sizeof place);
+    return crc32c(crc, (const unsigned char *)words + 4, 8 * count - 4);
+}
+
+uint32_t (*crc32c_words)(uint32_t crc, uint64_t place, const uint64_t *words, size_t count) = words_in_turn;
+
 static uint32_t record_in_turn(uint32_t crc, struct crc32c_header header, const void *payload, size_t length)
 {
-    crc = crc32c(crc, &header.place, sizeof header.place);
-    crc = crc32c(crc, (const unsigned char *)header.words + 4, 44);
-    return crc32c(crc, payload, length);
+    return crc32c(crc32c_words(crc, header.place, header.words, HEADER_WORDS), payload, length);
 }
 
 uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void *payload, size_t length) = record_in_turn;
@@ -146,13 +153,23 @@ HARDWARE static uint32_t crc32c_sse42(uint32_t start, const void *data, size_t l
     return last_bytes(crc, at, length);
 }
 
+HARDWARE static inline uint64_t words_stream(uint32_t start, uint64_t place, const uint64_t *words, size_t count)
+{
+    uint64_t crc = _mm_crc32_u64((uint32_t)~start, place);
+    crc = _mm_crc32_u32((uint32_t)crc, (uint32_t)(words[0] >> 32));
+    for (size_t i = 1; i < count; i++)
+        crc = _mm_crc32_u64(crc, words[i]);
+    return crc;
+}
+
+HARDWARE static uint32_t words_sse42(uint32_t start, uint64_t place, const uint64_t *words, size_t count)
+{
+    return ~(uint32_t)words_stream(start, place, words, count);
+}
+
 HARDWARE static inline uint64_t header_stream(uint32_t start, struct crc32c_header header)
 {
-    uint64_t crc = _mm_crc32_u64((uint32_t)~start, header.place);
-    crc = _mm_crc32_u32((uint32_t)crc, (uint32_t)(header.words[0] >> 32));
-    for (int i = 1; i < 6; i++)
-        crc = _mm_crc32_u64(crc, header.words[i]);
-    return crc;
+    return words_stream(start, header.place, header.words, HEADER_WORDS);
 }
 
 /* A header and a short payload at once: the header's stream, and one for each half of the payload. */
@@ -185,6 +202,7 @@ void crc32c_setup(void)
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul")) {
         fill_powers();
         crc32c = crc32c_sse42;
+        crc32c_words = words_sse42;
         crc32c_record = record_sse42;
         chosen = "sse4.2";
     }

@@ -20,6 +20,9 @@ struct crc32c_header {
     const uint64_t *words; /* six */
 };
 
+/* The same over a place, the upper half of words[0], and words[1] to [count - 1]: a slot that is at hand as words. */
+extern uint32_t (*crc32c_words)(uint32_t crc, uint64_t place, const uint64_t *words, size_t count);
+
 /* The same over a header (its place, the upper half of words[0], words[1] to [5]) and the `length` bytes behind it. */
 extern uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void *payload, size_t length);
 

@@ -52,13 +52,19 @@ static inline struct place end_record(const struct geometry *g, struct place sta
 
 uint32_t seed_crc(uint32_t uuid_crc, uint64_t place);
 
-/* A header by its fields and by its words. Words are what it is built of and checked by: a wide load of what narrow stores have
+/* A header, and a slot, by its fields and by its words. Words are what it is built of and checked by: a wide load of what narrow stores have
  * just written waits until those have reached the cache, and behind a fence that takes as long as the fence. */
 union header {
     struct record record;
     uint64_t words[6];
 };
 
+union commit_slot {
+    struct slot slot;
+    uint64_t words[8];
+};
+
+static_assert(sizeof(union commit_slot) == sizeof(struct slot), "a slot is eight words");
 static_assert(sizeof(union header) == PMWAL_HEADER, "a header is six words");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian, and so is this code");
 

@@ -3,8 +3,8 @@
 Invariants
 ----------
 - ``acknowledged`` is what the handle calls durable. ``pending`` are groups that were stored after it, in this order, each
-  whole or absent after a crash. ``stray`` is a group of a call that ended by an exception: it may follow all others until
-  the next call that stores or commits.
+  whole or absent after a crash. ``strays`` are groups of calls that ended by an exception: one of them may follow all others
+  until the next call that stores or commits.
 - An expectation is fixed before its operation begins; afterwards it may only become narrower.
 """
 
@@ -90,7 +90,7 @@ class Model:
 
     acknowledged: Items = ()
     pending: list[Items] = field(default_factory=list)
-    stray: Items | None = None
+    strays: list[Items] = field(default_factory=list)
     first_seq: int = 1
     lied: bool = False
 
@@ -113,7 +113,7 @@ class Model:
         for group in self.pending:
             states.append(states[-1] + group)
         everything = states[-1]
-        states += [everything + group for group in (self.stray, adding) if group]
+        states += [everything + group for group in (*self.strays, adding) if group]
         acknowledged = self.acknowledged
         if cut_after is not None:
             states += [_up_to(state, cut_after) for state in states]
@@ -132,11 +132,11 @@ class Model:
 
     def discard(self, after: int) -> None:
         """A rollback has returned: the rest is durable."""
-        self.acknowledged, self.pending, self.stray = _up_to(self.stored, after), [], None
+        self.acknowledged, self.pending, self.strays = _up_to(self.stored, after), [], []
 
     def settle(self, found: Found) -> None:
         """A recovery has returned: what it found is durable, and nothing else is ever there."""
-        self.acknowledged, self.pending, self.stray, self.first_seq = found.items, [], None, found.first_seq
+        self.acknowledged, self.pending, self.strays, self.first_seq = found.items, [], [], found.first_seq
 
 
 def _up_to(items: Items, last: int) -> Items:

@@ -151,7 +151,7 @@ class Session:
         except (WalFull, RecordTooLarge):
             self.done()
             return
-        self.model.stray = None
+        self.model.strays = []
         self.model.pending.append(group)
         self.done()
 
@@ -224,7 +224,7 @@ def commit(session: Session) -> None:
     """Make everything durable; with nothing pending, write the pointer."""
     session.expect()
     session.log.commit()
-    session.model.stray = None
+    session.model.strays = []
     session.done()
 
 
@@ -303,7 +303,7 @@ def _extend_aborted(stores: int, *, late: bool = False) -> Operation:
         try:
             session.log.extend([data for _, data in group])
         except KeyboardInterrupt:
-            session.model.stray = group
+            session.model.strays = [group]
         except (WalFull, RecordTooLarge):
             pass
         finally:
@@ -321,7 +321,7 @@ def truncate(session: Session) -> None:
     session.expect(first_max=before)
     wal.truncate(before=before)
     if moves:
-        session.model.stray = None
+        session.model.strays = []
     session.done()
 
 
@@ -365,15 +365,18 @@ def close_reopen(session: Session) -> None:
     """Close the log, and open it again."""
     session.expect()
     session.log.close()
-    session.model.acknowledged, session.model.pending, session.model.stray = session.model.stored, [], None
+    session.model.acknowledged, session.model.pending, session.model.strays = session.model.stored, [], []
     session.expect()
     session._reopen()
 
 
 def kill_reopen(session: Session) -> None:
-    """SIGKILL and a restart."""
+    """SIGKILL and a restart: the page cache stays, and with it all that was stored."""
+    stored = session.model.stored
     session.expect()
     session.reopen_after_kill()
+    if session.model.stored[: len(stored)] != stored:
+        raise Violation("kept", f"found {brief(session.model.stored)}; stored {brief(stored)}")
 
 
 def cut_reopen(session: Session) -> None:
@@ -418,12 +421,10 @@ def _fail(personality: str) -> Operation:
         else:
             if not lies:
                 raise Violation("poisoned", "an append returned although its barrier had failed")
-        model = session.model
-        model.stray = None
-        model.pending.append(group)
-        refused = session.make(SMALL)
+        model, refused = session.model, tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
+        model.strays += [group, group + refused]
         model.lied = lies
-        session.expect(adding=refused)
+        session.expect()
         try:
             session.log.append(refused[0][1])
         except PersistError:
@@ -432,9 +433,7 @@ def _fail(personality: str) -> Operation:
             raise Violation("poisoned", "the handle takes records after a failed barrier")
         session.end()
         if lies:
-            model.pending.append(refused)
             session.over = True
-            session.expect()
         else:
             failing.writer_ended()
             session._reopen()

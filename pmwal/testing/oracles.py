@@ -18,6 +18,7 @@ from pmwal.testing.model import Expectation, Found, brief
 ORACLES = {
     "live": "a handle shows what was stored through it",
     "acknowledged": "what was acknowledged is there, byte for byte, in order",
+    "kept": "after a kill all that was completely stored is there",
     "issued": "what is there was issued, batches whole, nothing that was discarded",
     "verdict": "a crash leads to the rows R1, R2, R3 or R7 of the recovery table",
     "errors": "only documented errors",

@@ -1,0 +1,52 @@
+"""Creation under crashes: at every step there is no file under the name, or a whole empty log; and none is lost once it was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from pmwal.opening import open_log
+from pmwal.testing.images import build, choices
+from pmwal.testing.media import Medium
+from pmwal.testing.model import Expectation
+from pmwal.testing.operations import Setting
+from pmwal.testing.oracles import Examiner, Violation, check, documented_errors
+from pmwal.testing.recorder import Event, Recorder
+
+
+def explore_creation(directory: Path, setting: Setting) -> int:
+    """Create a log and look at what every crash leaves; how many images there were. ``Violation`` of oracle "creation"."""
+    path = directory / "created.wal"
+    recorder = Recorder()
+    wal = open_log(path, "x", size=setting.size, align=setting.align, medium=setting.mapped, seam=recorder)
+    size = path.stat().st_size
+    wal.close()
+    path.unlink()
+    examiner, images = Examiner(), 0
+    empty = Expectation(frozenset([()]), (), 1, 1)
+    durable = False
+    for medium, named, durable in _points(recorder.events, Medium(setting.medium, bytes(size))):
+        if not named:
+            continue
+        for choice in choices(medium, Random(0), 4):
+            images += 1
+            try:
+                with documented_errors():
+                    check(examiner.examine(build(medium, choice).data), empty)
+            except Violation as violation:
+                raise violation.renamed("creation") from violation
+    if not durable:
+        raise Violation("creation", "the open returned, and a power cut may still take the file's name")
+    return images
+
+
+def _points(events: list[Event], medium: Medium) -> Iterator[tuple[Medium, bool, bool]]:
+    named = durable = False
+    for event in events:
+        if medium.settles(event):
+            yield medium, named, durable
+        medium.take(event)
+        durable |= named and event.name == "sync"
+        named |= event.name == "link"
+    yield medium, named, durable
