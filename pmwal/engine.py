@@ -55,7 +55,7 @@ from pmwal.layout import (
 )
 from pmwal.live import LiveBounds, LivePage
 from pmwal.medium import Mapping
-from pmwal.reading import View, ends, locate, missing
+from pmwal.reading import View, ends, gone, locate, missing, rolled_back
 from pmwal.records import Bound
 from pmwal.ring import Found
 from pmwal.seam import Seam
@@ -317,11 +317,23 @@ class Engine:
         return View(state.tail, state.head, state.epoch, state.epoch_first_seq)
 
     def find(self, seq: int) -> Found:
-        """The record with this number, which must be between tail and head; ``CorruptWal`` when it is damaged."""
+        """The record with this number; ``Overrun`` when it is not there any more, ``CorruptWal`` when it is damaged."""
         with self.guard:
             view = self.view
             near = self.index.floor(seq, view.tail)
+        if seq < view.tail.next_seq:
+            raise gone(seq, view.tail)
+        if seq >= view.end.next_seq:
+            raise rolled_back(seq)
         return locate(self.block, self.mapping.load, view, near, seq, self.explain)
+
+    def check_kept(self, seq: int, view: View) -> None:
+        """Raise ``Overrun`` when this record of an earlier view was rolled back since.
+
+        Its bytes may still stand where they stood. What has its number now, if anything, is of a later epoch.
+        """
+        if self.state.epoch != view.epoch and self.find(seq).header.epoch > view.epoch:
+            raise rolled_back(seq)
 
     def free_ahead(self, end: int) -> Bound:
         """The tail that lets the log end at ``end`` and leaves some room more, for ``on_full="overwrite"``."""
@@ -337,5 +349,5 @@ class Engine:
     def explain(self, at: Bound, view: View) -> PmwalError:
         """Why the record that a walk over this view expected at this bound is not there."""
         state = self.state
-        return missing(self.block, at, state.tail, rolled_back=state.epoch > view.epoch)
+        return missing(self.block, at, state.tail, cut=state.epoch > view.epoch)
 

@@ -210,6 +210,7 @@ class NativeWal(_native.Handle, Wal):
         """What C leaves to this side: the record with this number, and where it ends."""
         engine = self._usable(reading=True)
         try:
+            engine.check_kept(seq, view)
             at = Bound(engine.find(seq).position if position == _UNKNOWN else position, seq)
             return read_one(engine.block, self._load, view, at, engine.explain)
         except OSError as error:

@@ -36,14 +36,26 @@ _TRIES = 8  # verdicts beside a writer that changes what is judged
 
 
 def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
-    """The verdict on a log that may be written meanwhile: a corrupt one is given again on a copy while there is a writer."""
-    scan = scan_for(identity.block)
-    judgement = judge(mapping.load, identity, progress, scan)
-    for _ in range(_TRIES):
-        if judgement.row.outcome != "corrupt" or living_writer(mapping.load, mapping.inode, seam) is None:
-            break
-        judgement = judge(snapshot(mapping.load, identity.block), identity, progress, scan)
-    return judgement
+    """The verdict on a log that may be written meanwhile.
+
+    A corrupt one counts when nobody can have written while it was made: no writer lives, and none has come and gone, which
+    would have left other slots. Otherwise it is given again, on a copy, ``_TRIES`` times while a writer lives.
+    """
+    block = identity.block
+    scan = scan_for(block)
+    load, tries = mapping.load, 0
+    while True:
+        slots = mapping.load(block.control_offset, block.control_size)
+        judgement = judge(load, identity, progress, scan)
+        if judgement.row.outcome != "corrupt":
+            return judgement
+        if living_writer(mapping.load, mapping.inode, seam) is not None:
+            tries += 1
+            if tries > _TRIES:
+                return judgement
+        elif mapping.load(block.control_offset, block.control_size) == slots:
+            return judgement
+        load = snapshot(mapping.load, block)
 
 
 class Reader:
@@ -76,12 +88,15 @@ class Reader:
     def _view(self) -> View:
         """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
         self._check_open()
-        if self._has_writer():
-            self._judged = None  # what was true before this writer came, it may have rolled back
-            bounds = read_bounds(self._mapping.load)
-            if bounds is not None:
-                return View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
-        judgement = self._judge()
+        for _ in range(_TRIES):
+            if self._has_writer():
+                self._judged = None  # what was true before this writer came, it may have rolled back
+                bounds = read_bounds(self._mapping.load)
+                if bounds is not None:
+                    return View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
+            judgement = self._judge()
+            if judgement.row.outcome != "corrupt" or self._salvaging or not self._has_writer():
+                break  # a writer that has come meanwhile may have changed what was judged, and shows its own bounds
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
         slot = judgement.control.newest
@@ -94,11 +109,16 @@ class Reader:
         """
         if self._has_writer():
             return judge_beside(self._mapping, self._identity, self._seam)
-        slots = self._mapping.load(self._block.control_offset, self._block.control_size)
-        key = int(crc32c(slots))
-        if self._judged is None or self._judged[0] != key:
-            self._judged = key, judge(self._mapping.load, self._identity, scan=scan_for(self._block))
-        return self._judged[1]
+        key = self._slots_key()
+        if self._judged is not None and self._judged[0] == key:
+            return self._judged[1]
+        judgement = judge_beside(self._mapping, self._identity, self._seam)
+        if not self._has_writer() and self._slots_key() == key:
+            self._judged = key, judgement
+        return judgement
+
+    def _slots_key(self) -> int:
+        return int(crc32c(self._mapping.load(self._block.control_offset, self._block.control_size)))
 
     def _has_writer(self) -> bool:
         return living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None
@@ -181,7 +201,7 @@ class Reader:
     def _explain(self, at: Bound, before: View) -> PmwalError:
         """Why the record that a walk expected at this bound is not there."""
         now = self._view()
-        return missing(self._block, at, now.tail, rolled_back=now.epoch != before.epoch)
+        return missing(self._block, at, now.tail, cut=now.epoch != before.epoch)
 
     def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
         """Every whole record, around damage; numbers may be missing."""

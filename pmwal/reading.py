@@ -108,12 +108,17 @@ def gone(seq: int, tail: Bound) -> Overrun:
     return Overrun(f"record {seq} is gone: the log now begins at {tail.next_seq}", tail.next_seq - seq)
 
 
-def missing(block: Superblock, at: Bound, tail: Bound, *, rolled_back: bool) -> PmwalError:
-    """Why a record that a walk expected is not there, when the log now begins at ``tail``."""
+def rolled_back(seq: int) -> Overrun:
+    """The error for a record behind the end that was there before."""
+    return Overrun(f"record {seq} is gone: it was rolled back")
+
+
+def missing(block: Superblock, at: Bound, tail: Bound, *, cut: bool) -> PmwalError:
+    """Why a record that a walk expected is not there, when the log now begins at ``tail``; ``cut``: there was a rollback."""
     if at.next_seq < tail.next_seq:
         return gone(at.next_seq, tail)
-    if rolled_back:
-        return Overrun(f"record {at.next_seq} is gone: it was rolled back")
+    if cut:
+        return rolled_back(at.next_seq)
     return damaged(block, at)
 
 

@@ -265,7 +265,7 @@ class Wal:
                 if first > at.next_seq:
                     at = Bound(engine.find(first).position, first)
                 for record in walk(engine.block, self._load, view, at, end, engine.explain):
-                    self._usable(reading=True)
+                    self._usable(reading=True).check_kept(record.seq, view)
                     yield record
             except OSError as error:
                 raise self._fail(error) from error

@@ -563,6 +563,37 @@ def test_records_that_go_while_they_are_read_are_an_overrun(path: Path, change: 
         assert [record for record in shown if record.data != record.seq.to_bytes(2) * 1000] == []
 
 
+def test_iteration_that_begins_behind_a_truncate_is_an_overrun(path: Path) -> None:
+    """Found by the stress runs: an iterator made before the truncate and begun after it called the log corrupt."""
+    with open_small(path) as wal:
+        wal.extend([b"%d" % number for number in range(10)])
+        late = wal.read(5)
+        wal.truncate(before=8)
+        with pytest.raises(pmwal.Overrun, match="record 5 is gone: the log now begins at 8") as caught:
+            next(late)
+        assert caught.value.missed == 3
+
+
+@pytest.mark.parametrize("start", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("after", ["nothing", "short ones", "two rollbacks"])
+def test_records_rolled_back_under_an_iteration_are_not_shown(path: Path, start: int, after: str) -> None:
+    """Found by the stress runs: it called the log corrupt, or handed out what stood where it had been."""
+    with open_small(path) as wal:
+        wal.extend([b"old %d" % number * 40 for number in range(1, 11)])
+        early, late = wal.read(start), wal.read(start)
+        shown = [next(early)]
+        wal.rollback(after=3)
+        if after != "nothing":
+            wal.extend([b"new %d" % number for number in range(4, 9)])
+        if after == "two rollbacks":
+            wal.rollback(after=8)
+        for iterator in (early, late):
+            with pytest.raises(pmwal.Overrun):
+                shown += iterator
+        assert {record.seq for record in shown} == {*range(start, 4), start}
+        assert all(record.data == b"old %d" % record.seq * 40 for record in shown)
+
+
 @pytest.mark.parametrize("use", ["append", "close"])
 def test_finalizer_that_uses_the_log_inside_an_append_neither_takes_its_number_nor_its_bytes(path: Path, use: str) -> None:
     """A garbage collection may start at any allocation, and run a __del__ that appends to the log or closes it."""

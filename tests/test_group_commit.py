@@ -527,7 +527,7 @@ def flush_at_once(path: str) -> dict[str, Any]:
 
 
 def test_threads_share_their_barriers(library: Path, shm_dir: Path, ordering: str) -> None:
-    """Eight threads that append beside an msync of 2 ms need less than one commit for two records."""
+    """Scenario 23: eight threads that append beside an msync of 2 ms need less than one commit for two records."""
     ratios = []
     for attempt in range(3):  # a machine that computes something else makes the engine hold on to the interpreter
         result = run(library, __name__, "appends", str(shm_dir / f"log{attempt}"), ordering, 25, "")

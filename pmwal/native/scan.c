@@ -29,7 +29,7 @@ typedef struct {
 static bool walk_is_plain(const Walk *walk)
 {
     const Core *core = walk->core;
-    return core->base && core->forks == fork_count && walk->seq >= core->state.tail.seq;
+    return core->base && core->forks == fork_count && walk->seq >= core->state.tail.seq && core->state.epoch == walk->epoch;
 }
 
 /* Reads the header at the walk's position into `header`; false when the Python side has to look. */
