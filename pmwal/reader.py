@@ -28,7 +28,7 @@ from pmwal.medium import Mapping
 from pmwal.payload import as_number
 from pmwal.reading import Seen, View, gone, locate, missing, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
-from pmwal.ring import RingReader
+from pmwal.ring import Load, RingReader
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
@@ -43,7 +43,8 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
     """
     block = identity.block
     scan = scan_for(block)
-    load, tries = mapping.load, 0
+    load: Load = mapping.load
+    tries = 0
     while True:
         slots = mapping.load(block.control_offset, block.control_size)
         judgement = judge(load, identity, progress, scan)

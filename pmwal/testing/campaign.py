@@ -1,7 +1,8 @@
 """Campaigns: which histories are explored, by several processes, until a number of distinct images is reached.
 
-A campaign goes through every sequence of operations up to a length on every setting, and then through longer ones by seed. The
-numbers of all distinct images come together in one place, so an image that two processes met counts once.
+A campaign goes through every sequence of up to two operations on every setting, with each engine; through every longer one, up to
+a length, on the first settings, the engines in turn and each point of a run looked at less closely; and then through longer ones
+by seed. The numbers of all distinct images come together in one place, so an image that two processes met counts once.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import numpy as np
 
 from pmwal.testing.explore import Effort, Explorer, Failure, History, scratch
 from pmwal.testing.media import UNITS
-from pmwal.testing.operations import OPERATIONS, Setting, operations_for
+from pmwal.testing.operations import OPERATIONS, operations_for
 from pmwal.testing.oracles import Violation
+from pmwal.testing.session import Setting
 
 SETTINGS = (
     Setting("pmem", "strict", "lapped", 8192, 64),
@@ -35,6 +37,9 @@ SETTINGS = (
     Setting("folio-2m", "strict", "brink", 8192, 8),
 )
 """What histories run on, the most telling first."""
+DEEP = SETTINGS[:2]
+"""The settings on which every sequence of more than two operations is explored, too."""
+_LENGTH_BROAD = 2
 LENGTH_EXTRA = 5  # operations that a longer history has more, at most
 _COUNT_STEP = 20_000  # judged images after which the distinct ones are counted
 _CHUNK = 8  # histories that a process takes at once
@@ -77,11 +82,11 @@ class Result:
 
 
 def short_histories(plan: Plan) -> Iterator[History]:
-    """Every sequence up to ``plan.lengths`` operations, the settings in turn."""
+    """Every sequence of up to ``plan.lengths`` operations, the short ones first and the settings in turn."""
     for length in range(plan.lengths + 1):
-        streams = [
+        streams: list[Iterator[History]] = [
             (History(setting, names, plan.seed) for names in product(operations_for(setting.medium), repeat=length))
-            for setting in SETTINGS
+            for setting in (SETTINGS if length <= _LENGTH_BROAD else DEEP)
         ]
         yield from _in_turn(streams)
 
@@ -138,6 +143,7 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
     """Explore until the plan is done or an oracle is violated. ``report`` is called now and then."""
     started = time.monotonic()
     total, distinct, counted = Result(), 0, 0
+    step = min(_COUNT_STEP, plan.target // 10)
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         for phase, is_long in (short_histories(plan), False), (long_histories(plan), True):
             if is_long and distinct >= plan.target:
@@ -149,7 +155,7 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
                 total.seconds = time.monotonic() - started
                 if total.failure or (plan.seconds is not None and total.seconds > plan.seconds):
                     return total
-                if total.counts["judged"] - counted > _COUNT_STEP:
+                if total.counts["judged"] - counted > step:
                     distinct, counted = total.images_distinct(), total.counts["judged"]
                     if report is not None:
                         report(total, distinct)
@@ -160,12 +166,15 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
 
 
 def _tasks(histories: Iterator[History], engines: tuple[str, ...]) -> Iterator[tuple[str, tuple[History, ...]]]:
-    """Chunks for the engines in turn."""
+    """Chunks: the short histories for each engine, the others for the engines in turn."""
     for number in count():
         chunk = tuple(islice(histories, _CHUNK))
         if not chunk:
             return
-        yield engines[number % len(engines)], chunk
+        if len(chunk[-1].names) <= _LENGTH_BROAD:
+            yield from ((engine, chunk) for engine in engines)
+        else:
+            yield engines[number % len(engines)], chunk
 
 
 def minimal(engine: str, failure: Failure, effort: Effort) -> Failure:

@@ -1,4 +1,4 @@
-"""Creation under crashes: at every step there is no file under the name, or a whole empty log; and none is lost once it was opened."""
+"""Creation under crashes: under the name there is no file or a whole empty log, and none is lost once it was opened."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pmwal.opening import open_log
 from pmwal.testing.images import build, choices
 from pmwal.testing.media import Medium
 from pmwal.testing.model import Expectation
-from pmwal.testing.operations import Setting
 from pmwal.testing.oracles import Examiner, Violation, check, documented_errors
 from pmwal.testing.recorder import Event, Recorder
+from pmwal.testing.session import Setting
 
 
 def explore_creation(directory: Path, setting: Setting) -> int:
@@ -23,20 +23,18 @@ def explore_creation(directory: Path, setting: Setting) -> int:
     size = path.stat().st_size
     wal.close()
     path.unlink()
-    examiner, images = Examiner(), 0
+    examiner, images, is_durable = Examiner(), 0, False
     empty = Expectation(frozenset([()]), (), 1, 1)
-    durable = False
-    for medium, named, durable in _points(recorder.events, Medium(setting.medium, bytes(size))):
-        if not named:
-            continue
-        for choice in choices(medium, Random(0), 4):
+    for medium, is_named, is_name_durable in _points(recorder.events, Medium(setting.medium, bytes(size))):
+        is_durable = is_name_durable
+        for choice in choices(medium, Random(0), 4) if is_named else ():
             images += 1
             try:
                 with documented_errors():
                     check(examiner.examine(build(medium, choice).data), empty)
             except Violation as violation:
                 raise violation.renamed("creation") from violation
-    if not durable:
+    if not is_durable:
         raise Violation("creation", "the open returned, and a power cut may still take the file's name")
     return images
 

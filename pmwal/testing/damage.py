@@ -1,28 +1,29 @@
-"""Damage: what a medium does that keeps no promise. Bits flip, lines are poisoned, writes go astray, blocks of another log show up."""
+"""Damage: what a medium does that keeps no promise. Bits flip, lines are lost, writes go astray, another log's blocks show up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
-from pmwal.layout import HEADER, LINE, LIVE_OFFSET, PAGE, Superblock, encode_header
+from pmwal.layout import HEADER, LINE, RECORD, Superblock, encode_header
 from pmwal.ring import RingReader
 
 FOREIGN = bytes(range(100, 116))
 """The uuid of another log."""
 
 
-def damaged_images(image: bytes, block: Superblock, random: Random, count: int) -> Iterator[tuple[str, bytes]]:
-    """Copies of an image with one fault each, and what it is: ``count`` of each kind, and of one kind one for each header."""
+def damaged_images(
+    image: bytes, block: Superblock, records: Sequence[int], random: Random, count: int
+) -> Iterator[tuple[str, bytes]]:
+    """Copies of an image with one fault each, and what it is: ``count`` of each kind. ``records`` are positions of whole ones."""
     for _ in range(count):
         yield flip(image, _somewhere(block, random), random.randrange(8))
         yield poison(image, _somewhere(block, random) // LINE * LINE, random)
         yield misdirect(image, *(_somewhere(block, random) // LINE * LINE for _ in range(2)))
-    headers = list(_headers(image, block))
-    for position in random.sample(headers, min(count, len(headers))):
+    for position in random.sample(records, min(count, len(records))):
         offset = block.ring_offset + position % block.capacity
         yield flip(image, offset + random.randrange(HEADER), random.randrange(8))
-        yield flip(image, offset + 32, 0)  # its epoch
+        yield flip(image, offset + RECORD.offsets["epoch"], 0)
         yield foreign(image, block, position)
 
 
@@ -30,15 +31,6 @@ def _somewhere(block: Superblock, random: Random) -> int:
     """An offset that the log's records or slots may lie at."""
     start = random.choice((block.control_offset, block.ring_offset))
     return random.randrange(start, block.copy_offset if start == block.control_offset else block.file_size)
-
-
-def _headers(image: bytes, block: Superblock) -> Iterator[int]:
-    """Positions of the whole records of the first two laps."""
-    reader = RingReader(block, lambda offset, length: image[offset : offset + length])
-    for position in range(0, 3 * block.capacity, block.alignment):
-        offset = block.ring_offset + position % block.capacity
-        if image[offset + 8 : offset + 16] != bytes(8) and reader.whole(position) is not None:
-            yield position
 
 
 def flip(image: bytes, offset: int, bit: int) -> tuple[str, bytes]:
@@ -70,7 +62,3 @@ def foreign(image: bytes, block: Superblock, position: int) -> tuple[str, bytes]
     stored = encode_header(found.header, payload, FOREIGN, position) + payload
     return f"record at position {position} is of another log", image[:offset] + stored + image[offset + len(stored) :]
 
-
-def live_page(image: bytes, data: bytes) -> bytes:
-    """The image with other bytes in the live page, which after a crash mean nothing."""
-    return image[:LIVE_OFFSET] + data.ljust(PAGE, b"\0")[:PAGE] + image[LIVE_OFFSET + PAGE :]

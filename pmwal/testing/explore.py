@@ -21,23 +21,29 @@ from typing import NamedTuple
 
 from pmwal.layout import LINE, slot_index, slot_offset
 from pmwal.opening import open_log
+from pmwal.records import Bound
+from pmwal.ring import RingReader
 from pmwal.testing.damage import damaged_images
 from pmwal.testing.images import Image, build, cached, choices, digest_after
 from pmwal.testing.media import DIGEST_MASK, Medium
 from pmwal.testing.model import Expectation, Found, brief
-from pmwal.testing.operations import LARGE, Session, Setting, Start, Trace, payload
+from pmwal.testing.operations import LARGE, perform
 from pmwal.testing.oracles import CRASH_ROWS, Examined, Examiner, Violation, check, check_damaged, documented_errors
 from pmwal.testing.recorder import Recorder
+from pmwal.testing.session import Session, Setting, Start, Trace, payload
 
 
 class Effort(NamedTuple):
-    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes."""
+    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes, and one in so
+    many of those that lost a slot. Longer histories than ``close_up_to`` operations are looked at less closely."""
 
     samples: int = 8
     open_one_in: int = 16
-    nest_one_in: int = 256
+    nest_one_in: int = 4096
+    nest_lost_one_in: int = 64
     depth: int = 1
     damages: int = 2
+    close_up_to: int = 2
 
 
 class History(NamedTuple):
@@ -84,28 +90,29 @@ class Explorer:
         """Run a history and look at every image of its last operation; ``Violation`` when an oracle says no."""
         with documented_errors():
             session = Session(history.setting, self._path, start_of(history.setting), history.seed)
-            trace = session.run(history.names)
+            trace = perform(session, history.names)
             self.tally.histories += 1
             self.tally.operations += len(history.names)
             self._look_at(trace, history, 0)
 
     def _look_at(self, trace: Trace, history: History, depth: int) -> None:
-        random = Random(history.seed)
+        random, closely = Random(history.seed), len(history.names) <= self.effort.close_up_to
         for steps, medium, stored in points(trace, history.setting.medium):
             expectation = trace.expected(steps)
             salt = expectation.digest
             if stored:
                 self._judge(cached(medium), expectation, salt, history, depth)
                 continue
-            for choice in choices(medium, random, self.effort.samples):
+            for choice in choices(medium, random, self.effort.samples, closely=closely):
                 self.tally.images += 1
                 key = (digest_after(medium, choice) ^ salt) & DIGEST_MASK
                 if key not in self.tally.seen:
                     self.tally.seen.add(key)
                     self._show(build(medium, choice), key, expectation, history, depth)
         if not medium.open and not expectation.lied:
-            self._lose_slots(cached(medium), expectation, history)
-            self._damage(cached(medium), expectation, history, random)
+            self._lose_slots(cached(medium), expectation, history, depth)
+            if closely:
+                self._damage(cached(medium), expectation, random)
 
     def _judge(self, image: Image, expectation: Expectation, salt: int, history: History, depth: int) -> None:
         self.tally.images += 1
@@ -123,7 +130,7 @@ class Explorer:
             return
         if key % self.effort.open_one_in == 0:
             self._open(image, examined, history)
-        if depth < self.effort.depth and key // self.effort.open_one_in % self.effort.nest_one_in == 0:
+        if depth < self.effort.depth and key % self.effort.nest_one_in == 0:
             self._nest(image, examined.found, history, depth)
 
     def _open(self, image: Image, examined: Examined, history: History) -> None:
@@ -131,7 +138,7 @@ class Explorer:
         self.tally.opened += 1
         session = Session(history.setting, self._image_path, Start(image.data, examined.found), history.seed)
         try:
-            session.run(())
+            perform(session, ())
         except Violation as violation:
             raise violation.renamed("open") from violation
         again = self._examiner.examine(self._image_path.read_bytes())
@@ -145,12 +152,12 @@ class Explorer:
             start = Start(image.data, found, issued=1000)
             session = Session(history.setting, self._image_path, start, history.seed)
             try:
-                self._look_at(session.run(names)._replace(begin=0), history, depth + 1)
+                self._look_at(perform(session, names)._replace(begin=0), history, depth + 1)
             except Violation as violation:
                 raise violation.renamed(oracle) from violation
 
-    def _lose_slots(self, image: Image, expectation: Expectation, history: History) -> None:
-        """Oracle "slot"."""
+    def _lose_slots(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
+        """Oracle "slot": what is found is the same, and the next crash is not one too many."""
         control = self._examiner.examine(image.data).judgement.control
         block = self._examiner.block
         assert control.newest is not None
@@ -162,10 +169,23 @@ class Explorer:
             if examined.corrupt or not expectation.allows(examined.found):
                 found = f"{brief(examined.found.items)} ({examined.case}: {examined.judgement.report.reason})"
                 raise Violation("slot", f"without generation {generation}: found {found}; expected {expectation}")
+            if depth < self.effort.depth and (image.digest + generation) % self.effort.nest_lost_one_in == 0:
+                try:
+                    self._nest(Image(data, image.digest), examined.found, history, depth)
+                except Violation as violation:
+                    raise violation.renamed("slot") from violation
 
-    def _damage(self, image: Image, expectation: Expectation, history: History, random: Random) -> None:
+    def _damage(self, image: Image, expectation: Expectation, random: Random) -> None:
         """Oracle "damage"."""
-        for what, data in damaged_images(image.data, self._examiner.block, random, self.effort.damages):
+        judgement, block = self._examiner.examine(image.data).judgement, self._examiner.block
+        ring = RingReader(block, lambda offset, length: image.data[offset : offset + length])
+        records, at = list[int](), judgement.tail
+        while at.next_seq < judgement.end.next_seq:
+            found = ring.numbered(*at)
+            assert found is not None
+            records.append(found.position)
+            at = Bound(found.end, at.next_seq + 1)
+        for what, data in damaged_images(image.data, block, records, random, self.effort.damages):
             self.tally.damaged += 1
             try:
                 check_damaged(self._examiner.examine(data), expectation)
@@ -204,7 +224,7 @@ def start_of(setting: Setting) -> Start:
 
 def _used(setting: Setting, fresh: Start, path: Path) -> Start:
     session = Session(setting, path, fresh, 0)
-    session._reopen()
+    session.reopen()
     wal = session.log
     laps = 2 if setting.base == "lapped" else 1
     end = laps * wal.capacity - (LARGE + 200 if setting.base == "brink" else 0)
@@ -214,6 +234,9 @@ def _used(setting: Setting, fresh: Start, path: Path) -> Start:
         if wal.free < len(data) + 2 * LARGE:  # by hand, because each overwriting append would leave two slots
             wal.truncate(before=wal.next_seq)
         wal.append(data, commit=False)
+        session.issued += 1
+    while setting.base == "full" and wal.free > 2 * 400:
+        wal.append(payload(session.issued, 300), commit=False)
         session.issued += 1
     if setting.base != "full":
         wal.truncate(before=max(wal.next_seq - 3, wal.first_seq))

@@ -2,7 +2,8 @@
 
 All of them while at most ``EXHAUSTIVE_MAX`` units are open and each has two versions. Beyond that: nothing and everything kept,
 each unit alone lost, each alone kept, each prefix in the order of the first stores, all pairs lost, each version of each unit
-with the others lost and kept, units torn, and seeded samples of it all.
+with the others lost and kept, units torn, and seeded samples of it all. Where a look is not close, the pairs are left out, and
+few units are torn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pmwal.testing.media import DIGEST_MASK, Medium, Version
 
 EXHAUSTIVE_MAX = 6
 _PRODUCT_MAX = 1 << EXHAUSTIVE_MAX
+_TORN_MAX = 2  # units that are torn where a look is not close
 _MIXTURES = 2  # torn states of each unit by seed
 
 Choice = dict[int, Version]
@@ -48,7 +50,7 @@ def cached(medium: Medium) -> Image:
     return Image(bytes(medium.cache), medium.cache_digest)
 
 
-def choices(medium: Medium, random: Random, samples: int) -> Iterator[Choice]:
+def choices(medium: Medium, random: Random, samples: int, *, closely: bool = True) -> Iterator[Choice]:
     """What the open units may hold after a power cut now: see the head of this module. Some come twice."""
     units, newest = list(medium.open), medium.newest()
     yield {}
@@ -63,19 +65,20 @@ def choices(medium: Medium, random: Random, samples: int) -> Iterator[Choice]:
             for kept in combinations(units, count):
                 yield {unit: newest[unit] for unit in kept}
     else:
-        yield from _beyond(units, newest)
+        yield from _beyond(units, newest, pairs=closely)
     yield from _versions(medium, newest)
-    yield from _torn(medium, newest, random)
+    torn = units if closely else random.sample(units, min(len(units), _TORN_MAX))
+    yield from _torn(medium, newest, torn, random)
     for _ in range(samples):
         yield sampled(medium, random)
 
 
-def _beyond(units: list[int], newest: Choice) -> Iterator[Choice]:
+def _beyond(units: list[int], newest: Choice, *, pairs: bool) -> Iterator[Choice]:
     for count, unit in enumerate(units):
         yield {unit: newest[unit]}
         yield {kept: version for kept, version in newest.items() if kept != unit}
         yield {kept: newest[kept] for kept in units[:count]}
-    for pair in combinations(units, 2):
+    for pair in combinations(units, 2) if pairs else ():
         yield {kept: version for kept, version in newest.items() if kept not in pair}
 
 
@@ -87,11 +90,11 @@ def _versions(medium: Medium, newest: Choice) -> Iterator[Choice]:
             yield {**newest, unit: version}
 
 
-def _torn(medium: Medium, newest: Choice, random: Random) -> Iterator[Choice]:
-    """Each unit torn, the others lost and kept."""
+def _torn(medium: Medium, newest: Choice, units: list[int], random: Random) -> Iterator[Choice]:
+    """Each of these units torn, the others lost and kept."""
     few = len(medium.open) <= EXHAUSTIVE_MAX
-    for unit, versions in medium.open.items():
-        if len(versions) < 2:
+    for unit in units:
+        if len(medium.open[unit]) < 2:
             continue
         torn = list(medium.prefixes(unit))
         if not few and len(torn) > _MIXTURES:

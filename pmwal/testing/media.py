@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ class Medium:
         self.held = bytearray(image)
         self.held[LIVE_OFFSET : LIVE_OFFSET + PAGE] = bytes(PAGE)
         self.cache = bytearray(self.held)
-        self.digest = digest_of(self.held)
+        self.digest = digest_of(image)
         self.cache_digest = self.digest
         self.open.clear()
         self._dirty: set[int] = set()  # by page cache: stored to since it was last written
@@ -168,7 +169,7 @@ class Medium:
     def prefixes(self, unit: int) -> Iterator[Version]:
         """Each state of a unit in the middle of a store to it: its words, or sectors, written from the front."""
         versions = self.open[unit]
-        for before, after in zip(versions, versions[1:], strict=False):
+        for before, after in pairwise(versions):
             pieces = self._differing(before, after)
             for count in range(1, len(pieces)):
                 yield self._mixed(unit, before, after, pieces[:count])
@@ -207,9 +208,11 @@ def _line_digest(offset: int, line: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(line, digest_size=8, salt=offset.to_bytes(8, "little")).digest(), "little")
 
 
-def digest_of(image: bytes | bytearray) -> int:
-    """64 bits that tell images of one size apart: a sum over lines."""
-    return sum(_line_digest(at, bytes(image[at : at + LINE])) for at in range(0, len(image), LINE)) & DIGEST_MASK
+@lru_cache(maxsize=16)
+def digest_of(image: bytes) -> int:
+    """64 bits that tell images of one size apart: a sum over the lines outside the live page."""
+    lines = (at for at in range(0, len(image), LINE) if not LIVE_OFFSET <= at < LIVE_OFFSET + PAGE)
+    return sum(_line_digest(at, image[at : at + LINE]) for at in lines) & DIGEST_MASK
 
 
 def digest_change(offset: int, before: bytes, after: bytes) -> int:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 Item = tuple[int, bytes]
 """A record: its number and its payload."""
 Items = tuple[Item, ...]
+_SHOWN = 6
 
 
 class Found(NamedTuple):
@@ -80,8 +81,9 @@ def _brief(items: Items) -> list[tuple[int, int, bytes]]:
 
 
 def brief(items: Items) -> str:
-    """Numbers, sizes and how the payloads begin."""
-    return "[" + " ".join(f"{seq}:{len(data)}:{data[:5].decode('latin-1')}" for seq, data in items) + "]"
+    """Numbers, sizes and how the payloads begin; of many records the last."""
+    shown = [f"{seq}:{len(data)}:{data[:5].decode('latin-1')}" for seq, data in items[-_SHOWN:]]
+    return f"[{'... ' if len(items) > _SHOWN else ''}{' '.join(shown)}]"
 
 
 @dataclass

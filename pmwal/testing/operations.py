@@ -1,205 +1,20 @@
-"""Operations: what the simulator does to a log, each telling the model before it begins what a crash may leave meanwhile.
-
-Invariants
-----------
-- A session is determined by its setting, its seed and the names of its operations.
-- After each operation the handle shows what the model says (oracle "live").
-"""
+"""Operations: what the simulator does to a log, each telling the model before it begins what a crash may leave meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
-from random import Random
-from typing import NamedTuple
 
 from pmwal.errors import PersistError, RecordTooLarge, WalFull
 from pmwal.layout import HEADER, LIVE_OFFSET, PAGE
-from pmwal.opening import open_log
 from pmwal.testing.failures import PERSONALITIES, FailingMsync
-from pmwal.testing.images import build, sampled
-from pmwal.testing.media import UNITS, Medium
-from pmwal.testing.model import Expectation, Found, Items, Model, brief
+from pmwal.testing.media import UNITS
+from pmwal.testing.model import brief
 from pmwal.testing.oracles import Violation
-from pmwal.testing.recorder import Crash, Event, Recorder
-from pmwal.wal import Wal
+from pmwal.testing.recorder import Crash, Event
+from pmwal.testing.session import Session, Trace, payload
 
 SMALL, LARGE = 20, 1300
-
-
-class Setting(NamedTuple):
-    """What a history runs on."""
-
-    medium: str = "page"
-    ordering: str = "pipelined"
-    base: str = "fresh"
-    size: int = 8192
-    align: int = 8
-
-    @property
-    def mapped(self) -> str:
-        """The medium that the log is opened with."""
-        return "emulated-dax" if self.medium == "pmem" else "file"
-
-
-class Start(NamedTuple):
-    """A file of which every byte is durable, and what it holds."""
-
-    image: bytes
-    found: Found
-    issued: int = 0
-
-
-class Trace(NamedTuple):
-    """A recorded history: the durable file before it, its steps, and from which step on what may be found."""
-
-    base: bytes
-    events: list[Event]
-    expectations: list[tuple[int, Expectation]]
-    begin: int  # steps before the last operation
-
-    def expected(self, steps: int) -> Expectation:
-        """What a crash after so many steps may leave."""
-        latest = self.expectations[0][1]
-        for begin, expectation in self.expectations:
-            if begin > steps:
-                break
-            latest = expectation
-        return latest
-
-
-def payload(issue: int, size: int) -> bytes:
-    """Bytes that no other record of the history has."""
-    text = b"%d." % issue
-    return (text * (size // len(text) + 1))[: max(size, len(text))]
-
-
-class Session:
-    """A log under operations. It must be ended by ``end``."""
-
-    def __init__(self, setting: Setting, path: Path, start: Start, seed: int) -> None:
-        path.write_bytes(start.image)
-        self.setting = setting
-        self.path = path
-        self.random = Random(seed)
-        self.recorder = Recorder()
-        self.model = Model(start.found.items, first_seq=start.found.first_seq)
-        self.issued = start.issued
-        self.wal: Wal | None = None
-        self.over = False  # an msync lied: the promises end here
-        self.base = start.image
-        self.expectations: list[tuple[int, Expectation]] = [(0, self.model.expectation())]
-        self.begin = 0
-
-    def run(self, names: tuple[str, ...]) -> Trace:
-        """Open the log, do these operations, and kill the writer."""
-        try:
-            self._reopen()
-            for name in names:
-                if self.over:
-                    break
-                self.begin = len(self.recorder.events)
-                OPERATIONS[name](self)
-            return Trace(self.base, self.recorder.events, self.expectations, self.begin)
-        finally:
-            self.end()
-
-    def end(self) -> None:
-        """End the writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
-        wal, self.wal = self.wal, None
-        if wal is not None and not wal.closed:
-            wal._closed = True
-            wal._engine.halt()
-            wal._engine.mapping.close()
-            wal._ownership.release()
-
-    # -- what the operations share
-
-    @property
-    def log(self) -> Wal:
-        """The open log."""
-        assert self.wal is not None
-        return self.wal
-
-    def expect(self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None) -> None:
-        """From here on a crash may leave this."""
-        expectation = self.model.expectation(adding=adding, first_max=first_max, cut_after=cut_after)
-        self.expectations.append((len(self.recorder.events), expectation))
-
-    def done(self) -> None:
-        """The call has returned: take what the handle calls durable for acknowledged, and compare what it shows."""
-        wal, model = self.log, self.model
-        model.advance(wal.first_seq, wal.committed_seq)
-        shown = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))
-        if (shown.items, wal.next_seq) != (model.stored, model.next_seq):
-            raise Violation("live", f"shows {brief(shown.items)} and then {wal.next_seq}; stored {brief(model.stored)}")
-        self.expect()
-
-    def make(self, *sizes: int) -> Items:
-        """New records of these sizes."""
-        first = self.model.next_seq
-        self.issued += len(sizes)
-        start = self.issued - len(sizes)
-        return tuple((first + place, payload(start + place, size)) for place, size in enumerate(sizes))
-
-    def store(self, group: Items, call: Callable[[], object]) -> None:
-        """A call that stores this group, unless there is no room for it."""
-        self.expect(adding=group, first_max=self._first_after(group))
-        try:
-            call()
-        except (WalFull, RecordTooLarge):
-            self.done()
-            return
-        self.model.strays = []
-        self.model.pending.append(group)
-        self.done()
-
-    def _first_after(self, group: Items) -> int:
-        """The first number after room was made for this group."""
-        engine = self.log._engine
-        end = engine.end_after([len(data) for _, data in group])
-        capacity = engine.block.capacity
-        if end - engine.state.tail.position <= capacity or end - engine.state.head.position > capacity:
-            return self.model.first_seq
-        return engine.free_ahead(end).next_seq
-
-    def _reopen(self) -> None:
-        """Open the log. What is found is durable from then on."""
-        wal = open_log(
-            self.path, "r+", medium=self.setting.mapped, ordering=self.setting.ordering, on_full="overwrite", seam=self.recorder
-        )
-        assert isinstance(wal, Wal)
-        self.wal = wal
-        found = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))
-        expected = self.expectations[-1][1]
-        if not expected.allows(found):
-            oracle = "issued" if expected.holds_acknowledged(found) else "acknowledged"
-            raise Violation(oracle, f"reopened: found from {found.first_seq} {brief(found.items)}; expected {expected}")
-        self.model.settle(found)
-        self.expect()
-
-    def medium_now(self) -> Medium:
-        """What the medium may hold now."""
-        medium = Medium(self.setting.medium, self.base)
-        for event in self.recorder.events:
-            medium.take(event)
-        return medium
-
-    def reopen_after_kill(self) -> None:
-        """The process dies, and the page cache stays."""
-        self.end()
-        self._reopen()
-
-    def reopen_after_cut(self) -> None:
-        """The power fails, and the log is opened on what the medium holds then."""
-        self.end()
-        medium = self.medium_now()
-        image = build(medium, sampled(medium, self.random)).data
-        self.path.write_bytes(image)
-        self.recorder.events.append(Event("cut", 0, len(image), image))
-        self._reopen()
-
 
 Operation = Callable[[Session], None]
 
@@ -297,7 +112,7 @@ def _extend_aborted(stores: int, *, late: bool = False) -> Operation:
                 if left == 0 and late:
                     raise KeyboardInterrupt
 
-        session.expect(adding=group, first_max=session._first_after(group))
+        session.expect(adding=group, first_max=session.first_after(group))
         recorder = session.recorder
         recorder.before, recorder.after = (None, interrupt) if late else (interrupt, None)
         try:
@@ -367,7 +182,7 @@ def close_reopen(session: Session) -> None:
     session.log.close()
     session.model.acknowledged, session.model.pending, session.model.strays = session.model.stored, [], []
     session.expect()
-    session._reopen()
+    session.reopen()
 
 
 def kill_reopen(session: Session) -> None:
@@ -412,7 +227,8 @@ def _fail(personality: str) -> Operation:
 
     def fail_reopen(session: Session) -> None:
         group, lies = session.make(SMALL), personality == "late"
-        session.expect(adding=group, first_max=session._first_after(group))
+        first_max = session.first_after(group)
+        session.expect(adding=group, first_max=first_max)
         failing = FailingMsync(personality, session.recorder, session.path, session.medium_now)
         try:
             session.log.append(group[0][1])
@@ -424,7 +240,7 @@ def _fail(personality: str) -> Operation:
         model, refused = session.model, tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
         model.strays += [group, group + refused]
         model.lied = lies
-        session.expect()
+        session.expect(first_max=first_max)
         try:
             session.log.append(refused[0][1])
         except PersistError:
@@ -436,7 +252,7 @@ def _fail(personality: str) -> Operation:
             session.over = True
         else:
             failing.writer_ended()
-            session._reopen()
+            session.reopen()
         session.recorder.before = None
 
     return fail_reopen
@@ -478,3 +294,18 @@ def operations_for(medium: str) -> tuple[str, ...]:
     """The operations of a medium: on cache lines no barrier fails."""
     assert medium in UNITS
     return tuple(name for name in OPERATIONS if medium != "pmem" or not name.startswith("fail_"))
+
+
+def perform(session: Session, names: tuple[str, ...]) -> Trace:
+    """Open the log, do these operations, and kill the writer."""
+    begin = 0
+    try:
+        session.reopen()
+        for name in names:
+            if session.over:
+                break
+            begin = len(session.recorder.events)
+            OPERATIONS[name](session)
+        return Trace(session.base, session.recorder.events, session.expectations, begin)
+    finally:
+        session.end()

@@ -1,0 +1,208 @@
+"""Broken writing: orders swapped, changes in one slot or none, marks that run ahead. For ``mutants``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pmwal import wal as wal_module
+from pmwal.engine import Engine, State
+from pmwal.errors import PersistError
+from pmwal.layout import SLOT_CLEAN, Slot, Superblock
+from pmwal.records import Bound
+from pmwal.testing.broken_seam import Patch, shipped
+from pmwal.wal import Wal
+
+
+def slot_before_data() -> list[Patch]:
+    """Store the slot before the barrier over what it names."""
+    original = Engine._flush_records
+
+    def slot_first(self: Engine) -> None:
+        self._write_slot(self.state._replace(durable=self.state.head))
+        original(self)
+
+    return [Patch(Engine, "_flush_records", slot_first)]
+
+
+def one_slot() -> list[Patch]:
+    """Let a change take effect behind one slot."""
+
+    def change(self: Engine, state: State) -> None:
+        self._write_slot(state)
+        self._become(state)
+
+    return [Patch(Engine, "_change", change)]
+
+
+def same_slot_twice() -> list[Patch]:
+    """Store the second slot of a change where the first one is."""
+
+    def change(self: Engine, state: State) -> None:
+        self._write_slot(state)
+        self.generation -= 1
+        self._write_slot(state)
+        self._become(state)
+
+    return [Patch(Engine, "_change", change)]
+
+
+def tail_in_memory() -> list[Patch]:
+    """Free space without a slot."""
+
+    def move_tail(self: Engine, tail: Bound) -> None:
+        self.commit()
+        self._become(self.state._replace(tail=tail))
+
+    return [Patch(Engine, "move_tail", move_tail)]
+
+
+def tail_late() -> list[Patch]:
+    """Free space first, and let slots carry the tail with the next commit."""
+    late: list[bool] = []
+    flush = Engine._flush_records
+
+    def move_tail(self: Engine, tail: Bound) -> None:
+        self.commit()
+        self._become(self.state._replace(tail=tail))
+        late.append(True)
+
+    def flush_and_carry(self: Engine) -> None:
+        flush(self)
+        if late:
+            late.clear()
+            self._change(self.state)
+
+    return [Patch(Engine, "move_tail", move_tail), Patch(Engine, "_flush_records", flush_and_carry)]
+
+
+def tail_past_commit() -> list[Patch]:
+    """Truncate without committing what is pending."""
+
+    def move_tail(self: Engine, tail: Bound) -> None:
+        self._change(self.state._replace(tail=tail))
+
+    return [Patch(Engine, "move_tail", move_tail)]
+
+
+def epoch_kept() -> list[Patch]:
+    """Begin no new epoch."""
+
+    def start_epoch(self: Engine, end: Bound) -> None:
+        self._flush_records()
+        state = self.state
+        first = min(state.epoch_first_seq, end.next_seq) if state.epoch else end.next_seq
+        self._change(state._replace(head=end, durable=end, epoch=max(state.epoch, 1), epoch_first_seq=first))
+        self._stray_records = False
+
+    return [Patch(Engine, "start_epoch", start_epoch)]
+
+
+def epoch_in_memory() -> list[Patch]:
+    """Begin a new epoch without a slot."""
+
+    def start_epoch(self: Engine, end: Bound) -> None:
+        self._flush_records()
+        state = self.state
+        self._become(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
+        self._stray_records = False
+
+    return [Patch(Engine, "start_epoch", start_epoch)]
+
+
+def epoch_without_flush() -> list[Patch]:
+    """Let the slots of a new epoch name records that no barrier covered."""
+
+    def start_epoch(self: Engine, end: Bound) -> None:
+        state = self.state
+        self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
+        self._stray_records = False
+
+    return [Patch(Engine, "start_epoch", start_epoch)]
+
+
+def strays_forgotten() -> list[Patch]:
+    """Leave whole records of an interrupted call where they are, and valid."""
+
+    def settle(self: Engine) -> None:
+        self._stray_records = False
+
+    return [Patch(Engine, "_settle", settle)]
+
+
+def _store_with(mark: Callable[[Engine], Bound]) -> list[Patch]:
+    original = Engine.store
+
+    def marked(self: Engine, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+        self._settle()
+        state = self.state
+        self.state = state._replace(durable=mark(self))
+        try:
+            return original(self, payloads, kinds)
+        finally:
+            self.state = self.state._replace(durable=state.durable)
+
+    return [Patch(Engine, "store", marked)]
+
+
+def marks_of_published() -> list[Patch]:
+    """Say in a record that everything stored before it is durable."""
+    return _store_with(lambda engine: engine.state.head)
+
+
+def marks_not_set_back() -> list[Patch]:
+    """Say in a record after a rollback what was durable before it."""
+    highest = Bound(0, 1)
+
+    def mark(engine: Engine) -> Bound:
+        nonlocal highest
+        highest = max(highest, engine.state.durable)
+        return highest
+
+    return _store_with(mark)
+
+
+def newest_slot_overwritten() -> list[Patch]:
+    """Count generations on from the one before the newest slot's at an open."""
+    original = Engine._begin
+
+    def begin(self: Engine, state: State, slot: Slot) -> None:
+        original(self, state, slot)
+        self.generation = max(slot.generation - 1, 0)
+
+    return [Patch(Engine, "_begin", begin)]
+
+
+def close_without_commit() -> list[Patch]:
+    """Say "closed cleanly" without making durable what is pending."""
+    return [Patch(Engine, "close", lambda self: self._write_slot(self.state, SLOT_CLEAN))]
+
+
+def poison_skipped() -> list[Patch]:
+    """Report a failed barrier, and take records again."""
+
+    def fail(self: Wal, error: OSError) -> PersistError:
+        return PersistError(error.errno, "not poisoned", committed_seq=self.committed_seq)
+
+    return [Patch(Wal, "_fail", fail)]
+
+
+class _Late(bytes):
+    """A payload that is read from its source again when it is stored."""
+
+    source: Any
+
+    def __radd__(self, header: bytes) -> bytes:
+        return header + bytes(self.source)
+
+
+def crc_over_source() -> list[Patch]:
+    """Take the checksum over the payload, and store what the caller's buffer holds afterwards."""
+    original = shipped(wal_module, "as_payload")
+
+    def as_payload(data: Any, block: Superblock) -> bytes:
+        late = _Late(original(data, block))
+        late.source = data
+        return late
+
+    return [Patch(wal_module, "as_payload", as_payload)]

@@ -1,0 +1,133 @@
+"""Broken recovery: a cache that is trusted, checks that are left out, a gap that is not looked over. For ``mutants``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from crc32c import crc32c
+
+from pmwal import control, layout, opening, ring
+from pmwal.judge import _Judge
+from pmwal.layout import Slot
+from pmwal.medium import Mapping
+from pmwal.records import Bound
+from pmwal.ring import Found, RingReader
+from pmwal.testing.broken_seam import Patch, shipped
+
+
+def restore_skipped() -> list[Patch]:
+    """Do not store again what may be in the cache only."""
+    return [Patch(opening, "_store_again", lambda mapping, judgement, slot, copies: None)]
+
+
+def restore_without_barrier() -> list[Patch]:
+    """Store it again, and wait for nothing."""
+    original = opening._store_again
+
+    def store_again(mapping: Any, *args: Any) -> None:
+        mapping.barrier = lambda *ranges: None
+        try:
+            original(mapping, *args)
+        finally:
+            del mapping.barrier
+
+    return [Patch(opening, "_store_again", store_again)]
+
+
+def restore_from_cache() -> list[Patch]:
+    """Store again what the cache shows by then, and not what was judged."""
+    original = opening._store_again
+
+    def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
+        original(mapping, judgement, slot, [])
+        original(mapping, judgement, slot, [(offset, mapping.load(offset, len(data))) for offset, data in copies])
+
+    return [Patch(opening, "_store_again", store_again)]
+
+
+def lost_slot_left() -> list[Patch]:
+    """Do not fill up a lost slot."""
+    original = opening._store_again
+
+    def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
+        filled = replace(judgement, control=replace(judgement.control, lost_places=()))
+        original(mapping, filled, slot, copies)
+
+    return [Patch(opening, "_store_again", store_again)]
+
+
+def epoch_unchecked() -> list[Patch]:
+    """Take past the pointer records of any epoch."""
+    original = _Judge._whole_batch
+
+    def whole_batch(self: _Judge, start: Bound, slot: Slot) -> list[Found]:
+        found = self.ring.numbered(*start)
+        return original(self, start, slot if found is None else slot._replace(epoch=found.header.epoch))
+
+    return [Patch(_Judge, "_whole_batch", whole_batch)]
+
+
+def epoch_before_crc() -> list[Patch]:
+    """Take a header with an older epoch for the end of the log, whatever its checksum says."""
+    original = _Judge._damaged_before_pointer
+
+    def damaged(self: _Judge, slots: Any, slot: Slot, stop: Bound, pointer: Bound) -> Any:
+        header = self.ring.peek(stop.position)
+        if header is not None and header.seq == stop.next_seq and header.epoch != slot.epoch:
+            return self._verdict(slots, slot, Bound(slot.tail_position, slot.tail_seq), stop)
+        return original(self, slots, slot, stop, pointer)
+
+    return [Patch(_Judge, "_damaged_before_pointer", damaged)]
+
+
+def batches_ignored() -> list[Patch]:
+    """Take past the pointer each record for itself."""
+
+    def whole_batch(self: _Judge, start: Bound, slot: Slot) -> list[Found]:
+        found = self.ring.numbered(*start)
+        return [found] if found is not None and found.header.epoch == slot.epoch else []
+
+    return [Patch(_Judge, "_whole_batch", whole_batch)]
+
+
+def gap_not_crossed() -> list[Patch]:
+    """Look for a record behind the one before only."""
+    return [Patch(RingReader, "_at_next_lap", lambda self, position, seq: None)]
+
+
+def gap_not_compared() -> list[Patch]:
+    """Take a record at the ring's end for the next one without a look at the next lap's start."""
+    original = RingReader.numbered
+
+    def numbered(self: RingReader, position: int, seq: int) -> Found | None:
+        here = self.whole(position)
+        return here if here is not None and here.header.seq == seq else original(self, position, seq)
+
+    return [Patch(RingReader, "numbered", numbered)]
+
+
+def slot_crc_unchecked() -> list[Patch]:
+    """Take any bytes in a slot's place for a slot."""
+    original = shipped(control, "decode_slot")
+
+    def decode(raw: bytes, uuid: bytes, index: int, *, known: bool = False) -> Slot | None:
+        slot: Slot | None = original(raw, uuid, index, known=True)
+        return slot
+
+    return [Patch(control, "decode_slot", decode)]
+
+
+def record_crc_unchecked() -> list[Patch]:
+    """Take any bytes behind a possible header for a record."""
+    return [Patch(ring, "record_crc", lambda stored, uuid, position: int.from_bytes(stored[:4], "little"))]
+
+
+def crc_without_seed() -> list[Patch]:
+    """Start checksums from the place, and leave out which log it is."""
+
+    def seed(uuid: bytes, place: int) -> int:
+        crc: int = crc32c(place.to_bytes(8, "little"))
+        return crc
+
+    return [Patch(layout, "seed_crc", seed), Patch(layout, "_slot_seed", seed)]

@@ -1,0 +1,135 @@
+"""Crash images of a program's own run: what users of pmwal test their replay with."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from pmwal.engine import State
+from pmwal.opening import open_log
+from pmwal.reading import View, damaged, walk
+from pmwal.records import Record
+from pmwal.testing.explore import points, scratch
+from pmwal.testing.images import build, cached, choices
+from pmwal.testing.media import UNITS, Medium
+from pmwal.testing.recorder import Event, Recorder
+from pmwal.testing.session import Trace, let_go
+from pmwal.wal import Wal
+
+
+@dataclass(frozen=True)
+class CrashImage:
+    """One file that a crash may leave. ``kind`` is "cut" (power) or "kill" (process), ``step`` how many steps came before it.
+
+    ``acknowledged`` are the records that were durable then, and that no truncate or rollback under way may take: each of them is
+    in the log that ``open`` recovers.
+    """
+
+    data: bytes
+    kind: str
+    step: int
+    acknowledged: tuple[Record, ...]
+    ordering: str
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Wal]:
+        """The log that recovery makes of this image, in a file of its own."""
+        with tempfile.TemporaryDirectory(prefix="pmwal-image-", dir=scratch()) as name:
+            path = Path(name) / "image.wal"
+            self.save(path)
+            wal = open_log(path, "r+", medium="file", ordering=self.ordering)
+            assert isinstance(wal, Wal)
+            with wal:
+                yield wal
+
+    def save(self, path: str | Path) -> None:
+        """Write the image to a file."""
+        Path(path).write_bytes(self.data)
+
+
+class _Moment(NamedTuple):
+    """What the writer's handle calls its bounds, from this step on."""
+
+    step: int
+    state: State
+
+
+def crash_images(
+    run: Callable[[Wal], object],
+    *,
+    size: int | str = "16KiB",
+    align: int | None = None,
+    medium: str = "page",
+    ordering: str = "auto",
+    samples: int = 8,
+    seed: int = 0,
+) -> Iterator[CrashImage]:
+    """Run a function on a new, empty log, and yield every distinct file that a crash during or after it may leave.
+
+    ``medium``: "pmem" (64-byte lines, words of 8 bytes), "page" (a disk, pages of 4 KiB, sectors of 512 bytes), "folio-64k" or
+    "folio-2m". ``samples``: images drawn by ``seed`` at each point, beside those that are always built. The rest is as for
+    ``pmwal.open``, which creates the log; that alone is not part of the run. An exception of the function is raised here.
+
+    >>> from pmwal.testing import crash_images
+    >>> def run(wal):
+    ...     _ = wal.append(b"first")
+    ...     _ = wal.extend([b"second", b"third"])
+    >>> for image in crash_images(run, size="8KiB"):
+    ...     with image.open() as wal:
+    ...         records = list(wal)
+    ...     assert records[: len(image.acknowledged)] == list(image.acknowledged)
+    ...     assert len(records) in (0, 1, 3)
+    """
+    if medium not in UNITS:
+        raise ValueError(f"medium must be one of {', '.join(map(repr, UNITS))}, not {medium!r}")
+    recorder, moments = Recorder(), list[_Moment]()
+    with tempfile.TemporaryDirectory(prefix="pmwal-run-", dir=scratch()) as name:
+        path = Path(name) / "run.wal"
+        mapped = "emulated-dax" if medium == "pmem" else "file"
+        wal = open_log(path, "x", size=size, align=align, medium=mapped, ordering=ordering, seam=recorder)
+        assert isinstance(wal, Wal)
+
+        def note(_: Event | None) -> None:
+            state = wal._engine.state
+            if not moments or moments[-1].state != state:
+                moments.append(_Moment(len(recorder.events), state))
+
+        base = path.read_bytes()
+        recorder.events.clear()
+        recorder.before = note
+        try:
+            run(wal)
+            if not wal.closed:
+                note(None)
+        finally:
+            recorder.before = None
+            let_go(wal)
+    moments = moments or [_Moment(0, wal._engine.state)]
+    trace, random, seen = Trace(base, recorder.events, [], 0), Random(seed), set[tuple[int, int]]()
+    actual = wal.stats().ordering
+    for step, now, stored in points(trace, medium):
+        place = max((index for index, moment in enumerate(moments) if moment.step <= step), default=0)
+        several = [cached(now)] if stored else (build(now, choice) for choice in choices(now, random, samples))
+        for image in several:
+            if (image.digest, place) not in seen:
+                seen.add((image.digest, place))
+                acknowledged = _acknowledged(wal, now, moments[place : place + 2])
+                yield CrashImage(image.data, "kill" if stored else "cut", step, acknowledged, actual)
+
+
+def _acknowledged(wal: Wal, medium: Medium, moments: list[_Moment]) -> tuple[Record, ...]:
+    """The records that are durable at this moment and still there at the next."""
+    state, block = moments[0].state, wal._engine.block
+    view = View(state.tail, state.durable, state.epoch, state.epoch_first_seq)
+    first = max(moment.state.tail.next_seq for moment in moments)
+    end = min(moment.state.durable.next_seq for moment in moments)
+    cache = medium.cache
+    records = walk(
+        block, lambda offset, length: bytes(cache[offset : offset + length]), view, view.tail, end, lambda at, _: damaged(block, at)
+    )
+    return tuple(record for record in records if record.seq >= first)

@@ -1,0 +1,224 @@
+"""The virtual machine rig: its parts one by one, and power cuts of real kernels where QEMU is."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+
+from crash import needs, vm, vm_image, vm_judge, vm_kernel
+from crash.guest import examiner, workload, writer
+from crash.vm_initramfs import Archive
+
+from support import kill
+
+pytestmark = pytest.mark.rigs
+
+SEED = 1
+PATIENCE = 400
+
+
+def logs_after(ack: vm_judge.Ack) -> dict[str, dict[str, Any]]:
+    """What an examiner answers when exactly what was acknowledged is there."""
+    number, done = ack
+    life = workload.life(SEED, number)
+    state = max(workload.allowed(life, done), key=lambda state: state.next_seq - state.first_seq)
+    return {
+        life.name: {
+            "case": "R2",
+            "verified_case": "R2",
+            "first_seq": state.first_seq,
+            "numbers": [*range(state.first_seq, state.next_seq)],
+            "digests": [*state.digests],
+            "medium": "dax",
+            "takes_more": True,
+        }
+    }
+
+
+def wrong_after(ack: vm_judge.Ack, found: dict[str, dict[str, Any]]) -> str:
+    """What the judge says, in one text."""
+    return "; ".join(vm_judge.violations(SEED, ack, 0, found, "dax"))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_model_follows_a_real_log(tmp_path: Path, shm_dir: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each step of a life the log holds what the model says, and never needs more room than there is."""
+    life = workload.life(SEED, number)
+    monkeypatch.setenv("PMWAL_ENGINE", life.engine)
+    state = workload.EMPTY
+    wal = writer.create(shm_dir / life.name, life, writer.SYSTEM)
+    for step in life.steps[1:-1]:
+        writer.perform(wal, step)
+        state = workload.follow(state, step)
+        assert (state.first_seq, state.next_seq) == (wal.first_seq, wal.next_seq)
+        assert not workload.durable_after(step) or wal.committed_seq == wal.next_seq - 1
+    assert [*state.digests] == [workload.digest(record.data) for record in wal]
+    writer.perform(wal, life.steps[-1])
+    assert workload.final(life) == state
+
+
+def test_an_examined_kill_is_allowed(shm_dir: Path) -> None:
+    """Writer, examiner and judge agree about a log whose writer was killed in the middle of a life."""
+    life, done = workload.life(SEED, 0), 40
+    wal = writer.create(shm_dir / life.name, life, writer.SYSTEM)
+    for step in life.steps[1 : done + 1]:
+        writer.perform(wal, step)
+    kill(wal)
+    found = examiner.examine(shm_dir)
+    assert found[life.name]["takes_more"]
+    assert vm_judge.violations(SEED, (0, done), 0, found, "memory") == []
+
+
+def test_the_judge_accepts_what_was_acknowledged() -> None:
+    """A log that holds what it must is no violation, nor is the first creation that did not come to its end."""
+    assert wrong_after((3, 30), logs_after((3, 30))) == ""
+    assert vm_judge.violations(SEED, None, 0, {}, "dax") == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"digests": [], "numbers": []}, "acknowledged records are missing"),
+        ({"case": "R4", "verified_case": "R4"}, "none that a crash can make"),
+        ({"verified_case": "R1"}, "verify says R1, and recovery R2"),
+        ({"medium": "file"}, "the medium is file, not dax"),
+        ({"takes_more": False}, "after recovery"),
+        ({"numbers": [1, 3]}, "do not follow one another"),
+        ({"error": "CorruptWal"}, "CorruptWal"),
+    ],
+    ids=["lost", "corrupt", "verify", "medium", "append", "hole", "exception"],
+)
+def test_the_judge_sees_what_is_wrong(changed: dict[str, Any], said: str) -> None:
+    """Each thing that must not be is named."""
+    ack = (3, 30)
+    found = logs_after(ack)
+    found["3.wal"] |= changed
+    assert said in wrong_after(ack, found)
+
+
+def test_the_judge_sees_a_changed_payload_a_lost_and_a_returned_log() -> None:
+    """One other byte, a file that is not there, and one that was removed long ago."""
+    ack = (3, 30)
+    found = logs_after(ack)
+    found["3.wal"]["digests"][-1] = "another"
+    assert "the payload of" in wrong_after(ack, found)
+    assert "is not there" in wrong_after(ack, {})
+    assert "removed long ago" in wrong_after(ack, logs_after(ack) | logs_after((1, 5)))
+
+
+def test_the_info_block_is_what_linux_checks() -> None:
+    """The signature, the place of the data, and a checksum over all words with its own field zero."""
+    block = vm_image.info_block(64 << 20)
+    assert len(block) == 4096
+    assert block.startswith(b"NVDIMM_PFN_INFO\0")
+    assert struct.unpack_from("<Q", block, 56) == (vm_image.DATA_OFFSET,)
+    assert struct.unpack_from("<Q", block, 4088) == (vm_image.fletcher64(block[:4088] + bytes(8)),)
+    assert vm_image.fletcher64(struct.pack("<3I", 1, 2, 3)) == (1 + 3 + 6) << 32 | 6
+
+
+def test_a_copied_image_is_equal(shm_dir: Path) -> None:
+    """What was a hole in the source is zero in the target, whatever stood there."""
+    source, target, random_bytes = shm_dir / "source", shm_dir / "target", random.Random(SEED).randbytes
+    for path, offsets in ((source, (0, 3 << 20)), (target, (1 << 20, 3 << 20))):
+        with path.open("wb") as file:
+            file.truncate((8 << 20) + 512)
+            for offset in (*offsets, (8 << 20)):
+                file.seek(offset)
+                file.write(random_bytes(512))
+    copied = vm_image.copy(source, target)
+    assert source.read_bytes() == target.read_bytes()
+    assert copied < 8 << 20
+
+
+def test_the_archive_is_one_that_the_kernel_unpacks(tmp_path: Path) -> None:
+    """Headers, names and padding of the newc format; a path through a symbolic link brings the link and its target."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("real")
+    archive = Archive()
+    archive.add_path(tmp_path / "link" / "file")
+    entries, data, at = {}, archive.bytes(), 0
+    while at < len(data):
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * index : at + 14 + 8 * index], 16) for index in range(13)]
+        name = data[at + 110 : at + 110 + fields[11] - 1].decode()
+        start = -(-(at + 110 + fields[11]) // 4) * 4
+        entries[name] = data[start : start + fields[6]]
+        at = -(-(start + fields[6]) // 4) * 4
+    inside = str(tmp_path)[1:]
+    assert entries[f"{inside}/link"] == b"real"
+    assert entries[f"{inside}/real/file"] == b"content"
+    assert [*entries][-1] == "TRAILER!!!"
+
+
+def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
+    """The order comes from the modules themselves; what is built in is left out, and what is missing is named."""
+    (tmp_path / "modules.builtin").write_text("kernel/lib/built-in.ko\n")
+    for name, needed in (("top", "mid_dle,built_in"), ("mid-dle", "low"), ("low", "")):
+        (tmp_path / f"{name}.ko").write_bytes(b"\0license=GPL\0depends=" + needed.encode() + b"\0name=x\0")
+    kernel = vm_kernel.Kernel(tmp_path / "vmlinuz", tmp_path)
+    assert [*vm_kernel.load_order(kernel, ["top", "low"])] == ["low", "mid_dle", "top"]
+    with pytest.raises(LookupError, match="no module other"):
+        vm_kernel.load_order(kernel, ["other"])
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without QEMU and a kernel the exit status is 2, and the message says how to get them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(vm_kernel, "_in", lambda root: [])
+    assert vm.main(["--cuts", "1"]) == vm.CANNOT_RUN
+    said = capsys.readouterr().err
+    assert "apt-get install qemu-system-x86" in said
+    assert "--fetch-kernel" in said
+
+
+def test_a_control_that_cannot_be_seen_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing sync on memory that is durable at once shows nothing, so it is no control there."""
+    with pytest.raises(SystemExit):
+        vm.main(["--device", "nvdimm", "--control", "no-sync"])
+    assert "cannot be seen on nvdimm" in capsys.readouterr().err
+
+
+def need_machine(filesystem: str) -> None:
+    """Skip, or fail where all rigs are required, when the machine cannot be run here."""
+    needs.require("linux-x86_64", "qemu-system-x86_64", f"mkfs.{filesystem}")
+    if vm.missing(filesystem):
+        message = f"needs {vm_kernel.REMEDY}"
+        if os.environ.get(needs.ALL_REQUIRED) == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.mark.parametrize(
+    ("device", "filesystem", "cuts", "kills", "seen"),
+    [
+        ("nvdimm", "ext4", 20, 2, "MAP_SYNC yes, medium dax, flush by clwb"),
+        ("nvdimm", "xfs", 3, 0, "MAP_SYNC yes, medium dax, flush by clwb"),
+        ("virtio-blk", "ext4", 5, 1, "MAP_SYNC no, medium file, flush by msync"),
+        ("virtio-pmem", "ext4", 3, 0, "MAP_SYNC no, medium file, flush by msync"),
+    ],
+    ids=["nvdimm-ext4", "nvdimm-xfs", "virtio-blk", "virtio-pmem"],
+)
+def test_a_power_cut_takes_nothing_acknowledged(
+    device: str, filesystem: str, cuts: int, kills: int, seen: str, tmp_path: Path
+) -> None:
+    """Cut after cut the log holds what it must, on the medium that it must find; each mistake is noticed on the same machine."""
+    need_machine(filesystem)
+    where = ["--device", device, "--filesystem", filesystem, "--keep", tmp_path / "kept.img"]
+    command = [sys.executable, vm.__file__, *where, "--cuts", str(cuts), "--kills", str(kills), "--seed", str(SEED), "--controls"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert seen in ended.stdout
+    assert f"as it is: {cuts} cuts" in ended.stdout
+    for control, devices in vm.CONTROLS.items():
+        assert (f"{control}: " in ended.stdout) == (device in devices)

@@ -1,0 +1,306 @@
+"""The stress harness: short runs pass, each mistake is noticed and called by its name, and the check itself is exact."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pmwal
+from pmwal.extension import native
+
+TOOLS = Path(__file__).parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+pytest.importorskip("psutil")
+pytest.importorskip("tqdm")
+
+import stress  # noqa: E402
+from stressing import page, resources  # noqa: E402
+from stressing.check import Contents, Look, compare, expect, shown  # noqa: E402
+from stressing.journal import Entries, Journal, Op, State  # noqa: E402
+from stressing.mutants import MUTANTS  # noqa: E402
+from stressing.payloads import STEP, Payloads, first_ticket, longest  # noqa: E402
+from stressing.processes import Child, Violation  # noqa: E402
+from stressing.resources import Sample  # noqa: E402
+
+pytestmark = pytest.mark.rigs
+
+ENGINE = "both" if native is not None else "python"
+SMALL = ["--engine", ENGINE, "--readers", "1", "--cpu-load", "0", "--io-load", "0", "--writers-threads", "3", "--seed", "1"]
+PAYLOADS = Payloads(1)
+TICKET = first_ticket(1, 0) | 3
+
+
+def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run the harness; exit status, its JSON, and what it printed."""
+    report = directory / "report.json"
+    command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(directory), "--json", str(report), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert report.exists(), ended.stderr
+    return ended.returncode, json.loads(report.read_text()), ended.stdout + ended.stderr
+
+
+# -- runs
+
+
+def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
+    """Writers are killed, every log is compared, and nothing of the run is left behind."""
+    status, found, said = stressed(shm_dir, *SMALL, "--seconds", "4", "--medium", "any")
+    assert (status, found["violation"]) == (0, None), said
+    assert found["kills"]["open"] + found["kills"]["work"] >= 2
+    assert found["records_checked"] > 0
+    assert found["resources"]["steady"]
+    assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
+    """Each mutant ends the run with exit status 1 and the right name of the violation; log and journal are kept."""
+    seconds = "6" if name.startswith("leak") else "30"
+    status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+    assert status == 1, said
+    assert found["violation"]["kind"] in MUTANTS[name].kinds, said
+    kept = Path(found["kept"])
+    assert (kept / "journal.npy").exists()
+    assert list(kept.glob("*.wal"))
+    assert found["command"] in said
+
+
+# -- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--path", "/nowhere"], "not a directory"),
+        (["--medium", "dax"], "MAP_SYNC"),
+        (["--writers-threads", "0"], "from 1 to"),
+        (["--readers", "0"], "must be a reader"),
+        (["--mutant", "no-such"], "invalid choice"),
+    ],
+)
+def test_wrong_usage_is_exit_status_2(
+    arguments: list[str], message: str, shm_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be done is said before anything is started."""
+    try:
+        status: object = stress.main(["--path", str(shm_dir), "--engine", "python", *arguments])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert list(shm_dir.iterdir()) == []
+
+
+def test_page_without_matplotlib_says_what_to_install(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run does not begin, because its charts could not be drawn."""
+    monkeypatch.setattr("stressing.page.importlib.util.find_spec", lambda name: None if name == "matplotlib" else object())
+    assert stress.main(["--path", str(shm_dir), "--html", str(shm_dir / "page.html")]) == 2
+    assert "pip install 'pmwal[bench]'" in capsys.readouterr().err
+
+
+def test_page_holds_its_charts(shm_dir: Path) -> None:
+    """One file, that loads nothing, with a chart for each series of the run."""
+    pytest.importorskip("matplotlib")
+    _, found, _ = stressed(shm_dir, *SMALL, "--seconds", "2")
+    text = page.render(found)
+    assert text.count("<figure>") >= 5
+    assert "src=" not in text
+    assert found["proves"] in text
+
+
+# -- payloads and journal
+
+
+def test_payload_follows_from_seed_and_ticket() -> None:
+    """The same again, others for another seed or ticket, within the length of the class, and recognised."""
+    again, other = Payloads(1), Payloads(2)
+    for size_class in range(10):
+        ticket = first_ticket(7, 3) | size_class
+        data = PAYLOADS.of(ticket)
+        assert data == again.of(ticket)
+        assert len(data) <= longest(size_class)
+        if size_class:
+            assert longest(size_class - 1) < len(data)
+            assert PAYLOADS.genuine(data) == ticket
+            assert PAYLOADS.genuine(data[:-1] + bytes([data[-1] ^ 1])) is None
+            assert other.of(ticket) != data
+
+
+def test_journal_shows_the_call_under_way() -> None:
+    """An intent without a result stays, and a cleared journal is empty."""
+    journal = Journal()
+    lane = journal.lane(2)
+    lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET, count=1)
+    lane.done(1, 1)
+    lane.intend(Op.TRUNCATE, 0, argument=1)
+    entries = journal.entries()
+    assert entries["state"].tolist() == [State.DONE, State.INTENDED]
+    assert entries["lane"].tolist() == [2, 2]
+    assert (entries["ticket"][0], entries["argument"][1]) == (TICKET, 1)
+    journal.clear()
+    assert len(journal.entries()) == 0
+
+
+# -- the check
+
+
+Script = Callable[[Journal], None]
+
+
+def after(script: Script) -> Entries:
+    """The journal of some calls."""
+    journal = Journal()
+    script(journal)
+    return journal.entries()
+
+
+def appends(count: int, *, under_way: int = 0) -> Script:
+    """So many appends that returned, and one call under way that stores so many more."""
+
+    def script(journal: Journal) -> None:
+        lane = journal.lane(0)
+        for place in range(count):
+            lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET + place * STEP, count=1)
+            lane.done(place + 1, place + 1)
+        if under_way:
+            lane.intend(Op.EXTEND, 0, durable=True, ticket=TICKET + count * STEP, count=under_way)
+
+    return script
+
+
+def rolled_back(journal: Journal) -> None:
+    """Three appends, and a rollback to the first one that has not returned."""
+    appends(3)(journal)
+    other = journal.lane(1)
+    other.intend(Op.ROLLBACK, 0, argument=1)
+
+
+def truncated(journal: Journal) -> None:
+    """Three appends, a truncate that returned, and another one under way."""
+    appends(3)(journal)
+    other = journal.lane(1)
+    other.intend(Op.TRUNCATE, 0, argument=2)
+    other.done(2)
+    other.intend(Op.TRUNCATE, 0, argument=3)
+
+
+def holding(places: Sequence[int], first: int = 1) -> Look:
+    """A log that holds the records of these places."""
+    records = [
+        pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + place * STEP)) for at, place in enumerate(places)
+    ]
+    return Look(first, first + len(places), records, 0, 1 << 20)
+
+
+def judged(script: Script, look: Look) -> str:
+    """The kind of the violation, or "fine"."""
+    try:
+        compare(expect(Contents(), after(script), None, overwrites=False), look, PAYLOADS)
+    except Violation as violation:
+        return violation.kind
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    ("script", "look", "verdict"),
+    [
+        (appends(3), holding([0, 1, 2]), "fine"),
+        (appends(3), holding([0, 1]), "missing-record"),
+        (appends(3), holding([0, 1, 1]), "misplaced-record"),
+        (appends(3), holding([0, 2, 1]), "misplaced-record"),
+        (appends(3), holding([0, 1, 2, 1]), "resurrected-record"),
+        (appends(3), holding([0, 1, 2, 3]), "resurrected-record"),
+        (appends(2, under_way=2), holding([0, 1]), "fine"),
+        (appends(2, under_way=2), holding([0, 1, 2, 3]), "fine"),
+        (appends(2, under_way=2), holding([0, 1, 2]), "torn-batch"),
+        (appends(2, under_way=2), holding([0, 1, 3]), "resurrected-record"),
+        (appends(2, under_way=2), holding([0, 1, 2, 3, 4]), "resurrected-record"),
+        (appends(3), holding([1, 2], first=2), "wrong-bounds"),
+        (rolled_back, holding([0, 1, 2]), "fine"),
+        (rolled_back, holding([0]), "fine"),
+        (rolled_back, holding([0, 1]), "missing-record"),
+        (truncated, holding([1, 2], first=2), "fine"),
+        (truncated, holding([2], first=3), "fine"),
+        (truncated, holding([0, 1, 2]), "wrong-bounds"),
+    ],
+)
+def test_check_allows_what_was_told_and_nothing_else(script: Script, look: Look, verdict: str) -> None:
+    """Returned calls whole and in order, a call under way whole or not at all, the front where truncate said."""
+    assert judged(script, look) == verdict
+
+
+def test_numbers_against_the_order_of_calls_are_noticed() -> None:
+    """A call that began after another had returned must get a higher number."""
+
+    def script(journal: Journal) -> None:
+        for place, seq in ((0, 2), (1, 1)):
+            lane = journal.lane(place)
+            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+            lane.done(seq, seq)
+
+    assert judged(script, holding([1, 0])) == "wrong-order"
+
+
+def test_number_given_twice_is_noticed() -> None:
+    """Two calls cannot have stored the same record."""
+
+    def script(journal: Journal) -> None:
+        lanes = journal.lane(0), journal.lane(1)
+        for place, lane in enumerate(lanes):
+            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+        for lane in lanes:
+            lane.done(1, 1)
+
+    assert judged(script, holding([0])) == "wrong-order"
+
+
+def test_reader_may_be_shown_what_a_rollback_takes_and_nothing_else() -> None:
+    """What a reader was shown is there, or was rolled back."""
+    expected = expect(Contents(), after(rolled_back), None, overwrites=False)
+    contents = compare(expected, holding([0]), PAYLOADS)
+    shown([(1, TICKET), (2, TICKET + STEP)], expected, contents)
+    with pytest.raises(Violation, match="shown record 2"):
+        shown([(2, TICKET)], expected, contents)
+    with pytest.raises(Violation, match="another record 1"):
+        shown([(1, TICKET + STEP)], expected, contents)
+
+
+# -- leaks
+
+
+def samples(memory: Callable[[float], float]) -> list[Sample]:
+    """A hundred seconds of a process whose memory follows a function of time."""
+    noise = np.random.default_rng(1).normal(0, 1 << 19, 100)
+    return [Sample(1, float(at), memory(at) + noise[at], 10, 1, 0, 0, 0) for at in range(100)]
+
+
+def test_leak_is_growth_after_the_warm_up() -> None:
+    """A step while it warms up, and noise, are none; a slow and steady rise is one."""
+    step = resources.growth(samples(lambda at: (1 << 27) if at > 10 else 0), "memory")
+    rise = resources.growth(samples(lambda at: at * (1 << 18)), "memory")
+    assert step is not None
+    assert rise is not None
+    assert abs(step) < resources.GROWTH_MAX["memory"] < rise
+    resources.check({"steady": {"memory": step}})
+    with pytest.raises(Violation, match="memory grew"):
+        resources.check({"steady": {"memory": rise}})
+    assert resources.growth(samples(lambda at: 0)[:5], "memory") is None
+
+
+def test_process_that_dies_by_itself_is_a_violation(tmp_path: Path) -> None:
+    """A crash of the interpreter is not taken for our kill."""
+    child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGTERM)
+    child.wait()
+    with pytest.raises(Violation, match="SIGTERM"):
+        child.check()

@@ -1,0 +1,202 @@
+"""What a log may hold after a power cut, worked out from the notes that the program under test had made by then.
+
+It goes by the notes alone and shares no code with recovery. At any time:
+
+- every record up to the acknowledged number ("through") is there, byte for byte, unless a truncate, rollback, overwriting or
+  repair that was noted before may have taken it;
+- what follows are records that were noted before they were stored, batches whole, without a hole;
+- the first record is the acknowledged one, or where a call that changes it is under way, the one that this call means to leave.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from crash.program import NOTE_SIZE, payload
+from crash.writelog import Entry
+
+
+class Violation(Exception):
+    """What was found cannot be what the log held."""
+
+
+class Found(NamedTuple):
+    """What an open gave: the bounds and the payloads of all records; or why there was none."""
+
+    first: int
+    records: list[bytes]
+    missing: bool = False  # there is no file
+    corrupt: str = ""  # the verdict
+
+    @property
+    def last(self) -> int:
+        """Number of the last record."""
+        return self.first + len(self.records) - 1
+
+
+class Note(NamedTuple):
+    """A note, and the number of log entries with which it had been made."""
+
+    time: int
+    facts: dict[str, Any]
+
+
+def notes_in(entries: Sequence[Entry], area: int) -> list[Note]:
+    """The notes in a disk's log, in the order in which they were made."""
+    notes: list[Note] = []
+    for index, entry in enumerate(entries):
+        if not entry.is_flush and entry.offset >= area:
+            facts = json.loads(entry.data.rstrip(b"\0"))
+            if facts["note"] != len(notes) or entry.offset != area + len(notes) * NOTE_SIZE:
+                raise ValueError(f"entry {index} holds note {facts['note']} instead of {len(notes)}")
+            notes.append(Note(index + 1, facts))
+    return notes
+
+
+@dataclass
+class Model:
+    """The log as the notes made so far describe it."""
+
+    seed: int
+    later: Sequence[Note]  # all notes of the run
+    exists: bool = False
+    first: int = 1
+    through: int = 0  # acknowledged
+    records: dict[int, bytes] = field(default_factory=dict)  # all that may be there, by number
+    batches: dict[int, int] = field(default_factory=dict)  # the first number of the batch of each record
+    ends: set[int] = field(default_factory=set)  # last numbers of the batches that are not acknowledged
+    overwrites: bool = False  # a full ring gives up its oldest records
+    change: dict[str, Any] | None = None  # a call under way that moves a bound
+    seen: int = 0  # notes taken in
+    acknowledged: int = 0  # calls answered
+
+    def advance(self, time: int) -> None:
+        """Take in the notes that had been made by then."""
+        while self.seen < len(self.later) and self.later[self.seen].time <= time:
+            note = self.later[self.seen].facts
+            self.seen += 1
+            getattr(self, f"_{note['event']}")(note)
+
+    @property
+    def last(self) -> int:
+        """The last number that was noted to be stored."""
+        return max(self.records, default=self.through)
+
+    def problem(self, found: Found) -> str | None:
+        """Why this cannot be what the log held; None when it can."""
+        if found.missing:
+            return "the log was created, and there is no file" if self.exists else None
+        damaged = self.change is not None and self.change["event"] in ("damage", "damaged")
+        if found.corrupt:
+            return None if damaged else f"open: {found.corrupt}"
+        ends = self._ends()
+        if found.last < self.through and found.last not in ends:
+            return f"records {found.last + 1} to {self.through} were acknowledged, and are missing"
+        if found.last not in ends:
+            return f"it ends with {found.last}, which is not the end of a call; it may end with {sorted(ends)}"
+        if not self._first_may_be(found.first):
+            return f"it begins with {found.first} instead of {self.first} ({self.change})"
+        for seq, data in enumerate(found.records, found.first):
+            if self.records.get(seq) != data:
+                return f"record {seq} is not what was stored: {data[:16]!r}, {len(data)} bytes"
+        return None
+
+    def _ends(self) -> set[int]:
+        """The numbers with which the log may end."""
+        ends = {self.through, *self.ends}
+        match self.change:
+            case {"event": "rollback", "after": after}:
+                ends.add(after)
+            case {"event": "damage" | "damaged", "seq": seq}:
+                ends.add(self._before_batch_of(seq))
+        return ends
+
+    def _before_batch_of(self, seq: int) -> int:
+        """The number with which the log ends when this record is damaged: a repair leaves no part of a batch."""
+        return max(self.batches[seq], self.first) - 1
+
+    def _first_may_be(self, first: int) -> bool:
+        match self.change:
+            case {"event": "truncate", "before": before}:
+                return first in (self.first, before)
+            case {"event": "store"} if self.overwrites:  # how far, the next answer says
+                return self.first <= first <= self._first_next()
+        return first == self.first
+
+    def _first_next(self) -> int:
+        """The first number as the next answer gives it; where no answer followed, any will do."""
+        for note in self.later[self.seen :]:
+            if "first" in note.facts and note.facts["event"] in ("done", "opened"):
+                return int(note.facts["first"])
+        return self.last + 1
+
+    def _settle(self, first: int, through: int) -> None:
+        """Take an answer as the truth from now on."""
+        self.first, self.through = first, through
+        self.records = {seq: data for seq, data in self.records.items() if seq >= first}
+        self.ends = {end for end in self.ends if end > through}
+
+    # -- one method for each kind of note
+
+    def _open(self, _: dict[str, Any]) -> None:
+        """What was under way when the last life ended still may have happened or not."""
+
+    def _opened(self, note: dict[str, Any]) -> None:
+        last = note["next"] - 1
+        wrong = self.problem(Found(note["first"], [self.records.get(seq, b"") for seq in range(note["first"], last + 1)]))
+        if wrong and self.exists:
+            raise Violation(f"note {note['note']}, opening after a close or a kill: {wrong}")
+        self.exists, self.change, self.overwrites = True, None, note["overwrites"]
+        self.records = {seq: data for seq, data in self.records.items() if seq <= last}
+        self.ends.clear()
+        self._settle(note["first"], last)
+
+    def _store(self, note: dict[str, Any]) -> None:
+        self.change = note
+        for index, size in enumerate(note["sizes"]):
+            self.records[note["first"] + index] = payload(self.seed, note["note"], index, size)
+            self.batches[note["first"] + index] = note["first"]
+        self.ends.add(note["first"] + len(note["sizes"]) - 1)
+
+    def _commit(self, note: dict[str, Any]) -> None:
+        self.change = note
+
+    def _truncate(self, note: dict[str, Any]) -> None:
+        self.change = note
+
+    def _rollback(self, note: dict[str, Any]) -> None:
+        self.change = note
+
+    def _close(self, note: dict[str, Any]) -> None:
+        self.change = note
+
+    def _done(self, note: dict[str, Any]) -> None:
+        self.acknowledged += 1
+        if self.change is not None and self.change["event"] == "rollback":
+            after = self.change["after"]
+            self.records = {seq: data for seq, data in self.records.items() if seq <= after}
+            self.ends = {end for end in self.ends if end <= after}
+        self.change = None
+        self._settle(note["first"], note["through"])
+
+    def _closed(self, _: dict[str, Any]) -> None:
+        self.acknowledged += 1
+        self.change = None
+        self._settle(self.first, self.last)
+
+    def _damage(self, note: dict[str, Any]) -> None:
+        self.change = note
+
+    def _damaged(self, note: dict[str, Any]) -> None:
+        assert self.change is not None
+        self.change = {**self.change, "event": "damaged"}
+
+    def _repaired(self, _: dict[str, Any]) -> None:
+        assert self.change is not None
+        last = self._before_batch_of(self.change["seq"])
+        self.change = None
+        self.records = {seq: data for seq, data in self.records.items() if seq <= last}
+        self._settle(self.first, last)

@@ -1,0 +1,179 @@
+"""The log of a disk's writes and flushes (the format of dm-log-writes), and the states that a power cut leaves of the disk.
+
+``logdisk.py`` writes the log. What follows from its order:
+
+- Requests are taken and answered one at a time. So a write stands before a flush only if it had reached the disk before the flush
+  began, and what was asked for after an answer stands behind what was answered.
+- A cut at time *t* leaves the first *t* entries as what had happened. All writes before the last flush among them are durable. Of
+  the later ones each sector may hold any version written since, or the durable one.
+- An acknowledgement is a write into a reserved area of the same disk, which the program under test makes after the call returned.
+  The flush that the call waited for is answered after it was logged, so it stands before the acknowledgement. Therefore a record
+  whose acknowledgement is among the first *t* entries must be in every state of a cut at *t*, whatever the sectors behind the
+  last flush hold. It counts from the acknowledgement on and not from the next flush on: a program that acknowledges too early is
+  caught at the times between the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from crash.logdisk import ENTRY, FLUSH, MAGIC, SECTOR, SUPER, VERSION
+
+MODES = ("flushed", "subset", "torn", "prefix", "all")
+"""What survives of the writes behind the last flush: none, whole writes, sectors, whole writes up to a torn one, all."""
+
+_CHUNK = 1 << 20
+
+
+class Entry(NamedTuple):
+    """A write, or a flush (which has no data)."""
+
+    offset: int
+    data: bytes
+
+    @property
+    def is_flush(self) -> bool:
+        """Whether the disk was told to empty its cache."""
+        return not self.data
+
+
+class Cut(NamedTuple):
+    """A power cut: after ``time`` entries, the first ``durable`` of them for certain; the rest by ``mode`` and ``seed``."""
+
+    time: int
+    durable: int
+    mode: str
+    seed: int
+
+
+def parse(path: Path) -> list[Entry]:
+    """All entries of a log; ``ValueError`` where it is not whole or holds something else than writes and flushes."""
+    raw = memoryview(path.read_bytes())
+    if len(raw) < SECTOR:
+        raise ValueError(f"{path}: no entry was logged")
+    magic, version, count, size = SUPER.unpack_from(raw)
+    if (magic, version, size) != (MAGIC, VERSION, SECTOR):
+        raise ValueError(f"{path}: not a log of writes in sectors of {SECTOR} bytes")
+    entries, at = [], SECTOR
+    for number in range(count):
+        if at + SECTOR > len(raw):
+            raise ValueError(f"{path}: it ends before entry {number} of {count}")
+        first, sectors, flags, _ = ENTRY.unpack_from(raw, at)
+        if flags & ~FLUSH or bool(flags) == bool(sectors):
+            raise ValueError(f"{path}: entry {number} is neither a write nor a flush (flags {flags:#x}, {sectors} sectors)")
+        at += SECTOR
+        data = bytes(raw[at : at + sectors * SECTOR]).ljust(sectors * SECTOR, b"\0")  # zeros at its end may be a hole
+        entries.append(Entry(first * SECTOR, data))
+        at += sectors * SECTOR
+    return entries
+
+
+def sample(entries: Sequence[Entry], limit: int, random: Random, count: int) -> list[Cut]:
+    """Cuts in the order of time. Writes from the offset ``limit`` on are no part of the disk."""
+    windows: list[tuple[int, int]] = []  # (entries up to a flush and with it, entries up to the next flush)
+    start = 0
+    for index in [*(at for at, entry in enumerate(entries) if entry.is_flush), len(entries)]:
+        windows.append((start, index))
+        start = index + 1
+    written = [
+        (start, end) for start, end in windows if any(entry.data and entry.offset < limit for entry in entries[start:end])
+    ]
+    cuts = []
+    for number in range(count):
+        mode = MODES[number % len(MODES)] if written else "flushed"
+        start, end = random.choice(windows if mode == "flushed" else written)
+        # Without the cache the latest time says most: every acknowledgement before the next flush counts.
+        time = end if mode == "flushed" else random.randint(start, end)
+        cuts.append(Cut(time, start, mode, random.getrandbits(32)))
+    return sorted(cuts)
+
+
+def survivors(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> Iterator[tuple[int, bytes]]:
+    """What reached the disk of the writes behind the last flush, torn at multiples of ``unit``, in the order of the log."""
+    random = Random(cut.seed)
+    share = random.choice((0.1, 0.5, 0.9))
+    writes = [entry for entry in entries[cut.durable : cut.time] if not entry.is_flush and entry.offset < limit]
+    last = random.randrange(len(writes)) if writes else 0
+    for number, (offset, data) in enumerate(writes):
+        if cut.mode == "all" or (cut.mode == "prefix" and number < last) or (cut.mode == "subset" and random.random() < share):
+            yield offset, data
+        elif cut.mode == "torn" or (cut.mode == "prefix" and number == last):
+            at = 0
+            while at < len(data):
+                size = unit - (offset + at) % unit
+                if random.random() < share:
+                    yield offset + at, data[at : at + size]
+                at += size
+
+
+def copy_sparse(source: int, target: int) -> None:
+    """Make a file the copy of another, holes included."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, 0)
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole follows
+            return
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        while at < end:
+            at += os.pwrite(target, os.pread(source, min(_CHUNK, end - at), at), at)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Make a new file the copy of another, holes included."""
+    with source.open("rb") as old, target.open("xb") as new:
+        copy_sparse(old.fileno(), new.fileno())
+
+
+class Disk:
+    """A disk on its way through the log: what is durable, and a digest of its content."""
+
+    def __init__(self, initial: Path, image: Path, limit: int) -> None:
+        """Begin with a copy of ``initial`` in ``image``; what lies at ``limit`` or behind is no part of the disk."""
+        copy_file(initial, image)
+        self._fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+        self._limit = limit
+        self._applied = 0
+        self._digest = 0
+
+    def close(self) -> None:
+        """Let go of the image."""
+        os.close(self._fd)
+
+    def advance(self, entries: Sequence[Entry], durable: int) -> None:
+        """Apply all writes of the first ``durable`` entries."""
+        pieces = [(offset, data) for offset, data in entries[self._applied : durable] if data and offset < self._limit]
+        self._digest ^= self._change(pieces)
+        for offset, data in pieces:
+            os.pwrite(self._fd, data, offset)
+        self._applied = max(self._applied, durable)
+
+    def state(self, pieces: Iterable[tuple[int, bytes]], target: int) -> int:
+        """Make ``target`` the image with these pieces applied; a digest of its content."""
+        pieces = list(pieces)
+        copy_sparse(self._fd, target)
+        for offset, data in pieces:
+            os.pwrite(target, data, offset)
+        return self._digest ^ self._change(pieces)
+
+    def _change(self, pieces: Iterable[tuple[int, bytes]]) -> int:
+        """By what pieces change the digest: the exclusive or over all sectors that change, old and new."""
+        sectors = {offset + at: data[at : at + SECTOR] for offset, data in pieces for at in range(0, len(data), SECTOR)}
+        change = 0
+        for offset, new in sectors.items():
+            old = os.pread(self._fd, SECTOR, offset)
+            if old != new:
+                change ^= _digest(offset, old) ^ _digest(offset, new)
+        return change
+
+
+def _digest(offset: int, sector: bytes) -> int:
+    return int.from_bytes(blake2b(sector, digest_size=16, salt=offset.to_bytes(8, "little")).digest(), "little")

@@ -1,0 +1,214 @@
+"""Writers and readers over one log, SIGKILL at random moments, and after each kill a check against what the writer was told.
+
+    python tools/stress.py [--seconds N] [--path DIR] [--medium auto|any|...] [--engine both|native|python] [--seed N]
+    python tools/stress.py --json FILE --html FILE      figures; the page is one file, with charts
+    python tools/stress.py --mutant NAME | --mutants    with a mistake, which must be noticed
+
+What the writer was told is kept outside the log, in memory that outlives it: the intent of each call before it, the result
+after it. So the check is exact. Everything that a call returned is there byte for byte, in order, committed or not; what else is
+there was under way, and whole; what was refused, given up, truncated or rolled back is not. Killing a process keeps the page
+cache: this shows what survives the death of a process, and nothing about a power cut.
+
+Besides, a process that lives as long as the run opens, uses and closes a log of its own. When its memory, descriptors or threads,
+or those of a reader, grow, that is a leak. The seed gives the plan (policies, calls, sizes, payloads), but not the moments at
+which threads run. Exit status: 0; 1 a violation (with --mutant: the mistake was noticed; with --mutants: one was not), and the
+directory with log and journal is kept; 2 wrong usage, or something that is needed is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import media
+from stressing import page
+from stressing.journal import LANES
+from stressing.mutants import MUTANTS
+from stressing.plan import Settings
+from stressing.processes import Violation
+from stressing.results import Results
+from stressing.supervisor import Supervisor
+
+import pmwal
+
+USAGE = 2
+MEDIA = ("memory", "emulated-dax", "file", "dax")
+MUTANT_SECONDS = 20.0
+
+
+class WrongUsage(Exception):
+    """What was asked for cannot be done here."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, help=f"default: 60, for a mutant {MUTANT_SECONDS:g}")
+    parser.add_argument("--seed", type=int, help="default: another one each time")
+    parser.add_argument("--path", type=Path, default=Path("/dev/shm"), metavar="DIR", help="where to work (default: %(default)s)")
+    media_help = "as for pmwal.open; any: another one for each life, of those possible in DIR (default: %(default)s)"
+    parser.add_argument("--medium", choices=("auto", "any", *MEDIA), default="auto", help=media_help)
+    engine_help = "both: another one for each life (default: %(default)s)"
+    parser.add_argument("--engine", choices=("both", "native", "python"), default="both", help=engine_help)
+    parser.add_argument("--writers-threads", type=int, default=4, metavar="N", help="of a writer, at most (default: %(default)s)")
+    parser.add_argument("--readers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--cpu-load", type=int, default=1, metavar="N", help="threads that only compute (default: %(default)s)")
+    parser.add_argument("--io-load", type=int, default=1, metavar="N", help="threads that only write (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts; needs matplotlib")
+    what = "; ".join(f"{name}: {mutant.what}" for name, mutant in MUTANTS.items())
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=f"with a mistake ({what})")
+    parser.add_argument("--mutants", action="store_true", help="with each of them, one after the other")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.writers_threads < LANES:
+        parser.error(f"--writers-threads must be from 1 to {LANES - 1}")
+    if options.readers < 1 or min(options.cpu_load, options.io_load) < 0:
+        parser.error("there must be a reader, and no load can be negative")
+    if options.seconds is None:
+        options.seconds = MUTANT_SECONDS if options.mutant or options.mutants else 60.0
+    if options.seconds <= 0:
+        parser.error("--seconds must be more than 0")
+    if options.seed is None:
+        options.seed = int.from_bytes(os.urandom(3), "big")
+    return options
+
+
+def allowed_media(directory: Path, wanted: str) -> tuple[str, ...]:
+    """What a log in this directory may be opened with; ``WrongUsage`` when it is not what is wanted."""
+    found, problem = [], ""
+    for medium in MEDIA if wanted == "any" else (wanted,):
+        probe = directory / "probe.wal"
+        try:
+            pmwal.open(probe, "x", size="64KiB", medium=medium).close()
+            found.append(medium)
+        except pmwal.UnsupportedMedium as error:
+            problem = str(error)
+        probe.unlink(missing_ok=True)
+    if not found:
+        raise WrongUsage(problem)
+    return tuple(found)
+
+
+def command_of(options: argparse.Namespace, mutant: str | None) -> str:
+    """The command line that runs the same plan again."""
+    words = ["python", "tools/stress.py", "--seconds", f"{options.seconds:g}", "--seed", str(options.seed)]
+    words += ["--path", str(options.path), "--medium", options.medium, "--engine", options.engine]
+    words += ["--writers-threads", str(options.writers_threads), "--readers", str(options.readers)]
+    words += ["--cpu-load", str(options.cpu_load), "--io-load", str(options.io_load)]
+    return shlex.join(words + (["--mutant", mutant] if mutant else []))
+
+
+def environment_of(directory: Path, chosen: tuple[str, ...]) -> dict[str, str]:
+    """What the figures were measured on."""
+    return {
+        "medium": ", ".join(chosen),
+        "file system": media.look(directory).text,
+        "processor": media.processor(),
+        "kernel": f"{os.uname().sysname} {os.uname().release}",
+        "python": sys.version.split()[0],
+        "pmwal": pmwal.__version__,
+    }
+
+
+def run(options: argparse.Namespace, mutant: str | None) -> Results:
+    """One run in a directory of its own, which is removed unless there was a violation."""
+    from tqdm import tqdm  # noqa: PLC0415  (needed by then; ``missing`` has looked for it)
+
+    engines = ("native", "python") if options.engine == "both" else (options.engine,)
+    directory = Path(tempfile.mkdtemp(prefix="pmwal-stress-", dir=options.path))
+    results: Results | None = None
+    try:
+        chosen = allowed_media(directory, options.medium)
+        settings = Settings(
+            options.seed, options.seconds, chosen, engines, options.writers_threads, options.readers,
+            options.cpu_load, options.io_load, mutant,
+        )  # fmt: skip
+        command = command_of(options, mutant)
+        results = Results(environment_of(directory, chosen), options.seed, command, mutant=mutant)
+        known = results
+        layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}"
+        with tqdm(total=options.seconds, bar_format=layout, disable=None, leave=False) as bar:
+
+            def tell(now: float) -> None:
+                bar.set_postfix_str(f"{len(known.kills)} kills, {known.records_checked} records compared", refresh=False)
+                bar.update(min(now, options.seconds) - bar.n)
+
+            supervisor = Supervisor(settings, directory, results, tell)
+            try:
+                supervisor.run()
+            except Violation as violation:
+                results.violation = violation.kind, str(violation)
+                results.kept = str(directory)
+                supervisor.save_journal(directory / "journal.npy")
+    finally:
+        if results is None or results.violation is None:
+            shutil.rmtree(directory, ignore_errors=True)
+    return results
+
+
+def missing(options: argparse.Namespace) -> str | None:
+    """What has to be installed first."""
+    for module, extra in (("psutil", "test"), ("tqdm", "test")):
+        if importlib.util.find_spec(module) is None:
+            return f"this needs {module}: pip install 'pmwal[{extra}]'"
+    return page.missing() if options.html is not None else None
+
+
+def report(results: Results, options: argparse.Namespace) -> None:
+    """Say what was found, and write the files."""
+    print(results.summary())
+    if results.violation is not None:
+        kind, message = results.violation
+        print(f"VIOLATION {kind}: {message}\nkept: {results.kept}\nthe same plan again: {results.command}", file=sys.stderr)
+    if options.json is not None:
+        options.json.write_text(json.dumps(results.as_dict(), indent=1) + "\n")
+    if options.html is not None:
+        options.html.write_text(page.render(results.as_dict()))
+
+
+def check_mutants(options: argparse.Namespace) -> int:
+    """Run with each mistake; how many were not noticed, or taken for something else."""
+    missed = 0
+    for name, mutant in MUTANTS.items():
+        results = run(options, name)
+        noticed = results.violation is not None and results.violation[0] in mutant.kinds
+        missed += not noticed
+        found = "nothing" if results.violation is None else f"{results.violation[0]} after {results.seconds:.1f} s"
+        print(f"{name:<24} {'noticed' if noticed else 'NOT NOTICED'}: {found}", flush=True)
+        if results.kept is not None:
+            shutil.rmtree(results.kept, ignore_errors=True)
+    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mistakes noticed")
+    return missed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for."""
+    options = parse(arguments)
+    problem = missing(options)
+    if problem is None and not (options.path.is_dir() and os.access(options.path, os.W_OK)):
+        problem = f"{options.path} is not a directory that can be written to"
+    if problem is not None:
+        print(problem, file=sys.stderr)
+        return USAGE
+    try:
+        if options.mutants:
+            return 1 if check_mutants(options) else 0
+        print(f"seed {options.seed}; the same plan again: {command_of(options, options.mutant)}", flush=True)
+        results = run(options, options.mutant)
+    except (WrongUsage, ImportError) as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    report(results, options)
+    return 0 if results.violation is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""The acknowledgements, kept outside the log: shared memory that the supervisor holds and each writer's threads fill in.
+
+Invariants
+----------
+- A call's intent is complete in the journal before the call is made, and its result after it has returned. So what a writer
+  has been told is in the journal but for the last call of each thread, of which at least the intent is.
+- The byte ``state`` is stored by itself, after the fields that it vouches for. A kill leaves the stores that the thread made so
+  far, in their order, so it never vouches for half a field.
+- A lane belongs to one thread. Entries of a phase lie between two rollbacks, and no other call overlaps a rollback.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import mmap
+import struct
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+LANES = 32
+ENTRIES = 1 << 16  # of a lane, for one life; a writer whose lane is full closes the log
+_HEAD = 4096
+
+Entries = npt.NDArray[np.void]
+"""Rows of ``ENTRY``."""
+
+ENTRY = np.dtype(
+    [
+        ("state", "u1"),
+        ("op", "u1"),
+        ("durable", "u1"),  # the call returns when its records are durable
+        ("lane", "u1"),
+        ("phase", "<u4"),
+        ("ticket", "<u8"),
+        ("count", "<u8"),
+        ("argument", "<u8"),  # of truncate and rollback
+        ("start_ns", "<u8"),
+        ("first", "<u8"),  # what the call returned: the first and last number, or one value
+        ("last", "<u8"),
+        ("end_ns", "<u8"),
+    ]
+)
+_INTENT = struct.Struct("<BBBIQQQQ")
+_RESULT = struct.Struct("<QQQ")
+_INTENT_AT = ENTRY.fields["op"][1]  # type: ignore[index]
+_RESULT_AT = ENTRY.fields["first"][1]  # type: ignore[index]
+assert _INTENT_AT + _INTENT.size == _RESULT_AT
+assert _RESULT_AT + _RESULT.size == ENTRY.itemsize == 64
+
+
+class State(enum.IntEnum):
+    """How far a call has come; 0 is an entry not used yet."""
+
+    INTENDED = 1
+    DONE = 2
+    REFUSED = 3  # it raised, or was given up: nothing of it may be in the log
+
+
+class Op(enum.IntEnum):
+    """The calls that a journal knows."""
+
+    APPEND = 1
+    EXTEND = 2
+    BATCH = 3
+    RESERVE = 4
+    ABORT = 5  # a batch or reservation whose block raises
+    COMMIT = 6
+    WAIT = 7
+    TRUNCATE = 8
+    ROLLBACK = 9
+
+
+STORES = (Op.APPEND, Op.EXTEND, Op.BATCH, Op.RESERVE)
+
+
+class Progress(enum.IntEnum):
+    """How far a life has come."""
+
+    NOTHING = 0
+    OPENED = 1
+    CLOSED = 2
+
+
+_OPENED = struct.Struct("<QQQQQ")
+
+
+class Opened(NamedTuple):
+    """What the writer found when it opened the log: its bounds, when, and the bytes that recovery read."""
+
+    first_seq: int
+    next_seq: int
+    start_ns: int
+    end_ns: int
+    bytes_scanned: int
+
+
+class Journal:
+    """The whole of it. It is made once, before any process is started, and cleared before each life."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, _HEAD + LANES * ENTRIES * ENTRY.itemsize)
+        rows: npt.NDArray[Any] = np.frombuffer(self._map, ENTRY, LANES * ENTRIES, _HEAD)
+        self._lanes = rows.reshape(LANES, ENTRIES)
+
+    def clear(self) -> None:
+        """Forget the last life. No writer runs."""
+        self._map[:_HEAD] = bytes(_HEAD)
+        for lane in self._lanes:
+            lane[: _used(lane)] = np.zeros((), ENTRY)
+
+    # -- the writer's side
+
+    def opened(self, opened: Opened) -> None:
+        """The log is open, and nothing was called yet."""
+        _OPENED.pack_into(self._map, 8, *opened)
+        self._map[0] = Progress.OPENED
+
+    def closed(self) -> None:
+        """``close`` has returned."""
+        self._map[0] = Progress.CLOSED
+
+    def lane(self, number: int) -> Lane:
+        """The lane of a thread."""
+        return Lane(self._map, number)
+
+    # -- the supervisor's side; the writer is dead
+
+    @property
+    def progress(self) -> Progress:
+        """How far the writer came."""
+        return Progress(self._map[0])
+
+    @property
+    def opening(self) -> Opened | None:
+        """What the writer found; None when it did not come so far."""
+        return None if self.progress == Progress.NOTHING else Opened(*_OPENED.unpack_from(self._map, 8))
+
+    def entries(self) -> Entries:
+        """A copy of all entries, those of each lane in their order."""
+        return np.concatenate([lane[: _used(lane)] for lane in self._lanes])
+
+
+def _used(lane: Entries) -> int:
+    """How many entries of a lane are used: they are its first ones, and the others were never touched."""
+    return bisect.bisect_left(range(len(lane)), True, key=lambda place: lane["state"][place] == 0)
+
+
+class Lane:
+    """Where one thread of the writer notes its calls."""
+
+    def __init__(self, whole: mmap.mmap, number: int) -> None:
+        self._map = whole
+        self._number = number
+        self._at = _HEAD + number * ENTRIES * ENTRY.itemsize
+        self._end = self._at + ENTRIES * ENTRY.itemsize
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more calls; some room is left for a call that is part of another."""
+        return self._at + 16 * ENTRY.itemsize > self._end
+
+    def intend(
+        self, op: Op, phase: int, *, durable: bool = False, ticket: int = 0, count: int = 0, argument: int = 0
+    ) -> None:
+        """Note a call that comes next."""
+        now = time.perf_counter_ns()
+        _INTENT.pack_into(self._map, self._at + _INTENT_AT, op, durable, self._number, phase, ticket, count, argument, now)
+        self._map[self._at] = State.INTENDED
+
+    def done(self, first: int = 0, last: int = 0) -> None:
+        """Note what the call has returned."""
+        _RESULT.pack_into(self._map, self._at + _RESULT_AT, first, last, time.perf_counter_ns())
+        self._map[self._at] = State.DONE
+        self._at += ENTRY.itemsize
+
+    def refused(self) -> None:
+        """Note that the call raised and stored nothing."""
+        self._map[self._at] = State.REFUSED
+        self._at += ENTRY.itemsize

@@ -1,0 +1,114 @@
+"""The negative controls: mistakes that a run must notice, and what it must call them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pmwal
+from stressing.plan import LifePlan
+from stressing.processes import Violation
+
+BUSY_SECONDS = 0.3, 0.6  # at least and at most, of a life that a kill is to end in the middle of calls
+FEW = 12  # records that a log needs for a mistake in it to be made
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``after_kill`` changes the log between a kill and the check; the other mistakes are made where the calls are."""
+
+    what: str
+    kinds: tuple[str, ...]
+    after_kill: Callable[[Path], None] | None = None
+    single: bool = False  # with one thread, which overwrites: the mistake foretells numbers, or may free nothing
+
+
+def _reopened(path: Path) -> pmwal.Wal:
+    wal = pmwal.open(path, "r+", on_full="overwrite")
+    assert isinstance(wal, pmwal.Wal)
+    return wal
+
+
+def _lose(path: Path) -> None:
+    with _reopened(path) as wal:
+        if len(wal) >= FEW:
+            wal.rollback(wal.next_seq - FEW)
+
+
+def _swap(path: Path) -> None:
+    with _reopened(path) as wal:
+        records = list(wal)[-FEW:]
+        if len(records) == FEW:
+            wal.rollback(records[0].seq - 1)
+            for record in reversed(records):
+                wal.append(record.data, kind=record.kind)
+
+
+def _resurrect(path: Path) -> None:
+    with _reopened(path) as wal:
+        old = next((record for record in wal if 16 <= len(record.data) <= 1000), None)
+        if old is not None:
+            wal.append(old.data, kind=old.kind)
+
+
+def _damage(path: Path) -> None:
+    with pmwal.open(path, "r") as reader:
+        records = list(reader)
+    if len(records) < FEW:
+        return
+    payload = max((record.data for record in records[: FEW // 2]), key=len)
+    with path.open("r+b") as file:
+        at = file.read().find(payload)
+        os.pwrite(file.fileno(), bytes([payload[0] ^ 1]), at)
+
+
+MUTANTS: dict[str, Mutant] = {
+    "early-acknowledgement": Mutant(
+        "the writer acknowledges before it calls (2 ms before, so that kills meet it)",
+        ("missing-record",),
+        single=True,
+    ),
+    "lost-record": Mutant("recovery drops the newest records", ("missing-record",), _lose),
+    "changed-byte": Mutant("one record in 20 is stored with another last byte", ("changed-record", "foreign-record")),
+    "resurrected-record": Mutant("recovery finds an old record behind the newest", ("resurrected-record",), _resurrect),
+    "swapped-records": Mutant(
+        "recovery gives the newest records in another order", ("misplaced-record", "changed-record"), _swap
+    ),
+    "damaged-file": Mutant("one bit of an old payload changes in the file", ("corrupt-log",), _damage),
+    "split-batch": Mutant("extend stores its records one by one", ("torn-batch",), single=True),
+    "kept-batch": Mutant(
+        "a batch whose block raises is stored all the same",
+        ("resurrected-record", "foreign-record", "wrong-order"),
+    ),
+    "ignored-truncate": Mutant("truncate says that it is done and does nothing", ("wrong-bounds",), single=True),
+    "ignored-rollback": Mutant(
+        "rollback says that it is done and does nothing",
+        ("resurrected-record", "foreign-record", "wrong-order", "misplaced-record", "changed-record"),
+    ),
+    "reader-changed-byte": Mutant("a reader is shown another byte", ("changed-record",)),
+    "reader-ghost": Mutant("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),
+    "leak-descriptors": Mutant("each close of a log leaves a descriptor open", ("leak-of-descriptors",)),
+    "leak-memory": Mutant("each close of a log keeps 4 MiB", ("leak-of-memory",)),
+}
+
+
+def adjust(plan: LifePlan) -> LifePlan:
+    """A life in which the mistake of its mutant can be made, and met."""
+    if plan.mutant is None:
+        return plan
+    mutant = MUTANTS[plan.mutant]
+    if mutant.single:
+        plan = replace(plan, threads=1, on_full="overwrite", commit="each")
+    return replace(plan, seconds=min(max(plan.seconds, BUSY_SECONDS[0]), BUSY_SECONDS[1]), clean=False)
+
+
+def after_kill(plan: LifePlan) -> None:
+    """What the mutant does to the log between the kill and the check."""
+    change = None if plan.mutant is None else MUTANTS[plan.mutant].after_kill
+    if change is not None:
+        try:
+            change(plan.log.path)
+        except pmwal.PmwalError as error:
+            raise Violation("unexpected-error", f"the mutant cannot change the log: {error}") from error

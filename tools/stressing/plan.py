@@ -1,0 +1,112 @@
+"""What a run does: logs one after the other, and of each some lives of a writer, all drawn from the seed.
+
+The seed gives the plan: geometries, policies, calls, sizes, payloads, how long a life may last. It does not give the moments
+at which the kernel lets threads run, so two runs of a seed differ in what a kill meets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stressing.payloads import longest
+
+CAPACITIES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
+ALIGNMENTS = (None, None, None, 8, 64, 256)
+ORDERINGS = ("auto", "strict", "pipelined")
+COMMITS = ("each", "each", "manual")
+FULL_POLICIES = ("raise", "wait", "overwrite")
+LIVES_MAX = 12  # of one log
+CLEAN_SHARE = 0.1  # of lives that end by a close
+EARLY_SHARE = 0.2  # of kills that are to meet the open
+EARLY_SECONDS = 0.02
+LATE_SECONDS = (0.1, 1.3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    seed: int
+    seconds: float
+    media: tuple[str, ...]
+    engines: tuple[str, ...]
+    threads_max: int
+    readers: int
+    cpu_load: int
+    io_load: int
+    mutant: str | None = None
+
+
+@dataclass(frozen=True)
+class LogPlan:
+    """A log."""
+
+    number: int
+    path: Path
+    capacity: int
+    alignment: int | None
+
+    @property
+    def class_max(self) -> int:
+        """The largest class of payloads, at most a sixteenth of the ring: eight records of it fit at any time."""
+        return max(size_class for size_class in range(16) if longest(size_class) < self.capacity // 16)
+
+
+@dataclass(frozen=True)
+class LifePlan:
+    """One life of a writer, from its open to its end."""
+
+    number: int
+    log: LogPlan
+    engine: str
+    medium: str
+    ordering: str
+    commit: str
+    on_full: str
+    threads: int
+    seconds: float  # from its start until it is killed, or closes
+    clean: bool  # it closes; nobody kills it
+    recover_here: bool  # the supervisor recovers the log afterwards, instead of leaving it to the next writer
+    seed: str
+    mutant: str | None
+
+    def __str__(self) -> str:
+        return (
+            f"life {self.number} of {self.log.path.name} ({self.log.capacity >> 10} KiB): {self.engine}, {self.medium}, "
+            f"{self.ordering}, commit={self.commit}, on_full={self.on_full}, {self.threads} threads"
+        )
+
+
+def log_path(directory: Path, number: int) -> Path:
+    """Where the log with this number lies."""
+    return directory / f"log-{number}.wal"
+
+
+def lives(settings: Settings, directory: Path) -> Iterator[LifePlan]:
+    """All lives, without an end."""
+    rng = random.Random(f"plan {settings.seed}")
+    number = log_number = 0
+    while True:
+        log_number += 1
+        log = LogPlan(log_number, log_path(directory, log_number), rng.choice(CAPACITIES), rng.choice(ALIGNMENTS))
+        for _ in range(rng.randint(3, LIVES_MAX)):
+            number += 1
+            early = rng.random() < EARLY_SHARE
+            yield LifePlan(
+                number=number,
+                log=log,
+                engine=rng.choice(settings.engines),
+                medium=rng.choice(settings.media),
+                ordering=rng.choice(ORDERINGS),
+                commit=rng.choice(COMMITS),
+                on_full=rng.choice(FULL_POLICIES),
+                threads=rng.randint(1, settings.threads_max),
+                seconds=rng.uniform(0, EARLY_SECONDS) if early else rng.uniform(*LATE_SECONDS),
+                clean=rng.random() < CLEAN_SHARE,
+                recover_here=rng.random() < 0.5,
+                seed=f"life {settings.seed} {number}",
+                mutant=settings.mutant,
+            )

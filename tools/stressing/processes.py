@@ -1,0 +1,95 @@
+"""Processes that are forked, report what is wrong before they end, and die with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+FAILED = 70  # exit status of a process that has left a report
+PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging
+
+_FORK = multiprocessing.get_context("fork")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Violation(Exception):
+    """Something that must not happen has happened. ``kind`` is one word for it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Child:
+    """A process that runs one function."""
+
+    def __init__(self, name: str, reports: Path, body: Callable[..., None], *args: Any) -> None:
+        self.name = name
+        self._report = reports / f"{name}.json"
+        self._process: BaseProcess = _FORK.Process(target=self._run, args=(body, *args), name=name, daemon=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside numpy's threads
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def _run(self, body: Callable[..., None], *args: Any) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor takes it, and ends everybody
+        try:
+            body(*args)
+        except BaseException as error:
+            kind = error.kind if isinstance(error, Violation) else "unexpected-error"
+            message = str(error) if isinstance(error, Violation) else traceback.format_exc()
+            self._report.write_text(json.dumps({"kind": kind, "message": message}))
+            sys.stdout.flush()
+            os._exit(FAILED)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def wait(self) -> None:
+        """Wait until it has ended by itself."""
+        self._process.join(PATIENCE)
+        if self.running:
+            raise Violation("hanging", f"{self.name} has not ended for {PATIENCE:g} s after it should have")
+
+    def kill(self) -> bool:
+        """SIGKILL; whether that is what it died of."""
+        self._process.kill()
+        self._process.join()
+        return self._process.exitcode == -signal.SIGKILL
+
+    def suspend(self) -> None:
+        """Hold it where it is."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def check(self) -> None:
+        """``Violation`` when it ended and neither well nor by our SIGKILL."""
+        code = self._process.exitcode
+        if code in (None, 0, -signal.SIGKILL):
+            return
+        if code == FAILED:
+            with contextlib.suppress(OSError, ValueError):
+                report = json.loads(self._report.read_text())
+                raise Violation(report["kind"], f"{self.name}: {report['message']}")
+        assert code is not None
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        raise Violation("unexpected-end", f"{self.name} ended by {how} and left no report")

@@ -1,0 +1,146 @@
+"""What a run found: counts, latencies over time, recoveries, resources, violations; as plain values for JSON and the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stressing.journal import STORES, Entries, Op, State
+from stressing.resources import GROWTH_MAX, WARM_UP, Watch
+
+VERSION = 1
+PROVES = (
+    "Killing a process keeps the page cache: this shows what survives the death of a process, and nothing about a power cut. "
+    "For those see docs/testing.md."
+)
+BUCKETS = 60  # of the charts over time
+_PER_DECADE = 40
+_DECADES = 9  # from 100 ns on
+_FIRST_NS = 100.0
+
+Histogram = npt.NDArray[np.int64]
+
+
+def histogram(times_ns: npt.NDArray[Any]) -> Histogram:
+    """Times counted in bins whose borders lie 6 % apart."""
+    places = np.log10(np.maximum(times_ns.astype(np.float64), _FIRST_NS) / _FIRST_NS) * _PER_DECADE
+    return np.bincount(np.minimum(places.astype(np.int64), _PER_DECADE * _DECADES - 1), minlength=_PER_DECADE * _DECADES)
+
+
+def percentile(counts: Histogram, q: float) -> float:
+    """The upper border in ns of the bin in which the percentile lies."""
+    place = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
+    return float(_FIRST_NS * 10 ** ((min(place, len(counts) - 1) + 1) / _PER_DECADE))
+
+
+@dataclass
+class Results:
+    """Everything of one run. Times are seconds since its start."""
+
+    environment: dict[str, str]
+    seed: int
+    command: str
+    seconds: float = 0.0
+    kills: list[tuple[float, str]] = field(default_factory=list)  # when, and what it met: "open", "work", "reader"
+    closes: list[float] = field(default_factory=list)
+    logs: int = 0
+    lives: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    records_checked: int = 0
+    under_way: Counter[str] = field(default_factory=Counter)  # calls that a kill met, by what became of them
+    cases: Counter[str] = field(default_factory=Counter)  # rows of docs/recovery.md
+    recoveries: list[tuple[float, float, int, str]] = field(default_factory=list)  # when, seconds, bytes read, engine
+    watch: Watch = field(default_factory=Watch)
+    growths: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    violation: tuple[str, str] | None = None  # kind, and in words
+    kept: str | None = None
+    mutant: str | None = None
+    _latency: dict[tuple[str, int], Histogram] = field(default_factory=dict)  # by engine and second
+
+    def count_calls(self, entries: Entries, engine: str, start_ns: int) -> None:
+        """Take in the calls of a life."""
+        for op in Op:
+            states = entries["state"][entries["op"] == op]
+            self.calls[op.name.lower()] += int((states == State.DONE).sum() + (states == State.REFUSED).sum())
+        timed = entries[(entries["state"] == State.DONE) & (entries["durable"] == 1) & np.isin(entries["op"], STORES)]
+        seconds = (timed["end_ns"].astype(np.int64) - start_ns) // 1_000_000_000
+        for second in sorted(set(seconds.tolist())):
+            mine = timed[seconds == second]
+            counts = histogram((mine["end_ns"] - mine["start_ns"]).astype(np.int64))
+            key = engine, second
+            self._latency[key] = self._latency.get(key, 0) + counts
+
+    def latency(self) -> dict[str, list[dict[str, float]]]:
+        """By engine: percentiles in ns of durable calls in each piece of the run."""
+        width = max(1, -(-int(self.seconds + 1) // BUCKETS))
+        found: dict[str, list[dict[str, float]]] = {}
+        for engine in sorted({engine for engine, _ in self._latency}):
+            pieces: dict[int, Histogram] = {}
+            for (name, second), counts in self._latency.items():
+                if name == engine:
+                    pieces[second // width] = pieces.get(second // width, 0) + counts
+            found[engine] = [
+                {
+                    "seconds": (piece + 0.5) * width,
+                    "calls": int(counts.sum()),
+                    **{f"p{q:g}": percentile(counts, q) for q in (50, 99, 99.9)},
+                    "max": percentile(counts, 100),
+                }
+                for piece, counts in sorted(pieces.items())
+            ]
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "version": VERSION,
+            "proves": PROVES,
+            "environment": self.environment,
+            "seed": self.seed,
+            "command": self.command,
+            "mutant": self.mutant,
+            "seconds": round(self.seconds, 3),
+            "logs": self.logs,
+            "lives": self.lives,
+            "kills": {what: sum(met == what for _, met in self.kills) for what in ("open", "work", "reader")},
+            "kill_times": [[round(when, 3), what] for when, what in self.kills],
+            "closes": len(self.closes),
+            "calls": dict(self.calls),
+            "records_checked": self.records_checked,
+            "calls_under_way": dict(self.under_way),
+            "recovery_cases": dict(self.cases),
+            "recoveries": [
+                {"seconds": when, "took_seconds": took, "bytes_read": size, "engine": engine}
+                for when, took, size, engine in self.recoveries
+            ],
+            "latency_ns": self.latency(),
+            "resources": {name: [sample._asdict() for sample in samples] for name, samples in self.watch.samples.items()},
+            "growth": self.growths,
+            "growth_tolerated": {**GROWTH_MAX, "after_share_of_time": WARM_UP},
+            "violation": None if self.violation is None else {"kind": self.violation[0], "message": self.violation[1]},
+            "kept": self.kept,
+        }
+
+    def summary(self) -> str:
+        """The run in a few lines."""
+        writers = sum(what != "reader" for _, what in self.kills)
+        opens = sum(what == "open" for _, what in self.kills)
+        under_way = ", ".join(f"{count} {what}" for what, count in sorted(self.under_way.items())) or "none"
+        lines = [
+            f"{self.seconds:.1f} s: {self.lives} lives of {self.logs} logs; {writers} writers killed ({opens} while opening), "
+            f"{len(self.kills) - writers} readers killed, {len(self.closes)} closes",
+            f"{sum(self.calls.values())} calls returned, {self.records_checked} records compared",
+            f"calls under way at a kill: {under_way}",
+            f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items()))}",
+        ]
+        rises = [
+            f"{name} {what} {rise / (1 << 20):+.2f} MiB" if what == "memory" else f"{name} {what} {rise:+.1f}"
+            for name, values in self.growths.items()
+            for what, rise in values.items()
+            if rise is not None
+        ]
+        return "\n".join([*lines, f"growth: {', '.join(rises) or 'run too short to judge'}", PROVES])

@@ -1,0 +1,86 @@
+"""A process that lives as long as the run: it opens, uses, reads and closes a log of its own, over and over.
+
+Writers that are killed live too short to show a leak. This one makes the same calls, and its memory, descriptors and threads must
+stay where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pmwal
+from pmwal.medium import Mapping
+from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
+from stressing.processes import Violation
+
+CAPACITY = 1 << 20
+CALLS = 60  # between an open and the next
+_LIFE = (1 << 24) - 1  # of the tickets: no writer comes so far
+_LEAK = 4 << 20  # bytes that the mutant keeps of each handle
+
+
+def _leak(mutant: str) -> None:
+    """Let each close of a log's mapping keep something: a mistake in the library, as far as the watch can tell."""
+    kept: list[object] = []
+    close = Mapping.close
+
+    def leaking(mapping: Mapping) -> None:
+        if mapping.fd >= 0:
+            kept.append(os.dup(mapping.fd) if mutant == "leak-descriptors" else bytearray(os.urandom(4096) * (_LEAK >> 12)))
+        close(mapping)
+
+    Mapping.close = leaking  # type: ignore[method-assign, assignment]
+
+
+def live_long(path: Path, medium: str, engine: str, payloads: Payloads, mutant: str | None) -> None:
+    """The body of the process."""
+    os.environ["PMWAL_ENGINE"] = engine
+    if mutant in ("leak-descriptors", "leak-memory"):
+        _leak(mutant)
+    rng = random.Random(0)
+    ticket = first_ticket(_LIFE, 0)
+    kind = payloads.kind(ticket)
+    while True:
+        wal = pmwal.open(path, size=CAPACITY, medium=medium, ordering=rng.choice(("strict", "pipelined")), on_full="overwrite")
+        assert isinstance(wal, pmwal.Wal)
+        with wal:
+            for _ in range(CALLS):
+                items = []
+                for _ in range(rng.randint(1, 8)):
+                    ticket += STEP
+                    items.append(payloads.of(ticket | rng.randint(0, 8)))
+                _call(wal, rng, items, kind)
+            with pmwal.open(path, "r") as reader:
+                for record in reader.read(max(reader.first_seq, wal.next_seq - 100)):
+                    found = payloads.genuine(record.data)
+                    if record.kind != kind or (found is None and len(record.data) >= TICKETED):
+                        raise Violation("changed-record", f"record {record.seq} of the steady log is not what was stored")
+                    assert found is None or life_of(found) == _LIFE
+        time.sleep(0.02)
+
+
+def _call(wal: pmwal.Wal, rng: random.Random, items: list[bytes], kind: int) -> None:
+    """One of the calls that a log has, with these payloads."""
+    chosen = rng.random()
+    if chosen < 0.5:
+        wal.append(items[0], kind=kind)
+    elif chosen < 0.7:
+        wal.extend(items, kind=kind)
+    elif chosen < 0.8:
+        with wal.batch() as batch:
+            for item in items:
+                batch.append(item, kind=kind)
+    elif chosen < 0.9:
+        with wal.reserve(len(items[0]), kind=kind) as view:
+            view[:] = items[0]
+    elif chosen < 0.95:
+        for item in items:
+            wal.append(item, kind=kind, commit=False)
+        wal.commit()
+    elif chosen < 0.98:
+        wal.truncate(rng.randint(wal.first_seq, wal.next_seq))
+    else:
+        wal.rollback(wal.next_seq - 1 - rng.randint(0, min(len(wal), 20)))

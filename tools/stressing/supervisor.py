@@ -1,0 +1,229 @@
+"""Starts the processes, kills writers at random moments, and checks each log that a kill or a close leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+import pmwal
+from stressing import load, mutants, reader, resources, steady, writer
+from stressing.check import Contents, Expectation, Look, compare, expect, shown
+from stressing.journal import Journal, Op, Progress, State
+from stressing.payloads import Payloads
+from stressing.plan import LifePlan, LogPlan, Settings, lives
+from stressing.processes import Child, Violation
+from stressing.results import Results
+
+POLL_SECONDS = 0.01
+SAMPLE_SECONDS = 0.25
+READER_KILL_SHARE = 0.1  # of lives in which a reader is killed, too; the first reader never is
+JUDGED = {
+    "reader 1": ("memory", "descriptors", "threads"),
+    "steady": ("memory", "descriptors", "threads"),
+    "supervisor": ("descriptors",),  # its memory grows with the figures that it collects
+}
+
+Tell = Callable[[float], None]
+"""Called now and then with the seconds since the start."""
+
+
+class Supervisor:
+    """One run."""
+
+    def __init__(self, settings: Settings, directory: Path, results: Results, tell: Tell) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._results = results
+        self._tell = tell
+        self._payloads = Payloads(settings.seed)
+        self._journal = Journal()
+        self._board = reader.Board(settings.readers)
+        self._rng = random.Random(f"supervisor {settings.seed}")
+        self._helpers: dict[str, Child] = {}
+        self._next_sample = 0.0
+        self._start_ns = time.perf_counter_ns()
+
+    @property
+    def _now(self) -> float:
+        """Seconds since the start."""
+        return (time.perf_counter_ns() - self._start_ns) / 1e9
+
+    def run(self) -> None:
+        """Live after life until the time is over; ``Violation`` at the first one."""
+        results = self._results
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            self._begin()
+            log: LogPlan | None = None
+            contents: Contents | None = None
+            for drawn in lives(self._settings, self._directory):
+                if self._now >= self._settings.seconds:
+                    break
+                plan = mutants.adjust(drawn)
+                if log != plan.log:
+                    if log is not None:
+                        log.path.unlink(missing_ok=True)
+                    log, contents = plan.log, None
+                    results.logs += 1
+                contents = self._life(plan, contents)
+                results.lives += 1
+            for helper in self._helpers.values():
+                helper.check()
+            results.growths = resources.growths(results.watch, JUDGED)
+            resources.check(results.growths)
+
+    def _begin(self) -> None:
+        engine, medium = self._settings.engines[0], self._settings.media[0]
+        mutant = self._settings.mutant
+        self._results.watch.follow("supervisor", os.getpid())
+        if self._settings.cpu_load or self._settings.io_load:
+            self._help("load", load.burden, self._directory, self._settings.cpu_load, self._settings.io_load)
+        self._help("steady", steady.live_long, self._directory / "steady.wal", medium, engine, self._payloads, mutant)
+        for number in range(self._settings.readers):
+            self._start_reader(number)
+
+    def _start_reader(self, number: int) -> None:
+        engine = self._settings.engines[number % len(self._settings.engines)]
+        body = (self._directory, self._board, number, self._payloads, engine, self._settings.mutant)
+        self._help(f"reader {number + 1}", reader.watch, *body)
+
+    def _help(self, name: str, body: Callable[..., None], *args: object) -> None:
+        child = Child(name, self._directory, body, *args)
+        self._helpers[name] = child
+        self._results.watch.follow(name, child.pid)
+
+    def _end(self) -> None:
+        self._results.seconds = self._now
+        for helper in self._helpers.values():
+            helper.kill()
+
+    # -- one life
+
+    def _life(self, plan: LifePlan, before: Contents | None) -> Contents | None:
+        """Let a writer live and die, then check what it left."""
+        self._journal.clear()
+        self._board.announce(plan.number, plan.log.number)
+        child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads)
+        try:
+            self._results.watch.follow("writer", child.pid)
+            end = time.monotonic() + plan.seconds
+            while time.monotonic() < end and child.running:
+                time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+                self._look_around()
+            if plan.clean and child.running:
+                child.wait()
+        finally:
+            killed = child.kill()
+        try:
+            child.check()
+            return self._check(plan, before, killed)
+        except Violation as violation:
+            raise Violation(violation.kind, f"{plan}: {violation}") from violation
+
+    def _look_around(self) -> None:
+        """Take samples, and see that the others are well."""
+        now = self._now
+        if now >= self._next_sample:
+            self._next_sample = now + max(SAMPLE_SECONDS, self._settings.seconds / 2000)
+            self._results.watch.take(now)
+            self._tell(now)
+        for helper in self._helpers.values():
+            helper.check()
+
+    def _check(self, plan: LifePlan, before: Contents | None, killed: bool) -> Contents | None:
+        progress, entries = self._journal.progress, self._journal.entries()
+        if not killed and progress != Progress.CLOSED:
+            raise Violation("unexpected-end", "the writer ended by itself, and not after a close")
+        self._count(plan, killed, progress)
+        self._results.count_calls(entries, plan.engine, self._start_ns)
+        if before is None and progress == Progress.NOTHING and not plan.log.path.exists():
+            return None  # killed before the log had a name
+        os.environ["PMWAL_ENGINE"] = plan.engine
+        readers = [helper for name, helper in self._helpers.items() if name.startswith("reader")]
+        for helper in readers:
+            helper.suspend()
+        try:
+            mutants.after_kill(plan)
+            expected = expect(before or Contents(), entries, self._journal.opening, overwrites=plan.on_full == "overwrite")
+            look = self._read(plan, closed=progress == Progress.CLOSED)
+            contents = compare(expected, look, self._payloads)
+            shown(self._board.sightings(plan.number), expected, contents)
+        finally:
+            for helper in readers:
+                helper.resume()
+        self._results.records_checked += len(look.records)
+        self._count_under_way(expected, contents)
+        if plan.recover_here:
+            self._recover(plan, look)
+        if self._settings.readers > 1 and self._rng.random() < READER_KILL_SHARE:
+            self._kill_reader()
+        return contents
+
+    def _read(self, plan: LifePlan, *, closed: bool) -> Look:
+        """The log as a reader sees it: what recovery would keep."""
+        try:
+            with pmwal.open(plan.log.path, "r") as log:
+                assert isinstance(log, pmwal.Reader)
+                report = log.recovery
+                look = Look(log.first_seq, log.committed_seq + 1, list(log), log.stats().used, log.capacity)
+        except (pmwal.PmwalError, OSError) as error:
+            raise Violation("corrupt-log", f"{type(error).__name__}: {error}") from error
+        self._results.cases[report.case] += 1
+        if closed and report.case != "R1":
+            raise Violation("unclean", f"the log was closed, and a look at it says {report.case}: {report.reason}")
+        return look
+
+    def _recover(self, plan: LifePlan, look: Look) -> None:
+        """Recover the log here; it must keep what the look has shown."""
+        start = time.perf_counter()
+        try:
+            with pmwal.open(plan.log.path, "r+", medium=plan.medium) as log:
+                assert isinstance(log, pmwal.Wal)
+                took = time.perf_counter() - start
+                records, scanned = list(log), log.recovery.bytes_scanned
+        except (pmwal.PmwalError, OSError) as error:
+            message = f"recovery, after a look that found no fault: {type(error).__name__}: {error}"
+            raise Violation("corrupt-log", message) from error
+        self._results.recoveries.append((self._now, took, scanned, plan.engine))
+        if records != look.records:
+            raise Violation("missing-record", f"recovery kept {len(records)} records; a look before it found {len(look.records)}")
+
+    def _kill_reader(self) -> None:
+        number = self._rng.randrange(1, self._settings.readers)
+        self._helpers[f"reader {number + 1}"].kill()
+        self._results.kills.append((self._now, "reader"))
+        self._start_reader(number)
+
+    # -- figures
+
+    def _count(self, plan: LifePlan, killed: bool, progress: Progress) -> None:
+        opening = self._journal.opening
+        if killed:
+            self._results.kills.append((self._now, "open" if progress == Progress.NOTHING else "work"))
+        else:
+            self._results.closes.append(self._now)
+        if opening is not None:
+            took = (opening.end_ns - opening.start_ns) / 1e9
+            self._results.recoveries.append((self._now, took, opening.bytes_scanned, plan.engine))
+
+    def _count_under_way(self, expected: Expectation, contents: Contents) -> None:
+        """What became of the calls that the kill met."""
+        there = set(contents.tickets)
+        for call in expected.under_way:
+            self._results.under_way["stores kept" if call.ticket in there else "stores dropped"] += 1
+        entries = self._journal.entries()
+        cut_short = entries[entries["state"] == State.INTENDED]
+        for op in (Op.TRUNCATE, Op.ROLLBACK, Op.COMMIT, Op.WAIT, Op.ABORT):
+            count = int((cut_short["op"] == op).sum())
+            if count:
+                self._results.under_way[f"{op.name.lower()}s"] += count
+
+    def save_journal(self, path: Path) -> None:
+        """Keep what the last writer was told, as an array of ``journal.ENTRY``."""
+        np.save(path, self._journal.entries())

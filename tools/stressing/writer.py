@@ -1,0 +1,345 @@
+"""The writer: threads that call everything a log has, and note each call outside before and after it."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pmwal
+from stressing.journal import Journal, Op, Opened
+from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
+from stressing.plan import LifePlan
+from stressing.processes import Violation
+
+WAIT_SECONDS = 20.0  # for space, with on_full="wait"
+SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet
+_PAUSE = 0.002  # of mutants that widen the window in which a kill shows them
+
+
+class Aborted(Exception):
+    """Raised in the block of a batch or reservation that is to be given up."""
+
+
+class Gate:
+    """Lets calls overlap one another, and a rollback none of them: then the journal tells what the rollback discarded.
+
+    ``phase`` counts the rollbacks. A rollback that waits keeps out all but who frees space, for which others may wait.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._waiting = self._alone = False
+        self.phase = 0
+
+    @contextmanager
+    def shared(self, *, frees: bool = False) -> Iterator[int]:
+        """Overlap with others; the phase."""
+        with self._changed:
+            while self._alone or (self._waiting and not frees):
+                self._changed.wait()
+            self._inside += 1
+        try:
+            yield self.phase
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[int]:
+        """Overlap with nobody; the phase, which ends with the block."""
+        with self._changed:
+            while self._waiting or self._alone:
+                self._changed.wait()
+            self._waiting = True
+            while self._inside:
+                self._changed.wait()
+            self._waiting, self._alone = False, True
+        try:
+            yield self.phase
+            self.phase += 1
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+class Worker:
+    """One thread. ``last`` is the number of the last record that it stored in ``last_phase``."""
+
+    def __init__(
+        self, plan: LifePlan, number: int, wal: pmwal.Wal, journal: Journal, payloads: Payloads, gate: Gate, stop: threading.Event
+    ) -> None:
+        self._plan = plan
+        self._wal = wal
+        self._lane = journal.lane(number)
+        self._payloads = payloads
+        self._gate = gate
+        self._stop = stop
+        self._rng = random.Random(f"{plan.seed} {number}")
+        self._ticket = first_ticket(plan.number, number)
+        self._last, self._last_phase = 0, 0
+
+    def work(self) -> None:
+        """Make calls until the life ends or the lane is full."""
+        actions = [action for action, _ in WEIGHTS]
+        weights = [weight for _, weight in WEIGHTS]
+        while not self._stop.is_set() and not self._lane.full:
+            for action in self._rng.choices(actions, weights, k=50):
+                action(self)
+                if self._stop.is_set() or self._lane.full:
+                    break
+
+    def make_room(self) -> None:
+        """Free the front now and then, for those who wait for it."""
+        while not self._stop.is_set() and not self._lane.full:
+            if self._wal.free < self._wal.capacity // 2:
+                self.truncate()
+            time.sleep(0.001)
+
+    # -- storing
+
+    def _take(self, count: int) -> int:
+        """Tickets for so many records of one class."""
+        few = count > 1
+        size_class = min(self._rng.randint(0, self._plan.log.class_max - 3 * few), self._rng.randint(0, 12))
+        ticket = self._ticket | size_class
+        self._ticket += count * STEP
+        return ticket
+
+    def _data(self, ticket: int) -> bytes:
+        data = self._payloads.of(ticket)
+        if self._plan.mutant == "changed-byte" and data and ticket // STEP % 20 == 0:
+            return data[:-1] + bytes([data[-1] ^ 1])
+        return data
+
+    def _store(self, op: Op, count: int, durable: bool, call: Callable[[int, int], tuple[int, int]]) -> None:
+        """Note the intent, call, note the result. A full log is no error where the policy is to say so."""
+        ticket = self._take(count)
+        full = False
+        with self._gate.shared() as phase:
+            self._lane.intend(op, phase, durable=durable, ticket=ticket, count=count)
+            if self._plan.mutant == "early-acknowledgement":
+                first = self._wal.next_seq
+                self._lane.done(first, first + count - 1)
+                time.sleep(_PAUSE)
+                call(ticket, count)
+                return
+            try:
+                first, last = call(ticket, count)
+            except pmwal.WalFull:
+                if self._plan.on_full != "raise":
+                    raise
+                self._lane.refused()
+                full = True
+            else:
+                self._lane.done(first, last)
+                self._last, self._last_phase = last, phase
+        if full:
+            self.truncate()
+
+    def append(self) -> None:
+        """One record, durable as the policy says or as the call does."""
+        commit = self._rng.choice((None, None, None, True, False))
+        durable = self._plan.commit == "each" if commit is None else commit
+
+        def call(ticket: int, _: int) -> tuple[int, int]:
+            seq = self._wal.append(self._data(ticket), kind=self._payloads.kind(ticket), commit=commit)
+            return seq, seq
+
+        self._store(Op.APPEND, 1, durable, call)
+
+    def extend(self) -> None:
+        """Many records, all or none."""
+
+        def call(ticket: int, count: int) -> tuple[int, int]:
+            items = [self._data(ticket + place * STEP) for place in range(count)]
+            kind = self._payloads.kind(ticket)
+            if self._plan.mutant != "split-batch":
+                return self._wal.extend(items, kind=kind)
+            seqs = []
+            for item in items:
+                seqs.append(self._wal.append(item, kind=kind))
+                time.sleep(_PAUSE)
+            return seqs[0], seqs[-1]
+
+        self._store(Op.EXTEND, self._rng.randint(2, 12), self._plan.commit == "each", call)
+
+    def batch(self) -> None:
+        """The same through ``batch()``."""
+
+        def call(ticket: int, count: int) -> tuple[int, int]:
+            with self._wal.batch() as batch:
+                self._stage(batch, ticket, count)
+            return batch.first, batch.last
+
+        self._store(Op.BATCH, self._rng.randint(1, 12), self._plan.commit == "each", call)
+
+    def _stage(self, batch: pmwal.Batch, ticket: int, count: int) -> None:
+        for place in range(count):
+            batch.append(self._data(ticket + place * STEP), kind=self._payloads.kind(ticket))
+
+    def reserve(self) -> None:
+        """One record, filled in place."""
+
+        def call(ticket: int, _: int) -> tuple[int, int]:
+            data = self._data(ticket)
+            reservation = self._wal.reserve(len(data), kind=self._payloads.kind(ticket))
+            with reservation as view:
+                view[:] = data
+            return reservation.seq, reservation.seq
+
+        self._store(Op.RESERVE, 1, self._plan.commit == "each", call)
+
+    def abort(self) -> None:
+        """A batch that is given up: nothing of it may ever be seen."""
+        count = self._rng.randint(1, 5)
+        ticket = self._take(count)
+        with self._gate.shared() as phase:
+            self._lane.intend(Op.ABORT, phase, ticket=ticket, count=count)
+            try:
+                with self._wal.batch() as batch:
+                    self._stage(batch, ticket, count)
+                    if self._plan.mutant != "kept-batch":
+                        raise Aborted
+            except (Aborted, pmwal.WalFull):
+                pass
+            self._lane.refused()
+
+    # -- durability, front and end
+
+    def commit(self) -> None:
+        """Make durable what is pending; it must reach this thread's own records."""
+        with self._gate.shared() as phase:
+            self._lane.intend(Op.COMMIT, phase)
+            through = self._wal.commit()
+            self._lane.done(through)
+            if phase == self._last_phase and through < self._last:
+                raise Violation("commit-too-early", f"commit() returned {through} after record {self._last} was stored")
+
+    def wait(self) -> None:
+        """Wait for the last record of this thread."""
+        with self._gate.shared() as phase:
+            if self._last and phase == self._last_phase:
+                self._lane.intend(Op.WAIT, phase, argument=self._last)
+                if not self._wal.wait_durable(self._last, timeout=WAIT_SECONDS):
+                    raise Violation("commit-too-early", f"wait_durable({self._last}) gave up, and the record is there")
+                self._lane.done()
+
+    def truncate(self) -> None:
+        """Free some of the front. Another thread may have freed more meanwhile."""
+        with self._gate.shared(frees=True) as phase:
+            first, after = self._wal.first_seq, self._wal.next_seq
+            before = first + int((after - first) * self._rng.uniform(0.2, 1.05))
+            before = min(before, after)
+            self._lane.intend(Op.TRUNCATE, phase, argument=before)
+            if self._plan.mutant == "ignored-truncate":
+                self._lane.done(before)
+                return
+            try:
+                found = self._wal.truncate(before)
+            except ValueError:
+                self._lane.refused()
+                return
+            self._lane.done(found)
+            if found < before:
+                raise Violation("wrong-bounds", f"truncate(before={before}) returned {found}")
+
+    def rollback(self) -> None:
+        """Discard some of the newest records, alone."""
+        with self._gate.alone() as phase:
+            after = self._wal.next_seq - 1 - self._rng.randint(0, min(len(self._wal), 40))
+            self._lane.intend(Op.ROLLBACK, phase, argument=after)
+            found = after + 1 if self._plan.mutant == "ignored-rollback" else self._wal.rollback(after)
+            self._lane.done(found)
+            if found != after + 1:
+                raise Violation("wrong-bounds", f"rollback(after={after}) returned {found}")
+
+    # -- reading
+
+    def read(self) -> None:
+        """Some records from anywhere; they may go while they are read, but not be other than what was stored."""
+        first, after = self._wal.first_seq, self._wal.next_seq
+        start = self._rng.randint(first, after)
+        due = start
+        try:
+            for record in self._wal.read(start, start + 20):
+                if record.seq != due:
+                    raise Violation("wrong-order", f"read() gave record {record.seq} where {due} was due")
+                due += 1
+                if len(record.data) >= TICKETED and self._payloads.genuine(record.data) is None:
+                    raise Violation("changed-record", f"record {record.seq}, read by its writer, is not what any call stored")
+        except pmwal.Overrun:
+            pass
+
+
+WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
+    (Worker.append, 60),
+    (Worker.extend, 8),
+    (Worker.batch, 6),
+    (Worker.reserve, 6),
+    (Worker.abort, 3),
+    (Worker.commit, 5),
+    (Worker.wait, 2),
+    (Worker.read, 5),
+    (Worker.truncate, 0.3),
+    (Worker.rollback, 0.3),
+)
+
+
+def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
+    """A life, until it is killed, its time is over, or a lane is full; then the log is closed."""
+    os.environ["PMWAL_ENGINE"] = plan.engine
+    sys.setswitchinterval(SWITCH_SECONDS)
+    start_ns = time.perf_counter_ns()
+    wal = pmwal.open(
+        plan.log.path,
+        size=plan.log.capacity,
+        align=plan.log.alignment,
+        medium=plan.medium,
+        ordering=plan.ordering,
+        commit=plan.commit,
+        on_full=plan.on_full,
+        timeout=WAIT_SECONDS,
+    )
+    assert isinstance(wal, pmwal.Wal)
+    end_ns = time.perf_counter_ns()
+    journal.opened(Opened(wal.first_seq, wal.next_seq, start_ns, end_ns, wal.recovery.bytes_scanned))
+
+    stop, stop_making_room, ended = threading.Event(), threading.Event(), threading.Event()
+    gate = Gate()
+    failures: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+        ended.set()
+
+    def start(work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=run, args=(work,))
+        thread.start()
+        return thread
+
+    workers = [Worker(plan, number, wal, journal, payloads, gate, stop) for number in range(plan.threads)]
+    room = Worker(plan, plan.threads, wal, journal, payloads, gate, stop_making_room)
+    maker = start(room.make_room) if plan.on_full == "wait" else None
+    threads = [start(worker.work) for worker in workers]
+    ended.wait(plan.seconds if plan.clean else None)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    stop_making_room.set()
+    if maker is not None:
+        maker.join()
+    if failures:
+        raise failures[0]
+    wal.close()
+    journal.closed()
