@@ -593,3 +593,12 @@ def test_fake_seam_notes_every_step_of_the_seam() -> None:
     steps = {name for name, value in vars(Seam).items() if callable(value) and not name.startswith("_")}
     facts = {"boot_id", "pid"}  # the tests leave these as they are
     assert set() == steps - facts - set(vars(FakeSeam))
+
+
+def test_tests_that_the_testing_page_names_exist() -> None:
+    """Each scenario in docs/testing.md has tests, and there are such tests."""
+    rows = read_table(read_section("testing.md", "Scenarios"), "scenario")
+    named = {name.strip("`") for row in rows for name in row[1].split(", ")}
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(rows) == 50
+    assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
