@@ -84,11 +84,14 @@ class Result:
 def short_histories(plan: Plan) -> Iterator[History]:
     """Every sequence of up to ``plan.lengths`` operations, the short ones first and the settings in turn."""
     for length in range(plan.lengths + 1):
-        streams: list[Iterator[History]] = [
-            (History(setting, names, plan.seed) for names in product(operations_for(setting.medium), repeat=length))
-            for setting in (SETTINGS if length <= _LENGTH_BROAD else DEEP)
-        ]
+        settings = SETTINGS if length <= _LENGTH_BROAD else DEEP
+        streams = [_on(setting, length, plan.seed) for setting in settings]
         yield from _in_turn(streams)
+
+
+def _on(setting: Setting, length: int, seed: int) -> Iterator[History]:
+    for names in product(operations_for(setting.medium), repeat=length):
+        yield History(setting, names, seed)
 
 
 def _in_turn(streams: list[Iterator[History]]) -> Iterator[History]:

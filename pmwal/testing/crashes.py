@@ -15,7 +15,7 @@ from pmwal.opening import open_log
 from pmwal.reading import View, damaged, walk
 from pmwal.records import Record
 from pmwal.testing.explore import points, scratch
-from pmwal.testing.images import build, cached, choices
+from pmwal.testing.images import build, choices, half_stored
 from pmwal.testing.media import UNITS, Medium
 from pmwal.testing.recorder import Event, Recorder
 from pmwal.testing.session import Trace, let_go
@@ -112,14 +112,14 @@ def crash_images(
     moments = moments or [_Moment(0, wal._engine.state)]
     trace, random, seen = Trace(base, recorder.events, [], 0), Random(seed), set[tuple[int, int]]()
     actual = wal.stats().ordering
-    for step, now, stored in points(trace, medium):
+    for step, now, killed_in in points(trace, medium):
         place = max((index for index, moment in enumerate(moments) if moment.step <= step), default=0)
-        several = [cached(now)] if stored else (build(now, choice) for choice in choices(now, random, samples))
-        for image in several:
+        kind = "cut" if killed_in is None else "kill"
+        drawn = (build(now, choice) for choice in choices(now, random, samples))
+        for image in drawn if killed_in is None else half_stored(now, killed_in):
             if (image.digest, place) not in seen:
                 seen.add((image.digest, place))
-                acknowledged = _acknowledged(wal, now, moments[place : place + 2])
-                yield CrashImage(image.data, "kill" if stored else "cut", step, acknowledged, actual)
+                yield CrashImage(image.data, kind, step, _acknowledged(wal, now, moments[place : place + 2]), actual)
 
 
 def _acknowledged(wal: Wal, medium: Medium, moments: list[_Moment]) -> tuple[Record, ...]:

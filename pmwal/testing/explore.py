@@ -24,12 +24,12 @@ from pmwal.opening import open_log
 from pmwal.records import Bound
 from pmwal.ring import RingReader
 from pmwal.testing.damage import damaged_images
-from pmwal.testing.images import Image, build, cached, choices, digest_after
+from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored
 from pmwal.testing.media import DIGEST_MASK, Medium
 from pmwal.testing.model import Expectation, Found, brief
 from pmwal.testing.operations import LARGE, perform
 from pmwal.testing.oracles import CRASH_ROWS, Examined, Examiner, Violation, check, check_damaged, documented_errors
-from pmwal.testing.recorder import Recorder
+from pmwal.testing.recorder import Event, Recorder
 from pmwal.testing.session import Session, Setting, Start, Trace, payload
 
 
@@ -97,26 +97,29 @@ class Explorer:
 
     def _look_at(self, trace: Trace, history: History, depth: int) -> None:
         random, closely = Random(history.seed), len(history.names) <= self.effort.close_up_to
-        for steps, medium, stored in points(trace, history.setting.medium):
-            expectation = trace.expected(steps)
-            salt = expectation.digest
-            if stored:
-                self._judge(cached(medium), expectation, salt, history, depth)
+        for steps, medium, killed_in in points(trace, history.setting.medium):
+            if killed_in is not None:
+                expectation = trace.expected(steps)
+                for image in half_stored(medium, killed_in):
+                    self._meet(image, expectation, history, depth)
                 continue
-            for choice in choices(medium, random, self.effort.samples, closely=closely):
-                self.tally.images += 1
-                key = (digest_after(medium, choice) ^ salt) & DIGEST_MASK
-                if key not in self.tally.seen:
-                    self.tally.seen.add(key)
-                    self._show(build(medium, choice), key, expectation, history, depth)
+            self._meet(cached(medium), trace.expected(steps), history, depth)
+            for expectation in (*trace.settled(steps), trace.expected(steps)):
+                salt = expectation.digest
+                for choice in choices(medium, random, self.effort.samples, closely=closely):
+                    self.tally.images += 1
+                    key = (digest_after(medium, choice) ^ salt) & DIGEST_MASK
+                    if key not in self.tally.seen:
+                        self.tally.seen.add(key)
+                        self._show(build(medium, choice), key, expectation, history, depth)
         if not medium.open and not expectation.lied:
             self._lose_slots(cached(medium), expectation, history, depth)
             if closely:
                 self._damage(cached(medium), expectation, random)
 
-    def _judge(self, image: Image, expectation: Expectation, salt: int, history: History, depth: int) -> None:
+    def _meet(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
         self.tally.images += 1
-        key = (image.digest ^ salt) & DIGEST_MASK
+        key = (image.digest ^ expectation.digest) & DIGEST_MASK
         if key not in self.tally.seen:
             self.tally.seen.add(key)
             self._show(image, key, expectation, history, depth)
@@ -193,18 +196,28 @@ class Explorer:
                 raise Violation("damage", f"{what}: {violation.detail}") from violation
 
 
-def points(trace: Trace, kind: str) -> Iterator[tuple[int, Medium, bool]]:
-    """Where a crash is looked at: the medium before each step that takes a possibility away, and at the end; and the page cache
-    after each store (True). What a power cut can leave in between, it can leave at the next of these points too.
+class Point(NamedTuple):
+    """A place in a run where a crash is looked at: a power cut, or a kill while this store is made."""
+
+    steps: int
+    medium: Medium
+    killed_in: Event | None
+
+
+def points(trace: Trace, kind: str) -> Iterator[Point]:
+    """Where a crash is looked at. Power cuts: before each step that takes a possibility away, between two calls, and at the end,
+    because what one can leave in between, it can leave at the next of these points too. Kills: in each store.
     """
     medium = Medium(kind, trace.base)
+    between = {steps for steps, _ in trace.expectations}
     for steps, event in enumerate(trace.events):
-        if steps >= trace.begin and medium.settles(event):
-            yield steps, medium, False
+        if steps >= trace.begin:
+            if medium.settles(event) or steps in between:
+                yield Point(steps, medium, None)
+            if event.name in ("store", "stream"):
+                yield Point(steps, medium, event)
         medium.take(event)
-        if steps >= trace.begin and event.name in ("store", "stream"):
-            yield steps + 1, medium, True
-    yield len(trace.events), medium, False
+    yield Point(len(trace.events), medium, None)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,9 @@ from math import prod
 from random import Random
 from typing import NamedTuple
 
-from pmwal.testing.media import DIGEST_MASK, Medium, Version
+from pmwal.layout import LINE, LIVE_OFFSET, PAGE
+from pmwal.testing.media import DIGEST_MASK, WORD, Medium, Version, digest_change
+from pmwal.testing.recorder import Event
 
 EXHAUSTIVE_MAX = 6
 _PRODUCT_MAX = 1 << EXHAUSTIVE_MAX
@@ -48,6 +50,19 @@ def build(medium: Medium, choice: Choice) -> Image:
 def cached(medium: Medium) -> Image:
     """What a kill leaves."""
     return Image(bytes(medium.cache), medium.cache_digest)
+
+
+def half_stored(medium: Medium, event: Event) -> Iterator[Image]:
+    """What a kill during this store leaves, which the medium has not taken yet: some words of it, from the front, or all."""
+    if LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE:
+        return
+    for cut in sorted({WORD, event.length // 2 // WORD * WORD, (event.length - 1) // WORD * WORD, event.length} - {0}):
+        start, end = event.offset // LINE * LINE, -(-(event.offset + cut) // LINE) * LINE
+        image = bytearray(medium.cache)
+        before = bytes(image[start:end])
+        image[event.offset : event.offset + cut] = event.data[:cut]
+        change = digest_change(start, before, bytes(image[start:end]))
+        yield Image(bytes(image), (medium.cache_digest + change) & DIGEST_MASK)
 
 
 def choices(medium: Medium, random: Random, samples: int, *, closely: bool = True) -> Iterator[Choice]:

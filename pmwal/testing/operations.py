@@ -201,15 +201,16 @@ def cut_reopen(session: Session) -> None:
 
 
 def _crash_inside(reopen: Operation) -> Operation:
-    """A crash at some step of some other operation."""
+    """A crash at some step of some other operation, or in the middle of a store."""
 
     def crash_inside(session: Session) -> None:
         name = session.random.choice(sorted(INNER))
-        left = session.random.randrange(12)
+        left, share = session.random.randrange(12), session.random.choice((0.0, 0.0, 0.3, 0.7))
 
         def crash(event: Event) -> None:
             nonlocal left
             if left == 0:
+                session.store_half(event, share)
                 raise Crash
             left -= not LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE
 

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.opening import open_log
 from pmwal.testing.images import build, sampled
-from pmwal.testing.media import Medium
+from pmwal.testing.media import WORD, Medium
 from pmwal.testing.model import Expectation, Found, Items, Model, brief
 from pmwal.testing.oracles import Violation
 from pmwal.testing.recorder import Event, Recorder
@@ -56,12 +57,16 @@ class Trace(NamedTuple):
 
     def expected(self, steps: int) -> Expectation:
         """What a crash after so many steps may leave."""
-        latest = self.expectations[0][1]
-        for begin, expectation in self.expectations:
-            if begin > steps:
-                break
-            latest = expectation
-        return latest
+        return self.expectations[bisect_right(self.expectations, steps, key=_steps) - 1][1]
+
+    def settled(self, steps: int) -> list[Expectation]:
+        """What was expected after so many steps, before the next call began."""
+        here = [expectation for begin, expectation in self.expectations if begin == steps]
+        return here[:-1]
+
+
+def _steps(noted: tuple[int, Expectation]) -> int:
+    return noted[0]
 
 
 def payload(issue: int, size: int) -> bytes:
@@ -172,6 +177,16 @@ class Session:
         for event in self.recorder.events:
             medium.take(event)
         return medium
+
+    def store_half(self, event: Event, share: float) -> None:
+        """Make this share of a store, by whole words from the front."""
+        cut = int(event.length * share) // WORD * WORD
+        if event.name in ("store", "stream") and cut:
+            half = event._replace(length=cut, data=event.data[:cut])
+            self.recorder.events.append(half)
+            with self.path.open("r+b") as file:
+                file.seek(half.offset)
+                file.write(half.data)
 
     def reopen_after_kill(self) -> None:
         """The process dies, and the page cache stays."""
