@@ -83,6 +83,8 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
         yield otherwise
         return
     try:
+        # Only what is asked for: what the kernel still read of its own accord at the end could not be dropped.
+        os.posix_fadvise(own, 0, 0, os.POSIX_FADV_RANDOM)
         with ThreadPoolExecutor(_BUFFERS - 1, "pmwal-read-ahead") as pool:
             yield _ReadAhead(own, pool, otherwise).load
     finally:

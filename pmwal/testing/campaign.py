@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import count, islice, product
 from pathlib import Path
@@ -113,15 +113,26 @@ def long_histories(plan: Plan) -> Iterator[History]:
         yield History(setting, tuple(names), random.getrandbits(32))
 
 
-def explore_chunk(effort: Effort, task: tuple[str, tuple[History, ...]]) -> Result:
-    """Explore some histories with one engine; in a process of its own, or here."""
+_known: dict[str, set[int]] = {"native": set(), "python": set()}
+"""What this process of a campaign has explored with each engine."""
+
+
+def _explore_in_pool(effort: Effort, task: tuple[str, tuple[History, ...]]) -> Result:
+    known = _known[task[0]]
+    result = explore_chunk(effort, task, known)
+    known.update(np.frombuffer(result.distinct[0], dtype="<u8").tolist())
+    return result
+
+
+def explore_chunk(effort: Effort, task: tuple[str, tuple[History, ...]], known: Set[int] = frozenset()) -> Result:
+    """Explore some histories with one engine, but for images that are known."""
     engine, histories = task
     before = os.environ.get("PMWAL_ENGINE")
     os.environ["PMWAL_ENGINE"] = engine
     result = Result()
     try:
         with tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
-            explorer = Explorer(Path(name), effort)
+            explorer = Explorer(Path(name), effort, known)
             for history in histories:
                 try:
                     explorer.explore(history)
@@ -152,7 +163,7 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
             if is_long and distinct >= plan.target:
                 break
             tasks = _tasks(phase, plan.engines)
-            pending = [pool.apply_async(explore_chunk, (plan.effort, task)) for task in islice(tasks, 2 * processes)]
+            pending = [pool.apply_async(_explore_in_pool, (plan.effort, task)) for task in islice(tasks, 2 * processes)]
             while pending:
                 total.add(pending.pop(0).get())
                 total.seconds = time.monotonic() - started
@@ -163,7 +174,7 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
                     if report is not None:
                         report(total, distinct)
                 if not is_long or distinct < plan.target:
-                    pending += [pool.apply_async(explore_chunk, (plan.effort, task)) for task in islice(tasks, 1)]
+                    pending += [pool.apply_async(_explore_in_pool, (plan.effort, task)) for task in islice(tasks, 1)]
             distinct = total.images_distinct()
     return total
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -77,11 +77,12 @@ class Failure(NamedTuple):
 
 
 class Explorer:
-    """Explores histories, one after the other, in one directory."""
+    """Explores histories, one after the other, in one directory. Images whose numbers are in ``known`` were explored before."""
 
-    def __init__(self, directory: Path, effort: Effort) -> None:
+    def __init__(self, directory: Path, effort: Effort, known: Set[int] = frozenset()) -> None:
         self.effort = effort
         self.tally = Tally()
+        self._known = known
         self._path = directory / "history.wal"
         self._image_path = directory / "image.wal"
         self._examiner = Examiner()
@@ -109,8 +110,7 @@ class Explorer:
                 for choice in choices(medium, random, self.effort.samples, closely=closely):
                     self.tally.images += 1
                     key = (digest_after(medium, choice) ^ salt) & DIGEST_MASK
-                    if key not in self.tally.seen:
-                        self.tally.seen.add(key)
+                    if self._is_new(key):
                         self._show(build(medium, choice), key, expectation, history, depth)
         if not medium.open and not expectation.lied:
             self._lose_slots(cached(medium), expectation, history, depth)
@@ -120,9 +120,14 @@ class Explorer:
     def _meet(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
         self.tally.images += 1
         key = (image.digest ^ expectation.digest) & DIGEST_MASK
-        if key not in self.tally.seen:
-            self.tally.seen.add(key)
+        if self._is_new(key):
             self._show(image, key, expectation, history, depth)
+
+    def _is_new(self, key: int) -> bool:
+        if key in self._known or key in self.tally.seen:
+            return False
+        self.tally.seen.add(key)
+        return True
 
     def _show(self, image: Image, key: int, expectation: Expectation, history: History, depth: int) -> None:
         examined = self._examiner.examine(image.data)
