@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quick", action="store_true", help=f"every single operation, then sequences by seed up to {QUICK} images")
-    what.add_argument("--full", action="store_true", help=f"every sequence of two, on two settings of three, then by seed up to {FULL}")
+    what.add_argument("--full", action="store_true", help=f"every sequence of two and some of three, then by seed up to {FULL}")
     what.add_argument("--mutants", action="store_true", help="all deliberate bugs, one after the other")
     what.add_argument("--mutant", choices=sorted(MUTANTS), help="one deliberate bug")
     what.add_argument("--replay", metavar="HISTORY", help="engine:medium:ordering:base:size:align:seed:operation,operation,...")
