@@ -1,26 +1,27 @@
-"""Reading a large log from a disk in order: the next piece while this one is looked at.
+"""Reading a large log from a disk in order: the next pieces while this one is looked at.
 
 Invariants
 ----------
 - It is used after the file was synced and before anything is stored, and what a recovery keeps past the pointer is stored again
   from these very bytes.
-- The mapping is not touched meanwhile, and at the end all that was read leaves the page cache: the kernel's read-ahead puts large
-  folios there, and one dirty line in a folio of 1 MiB costs 2048 sectors. A page that the mapping holds would stay, and its folio.
+- Nothing of the file comes into the page cache: the reads go past it, and the mapping is not touched meanwhile. The kernel's
+  read-ahead would leave large folios there, and one dirty line in a folio of 1 MiB costs 2048 sectors.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pmwal.medium import drop_cache
 from pmwal.ring import Load
 
 _PIECE = 1024 * 1024
-_BUFFERS = 4
+_AHEAD = 4  # pieces that are read at the same time: with fewer the disk waits between two of them
 _SMALL = 64 * 1024  # what is smaller is not part of a scan, and is read by itself
+_BLOCK = 4096  # direct reads begin and end at multiples of this
 
 
 class _ReadAhead:
@@ -30,7 +31,8 @@ class _ReadAhead:
         self._fd = fd
         self._pool = pool
         self._otherwise = otherwise
-        self._buffers = [bytearray(_PIECE) for _ in range(_BUFFERS)]
+        self._buffers = [_buffer(_PIECE) for _ in range(1 + _AHEAD)]
+        self._small = _buffer(_SMALL + 2 * _BLOCK)
         self._current = -1  # number of the piece in use
         self._length = 0  # bytes in it
         self._reading: dict[int, Future[int]] = {}  # by number of piece, in order
@@ -51,12 +53,12 @@ class _ReadAhead:
         number, start = divmod(offset, _PIECE)
         try:
             if length < _SMALL and number != self._current and number not in self._reading:
-                return os.pread(self._fd, length, offset)
+                return self._read_small(offset, length)
             if number != self._current:
                 self._take(number)
         except OSError:
             return b""
-        return bytes(memoryview(self._buffers[number % _BUFFERS])[start : min(start + length, self._length)])
+        return self._buffers[number % len(self._buffers)][start : min(start + length, self._length)]
 
     def _take(self, number: int) -> None:
         """Make this piece the current one, and have the next ones read."""
@@ -65,28 +67,37 @@ class _ReadAhead:
                 reading.exception()  # they have to end: their buffers are wanted
             self._reading.clear()
         self._current = -1
-        for ahead in range(number + len(self._reading), number + _BUFFERS):
+        for ahead in range(number + len(self._reading), number + len(self._buffers)):
             self._reading[ahead] = self._pool.submit(self._read, ahead)
         self._length = self._reading.pop(number).result()
         self._current = number
 
     def _read(self, number: int) -> int:
-        return os.preadv(self._fd, [self._buffers[number % _BUFFERS]], number * _PIECE)
+        return os.preadv(self._fd, [self._buffers[number % len(self._buffers)]], number * _PIECE)
+
+    def _read_small(self, offset: int, length: int) -> bytes:
+        start = offset % _BLOCK
+        whole = -(-(start + length) // _BLOCK) * _BLOCK
+        with memoryview(self._small)[:whole] as view:
+            count = os.preadv(self._fd, [view], offset - start)
+        return self._small[start : min(start + length, count)]
+
+
+def _buffer(size: int) -> mmap.mmap:
+    """Memory that begins at a page, as direct reads ask for."""
+    return mmap.mmap(-1, size)
 
 
 @contextlib.contextmanager
 def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
     """A load for a scan of the file behind this descriptor; ``otherwise`` is what loads where this way does not work."""
     try:
-        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)  # the kernel reads ahead by descriptor
-    except OSError:
+        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:  # the file system has no direct reads
         yield otherwise
         return
     try:
-        # Only what is asked for: what the kernel still read of its own accord at the end could not be dropped.
-        os.posix_fadvise(own, 0, 0, os.POSIX_FADV_RANDOM)
-        with ThreadPoolExecutor(_BUFFERS - 1, "pmwal-read-ahead") as pool:
-            yield _ReadAhead(own, pool, otherwise).load
+        with ThreadPoolExecutor(_AHEAD, "pmwal-read-ahead") as pool:
+            yield _ReadAhead(direct, pool, otherwise).load
     finally:
-        drop_cache(own)
-        os.close(own)
+        os.close(direct)
