@@ -50,7 +50,7 @@ class Scale(NamedTuple):
 _SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536)
 FULL = Scale(
     rounds=5, memory_calls=200_000, memory_timed=200_000, extends=300, pairs=20_000, disk_calls=4000, disk_extends=200,
-    each_thread=1000, beside=1000, ring=64 * MIB, small_ring=64 * MIB, large_ring=GIB, flat=(MIB, 64 * MIB, 4 * GIB),
+    each_thread=1000, beside=4000, ring=64 * MIB, small_ring=64 * MIB, large_ring=GIB, flat=(MIB, 64 * MIB, 4 * GIB),
     sizes=_SIZES, recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB),
     peer_appends=2000, peer_process=50_000, peer_extends=100, peer_reads=200_000,
 )  # fmt: skip

@@ -273,6 +273,20 @@ int64_t fl_pwrite(int fd, uint64_t region, uint64_t *at, const void *data, uint6
     return mono() - begin;
 }
 
+/* The same of one page into a descriptor with O_DSYNC, by a thread that computes every other `turn` nanoseconds. */
+int64_t fl_pwrite_turns(int fd, uint64_t region, uint64_t *at, const void *page, int64_t turn, uint64_t n) {
+    int64_t begin = mono(), end = begin + turn;
+    for (uint64_t i = 0; i < n; i++) {
+        if (*at + PAGE > region) *at = 0;
+        if (pwrite(fd, page, PAGE, (off_t)*at) != PAGE) return -EIO;
+        *at += PAGE;
+        if (mono() < end) continue;
+        for (end = mono() + turn; mono() < end;) sink++;
+        end += turn;
+    }
+    return mono() - begin;
+}
+
 /* Read `size` bytes from the beginning in pieces. */
 int64_t fl_read(int fd, uint64_t size, uint64_t piece) {
     char *buffer = aligned_alloc(PAGE, piece);

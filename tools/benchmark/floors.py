@@ -170,6 +170,11 @@ class Floors:
         source = ctypes.c_void_p(data) if isinstance(data, int) else data
         return self._run("fl_pwrite", count, *place, source, ctypes.c_uint64(length), ctypes.c_int(sync))
 
+    def pwrite_turns(self, area: Area, page: int, turn: float, count: int) -> int:
+        """Nanoseconds to write the page at this address ``count`` times, while computing every other ``turn`` seconds."""
+        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._call("fl_pwrite_turns", *place, ctypes.c_void_p(page), ctypes.c_int64(int(turn * 1e9)), ctypes.c_uint64(count))
+
     def read(self, fd: int, size: int, piece: int = 1 << 20) -> int:
         """Nanoseconds to read a file from its beginning."""
         return self._call("fl_read", ctypes.c_int(fd), ctypes.c_uint64(size), ctypes.c_uint64(piece))
