@@ -11,11 +11,11 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pmwal.medium import page_buffer
 from pmwal.ring import Load
 
 _PIECE = 1024 * 1024
@@ -31,8 +31,8 @@ class _ReadAhead:
         self._fd = fd
         self._pool = pool
         self._otherwise = otherwise
-        self._buffers = [_buffer(_PIECE) for _ in range(1 + _AHEAD)]
-        self._small = _buffer(_SMALL + 2 * _BLOCK)
+        self._buffers = [page_buffer(_PIECE) for _ in range(1 + _AHEAD)]
+        self._small = page_buffer(_SMALL + 2 * _BLOCK)
         self._current = -1  # number of the piece in use
         self._length = 0  # bytes in it
         self._reading: dict[int, Future[int]] = {}  # by number of piece, in order
@@ -81,11 +81,6 @@ class _ReadAhead:
         with memoryview(self._small)[:whole] as view:
             count = os.preadv(self._fd, [view], offset - start)
         return self._small[start : min(start + length, count)]
-
-
-def _buffer(size: int) -> mmap.mmap:
-    """Memory that begins at a page, as direct reads ask for."""
-    return mmap.mmap(-1, size)
 
 
 @contextlib.contextmanager
