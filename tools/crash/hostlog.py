@@ -1,13 +1,14 @@
 """Every state in which a power cut can leave a file system with a log on it: creation, renames and directories included.
 
-    python tools/crash/hostlog.py [--states N] [--seed S] [--filesystem NAME] [--engine NAME] [--ordering NAME] [--control NAME]
+    python tools/crash/hostlog.py [--states N] [--seed S] [--filesystem NAME] [--engine NAME] [--ordering NAME] [--size SIZE]
+                                  [--control NAME]
     python tools/crash/hostlog.py --replay DIR
 
 ext4 or xfs of this kernel lies on a loop device over a disk that logs its writes and flushes. A program creates a log there,
-changes it, is killed twice, damages and repairs it. Then states of the disk between flushes are made and mounted, the log is
-opened with pmwal, and what it holds is compared with what was acknowledged. The notes of the program go past the file system, to
-the end of the disk. Needs root, /dev/fuse, loop devices and mkfs for both. Exit status: 0; 1 a state is wrong (it is kept);
-2 it cannot run here.
+changes it, is killed, damages and repairs it; once the power is cut, and the program goes on with what that left. Then states of
+the disk between flushes are made and mounted, the log is opened with pmwal, in some of them twice, and what it holds is compared
+with what was acknowledged. The notes of the program go past the file system, to the end of the disk. Needs root, /dev/fuse, loop
+devices and mkfs for both. Exit status: 0; 1 a state is wrong (it is kept); 2 it cannot run here.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script it is no part of a package
 
+from crash.campaign import main
 from crash.oracle import Found, Violation
 from crash.program import NOTE_SIZE
-from crash.rig import NOTES_MAX, Examine, Plan, Recording, Rig, look, main, run_program
-from crash.storage import forget_blocks, logged, loop_device, mounted
-from crash.writelog import copy_file
+from crash.recording import NOTES_MAX, Plan, Recording
+from crash.rig import Examine, Rig, look
+from crash.storage import forget_blocks, loop_device, mounted
 
 SIZES = {"ext4": 32 << 20, "xfs": 304 << 20}  # of the file system; mkfs.xfs makes none below 300 MiB
 MAKE = {
@@ -46,17 +48,21 @@ def make_filesystem(image: Path, filesystem: str) -> None:
     subprocess.run(["fallocate", "--dig-holes", image], check=True)  # each state is a copy, and zeros take their time
 
 
-def record(plan: Plan, directory: Path) -> Recording:
-    """Let the program create and change a log on a new file system on a logged disk."""
+def begin(plan: Plan, directory: Path) -> Recording:
+    """A new file system is the disk."""
     recording = Recording(plan, directory, limit=SIZES[plan.filesystem], unit=TEARS[plan.filesystem])
     make_filesystem(recording.initial, plan.filesystem)
     os.truncate(recording.initial, recording.limit + NOTES_MAX * NOTE_SIZE)
-    image, disk, place = directory / "disk.img", directory / "disk", directory / "mounted"
-    copy_file(recording.initial, image)
-    place.mkdir()
-    with logged(image, recording.log, disk), loop_device(disk, direct=True) as device, mounted(device, place, plan.filesystem):
-        run_program(plan, directory, str(place / NAME), disk, recording.limit, repairs=True)
+    (directory / "mounted").mkdir()
     return recording
+
+
+@contextlib.contextmanager
+def attach(recording: Recording, disk: Path) -> Iterator[Path]:
+    """The log lies on the file system on the disk."""
+    place = recording.directory / "mounted"
+    with loop_device(disk, direct=True) as device, mounted(device, place, recording.plan.filesystem):
+        yield place / NAME
 
 
 @contextlib.contextmanager
@@ -66,14 +72,14 @@ def examiner(recording: Recording) -> Iterator[Examine]:
     place.mkdir()
     with loop_device(recording.state) as device:
 
-        def examine(recording: Recording) -> Found:
+        def examine(recording: Recording, twice: bool) -> Found:
             forget_blocks(device)
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(mounted(device, place, recording.plan.filesystem))
                 except OSError as error:
                     raise Violation(f"{recording.plan.filesystem} itself did not survive: {error}") from error
-                return look(place / NAME)
+                return look(place / NAME, recording.plan.engine, twice)
 
         yield examine
 
@@ -84,7 +90,10 @@ RIG = Rig(
     needs=("root", "fuse", "loop", "mkfs.ext4", "mkfs.xfs", "ext4", "xfs"),
     filesystems=("ext4", "xfs"),
     states_each=250,
-    record=record,
+    begin=begin,
+    attach=attach,
+    creates=True,
+    repairs=True,
     examiner=examiner,
 )
 

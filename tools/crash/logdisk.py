@@ -17,6 +17,7 @@ write that it has not carried out yet. Of concurrent writes, which write-back ma
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -89,7 +90,9 @@ class LogDisk:
                 answer, failed = self._answer(opcode, memoryview(buffer)[_IN.size : length]), 0
             except OSError as error:
                 answer, failed = b"", error.errno or errno.EIO
-            os.writev(self._fuse, [_OUT.pack(_OUT.size + len(answer), -failed, unique), answer])
+            # ENOENT: nobody waits for it any more, because the file was unmounted meanwhile; so nobody took it for done.
+            with contextlib.suppress(FileNotFoundError):
+                os.writev(self._fuse, [_OUT.pack(_OUT.size + len(answer), -failed, unique), answer])
         os.pwrite(self._log, SUPER.pack(MAGIC, VERSION, self._entries, SECTOR), 0)
 
     def _answer(self, opcode: int, body: memoryview) -> bytes:

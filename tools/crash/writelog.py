@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +28,7 @@ from crash.logdisk import ENTRY, FLUSH, MAGIC, SECTOR, SUPER, VERSION
 MODES = ("flushed", "subset", "torn", "prefix", "all")
 """What survives of the writes behind the last flush: none, whole writes, sectors, whole writes up to a torn one, all."""
 
+FAVOURED_EVERY = 4  # no divisor of the number of modes
 _CHUNK = 1 << 20
 
 
@@ -73,23 +75,54 @@ def parse(path: Path) -> list[Entry]:
     return entries
 
 
-def sample(entries: Sequence[Entry], limit: int, random: Random, count: int) -> list[Cut]:
-    """Cuts in the order of time. Writes from the offset ``limit`` on are no part of the disk."""
-    windows: list[tuple[int, int]] = []  # (entries up to a flush and with it, entries up to the next flush)
-    start = 0
-    for index in [*(at for at, entry in enumerate(entries) if entry.is_flush), len(entries)]:
-        windows.append((start, index))
-        start = index + 1
+def save(entries: Sequence[Entry], path: Path) -> None:
+    """Write entries as a log."""
+    with path.open("xb") as log:
+        log.write(SUPER.pack(MAGIC, VERSION, len(entries), SECTOR).ljust(SECTOR, b"\0"))
+        for offset, data in entries:
+            log.write(ENTRY.pack(offset // SECTOR, len(data) // SECTOR, 0 if data else FLUSH, 0).ljust(SECTOR, b"\0"))
+            log.write(data)
+
+
+def cut_off(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> list[Entry]:
+    """The log of a disk that had this power cut: it ends with a flush, behind which the disk holds what survived.
+
+    The notes between the last flush and the cut stand before the writes that survived of this time. So every cut through these
+    writes, too, leaves a state that the power cut could have left.
+    """
+    noted = [entry for entry in entries[cut.durable : cut.time] if entry.data and entry.offset >= limit]
+    survived = [Entry(*piece) for piece in survivors(entries, cut, limit, unit)]
+    return [*entries[: cut.durable], *noted, *survived, Entry(0, b"")]
+
+
+def sample(
+    entries: Sequence[Entry], limit: int, random: Random, count: int, favoured: Sequence[tuple[int, int]] = ()
+) -> list[Cut]:
+    """Cuts in the order of time; some of them within the ``favoured`` spans. Writes from ``limit`` on are no part of the disk."""
+    flushes = [index for index, entry in enumerate(entries) if entry.is_flush]
+    starts, ends = [0, *(index + 1 for index in flushes)], [*flushes, len(entries)]
+    windows = range(len(starts))
     written = [
-        (start, end) for start, end in windows if any(entry.data and entry.offset < limit for entry in entries[start:end])
+        window
+        for window in windows
+        if any(entry.data and entry.offset < limit for entry in entries[starts[window] : ends[window]])
     ]
+    lengths = [ends[window] - starts[window] for window in written]  # a longer one can leave more states
+    unseen = random.sample(windows, len(windows))  # of each there is one state with nothing but what was flushed
     cuts = []
     for number in range(count):
         mode = MODES[number % len(MODES)] if written else "flushed"
-        start, end = random.choice(windows if mode == "flushed" else written)
-        # Without the cache the latest time says most: every acknowledgement before the next flush counts.
-        time = end if mode == "flushed" else random.randint(start, end)
-        cuts.append(Cut(time, start, mode, random.getrandbits(32)))
+        if favoured and number % FAVOURED_EVERY == 0:
+            time = random.randint(*random.choice(favoured))
+            window = bisect_right(starts, time) - 1
+        elif mode == "flushed":
+            # Without the cache the latest time says most: every acknowledgement before the next flush counts.
+            window = unseen.pop() if unseen else random.choice(windows)
+            time = ends[window]
+        else:
+            (window,) = random.choices(written, lengths)
+            time = random.randint(starts[window], ends[window])
+        cuts.append(Cut(time, starts[window], mode, random.getrandbits(32)))
     return sorted(cuts)
 
 
@@ -156,13 +189,15 @@ class Disk:
             os.pwrite(self._fd, data, offset)
         self._applied = max(self._applied, durable)
 
-    def state(self, pieces: Iterable[tuple[int, bytes]], target: int) -> int:
-        """Make ``target`` the image with these pieces applied; a digest of its content."""
-        pieces = list(pieces)
+    def digest(self, pieces: Iterable[tuple[int, bytes]]) -> int:
+        """Of the content with these pieces applied."""
+        return self._digest ^ self._change(pieces)
+
+    def make(self, pieces: Iterable[tuple[int, bytes]], target: int) -> None:
+        """Make ``target`` the image with these pieces applied."""
         copy_sparse(self._fd, target)
         for offset, data in pieces:
             os.pwrite(target, data, offset)
-        return self._digest ^ self._change(pieces)
 
     def _change(self, pieces: Iterable[tuple[int, bytes]]) -> int:
         """By what pieces change the digest: the exclusive or over all sectors that change, old and new."""
