@@ -31,8 +31,8 @@ def show(result: Result, distinct: int) -> None:
     counts = result.counts
     print(
         f"{counts['histories']:>7} histories, {counts['operations']:>8} operations, {counts['images']:>9} images, "
-        f"{distinct:>9} distinct, {counts['opened']:>7} opened, {counts['nested']:>6} recovered under crashes, "
-        f"{counts['damaged']:>7} damaged, {result.seconds:>6.1f} s",
+        f"{distinct:>9} distinct, {counts['opened']:>7} opened, {counts['interrupted']:>6} recovered under crashes, "
+        f"{counts['continued']:>5} appended to, {counts['damaged']:>7} damaged, {result.seconds:>6.1f} s",
         flush=True,
     )
 
@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quick", action="store_true", help=f"every single operation, then sequences by seed up to {QUICK} images")
-    what.add_argument("--full", action="store_true", help=f"every sequence of two and some of three, then by seed up to {FULL}")
+    what.add_argument("--full", action="store_true", help=f"every sequence of two, of three on two settings, then up to {FULL}")
     what.add_argument("--mutants", action="store_true", help="all deliberate bugs, one after the other")
     what.add_argument("--mutant", choices=sorted(MUTANTS), help="one deliberate bug")
     what.add_argument("--replay", metavar="HISTORY", help="engine:medium:ordering:base:size:align:seed:operation,operation,...")
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         return hunt([options.mutant] if options.mutant else list(MUTANTS))
     if options.replay is not None:
         try:
-            return replay(options.replay, Effort(open_one_in=1, nest_one_in=16))
+            return replay(options.replay, Effort(open_one_in=1, interrupt_one_in=4, continue_one_in=64, lose_one_in=4))
         except ValueError as error:
             print(f"--replay {options.replay}: {error}", file=sys.stderr)
             return 2

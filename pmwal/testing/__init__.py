@@ -1,21 +1,26 @@
 """Crash images, to test what a program makes of its log after a power cut or a kill.
 
 ``crash_images`` runs a function on a log and yields every file that a crash may leave of it, each with the records that were
-acknowledged by then. It needs no pytest, no root and no device:
+acknowledged by then. It needs no pytest, no root and no device. A store of keys and values tests its replay like this:
 
 >>> from pmwal.testing import crash_images
 >>> def run(wal):
-...     for amount in (b"+10", b"-3"):
-...         _ = wal.append(amount)
->>> def balance(records):
-...     return sum(int(record.data) for record in records)
->>> found = set()
+...     _ = wal.append(b"color=red")
+...     _ = wal.extend([b"color=blue", b"shape=round"])
+>>> def replay(records):
+...     return dict(record.data.split(b"=") for record in records)
+>>> states = []
 >>> for image in crash_images(run, size="8KiB"):
-...     with image.open() as wal:
-...         assert len(wal) >= len(image.acknowledged)
-...         found.add(balance(wal))
->>> sorted(found)
-[0, 7, 10]
+...     with image.open() as wal:                          # as after the crash: recovered, and open for writing
+...         state, count = replay(wal), len(wal)
+...     assert count >= len(image.acknowledged)            # what append had returned for is there
+...     if state not in states:
+...         states.append(state)
+>>> sorted(states, key=len)
+[{}, {b'color': b'red'}, {b'color': b'blue', b'shape': b'round'}]
+
+No state has the new color without the shape: ``extend`` is all or nothing. ``medium="pmem"`` does the same for the lines of
+persistent memory, and ``image.save(path)`` keeps a file that a test has failed on.
 
 The other modules are what ``tools/crashsim.py`` is made of: operations, a model of what a log may hold, oracles, and mutants that
 they must notice. What the models of the media can show and what not stands at the head of ``pmwal.testing.media``.

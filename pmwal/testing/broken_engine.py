@@ -7,7 +7,7 @@ from typing import Any
 
 from pmwal import wal as wal_module
 from pmwal.engine import Engine, State
-from pmwal.errors import PersistError
+from pmwal.errors import PersistError, WalFull
 from pmwal.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.records import Bound
 from pmwal.testing.broken_seam import Patch, shipped
@@ -176,6 +176,48 @@ def newest_slot_overwritten() -> list[Patch]:
 def close_without_commit() -> list[Patch]:
     """Say "closed cleanly" without making durable what is pending."""
     return [Patch(Engine, "close", lambda self: self._write_slot(self.state, SLOT_CLEAN))]
+
+
+def commit_skipped() -> list[Patch]:
+    """Let a call return before what it stored is durable."""
+    return [Patch(Wal, "_commit_through", lambda self, engine, seq: None)]
+
+
+def barriers_overlap() -> list[Patch]:
+    """Let another thread store and commit while a barrier is under way."""
+    original = Engine._flush_records
+
+    def unguarded(self: Engine) -> None:
+        self.guard.release()
+        try:
+            original(self)
+        finally:
+            self.guard.acquire()
+
+    return [Patch(Engine, "_flush_records", unguarded)]
+
+
+def gap_is_full() -> list[Patch]:
+    """Refuse a record that would have to wrap."""
+    original = Wal._make_room
+
+    def make_room(self: Wal, engine: Engine, sizes: list[int]) -> None:
+        position, capacity = engine.state.head.position, engine.block.capacity
+        if engine.end_after(sizes) // capacity > position // capacity:
+            raise WalFull("no room before the ring's end")
+        original(self, engine, sizes)
+
+    return [Patch(Wal, "_make_room", make_room)]
+
+
+def clean_flag_kept() -> list[Patch]:
+    """Say "closed cleanly" in the slots with which a writer begins, too."""
+    original = Engine._write_slot
+
+    def write_slot(self: Engine, state: State, flags: int = 0) -> None:
+        original(self, state, flags if self.appends else SLOT_CLEAN)
+
+    return [Patch(Engine, "_write_slot", write_slot)]
 
 
 def poison_skipped() -> list[Patch]:

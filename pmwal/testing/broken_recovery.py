@@ -8,7 +8,8 @@ from typing import Any
 from crc32c import crc32c
 
 from pmwal import control, layout, opening, ring
-from pmwal.judge import _Judge
+from pmwal.engine import Engine
+from pmwal.judge import _Evidence, _Judge
 from pmwal.layout import Slot
 from pmwal.medium import Mapping
 from pmwal.records import Bound
@@ -44,6 +45,48 @@ def restore_from_cache() -> list[Patch]:
         original(mapping, judgement, slot, [(offset, mapping.load(offset, len(data))) for offset, data in copies])
 
     return [Patch(opening, "_store_again", store_again)]
+
+
+def epoch_reused_after_fallback() -> list[Patch]:
+    """Go on in the old epoch where a slot was lost."""
+    original, start_epoch = opening._store_again, Engine.start_epoch
+    fell_back = False
+
+    def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
+        nonlocal fell_back
+        original(mapping, judgement, slot, copies)
+        fell_back = bool(judgement.control.lost)
+
+    def start(self: Engine, end: Bound) -> None:
+        nonlocal fell_back
+        if not fell_back:
+            start_epoch(self, end)
+        else:
+            fell_back = False
+            self._change(self.state._replace(head=end, durable=end))
+
+    return [Patch(opening, "_store_again", store_again), Patch(Engine, "start_epoch", start)]
+
+
+def evidence_ignored() -> list[Patch]:
+    """Take whatever is not whole past the pointer for a torn tail, and look no further."""
+    return [Patch(_Judge, "_search", lambda self, stop, tail, slot: _Evidence())]
+
+
+def whole_records_dropped() -> list[Patch]:
+    """Keep nothing past the pointer."""
+    return [Patch(_Judge, "_walk_past_pointer", lambda self, pointer, slot: pointer)]
+
+
+def torn_header_unexpected() -> list[Patch]:
+    """End by an error of the interpreter where a header of this epoch is followed by no whole record."""
+    original = _Judge._torn_end
+
+    def torn_end(self: _Judge, stop: Bound, slot: Slot) -> int:
+        end = original(self, stop, slot)
+        return end if end == 0 else int([][end])
+
+    return [Patch(_Judge, "_torn_end", torn_end)]
 
 
 def lost_slot_left() -> list[Patch]:

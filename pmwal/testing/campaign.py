@@ -1,8 +1,9 @@
 """Campaigns: which histories are explored, by several processes, until a number of distinct images is reached.
 
 A campaign goes through every sequence of up to two operations on every setting, with each engine; through every longer one, up to
-a length, on the first settings, the engines in turn and each point of a run looked at less closely; and then through longer ones
-by seed. The numbers of all distinct images come together in one place, so an image that two processes met counts once.
+a length, of the operations in ``CORE`` on the first settings, the engines in turn and each point of a run looked at less closely;
+and then through longer ones of all operations by seed. The numbers of all distinct images come together in one place, so an image
+that two processes or both engines met counts once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from pmwal.testing.explore import Effort, Explorer, Failure, History, scratch
 from pmwal.testing.media import UNITS
-from pmwal.testing.operations import OPERATIONS, operations_for
+from pmwal.testing.operations import CORE, OPERATIONS, operations_for
 from pmwal.testing.oracles import Violation
 from pmwal.testing.session import Setting
 
@@ -38,7 +39,7 @@ SETTINGS = (
 )
 """What histories run on, the most telling first."""
 DEEP = SETTINGS[:2]
-"""The settings on which every sequence of more than two operations is explored, too."""
+"""The settings on which sequences of more than two operations are explored, too."""
 _LENGTH_BROAD = 2
 LENGTH_EXTRA = 5  # operations that a longer history has more, at most
 _COUNT_STEP = 20_000  # judged images after which the distinct ones are counted
@@ -84,13 +85,13 @@ class Result:
 def short_histories(plan: Plan) -> Iterator[History]:
     """Every sequence of up to ``plan.lengths`` operations, the short ones first and the settings in turn."""
     for length in range(plan.lengths + 1):
-        settings = SETTINGS if length <= _LENGTH_BROAD else DEEP
-        streams = [_on(setting, length, plan.seed) for setting in settings]
+        settings, names = (SETTINGS, tuple(OPERATIONS)) if length <= _LENGTH_BROAD else (DEEP, CORE)
+        streams = [_on(setting, operations_for(setting.medium, names), length, plan.seed) for setting in settings]
         yield from _in_turn(streams)
 
 
-def _on(setting: Setting, length: int, seed: int) -> Iterator[History]:
-    for names in product(operations_for(setting.medium), repeat=length):
+def _on(setting: Setting, operations: tuple[str, ...], length: int, seed: int) -> Iterator[History]:
+    for names in product(operations, repeat=length):
         yield History(setting, names, seed)
 
 
@@ -145,7 +146,7 @@ def explore_chunk(effort: Effort, task: tuple[str, tuple[History, ...]], known: 
         else:
             os.environ["PMWAL_ENGINE"] = before
     tally = explorer.tally
-    names = ("histories", "operations", "images", "opened", "nested", "damaged")
+    names = ("histories", "operations", "images", "opened", "interrupted", "continued", "damaged")
     result.counts = {name: getattr(tally, name) for name in names}
     result.counts["judged"] = len(tally.seen)
     result.cases = tally.cases

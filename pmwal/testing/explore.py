@@ -4,8 +4,9 @@ Invariants
 ----------
 - An image counts once for what was expected of it: equal bytes under equal expectations are one distinct image, whatever
   history and medium led there.
-- A share of the images, chosen by their digest, goes through a real open, and a smaller one through a crash at every step of
-  that recovery and of a few appends after it: which ones does not depend on the order.
+- Every image is judged. A share of them goes through a real open and a second verdict, a smaller one through a crash at every
+  step of that recovery, through one with a slot lost, and the smallest through crashes of a few appends after it. A share is
+  chosen by the image's digest, so which ones these are does not depend on the order.
 """
 
 from __future__ import annotations
@@ -32,18 +33,22 @@ from pmwal.testing.oracles import CRASH_ROWS, Examined, Examiner, Violation, che
 from pmwal.testing.recorder import Event, Recorder
 from pmwal.testing.session import Session, Setting, Start, Trace, payload
 
+_GOING_ON = ("append_small", "append_large", "extend", "batch", "append_pending")
+
 
 class Effort(NamedTuple):
-    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes, and one in so
-    many of those that lost a slot. Longer histories than ``close_up_to`` operations are looked at less closely."""
+    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes, one in so many
+    recovered and appended to under crashes, and one in so many loses a slot, too. Longer histories than ``close_up_to``
+    operations are looked at less closely."""
 
     samples: int = 8
     open_one_in: int = 16
-    nest_one_in: int = 4096
-    nest_lost_one_in: int = 64
+    interrupt_one_in: int = 64
+    continue_one_in: int = 4096
+    lose_one_in: int = 64
     depth: int = 1
     damages: int = 2
-    close_up_to: int = 2
+    close_up_to: int = 1
 
 
 class History(NamedTuple):
@@ -62,7 +67,8 @@ class Tally:
     operations: int = 0
     images: int = 0
     opened: int = 0
-    nested: int = 0
+    interrupted: int = 0
+    continued: int = 0
     damaged: int = 0
     seen: set[int] = field(default_factory=set)
     cases: dict[str, int] = field(default_factory=dict)
@@ -97,7 +103,7 @@ class Explorer:
             self._look_at(trace, history, 0)
 
     def _look_at(self, trace: Trace, history: History, depth: int) -> None:
-        random, closely = Random(history.seed), len(history.names) <= self.effort.close_up_to
+        random, closely = Random(history.seed), depth == 0 and len(history.names) <= self.effort.close_up_to
         for steps, medium, killed_in in points(trace, history.setting.medium):
             if killed_in is not None:
                 expectation = trace.expected(steps)
@@ -114,8 +120,7 @@ class Explorer:
                         self._show(build(medium, choice), key, expectation, history, depth)
         if not medium.open and not expectation.lied:
             self._lose_slots(cached(medium), expectation, history, depth)
-            if closely:
-                self._damage(cached(medium), expectation, random)
+            self._damage(cached(medium), expectation, random, self.effort.damages if closely else 1)
 
     def _meet(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
         self.tally.images += 1
@@ -134,12 +139,14 @@ class Explorer:
         check(examined, expectation)
         case = examined.case
         self.tally.cases[case] = self.tally.cases.get(case, 0) + 1
-        if expectation.lied:
+        if examined.corrupt:  # as it may be after an msync that lied
             return
         if key % self.effort.open_one_in == 0:
             self._open(image, examined, history)
-        if depth < self.effort.depth and key % self.effort.nest_one_in == 0:
-            self._nest(image, examined.found, history, depth)
+        if depth < self.effort.depth:
+            self._nest(image, key, examined.found, history, depth)
+            if key % self.effort.lose_one_in == 1 and not examined.judgement.control.lost:
+                self._lose_slots(image, expectation, history, depth)
 
     def _open(self, image: Image, examined: Examined, history: History) -> None:
         """Oracles "open" and "twice"."""
@@ -153,23 +160,30 @@ class Explorer:
         if again.found != examined.found or again.case not in CRASH_ROWS:
             raise Violation("twice", f"first {brief(examined.found.items)}, then {brief(again.found.items)} ({again.case})")
 
-    def _nest(self, image: Image, found: Found, history: History, depth: int) -> None:
+    def _nest(self, image: Image, key: int, found: Found, history: History, depth: int) -> None:
         """Oracles "interrupted" and "continued"."""
-        self.tally.nested += 1
-        for names, oracle in ((), "interrupted"), (("append_small", "extend", "append_pending"), "continued"):
-            start = Start(image.data, found, issued=1000)
-            session = Session(history.setting, self._image_path, start, history.seed)
-            try:
-                self._look_at(perform(session, names)._replace(begin=0), history, depth + 1)
-            except Violation as violation:
-                raise violation.renamed(oracle) from violation
+        if key % self.effort.interrupt_one_in == 0:
+            self.tally.interrupted += 1
+            self._go_on("interrupted", (), image, found, history, depth)
+        if key % self.effort.continue_one_in == 0:
+            self.tally.continued += 1
+            names = (*Random(key).choices(_GOING_ON, k=2), "append_pending")
+            self._go_on("continued", names, image, found, history, depth)
+
+    def _go_on(self, oracle: str, names: tuple[str, ...], image: Image, found: Found, history: History, depth: int) -> None:
+        """Recover an image, do these operations, and look at every crash from the first step of the recovery on."""
+        session = Session(history.setting, self._image_path, Start(image.data, found, issued=1000), history.seed)
+        try:
+            self._look_at(perform(session, names)._replace(begin=0), history, depth + 1)
+        except Violation as violation:
+            raise violation.renamed(oracle) from violation
 
     def _lose_slots(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
         """Oracle "slot": what is found is the same, and the next crash is not one too many."""
         control = self._examiner.examine(image.data).judgement.control
         block = self._examiner.block
         assert control.newest is not None
-        for generation in (control.newest.generation, control.newest.generation - 1):
+        for generation in range(control.newest.generation, max(control.newest.generation - 2, -1), -1):
             offset = slot_offset(slot_index(generation, block.control_pages))
             data = image.data[:offset] + bytes(LINE) + image.data[offset + LINE :]
             self.tally.damaged += 1
@@ -177,13 +191,13 @@ class Explorer:
             if examined.corrupt or not expectation.allows(examined.found):
                 found = f"{brief(examined.found.items)} ({examined.case}: {examined.judgement.report.reason})"
                 raise Violation("slot", f"without generation {generation}: found {found}; expected {expectation}")
-            if depth < self.effort.depth and (image.digest + generation) % self.effort.nest_lost_one_in == 0:
+            if depth < self.effort.depth:
                 try:
-                    self._nest(Image(data, image.digest), examined.found, history, depth)
+                    self._nest(Image(data, image.digest), image.digest + generation, examined.found, history, depth)
                 except Violation as violation:
                     raise violation.renamed("slot") from violation
 
-    def _damage(self, image: Image, expectation: Expectation, random: Random) -> None:
+    def _damage(self, image: Image, expectation: Expectation, random: Random, count: int) -> None:
         """Oracle "damage"."""
         judgement, block = self._examiner.examine(image.data).judgement, self._examiner.block
         ring = RingReader(block, lambda offset, length: image.data[offset : offset + length])
@@ -193,7 +207,7 @@ class Explorer:
             assert found is not None
             records.append(found.position)
             at = Bound(found.end, at.next_seq + 1)
-        for what, data in damaged_images(image.data, block, records, random, self.effort.damages):
+        for what, data in damaged_images(image.data, block, records, random, count):
             self.tally.damaged += 1
             try:
                 check_damaged(self._examiner.examine(data), expectation)

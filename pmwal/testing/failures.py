@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pmwal.testing.media import Medium
@@ -17,6 +19,78 @@ from pmwal.testing.recorder import Event, Recorder
 PERSONALITIES = ("kept", "reverted", "dropped", "restoring", "late")
 """What a failed msync leaves: the page as it was stored, for good; the old page, at once; the page as it was stored until the
 writer's end, or until the next recovery stores it again; or an msync that returns 0, and an error from the next one."""
+
+
+_OVERTAKEN_SECONDS = 0.05  # how long a barrier waits for another one that must not come
+
+
+def _io_error() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@contextmanager
+def failing_sync(recorder: Recorder, size: int) -> Iterator[None]:
+    """The next sync of the file fails: what the kernel could not write for the dead writer it reports to the next one, once."""
+
+    def fail(event: Event) -> None:
+        if event.name == "sync":
+            recorder.before = None
+            recorder.events.append(Event("failed", 0, size))
+            raise _io_error()
+
+    recorder.before = fail
+    try:
+        yield
+    finally:
+        recorder.before = None
+
+
+class OvertakenMsync:
+    """Fails the next msync of this thread, while another thread makes a call that needs one, too.
+
+    The kernel's cursor of errors belongs to the open file: when both are in flight, the first to end takes the error, and the
+    other one returns 0 although its page was not written.
+    """
+
+    def __init__(self, recorder: Recorder, other: Callable[[], object]) -> None:
+        self.is_overtaken = False
+        self.other_error: BaseException | None = None
+        self._recorder = recorder
+        self._other = threading.Thread(target=self._run, args=(other,))
+        self._other_flushes = threading.Event()
+        self._first: Event | None = None
+        recorder.before, recorder.after = self._before, self._after
+
+    def join(self) -> None:
+        """Wait for the other thread's call, and let all later barriers be."""
+        if self._first is not None:
+            self._other.join()
+        self._recorder.before = self._recorder.after = None
+
+    def _run(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            self.other_error = error
+
+    def _before(self, event: Event) -> None:
+        if event.name != "flush":
+            return
+        if threading.current_thread() is self._other:
+            self._other_flushes.set()
+        elif self._first is None:
+            self._first = event
+            self._other.start()
+            self.is_overtaken = self._other_flushes.wait(_OVERTAKEN_SECONDS)
+            if self.is_overtaken:
+                self._other.join()
+                return
+        self._recorder.events.append(event._replace(name="failed"))
+        raise _io_error()
+
+    def _after(self, event: Event) -> None:
+        if event is self._first:
+            self._recorder.events[-1] = event._replace(name="lied")
 
 
 class FailingMsync:
@@ -51,7 +125,7 @@ class FailingMsync:
         self._recorder.events.append(event._replace(name="failed"))
         if self._personality == "reverted":
             self._evict()
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise _io_error()
 
     def _swallow(self, event: Event) -> None:
         """The step after the msync that lied: it is noted for what it was."""

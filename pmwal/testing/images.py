@@ -1,9 +1,10 @@
 """Images: which of the many combinations of unit versions are built at one point of a run.
 
-All of them while at most ``EXHAUSTIVE_MAX`` units are open and each has two versions. Beyond that: nothing and everything kept,
-each unit alone lost, each alone kept, each prefix in the order of the first stores, all pairs lost, each version of each unit
-with the others lost and kept, units torn, and seeded samples of it all. Where a look is not close, the pairs are left out, and
-few units are torn.
+All of them while at most ``EXHAUSTIVE_MAX`` units are open and there are not more than ``_PRODUCT_MAX`` (six units of three
+versions make 729); of few units with more versions every subset of the newest ones, at least. Beyond that: nothing and everything
+kept, each unit alone lost, each alone kept, each prefix in the order of the first stores, all pairs lost, each version of each unit
+with the others lost and kept, units torn, and seeded samples of it all. A close look at more units is complete up to
+``_PRODUCT_MAX``, too; where it is not close, the pairs are left out, and few units are torn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pmwal.testing.media import DIGEST_MASK, WORD, Medium, Version, digest_chang
 from pmwal.testing.recorder import Event
 
 EXHAUSTIVE_MAX = 6
-_PRODUCT_MAX = 1 << EXHAUSTIVE_MAX
+_PRODUCT_MAX = 1024
 _TORN_MAX = 2  # units that are torn where a look is not close
 _MIXTURES = 2  # torn states of each unit by seed
 
@@ -72,10 +73,11 @@ def choices(medium: Medium, random: Random, samples: int, *, closely: bool = Tru
     if not units:
         return
     yield dict(newest)
-    if prod(len(versions) for versions in medium.open.values()) <= _PRODUCT_MAX:
+    few = len(units) <= EXHAUSTIVE_MAX
+    if (few or closely) and prod(len(versions) for versions in medium.open.values()) <= _PRODUCT_MAX:
         for versions in product(*medium.open.values()):
             yield dict(zip(units, versions, strict=True))
-    elif len(units) <= EXHAUSTIVE_MAX:
+    elif few:
         for count in range(1, len(units)):
             for kept in combinations(units, count):
                 yield {unit: newest[unit] for unit in kept}

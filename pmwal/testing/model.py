@@ -36,8 +36,8 @@ class Found(NamedTuple):
 class Expectation:
     """What a crash may leave now: one of ``contents``, without what its front lost to a tail from ``first_min`` to ``first_max``.
 
-    ``acknowledged`` is in all of them. ``lied`` says that an msync returned 0 and had failed: then nothing is promised but a
-    loud verdict, or records that were issued.
+    ``acknowledged`` is in all of them. ``lied`` says that an msync returned 0 and had failed: then a verdict may be loud, too.
+    ``sure_seq`` is the last number that two later barriers, or a slot, vouch for: damage to it must be loud in any log.
     """
 
     contents: frozenset[Items]
@@ -45,6 +45,7 @@ class Expectation:
     first_min: int
     first_max: int
     lied: bool = False
+    sure_seq: int = 0
 
     def allows(self, found: Found) -> bool:
         """Whether this is one of the states that a crash may leave."""
@@ -52,14 +53,23 @@ class Expectation:
             return False
         return any(_fits(content, found, self.first_min) for content in self.contents)
 
-    def holds_acknowledged(self, found: Found) -> bool:
-        """Whether every acknowledged record that its tail keeps is there, unchanged."""
+    def begins_with(self, found: Found) -> bool:
+        """Whether this is the beginning of such a state, and nothing that damage must not take is missing."""
+        if not self.first_min <= found.first_seq <= self.first_max:
+            return False
+        trimmed = (tuple(item for item in content if item[0] >= found.first_seq) for content in self.contents)
+        begins = any(found.items == content[: len(found.items)] for content in trimmed)
+        return begins and self.holds_acknowledged(found, self.sure_seq)
+
+    def holds_acknowledged(self, found: Found, last: int | None = None) -> bool:
+        """Whether every acknowledged record that its tail keeps is there, unchanged; up to number ``last``."""
         there = set(found.items)
-        return all(item in there for item in self.acknowledged if item[0] >= found.first_seq)
+        wanted = (item for item in self.acknowledged if item[0] >= found.first_seq and (last is None or item[0] <= last))
+        return all(item in there for item in wanted)
 
     @property
     def digest(self) -> int:
-        """64 bits that tell expectations apart."""
+        """64 bits that tell apart what may be found."""
         text = repr((sorted(map(_brief, self.contents)), _brief(self.acknowledged), self.first_min, self.first_max, self.lied))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -95,6 +105,7 @@ class Model:
     strays: list[Items] = field(default_factory=list)
     first_seq: int = 1
     lied: bool = False
+    _committed: list[int] = field(default_factory=lambda: [0])  # what was durable after each barrier, as its caller saw it
 
     @property
     def stored(self) -> Items:
@@ -120,9 +131,9 @@ class Model:
         if cut_after is not None:
             states += [_up_to(state, cut_after) for state in states]
             acknowledged = _up_to(acknowledged, cut_after)
-        return Expectation(
-            frozenset(states), acknowledged, self.first_seq, max(first_max or 0, self.first_seq), self.lied
-        )
+        first_max = max(first_max or 0, self.first_seq)
+        sure_seq = self._committed[max(len(self._committed) - 3, 0)]
+        return Expectation(frozenset(states), acknowledged, self.first_seq, first_max, self.lied, sure_seq)
 
     def advance(self, first_seq: int, committed_seq: int) -> None:
         """A call has returned, and this is what the handle calls its first and its last durable record."""
@@ -131,14 +142,18 @@ class Model:
         self.first_seq = first_seq
         self.acknowledged = tuple(item for group in kept for item in group if item[0] <= committed_seq)
         self.pending = [group for group in kept[1:] if group and group[-1][0] > committed_seq]
+        if committed_seq > self._committed[-1]:
+            self._committed.append(committed_seq)
 
     def discard(self, after: int) -> None:
         """A rollback has returned: the rest is durable."""
         self.acknowledged, self.pending, self.strays = _up_to(self.stored, after), [], []
+        self._committed = [after]
 
     def settle(self, found: Found) -> None:
         """A recovery has returned: what it found is durable, and nothing else is ever there."""
         self.acknowledged, self.pending, self.strays, self.first_seq = found.items, [], [], found.first_seq
+        self._committed = [found.next_seq - 1]
 
 
 def _up_to(items: Items, last: int) -> Items:

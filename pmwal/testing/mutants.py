@@ -28,9 +28,10 @@ PAGE_FULL = Setting("page", "strict", "full")
 LINES = Setting("pmem", "strict", "lapped", 8192, 64)
 LINES_PACKED = Setting("pmem", "pipelined", "lapped", 8192, 8)
 NEVER = 1 << 62
-PLAIN = Effort(open_one_in=4, nest_one_in=NEVER, nest_lost_one_in=NEVER, damages=12)
-NESTED = PLAIN._replace(nest_one_in=1)
-LOST = PLAIN._replace(nest_lost_one_in=1)
+PLAIN = Effort(open_one_in=4, interrupt_one_in=NEVER, continue_one_in=NEVER, lose_one_in=NEVER, damages=12)
+NESTED = PLAIN._replace(interrupt_one_in=1, continue_one_in=1)
+LOST = PLAIN._replace(interrupt_one_in=1, lose_one_in=4)
+GHOSTS = PLAIN._replace(continue_one_in=4, lose_one_in=2)
 
 
 class Mutant(NamedTuple):
@@ -108,6 +109,16 @@ MUTANTS = {
     ),
     "failed_flush_ignored": Mutant("a failed msync counts", seam.ignore_failed_flush, "poisoned", PAGE_STRICT, "fail_kept"),
     "poison_skipped": Mutant("a failed msync is forgotten", engine.poison_skipped, "poisoned", PAGE_PIPELINED, "fail_kept"),
+    "commit_skipped": Mutant(
+        "an append that does not wait", engine.commit_skipped, "promised", PAGE_PIPELINED, "append_small"
+    ),
+    "barriers_overlap": Mutant(
+        "two barriers in flight", engine.barriers_overlap, "acknowledged", PAGE_PIPELINED, "fail_overtaken"
+    ),
+    "gap_is_full": Mutant("no record ever wraps", engine.gap_is_full, "live", PAGE_BRINK, "append_large append_large"),
+    "clean_flag_kept": Mutant(
+        "a clean end before the writer's", engine.clean_flag_kept, "verdict", PAGE_PIPELINED, "append_small"
+    ),
     "slot_before_data": Mutant("the slot first", engine.slot_before_data, "verdict", PAGE_STRICT, "append_small"),
     "one_slot": Mutant("a tail in one slot", engine.one_slot, "slot", PAGE_STRICT, "truncate"),
     "same_slot_twice": Mutant("two slots in one place", engine.same_slot_twice, "slot", PAGE_STRICT, "truncate"),
@@ -116,7 +127,7 @@ MUTANTS = {
     "tail_past_commit": Mutant(
         "a tail past the pointer",
         engine.tail_past_commit,
-        "verdict",
+        "promised",
         PAGE_STRICT,
         "truncate append_pending append_pending truncate",
     ),
@@ -155,6 +166,28 @@ MUTANTS = {
     ),
     "restore_without_barrier": Mutant(
         "a recovery that waits for nothing", recovery.restore_without_barrier, "verdict", PAGE_PIPELINED, "fail_kept"
+    ),
+    "whole_records_dropped": Mutant(
+        "a recovery up to the pointer", recovery.whole_records_dropped, "kept", LINES, "append_pending kill_reopen"
+    ),
+    "torn_header_unexpected": Mutant(
+        "an undocumented error", recovery.torn_header_unexpected, "errors", LINES, "append_small"
+    ),
+    "epoch_reused_after_fallback": Mutant(
+        "an epoch used twice",
+        recovery.epoch_reused_after_fallback,
+        "slot",
+        LINES_PACKED,
+        "append_pending append_pending append_pending",
+        effort=GHOSTS,
+    ),
+    "evidence_ignored": Mutant(
+        "damage taken for a torn tail",
+        recovery.evidence_ignored,
+        "damage",
+        PAGE_PIPELINED,
+        "append_small append_small append_small",
+        effort=PLAIN._replace(close_up_to=3),
     ),
     "restore_from_cache": Mutant(
         "a recovery that stores what comes back", recovery.restore_from_cache, "verdict", PAGE_PIPELINED, "fail_restoring"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pmwal.errors import PersistError, RecordTooLarge, WalFull
 from pmwal.layout import HEADER, LIVE_OFFSET, PAGE
-from pmwal.testing.failures import PERSONALITIES, FailingMsync
+from pmwal.testing.failures import PERSONALITIES, FailingMsync, OvertakenMsync
 from pmwal.testing.media import UNITS
 from pmwal.testing.model import brief
 from pmwal.testing.oracles import Violation
@@ -22,7 +22,12 @@ Operation = Callable[[Session], None]
 def _append(size: int, *, commit: bool = True) -> Operation:
     def append(session: Session) -> None:
         group = session.make(size)
-        session.store(group, lambda: session.log.append(group[0][1], commit=commit))
+
+        def call() -> tuple[int, int]:
+            seq = session.log.append(group[0][1], commit=None if commit else False)
+            return seq, seq
+
+        session.store(group, call, durably=commit)
 
     return append
 
@@ -38,9 +43,10 @@ def append_to_end(session: Session) -> None:
 def commit(session: Session) -> None:
     """Make everything durable; with nothing pending, write the pointer."""
     session.expect()
-    session.log.commit()
+    durable_seq = session.log.commit()
     session.model.strays = []
     session.done()
+    session.promised(max(durable_seq, session.model.next_seq - 1))
 
 
 def extend(session: Session) -> None:
@@ -53,10 +59,11 @@ def batch(session: Session) -> None:
     """Two records in a block."""
     group = session.make(300, SMALL)
 
-    def call() -> None:
+    def call() -> tuple[int | None, int | None]:
         with session.log.batch() as staged:
             for _, data in group:
                 staged.append(data)
+        return staged.first, staged.last
 
     session.store(group, call)
 
@@ -65,9 +72,11 @@ def reserve(session: Session) -> None:
     """One record filled in place."""
     group = session.make(100)
 
-    def call() -> None:
-        with session.log.reserve(100) as view:
+    def call() -> tuple[int | None, int | None]:
+        reservation = session.log.reserve(100)
+        with reservation as view:
             view[:] = group[0][1]
+        return reservation.seq, reservation.seq
 
     session.store(group, call)
 
@@ -138,6 +147,10 @@ def truncate(session: Session) -> None:
     if moves:
         session.model.strays = []
     session.done()
+    if wal.first_seq != before:
+        raise Violation("live", f"begins with {wal.first_seq} after truncate(before={before})")
+    if moves:
+        session.promised(session.model.next_seq - 1)
 
 
 def rollback(session: Session) -> None:
@@ -150,6 +163,8 @@ def rollback(session: Session) -> None:
     if discards:
         session.model.discard(after)
     session.done()
+    if discards:
+        session.promised(after)
 
 
 def overwrite(session: Session) -> None:
@@ -171,7 +186,7 @@ def append_changing(session: Session) -> None:
 
     session.recorder.on_clock = change
     try:
-        session.store(group, lambda: session.log.append(buffer))
+        session.store(group, lambda: (session.log.append(buffer), group[0][0]))
     finally:
         session.recorder.on_clock = None
 
@@ -185,13 +200,17 @@ def close_reopen(session: Session) -> None:
     session.reopen()
 
 
-def kill_reopen(session: Session) -> None:
+def _kill(reopen: Operation) -> Operation:
     """SIGKILL and a restart: the page cache stays, and with it all that was stored."""
-    stored = session.model.stored
-    session.expect()
-    session.reopen_after_kill()
-    if session.model.stored[: len(stored)] != stored:
-        raise Violation("kept", f"found {brief(session.model.stored)}; stored {brief(stored)}")
+
+    def kill_reopen(session: Session) -> None:
+        stored = session.model.stored
+        session.expect()
+        reopen(session)
+        if session.model.stored[: len(stored)] != stored:
+            raise Violation("kept", f"found {brief(session.model.stored)}; stored {brief(stored)}")
+
+    return kill_reopen
 
 
 def cut_reopen(session: Session) -> None:
@@ -200,11 +219,11 @@ def cut_reopen(session: Session) -> None:
     session.reopen_after_cut()
 
 
-def _crash_inside(reopen: Operation) -> Operation:
-    """A crash at some step of some other operation, or in the middle of a store."""
+def _crash_inside(operations: dict[str, Operation], reopen: Operation) -> Operation:
+    """A crash at some step of one of these operations, or in the middle of a store."""
 
     def crash_inside(session: Session) -> None:
-        name = session.random.choice(sorted(INNER))
+        name = session.random.choice(sorted(operations))
         left, share = session.random.randrange(12), session.random.choice((0.0, 0.0, 0.3, 0.7))
 
         def crash(event: Event) -> None:
@@ -216,11 +235,37 @@ def _crash_inside(reopen: Operation) -> Operation:
 
         session.recorder.before = crash
         with contextlib.suppress(Crash):
-            INNER[name](session)
+            operations[name](session)
         session.recorder.before = None
         reopen(session)
 
     return crash_inside
+
+
+def fail_overtaken(session: Session) -> None:
+    """A barrier fails under an append, while another thread appends: none of both is acknowledged by the other's barrier."""
+    group = session.make(SMALL)
+    other = tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
+    session.issued += 1
+    session.model.strays += [group, group + other]
+    session.expect(first_max=session.first_after(group + other))
+    log = session.log
+    barrier = OvertakenMsync(session.recorder, lambda: log.append(other[0][1]))
+    try:
+        log.append(group[0][1])
+    except PersistError:
+        pass
+    else:
+        if not barrier.is_overtaken:
+            raise Violation("poisoned", "an append returned although its barrier had failed")
+        session.model.pending, session.model.strays = [*session.model.pending, group], [other]
+        session.model.advance(log.first_seq, log.committed_seq)
+    barrier.join()
+    if not isinstance(barrier.other_error, PersistError):
+        raise Violation("poisoned", f"an append in another thread ended with {barrier.other_error!r} after a failed barrier")
+    session.expect(first_max=session.first_after(group + other))
+    session.end()
+    session.reopen()
 
 
 def _fail(personality: str) -> Operation:
@@ -274,6 +319,12 @@ INNER: dict[str, Operation] = {
 }
 """Operations that a crash may end anywhere."""
 
+_REOPENING: dict[str, Operation] = {
+    "close_reopen": close_reopen,
+    "kill_reopen": _kill(Session.reopen_after_kill),
+}
+"""The same, with a recovery in them."""
+
 OPERATIONS: dict[str, Operation] = {
     **INNER,
     "append_changing": append_changing,
@@ -282,19 +333,31 @@ OPERATIONS: dict[str, Operation] = {
     "extend_aborted": _extend_aborted(1),
     "extend_aborted_late": _extend_aborted(2, late=True),
     "close_reopen": close_reopen,
-    "kill_reopen": kill_reopen,
+    "kill_reopen": _kill(Session.reopen_after_kill),
+    "kill_reopen_unsynced": _kill(Session.reopen_unsynced),
     "cut_reopen": cut_reopen,
-    "kill_inside": _crash_inside(Session.reopen_after_kill),
-    "cut_inside": _crash_inside(Session.reopen_after_cut),
+    "kill_inside": _crash_inside(INNER, Session.reopen_after_kill),
+    "kill_inside_unsynced": _crash_inside(INNER, Session.reopen_unsynced),
+    "cut_inside": _crash_inside(INNER, Session.reopen_after_cut),
+    "kill_in_reopen": _crash_inside(_REOPENING, Session.reopen_unsynced),
+    "cut_in_reopen": _crash_inside(_REOPENING, Session.reopen_after_cut),
     **{f"fail_{personality}": _fail(personality) for personality in PERSONALITIES},
+    "fail_overtaken": fail_overtaken,
 }
 """Every operation by its name."""
 
 
-def operations_for(medium: str) -> tuple[str, ...]:
-    """The operations of a medium: on cache lines no barrier fails."""
+CORE = (
+    *(name for name in INNER if name != "reserve"),
+    *("batch_aborted", "extend_aborted", "reserve_aborted", "fail_kept", "kill_reopen", "close_reopen"),
+)
+"""One of each kind: of these the longest sequences are made that are all explored."""
+
+
+def operations_for(medium: str, names: Iterable[str] = OPERATIONS) -> tuple[str, ...]:
+    """Those of these operations that a medium can do: on cache lines no barrier fails."""
     assert medium in UNITS
-    return tuple(name for name in OPERATIONS if medium != "pmem" or not name.startswith("fail_"))
+    return tuple(name for name in names if medium != "pmem" or not name.startswith("fail_"))
 
 
 def perform(session: Session, names: tuple[str, ...]) -> Trace:

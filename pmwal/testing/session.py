@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.opening import open_log
+from pmwal.testing.failures import failing_sync
 from pmwal.testing.images import build, sampled
 from pmwal.testing.media import WORD, Medium
 from pmwal.testing.model import Expectation, Found, Items, Model, brief
@@ -135,17 +136,36 @@ class Session:
         start = self.issued - len(sizes)
         return tuple((first + place, payload(start + place, size)) for place, size in enumerate(sizes))
 
-    def store(self, group: Items, call: Callable[[], object]) -> None:
-        """A call that stores this group, unless there is no room for it."""
+    def store(self, group: Items, call: Callable[[], object], *, durably: bool = True) -> None:
+        """A call that stores this group and returns its first and last number, unless there is no room for it."""
         self.expect(adding=group, first_max=self.first_after(group))
         try:
-            call()
-        except (WalFull, RecordTooLarge):
+            returned = call()
+        except (WalFull, RecordTooLarge) as error:
+            if self.fits(group):
+                raise Violation("live", f"refused {brief(group)}: {error}") from error
             self.done()
             return
         self.model.strays = []
         self.model.pending.append(group)
         self.done()
+        numbers = group[0][0], group[-1][0]
+        if returned != numbers:
+            raise Violation("live", f"returned {returned} for {numbers}")
+        if durably:
+            self.promised(numbers[1])
+
+    def promised(self, seq: int) -> None:
+        """A call has returned after which this number is durable."""
+        if self.log.committed_seq < seq:
+            raise Violation("promised", f"number {seq} is to be durable, and the handle says {self.log.committed_seq}")
+
+    def fits(self, group: Items) -> bool:
+        """Whether there is room for these records, once older ones were overwritten."""
+        engine, sizes = self.log._engine, [len(data) for _, data in group]
+        if max(sizes) > engine.block.payload_max:
+            return False
+        return engine.end_after(sizes) - engine.state.head.position <= engine.block.capacity
 
     def first_after(self, group: Items) -> int:
         """The first number after room was made for this group."""
@@ -192,6 +212,12 @@ class Session:
         """The process dies, and the page cache stays."""
         self.end()
         self.reopen()
+
+    def reopen_unsynced(self) -> None:
+        """The same, and the sync with which an open begins makes nothing durable."""
+        self.end()
+        with failing_sync(self.recorder, len(self.base)):
+            self.reopen()
 
     def reopen_after_cut(self) -> None:
         """The power fails, and the log is opened on what the medium holds then."""
