@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ pytest.importorskip("psutil")
 pytest.importorskip("tqdm")
 
 import stress  # noqa: E402
-from stressing import page, resources  # noqa: E402
+from stressing import page, resources, results  # noqa: E402
 from stressing.check import Contents, Look, compare, expect, shown  # noqa: E402
 from stressing.journal import Entries, Journal, Op, State  # noqa: E402
 from stressing.mutants import MUTANTS  # noqa: E402
@@ -58,6 +61,36 @@ def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
     assert found["kills"]["open"] + found["kills"]["work"] >= 2
     assert found["records_checked"] > 0
     assert found["resources"]["steady"]
+    assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Signals, shm_dir: Path) -> None:
+    """Ctrl-C reaches all processes of the terminal, SIGTERM often only the first: the log is checked, all end, and no traceback."""
+    psutil = pytest.importorskip("psutil")
+    report = shm_dir / "report.json"
+    command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(shm_dir), "--json", str(report), *SMALL]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--seconds", "60"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+        end = time.monotonic() + 30
+        while not (directories := [*shm_dir.glob("pmwal-stress-*")]) or not (directories[0] / "log-1.wal").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.5)
+        children = psutil.Process(run.pid).children(recursive=True)
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)
+        else:
+            run.send_signal(number)
+        said, complaints = run.communicate(timeout=30)
+    assert (run.returncode, complaints) == (128 + number, "")
+    assert f"interrupted by {number.name}; until then:" in said
+    assert "records compared" in said
+    found = json.loads(report.read_text())
+    assert (found["interrupted"], found["violation"]) == (number.name, None)
+    assert found["lives"] >= 1
+    assert len(children) >= 3
+    assert not any(child.is_running() for child in children)
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
 
@@ -117,6 +150,21 @@ def test_page_holds_its_charts(shm_dir: Path) -> None:
     assert text.count("<figure>") >= 5
     assert "src=" not in text
     assert found["proves"] in text
+
+
+def test_line_breaks_where_the_engine_did_not_run() -> None:
+    """No line leads over a piece of the run of which nothing is known."""
+    times, heights = page._broken([(1, 5), (2, 6), (5, 7)], 1)
+    assert times == [1, 2, 5, 5]
+    assert heights[:2] + heights[3:] == [5, 6, 7]
+    assert math.isnan(heights[2])
+
+
+def test_growth_is_told_without_negative_zeros() -> None:
+    """Each process with what it gained; nothing to say of a short run."""
+    assert results.growth_text({"a": {"memory": None}}) == "run too short to judge"
+    told = results.growth_text({"a": {"memory": 1.5 * (1 << 20), "threads": -0.01}, "b": {"memory": None}})
+    assert told == "a +1.50 MiB, +0.0 threads"
 
 
 # -- payloads and journal
@@ -186,6 +234,30 @@ def rolled_back(journal: Journal) -> None:
     other.intend(Op.ROLLBACK, 0, argument=1)
 
 
+def beside(*, returned: bool = True, settled: int | None = None) -> Script:
+    """Two appends and a rollback to the first, which an append of another thread overlaps; then a third thread appends.
+
+    The one beside got number 2, as the discarded one had, the last one number 3.
+    """
+
+    def script(journal: Journal) -> None:
+        appends(2)(journal)
+        rollback, other, late = journal.lane(1), journal.lane(2), journal.lane(3)
+        other.intend(Op.EXTEND, 0, ticket=TICKET + 2 * STEP, count=2)
+        rollback.intend(Op.ROLLBACK, 0, argument=1)
+        other.done(2, 3)
+        if returned:
+            rollback.done(2)
+            if settled == 5:
+                late.intend(Op.APPEND, 0, ticket=TICKET + 4 * STEP, count=1)
+                late.done(4, 4)
+            if settled is not None:
+                rollback.intend(Op.NEXT_SEQ, 0)
+                rollback.done(settled)
+
+    return script
+
+
 def truncated(journal: Journal) -> None:
     """Three appends, a truncate that returned, and another one under way."""
     appends(3)(journal)
@@ -230,6 +302,23 @@ def judged(script: Script, look: Look) -> str:
         (rolled_back, holding([0, 1, 2]), "fine"),
         (rolled_back, holding([0]), "fine"),
         (rolled_back, holding([0, 1]), "missing-record"),
+        (beside(), holding([0]), "fine"),
+        (beside(), holding([0, 2, 3]), "fine"),
+        (beside(), holding([0, 2]), "torn-batch"),
+        (beside(), holding([0, 1]), "resurrected-record"),
+        (beside(), holding([0, 3]), "resurrected-record"),
+        (beside(settled=2), holding([0]), "fine"),
+        (beside(settled=2), holding([0, 2, 3]), "resurrected-record"),
+        (beside(settled=3), holding([0, 2]), "wrong-order"),
+        (beside(settled=4), holding([0, 2, 3]), "fine"),
+        (beside(settled=4), holding([0]), "missing-record"),
+        (beside(settled=4), holding([3], first=3), "wrong-bounds"),
+        (beside(settled=5), holding([0, 2, 3, 4]), "fine"),
+        (beside(settled=5), holding([0, 2, 3]), "missing-record"),
+        (beside(settled=5), holding([0, 4]), "missing-record"),
+        (beside(returned=False), holding([0]), "fine"),
+        (beside(returned=False), holding([0, 2, 3]), "fine"),
+        (beside(returned=False), holding([0, 1]), "resurrected-record"),
         (truncated, holding([1, 2], first=2), "fine"),
         (truncated, holding([2], first=3), "fine"),
         (truncated, holding([0, 1, 2]), "wrong-bounds"),
@@ -267,8 +356,7 @@ def test_number_given_twice_is_noticed() -> None:
 
 def test_reader_may_be_shown_what_a_rollback_takes_and_nothing_else() -> None:
     """What a reader was shown is there, or was rolled back."""
-    expected = expect(Contents(), after(rolled_back), None, overwrites=False)
-    contents = compare(expected, holding([0]), PAYLOADS)
+    expected, contents = compare(expect(Contents(), after(rolled_back), None, overwrites=False), holding([0]), PAYLOADS)
     shown([(1, TICKET), (2, TICKET + STEP)], expected, contents)
     with pytest.raises(Violation, match="shown record 2"):
         shown([(2, TICKET)], expected, contents)
@@ -300,7 +388,7 @@ def test_leak_is_growth_after_the_warm_up() -> None:
 
 def test_process_that_dies_by_itself_is_a_violation(tmp_path: Path) -> None:
     """A crash of the interpreter is not taken for our kill."""
-    child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGTERM)
+    child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGHUP)
     child.wait()
-    with pytest.raises(Violation, match="SIGTERM"):
+    with pytest.raises(Violation, match="SIGHUP"):
         child.check()

@@ -12,7 +12,8 @@ cache: this shows what survives the death of a process, and nothing about a powe
 Besides, a process that lives as long as the run opens, uses and closes a log of its own. When its memory, descriptors or threads,
 or those of a reader, grow, that is a leak. The seed gives the plan (policies, calls, sizes, payloads), but not the moments at
 which threads run. Exit status: 0; 1 a violation (with --mutant: the mistake was noticed; with --mutants: one was not), and the
-directory with log and journal is kept; 2 wrong usage, or something that is needed is missing.
+directory with log and journal is kept; 2 wrong usage, or something that is needed is missing; 130 or 143 it was ended by Ctrl-C or
+SIGTERM: the log was checked once more, and all that was done until then is told. A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from benchmark import media
 from stressing import page
+from stressing.interrupt import Interruption
 from stressing.journal import LANES
 from stressing.mutants import MUTANTS
 from stressing.plan import Settings
@@ -118,7 +120,7 @@ def environment_of(directory: Path, chosen: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def run(options: argparse.Namespace, mutant: str | None) -> Results:
+def run(options: argparse.Namespace, mutant: str | None, interruption: Interruption) -> Results:
     """One run in a directory of its own, which is removed unless there was a violation."""
     from tqdm import tqdm  # noqa: PLC0415  (needed by then; ``missing`` has looked for it)
 
@@ -141,13 +143,14 @@ def run(options: argparse.Namespace, mutant: str | None) -> Results:
                 bar.set_postfix_str(f"{len(known.kills)} kills, {known.records_checked} records compared", refresh=False)
                 bar.update(min(now, options.seconds) - bar.n)
 
-            supervisor = Supervisor(settings, directory, results, tell)
+            supervisor = Supervisor(settings, directory, results, tell, interruption)
             try:
                 supervisor.run()
             except Violation as violation:
                 results.violation = violation.kind, str(violation)
                 results.kept = str(directory)
                 supervisor.save_journal(directory / "journal.npy")
+        results.interrupted = interruption.signal.name if interruption.signal is not None else None
     finally:
         if results is None or results.violation is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -174,18 +177,22 @@ def report(results: Results, options: argparse.Namespace) -> None:
         options.html.write_text(page.render(results.as_dict()))
 
 
-def check_mutants(options: argparse.Namespace) -> int:
-    """Run with each mistake; how many were not noticed, or taken for something else."""
-    missed = 0
+def check_mutants(options: argparse.Namespace, interruption: Interruption) -> int:
+    """Run with each mistake until one is interrupted; how many were not noticed, or taken for something else."""
+    tried = missed = 0
     for name, mutant in MUTANTS.items():
-        results = run(options, name)
+        results = run(options, name, interruption)
         noticed = results.violation is not None and results.violation[0] in mutant.kinds
+        if interruption and not noticed:
+            print(f"{name:<24} interrupted by {results.interrupted}")
+            break
+        tried += 1
         missed += not noticed
         found = "nothing" if results.violation is None else f"{results.violation[0]} after {results.seconds:.1f} s"
         print(f"{name:<24} {'noticed' if noticed else 'NOT NOTICED'}: {found}", flush=True)
         if results.kept is not None:
             shutil.rmtree(results.kept, ignore_errors=True)
-    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mistakes noticed")
+    print(f"{tried - missed} of {tried} mistakes noticed{f', of {len(MUTANTS)} in all' if tried < len(MUTANTS) else ''}")
     return missed
 
 
@@ -198,16 +205,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem is not None:
         print(problem, file=sys.stderr)
         return USAGE
+    interruption = Interruption()
     try:
-        if options.mutants:
-            return 1 if check_mutants(options) else 0
-        print(f"seed {options.seed}; the same plan again: {command_of(options, options.mutant)}", flush=True)
-        results = run(options, options.mutant)
+        with interruption.watched():
+            if options.mutants:
+                wrong = check_mutants(options, interruption) > 0
+            else:
+                print(f"seed {options.seed}; the same plan again: {command_of(options, options.mutant)}", flush=True)
+                results = run(options, options.mutant, interruption)
+                report(results, options)
+                wrong = results.violation is not None
     except (WrongUsage, ImportError) as error:
         print(error, file=sys.stderr)
         return USAGE
-    report(results, options)
-    return 0 if results.violation is None else 1
+    if wrong:
+        return 1
+    return 0 if interruption.signal is None else 128 + interruption.signal
 
 
 if __name__ == "__main__":

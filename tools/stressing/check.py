@@ -5,10 +5,14 @@ Invariants
 - Nothing here asks the log what it should hold: that follows from the journal, from what the log held before, and from the seed.
 - A call that returned is done, committed or not: a kill keeps the page cache, so what was stored is there.
 - A call under way at the kill is done whole or not at all; there is one for each thread at most.
+- A rollback discards what has a higher number and returned before it began, and nothing that began after it returned. A call
+  that overlapped it and got a higher number came before or after it as a whole; it tells which by being there or not. A rollback
+  under way at the kill has taken effect or not: there are two expectations, one of which must be met.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -44,67 +48,145 @@ class Look(NamedTuple):
     capacity: int
 
 
-class UnderWay(NamedTuple):
-    """A call that stores and had not returned. Its records come after ``after``, the last one of its thread."""
+class Unsure(NamedTuple):
+    """A call that may have been stored, as a whole: its first record has a number from ``lowest`` to ``highest``."""
 
     ticket: int
     records: int
-    after: int
+    lowest: int
+    highest: float
+
+    def place(self, record: Record, payloads: Payloads, *, oldest: bool) -> int | None:
+        """Which of its records this one can be: the first, or another one where the log begins, because the front was freed."""
+        for place in range(self.records if oldest else 1):
+            if self.lowest <= record.seq - place <= self.highest and _is(record, self.ticket + place * STEP, payloads):
+                return place
+        return None
 
 
 @dataclass
 class Expectation:
     """What the acknowledgements allow."""
 
-    owners: dict[int, int] = field(default_factory=dict)  # number -> ticket, of every record that a call returned
+    owners: dict[int, int | None] = field(default_factory=dict)  # number -> ticket of each record; None: one of those ``beside``
     next_seq: int = 1
     first_min: int = 1
     first_others: set[int] = field(default_factory=set)  # what truncates under way would make of ``first_min``
     overwrites: bool = False
-    under_way: list[UnderWay] = field(default_factory=list)
-    cut: int | None = None  # the next number, if a rollback under way has taken effect
+    under_way: list[Unsure] = field(default_factory=list)  # had not returned
+    beside: list[Unsure] = field(default_factory=list)  # returned, and overlapped a rollback that may have taken them
+    cut: int | None = None  # where a rollback may have cut a batch that is under way
     durable: set[int] = field(default_factory=set)  # first tickets of calls that returned durable
     issued: set[int] = field(default_factory=set)  # first tickets of calls, whatever became of them
     discarded: set[tuple[int, int]] = field(default_factory=set)  # numbers and tickets that rollbacks took, or may have
+    exposed: set[int] = field(default_factory=set)  # tickets under way beside a rollback, which may have taken them
     rolled_back: bool = False
 
 
-def expect(before: Contents, entries: Entries, opened: Opened | None, *, overwrites: bool) -> Expectation:
-    """Follow the calls of a life from what the log held before it."""
+def expect(before: Contents, entries: Entries, opened: Opened | None, *, overwrites: bool) -> list[Expectation]:
+    """Follow the calls of a life from what the log held before it. A rollback under way has taken effect or not."""
     if opened is not None and (opened.first_seq, opened.next_seq) != (before.first_seq, before.next_seq):
         raise Violation(
             "wrong-bounds",
             f"the writer found records {opened.first_seq} to {opened.next_seq - 1}; "
             f"a look at the log before it found {before.first_seq} to {before.next_seq - 1}",
         )
-    expected = Expectation(overwrites=overwrites)
+    rollbacks = entries[(entries["op"] == Op.ROLLBACK) & (entries["state"] != State.REFUSED)]
+    returned = rollbacks[rollbacks["state"] == State.DONE]
+    found, problems = [], []
+    for effective in (returned, rollbacks) if len(returned) < len(rollbacks) else (rollbacks,):
+        try:
+            expected = Expectation(overwrites=overwrites, rolled_back=len(rollbacks) > 0)
+            _follow(expected, before, entries, effective)
+            found.append(expected)
+        except Violation as violation:
+            problems.append(violation)
+    if not found:
+        raise problems[0]
+    return found
+
+
+def _follow(expected: Expectation, before: Contents, entries: Entries, rollbacks: Entries) -> None:
+    """All phases of a life, in which these rollbacks took effect."""
     expected.owners = dict(enumerate(before.tickets, before.first_seq))
     expected.next_seq = before.next_seq
     done = entries["state"] == State.DONE
     stores = np.isin(entries["op"], STORES)
     expected.durable = set(entries["ticket"][done & stores & (entries["durable"] == 1)].tolist())
     expected.issued = set(entries["ticket"][stores | (entries["op"] == Op.ABORT)].tolist())
-    rollbacks = np.sort(entries[entries["op"] == Op.ROLLBACK], order="phase")
-    expected.rolled_back = len(rollbacks) > 0
+    ends = entries[done & (entries["op"] == Op.NEXT_SEQ)]
     last_phase = int(entries["phase"].max()) if len(entries) else 0
     for phase in range(last_phase + 1):
-        _follow_stores(expected, entries[done & stores & (entries["phase"] == phase)], before.first_seq)
-        for rollback in rollbacks[rollbacks["phase"] == phase]:
-            _check_no_hole(expected, before.first_seq)
-            cut = int(rollback["argument"]) + 1
-            expected.discarded.update((seq, expected.owners[seq]) for seq in range(cut, expected.next_seq))
-            if rollback["state"] == State.INTENDED:
-                expected.cut = cut
-                continue
-            for seq in range(cut, expected.next_seq):
-                del expected.owners[seq]
-            expected.next_seq = cut
+        calls = entries[done & stores & (entries["phase"] == phase)]
+        rollback = next(iter(rollbacks[rollbacks["phase"] == phase]), None)
+        if rollback is None:
+            _follow_stores(expected, calls, before.first_seq)
+        else:
+            _follow_rollback(expected, calls, rollback, before.first_seq)
+        for end in ends[ends["phase"] == phase]:
+            _follow_end(expected, int(end["first"]), before.first_seq)
     _follow_truncates(expected, entries, before.first_seq)
+    last_rollback = rollbacks[rollbacks["phase"] == last_phase]
+    expected.cut = int(last_rollback["argument"][0]) + 1 if len(last_rollback) else None
+    exposing = bool(((entries["op"] == Op.ROLLBACK) & (entries["phase"] == last_phase)).any())
     for entry in entries[stores & (entries["state"] == State.INTENDED)]:
         own = entries[done & stores & (entries["lane"] == entry["lane"]) & (entries["phase"] == entry["phase"])]
-        after = int(own["last"].max()) if len(own) else 0
-        expected.under_way.append(UnderWay(int(entry["ticket"]), int(entry["count"]), after))
-    return expected
+        lowest = int(own["last"].max()) + 1 if len(own) else 0
+        if expected.cut is not None:  # which may have taken its thread's last record
+            lowest = min(lowest, expected.cut)
+        ticket, count = int(entry["ticket"]), int(entry["count"])
+        expected.under_way.append(Unsure(ticket, count, lowest, math.inf))
+        if exposing:
+            expected.exposed.update(ticket + place * STEP for place in range(count))
+
+
+def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, first_seq: int) -> None:
+    """The calls of a phase with a rollback: those before it, what it discards, those after it, and those beside it."""
+    cut = int(rollback["argument"]) + 1
+    returned = rollback["state"] == State.DONE
+    after = calls["start_ns"] > rollback["end_ns"] if returned else np.zeros(len(calls), bool)
+    kept = calls["first"] < cut
+    if (after & kept).any():
+        seq = int(calls["first"][after & kept][0])
+        raise Violation("wrong-order", f"record {seq} was appended after a rollback had returned {cut}")
+    earlier = kept | (calls["end_ns"] < rollback["start_ns"])
+    _follow_stores(expected, calls[earlier], first_seq)
+    _discard_from(expected, cut)
+    _follow_stores(expected, calls[after], first_seq)
+    for call in calls[~earlier & ~after]:
+        ticket, count, first = int(call["ticket"]), int(call["count"]), int(call["first"])
+        expected.beside.append(Unsure(ticket, count, first, first))
+        expected.discarded.update((first + place, ticket + place * STEP) for place in range(count))
+
+
+def _discard_from(expected: Expectation, cut: int) -> None:
+    """Nothing of this number or a higher one is kept."""
+    for seq in [seq for seq in expected.owners if seq >= cut]:
+        ticket = expected.owners.pop(seq)
+        if ticket is not None:
+            expected.discarded.add((seq, ticket))
+    expected.next_seq = cut
+    kept = [call for call in expected.beside if call.lowest < cut]
+    expected.beside = [call._replace(records=min(call.records, cut - call.lowest)) for call in kept]
+
+
+def _follow_end(expected: Expectation, next_seq: int, first_seq: int) -> None:
+    """The end of a phase, where the log goes up to a number: every call has returned, so each record up to there is one's."""
+    if next_seq < expected.next_seq:
+        raise Violation("wrong-order", f"record {expected.next_seq - 1} was returned, and then next_seq was {next_seq}")
+    owners = expected.owners
+    expected.beside = [
+        call
+        for call in expected.beside
+        if call.lowest + call.records <= next_seq
+        and all(owners.get(seq) is None for seq in range(call.lowest, call.lowest + call.records))
+    ]
+    for call in expected.beside:
+        for seq in range(call.lowest, call.lowest + call.records):
+            owners[seq] = None
+    expected.next_seq = next_seq
+    if len(owners) != next_seq - first_seq:
+        raise Violation("wrong-order", f"numbers up to {next_seq - 1} were given out, and some of them to no call")
 
 
 def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> None:
@@ -134,12 +216,6 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
         raise Violation("wrong-order", f"a call was given number {int(calls['first'][0])}, before the first one {first_seq}")
 
 
-def _check_no_hole(expected: Expectation, first_seq: int) -> None:
-    """Before a rollback every call had returned, so no number is missing."""
-    if len(expected.owners) != expected.next_seq - first_seq:
-        raise Violation("wrong-order", f"numbers up to {expected.next_seq - 1} were given out, and some of them to no call")
-
-
 def _follow_truncates(expected: Expectation, entries: Entries, first_seq: int) -> None:
     """Where the log may begin."""
     truncates = entries[entries["op"] == Op.TRUNCATE]
@@ -149,38 +225,56 @@ def _follow_truncates(expected: Expectation, entries: Entries, first_seq: int) -
     expected.first_others = {before for before in under_way if before > expected.first_min}
 
 
-def compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
-    """``Violation`` when the log holds anything else than it may; else what it holds."""
+def compare(expectations: Sequence[Expectation], look: Look, payloads: Payloads) -> tuple[Expectation, Contents]:
+    """The expectation that is met, and what the log holds; ``Violation`` when it holds anything else than it may."""
+    problems = []
+    for expected in expectations:
+        try:
+            return expected, _compare(expected, look, payloads)
+        except Violation as violation:
+            problems.append(violation)
+    raise problems[0]
+
+
+def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
     _check_bounds(expected, look)
-    owners, next_seq = expected.owners, expected.next_seq
-    if look.next_seq < next_seq:
-        if look.next_seq != expected.cut:
-            seq = look.next_seq
-            raise Violation("missing-record", f"record {seq} is missing: {_account(expected, seq)}; the log ends before it")
-        next_seq = look.next_seq
-    waiting = list(expected.under_way)
+    if look.next_seq < expected.next_seq:
+        seq = look.next_seq
+        raise Violation("missing-record", f"record {seq} is missing: {_account(expected, seq)}; the log ends before it")
+    waiting = expected.under_way + expected.beside
     tickets: list[int] = []
     left = 0  # records still due of the call that was under way
     for seq, record in zip(range(look.first_seq, look.next_seq), look.records, strict=True):
         if record.seq != seq:
             raise Violation("wrong-order", f"record {record.seq} stands where {seq} is due")
-        ticket = owners.get(seq)
+        if seq == expected.cut:
+            left = 0
+        ticket = expected.owners.get(seq)
         if left:
             if ticket is not None or not _is(record, tickets[-1] + STEP, payloads):
                 raise Violation("torn-batch", f"record {seq} should be one of a batch, {left} of which are missing")
             ticket, left = tickets[-1] + STEP, left - 1
         elif ticket is None:
-            call = next((call for call in waiting if seq > call.after and _is(record, call.ticket, payloads)), None)
+            call, place = _find(waiting, record, payloads, oldest=seq == look.first_seq)
             if call is None:
                 raise _stranger(record, expected, payloads)
             waiting.remove(call)
-            ticket, left = call.ticket, call.records - 1
+            ticket, left = call.ticket + place * STEP, call.records - place - 1
         elif not _is(record, ticket, payloads):
             raise _other(record, ticket, expected, payloads)
         tickets.append(ticket)
-    if left:
+    if left and look.next_seq != expected.cut:
         raise Violation("torn-batch", f"the log ends at record {look.next_seq - 1}, {left} records before the end of its batch")
     return Contents(look.first_seq, tuple(tickets))
+
+
+def _find(waiting: list[Unsure], record: Record, payloads: Payloads, *, oldest: bool) -> tuple[Unsure | None, int]:
+    """The call that a record is of, and which of its records it is."""
+    for call in waiting:
+        place = call.place(record, payloads, oldest=oldest)
+        if place is not None:
+            return call, place
+    return None, 0
 
 
 def _is(record: Record, ticket: int, payloads: Payloads) -> bool:
@@ -237,7 +331,7 @@ def _stranger(record: Record, expected: Expectation, payloads: Payloads) -> Viol
 def shown(sightings: Sequence[tuple[int, int]], expected: Expectation, now: Contents) -> None:
     """Records (number, ticket) that a reader was shown during this life must be there, but for what was freed or rolled back."""
     for seq, ticket in sightings:
-        if (seq, ticket) in expected.discarded:
+        if (seq, ticket) in expected.discarded or ticket in expected.exposed:
             continue
         if seq >= now.next_seq:
             raise Violation("ghost-of-a-reader", f"a reader was shown record {seq}; the log ends at {now.next_seq - 1}")

@@ -6,7 +6,7 @@ Invariants
   has been told is in the journal but for the last call of each thread, of which at least the intent is.
 - The byte ``state`` is stored by itself, after the fields that it vouches for. A kill leaves the stores that the thread made so
   far, in their order, so it never vouches for half a field.
-- A lane belongs to one thread. Entries of a phase lie between two rollbacks, and no other call overlaps a rollback.
+- A lane belongs to one thread. A phase has one rollback at most, and ends when each call that began in it has returned.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Op(enum.IntEnum):
     WAIT = 7
     TRUNCATE = 8
     ROLLBACK = 9
+    NEXT_SEQ = 10  # the property, at the end of a phase: no call is under way
 
 
 STORES = (Op.APPEND, Op.EXTEND, Op.BATCH, Op.RESERVE)
@@ -163,9 +164,7 @@ class Lane:
         """Whether it takes no more calls; some room is left for a call that is part of another."""
         return self._at + 16 * ENTRY.itemsize > self._end
 
-    def intend(
-        self, op: Op, phase: int, *, durable: bool = False, ticket: int = 0, count: int = 0, argument: int = 0
-    ) -> None:
+    def intend(self, op: Op, phase: int, *, durable: bool = False, ticket: int = 0, count: int = 0, argument: int = 0) -> None:
         """Note a call that comes next."""
         now = time.perf_counter_ns()
         _INTENT.pack_into(self._map, self._at + _INTENT_AT, op, durable, self._number, phase, ticket, count, argument, now)

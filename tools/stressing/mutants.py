@@ -73,9 +73,7 @@ MUTANTS: dict[str, Mutant] = {
     "lost-record": Mutant("recovery drops the newest records", ("missing-record",), _lose),
     "changed-byte": Mutant("one record in 20 is stored with another last byte", ("changed-record", "foreign-record")),
     "resurrected-record": Mutant("recovery finds an old record behind the newest", ("resurrected-record",), _resurrect),
-    "swapped-records": Mutant(
-        "recovery gives the newest records in another order", ("misplaced-record", "changed-record"), _swap
-    ),
+    "swapped-records": Mutant("recovery gives the newest records in another order", ("misplaced-record", "changed-record"), _swap),
     "damaged-file": Mutant("one bit of an old payload changes in the file", ("corrupt-log",), _damage),
     "split-batch": Mutant("extend stores its records one by one", ("torn-batch",), single=True),
     "kept-batch": Mutant(
@@ -86,6 +84,10 @@ MUTANTS: dict[str, Mutant] = {
     "ignored-rollback": Mutant(
         "rollback says that it is done and does nothing",
         ("resurrected-record", "foreign-record", "wrong-order", "misplaced-record", "changed-record"),
+    ),
+    "repeated-rollback": Mutant(
+        "rollback discards once more, after it has returned",
+        ("missing-record", "wrong-order", "misplaced-record", "changed-record", "foreign-record", "commit-too-early"),
     ),
     "reader-changed-byte": Mutant("a reader is shown another byte", ("changed-record",)),
     "reader-ghost": Mutant("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),

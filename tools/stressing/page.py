@@ -6,6 +6,7 @@ import html
 import importlib
 import importlib.util
 import io
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from benchmark.charts import COLOURS, MARKS
 from benchmark.stats import time_text
 
+from stressing.results import growth_text
+
+CALLS_MIN = 200  # of a piece of the run, for a percentile that high
 POINTS_MAX = 120  # of a line of rates, so that it can be read
 WRITTEN_MIN = 1 << 20  # bytes; less is no story
 Values = dict[str, Any]
@@ -21,7 +25,8 @@ _STYLE = """
 body { font-family: sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .25em .8em; text-align: left; border-bottom: 1px solid #ddd }
 th { font-weight: 600; vertical-align: top } figure { margin: 2em 0 } svg { width: 100%; height: auto }
-figcaption { color: #555; font-size: .9em } .good { color: #00664b } .bad { color: #b00020 } pre { white-space: pre-wrap }
+figcaption { color: #555; font-size: .9em } .good { color: #00664b } .bad { color: #b00020 }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .8em }
 """
 
 
@@ -68,18 +73,13 @@ def _head(values: Values) -> str:
     else:
         text = html.escape(f"{violation['kind']}: {violation['message']}")
         kept = html.escape(str(values["kept"]))
-        verdict = f'<p class="bad"><strong>Violation.</strong></p><pre>{text}\nkept: {kept}</pre>'
+        verdict = f'<p class="bad"><strong>A violation.</strong></p><pre>{text}\nkept: {kept}</pre>'
     tolerated = values["growth_tolerated"]
-    growth = [
-        f"{name}: {rise / (1 << 20):+.2f} MiB" if what == "memory" else f"{name}: {rise:+.1f} {what}"
-        for name, rises in values["growth"].items()
-        for what, rise in rises.items()
-        if rise is not None
-    ]
     rule = f"tolerated: {tolerated['memory'] >> 20} MiB, {tolerated['descriptors']} descriptors, {tolerated['threads']} threads"
+    interrupted = f", interrupted by {values['interrupted']}" if values["interrupted"] else ""
     mutant = f", mutant {values['mutant']}" if values["mutant"] else ""
     rows = [
-        ("run", f"{values['seconds']:.0f} s, seed {values['seed']}{mutant}"),
+        ("run", f"{values['seconds']:.0f} s, seed {values['seed']}{mutant}{interrupted}"),
         ("again", values["command"]),
         *values["environment"].items(),
         ("lives", f"{values['lives']} of {values['logs']} logs; {values['closes']} ended by a close"),
@@ -88,7 +88,7 @@ def _head(values: Values) -> str:
         ("calls returned", _counts(values["calls"])),
         ("calls that a kill met", _counts(values["calls_under_way"])),
         ("verdicts (docs/recovery.md)", _counts(values["recovery_cases"])),
-        ("growth over the run", f"{', '.join(growth) or 'run too short to judge'}; {rule}"),
+        ("growth over the run", f"{growth_text(values['growth'])}; {rule}"),
     ]
     return f"{verdict}<p>{html.escape(values['proves'])}</p>{_table(rows)}"
 
@@ -96,7 +96,10 @@ def _head(values: Values) -> str:
 def figures(values: Values, plot: Any) -> Iterator[tuple[str, Any]]:
     """Caption and figure of each chart that there is something for."""
     if any(values["latency_ns"].values()):
-        caption = "Durable append, extend, batch and reserve, beside other threads and the background load, in pieces of the run."
+        caption = (
+            "Durable append, extend, batch and reserve, beside other threads and the background load, in pieces of the run. "
+            f"No p99 from less than {CALLS_MIN} calls, and no line over a piece in which the engine did not run."
+        )
         yield caption, _latency(values, plot)
     if values["kill_times"]:
         yield "SIGKILLs so far. Every kill of a writer is followed by a check of the whole log.", _kills(values, plot)
@@ -105,18 +108,23 @@ def figures(values: Values, plot: Any) -> Iterator[tuple[str, Any]]:
         yield caption, _recoveries(values, plot)
     shown = {name: samples for name, samples in values["resources"].items() if len(samples) > 1}
     if shown:
-        yield "Resident memory that a process shares with nobody. Writers live too short to be judged.", (
-            _resource(plot, shown, "Private memory", "MiB", lambda sample: sample["memory"] / (1 << 20))
+        caption = (
+            "Resident memory that a process shares with nobody. The supervisor's grows with the figures that it collects, and a "
+            "process forked from it later, a writer or the next reader 2, begins with as much. Judged are steady and reader 1."
         )
-        yield "Open descriptors. A process that was forked later has some more from its parent.", (
-            _resource(plot, shown, "Descriptors", "descriptors", lambda sample: sample["descriptors"])
+        yield caption, (_resource(plot, shown, "Private memory", "MiB", lambda sample: sample["memory"] / (1 << 20)))
+        yield (
+            "Open descriptors. A process that was forked later has some more from its parent.",
+            (_resource(plot, shown, "Descriptors", "descriptors", lambda sample: sample["descriptors"])),
         )
-        yield "Processor time, averaged between points; 100 % is one processor.", (
-            _rates(plot, shown, "Processor time", "%", lambda sample: 100 * sample["cpu_seconds"])
+        yield (
+            "Processor time, averaged between points; 100 % is one processor.",
+            (_rates(plot, shown, "Processor time", "%", lambda sample: 100 * sample["cpu_seconds"])),
         )
     if any(samples[-1]["written_bytes"] - samples[0]["written_bytes"] >= WRITTEN_MIN for samples in shown.values()):
-        yield "Handed to block devices, as the kernel counts it, averaged between points.", (
-            _rates(plot, shown, "Written", "MB/s", lambda sample: sample["written_bytes"] / 1e6)
+        yield (
+            "Handed to block devices, as the kernel counts it, averaged between points.",
+            (_rates(plot, shown, "Written", "MB/s", lambda sample: sample["written_bytes"] / 1e6)),
         )
 
 
@@ -139,9 +147,9 @@ def _latency(values: Values, plot: Any) -> Any:
     styles = {"p50": "-", "p99": "--", "max": ":"}
     for number, (engine, points) in enumerate(values["latency_ns"].items()):
         for name, style in styles.items():
+            enough = [point for point in points if name != "p99" or point["calls"] >= CALLS_MIN]
             axes.plot(
-                [point["seconds"] for point in points],
-                [point[name] for point in points],
+                *_broken([(point["seconds"], point[name]) for point in enough], values["latency_piece_seconds"]),
                 color=COLOURS[number],
                 linestyle=style,
                 marker=MARKS[number],
@@ -155,6 +163,19 @@ def _latency(values: Values, plot: Any) -> Any:
     axes.set_xlim(0, values["seconds"])
     _legend(figure)
     return figure
+
+
+def _broken(points: list[tuple[float, float]], step: float) -> tuple[list[float], list[float]]:
+    """Times and heights of a line that breaks where the next point is more than a step away."""
+    times: list[float] = []
+    heights: list[float] = []
+    for time, height in points:
+        if times and time - times[-1] > 1.5 * step:
+            times.append(time)
+            heights.append(math.nan)
+        times.append(time)
+        heights.append(height)
+    return times, heights
 
 
 def _kills(values: Values, plot: Any) -> Any:
@@ -199,8 +220,7 @@ def _lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> Non
 def _resource(plot: Any, shown: dict[str, list[Values]], title: str, unit: str, value: Callable[[Values], float]) -> Any:
     figure, axes = _axes(plot, title, unit)
     series = {
-        name: ([sample["seconds"] for sample in samples], [value(sample) for sample in samples])
-        for name, samples in shown.items()
+        name: ([sample["seconds"] for sample in samples], [value(sample) for sample in samples]) for name, samples in shown.items()
     }
     _lines(axes, series)
     axes.set_ylim(bottom=0)

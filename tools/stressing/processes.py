@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from stressing.interrupt import SIGNALS
+
 FAILED = 70  # exit status of a process that has left a report
 PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging
 
@@ -46,7 +48,8 @@ class Child:
 
     def _run(self, body: Callable[..., None], *args: Any) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor takes it, and ends everybody
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the supervisor takes it, and ends everybody
         try:
             body(*args)
         except BaseException as error:

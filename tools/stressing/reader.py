@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import random
@@ -16,6 +17,7 @@ from stressing.plan import log_path
 from stressing.processes import Violation
 
 SIGHTINGS = 512
+VERIFY_SHARE = 0.05  # of looks
 _SIGHTING = struct.Struct("<QQQ")  # life, number, ticket
 _SLOT = 32
 _BOARD = struct.Struct("<QQ")
@@ -103,6 +105,7 @@ class _Eye:
                 if ticket is not None:
                     seen.append((record.seq, ticket))
             self._due = due
+            self._look_up(reader, first, end)
         except pmwal.Overrun:
             self._due = None
         if self._board.now() != (life, log_before) or log_before != log:
@@ -110,6 +113,20 @@ class _Eye:
         for seq, ticket in seen[-20:]:
             self._board.note(self._number, self._noted, life, seq + (10**6 if self._mutant == "reader-ghost" else 0), ticket)
             self._noted += 1
+
+    def _look_up(self, reader: pmwal.Reader, first: int, end: int) -> None:
+        """One record by its number; it may have gone. Now and then the verdict, which sees no fault beside a writer either."""
+        seq = self._rng.randint(first, end)
+        with contextlib.suppress(IndexError):
+            record = reader[seq]
+            if record.seq != seq:
+                raise Violation("wrong-order", f"a reader that asked for record {seq} was shown {record.seq}")
+            self._ticket(record)
+        if self._rng.random() < VERIFY_SHARE:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, when the run goes on with another log
+                report = pmwal.verify(reader.path)
+                if report.outcome == "corrupt":
+                    raise Violation("corrupt-log", f"verify, beside the writer: {report.case}: {report.reason}")
 
     def _ticket(self, record: pmwal.Record) -> int | None:
         data = record.data

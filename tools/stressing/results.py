@@ -17,7 +17,7 @@ PROVES = (
     "Killing a process keeps the page cache: this shows what survives the death of a process, and nothing about a power cut. "
     "For those see docs/testing.md."
 )
-BUCKETS = 60  # of the charts over time
+PIECES = 24  # of the charts over time: in most of them each engine has a life
 _PER_DECADE = 40
 _DECADES = 9  # from 100 ns on
 _FIRST_NS = 100.0
@@ -35,6 +35,21 @@ def percentile(counts: Histogram, q: float) -> float:
     """The upper border in ns of the bin in which the percentile lies."""
     place = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
     return float(_FIRST_NS * 10 ** ((min(place, len(counts) - 1) + 1) / _PER_DECADE))
+
+
+def growth_text(growths: dict[str, dict[str, float | None]]) -> str:
+    """By how much each process grew, in words."""
+    units = {"memory": (1 << 20, 2, " MiB"), "descriptors": (1, 1, " descriptors"), "threads": (1, 1, " threads")}
+    texts = []
+    for name, rises in growths.items():
+        parts = []
+        for what, rise in rises.items():
+            if rise is not None:
+                scale, digits, unit = units[what]
+                parts.append(f"{round(rise / scale, digits) + 0.0:+.{digits}f}{unit}")  # + 0.0: never "-0.0"
+        if parts:
+            texts.append(f"{name} {', '.join(parts)}")
+    return "; ".join(texts) or "run too short to judge"
 
 
 @dataclass
@@ -58,6 +73,7 @@ class Results:
     growths: dict[str, dict[str, float | None]] = field(default_factory=dict)
     violation: tuple[str, str] | None = None  # kind, and in words
     kept: str | None = None
+    interrupted: str | None = None  # by which signal
     mutant: str | None = None
     _latency: dict[tuple[str, int], Histogram] = field(default_factory=dict)  # by engine and second
 
@@ -74,9 +90,14 @@ class Results:
             key = engine, second
             self._latency[key] = self._latency.get(key, 0) + counts
 
+    @property
+    def _piece_seconds(self) -> int:
+        """How long a piece of the run is, for figures over time."""
+        return max(1, -(-int(self.seconds + 1) // PIECES))
+
     def latency(self) -> dict[str, list[dict[str, float]]]:
         """By engine: percentiles in ns of durable calls in each piece of the run."""
-        width = max(1, -(-int(self.seconds + 1) // BUCKETS))
+        width = self._piece_seconds
         found: dict[str, list[dict[str, float]]] = {}
         for engine in sorted({engine for engine, _ in self._latency}):
             pieces: dict[int, Histogram] = {}
@@ -118,11 +139,13 @@ class Results:
                 for when, took, size, engine in self.recoveries
             ],
             "latency_ns": self.latency(),
+            "latency_piece_seconds": self._piece_seconds,
             "resources": {name: [sample._asdict() for sample in samples] for name, samples in self.watch.samples.items()},
             "growth": self.growths,
             "growth_tolerated": {**GROWTH_MAX, "after_share_of_time": WARM_UP},
             "violation": None if self.violation is None else {"kind": self.violation[0], "message": self.violation[1]},
             "kept": self.kept,
+            "interrupted": self.interrupted,
         }
 
     def summary(self) -> str:
@@ -137,10 +160,6 @@ class Results:
             f"calls under way at a kill: {under_way}",
             f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items()))}",
         ]
-        rises = [
-            f"{name} {what} {rise / (1 << 20):+.2f} MiB" if what == "memory" else f"{name} {what} {rise:+.1f}"
-            for name, values in self.growths.items()
-            for what, rise in values.items()
-            if rise is not None
-        ]
-        return "\n".join([*lines, f"growth: {', '.join(rises) or 'run too short to judge'}", PROVES])
+        if self.interrupted is not None:
+            lines.insert(0, f"interrupted by {self.interrupted}; until then:")
+        return "\n".join([*lines, f"growth: {growth_text(self.growths)}", PROVES])

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import pmwal
+from pmwal.repair import repair
 from stressing import load, mutants, reader, resources, steady, writer
 from stressing.check import Contents, Expectation, Look, compare, expect, shown
+from stressing.interrupt import Interruption
 from stressing.journal import Journal, Op, Progress, State
 from stressing.payloads import Payloads
 from stressing.plan import LifePlan, LogPlan, Settings, lives
@@ -36,11 +38,12 @@ Tell = Callable[[float], None]
 class Supervisor:
     """One run."""
 
-    def __init__(self, settings: Settings, directory: Path, results: Results, tell: Tell) -> None:
+    def __init__(self, settings: Settings, directory: Path, results: Results, tell: Tell, interruption: Interruption) -> None:
         self._settings = settings
         self._directory = directory
         self._results = results
         self._tell = tell
+        self._interruption = interruption
         self._payloads = Payloads(settings.seed)
         self._journal = Journal()
         self._board = reader.Board(settings.readers)
@@ -55,7 +58,7 @@ class Supervisor:
         return (time.perf_counter_ns() - self._start_ns) / 1e9
 
     def run(self) -> None:
-        """Live after life until the time is over; ``Violation`` at the first one."""
+        """Live after life until the time is over or the run is interrupted; ``Violation`` at the first one."""
         results = self._results
         with ExitStack() as stack:
             stack.callback(self._end)
@@ -63,7 +66,7 @@ class Supervisor:
             log: LogPlan | None = None
             contents: Contents | None = None
             for drawn in lives(self._settings, self._directory):
-                if self._now >= self._settings.seconds:
+                if self._interruption or self._now >= self._settings.seconds:
                     break
                 plan = mutants.adjust(drawn)
                 if log != plan.log:
@@ -113,10 +116,10 @@ class Supervisor:
         try:
             self._results.watch.follow("writer", child.pid)
             end = time.monotonic() + plan.seconds
-            while time.monotonic() < end and child.running:
+            while time.monotonic() < end and child.running and not self._interruption:
                 time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
                 self._look_around()
-            if plan.clean and child.running:
+            if plan.clean and child.running and not self._interruption:
                 child.wait()
         finally:
             killed = child.kill()
@@ -150,9 +153,9 @@ class Supervisor:
             helper.suspend()
         try:
             mutants.after_kill(plan)
-            expected = expect(before or Contents(), entries, self._journal.opening, overwrites=plan.on_full == "overwrite")
+            expectations = expect(before or Contents(), entries, self._journal.opening, overwrites=plan.on_full == "overwrite")
             look = self._read(plan, closed=progress == Progress.CLOSED)
-            contents = compare(expected, look, self._payloads)
+            expected, contents = compare(expectations, look, self._payloads)
             shown(self._board.sightings(plan.number), expected, contents)
         finally:
             for helper in readers:
@@ -160,6 +163,7 @@ class Supervisor:
         self._results.records_checked += len(look.records)
         self._count_under_way(expected, contents)
         if plan.recover_here:
+            self._repair(plan, look)
             self._recover(plan, look)
         if self._settings.readers > 1 and self._rng.random() < READER_KILL_SHARE:
             self._kill_reader()
@@ -193,6 +197,24 @@ class Supervisor:
         self._results.recoveries.append((self._now, took, scanned, plan.engine))
         if records != look.records:
             raise Violation("missing-record", f"recovery kept {len(records)} records; a look before it found {len(look.records)}")
+
+    def _repair(self, plan: LifePlan, look: Look) -> None:
+        """A repair leaves what a kill has left alone, and keeps every record of a copy in which a superblock is damaged."""
+        path, copy = plan.log.path, plan.log.path.with_suffix(".copy")
+        content = path.read_bytes()
+        copy.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        try:
+            report, copied = repair(path), repair(copy)
+            with pmwal.open(copy, "r") as log:
+                records = list(log)
+        except (pmwal.PmwalError, OSError) as error:
+            raise Violation("bad-repair", f"repair of a log in which a look found no fault: {error}") from error
+        copy.unlink()
+        Path(copied.backup).unlink()
+        if report.backup or path.read_bytes() != content:
+            raise Violation("bad-repair", f"the log needs none, and was changed: {'; '.join(report.actions)}")
+        if records != look.records:
+            raise Violation("bad-repair", f"of {len(look.records)} records it kept {len(records)}: {'; '.join(copied.actions)}")
 
     def _kill_reader(self) -> None:
         number = self._rng.randrange(1, self._settings.readers)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pmwal
 from stressing.journal import Journal, Op, Opened
@@ -18,7 +18,8 @@ from stressing.processes import Violation
 
 WAIT_SECONDS = 20.0  # for space, with on_full="wait"
 SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet
-_PAUSE = 0.002  # of mutants that widen the window in which a kill shows them
+ALONE_SHARE = 0.3  # of rollbacks, which no other call overlaps
+_PAUSE = 0.002  # of mutants that widen the window in which a kill shows them, and a timeout that must not be met
 
 
 class Aborted(Exception):
@@ -26,22 +27,23 @@ class Aborted(Exception):
 
 
 class Gate:
-    """Lets calls overlap one another, and a rollback none of them: then the journal tells what the rollback discarded.
+    """Divides the calls into phases with one rollback at most: then the journal tells what each of them can have discarded.
 
-    ``phase`` counts the rollbacks. A rollback that waits keeps out all but who frees space, for which others may wait.
+    Who waits for the others keeps out all but those that free space, for which others may wait. ``turns`` counts beginnings and
+    ends of rollbacks: while it is even and stays the same, none has discarded what was stored.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._inside = 0
-        self._waiting = self._alone = False
-        self.phase = 0
+        self._ending = self._closed = self._alone = False
+        self.phase = self.turns = 0
 
-    @contextmanager
+    @contextlib.contextmanager
     def shared(self, *, frees: bool = False) -> Iterator[int]:
         """Overlap with others; the phase."""
         with self._changed:
-            while self._alone or (self._waiting and not frees):
+            while self._alone or (self._closed and not frees):
                 self._changed.wait()
             self._inside += 1
         try:
@@ -51,27 +53,34 @@ class Gate:
                 self._inside -= 1
                 self._changed.notify_all()
 
-    @contextmanager
-    def alone(self) -> Iterator[int]:
-        """Overlap with nobody; the phase, which ends with the block."""
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[int]:
+        """Be the one that rolls back in this phase, which ends with the block; others overlap until it asks to be alone."""
         with self._changed:
-            while self._waiting or self._alone:
+            while self._ending:
                 self._changed.wait()
-            self._waiting = True
-            while self._inside:
-                self._changed.wait()
-            self._waiting, self._alone = False, True
+            self._ending = True
+            self.turns += 1
         try:
             yield self.phase
-            self.phase += 1
         finally:
             with self._changed:
-                self._alone = False
+                self._ending = self._closed = self._alone = False
+                self.phase += 1
+                self.turns += 1
                 self._changed.notify_all()
+
+    def wait_until_alone(self) -> None:
+        """Wait until nobody else is inside, and keep them out until the phase has ended."""
+        with self._changed:
+            self._closed = True
+            while self._inside:
+                self._changed.wait()
+            self._alone = True
 
 
 class Worker:
-    """One thread. ``last`` is the number of the last record that it stored in ``last_phase``."""
+    """One thread. ``last`` is the number of the last record that it stored, in ``last_turn`` of the rollbacks."""
 
     def __init__(
         self, plan: LifePlan, number: int, wal: pmwal.Wal, journal: Journal, payloads: Payloads, gate: Gate, stop: threading.Event
@@ -84,7 +93,7 @@ class Worker:
         self._stop = stop
         self._rng = random.Random(f"{plan.seed} {number}")
         self._ticket = first_ticket(plan.number, number)
-        self._last, self._last_phase = 0, 0
+        self._last = self._last_turn = 0
 
     def work(self) -> None:
         """Make calls until the life ends or the lane is full."""
@@ -124,6 +133,7 @@ class Worker:
         ticket = self._take(count)
         full = False
         with self._gate.shared() as phase:
+            turn = self._gate.turns
             self._lane.intend(op, phase, durable=durable, ticket=ticket, count=count)
             if self._plan.mutant == "early-acknowledgement":
                 first = self._wal.next_seq
@@ -140,7 +150,7 @@ class Worker:
                 full = True
             else:
                 self._lane.done(first, last)
-                self._last, self._last_phase = last, phase
+                self._last, self._last_turn = last, turn
         if full:
             self.truncate()
 
@@ -198,18 +208,21 @@ class Worker:
         self._store(Op.RESERVE, 1, self._plan.commit == "each", call)
 
     def abort(self) -> None:
-        """A batch that is given up: nothing of it may ever be seen."""
+        """A batch or a reservation that is given up: nothing of it may ever be seen."""
         count = self._rng.randint(1, 5)
         ticket = self._take(count)
         with self._gate.shared() as phase:
             self._lane.intend(Op.ABORT, phase, ticket=ticket, count=count)
-            try:
+            with contextlib.suppress(Aborted, pmwal.WalFull):
+                if count == 1:
+                    data = self._data(ticket)
+                    with self._wal.reserve(len(data), kind=self._payloads.kind(ticket)) as view:
+                        view[:] = data
+                        raise Aborted
                 with self._wal.batch() as batch:
                     self._stage(batch, ticket, count)
                     if self._plan.mutant != "kept-batch":
                         raise Aborted
-            except (Aborted, pmwal.WalFull):
-                pass
             self._lane.refused()
 
     # -- durability, front and end
@@ -220,17 +233,23 @@ class Worker:
             self._lane.intend(Op.COMMIT, phase)
             through = self._wal.commit()
             self._lane.done(through)
-            if phase == self._last_phase and through < self._last:
+            if self._stands and through < self._last:
                 raise Violation("commit-too-early", f"commit() returned {through} after record {self._last} was stored")
 
     def wait(self) -> None:
-        """Wait for the last record of this thread."""
+        """Wait for the last record of this thread. It is there, so the timeout is none: that is for a record to come."""
         with self._gate.shared() as phase:
-            if self._last and phase == self._last_phase:
+            if self._last and self._stands:
                 self._lane.intend(Op.WAIT, phase, argument=self._last)
-                if not self._wal.wait_durable(self._last, timeout=WAIT_SECONDS):
-                    raise Violation("commit-too-early", f"wait_durable({self._last}) gave up, and the record is there")
+                durable = self._wal.wait_durable(self._last, timeout=_PAUSE)
                 self._lane.done()
+                if not durable and self._stands:
+                    raise Violation("commit-too-early", f"wait_durable({self._last}) gave up, and the record is there")
+
+    @property
+    def _stands(self) -> bool:
+        """Whether no rollback can have discarded this thread's last record."""
+        return self._gate.turns == self._last_turn and self._last_turn % 2 == 0
 
     def truncate(self) -> None:
         """Free some of the front. Another thread may have freed more meanwhile."""
@@ -252,14 +271,29 @@ class Worker:
                 raise Violation("wrong-bounds", f"truncate(before={before}) returned {found}")
 
     def rollback(self) -> None:
-        """Discard some of the newest records, alone."""
-        with self._gate.alone() as phase:
+        """Discard some of the newest records, alone or beside calls of other threads; at last see how far the log goes."""
+        with self._gate.ending() as phase:
+            if self._rng.random() < ALONE_SHARE:
+                self._gate.wait_until_alone()
             after = self._wal.next_seq - 1 - self._rng.randint(0, min(len(self._wal), 40))
             self._lane.intend(Op.ROLLBACK, phase, argument=after)
-            found = after + 1 if self._plan.mutant == "ignored-rollback" else self._wal.rollback(after)
-            self._lane.done(found)
-            if found != after + 1:
-                raise Violation("wrong-bounds", f"rollback(after={after}) returned {found}")
+            try:
+                found = after + 1 if self._plan.mutant == "ignored-rollback" else self._wal.rollback(after)
+            except ValueError:
+                self._lane.refused()
+                if self._wal.first_seq <= after + 1:
+                    raise
+            else:
+                self._lane.done(found)
+                if found != after + 1:
+                    raise Violation("wrong-bounds", f"rollback(after={after}) returned {found}")
+                if self._plan.mutant == "repeated-rollback":
+                    time.sleep(_PAUSE)
+                    with contextlib.suppress(ValueError):
+                        self._wal.rollback(after)
+            self._gate.wait_until_alone()
+            self._lane.intend(Op.NEXT_SEQ, phase)
+            self._lane.done(self._wal.next_seq)
 
     # -- reading
 
@@ -278,6 +312,26 @@ class Worker:
         except pmwal.Overrun:
             pass
 
+    def look_up(self) -> None:
+        """One record by its number; it may have gone, but not be another one."""
+        seq = self._rng.randint(self._wal.first_seq, self._wal.next_seq)
+        with contextlib.suppress(IndexError, pmwal.Overrun):
+            record = self._wal[seq]
+            if record.seq != seq:
+                raise Violation("wrong-order", f"wal[{seq}] gave record {record.seq}")
+            if len(record.data) >= TICKETED and self._payloads.genuine(record.data) is None:
+                raise Violation("changed-record", f"record {seq}, looked up by its writer, is not what any call stored")
+
+    def open_again(self) -> None:
+        """A second writer is refused, and the first goes on."""
+        try:
+            pmwal.open(self._plan.log.path, "r+").close()
+        except pmwal.WalLocked as error:
+            if error.pid != os.getpid():
+                raise Violation("wrong-owner", f"WalLocked names process {error.pid}; the writer is {os.getpid()}") from error
+        else:
+            raise Violation("two-writers", "the log was opened for writing a second time")
+
 
 WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
     (Worker.append, 60),
@@ -288,6 +342,8 @@ WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
     (Worker.commit, 5),
     (Worker.wait, 2),
     (Worker.read, 5),
+    (Worker.look_up, 2),
+    (Worker.open_again, 0.3),
     (Worker.truncate, 0.3),
     (Worker.rollback, 0.3),
 )
