@@ -17,13 +17,13 @@ sys.path.insert(0, str(TOOLS))
 from crash import needs, stepper  # noqa: E402
 from crash.stepper_controls import CONTROLS  # noqa: E402
 from crash.stepper_lines import Line, Memory  # noqa: E402
-from crash.stepper_plan import History, calls  # noqa: E402
+from crash.stepper_plan import Call, History  # noqa: E402
 from crash.stepper_trace import CannotRun, Event, What, compiled, traced  # noqa: E402
 
 pytestmark = pytest.mark.rigs
 
 PATIENCE = 240.0
-STATES = 1000
+STATES = 1300
 WORD = (1 << 64) - 1
 
 PROGRAM = r"""
@@ -212,36 +212,70 @@ def test_equal_images_have_equal_keys() -> None:
 
 def test_history_knows_what_a_crash_may_leave() -> None:
     """Lost after the acknowledgement, half a batch, another payload, and what was not issued are told apart."""
-    history = History()
-    plan = (call for call in calls(seed=3) if call.sizes)
-    before: list[tuple[int, int, bytes]] = []
-    for call in plan:
-        history.begin(call)
-        if call.name == "extend":
-            break
-        history.finish(call)
-        before += call.records
-    history.acknowledged = len(before)
-    whole = before + call.records
+    history, first, call = History(), Call(1, "append", 1, (8,)), Call(2, "extend", 2, (8, 0))
+    history.begin(first)
+    history.finish(first)
+    history.begin(call)
+    before, whole = first.records, first.records + call.records
     assert history.problem(1, before) is None
     assert history.problem(1, whole) is None
-    assert "was acknowledged" in str(history.problem(1, before[:-1]))
+    assert "1 was acknowledged" in str(history.problem(1, []))
     assert "inside of a batch" in str(history.problem(1, whole[:-1]))
     assert "past what was issued" in str(history.problem(1, [*whole, whole[-1]]))
-    assert "not what was issued" in str(history.problem(1, [(1, 0, b"other"), *before[1:]]))
-    assert "begins at 2" in str(history.problem(2, before[1:]))
+    assert "not what was issued" in str(history.problem(1, [(1, 0, b"other")]))
+    assert "begins at 2" in str(history.problem(2, whole[1:]))
     history.finish(call)
-    assert "was acknowledged" in str(history.problem(1, before))
+    assert "3 was acknowledged" in str(history.problem(1, before))
 
 
-@pytest.mark.parametrize("ordering", stepper.ORDERINGS)
-def test_every_state_while_the_engine_appends_is_recovered(ordering: str) -> None:
-    """What was acknowledged is there, nothing else is, and nothing is corrupt, at each instruction."""
-    found = run_tool("--states", STATES, "--seed", 1, "--ordering", ordering)
+def test_history_knows_what_a_rollback_may_leave() -> None:
+    """All or what it keeps while it is under way; then only that, and never what it discarded in the place of a new record."""
+    history, old, new = History(), Call(1, "extend", 1, (8, 8, 8)), Call(3, "append", 3, (8,))
+    history.begin(old)
+    history.finish(old)
+    rollback = Call(2, "rollback", 3)
+    history.begin(rollback)
+    assert history.problem(1, old.records) is None
+    assert history.problem(1, old.records[:2]) is None
+    assert "3 was acknowledged" in str(history.problem(1, old.records[:1]))
+    history.finish(rollback)
+    assert "past what was issued" in str(history.problem(1, old.records))
+    assert history.problem(1, old.records[:2]) is None
+    history.begin(new)
+    assert history.problem(1, old.records[:2] + new.records) is None
+    assert "number 3 is not what was issued" in str(history.problem(1, old.records))
+
+
+def test_history_knows_what_an_overwriting_store_may_leave() -> None:
+    """The old front or the new one; what stands before the store is durable when it returns, and the store itself not yet."""
+    history, old, store = History(), Call(1, "store", 1, (8,)), Call(2, "store", 2, (8,), frees=2)
+    history.begin(old)
+    history.finish(old)
+    history.begin(store)
+    whole = old.records + store.records
+    for first, records in ((1, []), (1, old.records), (1, whole), (2, []), (2, store.records)):
+        assert history.problem(first, records) is None
+    history.finish(store)
+    assert "begins at 1" in str(history.problem(1, whole))
+    assert history.problem(2, []) is None
+
+
+@pytest.mark.parametrize(
+    ("ordering", "seed", "full"),
+    [("strict", 6, "overwrite"), ("pipelined", 5, "truncate")],
+)
+def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed: int, full: str) -> None:
+    """What was acknowledged is there, nothing else is, and nothing is corrupt, at each instruction of one call of each kind."""
+    found = run_tool("--states", STATES, "--seed", seed, "--ordering", ordering)
     assert found.returncode == 0, found.stdout + found.stderr
-    counts = re.search(r"(\d+) write-backs, (\d+) fences; \d+ states, (\d+) distinct", found.stdout)
+    pattern = r"calls \((.*)\), .*\((\d+) streamed\), (\d+) write-backs, (\d+) fences; \d+ states, (\d+) distinct"
+    counts = re.search(pattern, found.stdout)
     assert counts is not None, found.stdout
-    write_backs, fences, distinct = map(int, counts.groups())
+    kinds, *numbers = counts.groups()
+    streamed, write_backs, fences, distinct = map(int, numbers)
+    assert {"append", "batch", "extend", "reserve", "rollback", "store", full} >= {kind.split()[1] for kind in kinds.split(", ")}
+    assert all(f" {kind}" in kinds for kind in ("batch", "reserve", "rollback", full)), kinds
+    assert streamed >= 64
     assert write_backs > 0
     assert fences > 0
     assert distinct >= STATES

@@ -1,4 +1,4 @@
-"""Single-steps durable appends of the native engine and checks every state in which persistent memory may be at each instruction.
+"""Single-steps calls of the native engine and checks every state in which persistent memory may be at each instruction.
 
     python tools/crash/stepper.py [--states N] [--seed N] [--ordering strict|pipelined]
     python tools/crash/stepper.py --control NAME | --controls

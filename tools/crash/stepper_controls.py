@@ -40,9 +40,7 @@ class Control(NamedTuple):
 
 
 CONTROLS = {
-    "no-clwb": Control(
-        "persist.c", r"_mm_(?:clwb|clflushopt|clflush)\(\(void \*\)line\)", "(void)line", r"not written back"
-    ),
+    "no-clwb": Control("persist.c", r"_mm_(?:clwb|clflushopt|clflush)\(\(void \*\)line\)", "(void)line", r"not written back"),
     "no-fence": Control("persist.c", r"_mm_sfence\(\)", '__asm__ volatile("" : : : "memory")', r", but no fence"),
     "slot-first": Control(
         "commit.c",
@@ -51,9 +49,7 @@ CONTROLS = {
         r"corrupt \(R4\)",
         ("strict",),
     ),
-    "one-fence": Control(
-        "commit.c", r"order_stores\(core\);\n(    if \(batch->names\) \{)", r"\1", r"corrupt \(R4\)", ("strict",)
-    ),
+    "one-fence": Control("commit.c", r"order_stores\(core\);\n(    if \(batch->names\) \{)", r"\1", r"corrupt \(R4\)", ("strict",)),
     "last-line": Control(
         "persist.c", r"end = \(uintptr_t\)start \+ length;", "end = (uintptr_t)start + length - LINE;", r"not written back"
     ),
@@ -73,8 +69,6 @@ def build(control: Control, work: Path) -> None:
     source.write_text(changed)
     environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CFLAGS": "-Wno-unused"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    made = subprocess.run(
-        command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT
-    )
+    made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
     if made.returncode or not (work / "pmwal" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
         raise Lost(f"the engine cannot be built:\n{made.stdout}{made.stderr}")

@@ -16,33 +16,108 @@ CAPACITY = 32768
 CONTROL_SIZE = 8192  # two pages of slots: a run goes round them more than once
 SIZE_MAX = 5000  # of a payload: a streamed record of more than one chunk
 STREAM_MIN = 1024 - 48
+FILLED = (12240, 12240, 4048, 2000)  # what is there before the first step: the ring is soon full, and few records to walk over
+TOUR = ("append", "extend", "batch", "reserve", "store", "rollback")
+WEIGHTS = (60, 12, 6, 6, 10, 2)
 
 Numbered = tuple[int, int, bytes]
 """A record as (number, kind, payload)."""
 
 
 class Call(NamedTuple):
-    """One call of the log: "append", "store" (append without commit), "extend", "commit" or "truncate" (before ``seq``)."""
+    """One call of the log: one of ``TOUR`` ("store": append without commit), "commit" or "truncate".
 
+    ``seq`` is the number of its first record; of a commit, the number it returns; of a truncate, the number before which it frees;
+    of a rollback, the first number that it discards. ``frees``: an overwriting log first frees what is before this number.
+    """
+
+    number: int  # of the call, by which its payloads are like no others
     name: str
-    seq: int  # the number of its first record; of a commit or a truncate, the number it is given or returns
+    seq: int
     sizes: tuple[int, ...] = ()
+    frees: int | None = None
 
     @property
     def records(self) -> list[Numbered]:
         """What it stores."""
         kind = self.seq % 7
-        return [(self.seq + place, kind, payload(self.seq + place, size)) for place, size in enumerate(self.sizes)]
+        return [(self.seq + place, kind, self._payload(place, size)) for place, size in enumerate(self.sizes)]
+
+    def _payload(self, place: int, size: int) -> bytes:
+        """Hardly a zero among its bytes."""
+        return Random(self.number << 8 | place).randbytes(size)
 
     def __str__(self) -> str:
         """As it is printed."""
         sizes = " " + "+".join(map(str, self.sizes)) if self.sizes else ""
-        return f"{self.name}{sizes} at {self.seq}"
+        return f"{self.name}{sizes} at {self.seq}" + (f", overwriting up to {self.frees}" if self.frees else "")
 
 
-def payload(seq: int, size: int) -> bytes:
-    """The payload of a record: other bytes for each number, hardly a zero among them."""
-    return Random(seq).randbytes(size)
+def overwrites(seed: int) -> bool:
+    """Whether a full ring is overwritten; else it is truncated."""
+    return seed % 2 == 0
+
+
+def filling() -> Call:
+    """What is in the log before the first call."""
+    return Call(0, "extend", 1, FILLED)
+
+
+class _Placed(NamedTuple):
+    """Where a record lies."""
+
+    seq: int
+    start: int
+    end: int
+
+
+class _Ring:
+    """Where the records of a run lie."""
+
+    def __init__(self) -> None:
+        self.head, self.next_seq, self.tail = 0, 1, 0
+        self.records: deque[_Placed] = deque()
+
+    def places(self, sizes: tuple[int, ...]) -> list[_Placed]:
+        """Where records of these sizes would be."""
+        placed, end = [], self.head
+        for seq, size in enumerate(sizes, self.next_seq):
+            start = place_record(end, record_size(size, ALIGN_DAX), CAPACITY)
+            end = start + record_size(size, ALIGN_DAX)
+            placed.append(_Placed(seq, start, end))
+        return placed
+
+    def put(self, sizes: tuple[int, ...]) -> None:
+        """Store them."""
+        self.records += self.places(sizes)
+        self.next_seq += len(sizes)
+        self.head = self.records[-1].end
+
+    def fits(self, sizes: tuple[int, ...]) -> bool:
+        """Whether there is room for them."""
+        return not sizes or self.places(sizes)[-1].end - self.tail <= CAPACITY
+
+    def free_to(self, room: int) -> int:
+        """Truncate until no more than this is used; the number before which it was freed."""
+        while self.records and self.head - self.records[0].start > room:
+            self.records.popleft()
+        self.tail = self.records[0].start if self.records else self.head
+        return self.records[0].seq if self.records else self.next_seq
+
+    def overwrite(self, sizes: tuple[int, ...]) -> int:
+        """Free what these records need and an eighth of the ring more, as an overwriting log does."""
+        wanted = self.places(sizes)[-1].end - CAPACITY + CAPACITY // 8
+        while self.records and self.tail < wanted:
+            self.tail = self.records.popleft().end
+        return self.records[0].seq if self.records else self.next_seq
+
+    def cut(self, count: int) -> int:
+        """Discard so many of the newest records; the number of the first of them."""
+        for _ in range(count):
+            self.records.pop()
+        self.next_seq -= count
+        self.head = self.records[-1].end if self.records else self.tail
+        return self.next_seq
 
 
 def _small(rng: Random) -> int:
@@ -53,76 +128,93 @@ def _large(rng: Random) -> int:
     return rng.choice((STREAM_MIN, 4048, 4049, rng.randrange(STREAM_MIN, SIZE_MAX)))
 
 
-def calls(seed: int) -> Iterator[Call]:
-    """The calls of a run, without an end.
+def _names(rng: Random) -> Iterator[str]:
+    """One call of each kind, and then any; a store is committed soon."""
+    yield from rng.sample(TOUR, len(TOUR))
+    name = ""
+    while True:
+        name = rng.choices((*TOUR, "commit"), (*WEIGHTS, 40 if name == "store" else 1))[0]
+        yield name
 
-    A full ring is truncated as a whole, now and then the older half of it: to find the record that begins the other half takes
-    hundreds of thousands of instructions of the interpreter, which tell nothing.
+
+def calls(seed: int) -> Iterator[Call]:
+    """The calls of a run, without an end, after the ``filling``: one of each kind, and then any. One of the first is streamed.
+
+    A full ring is truncated as a whole, now and then the older half of it, where it is not overwritten: to find the record that
+    begins the other half takes hundreds of thousands of instructions of the interpreter, which tell nothing.
     """
     rng = Random(seed)
-    position, seq, pending = 0, 1, False
-    starts: deque[tuple[int, int]] = deque()  # number and position of each record kept
-    while True:
-        name = rng.choices(("append", "extend", "store", "commit"), (70, 14, 10, 30 if pending else 1))[0]
+    ring = _Ring()
+    ring.put(filling().sizes)
+    number, large = 0, rng.randrange(len(TOUR))
+    for at, name in enumerate(_names(rng)):
         sizes: tuple[int, ...] = ()
-        if name != "commit":
-            sizes = (_large(rng) if rng.random() < 0.07 else _small(rng),)
-        if name == "extend":
+        if name not in ("commit", "rollback"):
+            sizes = (STREAM_MIN if at == large else _large(rng) if at > large and rng.random() < 0.07 else _small(rng),)
+        if name in ("extend", "batch"):
             sizes += tuple(_small(rng) for _ in range(rng.randrange(1, 5)))
-        placed = []
-        end = position
-        for size in sizes:
-            start = place_record(end, record_size(size, ALIGN_DAX), CAPACITY)
-            placed.append(start)
-            end = start + record_size(size, ALIGN_DAX)
-        if starts and end - starts[0][1] > CAPACITY:
-            room = rng.choices((0, CAPACITY // 2), (4, 1))[0]
-            while starts and end - starts[0][1] > room:
-                starts.popleft()
-            yield Call("truncate", starts[0][0] if starts else seq)
-        yield Call(name, seq - 1 if name == "commit" else seq, sizes)
-        starts += zip(range(seq, seq + len(sizes)), placed, strict=True)
-        position, seq, pending = end, seq + len(sizes), name == "store"
+        frees = None
+        if not ring.fits(sizes):
+            if overwrites(seed):
+                frees = ring.overwrite(sizes)
+            else:
+                number += 1
+                yield Call(number, "truncate", ring.free_to(rng.choices((0, CAPACITY // 2), (4, 1))[0]))
+        number += 1
+        if name == "rollback":
+            yield Call(number, name, ring.cut(rng.randint(1, min(3, len(ring.records))) if ring.records else 0))
+        else:
+            yield Call(number, name, ring.next_seq - 1 if name == "commit" else ring.next_seq, sizes, frees)
+        if sizes:
+            ring.put(sizes)
 
 
 class History:
     """What was issued and acknowledged."""
 
     def __init__(self) -> None:
-        self.kept: list[Numbered] = []  # issued and not truncated, in order
+        self.kept: list[Numbered] = []  # issued and neither freed nor discarded, in order
         self.acknowledged = 0  # the last number that is durable
-        self.truncating: int | None = None  # a truncate before this number is under way
-        self.ends = {0}  # numbers at which a log may end: the last ones of batches
+        self.freeing: int | None = None  # what is before this number is being freed
+        self.discarding: int | None = None  # a rollback of this number and all after it is under way
+        self.ends = {0}  # numbers at which a log may end: the last ones of batches, and of what a rollback keeps
 
     @property
     def first(self) -> int:
-        """The oldest number that was not truncated."""
+        """The oldest number that was not freed."""
         return self.kept[0][0] if self.kept else max(self.ends) + 1
 
     def begin(self, call: Call) -> None:
         """A call begins: what it stores may be found from here on."""
+        if call.name == "rollback":
+            self.discarding = call.seq
+        self.freeing = call.seq if call.name == "truncate" else call.frees
         self.kept += call.records
         if call.sizes:
             self.ends.add(call.seq + len(call.sizes) - 1)
-        if call.name == "truncate":
-            self.truncating = call.seq
 
     def finish(self, call: Call) -> None:
         """A call has returned: what it promises holds from here on."""
+        if self.freeing is not None:
+            self.kept = [record for record in self.kept if record[0] >= self.freeing]
+        if self.discarding is not None:
+            self.kept = [record for record in self.kept if record[0] < call.seq]
+            self.ends = {end for end in self.ends if end < call.seq} | {call.seq - 1}
         if call.name != "store":
             self.acknowledged = max(self.ends)
-        if self.truncating is not None:
-            self.kept = [record for record in self.kept if record[0] >= call.seq]
-            self.truncating = None
+        elif self.freeing is not None:  # which begins with a commit
+            self.acknowledged = max(self.acknowledged, call.seq - 1)
+        self.freeing = self.discarding = None
 
     def problem(self, first: int, found: list[Numbered]) -> str | None:
         """Why a crash cannot leave a log that begins at ``first`` and holds these records, or None."""
-        if first not in (self.first, self.truncating or self.first):
-            return f"it begins at {first}, and not at {self.first}" + (f" or {self.truncating}" if self.truncating else "")
+        if first not in (self.first, self.freeing or self.first):
+            return f"it begins at {first}, and not at {self.first}" + (f" or {self.freeing}" if self.freeing else "")
         last = first + len(found) - 1
-        if last < self.acknowledged:
+        cut = None if self.discarding is None else self.discarding - 1
+        if last < self.acknowledged and last != cut:
             return f"it ends at {last}, but {self.acknowledged} was acknowledged"
-        if last not in self.ends:
+        if last not in self.ends and last != cut:
             return f"it ends at {last}, inside of a batch or past what was issued"
         expected = [record for record in self.kept if first <= record[0] <= last]
         for one, other in zip(expected, found, strict=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from crash.stepper_judge import Judge, Verdict, remembered_slots
 from crash.stepper_lines import Memory, State
-from crash.stepper_plan import Call, History, calls
+from crash.stepper_plan import Call, History, calls, filling
 from crash.stepper_trace import HERE, Event, Lost, What, traced
 from pmwal.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 
@@ -31,7 +32,7 @@ class Violation(Exception):
 class Counts:
     """What a run did."""
 
-    calls: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
     instructions: int = 0
     events: dict[What, int] = field(default_factory=lambda: dict.fromkeys(What, 0))
     states: int = 0
@@ -42,8 +43,10 @@ class Counts:
     def __str__(self) -> str:
         """As it is printed."""
         stores = self.events[What.STORED] + self.events[What.STREAMED]
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.calls.items()))
         return (
-            f"{self.calls} calls, {self.instructions} instructions, {stores} stores ({self.events[What.STREAMED]} streamed), "
+            f"{self.calls.total()} calls ({kinds}), "
+            f"{self.instructions} instructions, {stores} stores ({self.events[What.STREAMED]} streamed), "
             f"{self.events[What.WRITTEN_BACK]} write-backs, {self.events[What.FENCED]} fences; "
             f"{self.states} states, {self.distinct} distinct, {self.opened} of them opened; "
             f"{self.seconds:.1f} seconds, {self.states / max(self.seconds, 1e-9):.0f} states/s"
@@ -90,7 +93,7 @@ class Run:
                     elif event.what is What.CALL_RETURNS:
                         self._history.finish(call)
                         self._check_all(call, event)
-                        self.counts.calls += 1
+                        self.counts.calls["overwrite" if call.frees else call.name] += 1
                         if self.counts.distinct >= distinct:
                             return
                     else:
@@ -104,10 +107,12 @@ class Run:
         self.counts.instructions = event.step
 
     def _begin(self, call: Call) -> None:
-        if not self.counts.calls:
+        if not self.counts.calls.total():
             image = self.base.read_bytes()
             self._memory = Memory(image, range(LIVE_OFFSET, LIVE_OFFSET + PAGE))
             self._judge = Judge(image, MEDIUM, self._scratch)
+            self._history.begin(filling())
+            self._history.finish(filling())
         self._history.begin(call)
 
     def _step(self, call: Call, event: Event) -> None:
@@ -150,11 +155,9 @@ class Run:
         doing = event.what.name.lower().replace("_", " ")
         if event.what in (What.STORED, What.STREAMED, What.WRITTEN_BACK):
             doing += f" {self._place(event.offset)}"
-        where = f"call {self.counts.calls + 1} ({call}), instruction {event.step} at {self._where(event.rip)}: {doing}"
+        where = f"call {call.number} ({call}), instruction {event.step} at {self._where(event.rip)}: {doing}"
         gone = ", ".join(told) or "nothing that was stored"
-        raise Violation(
-            f"{problem}\n  in {where}\n  acknowledged: {self._history.acknowledged}; lost in whole or in part: {gone}"
-        )
+        raise Violation(f"{problem}\n  in {where}\n  acknowledged: {self._history.acknowledged}; lost in whole or in part: {gone}")
 
     def _place(self, offset: int) -> str:
         """An offset of the file in words."""

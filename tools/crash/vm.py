@@ -3,6 +3,7 @@
     python tools/crash/vm.py [--device nvdimm|virtio-blk|virtio-pmem] [--filesystem ext4|xfs] [--cuts N] [--kills N] [--seed N]
     python tools/crash/vm.py --control NAME          with a deliberate mistake, which must be noticed (exit status 1)
     python tools/crash/vm.py --controls              as it is, and then with each mistake: exit status 0 when all are noticed
+    python tools/crash/vm.py --replay DIR            judge what was kept there once more, and nothing else
     python tools/crash/vm.py --fetch-kernel          download Debian's cloud kernel into the cache
 
 QEMU runs without KVM and without root. A writer in one guest appends, truncates, rolls back, creates and removes logs, and gives
@@ -11,7 +12,7 @@ page cache ("--cuts"), or ends QEMU by SIGKILL ("--kills"). A second guest mount
 
 "nvdimm" is memory that is mapped with MAP_SYNC, "virtio-pmem" memory that refuses it, "virtio-blk" a disk. What is stored to
 emulated memory is durable at once: a missing flush instruction is not seen here. The same seed gives the same steps, but not the
-same moments. Exit status: 0; 1 a violation, and the device is kept as the cut left it; 2 it cannot run here.
+same moments. Exit status: 0; 1 a violation, and the device is kept as the cut left it ("--keep"); 2 it cannot run here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from crash import needs, vm_image, vm_initramfs, vm_kernel
-from crash.vm_campaign import Rig, Settings, boot
+from crash.vm_campaign import IMAGE, Cut, Kept, Rig, Settings, boot
 from crash.vm_machine import DEVICES, MachineFailed, modules
 
 VIOLATION, CANNOT_RUN = 1, 2
@@ -71,7 +72,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a deliberate mistake")
     parser.add_argument("--controls", action="store_true", help="every mistake that can be seen on the device, after a run without")
-    parser.add_argument("--keep", type=Path, default=Path("vm-crash.img"), metavar="FILE", help="for an image (%(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a new directory for what is wrong (default: vm-violation-SEED)")
+    parser.add_argument("--replay", type=Path, metavar="DIR", help="judge what was kept there once more, and nothing else")
     parser.add_argument("--verbose", action="store_true", help="a line for each cut")
     parser.add_argument("--fetch-kernel", action="store_true", help="download the kernel's package, and do nothing else")
     options = parser.parse_args(arguments)
@@ -83,22 +85,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("nothing to do: --cuts or --kills")
     if options.seed is None:
         options.seed = int.from_bytes(os.urandom(3), "big")
+    if options.keep is None:
+        options.keep = Path(f"vm-violation-{options.seed}")
     return options
 
 
-def prepare(options: argparse.Namespace) -> Settings:
+def prepare(device: str, filesystem: str, seed: int) -> Settings:
     """Build what is not in the cache."""
     kernel = vm_kernel.find(cache_directory())
     assert kernel is not None
     initramfs = vm_initramfs.cached(cache_directory(), kernel, every_module())
     size = initramfs.stat().st_size / 1e6
-    print(f"kernel {kernel.release}, initramfs {size:.0f} MB, {options.device}, {options.filesystem}", flush=True)
-    what = (options.device, options.filesystem, options.seed, options.keep.resolve())
-    return Settings(kernel, initramfs, *what)
+    print(f"kernel {kernel.release}, initramfs {size:.0f} MB, {device}, {filesystem}", flush=True)
+    return Settings(kernel, initramfs, device, filesystem, seed)
 
 
-def run(rig: Rig, cuts: int, kills: int, control: str | None) -> bool:
-    """Cut, and say what was seen; whether something was wrong."""
+def run(rig: Rig, cuts: int, kills: int, control: str | None, keep: Path | None) -> bool:
+    """Cut, and say what was seen; whether something was wrong, which goes to a new directory if one is named."""
     outcome, settings = rig.run(cuts, kills, control), rig.settings
     cases = ", ".join(f"{case} {count}" for case, count in sorted(outcome.cases.items()))
     copies = f" of {1000 * statistics.median(outcome.cut_seconds):.0f} ms" if outcome.cut_seconds else ""
@@ -113,8 +116,23 @@ def run(rig: Rig, cuts: int, kills: int, control: str | None) -> bool:
         print(f"  {wrong}", flush=True)
     again = f"python tools/crash/vm.py --device {settings.device} --filesystem {settings.filesystem} --cuts {cuts}"
     again += f" --kills {kills} --seed {settings.seed}{f' --control {control}' if control else ''}"
-    print(f"  {'kept as ' + settings.keep.name + '; ' if outcome.violations else ''}again with: {again}", flush=True)
-    return bool(outcome.violations)
+    print(f"  again with: {again}", flush=True)
+    if outcome.violated is not None and keep is not None:
+        kept = Kept(settings.device, settings.filesystem, settings.seed, outcome.violated)
+        try:
+            kept.save(keep, rig.cut_image)
+        except FileExistsError:
+            print(f"  not kept: {keep} is there already", flush=True)
+        else:
+            print(f"  kept in {keep}; again with: python tools/crash/vm.py --replay {keep}", flush=True)
+    return outcome.violated is not None
+
+
+def replay(rig: Rig, directory: Path, cut: Cut) -> int:
+    """Judge what was kept; the exit status."""
+    wrong = rig.replay(directory / IMAGE, cut).violations
+    print(f"{directory}: {cut}: {'; '.join(wrong) or 'nothing wrong'}")
+    return VIOLATION if wrong else 0
 
 
 def run_all(rig: Rig, options: argparse.Namespace) -> int:
@@ -128,10 +146,10 @@ def run_all(rig: Rig, options: argparse.Namespace) -> int:
     if misjudged := rig.misjudged():
         print(*misjudged, sep="\n")
         return VIOLATION
-    wrong = run(rig, options.cuts, options.kills, options.control)
+    wrong = run(rig, options.cuts, options.kills, options.control, options.keep)
     if options.controls and not wrong:
         for control, devices in CONTROLS.items():
-            if options.device in devices and not run(rig, CONTROL_CUTS, 0, control):
+            if options.device in devices and not run(rig, CONTROL_CUTS, 0, control, None):
                 print(f"{control} was not noticed")
                 wrong = True
     return VIOLATION if wrong else 0
@@ -145,17 +163,19 @@ def main(arguments: list[str] | None = None) -> int:
         if options.fetch_kernel:
             print(f"kernel {vm_kernel.fetch(cache_directory()).release} in {cache_directory()}")
             return 0
-        if wanting := missing(options.filesystem):
+        kept = None if options.replay is None else Kept.load(options.replay)
+        device, filesystem, seed = kept[:3] if kept else (options.device, options.filesystem, options.seed)
+        if wanting := missing(filesystem):
             print("the virtual machine needs " + "; ".join(wanting), file=sys.stderr)
             return CANNOT_RUN
-        settings = prepare(options)
+        settings = prepare(device, filesystem, seed)
         say = print if options.verbose else lambda line: None
         with (
             tempfile.TemporaryDirectory(prefix="pmwal-vm-", dir=SHM if SHM.is_dir() else None) as work,
             boot(settings, Path(work), say) as rig,
         ):
-            return run_all(rig, options)
-    except (vm_kernel.CannotFetch, vm_initramfs.CannotBuild, LookupError) as error:
+            return run_all(rig, options) if kept is None else replay(rig, options.replay, kept.cut)
+    except (vm_kernel.CannotFetch, vm_initramfs.CannotBuild, LookupError, OSError) as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN
     except MachineFailed as error:

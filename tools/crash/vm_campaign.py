@@ -8,6 +8,7 @@ guest then.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from crash.vm_kernel import Kernel
 from crash.vm_machine import DEVICES, Machine
 
 LIVES_APART = 100_000  # more than one writer begins
+IMAGE, FACTS = "cut.img", "cut.json"  # in a directory that is kept
 PAUSE_MAX = 0.3  # seconds in which the writer goes on after an examination
 
 
@@ -30,6 +32,10 @@ class Cut(NamedTuple):
 
     first_life: int
     ack: vm_judge.Ack | None
+
+    def __str__(self) -> str:
+        """As it is printed."""
+        return "nothing was acknowledged" if self.ack is None else "life {}, step {} was acknowledged last".format(*self.ack)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,29 @@ class Settings:
     device: str
     filesystem: str
     seed: int
-    keep: Path
+
+
+class Kept(NamedTuple):
+    """What is kept of a cut after which something is wrong: the device as the cut left it, and what it is judged by."""
+
+    device: str
+    filesystem: str
+    seed: int
+    cut: Cut
+
+    def save(self, directory: Path, image: Path) -> None:
+        """Into a new directory; ``FileExistsError``."""
+        directory.mkdir(parents=True)
+        vm_image.copy(image, directory / IMAGE)
+        (directory / FACTS).write_text(json.dumps({**self._asdict(), "cut": self.cut._asdict()}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> Kept:
+        """From such a directory; ``OSError``."""
+        facts = json.loads((directory / FACTS).read_text())
+        ack = facts["cut"]["ack"]
+        cut = Cut(facts["cut"]["first_life"], None if ack is None else tuple(ack))
+        return cls(facts["device"], facts["filesystem"], facts["seed"], cut)
 
 
 @dataclass
@@ -57,6 +85,7 @@ class Outcome:
     cases: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
+    violated: Cut | None = None
 
 
 @contextmanager
@@ -92,6 +121,7 @@ class Rig:
         self.settings = settings
         self.state = work / "state" if DEVICES[settings.device].saves else None
         self.boot_seconds = examiner.seconds
+        self.cut_image = work / IMAGE
         self.found = examiner.ask("look")
         self._work = work
         self._examiner = examiner
@@ -155,19 +185,27 @@ class Rig:
             yield writer, first_life
 
     def _examine(self, cut: Cut, outcome: Outcome) -> bool:
-        """Whether what the cut left is right; else the image is kept as it was."""
-        settings, image = self.settings, self._work / "cut.img"
-        vm_image.copy(self._examiner.image, image)
+        """Whether what the cut left is right. ``cut_image`` holds it, also after the examination, which changes the device."""
+        settings = self.settings
+        vm_image.copy(self._examiner.image, self.cut_image)
         found = self._examiner.ask("examine")["logs"]
         wrong = vm_judge.violations(settings.seed, cut.ack, cut.first_life, found, DEVICES[settings.device].medium)
         outcome.logs += len(found)
         outcome.records += sum(len(answer.get("digests", ())) for answer in found.values())
         outcome.cases.update(answer.get("case", "not opened") for answer in found.values())
-        self._say(f"cut {outcome.cuts + outcome.kills}: last acknowledged {cut.ack}; {'; '.join(map(brief, found.items()))}")
+        self._say(f"cut {outcome.cuts + outcome.kills}: {cut}; {'; '.join(map(brief, found.items()))}")
         if wrong:
-            vm_image.copy(image, settings.keep)
             outcome.violations += wrong
+            outcome.violated = cut
         return not wrong
+
+    def replay(self, image: Path, cut: Cut) -> Outcome:
+        """Judge what a cut has left once more."""
+        outcome, started = Outcome(), time.monotonic()
+        vm_image.copy(image, self._examiner.image)
+        self._examine(cut, outcome)
+        outcome.seconds = time.monotonic() - started
+        return outcome
 
 
 def pause(writer: Machine, moments: random.Random) -> None:

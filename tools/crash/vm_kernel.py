@@ -53,7 +53,7 @@ def fetch(cache: Path) -> Kernel:
         depends = _run(["apt-cache", "depends", PACKAGE], work)
         package = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", depends)
         if package is None:
-            raise CannotFetch(f"apt knows no {PACKAGE}: apt-get update, and Debian's main archive, are needed")
+            raise CannotFetch(f"{PACKAGE} names no kernel: {depends}")
         _run(["apt-get", "download", package.group(1)], work)
         (archive,) = work.glob("*.deb")
         _run(["dpkg-deb", "-x", archive.name, "kernel"], work)
@@ -71,7 +71,8 @@ def _run(command: list[str], directory: Path) -> str:
     except FileNotFoundError as error:
         raise CannotFetch(f"{command[0]} is missing: this needs Debian's tools") from error
     except subprocess.CalledProcessError as error:
-        raise CannotFetch(f"{' '.join(command)}: {error.stderr.strip()}") from error
+        said = " ".join(line for line in error.stderr.splitlines() if not line.startswith("W:"))  # apt warns of much
+        raise CannotFetch(f"{' '.join(command)}: {said} (Debian's main archive is needed; try apt-get update)") from error
 
 
 def load_order(kernel: Kernel, names: Iterable[str]) -> dict[str, bytes]:

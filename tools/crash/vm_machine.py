@@ -1,7 +1,7 @@
 """One virtual machine: QEMU without KVM, its monitor, and two ports: requests with answers, and acknowledgements.
 
-Acknowledgements go to a file of the host's. The guest's write(2) on the port returns when QEMU has written them there, so one
-that the writer has given is in the file, whatever happens to the machine afterwards.
+Acknowledgements go to a file of the host's. The guest waits until QEMU has taken each from the port, which it does when it has
+written it there, so one that the writer has given is in the file, whatever happens to the machine afterwards.
 """
 
 from __future__ import annotations

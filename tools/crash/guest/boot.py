@@ -10,6 +10,7 @@ import ctypes
 import io
 import json
 import os
+import select
 import time
 import traceback
 from collections.abc import Callable
@@ -75,10 +76,15 @@ def open_port(name: str, flags: int) -> int:
 
 
 def acknowledge(port: int, number: int, step: int) -> None:
-    """One write(2); the line is in the host's file when it returns."""
+    """The line is in the host's file when this returns.
+
+    write(2) returns when the line is in the port's queue. The port can be written to again when the host has taken it out, which
+    QEMU does after it has written it to the file.
+    """
     line = f"{number} {step}\n".encode()
     if os.write(port, line) != len(line):
         raise OSError("an acknowledgement was cut short")
+    select.select([], [port], [])
 
 
 class Disk:
