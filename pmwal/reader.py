@@ -43,11 +43,10 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
     """
     block = identity.block
     scan = scan_for(block)
-    load: Load = mapping.load
-    tries = 0
+    copied, tries = False, 0
     while True:
         slots = mapping.load(block.control_offset, block.control_size)
-        judgement = judge(load, identity, progress, scan)
+        judgement = judge(snapshot(mapping.load, block) if copied else mapping.load, identity, progress, scan)
         if judgement.row.outcome != "corrupt":
             return judgement
         if living_writer(mapping.load, mapping.inode, seam) is not None:
@@ -56,7 +55,7 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
                 return judgement
         elif mapping.load(block.control_offset, block.control_size) == slots:
             return judgement
-        load = snapshot(mapping.load, block)
+        copied = True
 
 
 class Reader:

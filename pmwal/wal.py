@@ -281,7 +281,10 @@ class Wal:
             raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
         if not self.first_seq <= seq < self.next_seq:
             raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
-        return next(self.read(seq, seq + 1))
+        record = next(self.read(seq, seq + 1), None)
+        if record is None:
+            raise IndexError(f"no record {seq}: it was rolled back meanwhile")
+        return record
 
     def __len__(self) -> int:
         return self.next_seq - self.first_seq

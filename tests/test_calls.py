@@ -6,7 +6,7 @@ import array
 import contextlib
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pmwal
 from callers import Call, bounds, stage
 from conftest import Place
 from pmwal.layout import HEADER
+from pmwal.records import Record
 from support import SMALL_RING, FakeSeam, file_offset, flip, open_small, payloads
 from support import superblock as superblock_of
 
@@ -509,6 +510,21 @@ def test_end_of_a_read_is_fixed_at_the_call(path: Path, handle: str) -> None:
             wal.append(b"y")
         assert seen == [1, 2, 3]
         assert len(log) == 6
+
+
+def test_record_that_a_rollback_takes_while_it_is_looked_up_is_not_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the stress runs: a StopIteration came out, which ends the generator of whoever calls."""
+    with open_small(path) as wal:
+        wal.extend([b"a", b"b"])
+        read = wal.read
+
+        def rolled_back_first(*bounds: int) -> Iterator[Record]:
+            wal.rollback(after=1)
+            return read(*bounds)
+
+        monkeypatch.setattr(wal, "read", rolled_back_first)
+        with pytest.raises(IndexError):
+            wal[2]
 
 
 @pytest.mark.parametrize("handle", ["wal", "reader"])

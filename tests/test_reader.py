@@ -21,13 +21,13 @@ from callers import until
 from conftest import Place
 from pmwal.identity import Identity
 from pmwal.judge import Judgement, judge
-from pmwal.layout import HEADER, PAGE
+from pmwal.layout import HEADER, PAGE, Superblock
 from pmwal.opening import open_log
 from pmwal.reading import View, walk
 from pmwal.records import Bound
-from pmwal.ring import Load
+from pmwal.ring import Load, overlay
 from processes import Child, child, elsewhere, make_read_only, on_tmpfs
-from support import FakeSeam, contents, file_offset, flip, open_small, payloads, whole_records
+from support import FakeSeam, contents, file_offset, flip, kill, open_small, payloads, whole_records
 from support import superblock as superblock_of
 
 NOBODY = 65534
@@ -634,6 +634,35 @@ def test_writer_that_ends_during_a_verdict_is_no_damage(path: Path, monkeypatch:
 
     beside(monkeypatch, end)
     assert pmwal.verify(path).case == "R1"
+
+
+def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the stress runs: a verdict was given again on a copy, and what changed while that was made was not noticed."""
+    wal = pmwal.open(path, size="64KiB", on_full="overwrite")
+    wal.extend([bytes(1000)] * 40)
+
+    def lap() -> None:
+        for _ in range(200):
+            wal.append(bytes(1000))
+
+    beside(monkeypatch, lap)  # the first verdict meets a writer
+    copy, living = pmwal.reader.snapshot, pmwal.reader.living_writer
+    copies: list[Load] = []
+
+    def torn(load: Load, block: Superblock) -> Load:
+        """A copy whose slots are older than its records; then the writer dies."""
+        if copies:
+            return copy(load, block)
+        slots = load(block.control_offset, block.control_size)
+        lap()
+        copies.append(copy(overlay(load, [(block.control_offset, slots)]), block))
+        return copies[0]
+
+    monkeypatch.setattr("pmwal.reader.snapshot", torn)
+    monkeypatch.setattr("pmwal.reader.living_writer", lambda *page: None if copies else living(*page))
+    assert pmwal.verify(path).outcome == "recovered"
+    assert copies
+    kill(wal)
 
 
 def test_damage_beside_no_writer_stays_damage(path: Path) -> None:
