@@ -28,7 +28,7 @@ from pmwal.medium import Mapping
 from pmwal.payload import as_number
 from pmwal.reading import Seen, View, gone, locate, missing, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
-from pmwal.ring import Load, RingReader
+from pmwal.ring import RingReader
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
