@@ -289,11 +289,6 @@ class Mapping:
             os.close(fd)
 
 
-def page_buffer(size: int) -> mmap.mmap:
-    """Memory that begins at a page, as direct reads ask for."""
-    return mmap.mmap(-1, size)
-
-
 def drop_cache(fd: int) -> None:
     """Let go of the cached pages of a file whose data is on its disk, and with them of large folios."""
     with contextlib.suppress(OSError):
