@@ -64,7 +64,7 @@ class _ReadAhead:
 
     def _take(self, number: int) -> None:
         """Have this piece at hand, and the next one read."""
-        if number not in self._reading:
+        if next(iter(self._reading), -1) != number:  # not the next one
             self._leave()
             self._reading[number] = self._pool.submit(self._read, number)
         length = self._reading.pop(number).result()

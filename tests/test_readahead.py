@@ -38,11 +38,14 @@ def ranges(rng: random.Random) -> list[tuple[int, int]]:
     skipping = [(offset, 70_000) for offset in range(0, SIZE - 70_000, 2 * 1024 * 1024)]
     border = [(4 * 1024 * 1024 - 100_000, 200_000), (8 * 1024 * 1024 - 1, 70_000), (1, SIZE - 1), (SIZE - 70_000, 70_000)]
     anywhere = [(offset, rng.randrange(1, SIZE - offset)) for offset in rng.sample(range(SIZE - 1), 10)]
-    return [*forward, *skipping, *border, *reversed(forward), *anywhere, (100, 48)]
+    near = [(offset, rng.randrange(64 * 1024, 256 * 1024)) for offset in rng.choices(range(0, SIZE // 8, 4096), k=100)]
+    return [*forward, *skipping, *border, *reversed(forward), *anywhere, *near, (100, 48)]
 
 
-def test_every_range_is_what_the_file_holds(file: Path) -> None:
-    """A load equals pread, for ranges in any order; 10 of them are random. The usual way is not asked."""
+@pytest.mark.parametrize("piece", [readahead._PIECE, 128 * 1024])
+def test_every_range_is_what_the_file_holds(file: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """A load equals pread, for ranges in any order; some of them are random. The usual way is not asked."""
+    monkeypatch.setattr(readahead, "_PIECE", piece)
     fd = os.open(file, os.O_RDONLY)
 
     def otherwise(offset: int, length: int) -> bytes:
