@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("logdisk.py")
@@ -68,6 +69,16 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _apart(mountpoint: Path) -> None:
+    """For ``preexec_fn`` of the server: it sees neither its own file nor what is mounted on that later.
+
+    A file system writes to its disk when it is unmounted. Where the server's end did that, it would wait for itself, for ever.
+    """
+    die_with_parent()
+    own_mounts()
+    _unmount(mountpoint, _MNT_DETACH)
+
+
 @contextlib.contextmanager
 def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
     """The image as a file at ``mountpoint``; whatever is written to it and flushed is logged."""
@@ -81,7 +92,7 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
         _mount("pmwal-logdisk", mountpoint, "fuse", options)
         command = [sys.executable, str(SERVER), str(fuse), str(image), str(log)]
         server = subprocess.Popen(  # of a session of its own: Ctrl-C must not end it before the file is unmounted
-            command, pass_fds=[fuse], start_new_session=True, preexec_fn=die_with_parent  # noqa: PLW1509 (one thread)
+            command, pass_fds=[fuse], start_new_session=True, preexec_fn=partial(_apart, mountpoint)  # noqa: PLW1509 (one thread)
         )
         os.close(fuse)
         fuse = -1
