@@ -99,7 +99,7 @@ class Engine:
         self.writing = self.lock_type()
         self.guard = self.lock_type()
         self.changed = threading.Condition(self.guard)
-        self._seam = seam
+        self.seam = seam
         self._live = LivePage(mapping, seam)
         self._begin(state, slot)
 
@@ -140,7 +140,7 @@ class Engine:
         self._settle()
         self._check_limits(payloads)
         state, block = self.state, self.block
-        time_ns = min(max(self._seam.now_ns(), TIME_MIN), TIME_MAX)
+        time_ns = min(max(self.seam.now_ns(), TIME_MIN), TIME_MAX)
         position, seq = state.head
         self._prefetch(position)
         self._stray_records = True

@@ -47,7 +47,7 @@ class NativeEngine(Engine):
             barrier=_BARRIERS.get(mapping.medium.flush, _native.BARRIER_LINES),
             pipelined=self.pipelined,
             on_disk=mapping.on_disk,
-            seam=None if self._seam is SYSTEM else self._seam,
+            seam=None if self.seam is SYSTEM else self.seam,
             writing=self.writing,
             guard=self.guard,
             index=self.index.entries,

@@ -168,8 +168,14 @@ LIVE_WRITER = Structure(
     Field("inode", "Q", "of the file it writes: a copy of the file has another one"),
 )
 
+LIVE_FOLLOWERS = Structure(
+    "live page: followers",
+    Field("waiting", "I", "not 0: readers may be asleep until version_begin changes (futex(2) on its low half)"),
+)
+
 LIVE_WRITER_OFFSET = LIVE_OFFSET + LINE
-STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, SLOT, RECORD)
+LIVE_FOLLOWERS_OFFSET = LIVE_WRITER_OFFSET + LINE
+STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, SLOT, RECORD)
 
 HEADER = RECORD.size
 SLOTS_PER_PAGE = PAGE // SLOT.size

@@ -15,21 +15,28 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pmwal.extension import native
 from pmwal.layout import (
     LINE,
     LIVE_BOUNDS,
+    LIVE_FOLLOWERS,
+    LIVE_FOLLOWERS_OFFSET,
     LIVE_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
+    PAGE,
     TIME_MAX,
     TIME_MIN,
 )
-from pmwal.medium import Mapping
+from pmwal.medium import Mapping, SharedPage
 from pmwal.records import Bound
 from pmwal.ring import Load
 from pmwal.seam import Seam
 
 _TRIES = 1000
+_NOBODY = bytes(LIVE_FOLLOWERS.size)
+_SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
+_PAUSE_MIN = 0.001  # seconds
 _PUBLISHED = struct.Struct("<QQ")
 
 
@@ -53,6 +60,12 @@ class LiveWriter:
     heartbeat_ns: int
     published: Bound
     inode: int
+
+    def same_process(self, other: LiveWriter) -> bool:
+        """Whether both name one process, writing one file."""
+        return (self.pid, self.start_time, self.boot_id, self.inode) == (
+            other.pid, other.start_time, other.boot_id, other.inode
+        )  # fmt: skip
 
 
 class LivePage:
@@ -81,6 +94,7 @@ class LivePage:
             self._version,
         )
         self._mapping.store(LIVE_OFFSET, line + self.writer_line(published))
+        self._wake()
 
     def publish(self, published: Bound, time_ns: int) -> None:
         """Show how far the log is stored, durable or not, after a store at this time."""
@@ -91,6 +105,13 @@ class LivePage:
     def retire(self) -> None:
         """Say that nobody writes."""
         self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the readers that sleep until the bounds change."""
+        if native is not None and self._mapping.load(LIVE_FOLLOWERS_OFFSET, LIVE_FOLLOWERS.size) != _NOBODY:
+            self._mapping.store(LIVE_FOLLOWERS_OFFSET, _NOBODY)
+            native.futex_wake(self._mapping.map, LIVE_OFFSET)
 
     def writer_line(self, published: Bound) -> bytes:
         """The line that names this writer."""
@@ -138,6 +159,44 @@ def read_bounds(load: Load) -> LiveBounds | None:
             time.sleep(0.0001)
         before = line
     return None
+
+
+class Bell:
+    """Sleeps until a writer shows new bounds, in this process or another; where that cannot be known, for a short time.
+
+    It says that it sleeps in a word of the live page, for which it needs to be allowed to write to the file.
+    """
+
+    PATIENCE = 0.1
+    """Seconds that it sleeps at most: a writer that knows no followers wakes none."""
+
+    def __init__(self, mapping: Mapping, seam: Seam) -> None:
+        self._page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
+        self._pause = _PAUSE_MIN
+
+    def version(self) -> int:
+        """Of the bounds, modulo 2**32."""
+        return int.from_bytes(self._page.load(LIVE_OFFSET, 4), "little")
+
+    def rang(self) -> None:
+        """There was something new: more may come soon."""
+        self._pause = _PAUSE_MIN
+
+    def wait(self, version: int, seconds: float) -> None:
+        """Sleep while the bounds have this version, at most for so long; from call to call longer, until ``rang``."""
+        pause = min(self._pause, seconds)
+        self._pause = min(2 * self._pause, self.PATIENCE)
+        if native is None or self._page.map is None:
+            time.sleep(pause)
+        else:
+            self._page.write(LIVE_FOLLOWERS_OFFSET, _SOMEBODY)
+            native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
+
+    def __enter__(self) -> Bell:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._page.close()
 
 
 def process_start_time(pid: int) -> int | None:

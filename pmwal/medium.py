@@ -289,6 +289,43 @@ class Mapping:
             os.close(fd)
 
 
+class SharedPage:
+    """The beginning of a file, by a descriptor of its own that outlives the log's handle: to wait on, and for hints.
+
+    ``map`` is None where this process may not write to the file.
+    """
+
+    def __init__(self, fd: int, size: int, seam: Seam) -> None:
+        path = f"/proc/self/fd/{fd}"
+        self._seam = seam
+        self.map: mmap.mmap | None = None
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return
+        try:
+            self.map = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def load(self, offset: int, length: int) -> bytes:
+        """These bytes; fewer when the file was cut off."""
+        return os.pread(self._fd, length, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Through the descriptor: a store into a mapping of a file that was cut off is a SIGBUS."""
+        if os.lseek(self._fd, 0, os.SEEK_END) >= offset + len(data):
+            self._seam.write(self._fd, data, offset)
+
+    def close(self) -> None:
+        """Unmap and close."""
+        if self.map is not None:
+            self.map.close()
+        os.close(self._fd)
+
+
 def drop_cache(fd: int) -> None:
     """Let go of the cached pages of a file whose data is on its disk, and with them of large folios."""
     with contextlib.suppress(OSError):

@@ -50,7 +50,7 @@ from pmwal.records import Bound, Progress, RecoveryReport
 from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size
-from pmwal.wal import COMMIT_POLICIES, FULL_POLICIES, Wal
+from pmwal.wal import FULL_POLICIES, Wal, check_commit
 
 if native is not None:
     from pmwal.fast import NativeEngine, NativeWal
@@ -71,7 +71,7 @@ class _Options(TypedDict, total=False):
     align: int | None
     medium: str
     ordering: str
-    commit: str
+    commit: str | float
     on_full: str
     timeout: float | None
     recover: str
@@ -91,7 +91,7 @@ def open(
     align: int | None = None,
     medium: str = "auto",
     ordering: str = "auto",
-    commit: str = "each",
+    commit: str | float = "each",
     on_full: str = "raise",
     timeout: float | None = None,
     recover: str = "strict",
@@ -105,7 +105,8 @@ def open(
     - ``medium``: "auto", "dax" (refused without MAP_SYNC), "file", "memory" or "emulated-dax" (tmpfs, ramfs or memfd only).
     - ``ordering``: "strict" writes the pointer with every commit; "pipelined" lets it lag and costs one barrier; "auto" is
       strict where a barrier is a fence and pipelined where it is a device flush.
-    - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``.
+    - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``, and a number leaves it to a thread in
+      the background, which begins a commit at most so many seconds after the oldest append that is not durable.
     - ``on_full``: "raise" ``WalFull``, "wait" for another thread's truncate (``timeout`` seconds at most), or "overwrite" the
       oldest records.
     - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
@@ -143,7 +144,7 @@ def open_log(
     align: int | None = None,
     medium: str = "auto",
     ordering: str = "auto",
-    commit: str = "each",
+    commit: str | float = "each",
     on_full: str = "raise",
     timeout: float | None = None,
     recover: str = "strict",
@@ -159,12 +160,12 @@ def open_log(
         (mode, MODES, "mode"),
         (medium, MEDIUMS, "medium"),
         (ordering, ORDERINGS, "ordering"),
-        (commit, COMMIT_POLICIES, "commit"),
         (on_full, FULL_POLICIES, "on_full"),
         (recover, RECOVERIES, "recover"),
     ):
         if value not in allowed:
             raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    check_commit(commit)
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative, not {timeout}")
     if recover == "salvage" and mode != "r":

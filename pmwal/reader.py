@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import NoReturn
 
@@ -19,11 +20,12 @@ from crc32c import crc32c
 
 from pmwal.choice import scan_for
 from pmwal.errors import Overrun, PmwalError, WalClosed
+from pmwal.following import follow
 from pmwal.identity import Identity
 from pmwal.index import SparseIndex
 from pmwal.judge import INDEX_STEP, Judgement, judge, snapshot
 from pmwal.layout import PAGE
-from pmwal.live import living_writer, read_bounds
+from pmwal.live import Bell, LiveWriter, living_writer, read_bounds, read_writer
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
 from pmwal.reading import Seen, View, gone, locate, missing, walk
@@ -161,7 +163,9 @@ class Reader:
         if self._salvaging:
             return self._salvage(start, stop)
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
-        view = self._view()
+        return self._read(self._view(), start, stop)
+
+    def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         if start is not None and start < view.tail.next_seq:
             raise gone(start, view.tail)
         if start is not None:
@@ -173,10 +177,57 @@ class Reader:
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
         return self._walk(view, view.tail.next_seq if start is None else start, end)
 
+    def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]:
+        """The records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+
+        It sleeps meanwhile, and a writer wakes it. It ends when the writer closes the log, and after ``timeout`` seconds without a
+        record. While there is no writer it waits for one: when a writer was killed, the next one's records follow. Raises as
+        ``read`` does.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b"])
+        ...     with pmwal.open(path, "r") as reader:
+        ...         [record.data for record in reader.follow(timeout=0)]
+        [b'a', b'b']
+        """
+        if self._salvaging:
+            raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
+        first = self._view().tail.next_seq if start is None else as_number(start)
+        return follow(partial(Bell, self._mapping, self._seam), partial(self._look, []), first, timeout)
+
+    def _look(self, met: list[LiveWriter], first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to hand out now; None when a writer that was there has closed the log. ``met``: the last writer."""
+        self._check_open()
+        view = self._news(met)
+        if view is None:
+            writer = living_writer(self._mapping.load, self._mapping.inode, self._seam)
+            view = self._view()  # after the writer: one that is gone has shown all that it stored
+            if first >= view.end.next_seq and writer is None and met and self._judge().report.outcome == "clean":
+                self._revalidate(view)
+                return None
+            if writer is not None:
+                met[:] = [writer]
+        if first < view.end.next_seq:
+            return self._read(view, first, None)
+        self._revalidate(view)
+        return iter(())
+
+    def _news(self, met: list[LiveWriter]) -> View | None:
+        """What the writer that was met alive has shown since: it was alive then. None when there is nothing new."""
+        writer = read_writer(self._mapping.load)
+        if not met or writer == met[0] or not writer.same_process(met[0]):
+            return None
+        met[:] = [writer]
+        bounds = read_bounds(self._mapping.load)
+        return None if bounds is None else View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
+
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
         if first >= end:
             return
         near = self._index.floor(first, view.tail)
+        if self._last is not None and near.next_seq < self._last.seq < first:
+            near = Bound(self._last.position, self._last.seq)  # it was there, and this epoch's index knows less
         found = locate(self._block, self._mapping.load, view, near, first, self._explain)
         start = Bound(found.position, first)
         scan = scan_for(self._block)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pmwal.errors import CorruptWal, Overrun, PmwalError
-from pmwal.layout import HEADER, Superblock
+from pmwal.layout import HEADER, PAGE, Superblock
 from pmwal.records import Bound, Record
-from pmwal.ring import Found, Load, RingReader, Scan, has_due_epoch
+from pmwal.ring import CHUNK, Found, Load, RingReader, Scan, has_due_epoch
 
 POINT_CHUNK = 32 * 1024  # what a look-up of one record loads at a time
 
@@ -61,7 +61,7 @@ def walk(
     scan: Scan | None = None,
 ) -> Iterator[Record]:
     """The records from ``start`` up to, not including, number ``stop_seq``, each checked in a private copy."""
-    ring = RingReader(block, load, scan=scan)
+    ring = RingReader(block, load, chunk=min(CHUNK, max(PAGE, view.end.position - start.position)), scan=scan)
     at = start
     while at.next_seq < stop_seq:
         many = ring.records(at, stop_seq, view.end.position, view.epoch, view.epoch_first_seq)

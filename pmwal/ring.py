@@ -28,7 +28,7 @@ from pmwal.records import Bound, Record
 Load = Callable[[int, int], bytes]
 """A private copy of ``length`` bytes of the file from ``offset``."""
 
-_CHUNK = 256 * 1024
+CHUNK = 256 * 1024  # what a walk copies at a time
 _RUN_MAX = 16 * 1024 * 1024  # bytes that a run takes at once
 _RECORDS_MAX = 256  # records that are made at once
 
@@ -88,7 +88,7 @@ class RingReader:
     One reader serves one walk: it never looks twice at what it copied, so a new walk takes a new reader.
     """
 
-    def __init__(self, block: Superblock, load: Load, chunk: int = _CHUNK, scan: Scan | None = None) -> None:
+    def __init__(self, block: Superblock, load: Load, chunk: int = CHUNK, scan: Scan | None = None) -> None:
         self.block = block
         self._scan = scan
         self._load = load

@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from pmwal.committer import Committer
 from pmwal.engine import Engine, State
 from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
+from pmwal.following import follow
 from pmwal.layout import record_size
+from pmwal.live import Bell
 from pmwal.ownership import Ownership
 from pmwal.payload import as_number, as_payload, check_kind, check_length
 from pmwal.reading import View, gone, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.staging import Batch, Reservation, owned
 
-COMMIT_POLICIES = ("each", "manual")
+COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
 FULL_POLICIES = ("raise", "wait", "overwrite")
 
 P = ParamSpec("P")
@@ -52,7 +58,7 @@ class Wal:
         ownership: Ownership,
         recovery: RecoveryReport,
         *,
-        commit: str,
+        commit: str | float,
         on_full: str,
         timeout: float | None,
     ) -> None:
@@ -67,6 +73,10 @@ class Wal:
         self._closed = False
         self._closing = False
         self._overwritten = self._waits = self._errors = 0
+        self._committer: Committer | None = None
+        if not isinstance(commit, str):
+            commit_unless_gone = partial(_commit_unless_gone, weakref.ref(self))
+            self._committer = Committer(engine, commit, commit_unless_gone, f"pmwal-committer {path}")
 
     # -- storing
 
@@ -258,6 +268,30 @@ class Wal:
             raise gone(first, view.tail)
         return self._walk(engine, view, first, end)
 
+    def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]:
+        """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+
+        It sleeps meanwhile, so it is for a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
+        without a record. Raises as ``read`` does, and ``PersistError`` when the log has failed.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b"])
+        ...     [record.data for record in wal.follow(timeout=0)]
+        [b'a', b'b']
+        """
+        engine = self._usable()
+        first = engine.state.tail.next_seq if start is None else as_number(start)
+        return follow(partial(Bell, engine.mapping, engine.seam), self._look, first, timeout)
+
+    def _look(self, first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to hand out now; None when the handle is closed."""
+        self._refuse_fork()
+        if self._closed or self._closing:
+            return None
+        self._refuse_poison()
+        return self.read(first, self.committed_seq + 1)
+
     def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
         if first < end:
             at = view.tail
@@ -381,6 +415,8 @@ class Wal:
         self._engine.halt()
         with self._engine.guard:
             self._engine.changed.notify_all()
+        if self._committer is not None:
+            self._committer.stop()
         with self._engine.writing, self._engine.guard:
             if self._closed:
                 return
@@ -393,6 +429,8 @@ class Wal:
     def _let_go(self) -> None:
         self._closed = True
         self._engine.halt()
+        if self._committer is not None:
+            self._committer.release()
         try:
             with contextlib.suppress(OSError):
                 self._engine.retire()
@@ -547,3 +585,21 @@ class Wal:
         if self._closing:
             raise WalClosed("this handle was closed while a call waited on it")
         self._refuse_poison()
+
+
+def _commit_unless_gone(handle: weakref.ref[Wal]) -> None:
+    """What the background committer does: the handle lives until it is done, but not because of it."""
+    wal = handle()
+    if wal is not None and not wal.closed:
+        wal.commit()
+
+
+def check_commit(commit: str | float) -> None:
+    """``ValueError`` when this is no commit policy."""
+    if isinstance(commit, str):
+        valid = commit in COMMIT_POLICIES
+    else:
+        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
+    if not valid:
+        policies = ", ".join(map(repr, COMMIT_POLICIES))
+        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")

@@ -170,7 +170,7 @@ class Trace:
     def start(cls, wal: Wal) -> Trace:
         """Everything in the log is durable from here on; its seam records what follows."""
         wal.commit()
-        seam = wal._engine._seam
+        seam = wal._engine.seam
         assert isinstance(seam, FakeSeam)
         seam.events.clear()
         return cls(Path(wal.path).read_bytes(), seam.events, [(0, state_of(wal), True)])

@@ -23,6 +23,7 @@ STRUCTS = (
     ("record", layout.RECORD),
     ("live_bounds", layout.LIVE_BOUNDS),
     ("live_writer", layout.LIVE_WRITER),
+    ("live_followers", layout.LIVE_FOLLOWERS),
 )
 CONSTANTS = (
     ("PAGE", layout.PAGE),
@@ -30,6 +31,7 @@ CONSTANTS = (
     ("HEADER", layout.HEADER),
     ("LIVE_OFFSET", layout.LIVE_OFFSET),
     ("LIVE_WRITER_OFFSET", layout.LIVE_WRITER_OFFSET),
+    ("LIVE_FOLLOWERS_OFFSET", layout.LIVE_FOLLOWERS_OFFSET),
     ("CONTROL_OFFSET", layout.CONTROL_OFFSET),
     ("SLOTS_PER_PAGE", layout.SLOTS_PER_PAGE),
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),

@@ -17,6 +17,7 @@
 
 #include "crc32c.h"
 #include "fault.h"
+#include "futex.h"
 #include "persist.h"
 
 #define SLOW_RETURN_NS 1000000 /* longer than that to get the interpreter back: somebody else computes */
@@ -174,9 +175,20 @@ static int persist_slot(Core *core, const union commit_slot *slot, uint64_t offs
 struct live_page {
     struct live_bounds bounds;
     struct live_writer writer;
+    struct live_followers followers;
 };
 
 static_assert(offsetof(struct live_page, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+static_assert(offsetof(struct live_page, followers) == PMWAL_LIVE_FOLLOWERS_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+
+/* After new bounds. A reader that sets the flag just now may be overlooked: no fence stands between the two. It looks again soon. */
+static inline void wake_followers(struct live_page *page)
+{
+    if (__builtin_expect(__atomic_load_n(&page->followers.waiting, __ATOMIC_RELAXED) != 0, 0)) {
+        __atomic_store_n(&page->followers.waiting, 0, __ATOMIC_RELAXED);
+        futex_wake(&page->bounds.version_begin);
+    }
+}
 
 static void fill_live_page(const Core *core, struct live_page *page)
 {
@@ -201,7 +213,9 @@ static void fill_live_page(const Core *core, struct live_page *page)
 static void show_body(void *context)
 {
     const Core *core = context;
-    fill_live_page(core, (struct live_page *)(core->base + PMWAL_LIVE_OFFSET));
+    struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
+    fill_live_page(core, page);
+    wake_followers(page);
 }
 
 int core_show(Core *core)
@@ -211,7 +225,7 @@ int core_show(Core *core)
         return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault(core);
     struct live_page page;
     fill_live_page(core, &page);
-    return put(core, PMWAL_LIVE_OFFSET, &page, sizeof page);
+    return put(core, PMWAL_LIVE_OFFSET, &page, offsetof(struct live_page, followers));
 }
 
 /* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
@@ -253,6 +267,7 @@ static void durable_body(void *context)
     page->writer.published_seq = seq - 1;
     __atomic_thread_fence(__ATOMIC_RELEASE);
     page->bounds.version_end = core->live_version + 1;
+    wake_followers(page);
 }
 
 int core_store_durable(Core *core, const struct piece *pieces, size_t count)

@@ -11,6 +11,7 @@
 #define PMWAL_HEADER UINT64_C(48)
 #define PMWAL_LIVE_OFFSET UINT64_C(4096)
 #define PMWAL_LIVE_WRITER_OFFSET UINT64_C(4160)
+#define PMWAL_LIVE_FOLLOWERS_OFFSET UINT64_C(4224)
 #define PMWAL_CONTROL_OFFSET UINT64_C(8192)
 #define PMWAL_SLOTS_PER_PAGE UINT64_C(64)
 #define PMWAL_SLOT_PIPELINED UINT64_C(2)
@@ -116,5 +117,13 @@ static_assert(offsetof(struct live_writer, published_position) == 40, "live_writ
 static_assert(offsetof(struct live_writer, published_seq) == 48, "live_writer.published_seq");
 static_assert(offsetof(struct live_writer, inode) == 56, "live_writer.inode");
 static_assert(sizeof(struct live_writer) == 64, "live_writer");
+
+/* live page: followers */
+struct live_followers {
+    uint32_t waiting; /* not 0: readers may be asleep until version_begin changes (futex(2) on its low half) */
+};
+
+static_assert(offsetof(struct live_followers, waiting) == 0, "live_followers.waiting");
+static_assert(sizeof(struct live_followers) == 4, "live_followers");
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "crc32c.h"
 #include "fault.h"
+#include "futex.h"
 #include "persist.h"
 
 volatile unsigned long fork_count = 0;
@@ -122,6 +123,8 @@ static PyMethodDef functions[] = {
     {"stream", stream_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
+    {"futex_wait", futex_wait_method, METH_VARARGS, NULL},
+    {"futex_wake", futex_wake_method, METH_VARARGS, NULL},
     {0},
 };
 

@@ -1,0 +1,69 @@
+/* Waiting for a word of the live page to change, across processes: futex(2). */
+#include "futex.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <math.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+void futex_wake(const void *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Inside the buffer and aligned; NULL with an exception set otherwise. */
+static const void *word_of(const Py_buffer *buffer, unsigned long long offset)
+{
+    const char *word = (const char *)buffer->buf + offset;
+    if (buffer->len >= 4 && offset <= (unsigned long long)buffer->len - 4 && (uintptr_t)word % 4 == 0)
+        return word;
+    PyErr_SetString(PyExc_ValueError, "outside the mapping");
+    return NULL;
+}
+
+PyObject *futex_wait_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long offset;
+    unsigned int expected;
+    double seconds;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*KId:futex_wait", &buffer, &offset, &expected, &seconds))
+        return NULL;
+    const void *word = word_of(&buffer, offset);
+    int error = 0;
+    if (word) {
+        struct timespec limit = {.tv_sec = (time_t)seconds, .tv_nsec = (long)(fmod(seconds, 1.0) * 1e9)};
+        Py_BEGIN_ALLOW_THREADS
+        if (syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, NULL, 0))
+            error = errno;
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&buffer);
+    if (!word || (error == EINTR && PyErr_CheckSignals()))
+        return NULL;
+    if (error && error != EINTR && error != EAGAIN && error != ETIMEDOUT) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *futex_wake_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long offset;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*K:futex_wake", &buffer, &offset))
+        return NULL;
+    const void *word = word_of(&buffer, offset);
+    if (word)
+        futex_wake(word);
+    PyBuffer_Release(&buffer);
+    if (!word)
+        return NULL;
+    Py_RETURN_NONE;
+}

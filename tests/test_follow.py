@@ -1,0 +1,225 @@
+"""follow(): every durable record once and in order, in this process or another, until there will be no more."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from conftest import Place
+from pmwal import live
+from processes import child
+from support import kill, open_small
+
+COUNT = 300
+PATIENCE = 20.0
+
+
+def follow_elsewhere(pipe: Any, path: Path, options: dict[str, Any]) -> None:
+    """Say each record that a reader in this process follows, then how it ended."""
+    with pmwal.open(path, "r") as reader:
+        pipe.send("ready")
+        try:
+            for record in reader.follow(**options):
+                pipe.send((record.seq, record.data))
+        except pmwal.PmwalError as error:
+            pipe.send(type(error).__name__)
+        else:
+            pipe.send("end")
+
+
+def wait_until(true: Any) -> None:
+    """Until ``true()`` is."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_reader_elsewhere_gets_each_record_and_ends_when_the_writer_closes(place: Place) -> None:
+    """Through several laps of the ring, with truncates behind the reader."""
+    with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
+        assert reader.hear() == "ready"
+        for number in range(COUNT):
+            seq = wal.append(b"%05d" % number * 40)
+            if number % 20 == 19:
+                heard = [reader.hear() for _ in range(20)]
+                assert heard == [(n + 1, b"%05d" % n * 40) for n in range(number - 19, number + 1)]
+                wal.truncate(before=seq)
+        wal.close()
+        assert reader.hear() == "end"
+
+
+def test_thread_follows_its_own_writer_and_ends_at_close(place: Place) -> None:
+    """Wal.follow hands out what is durable; what is only appended is not handed out."""
+    got: list[int] = []
+    wal = open_small(place.path, commit="manual", **place.options)
+    follower = threading.Thread(target=lambda: got.extend(record.seq for record in wal.follow()))
+    follower.start()
+    wal.extend([b"a", b"b"])
+    time.sleep(0.05)
+    assert got == []
+    wal.commit()
+    wait_until(lambda: got == [1, 2])
+    wal.append(b"c")
+    wal.close()
+    follower.join(PATIENCE)
+    assert not follower.is_alive()
+    assert got[:2] == [1, 2]
+
+
+def test_timeout_counts_from_the_last_record(shm_dir: Path) -> None:
+    """Without a record for so long it ends; a record in time lets it go on."""
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        start = time.monotonic()
+        assert list(reader.follow(timeout=0.2)) == []
+        assert time.monotonic() - start >= 0.2
+        assert list(wal.follow(timeout=0)) == []
+        writer = threading.Thread(target=lambda: [(time.sleep(0.1), wal.append(b"x")) for _ in range(4)])
+        writer.start()
+        assert [record.seq for record in reader.follow(timeout=PATIENCE / 10)] == [1, 2, 3, 4]
+        writer.join()
+
+
+def test_follow_starts_where_it_is_told(shm_dir: Path) -> None:
+    """At a number that is there, at one that is still to come, and not at one that is gone."""
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.extend([b"a", b"b", b"c"])
+        for handle in (wal, reader):
+            assert [record.seq for record in handle.follow(2, timeout=0)] == [2, 3]
+            assert [record.seq for record in itertools.islice(handle.follow(1), 3)] == [1, 2, 3]
+            assert list(handle.follow(4, timeout=0)) == []
+        follower = reader.follow(5)
+        threading.Timer(0.05, lambda: wal.extend([b"d", b"e"])).start()
+        assert next(follower).data == b"e"
+        wal.truncate(before=3)
+        for handle in (wal, reader):
+            with pytest.raises(pmwal.Overrun):
+                next(handle.follow(1))
+        follower.close()
+
+
+def test_killed_writers_successor_is_followed(place: Place) -> None:
+    """A kill is no end; a clean close is, and a reader that begins without a writer waits for one."""
+    wal = open_small(place.path, **place.options)
+    with child(follow_elsewhere, place.path, {}) as reader:
+        assert reader.hear() == "ready"
+        wal.append(b"one")
+        assert reader.hear() == (1, b"one")
+        kill(wal)
+        time.sleep(0.05)
+        assert not reader.heard()
+        with open_small(place.path, **place.options) as wal:
+            wal.append(b"two")
+            assert reader.hear() == (2, b"two")
+        assert reader.hear() == "end"
+    with child(follow_elsewhere, place.path, {"start": 3}) as reader:
+        assert reader.hear() == "ready"
+        time.sleep(0.05)
+        assert not reader.heard()
+        with open_small(place.path, **place.options) as wal:
+            wal.append(b"three")
+            assert reader.hear() == (3, b"three")
+        assert reader.hear() == "end"
+
+
+def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
+    """A follower must not go on behind records that do not exist any more, even when nothing has taken their numbers."""
+    with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
+        assert reader.hear() == "ready"
+        wal.extend([b"a", b"b", b"c"])
+        assert [reader.hear() for _ in range(3)] == [(1, b"a"), (2, b"b"), (3, b"c")]
+        wal.rollback(after=1)
+        assert reader.hear() == "Overrun"
+
+
+@pytest.mark.parametrize("medium", ["memory", "emulated-dax", "file"])
+def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
+    """One that would sleep for longer than this test waits; a close wakes it, too."""
+    monkeypatch.setattr(live, "_PAUSE_MIN", 10 * PATIENCE)
+    monkeypatch.setattr(live.Bell, "PATIENCE", 10 * PATIENCE)
+    path = shm_dir / "log"
+
+    def asleep() -> bool:
+        return path.read_bytes()[live.LIVE_FOLLOWERS_OFFSET] == 1
+
+    with (
+        pmwal.open(path, size="64KiB", medium=medium, commit="manual") as wal,
+        child(follow_elsewhere, path, {}) as reader,
+    ):
+        assert reader.hear() == "ready"
+        for number in range(1, 4):
+            wait_until(asleep)
+            time.sleep(0.01)  # from the word to the sleep
+            assert wal.append(b"x", commit=number % 2 == 0) == number
+            wal.commit()
+            assert reader.heard(PATIENCE)
+            assert reader.hear() == (number, b"x")
+        wait_until(asleep)
+        wal.close()
+        assert reader.heard(PATIENCE)
+        assert reader.hear() == "end"
+
+
+def test_follower_that_may_not_write_looks_now_and_then(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the native engine; without the right to set the word in the live page it is the same."""
+    monkeypatch.setattr(live, "native", None)
+    with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
+        assert reader.hear() == "ready"
+        for number in range(1, 20):
+            wal.append(b"x")
+            assert reader.hear() == (number, b"x")
+        wal.close()
+        assert reader.hear() == "end"
+
+
+def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
+    """And after nobody waits any more, the writer finds it cleared by its own wake-up."""
+    path = shm_dir / "log"
+    with pmwal.open(path, size="64KiB") as wal, pmwal.open(path, "r") as reader:
+        wal.append(b"x")
+        before = path.read_bytes()
+        assert len(list(reader.follow(timeout=0.05))) == 1
+        after = path.read_bytes()
+        changed = [offset for offset, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+        assert changed in ([], [live.LIVE_FOLLOWERS_OFFSET])
+        wal.append(b"y")
+        assert path.read_bytes()[live.LIVE_FOLLOWERS_OFFSET] == 0
+
+
+def test_follower_of_a_file_that_is_cut_gets_an_error(shm_dir: Path) -> None:
+    """Not a signal, and the file is not made longer again."""
+    path = shm_dir / "log"
+    wal = open_small(path)
+    with child(follow_elsewhere, path, {}) as reader:
+        assert reader.hear() == "ready"
+        time.sleep(0.05)
+        os.truncate(path, 0)
+        assert reader.hear() == "PersistError"
+        assert path.stat().st_size == 0
+    kill(wal)
+
+
+def test_closed_reader_ends_its_followers_with_an_error(shm_dir: Path) -> None:
+    """As every call on a closed handle does."""
+    with open_small(shm_dir / "log") as wal:
+        reader = pmwal.open(shm_dir / "log", "r")
+        follower = reader.follow()
+        wal.append(b"x")
+        assert next(follower).seq == 1
+        reader.close()
+        with pytest.raises(pmwal.WalClosed):
+            next(follower)
+
+
+def test_follow_in_salvage_is_refused(shm_dir: Path) -> None:
+    """There is nothing to wait for."""
+    open_small(shm_dir / "log").close()
+    with pmwal.open(shm_dir / "log", "r", recover="salvage") as reader, pytest.raises(ValueError, match="salvage"):
+        reader.follow()
