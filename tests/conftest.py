@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from commands import cli, started  # noqa: F401 - fixtures
 from pmwal.choice import ENGINES, chosen_engine
 from pmwal.extension import native
 
