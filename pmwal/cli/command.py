@@ -61,7 +61,7 @@ Examples:
   pmwal demo                              kill a writer; nothing may be lost
   pmwal create app.wal --size 64MiB
   tail -F app.log | pmwal write app.wal   each line is one durable record
-  pmwal cat -n 10 app.wal                 the last ten
+  pmwal tail -f app.wal                   the last ten, then each new one
   pmwal verify app.wal && echo sound
 
 'pmwal COMMAND --help' has the options and examples of a command.

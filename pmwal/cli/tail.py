@@ -41,7 +41,8 @@ With --cursor-file the first run shows what it would show without; each later
 one goes on behind the record at which the last one stopped, matching or not.
 When that is gone (overwritten, rolled back, or the log is a new one) it says so
 and shows the oldest that there is. -f saves the cursor each second: killed, it
-may show the last second's records again, but leaves none out.
+may show the last second's records again, but leaves none out. A cursor says
+what the output took, not what a program behind a pipe did with it.
 
 Exit status: 0; 1 when records were gone before they could be shown; 130 when
 interrupted.
