@@ -28,7 +28,7 @@ from pmwal.layout import PAGE
 from pmwal.live import Bell, LiveWriter, living_writer, read_bounds, read_writer
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
-from pmwal.reading import Seen, View, gone, locate, missing, walk
+from pmwal.reading import Seen, View, gone, locate, missing, resume, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
 from pmwal.ring import RingReader
 from pmwal.salvage import salvage
@@ -147,11 +147,13 @@ class Reader:
 
     # -- reading
 
-    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
         """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
 
-        Raises ``Overrun`` for a ``start`` before ``first_seq``, for records that are overwritten under it, and when the
-        record before ``start`` that it handed out was rolled back; ``CorruptWal`` for damage.
+        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before
+        ``first_seq``, for a cursor whose record is not in the log any more (unless the next one is) or is another one now,
+        for records that are overwritten under it, and when the record before ``start`` that it handed out was rolled back;
+        ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -161,9 +163,15 @@ class Reader:
         [b'b', b'c']
         """
         if self._salvaging:
+            if isinstance(start, str):
+                raise ValueError('damage may hide the record that a cursor names; with recover="salvage" start at a number')
             return self._salvage(start, stop)
-        start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
-        return self._read(self._view(), start, stop)
+        stop = None if stop is None else as_number(stop)
+        view = self._view()
+        return self._read(view, None if start is None else self._number(start, view), stop)
+
+    def _number(self, start: int | str, view: View) -> int:
+        return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
 
     def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         if start is not None and start < view.tail.next_seq:
@@ -177,12 +185,12 @@ class Reader:
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
         return self._walk(view, view.tail.next_seq if start is None else start, end)
 
-    def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]:
+    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
         It sleeps meanwhile, and a writer wakes it. It ends when the writer closes the log, and after ``timeout`` seconds without a
-        record. While there is no writer it waits for one: when a writer was killed, the next one's records follow. Raises as
-        ``read`` does.
+        record. While there is no writer it waits for one: when a writer was killed, the next one's records follow. ``start``
+        may be a cursor. Raises as ``read`` does.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -193,7 +201,8 @@ class Reader:
         """
         if self._salvaging:
             raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
-        first = self._view().tail.next_seq if start is None else as_number(start)
+        view = self._view()
+        first = view.tail.next_seq if start is None else self._number(start, view)
         return follow(partial(Bell, self._mapping, self._seam), partial(self._look, []), first, timeout)
 
     def _look(self, met: list[LiveWriter], first: int) -> Iterator[Record] | None:

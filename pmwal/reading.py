@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.layout import HEADER, PAGE, Superblock
 from pmwal.records import Bound, Record
@@ -101,6 +102,38 @@ def _expect(ring: RingReader, at: Bound, view: View, explain: Explain) -> Found:
     if found is None or not view.holds(found):
         raise explain(at, view)
     return found
+
+
+def resume(cursor: str, view: View, read: Callable[[int, int], Iterator[Record]]) -> int:
+    """The number after the record that a cursor names.
+
+    ``Overrun`` when that record is not the one that was read, or when it is truncated away and the next one, too. A record
+    that is truncated away cannot be looked at: that it was the same one is taken for granted.
+    """
+    named = parse_cursor(cursor)
+    first_seq = view.tail.next_seq
+    if named.seq >= view.end.next_seq:
+        raise Overrun(
+            f"there is no record {named.seq}, which the cursor names: it was rolled back, or the log is a new one; "
+            f"the log holds {first_seq} to {view.end.next_seq - 1}"
+        )
+    if named.seq >= first_seq:
+        try:
+            record = next(read(named.seq, named.seq + 1), None)
+        except Overrun as error:
+            if not error.missed:
+                raise
+            first_seq = named.seq + error.missed  # truncated since the view was taken
+        else:
+            if record is None:
+                raise rolled_back(named.seq)
+            if cursor_of(record.seq, record.kind, record.time_ns, record.data) != named:
+                raise Overrun(
+                    f"record {named.seq} is not the one that the cursor names: that was rolled back, or the log is a new one"
+                )
+    if named.seq + 1 < first_seq:
+        raise gone(named.seq + 1, Bound(view.tail.position, first_seq))
+    return named.seq + 1
 
 
 def gone(seq: int, tail: Bound) -> Overrun:

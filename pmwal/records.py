@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pmwal.cursor import cursor_of
 from pmwal.extension import native
 
 Progress = Callable[[int, int], None]
@@ -39,6 +40,21 @@ class Record(_RecordBase):
 
     __slots__ = ()
     __match_args__ = ("seq", "kind", "time_ns", "data")
+
+    @property
+    def cursor(self) -> str:
+        """Short text to keep, so as to go on later behind this very record: ``read(start=cursor)``, ``follow(start=cursor)``.
+
+        Unlike a number it does not name another record after a rollback, or in a new log.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     cursor = wal[first].cursor
+        ...     [record.data for record in wal.read(start=cursor)]
+        [b'b', b'c']
+        """
+        return str(cursor_of(self.seq, self.kind, self.time_ns, self.data))
 
 
 class Bound(NamedTuple):

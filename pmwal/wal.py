@@ -29,7 +29,7 @@ from pmwal.layout import record_size
 from pmwal.live import Bell
 from pmwal.ownership import Ownership
 from pmwal.payload import as_number, as_payload, check_kind, check_length
-from pmwal.reading import View, gone, walk
+from pmwal.reading import View, gone, resume, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.staging import Batch, Reservation, owned
 
@@ -248,11 +248,13 @@ class Wal:
 
     # -- reading
 
-    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
         """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
 
-        It shows what this handle has appended, durable or not. Raises ``Overrun`` for a ``start`` before ``first_seq``
-        and for records that are truncated, overwritten or rolled back under it, ``CorruptWal`` for damage.
+        It shows what this handle has appended, durable or not. A ``start`` that is a ``Record.cursor`` means "after that
+        record". Raises ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is not in the log any more
+        (unless the next one is) or is another one now, and for records that are truncated, overwritten or rolled back under
+        it; ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -262,17 +264,20 @@ class Wal:
         """
         engine = self._usable(reading=True)
         view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
-        first = view.tail.next_seq if start is None else as_number(start)
+        first = view.tail.next_seq if start is None else self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
             raise gone(first, view.tail)
         return self._walk(engine, view, first, end)
 
-    def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]:
+    def _number(self, start: int | str, view: View) -> int:
+        return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
+
+    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
         It sleeps meanwhile, so it is for a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. Raises as ``read`` does, and ``PersistError`` when the log has failed.
+        without a record. ``start`` may be a cursor. Raises as ``read`` does, and ``PersistError`` when the log has failed.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -281,7 +286,7 @@ class Wal:
         [b'a', b'b']
         """
         engine = self._usable()
-        first = engine.state.tail.next_seq if start is None else as_number(start)
+        first = engine.state.tail.next_seq if start is None else self._number(start, engine.view)
         return follow(partial(Bell, engine.mapping, engine.seam), self._look, first, timeout)
 
     def _look(self, first: int) -> Iterator[Record] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import shutil
@@ -11,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import pmwal
-from pmwal.cli import cat, common, main, truncate
+from commands import COMMANDS, Cli, Ran
+from pmwal.cli import common, truncate, walk
 from pmwal.cli.times import parse_time
 from pmwal.engine import Engine
 from pmwal.layout import PAGE
@@ -38,64 +38,6 @@ from support import (
 )
 
 MINUTE = 60 * 10**9
-
-
-class Ran(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: bytes
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out.decode()
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.decode().splitlines()
-
-
-Cli = Callable[..., Ran]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Cli:
-    """Run a command in this process."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Ran:
-        capsysbinary.readouterr()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main([str(argument) for argument in arguments])
-        out, err = capsysbinary.readouterr()
-        return Ran(status, out, err.decode())
-
-    return run
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start ``python -m pmwal`` as a process of its own; it is ended after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(*arguments: object) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pmwal", *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 class PastSeam(FakeSeam):
@@ -386,7 +328,7 @@ def test_cat_selects(cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], expect
 
 def test_newest_first_reads_every_piece_once(cli: Cli, shm_dir: Path) -> None:
     """A log longer than one piece comes back whole in reverse."""
-    count = 3 * cat._PIECE + 7
+    count = 3 * walk._PIECE + 7
     path = make(shm_dir / "a.wal", count, size="64KiB")
     assert [int(line.split()[0]) for line in cli("cat", "-r", path).lines] == list(range(count, 0, -1))
 
@@ -484,12 +426,12 @@ def test_records_overwritten_under_cat_are_counted(
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(4):
             wal.append(bytes(3000))
-        walk = cat._Walk(reader, str(path))
-        records = walk.oldest_first(1, 4)
+        walker = walk.Walk(reader, str(path))
+        records = walker.oldest_first(1, 4)
         for _ in range(3):
             wal.append(bytes(3000))
         assert (wal.first_seq, [record.seq for record in records]) == (3, [3, 4])
-    assert walk.missed
+    assert walker.missed
     assert b"records 1 to 2 gone before they could be read" in capsysbinary.readouterr().err
 
 
@@ -540,6 +482,33 @@ def test_slow_producer_gets_each_acknowledgement_at_once(shm_dir: Path, started:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert pmwal.verify(path).case == "R1"
+
+
+def test_committing_in_the_background_acknowledges_without_the_next_line(
+    shm_dir: Path, started: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """``--commit SECONDS --ack``: each number is printed when the committer has made it durable, and the last ones at the end."""
+    path = shm_dir / "a.wal"
+    process = started("write", "--ack", "--commit", "0.05", "--size", "64KiB", path)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for number in range(1, 4):
+        process.stdin.write(b"line\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"%d\n" % number
+        assert pmwal.verify(path).last_seq >= number
+    out, err = process.communicate(b"line\n" * 100)
+    assert (process.returncode, err) == (0, b"")
+    assert out == b"".join(b"%d\n" % number for number in range(4, 104))
+    assert len(pmwal.open(path, "r")) == 103
+
+
+def test_background_commit_acknowledges_what_was_overwritten(cli: Cli, shm_dir: Path) -> None:
+    """A ring that is too small for its input loses old records, and every number is printed once."""
+    lines = b"".join(b"%0500d\n" % number for number in range(200))
+    ran = cli("write", "--ack", "--commit", "0.001", "--on-full", "overwrite", "--size", "4KiB", shm_dir / "a.wal", stdin=lines)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == b"".join(b"%d\n" % number for number in range(1, 201))
 
 
 # -- info, verify, repair
@@ -698,6 +667,15 @@ def test_repair_status_says_whether_anything_was_lost(cli: Cli, shm_dir: Path, k
         ("cat", "x", "--since", "whenever"),
         ("cat", "x", "--length-prefixed", "-o", "json"),
         ("cat", "x", "-n", "-1"),
+        ("tail", "x", "-o", "xml"),
+        ("tail", "x", "--length-prefixed", "-o", "hex"),
+        ("write", "x", "--commit", "soon"),
+        ("write", "x", "--commit", "0"),
+        ("write", "x", "--commit", "nan"),
+        ("stat", "x", "--watch", "0"),
+        ("stat", "--watch", "x"),
+        ("export", "x", "--format", "xml"),
+        ("completion", "cmd"),
         ("verify",),
         ("truncate", "x"),
         ("truncate", "x", "--all", "--before", "3"),
@@ -712,7 +690,7 @@ def test_wrong_usage_is_status_64(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert "pmwal" in ran.err
 
 
-@pytest.mark.parametrize("command", ["", "demo", "create", "write", "cat", "info", "verify", "repair", "truncate"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_of_each_command_has_examples(cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--help`` shows lines that can be copied, and fits a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")

@@ -13,7 +13,21 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from pmwal._version import __version__
-from pmwal.cli import cat, create, demo, info, repair, truncate, verify, write
+from pmwal.cli import (
+    cat,
+    completion,
+    create,
+    demo,
+    export,
+    importing,
+    info,
+    repair,
+    stat,
+    tail,
+    truncate,
+    verify,
+    write,
+)
 from pmwal.cli.common import (
     BROKEN_PIPE,
     CORRUPT,
@@ -47,7 +61,7 @@ Examples:
   pmwal demo                              kill a writer; nothing may be lost
   pmwal create app.wal --size 64MiB
   tail -F app.log | pmwal write app.wal   each line is one durable record
-  pmwal cat -n 10 app.wal                 the last ten
+  pmwal tail -f app.wal                   the last ten, then each new one
   pmwal verify app.wal && echo sound
 
 'pmwal COMMAND --help' has the options and examples of a command.
@@ -85,9 +99,9 @@ def _parser() -> Parser:
         prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
-    parser.set_defaults(run=_no_command)
+    parser.set_defaults(run=_no_command, root=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (demo, create, write, cat, info, verify, repair, truncate):
+    for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, importing, completion):
         module.add(commands)
     return parser
 

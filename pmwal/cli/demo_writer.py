@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter_ns
 
 from pmwal.cli.demo_events import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING
-from pmwal.cli.write import read_items
+from pmwal.cli.items import read_items
 from pmwal.opening import open
 from pmwal.wal import Wal
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import re
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
+from pmwal.cli.common import Parser
+from pmwal.cli.items import as_item
 from pmwal.cli.times import local_text, utc_text
-from pmwal.cli.write import LENGTH
 from pmwal.records import Record
+
+Form: TypeAlias = Callable[[Record], bytes]
+"""What is printed of a record."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _WIDTH = 16
@@ -64,9 +71,36 @@ def as_raw(record: Record) -> bytes:
     return record.data + b"\n"
 
 
-def as_item(record: Record) -> bytes:
+def as_length_prefixed(record: Record) -> bytes:
     """The payload behind its length, as ``pmwal write --length-prefixed`` reads it."""
-    return LENGTH.pack(len(record.data)) + record.data
+    return as_item(record.data)
 
 
-FORMATS = {"text": as_text, "json": as_json, "hex": as_hex, "raw": as_raw}
+FORMATS: dict[str, Form] = {"text": as_text, "json": as_json, "hex": as_hex, "raw": as_raw}
+
+
+def add_output(parser: Parser) -> None:
+    """The options that ``form_of`` understands."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=tuple(FORMATS),
+        help="text, json (an object a line), hex, or raw (payload and newline); default: text",
+    )
+    parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
+    parser.add_argument("--length-prefixed", action="store_true", help="payloads behind 4 bytes of length, little-endian")
+
+
+def form_of(args: argparse.Namespace) -> Form:
+    """The form that was asked for."""
+    if args.length_prefixed and args.output not in (None, "raw"):
+        args.parser.error("--length-prefixed is a form of -o raw")
+    return as_length_prefixed if args.length_prefixed else FORMATS[args.output or "text"]
+
+
+def print_records(records: Iterable[Record], form: Form) -> None:
+    """All of them, to standard output."""
+    output = sys.stdout.buffer
+    for record in records:
+        output.write(form(record))
+    output.flush()

@@ -1,0 +1,99 @@
+"""The forms in which ``export`` writes records and ``import`` reads them.
+
+JSON lines, Parquet and Arrow carry number, kind, time and payload, the length-prefixed form the payload only. A log gives its own
+numbers and times, so kind and payload are what comes back.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import PurePath
+from typing import Any, BinaryIO, NamedTuple
+
+from pmwal.cli import columns
+from pmwal.cli.columns import Payloads
+from pmwal.cli.items import read_items
+from pmwal.cli.show import as_json, as_length_prefixed
+from pmwal.cli.write import read_lines
+from pmwal.layout import KIND_MAX
+from pmwal.records import Record
+
+_ESCAPED = 6  # bytes of JSON that a byte of text takes at most: \u0000
+_FRAME = 64 * 1024  # more than all else on a line
+
+
+class Interchange(NamedTuple):
+    """One form. ``read`` makes a stream into a function of the capacity of the log that it is for, and a kind for what has none."""
+
+    write: Callable[[Iterable[Record], BinaryIO], None]
+    read: Callable[[BinaryIO], Callable[[int, int], Payloads]]
+    noun: str
+    endings: tuple[str, ...] = ()
+    is_text: bool = False
+    has_kinds: bool = True
+
+
+def form_for(name: str | None, path: str | None) -> str:
+    """The form that was asked for by name, or by the ending of a file, or else JSON lines."""
+    if name is not None:
+        return name
+    ending = PurePath(path or "").suffix.lower()
+    return next((name for name, form in INTERCHANGES.items() if ending in form.endings), "jsonl")
+
+
+def _write_json_lines(records: Iterable[Record], stream: BinaryIO) -> None:
+    for record in records:
+        stream.write(as_json(record))
+
+
+def _read_json_lines(stream: BinaryIO) -> Callable[[int, int], Payloads]:
+    return partial(_json_lines, stream)
+
+
+def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
+    """Empty lines are passed over."""
+    for number, line in enumerate(read_lines(stream, _ESCAPED * limit + _FRAME), 1):
+        if line.strip():
+            try:
+                yield _from_json(json.loads(line), kind)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} of the input: {error}") from None
+
+
+def _from_json(value: Any, kind: int) -> tuple[int, bytes]:
+    """Kind and payload of an object as ``as_json`` makes it; the rest is not looked at."""
+    if not isinstance(value, dict):
+        raise ValueError('it is no JSON object like {"kind": 0, "data": "text"}')
+    kind = value.get("kind", kind)
+    if not isinstance(kind, int) or isinstance(kind, bool) or not 0 <= kind <= KIND_MAX:
+        raise ValueError(f'"kind" is not a whole number from 0 to {KIND_MAX}')
+    if ("data" in value) == ("data_base64" in value):
+        raise ValueError('it needs either "data" or "data_base64"')
+    text = value.get("data", value.get("data_base64"))
+    if not isinstance(text, str):
+        raise ValueError("its payload is no string")
+    return kind, text.encode() if "data" in value else base64.b64decode(text, validate=True)
+
+
+def _write_items(records: Iterable[Record], stream: BinaryIO) -> None:
+    for record in records:
+        stream.write(as_length_prefixed(record))
+
+
+def _read_items(stream: BinaryIO) -> Callable[[int, int], Payloads]:
+    return partial(_items, stream)
+
+
+def _items(stream: BinaryIO, limit: int, kind: int) -> Payloads:
+    return ((kind, item) for item in read_items(stream, limit))
+
+
+INTERCHANGES = {
+    "jsonl": Interchange(_write_json_lines, _read_json_lines, "line", (".jsonl", ".ndjson", ".json"), is_text=True),
+    "length-prefixed": Interchange(_write_items, _read_items, "item", has_kinds=False),
+    "parquet": Interchange(columns.write_parquet, columns.read_parquet, "row", (".parquet",)),
+    "arrow": Interchange(columns.write_arrow, columns.read_arrow, "row", (".arrow", ".feather")),
+}

@@ -1,0 +1,47 @@
+"""The length-prefixed form: each payload behind 4 bytes, its length (little-endian). Kinds and times are not part of it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pmwal.errors import RecordTooLarge
+
+LENGTH_PREFIXED_HELP = "an item is 4 bytes, its length (little-endian), and so many bytes"
+
+_LENGTH = struct.Struct("<I")
+_PIECE = 1 << 20
+
+
+def as_item(data: bytes) -> bytes:
+    """The payload behind its length."""
+    return _LENGTH.pack(len(data)) + data
+
+
+def read_items(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Each length-prefixed item; the length is checked before it is believed."""
+    count = 0
+    while prefix := _read_up_to(stream, _LENGTH.size):
+        count += 1
+        if len(prefix) < _LENGTH.size:
+            raise ValueError(f"the input ends inside the length of item {count}")
+        (length,) = _LENGTH.unpack(prefix)
+        if length > limit:
+            raise RecordTooLarge(f"item {count} of the input: {length} bytes cannot fit into a ring of {limit} bytes")
+        item = _read_up_to(stream, length)
+        if len(item) < length:
+            raise ValueError(f"the input ends inside item {count}: {len(item)} of its {length} bytes came")
+        yield item
+
+
+def _read_up_to(stream: BinaryIO, length: int) -> bytes:
+    """This many bytes, fewer only at the end of the input."""
+    pieces = []
+    while length:
+        piece = stream.read(min(length, _PIECE))
+        if not piece:
+            break
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)

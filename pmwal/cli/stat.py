@@ -1,0 +1,258 @@
+"""``pmwal stat``: what a log's writer is doing, from the two lines of the live page that it shows to everybody.
+
+Invariants
+----------
+- It looks and does nothing else: it reads the superblock and those lines anew each time, whatever the log's size. It is no
+  reader, so it neither judges a log nor makes a writer wake it.
+- Nothing is a rate unless one process wrote in one epoch between the two looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pmwal.cli.common import OK, Commands, add_command, add_json, print_json
+from pmwal.cli.times import local_text
+from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
+from pmwal.live import LiveBounds, LiveWriter, living_writer, read_bounds, read_writer
+from pmwal.opening import map_for_reading
+from pmwal.seam import SYSTEM
+from pmwal.units import format_size
+
+_BETWEEN = 0.5  # seconds between the two looks of a single report
+_WATCH = 1.0
+_PIDS = range(1, 1 << 31)
+_VERSION_SIZE = LIVE_BOUNDS.field_size("version_begin")
+
+_EPILOG = """\
+It reads what the writer shows to other processes and nothing else, so it costs
+the same for any log and may be run beside a busy one. Rates are between two
+looks, half a second apart, or SECONDS with --watch. "commits" counts how often
+the writer showed a new state: each commit, truncate and rollback once. Bytes
+are bytes of the ring: headers and padding too.
+
+Without a running writer it shows the last writer's last words, which after a
+power cut may be old. What the file really holds: pmwal info, pmwal verify.
+
+Examples:
+  pmwal stat app.wal
+  pmwal stat app.wal --watch
+  pmwal stat app.wal --watch 10 --json >> rates.jsonl
+"""
+
+Facts = dict[str, Any]
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands, "stat", run, "show what a log's writer is doing", "Show what a log's writer is doing: rates and fill.", _EPILOG
+    )
+    parser.add_argument("path", metavar="PATH")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_interval,
+        const=_WATCH,
+        metavar="SECONDS",
+        help="go on until interrupted: in place on a terminal, else a line each time (default: 1)",
+    )
+    add_json(parser, "print JSON, for scripts: one object a line")
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; PATH comes before --watch") from None
+    if not 0.01 <= seconds <= 86400:  # nan is neither
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.01 to 86400 seconds")
+    return seconds
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look twice and report; with --watch again and again."""
+    look = _look(args.path)
+    if args.watch is not None:
+        _watch(args, look)
+    before = None
+    if look.alive:
+        time.sleep(_BETWEEN)
+        before, look = look, _look(args.path)
+    facts = _facts(args.path, look, before)
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(_page(facts)))
+    return OK
+
+
+def _watch(args: argparse.Namespace, before: _Look) -> NoReturn:
+    """Report until interrupted, or nobody reads the output."""
+    in_place = not args.json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    drawn = _draw(_facts(args.path, before, None), 0) if in_place else 0
+    due = before.monotonic
+    while True:
+        due = max(due + args.watch, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+        look = _look(args.path)
+        facts = _facts(args.path, look, before)
+        before = look
+        if in_place:
+            drawn = _draw(facts, drawn)
+        elif args.json:
+            print_json(facts)
+        else:
+            print(_line(facts))
+        sys.stdout.flush()
+
+
+def _draw(facts: Facts, drawn: int) -> int:
+    """Put a page in the place of the one that was drawn before, which had so many lines; its own lines."""
+    columns = shutil.get_terminal_size().columns
+    page = [line[: columns - 1] for line in _page(facts)]  # a line that wraps would take two
+    print((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(page), flush=True)
+    return len(page)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the live page said at one time. ``version``: how often the writer had shown new bounds."""
+
+    monotonic: float
+    time_ns: int
+    writer: LiveWriter
+    alive: bool
+    of_this_file: bool
+    bounds: LiveBounds | None
+    version: int
+    capacity: int
+
+
+def _look(path: str) -> _Look:
+    mapping, identity = map_for_reading(path, "auto", SYSTEM)
+    try:
+        capacity, writer, bounds = identity.block.capacity, read_writer(mapping.load), read_bounds(mapping.load)
+        if bounds is not None and not _possible(bounds, capacity):
+            bounds = None
+        return _Look(
+            monotonic=time.monotonic(),
+            time_ns=SYSTEM.now_ns(),
+            writer=writer,
+            alive=living_writer(mapping.load, mapping.inode, SYSTEM) is not None,
+            of_this_file=writer.inode == mapping.inode,
+            bounds=bounds,
+            version=int.from_bytes(mapping.load(LIVE_OFFSET, _VERSION_SIZE), "little"),
+            capacity=capacity,
+        )
+    finally:
+        mapping.close()
+
+
+def _possible(bounds: LiveBounds, capacity: int) -> bool:
+    """Whether a writer can have shown these: nothing keeps the page from being old, zeros or damaged."""
+    in_order = 1 <= bounds.tail.next_seq <= bounds.durable.next_seq <= SEQ_MAX + 1
+    return in_order and 0 <= bounds.durable.position - bounds.tail.position <= capacity
+
+
+def _facts(path: str, look: _Look, before: _Look | None) -> Facts:
+    writer, bounds = look.writer, look.bounds
+    facts: Facts = {
+        "path": path,
+        "time_ns": look.time_ns,
+        "writer": {"pid": writer.pid, "alive": look.alive, "of_this_file": look.of_this_file} if writer.pid in _PIDS else None,
+        "capacity": look.capacity,
+    }
+    if bounds is None:
+        return facts | {"bounds": None, "rates": None}
+    stored = max(writer.published.next_seq - 1, bounds.durable.next_seq - 1) if look.alive else bounds.durable.next_seq - 1
+    end = max(writer.published.position, bounds.durable.position) if look.alive else bounds.durable.position
+    used = min(end - bounds.tail.position, look.capacity)  # the two lines are not read at one time
+    facts["bounds"] = {
+        "epoch": bounds.epoch,
+        "first_seq": bounds.tail.next_seq,
+        "last_seq": stored,
+        "durable_seq": bounds.durable.next_seq - 1,
+        "used_bytes": used,
+        "fill": used / look.capacity,
+    }
+    if look.alive:
+        facts["newest_store_seconds"] = max(0.0, (look.time_ns - writer.heartbeat_ns) / 1e9)
+    return facts | {"rates": None if before is None else _rates(look, before)}
+
+
+def _rates(look: _Look, before: _Look) -> dict[str, float] | None:
+    """Per second; None when these are not two looks at one writer in one epoch."""
+    now, then = look.bounds, before.bounds
+    seconds = look.monotonic - before.monotonic
+    if not look.alive or now is None or then is None or now.epoch != then.epoch or seconds <= 0:
+        return None
+    if not look.writer.same_process(before.writer):
+        return None
+    return {
+        "seconds": seconds,
+        "records": (now.durable.next_seq - then.durable.next_seq) / seconds,
+        "bytes": (now.durable.position - then.durable.position) / seconds,
+        "commits": (look.version - before.version) / seconds,
+    }
+
+
+def _writer_in_words(facts: Facts) -> str:
+    writer = facts["writer"]
+    if writer is None:
+        return "none"
+    fate = "running" if writer["alive"] else "gone without closing the log"
+    return f"process {writer['pid']}, " + (fate if writer["of_this_file"] else "of the file that this is a copy of")
+
+
+def _page(facts: Facts) -> list[str]:
+    """For people: a line for each fact."""
+    bounds, rates = facts["bounds"], facts["rates"]
+    lines = [("writer", _writer_in_words(facts))]
+    if bounds is None:
+        lines.append(("records", "the live page says nothing; see pmwal info"))
+    else:
+        pending = bounds["last_seq"] - bounds["durable_seq"]
+        count = bounds["last_seq"] - bounds["first_seq"] + 1
+        held = f"{bounds['first_seq']} to {bounds['last_seq']}, {count:,} in all" if count else "none"
+        lines += [
+            ("epoch", str(bounds["epoch"])),
+            ("records", held + (f"; {pending:,} not durable yet" if pending else "")),
+            ("fill", f"{bounds['fill']:.1%}, {format_size(bounds['used_bytes'])} of {format_size(facts['capacity'])}"),
+        ]
+    if "newest_store_seconds" in facts:
+        lines.append(("last store", _age(facts)))
+    if rates is not None:
+        lines.append(("rates", _rates_in_words(rates)))
+    return [f"{name:<12}{text}" for name, text in lines]
+
+
+def _line(facts: Facts) -> str:
+    """For a pipe: one line."""
+    bounds, rates = facts["bounds"], facts["rates"]
+    words = [local_text(facts["time_ns"]), _writer_in_words(facts)]
+    if bounds is not None:
+        words.append(f"records {bounds['first_seq']} to {bounds['last_seq']}, durable {bounds['durable_seq']}")
+        words.append(f"fill {bounds['fill']:.1%}")
+    if rates is not None:
+        words.append(_rates_in_words(rates))
+    if "newest_store_seconds" in facts:
+        words.append(f"last store {_age(facts)}")
+    return "; ".join(words)
+
+
+def _rates_in_words(rates: dict[str, float]) -> str:
+    return f"{rates['records']:,.0f} records/s, {format_size(round(rates['bytes']))}/s, {rates['commits']:,.0f} commits/s"
+
+
+def _age(facts: Facts) -> str:
+    seconds = facts["newest_store_seconds"]
+    digits = 3 if seconds < 10 else 0
+    return f"{math.floor(seconds) if not digits else seconds:,.{digits}f} s ago"
