@@ -9,11 +9,16 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from pmwal.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
+    LINE,
     POSITION_MAX,
     SEQ_MAX,
     SLOT,
@@ -21,13 +26,15 @@ from pmwal.layout import (
     SLOTS_PER_PAGE,
     Slot,
     Superblock,
-    decode_slot,
-    initial_slot,
     record_size,
-    slot_body,
-    slot_index,
+    slot_checks,
     slot_offset,
 )
+
+_STORED = np.dtype([(field.name, f"<u{SLOT.field_size(field.name)}") for field in SLOT.fields])
+_FIELDS = Slot._fields
+_Columns = dict[str, npt.NDArray[np.uint64]]
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +56,34 @@ class Control:
         return len(self.lost_places)
 
 
-def slot_problem(slot: Slot, block: Superblock) -> str | None:
-    """Why no log of this geometry can have written this slot, or None."""
-    if slot.generation > GENERATION_MAX or slot.epoch > EPOCH_MAX or slot.commit_seq > SEQ_MAX:
-        return "a number past the limits of the format"
-    if slot.flags & ~SLOT_FLAGS:
-        return f"unknown flags {slot.flags:#x}"
-    if (slot.epoch == 0) != (slot.generation == 0):
-        return "epoch 0 after creation"
-    if slot.commit_position > POSITION_MAX or slot.commit_position % block.alignment:
-        return f"commit position {slot.commit_position}"
-    if slot.tail_position > slot.commit_position or slot.tail_position % block.alignment:
-        return f"tail {slot.tail_position} against commit {slot.commit_position}"
-    used = slot.commit_position - slot.tail_position
-    if used > block.capacity:
-        return f"{used} bytes in use in a ring of {block.capacity}"
-    if not 1 <= slot.tail_seq <= slot.commit_seq + 1 or not 1 <= slot.epoch_first_seq <= slot.commit_seq + 1:
-        return f"numbers {slot.tail_seq}, {slot.epoch_first_seq} against {slot.commit_seq}"
-    records = slot.commit_seq + 1 - slot.tail_seq
-    if (records == 0) != (used == 0) or records * record_size(0, block.alignment) > used:
-        return f"{records} records in {used} bytes"
-    return None
+def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]:
+    """What no log of this geometry can have written: for each reason, which slots it is true of, and how it is said of one."""
+    epoch, generation, flags = slots["epoch"], slots["generation"], slots["flags"]
+    commit, tail = slots["commit_position"], slots["tail_position"]
+    commit_seq, tail_seq, first = slots["commit_seq"], slots["tail_seq"], slots["epoch_first_seq"]
+    too_great = (generation > GENERATION_MAX) | (epoch > EPOCH_MAX) | (commit_seq > SEQ_MAX)
+    yield too_great, "a number past the limits of the format"
+    yield (flags & ~np.uint64(SLOT_FLAGS)) != 0, "unknown flags {flags:#x}"
+    yield (epoch == 0) != (generation == 0), "epoch 0 after creation"
+    yield (commit > POSITION_MAX) | (commit % block.alignment != 0), "commit position {commit_position}"
+    yield (tail > commit) | (tail % block.alignment != 0), "tail {tail_position} against commit {commit_position}"
+    # From here on a difference may have wrapped around zero, but then one of the reasons above holds, too, and is said.
+    used, records = commit - tail, commit_seq + 1 - tail_seq
+    yield used > block.capacity, f"tail {{tail_position}} and commit {{commit_position}} in a ring of {block.capacity}"
+    numbers = (tail_seq < 1) | (tail_seq > commit_seq + 1) | (first < 1) | (first > commit_seq + 1)
+    yield numbers, "numbers {tail_seq}, {epoch_first_seq} against {commit_seq}"
+    least = record_size(0, block.alignment)
+    crowded = ((records == 0) != (used == 0)) | (records > used // least)
+    yield crowded, "records {tail_seq} to {commit_seq} from {tail_position} to {commit_position}"
 
 
-def due_generations(newest: int, block: Superblock) -> list[int]:
+def due_generations(newest: int, block: Superblock) -> npt.NDArray[np.uint64]:
     """The generation that each place holds when ``newest`` is the newest one; 0 for one never used."""
-    pages, turn = block.control_pages, block.turn
-    firsts = (place * pages + page for page in range(pages) for place in range(SLOTS_PER_PAGE))
-    return [max(newest - (newest - first) % turn, 0) for first in firsts]
+    indexes = np.arange(block.turn)
+    firsts = indexes % SLOTS_PER_PAGE * block.control_pages + indexes // SLOTS_PER_PAGE
+    ago = ((newest % block.turn - firsts) % block.turn).astype(np.uint64)
+    due: npt.NDArray[np.uint64] = np.where(ago <= newest, np.uint64(newest) - ago, np.uint64(0))
+    return due
 
 
 def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
@@ -84,40 +91,36 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
 
     ``checks``, when it is known already, has a byte for each slot, which is not 0 where the checksum is right.
     """
-    slots: list[Slot | None] = []
-    problem: str | None = None
-    untouched = initial_slot()
-    untouched_body = slot_body(untouched)
-    known = checks is not None
-    for index in range(block.turn):
-        slot = None
-        if checks is None or checks[index]:
-            stored = raw[index * SLOT.size : (index + 1) * SLOT.size]
-            is_untouched = known and stored.endswith(untouched_body)  # most are, in a young log
-            slot = untouched if is_untouched else decode_slot(stored, block.uuid, index, known=known)
-        slots.append(slot)
-        if slot is None or slot is untouched or slot == untouched:
-            continue
-        reason = slot_problem(slot, block)
-        if reason is None and slot.generation and slot_index(slot.generation, block.control_pages) != index:
-            reason = f"generation {slot.generation} at a place that is not its own"
-        if reason is not None and problem is None:
-            page, place = divmod(index, SLOTS_PER_PAGE)
-            problem = f"slot {place} of control page {page} (file offset {slot_offset(index)}): {reason}"
-    valid = [slot for slot in slots if slot is not None]
-    if not valid:
+    stored = np.frombuffer(raw, _STORED, block.turn)
+    if checks is None:
+        checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
+    slots = {name: stored[name].astype(np.uint64) for name in _FIELDS}
+    valid = (np.frombuffer(checks, np.uint8, block.turn) != 0) & (stored["reserved"] == 0) & (slots["tail_seq"] != 0)
+    problem = _first_problem(slots, valid, block)
+    if not valid.any():
         return Control(None, tuple(range(block.turn)), problem, 0)
-    newest = max(valid, key=_generation)
-    return Control(newest, _find_lost(slots, newest, block), problem, max(slot.epoch for slot in valid))
+    generations = np.where(valid, stored["generation"], 0)
+    at = int(generations.argmax() if generations.any() else valid.argmax())
+    newest = _slot(slots, at)
+    lost = ~valid | (slots["generation"] != due_generations(newest.generation, block))
+    return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()))
 
 
-def _generation(slot: Slot) -> int:
-    return slot.generation
+def _first_problem(slots: _Columns, valid: _Mask, block: Superblock) -> str | None:
+    """What contradicts itself in the first of the valid slots in which something does."""
+    own = slots["generation"] % block.turn
+    places = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
+    elsewhere = (slots["generation"] != 0) & (places != np.arange(block.turn, dtype=np.uint64))
+    reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at a place that is not its own")]
+    wrong = valid & np.logical_or.reduce([mask for mask, _ in reasons])
+    if not wrong.any():
+        return None
+    index = int(wrong.argmax())
+    text = next(text for mask, text in reasons if mask[index])
+    page, place = divmod(index, SLOTS_PER_PAGE)
+    where = f"slot {place} of control page {page} (file offset {slot_offset(index)})"
+    return f"{where}: {text.format(**_slot(slots, index)._asdict())}"
 
 
-def _find_lost(slots: list[Slot | None], newest: Slot, block: Superblock) -> tuple[int, ...]:
-    """The places that do not hold the generation they must hold beside the newest one."""
-    due = due_generations(newest.generation, block)
-    return tuple(
-        index for index, slot in enumerate(slots) if slot is None or slot.generation != due[index]
-    )
+def _slot(slots: _Columns, index: int) -> Slot:
+    return Slot(*(int(slots[name][index]) for name in _FIELDS))

@@ -372,16 +372,16 @@ def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
     return struct.pack("<I", crc32c(body, seed_crc(uuid, index))) + body
 
 
-def decode_slot(raw: bytes, uuid: bytes, index: int, *, known: bool = False) -> Slot | None:
-    """The slot in these 64 bytes, or None when they are not a whole one of this log at this index.
-
-    ``known`` says that the checksum was found right.
-    """
-    crc, *fields, reserved = SLOT.struct.unpack(raw)
+def decode_slot(raw: bytes, uuid: bytes, index: int) -> Slot | None:
+    """The slot in these 64 bytes, or None when they are not a whole one of this log at this index."""
+    _, *fields, reserved = SLOT.struct.unpack(raw)
     slot = Slot._make(fields)
-    if reserved or not slot.tail_seq:
-        return None
-    return slot if known or crc == crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index)) else None
+    return slot if not reserved and slot.tail_seq and slot_checks(raw, uuid, index) else None
+
+
+def slot_checks(raw: bytes, uuid: bytes, index: int) -> bool:
+    """Whether these 64 bytes have the checksum that a slot at this index must have."""
+    return int.from_bytes(raw[:_CRC_SIZE], "little") == crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index))
 
 
 @lru_cache(maxsize=CONTROL_SIZE_MAX // SLOT.size)

@@ -273,8 +273,9 @@ def _fail(personality: str) -> Operation:
 
     def fail_reopen(session: Session) -> None:
         group, lies = session.make(SMALL), personality == "late"
-        first_max = session.first_after(group)
-        session.expect(adding=group, first_max=first_max)
+        refused = tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
+        first_max_refused = session.first_after(group + refused)  # after a lie the second one may free space before it fails
+        session.expect(adding=group, first_max=session.first_after(group))
         failing = FailingMsync(personality, session.recorder, session.path, session.medium_now)
         try:
             session.log.append(group[0][1])
@@ -283,10 +284,10 @@ def _fail(personality: str) -> Operation:
         else:
             if not lies:
                 raise Violation("poisoned", "an append returned although its barrier had failed")
-        model, refused = session.model, tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
+        model = session.model
         model.strays += [group, group + refused]
         model.lied = lies
-        session.expect(first_max=first_max)
+        session.expect(first_max=first_max_refused)
         try:
             session.log.append(refused[0][1])
         except PersistError:
