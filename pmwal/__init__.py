@@ -23,6 +23,7 @@ from pmwal.errors import (
     WalFull,
     WalLocked,
 )
+from pmwal.handler import LogHandler
 from pmwal.opening import open, verify
 from pmwal.reader import Reader
 from pmwal.records import Record, RecoveryReport, WalStats
@@ -34,6 +35,7 @@ __all__ = [
     "CorruptWal",
     "ForkedWal",
     "FormatError",
+    "LogHandler",
     "Overrun",
     "PersistError",
     "PmwalError",

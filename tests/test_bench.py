@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import pmwal
+
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench  # noqa: E402
-from benchmark import charts, checks, media, sections  # noqa: E402
+from benchmark import charts, checks, loggers, media, sections  # noqa: E402
 from benchmark.context import FULL, QUICK, TINY, Context  # noqa: E402
 from benchmark.floors import FloorsUnavailable, load  # noqa: E402
 from benchmark.gate import BARS, Row, absolute, broken, compare, exit_code, skipped  # noqa: E402
@@ -297,6 +299,28 @@ def test_every_workload_has_settings_for_pmwal_and_a_peer() -> None:
     for workload in WORKLOADS:
         assert workload in PEERS["pmwal"].settings
         assert any(workload in peer.settings for peer in PEERS.values() if not peer.ours)
+
+
+# -- loggers
+
+
+@pytest.mark.parametrize("name", [name for name, logger in loggers.LOGGERS.items() if logger.missing() is None])
+def test_installed_loggers_do_log(name: str, shm_dir: Path) -> None:
+    """Each call leaves its event in a file or a queue: nobody is measured who drops it, but the one that is there for that."""
+    session = loggers.LOGGERS[name].open(shm_dir)
+    lead = () if session.template is None else (session.template,)
+    for number in range(3):
+        session.call(*lead, number, 100, 99.5)
+    waiting = 0 if session.queue is None else session.queue.qsize()
+    session.close()
+    stored = b"".join(path.read_bytes() for path in shm_dir.iterdir())
+    written = sum(stored.count(b"order %d filled 100" % number) for number in range(3))
+    if name == loggers.EVENT:  # packed: it has a format and no text
+        (path,) = shm_dir.iterdir()
+        with pmwal.open(path, "r") as reader:
+            assert len(reader) >= 3
+    else:
+        assert waiting + written == (0 if name == loggers.DROP else 3)
 
 
 # -- everything runs

@@ -20,7 +20,7 @@ import numpy as np
 import sectors
 
 import pmwal
-from benchmark import workloads
+from benchmark import loggers, workloads
 from benchmark.context import MIB, Context, PageBuffer, available_memory, free_space
 from benchmark.floors import PAGE, Area, FloorsUnavailable, Loop
 from benchmark.gate import BARS, Row, absolute, broken, compare, skipped
@@ -465,6 +465,30 @@ def flat_append(context: Context) -> Iterator[Row]:
     yield compare("flat append", what, "fastest ring", (low, high), "ns", "at most", BARS["flat append"], note + names)
 
 
+def log_calls(context: Context) -> Iterator[Row]:
+    """One call of ``pmwal.events`` and of ``LogHandler``, against logging to a file, formatting for nothing, and enqueueing."""
+    name, found = "log calls", loggers.measure(context, list(loggers.LOGGERS))
+    times = {logger: 1e9 / latency.rate for logger, latency in found.items()}
+    allowed, floor = BARS["log handler ns"], times[loggers.DROP]
+    what = f"logger.info to a LogHandler takes at most {time_text(allowed)} more than formatting takes"
+    figures = floor + allowed, times[loggers.HANDLER]
+    note = f"{time_text(abs(figures[1] - floor))} {'more' if figures[1] >= floor else 'less'}"
+    yield compare(name, what, f"formats and drops, and {time_text(allowed)}", figures, "ns", "at most", 1.0, note)
+    if loggers.EVENT not in times:
+        yield skipped(name, context.unavailable[loggers.EVENT])
+    else:
+        event = times[loggers.EVENT]
+        what = "fill(id, qty, px) against logger.info"
+        yield compare(name, what, loggers.FILE, (times[loggers.FILE], event), "ns", "at most", BARS["log event"])
+        for other, took in times.items():
+            if loggers.LOGGERS[other].enqueues:
+                what = "fill(id, qty, px) against a logger that only enqueues"
+                yield compare(name, what, other, (took, event), "ns", "at most", BARS["log event enqueued"])
+    for logger, message in context.unavailable.items():
+        if logger in loggers.LOGGERS and logger != loggers.EVENT:
+            yield skipped(name, message)
+
+
 Check = Callable[[Context], Iterator[Row]]
 
 CHECKS: dict[str, Check] = {
@@ -484,6 +508,7 @@ CHECKS: dict[str, Check] = {
     "read": read,
     "peers": peers,
     "flat append": flat_append,
+    "log calls": log_calls,
 }
 """Name -> check, in the order in which they run."""
 

@@ -33,6 +33,9 @@ BARS: dict[str, float] = {
     "read": 1.0,
     "peers": 1.0,
     "flat append": 1.25,
+    "log event": 0.08,
+    "log event enqueued": 1.0,
+    "log handler ns": 1000.0,
 }
 """Every bar of the gate, in one place."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark import workloads
+from benchmark import loggers, workloads
 from benchmark.checks import BATCH_OF_PAYLOADS, CONTROL_SIZE, mapped
 from benchmark.context import Context, PageBuffer
 from benchmark.floors import PAGE, Area, Loop
@@ -360,6 +360,21 @@ def peers(context: Context, series: Series) -> list[Table]:
     return tables
 
 
+def log_calls(context: Context, series: Series) -> list[Table]:
+    """Every logger, beside ``logging`` with a ``FileHandler``."""
+    found = loggers.measure(context, list(loggers.LOGGERS))
+    reference = found[loggers.FILE].rate
+    rows = []
+    for name, latency in found.items():
+        logger = loggers.LOGGERS[name]
+        figures = [time_text(1e9 / latency.rate), f"{reference / latency.rate:.3f}", *tail_texts(latency)]
+        rows.append([name, *figures, logger.kept, logger.settings])
+    series["loggers"] = {name: {"ns": 1e9 / latency.rate, "p50": latency.p50} for name, latency in found.items()}
+    columns = ["logger", "a call", "/ FileHandler", "p50", "p99", "p99.9", "p99.99", "max", "after SIGKILL", "settings"]
+    title = "Loggers: an event with three values; a call by the time of the loop, percentiles with two clock reads"
+    return [Table(title, columns, rows, context.memory.note)]
+
+
 Section = Callable[[Context, Series], list[Table]]
 
 SECTIONS: dict[str, Section] = {
@@ -371,5 +386,6 @@ SECTIONS: dict[str, Section] = {
     "thread counts": threads,
     "recovery sizes": recovery,
     "peer tables": peers,
+    "loggers": log_calls,
 }
 """Name -> section, in the order in which they run."""

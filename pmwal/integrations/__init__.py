@@ -1,0 +1,1 @@
+"""Logging libraries other than the standard one, which ``pmwal.LogHandler`` serves. One module each; none imports the library."""

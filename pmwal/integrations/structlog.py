@@ -1,0 +1,123 @@
+"""A logger factory for structlog.
+
+.. code-block:: python
+
+    import structlog
+    from pmwal.integrations.structlog import LoggerFactory
+
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+        logger_factory=LoggerFactory("app.wal"),
+    )
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import weakref
+from typing import NoReturn
+
+from pmwal.sink import Sink, SinkStats, refuse_pickle
+from pmwal.wal import Wal
+
+
+class LoggerFactory:
+    """What ``structlog.configure(logger_factory=...)`` takes; the arguments are those of ``pmwal.LogHandler``.
+
+    A record is what the last processor made, text or bytes, in UTF-8; its ``kind`` is the number that ``logging`` gives to the
+    method it was logged with. What goes wrong with the log is counted and printed to stderr (unless ``logging.raiseExceptions`` is
+    false), and not raised. The log is closed when factory and loggers are gone, and at exit.
+
+    >>> factory = LoggerFactory(path, size="1MiB")
+    >>> factory().warning('{"event": "late"}')
+    >>> [(record.kind, record.data) for record in factory.wal]
+    [(30, b'{"event": "late"}')]
+    >>> factory.close()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size: int | str | None = None,
+        commit: str | float = 1.0,
+        sync_level: int | str = logging.CRITICAL,
+        on_full: str = "overwrite",
+        medium: str = "auto",
+    ) -> None:
+        self._sink = Sink(path, size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        weakref.finalize(self, self._sink.close)
+
+    def __call__(self, *args: object) -> WalLogger:
+        """A logger. structlog passes what ``get_logger`` was given: the first is its ``name``."""
+        return WalLogger(self, str(args[0]) if args else None)
+
+    def write(self, message: str | bytes, level: int) -> None:
+        """Store one rendered message. Errors are counted and printed."""
+        try:
+            line = message.encode("utf-8", "backslashreplace") if isinstance(message, str) else message
+            self._sink.store(line, level)
+        except Exception as error:
+            self._sink.count(error)
+            if logging.raiseExceptions and sys.stderr is not None:
+                print("--- Logging error ---", *traceback.format_exception(error), file=sys.stderr, sep="\n")
+
+    def flush(self) -> None:
+        """The durability barrier: what was logged before is durable when this returns. Raises ``PersistError``."""
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Commit and close the log. Idempotent."""
+        self._sink.close()
+
+    @property
+    def wal(self) -> Wal:
+        """The open log, to read or follow what was stored."""
+        return self._sink.wal
+
+    def stats(self) -> SinkStats:
+        """What became of the messages."""
+        return self._sink.stats()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle(self)
+
+
+class WalLogger:
+    """The logger that structlog wraps: one method for each level."""
+
+    def __init__(self, factory: LoggerFactory, name: str | None) -> None:
+        self._factory = factory  # keeps the log open
+        self._write = factory.write
+        self.name = name
+
+    def debug(self, message: str | bytes) -> None:
+        """Store a message of level DEBUG."""
+        self._write(message, logging.DEBUG)
+
+    def info(self, message: str | bytes) -> None:
+        """Store a message of level INFO."""
+        self._write(message, logging.INFO)
+
+    def warning(self, message: str | bytes) -> None:
+        """Store a message of level WARNING."""
+        self._write(message, logging.WARNING)
+
+    def error(self, message: str | bytes) -> None:
+        """Store a message of level ERROR."""
+        self._write(message, logging.ERROR)
+
+    def critical(self, message: str | bytes) -> None:
+        """Store a message of level CRITICAL."""
+        self._write(message, logging.CRITICAL)
+
+    msg = log = info
+    warn = warning
+    err = exception = failure = error
+    fatal = critical
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle(self)

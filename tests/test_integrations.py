@@ -1,0 +1,218 @@
+"""structlog and loguru into a log: what they rendered is a record, and errors go where these libraries' users look for them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from pmwal.integrations.loguru import Sink
+from pmwal.integrations.structlog import LoggerFactory
+from processes import elsewhere, run_script
+
+SIZE = "64KiB"
+
+
+@pytest.fixture
+def log(shm_dir: Path) -> Path:
+    """Where the log is."""
+    return shm_dir / "app.wal"
+
+
+def records(wal: pmwal.Wal | pmwal.Reader) -> list[tuple[int, str]]:
+    """Level and text of all records."""
+    return [(record.kind, record.data.decode()) for record in wal]
+
+
+# -- structlog
+
+
+def bound(factory: LoggerFactory, *names: str) -> Any:
+    """A structlog logger that renders JSON."""
+    structlog = pytest.importorskip("structlog")
+    return structlog.wrap_logger(
+        factory(*names),
+        processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+
+
+@pytest.fixture
+def factory(log: Path) -> Iterator[LoggerFactory]:
+    """A factory that commits when it is told to."""
+    factory = LoggerFactory(log, size=SIZE, commit="manual")
+    yield factory
+    factory.close()
+
+
+def test_structlog_event_is_a_record_of_its_level(factory: LoggerFactory) -> None:
+    """Rendered by the last processor, filtered by structlog, durable from CRITICAL on."""
+    logger = bound(factory).bind(shop=7)
+    logger.debug("below")
+    logger.info("order", id=1)
+    logger.warning("late")
+    assert factory.wal.committed_seq == 0
+    logger.critical("lost")
+    assert factory.wal.committed_seq == 3
+    found = [(kind, json.loads(text)) for kind, text in records(factory.wal)]
+    assert found == [
+        (20, {"shop": 7, "id": 1, "event": "order", "level": "info"}),
+        (30, {"shop": 7, "event": "late", "level": "warning"}),
+        (50, {"shop": 7, "event": "lost", "level": "critical"}),
+    ]
+
+
+def test_structlog_method_names_are_those_of_its_own_loggers(factory: LoggerFactory) -> None:
+    """Every method that structlog's loggers have, with the number that logging gives to it; bytes and a name as well."""
+    structlog = pytest.importorskip("structlog")
+    theirs = {name for name in dir(structlog.BytesLogger) if not name.startswith("_")} - {"name"}
+    levels = {"debug": 10, "info": 20, "msg": 20, "log": 20, "warn": 30, "warning": 30, "fatal": 50, "critical": 50}
+    logger = factory("orders")
+    assert logger.name == "orders"
+    for name in sorted(theirs):
+        getattr(logger, name)(name.encode())
+    assert records(factory.wal) == [(levels.get(name, 40), name) for name in sorted(theirs)]
+
+
+def test_structlog_configured_by_the_factory_logs_into_it(factory: LoggerFactory) -> None:
+    """As the module's documentation shows it."""
+    structlog = pytest.importorskip("structlog")
+    try:
+        structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=factory)
+        structlog.get_logger("orders").info("order", id=1)
+    finally:
+        structlog.reset_defaults()
+    assert records(factory.wal) == [(20, '{"id": 1, "event": "order"}')]
+
+
+def test_structlog_call_does_not_raise_what_the_log_does(factory: LoggerFactory, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed and counted, in a forked child as well; silent when logging is told so."""
+    logger = bound(factory)
+
+    def misuse() -> tuple[str, int]:
+        logger.info("child")
+        return capsys.readouterr().err, factory.stats().errors
+
+    printed, errors = elsewhere(misuse)
+    assert ("after the fork" in printed, errors) == (True, 1)
+    factory.close()
+    logger.info("late")
+    assert "WalClosed" in capsys.readouterr().err
+    logging.raiseExceptions = False
+    try:
+        logger.info("later")
+    finally:
+        logging.raiseExceptions = True
+    assert capsys.readouterr().err == ""
+    assert factory.stats().errors == 2
+
+
+def test_structlog_factory_lives_as_long_as_its_loggers(log: Path) -> None:
+    """Then the log is closed, not dropped; it is flushed when that is asked for."""
+    logger = LoggerFactory(log, size=SIZE, commit="manual")()
+    gc.collect()
+    logger.info("still open")
+    logger._factory.flush()
+    assert logger._factory.wal.committed_seq == 1
+    del logger
+    gc.collect()
+    assert pmwal.verify(log).outcome == "clean"
+
+
+def test_structlog_log_is_closed_at_exit(log: Path) -> None:
+    """Without a word on stderr, although the program did nothing for it."""
+    source = """
+        import sys
+        from pmwal.integrations.structlog import LoggerFactory
+        logger = LoggerFactory(sys.argv[1], size="64KiB")()
+        logger.info("last words")
+    """
+    done = run_script(source, log)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pmwal.verify(log).outcome == "clean"
+    with pmwal.open(log, "r") as reader:
+        assert records(reader) == [(20, "last words")]
+
+
+# -- loguru
+
+
+@pytest.fixture
+def loguru() -> Iterator[Any]:
+    """loguru's logger without its own sink on stderr."""
+    logger = pytest.importorskip("loguru").logger
+    logger.remove()
+    yield logger
+    logger.remove()
+
+
+def test_loguru_message_is_a_record_of_its_level(loguru: Any, log: Path) -> None:
+    """Without loguru's newline; durable from sync_level on, not at each message; closed by remove()."""
+    sink = Sink(log, size=SIZE, commit="manual", sync_level="ERROR")
+    number = loguru.add(sink, format="{level} {message}")
+    loguru.info("order {number}", number=7)
+    loguru.success("größer")
+    assert (sink.wal.committed_seq, sink.stats().written) == (0, 2)
+    sink.commit()
+    assert sink.wal.committed_seq == 2
+    loguru.error("failed")
+    assert sink.wal.committed_seq == 3
+    loguru.remove(number)
+    assert pmwal.verify(log).outcome == "clean"
+    with pmwal.open(log, "r") as reader:
+        assert records(reader) == [(20, "INFO order 7"), (25, "SUCCESS größer"), (40, "ERROR failed")]
+
+
+def test_loguru_serialized_message_is_json(loguru: Any, log: Path) -> None:
+    """By loguru's own serializer, with the bound fields."""
+    sink = Sink(log, size=SIZE)
+    loguru.add(sink, serialize=True)
+    loguru.bind(order=7).warning("late")
+    (kind, text) = records(sink.wal)[0]
+    found = json.loads(text)["record"]
+    assert (kind, found["message"], found["extra"]) == (30, "late", {"order": 7})
+
+
+def test_loguru_reports_what_the_sink_raises(loguru: Any, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And goes on; told catch=False it raises into the program."""
+    sink = Sink(log, size=SIZE)
+    number = loguru.add(sink)
+    loguru.info("x" * (1 << 16))
+    assert "RecordTooLarge" in capsys.readouterr().err
+    loguru.remove(number)
+    loguru.add(sink, catch=False)
+    with pytest.raises(pmwal.WalClosed):
+        loguru.info("late")
+    assert sink.stats().errors == 2
+
+
+def test_loguru_in_a_forked_child_is_told_to_open_its_own(loguru: Any, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the error that loguru prints."""
+    sink = Sink(log, size=SIZE)
+    loguru.add(sink)
+
+    def misuse() -> str:
+        loguru.info("child")
+        return capsys.readouterr().err
+
+    assert "after the fork" in elsewhere(misuse)
+    loguru.info("parent")
+    assert len(sink.wal) == 1
+
+
+@pytest.mark.parametrize("make", [Sink, LoggerFactory])
+def test_what_holds_a_log_is_not_sent_to_another_process(make: Any, log: Path) -> None:
+    """The message says what to do instead."""
+    thing = make(log, size=SIZE)
+    for attempt in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match="path of its own"):
+            attempt(thing)
+    (thing.stop if make is Sink else thing.close)()

@@ -1,0 +1,248 @@
+"""Loggers side by side: what one call takes that logs an event with three values, in one process and in turns.
+
+Each formats as little as it can (the message alone), which is the cheapest it gets. Each turn opens the logger anew; its first
+calls are not timed. A logger that only enqueues is measured without anybody who takes from the queue, where that is possible:
+beside a thread that writes what it took, a call takes longer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import logging.handlers
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import pmwal
+from benchmark.context import Context
+from benchmark.floors import Loop
+from benchmark.peers.base import load
+from benchmark.stats import Latency, median, merge
+
+BY_PERCENT = "order %s filled %s @ %s"
+BY_BRACES = "order {} filled {} @ {}"
+BY_NAME = "order {id} filled {qty} @ {px}"
+_SIZE = "64MiB"
+_WARM_UP = 0.1  # of the calls that are timed, before them
+
+
+class Session(NamedTuple):
+    """An open logger. ``call(template, id, qty, px)`` logs; ``call(id, qty, px)`` when there is no template.
+
+    ``queue`` is where an event stays that nobody writes.
+    """
+
+    call: Callable[..., object]
+    template: str | None
+    close: Callable[[], object]
+    queue: queue.SimpleQueue[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Logger:
+    """``open(directory)``; ``module``: what it needs; ``kept``: what is left of an event after SIGKILL, or that it was not kept."""
+
+    name: str
+    open: Callable[[Path], Session]
+    settings: str
+    kept: str
+    module: str | None = None
+    ours: bool = False
+    enqueues: bool = False
+
+    def missing(self) -> str | None:
+        """Why it cannot be measured here; None when it can."""
+        if self.module is not None and importlib.util.find_spec(self.module) is None:
+            return f"{self.name}: skipped, the Python module {self.module} is not installed"
+        return None
+
+
+def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
+    """These loggers in turns: percentiles of all single calls, rates of the median loop. The missing ones are said and left out."""
+    usable = []
+    for name in names:
+        problem = LOGGERS[name].missing()
+        if problem is None:
+            usable.append(name)
+        elif name not in context.unavailable:
+            context.unavailable[name] = problem
+            context.say(problem)
+    count = context.scale.peer_process
+    whole: dict[str, list[Loop]] = {name: [] for name in usable}
+    each: dict[str, list[Loop]] = {name: [] for name in usable}
+    for _ in context.rounds:
+        for name in usable:
+            for loops, loop in ((each, _each), (whole, _whole)):
+                session = LOGGERS[name].open(context.memory_dir)
+                try:
+                    _whole(session, max(1, int(count * _WARM_UP)))
+                    loops[name].append(loop(session, count))
+                finally:
+                    session.close()
+    return {
+        name: replace(
+            Latency.of(merge([loop.each for loop in each[name]])), rate=1e9 / median([loop.mean for loop in whole[name]])
+        )
+        for name in usable
+    }
+
+
+def _whole(session: Session, count: int) -> Loop:
+    """Only the whole is timed. Two loops, because a general call would cost as much as an event does."""
+    call, template = session.call, session.template
+    if template is None:
+        begin = perf_counter_ns()
+        for number in range(count):
+            call(number, 100, 99.5)
+        return Loop(perf_counter_ns() - begin, count, np.zeros(0, dtype=np.int64))
+    begin = perf_counter_ns()
+    for number in range(count):
+        call(template, number, 100, 99.5)
+    return Loop(perf_counter_ns() - begin, count, np.zeros(0, dtype=np.int64))
+
+
+def _each(session: Session, count: int) -> Loop:
+    """Each call is timed."""
+    call, template, clock = session.call, session.template, perf_counter_ns
+    each = [0] * count
+    begin = clock()
+    if template is None:
+        for number in range(count):
+            start = clock()
+            call(number, 100, 99.5)
+            each[number] = clock() - start
+    else:
+        for number in range(count):
+            start = clock()
+            call(template, number, 100, 99.5)
+            each[number] = clock() - start
+    return Loop(clock() - begin, count, np.array(each, dtype=np.int64))
+
+
+# -- the loggers
+
+
+class _Drop(logging.Handler):
+    """What every handler pays for: the record and its text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format, and forget."""
+        self.format(record)
+
+
+def _standard(handler: logging.Handler, waiting: queue.SimpleQueue[Any] | None = None) -> Session:
+    logger = logging.Logger("bench")
+    logger.addHandler(handler)
+    return Session(logger.info, BY_PERCENT, handler.close, waiting)
+
+
+def _file_handler(directory: Path) -> Session:
+    return _standard(logging.FileHandler(directory / "plain.log", "w"))
+
+
+def _drop(directory: Path) -> Session:
+    return _standard(_Drop())
+
+
+def _log_handler(directory: Path, **options: Any) -> Session:
+    return _standard(pmwal.LogHandler(_new(directory), size=_SIZE, **options))
+
+
+def _queue_handler(directory: Path) -> Session:
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    return _standard(logging.handlers.QueueHandler(waiting), waiting)
+
+
+def _event(directory: Path) -> Session:
+    wal = pmwal.open(_new(directory), size=_SIZE, commit="manual", on_full="overwrite")
+    log: Any = load("pmwal.events").Logger(wal)
+    return Session(log.event(BY_NAME), None, wal.close)
+
+
+def _picologging(directory: Path) -> Session:
+    return _picologging_to(load("picologging").FileHandler(str(directory / "pico.log"), "w"))
+
+
+def _picologging_queue(directory: Path) -> Session:
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    return _picologging_to(load("picologging.handlers").QueueHandler(waiting), waiting)
+
+
+def _picologging_to(handler: Any, waiting: queue.SimpleQueue[Any] | None = None) -> Session:
+    logger: Any = load("picologging").Logger("bench", logging.INFO)  # without a level it drops every record
+    logger.addHandler(handler)
+    return Session(logger.info, BY_PERCENT, handler.close, waiting)
+
+
+def _loguru(directory: Path, **options: Any) -> Session:
+    return _loguru_to(str(directory / "loguru.log"), mode="w", **options)
+
+
+def _loguru_pmwal(directory: Path) -> Session:
+    return _loguru_to(load("pmwal.integrations.loguru").Sink(_new(directory), size=_SIZE))
+
+
+def _loguru_to(sink: object, **options: Any) -> Session:
+    logger: Any = load("loguru").logger
+    logger.remove()  # it has one logger for a process: nothing else may listen to it
+    logger.add(sink, format="{message}", **options)
+    return Session(logger.info, BY_BRACES, logger.remove)
+
+
+def _structlog(directory: Path) -> Session:
+    file = (directory / "structlog.log").open("wb")
+    return _structlog_to(load("structlog").BytesLogger(file), file.close)
+
+
+def _structlog_pmwal(directory: Path) -> Session:
+    factory = load("pmwal.integrations.structlog").LoggerFactory(_new(directory), size=_SIZE)
+    return _structlog_to(factory(), factory.close)
+
+
+def _structlog_to(logger: object, close: Callable[[], object]) -> Session:
+    structlog: Any = load("structlog")
+    bound = structlog.wrap_logger(
+        logger,
+        processors=[lambda logger, name, event: event["event"].encode()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        context_class=dict,
+    )
+    return Session(bound.bind().info, BY_PERCENT, close)
+
+
+def _new(directory: Path) -> Path:
+    """The path of a log that does not exist."""
+    path = directory / "logger.wal"
+    path.unlink(missing_ok=True)
+    return path
+
+
+FILE, DROP, HANDLER, EVENT = "logging, FileHandler", "logging, formats and drops", "logging, pmwal.LogHandler", "pmwal.events"
+_KEPT, _LOST = "kept", "lost"
+
+LOGGERS: dict[str, Logger] = {
+    logger.name: logger
+    for logger in (
+        Logger(FILE, _file_handler, "the reference", _KEPT),
+        Logger(DROP, _drop, "the floor of every handler", _LOST),
+        Logger(HANDLER, _log_handler, "defaults", _KEPT, ours=True),
+        Logger(f'{HANDLER}, commit="manual"', lambda place: _log_handler(place, commit="manual"), "no thread", _KEPT, ours=True),
+        Logger(f"{HANDLER}, structured", lambda place: _log_handler(place, structured=True), "JSON", _KEPT, ours=True),
+        Logger(EVENT, _event, 'fill(id, qty, px), commit="manual"', _KEPT, module="pmwal.events", ours=True),
+        Logger("logging, QueueHandler", _queue_handler, "SimpleQueue, no listener", _LOST, enqueues=True),
+        Logger("picologging, FileHandler", _picologging, "", _KEPT, module="picologging"),
+        Logger("picologging, QueueHandler", _picologging_queue, "SimpleQueue, no listener", _LOST, "picologging", enqueues=True),
+        Logger("loguru, file", _loguru, 'format="{message}"', _KEPT, module="loguru"),
+        Logger("loguru, enqueue", lambda place: _loguru(place, enqueue=True), "with its thread", _LOST, "loguru", enqueues=True),
+        Logger("loguru, pmwal sink", _loguru_pmwal, 'format="{message}"', _KEPT, module="loguru", ours=True),
+        Logger("structlog, BytesLogger", _structlog, "filtering bound logger, event only", _KEPT, module="structlog"),
+        Logger("structlog, pmwal factory", _structlog_pmwal, "the same", _KEPT, module="structlog", ours=True),
+    )
+}
+"""Name -> logger, in the order in which they are measured and shown."""
