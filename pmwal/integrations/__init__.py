@@ -1,0 +1,1 @@
+"""Adapters for libraries that pmwal does not need."""
