@@ -22,7 +22,7 @@ NS_MAX = (1 << 37) - 1
 DOUBLINGS = NS_MAX.bit_length() - HALF.bit_length()
 COUNTERS = (DOUBLINGS + 2) * HALF
 SAMPLE_STEP = 64
-"""Where a barrier is no system call one commit of so many is timed: two looks at the clock would be a third of what it takes."""
+"""Where a barrier is no system call one commit of so many is timed: two looks at the clock add a fifth to it."""
 
 assert HALF & (HALF - 1) == 0
 assert SAMPLE_STEP & (SAMPLE_STEP - 1) == 0
