@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -278,3 +279,17 @@ def test_one_collector_serves_many_logs_and_lets_go_of_closed_ones(shm_dir: Path
     assert [name for name in ("one", "two", "three") if f"/{name}.wal" in text] == ["three"]
     three.close()
     assert 'log="' not in generate_latest(registry).decode()
+
+
+def test_forked_child_is_scraped_without_its_parents_logs(path: Path, registry: CollectorRegistry) -> None:
+    """A worker that inherited the collector reports nothing of what is not its own, and does not fail."""
+    with open_small(path) as wal:
+        registry.register(Collector(wal))
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(1 if str(path).encode() in generate_latest(registry) else 0)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert str(path).encode() in generate_latest(registry)

@@ -18,6 +18,7 @@ try:
 except ImportError as error:
     raise ImportError("pmwal.integrations.prometheus needs prometheus_client: pip install 'pmwal[metrics]'") from error
 
+from pmwal.errors import ForkedWal
 from pmwal.latency import LatencyHistogram
 from pmwal.records import WalStats
 from pmwal.wal import Wal
@@ -81,8 +82,7 @@ class Collector(_Base):
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus scrapes."""
-        wals = [wal for known in self._wals if (wal := _open_log(known)) is not None]
-        logs = [(wal.path, wal.stats()) for wal in wals]
+        logs = list(self._figures())
         for name, (attribute, text) in COUNTERS.items():
             counter = CounterMetricFamily(f"pmwal_{name}", text, labels=["log"])
             for path, stats in logs:
@@ -102,6 +102,18 @@ class Collector(_Base):
             latency.add_metric([path], _buckets(stats.commit_latency), stats.commit_latency.total_ns / 1e9)
         yield info
         yield latency
+
+    def _figures(self) -> Iterator[tuple[str, WalStats]]:
+        """Path and figures of each open log of this process; a forked child has none of its parent's."""
+        for known in self._wals:
+            wal = _open_log(known)
+            if wal is None:
+                continue
+            try:
+                stats = wal.stats()
+            except ForkedWal:
+                continue
+            yield wal.path, stats
 
 
 def _open_log(known: weakref.ref[Wal]) -> Wal | None:
