@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from pmwal.errors import PmwalError, WalFull
 from pmwal.index import SparseIndex
 from pmwal.judge import INDEX_STEP
+from pmwal.latency import SAMPLE_STEP, LatencyHistogram, LatencyRecorder
 from pmwal.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
@@ -101,6 +102,7 @@ class Engine:
         self.changed = threading.Condition(self.guard)
         self.seam = seam
         self._live = LivePage(mapping, seam)
+        self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit of so many is timed
         self._begin(state, slot)
 
     def _begin(self, state: State, slot: Slot) -> None:
@@ -109,6 +111,7 @@ class Engine:
         self.generation = slot.generation  # of the newest slot
         self.pointer = slot.commit_position  # what the newest slot names
         self.appends = self.stored_bytes = self.commits = self.slots_written = 0
+        self._latencies = LatencyRecorder()
         self._stray_records = False  # whole records may stand past the head
         self._stray_slot = False  # a slot may stand that says other than the state
         self._prefetched = state.head.position
@@ -117,6 +120,11 @@ class Engine:
     def barriers(self) -> int:
         """Barriers since the log was opened."""
         return self.mapping.barriers
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """How long commits took."""
+        return self._latencies.snapshot(self.timing_step)
 
     def halt(self) -> None:
         """The handle takes no more calls that store. An engine with a short way past the handle closes it."""
@@ -205,12 +213,15 @@ class Engine:
         head = self.state.head
         if head.position == self.state.durable.position:
             return
+        start = None if self.commits % self.timing_step else self.seam.monotonic_ns()
         self._flush_records()
         lag = head.position - self.pointer
         if not self.pipelined or lag > POINTER_LAG_MAX:
             self._write_slot(self.state._replace(durable=head))
         self._become(self.state._replace(durable=head))
         self.commits += 1
+        if start is not None:
+            self._latencies.add(self.seam.monotonic_ns() - start)
 
     def catch_up(self) -> None:
         """Let the pointer catch up with what is durable."""

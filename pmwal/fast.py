@@ -17,6 +17,7 @@ from typing import Any
 
 from pmwal import _native
 from pmwal.engine import Engine, State
+from pmwal.latency import LatencyHistogram
 from pmwal.layout import Slot, uuid_crc
 from pmwal.reading import View, read_one
 from pmwal.records import Bound, Record
@@ -56,6 +57,7 @@ class NativeEngine(Engine):
             state=_flat(state),
             generation=slot.generation,
             pointer=slot.commit_position,
+            timing_step=self.timing_step,
         )
         mapping.before_close(self.core.detach)
 
@@ -98,6 +100,11 @@ class NativeEngine(Engine):
     def barriers(self) -> int:
         """Barriers since the log was opened."""
         return self.mapping.barriers + self.core.barriers
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """How long commits took."""
+        return LatencyHistogram(*self.core.latency, self.timing_step)
 
     @property
     def _stray_records(self) -> bool:

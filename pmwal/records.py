@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
 from pmwal.extension import native
+from pmwal.latency import LatencyHistogram
 
 Progress = Callable[[int, int], None]
 """Called now and then with (bytes done, bytes in all)."""
@@ -119,12 +120,18 @@ class WalStats:
     ``durability`` is ``"power"`` where an acknowledged record survives a power cut, ``"process"`` where it survives
     only the death of the process; ``assumptions`` names what the file system weakens. ``flush`` is what a barrier does.
 
+    - ``appends``, ``bytes``: records stored, and their payload; ``used`` of ``capacity``: what records take in the ring.
+    - ``commits`` that made something durable, the ``barriers`` they took, ``slots_written``, and ``commit_latency`` in ns.
+    - ``overwritten``: records that made room for newer ones; ``dropped``: records that were refused with ``WalFull``;
+      ``waits``: calls that waited for room; ``errors``: 1 when the medium has failed.
+    - ``recovery``: what this open found, None for a reader, which finds out when it is asked.
+
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
     ...     seq = wal.append(b"x")
     ...     stats = wal.stats()
-    >>> stats.engine, stats.appends, stats.capacity
-    (..., 1, 65536)
+    >>> stats.engine, stats.appends, stats.capacity, stats.commit_latency.count, stats.recovery.outcome
+    (..., 1, 65536, 1, 'created')
     """
 
     engine: str
@@ -147,7 +154,12 @@ class WalStats:
     generation: int = 0
     alignment: int = 0
     assumptions: tuple[str, ...] = ()
+    dropped: int = 0
+    commit_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    recovery: RecoveryReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain values, ready for JSON."""
-        return asdict(self)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        recovery = None if self.recovery is None else self.recovery.as_dict()
+        return values | {"commit_latency": self.commit_latency.as_dict(), "recovery": recovery}

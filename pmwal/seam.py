@@ -29,6 +29,10 @@ class Seam:
         """Wall clock, ns since 1970."""
         return time.time_ns()
 
+    def monotonic_ns(self) -> int:
+        """A clock that only goes forward, in ns; only differences mean something."""
+        return time.monotonic_ns()
+
     def new_uuid(self) -> bytes:
         """16 random bytes."""
         return uuid.uuid4().bytes

@@ -72,7 +72,7 @@ class Wal:
         self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
         self._closed = False
         self._closing = False
-        self._overwritten = self._waits = self._errors = 0
+        self._overwritten = self._dropped = self._waits = self._errors = 0
         self._committer: Committer | None = None
         if not isinstance(commit, str):
             commit_unless_gone = partial(_commit_unless_gone, weakref.ref(self))
@@ -402,6 +402,9 @@ class Wal:
             generation=engine.generation,
             alignment=engine.block.alignment,
             assumptions=medium.assumptions,
+            dropped=self._dropped,
+            commit_latency=engine.latency,
+            recovery=self._recovery,
         )
 
     def close(self) -> None:
@@ -547,7 +550,11 @@ class Wal:
         engine = self._engine
         sizes = [len(payload) for payload in payloads]
         with engine.guard:
-            self._make_room(engine, sizes)
+            try:
+                self._make_room(engine, sizes)
+            except WalFull:
+                self._dropped += len(sizes)
+                raise
             return self._persist(engine.store, payloads, kinds)
 
     def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:

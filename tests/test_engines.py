@@ -162,7 +162,8 @@ class Player:
     def stats(self) -> dict[str, Any]:
         """The counters that do not depend on the engine."""
         stats = self.wal.stats().as_dict()
-        return {key: value for key, value in stats.items() if key not in ("engine", "flush")}
+        stats["recovery"] |= {"seconds": 0}
+        return {key: value for key, value in stats.items() if key not in ("engine", "flush", "commit_latency")}
 
     def append(self, salt: int, size: int, form: str, kind: Any, commit: Any) -> Any:
         return self.wal.append(payload(size, salt, form), kind=kind, commit=commit)

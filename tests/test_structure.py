@@ -28,7 +28,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXTENSION = "pmwal._native"
 """The extension module: plain C beside the package, which imports nothing."""
 
-PURE = ("units", "errors", "records", "layout", "control", "index", "ring", "payload", "reading", "verdict")
+PURE = ("units", "errors", "records", "layout", "control", "index", "latency", "ring", "payload", "reading", "verdict")
 """The parts that know no I/O: format, ring arithmetic, arguments, verdicts."""
 
 INPUT_OUTPUT = {

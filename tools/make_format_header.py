@@ -13,7 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
-from pmwal import layout
+from pmwal import latency, layout
 from pmwal.judge import INDEX_STEP
 
 HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
@@ -43,6 +43,9 @@ CONSTANTS = (
     ("LENGTH_MAX", layout.LENGTH_MAX),
     ("ALIGN_MAX", layout.ALIGN_MAX),
     ("INDEX_STEP", INDEX_STEP),
+    ("LATENCY_HALF", latency.HALF),
+    ("LATENCY_NS_MAX", latency.NS_MAX),
+    ("LATENCY_COUNTERS", latency.COUNTERS),
 )
 
 

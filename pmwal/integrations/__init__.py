@@ -1,1 +1,1 @@
-"""Logging libraries other than the standard one, which ``pmwal.LogHandler`` serves. One module each; none imports the library."""
+"""Adapters for libraries that pmwal does not need. One module each."""

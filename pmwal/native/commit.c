@@ -34,6 +34,12 @@ static int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Whether the next commit is to be timed. */
+static inline bool is_timed(const Core *core)
+{
+    return !(core->commits & (core->latency.step - 1));
+}
+
 /* Whether to let the interpreter go during an msync.
  *
  * Letting go costs up to a switch interval (5 ms) when another thread computes; holding on keeps other threads from storing what
@@ -276,9 +282,13 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
     batch_of(&batch, core, pieces, count);
     if (now_ns(core, &batch.time_ns))
         return -1;
+    bool timed = is_timed(core);
+    int64_t start = timed ? monotonic_ns() : 0;
     core->stray_records = true;
     if (!fault_run(core->base, core->size, durable_body, &batch))
         return raise_fault(core);
+    if (timed)
+        latency_add(&core->latency, monotonic_ns() - start);
     take_in(&batch);
     core->live_version++;
     core->state.durable = core->state.head;
@@ -309,6 +319,7 @@ int core_store_synced(Core *core, const struct piece *piece)
     if (!staged)
         return 1;
     prefetch(core);
+    int64_t start = monotonic_ns();
     core->stray_records = true;
     int status = store_synced(&batch, staged);
     if (staged != few)
@@ -323,14 +334,15 @@ int core_store_synced(Core *core, const struct piece *piece)
         core->hold--;
     if (status)
         return settle_flush(core, status);
+    latency_add(&core->latency, monotonic_ns() - start);
     take_in(&batch);
     core->state.durable = core->state.head;
     core->commits++;
     return core_show(core);
 }
 
-/* One commit by whoever holds `guard`: all that is published now becomes durable, and others may store meanwhile. */
-static int commit_published(Core *core)
+/* All that is published now becomes durable, and others may store meanwhile. */
+static int persist_published(Core *core)
 {
     struct bound target = core->state.head;
     struct range ranges[2];
@@ -374,6 +386,18 @@ static int commit_published(Core *core)
     core->state.durable = target;
     core->commits++;
     return core_show(core);
+}
+
+/* One commit by whoever holds `guard`. */
+static int commit_published(Core *core)
+{
+    int64_t start = 0, end = 0;
+    if (!is_timed(core) || core->state.head.position == core->state.durable.position)
+        return persist_published(core);
+    if (ticks_ns(core, &start) || persist_published(core) || ticks_ns(core, &end))
+        return -1;
+    latency_add(&core->latency, end - start);
+    return 0;
 }
 
 /* Wakes all who wait for a flush. */

@@ -42,6 +42,13 @@ static PyObject *core_get_state(Core *core, void *Py_UNUSED(closure))
                          (unsigned long long)s->epoch, (unsigned long long)s->epoch_first_seq);
 }
 
+static PyObject *core_get_latency(Core *core, void *Py_UNUSED(closure))
+{
+    const struct latency *latency = &core->latency;
+    return Py_BuildValue("(y#KK)", (const char *)latency->counters, (Py_ssize_t)sizeof latency->counters,
+                         (unsigned long long)latency->total_ns, (unsigned long long)latency->max_ns);
+}
+
 static PyObject *core_become(Core *core, PyObject *value)
 {
     struct log_state state;
@@ -152,21 +159,26 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 {
     static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
                             "barrier", "pipelined", "on_disk", "seam", "writing", "guard", "index", "bound_type", "writer",
-                            "state", "generation", "pointer", NULL};
+                            "state", "generation", "pointer", "timing_step", NULL};
     struct module_state *module = state_of(type);
     PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
-    unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer;
+    unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
     unsigned int uuid_crc;
     int fd, barrier, pipelined, on_disk;
     const char *writer;
     Py_ssize_t writer_length;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippOO!O!O!O!y#OKK:Core", names, &mapping, &fd, &capacity,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippOO!O!O!O!y#OKKK:Core", names, &mapping, &fd, &capacity,
                                      &alignment, &payload_max, &ring_offset, &control_pages, &uuid_crc, &barrier, &pipelined,
                                      &on_disk, &seam, module->lock_type, &writing, module->lock_type, &guard, &PyList_Type,
-                                     &index, &PyType_Type, &bound_type, &writer, &writer_length, &state, &generation, &pointer))
+                                     &index, &PyType_Type, &bound_type, &writer, &writer_length, &state, &generation, &pointer,
+                                     &timing_step))
         return NULL;
     if (writer_length != (Py_ssize_t)sizeof(struct live_writer) || !PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type)) {
         PyErr_SetString(PyExc_ValueError, "writer is a line of the live page, bound_type a named tuple");
+        return NULL;
+    }
+    if (!timing_step || timing_step & (timing_step - 1)) {
+        PyErr_SetString(PyExc_ValueError, "timing_step is a power of two");
         return NULL;
     }
     if (!capacity || !control_pages || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
@@ -214,6 +226,7 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     core->name_commit = Py_NewRef(module->name_commit);
     core->generation = generation;
     core->pointer = pointer;
+    core->latency.step = timing_step;
     core->forks = fork_count;
     memcpy(&core->writer, writer, sizeof core->writer);
     core->prefetched = core->state.head.position;
@@ -274,6 +287,7 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef getset[] = {
     {"state", (getter)core_get_state, NULL, NULL, NULL},
+    {"latency", (getter)core_get_latency, NULL, NULL, NULL},
     {0},
 };
 

@@ -12,6 +12,9 @@
 /* The wall clock. 0, or -1 with an exception set when a test's clock raised. */
 int now_ns(Core *core, int64_t *time_ns);
 
+/* A clock that only goes forward; only differences mean something. As now_ns(). */
+int ticks_ns(Core *core, int64_t *ns);
+
 /* Set an OSError; always -1. The last two are final: whoever calls next gets the error too, even before the handle is poisoned. */
 int raise_errno(int number);
 int raise_final(Core *core, int number);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <structmember.h>
 
+#include "latency.h"
 #include "ring.h"
 
 /* Of one interpreter. */
@@ -99,6 +100,7 @@ typedef struct core {
     unsigned long last_thread;
     unsigned alone;       /* commits since another thread's */
     unsigned hold;        /* commits for which the interpreter is not let go */
+    struct latency latency;
 } Core;
 
 struct piece {

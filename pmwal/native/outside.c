@@ -8,16 +8,15 @@
 
 #include "fault.h"
 
-/* The wall clock; -1 with an exception set when a test's clock raised. */
-int now_ns(Core *core, int64_t *time_ns)
+static int clock_ns(Core *core, clockid_t clock, const char *method, int64_t *time_ns)
 {
     if (!core->seam) {
         struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
+        clock_gettime(clock, &now);
         *time_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
         return 0;
     }
-    PyObject *answer = PyObject_CallMethod(core->seam, "now_ns", NULL);
+    PyObject *answer = PyObject_CallMethod(core->seam, method, NULL);
     if (!answer)
         return -1;
     int overflow;
@@ -27,6 +26,16 @@ int now_ns(Core *core, int64_t *time_ns)
         return -1;
     *time_ns = overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : value;
     return 0;
+}
+
+int now_ns(Core *core, int64_t *time_ns)
+{
+    return clock_ns(core, CLOCK_REALTIME, "now_ns", time_ns);
+}
+
+int ticks_ns(Core *core, int64_t *ns)
+{
+    return clock_ns(core, CLOCK_MONOTONIC, "monotonic_ns", ns);
 }
 
 int raise_errno(int number)

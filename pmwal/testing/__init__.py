@@ -27,9 +27,23 @@ they must notice. What the models of the media can show and what not stands at t
 """
 
 from pmwal.testing.crashes import CrashImage, crash_images
+from pmwal.testing.crashlog import CrashLog, Piece
 from pmwal.testing.images import Image
 from pmwal.testing.media import UNITS, Medium
 from pmwal.testing.oracles import ORACLES, Violation
 from pmwal.testing.recorder import Crash, Event, Recorder
 
-__all__ = ["ORACLES", "UNITS", "Crash", "CrashImage", "Event", "Image", "Medium", "Recorder", "Violation", "crash_images"]
+__all__ = [
+    "ORACLES",
+    "UNITS",
+    "Crash",
+    "CrashImage",
+    "CrashLog",
+    "Event",
+    "Image",
+    "Medium",
+    "Piece",
+    "Recorder",
+    "Violation",
+    "crash_images",
+]

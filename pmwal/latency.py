@@ -1,0 +1,174 @@
+"""How long commits took: counters in the layout of HdrHistogram, and what they say.
+
+Counter ``b * HALF + (ns >> b)`` counts durations of ``ns``, where ``b`` is the least for which ``ns >> b`` is below ``2 * HALF``:
+exact below 256 ns, and from there on within 1/128 of the duration, up to 137 seconds. That is a histogram of HdrHistogram
+with two significant digits from 1 to ``NS_MAX``. The native engine counts in C, by the same constants.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HALF = 128
+"""Counters for each doubling of the duration."""
+
+NS_MAX = (1 << 37) - 1
+"""Anything longer is counted as this; ``total_ns`` and ``max_ns`` have it as it is."""
+
+DOUBLINGS = NS_MAX.bit_length() - HALF.bit_length()
+COUNTERS = (DOUBLINGS + 2) * HALF
+SAMPLE_STEP = 64
+"""Where a barrier is no system call one commit of so many is timed: two looks at the clock add a fifth to it."""
+
+assert HALF & (HALF - 1) == 0
+assert SAMPLE_STEP & (SAMPLE_STEP - 1) == 0
+
+
+def counter_of(ns: int) -> int:
+    """Which counter counts this duration.
+
+    >>> counter_of(255), counter_of(256), counter_of(257), counter_of(258), counter_of(1 << 60)
+    (255, 256, 256, 257, 3967)
+    """
+    ns = min(max(ns, 0), NS_MAX)
+    shift = max(ns.bit_length() - HALF.bit_length(), 0)
+    return shift * HALF + (ns >> shift)
+
+
+def longest_in(counter: int) -> int:
+    """The longest duration in ns that this counter counts.
+
+    >>> longest_in(255), longest_in(256), longest_in(COUNTERS - 1) == NS_MAX
+    (255, 257, True)
+    """
+    shift = max(counter // HALF - 1, 0)
+    return ((counter - shift * HALF + 1) << shift) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyHistogram:
+    """How long the commits of a handle took, in ns: from the begin of a commit until everything it carries is durable.
+
+    Calls that share a commit count once, and so does the wait for the interpreter, when other threads compute. On memory and DAX a
+    durable ``append`` stores and commits in one step, and its time is of both. Failed commits are not counted.
+
+    ``step``: one commit of so many was timed, 1 on a disk and 64 where a barrier is no system call. ``max_ns`` is the longest
+    of those. Percentiles are at most 1/128 too high, never too low. All is 0 while nothing was timed.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB", medium="file") as wal:
+    ...     seq = wal.append(b"x")
+    ...     before = wal.stats().commit_latency
+    ...     first, last = wal.append(b"y"), wal.append(b"z")
+    ...     latency = wal.stats().commit_latency
+    >>> latency.count, latency.since(before).count, latency.step
+    (3, 2, 1)
+    >>> 0 < latency.p50 <= latency.p99 <= latency.p999 <= latency.max_ns <= latency.total_ns
+    True
+    """
+
+    counters: bytes = b""
+    total_ns: int = 0
+    max_ns: int = 0
+    step: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many commits were timed."""
+        return int(self._array().sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean in ns."""
+        return self.total_ns / self.count if self.count else 0.0
+
+    @property
+    def p50(self) -> int:
+        """Median in ns."""
+        return self.percentile(50)
+
+    @property
+    def p99(self) -> int:
+        """99th percentile in ns."""
+        return self.percentile(99)
+
+    @property
+    def p999(self) -> int:
+        """99.9th percentile in ns."""
+        return self.percentile(99.9)
+
+    def percentile(self, percent: float) -> int:
+        """The time in ns within which so many percent of the commits were done. ``percent``: 0 to 100, else ``ValueError``."""
+        if not 0 <= percent <= 100:
+            raise ValueError(f"a percentile is from 0 to 100, not {percent!r}")
+        summed = self._array().cumsum()
+        if not len(summed) or not summed[-1]:
+            return 0
+        wanted = max(1, int(np.ceil(percent / 100 * int(summed[-1]) - 1e-9)))
+        return min(longest_in(int(np.searchsorted(summed, wanted))), self.max_ns)
+
+    def buckets(self) -> list[tuple[int, int]]:
+        """For each counter that is not 0, the longest duration in ns that it counts, and how many there were; shortest first."""
+        counts = self._array()
+        return [(longest_in(int(counter)), int(counts[counter])) for counter in np.flatnonzero(counts)]
+
+    def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
+        """What came after an earlier snapshot of the same handle. Its ``max_ns`` is at most 1/128 too high."""
+        counts = self._array() - earlier._array() if earlier.counters else self._array()
+        longest = min(longest_in(int(np.flatnonzero(counts)[-1])), self.max_ns) if counts.any() else 0
+        return LatencyHistogram(counts.tobytes(), self.total_ns - earlier.total_ns, longest, self.step)
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures as plain values, ready for JSON; without the counters."""
+        return {
+            "count": self.count,
+            "mean_ns": self.mean,
+            "p50_ns": self.p50,
+            "p99_ns": self.p99,
+            "p999_ns": self.p999,
+            "max_ns": self.max_ns,
+            "step": self.step,
+        }
+
+    def as_hdr(self) -> Any:
+        """The same as an ``hdrh.histogram.HdrHistogram``, to be merged, encoded and drawn by the tools for those.
+
+        Needs the package hdrhistogram: ``pip install 'pmwal[metrics]'``, else ``ImportError``.
+        """
+        try:
+            from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (of an extra, and only for this)
+        except ImportError as error:
+            raise ImportError("as_hdr() needs the package hdrhistogram: pip install 'pmwal[metrics]'") from error
+        histogram = HdrHistogram(1, NS_MAX, 2)
+        for longest, count in self.buckets():
+            histogram.record_value(longest, count)
+        return histogram
+
+    def __repr__(self) -> str:
+        """The figures, not thousands of counters."""
+        return f"<{self.count} commits timed: p50 {self.p50} ns, p99 {self.p99} ns, p99.9 {self.p999} ns, max {self.max_ns} ns>"
+
+    def _array(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        return np.frombuffer(self.counters, dtype=np.uint64)
+
+
+class LatencyRecorder:
+    """The counters of a handle whose engine is in Python."""
+
+    def __init__(self) -> None:
+        self._counters = array("Q", bytes(8 * COUNTERS))
+        self._total_ns = self._max_ns = 0
+
+    def add(self, ns: int) -> None:
+        """Count one commit."""
+        self._counters[counter_of(ns)] += 1
+        self._total_ns += ns
+        self._max_ns = max(self._max_ns, ns)
+
+    def snapshot(self, step: int) -> LatencyHistogram:
+        """All that was counted until now."""
+        return LatencyHistogram(self._counters.tobytes(), self._total_ns, self._max_ns, step)

@@ -1,0 +1,295 @@
+"""What a handle counts, how long its commits took, and both for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+
+import pytest
+from hdrh.histogram import HdrHistogram
+from prometheus_client import CollectorRegistry, generate_latest
+
+import pmwal
+from pmwal.integrations.prometheus import COUNTERS as PROMETHEUS_COUNTERS
+from pmwal.integrations.prometheus import GAUGES, Collector
+from pmwal.latency import COUNTERS, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, counter_of, longest_in
+from support import FakeSeam, fail_flush, kill, open_small
+
+SEED = 5
+EDGES = [0, 1, 127, 128, 255, 256, 257, 258, 511, 512, 1023, 65535, 65536, NS_MAX - 1, NS_MAX, NS_MAX + 1, 1 << 40]
+
+
+class Stopwatch(FakeSeam):
+    """Between two looks at its monotonic clock each of these durations passes in turn."""
+
+    def __init__(self, durations: list[int]) -> None:
+        super().__init__()
+        looks = (time for start in accumulate(durations, initial=0) for time in (start, start))
+        next(looks)
+        self.looks = looks
+
+    def monotonic_ns(self) -> int:
+        """The time at this look."""
+        return next(self.looks)
+
+
+def recorded(durations: list[int]) -> LatencyHistogram:
+    """A histogram of these, by the counters in Python."""
+    recorder = LatencyRecorder()
+    for ns in durations:
+        recorder.add(ns)
+    return recorder.snapshot(1)
+
+
+def random_durations(count: int) -> list[int]:
+    """Of every magnitude that a histogram can hold."""
+    random = Random(SEED)
+    return [random.getrandbits(random.randrange(1, 38)) for _ in range(count)]
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """Where a log lies."""
+    return shm_dir / "test.wal"
+
+
+# -- the histogram
+
+
+def test_counters_follow_one_another_without_a_gap() -> None:
+    """The longest duration of each counter belongs to it, and one nanosecond more to the next."""
+    for counter in range(COUNTERS - 1):
+        assert (counter_of(longest_in(counter)), counter_of(longest_in(counter) + 1)) == (counter, counter + 1)
+    assert longest_in(COUNTERS - 1) == NS_MAX
+
+
+def test_percentiles_are_those_of_hdrhistogram() -> None:
+    """HdrHistogram with two digits says the same of the same durations, but for the last, where we know the exact maximum."""
+    durations = random_durations(5000)
+    ours, theirs = recorded(durations), HdrHistogram(1, NS_MAX, 2)
+    for ns in durations:
+        theirs.record_value(ns)
+    for percent in (0.1, 1, 10, 25, 50, 75, 90, 99, 99.9):
+        assert theirs.get_value_at_percentile(percent) == ours.percentile(percent), f"{percent}, seed {SEED}"
+    assert theirs.get_total_count() == ours.count
+    assert ours.percentile(100) == ours.max_ns == max(durations)
+
+
+def test_percentile_is_at_most_a_128th_too_high_and_never_too_low() -> None:
+    """What a percentile says of durations is what sorting them says."""
+    durations = sorted(random_durations(1000))
+    histogram = recorded(durations)
+    for place in range(1, 1001):
+        exact, said = durations[place - 1], histogram.percentile(place / 10)
+        assert exact <= said <= exact + exact // 128, f"{place}, seed {SEED}"
+
+
+def test_histogram_becomes_one_of_hdrhistogram() -> None:
+    """as_hdr() has every count, and encodes to what its tools read."""
+    ours = recorded(random_durations(1000))
+    theirs = ours.as_hdr()
+    assert (theirs.get_total_count(), theirs.get_value_at_percentile(50)) == (1000, ours.p50)
+    assert HdrHistogram.decode(theirs.encode()).get_value_at_percentile(99) == ours.p99
+
+
+def test_histogram_of_nothing_is_all_zero() -> None:
+    """Nothing was timed: no division, no search."""
+    for empty in (LatencyHistogram(), recorded([])):
+        assert (empty.count, empty.mean, empty.p50, empty.p999, empty.max_ns, empty.buckets()) == (0, 0.0, 0, 0, 0, [])
+
+
+@pytest.mark.parametrize("percent", [-1, 100.1, float("nan")])
+def test_percentile_refuses_what_is_none(percent: float) -> None:
+    """A percentile is from 0 to 100."""
+    with pytest.raises(ValueError, match="0 to 100"):
+        recorded([1]).percentile(percent)
+
+
+def test_difference_of_two_snapshots_is_what_came_between() -> None:
+    """since() forgets what was slow before."""
+    early, late = [10**9, 50], [1000, 2000, 3000]
+    between = recorded(early + late).since(recorded(early))
+    assert (between.count, between.total_ns, between.p50) == (3, 6000, recorded(late).p50)
+    assert 3000 <= between.max_ns <= 3000 + 3000 // 128
+    assert recorded(late).since(LatencyHistogram()).buckets() == recorded(late).buckets()
+
+
+# -- what a handle counts
+
+
+@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
+def test_each_commit_on_a_disk_is_counted_where_its_duration_belongs(ordering: str, path: Path) -> None:
+    """Both engines count each duration, to the nanosecond at the edges, as the counters in Python do."""
+    durations = EDGES + random_durations(150)
+    with open_small(path, medium="file", ordering=ordering, on_full="overwrite", seam=Stopwatch([1] * 99 + durations)) as wal:
+        for _ in range(99):
+            wal.append(b"")
+        before = wal.stats().commit_latency
+        for turn in range(len(durations)):
+            wal.append(b"x") if turn % 2 else wal.extend([b"x", b"y"])
+        latency = wal.stats().commit_latency
+    assert latency.since(before).buckets() == recorded(durations).buckets(), f"seed {SEED}"
+    assert latency.total_ns - before.total_ns == sum(durations)
+    assert (latency.max_ns, latency.step) == (max(durations), 1)
+
+
+@pytest.mark.parametrize("call", ["append", "extend", "batch", "commit", "wait_durable", "append, then commit"])
+def test_every_way_to_commit_is_counted_once(call: str, tmp_path: Path) -> None:
+    """On a disk the histogram has as many commits as the counter of commits, also where one system call stores and syncs."""
+    with open_small(tmp_path / "test.wal", medium="file", on_full="overwrite") as wal:
+        for turn in range(100):
+            match call:
+                case "append":
+                    wal.append(b"x")
+                case "extend":
+                    wal.extend([b"x", b"y"])
+                case "batch":
+                    with wal.batch() as batch:
+                        batch.append(b"x")
+                case "commit" | "append, then commit":
+                    wal.append(b"x", commit=call == "append, then commit" and turn % 2 == 0)
+                    wal.commit()
+                case "wait_durable":
+                    assert wal.wait_durable(wal.append(b"x", commit=False))
+        stats = wal.stats()
+        assert (stats.commit_latency.count, stats.commits) == (100, 100)
+        assert 0 < stats.commit_latency.p50 <= stats.commit_latency.max_ns <= stats.commit_latency.total_ns
+
+
+def test_one_commit_in_64_is_timed_where_a_barrier_is_no_system_call(path: Path) -> None:
+    """The first one is, so that a log that commits seldom has a figure at all."""
+    with open_small(path, medium="memory", on_full="overwrite") as wal:
+        for commits in range(1, 3 * SAMPLE_STEP):
+            wal.append(b"x")
+            assert wal.stats().commit_latency.count == -(-commits // SAMPLE_STEP)
+        wal.append(b"y", commit=False)
+        wal.commit()
+        wal.append(b"z", commit=False)
+        wal.commit()
+        latency = wal.stats().commit_latency
+    assert (latency.count, latency.step) == (4, SAMPLE_STEP)
+
+
+def test_commit_that_failed_is_not_counted(path: Path) -> None:
+    """How long a failure took says nothing about commits."""
+    seam = FakeSeam()
+    wal = open_small(path, medium="file", seam=seam)
+    wal.append(b"x")
+    seam.hook = fail_flush()
+    with pytest.raises(pmwal.PersistError):
+        wal.append(b"y")
+    assert (wal.stats().commit_latency.count, wal.stats().errors) == (1, 1)
+    wal.close()
+
+
+def test_commit_with_nothing_pending_is_not_counted(path: Path) -> None:
+    """It has nothing to wait for, and would make the percentiles too good."""
+    with open_small(path, medium="file") as wal:
+        wal.append(b"x")
+        for _ in range(5):
+            wal.commit()
+        assert (wal.stats().commit_latency.count, wal.stats().commits) == (1, 1)
+
+
+def test_records_that_a_full_log_refused_are_counted(path: Path) -> None:
+    """dropped counts records, not calls; a record that could never fit is a mistake and not a drop."""
+    with open_small(path) as wal:
+        wal.append(bytes(8000))
+        wal.append(bytes(8000))
+        with pytest.raises(pmwal.WalFull):
+            wal.append(bytes(1000))
+        with pytest.raises(pmwal.WalFull):
+            wal.extend([bytes(1000), bytes(1000)])
+        with pytest.raises(pmwal.RecordTooLarge):
+            wal.append(bytes(9000))
+        assert (wal.stats().dropped, wal.stats().appends) == (3, 2)
+
+
+def test_stats_say_what_the_open_found(path: Path) -> None:
+    """The report of the recovery is part of the figures, as plain values too."""
+    wal = open_small(path)
+    wal.extend([b"a", b"b"])
+    kill(wal)
+    with open_small(path) as wal:
+        stats = wal.stats()
+        assert stats.recovery == wal.recovery
+        assert stats.as_dict()["recovery"]["records"] == 2
+        assert stats.as_dict()["commit_latency"]["count"] == 0
+        with pmwal.open(path, "r") as reader:
+            assert (reader.stats().recovery, reader.stats().commit_latency.count) == (None, 0)
+
+
+# -- for Prometheus
+
+
+@pytest.fixture
+def registry() -> Iterator[CollectorRegistry]:
+    """A registry of its own for each test."""
+    return CollectorRegistry()
+
+
+def test_prometheus_sees_every_counter(path: Path, registry: CollectorRegistry) -> None:
+    """Each figure has the value that stats() has, labelled with the path."""
+    with open_small(path, medium="file", on_full="overwrite") as wal:
+        registry.register(Collector(wal))
+        for _ in range(400):
+            wal.append(bytes(100))
+        stats, labels = wal.stats(), {"log": str(path)}
+        assert stats.overwritten > 0
+        for name, (attribute, _) in PROMETHEUS_COUNTERS.items():
+            assert registry.get_sample_value(f"pmwal_{name}_total", labels) == getattr(stats, attribute), name
+        for name, (attribute, _) in GAUGES.items():
+            holder, _, inner = attribute.rpartition(".")
+            value = getattr(stats.recovery if holder else stats, inner)
+            assert registry.get_sample_value(f"pmwal_{name}", labels) == value, name
+        facts = labels | {key: getattr(stats, key) for key in ("engine", "medium", "durability", "filesystem", "flush", "ordering")}
+        assert registry.get_sample_value("pmwal_log_info", facts) == 1
+
+
+def test_prometheus_sees_the_latencies_in_buckets(path: Path, registry: CollectorRegistry) -> None:
+    """Buckets are cumulative, in seconds, and end with everything."""
+    durations = [90, 100, 150, 900_000, 2_000_000, 20 * 10**9]
+    with open_small(path, medium="file", seam=Stopwatch(durations)) as wal:
+        registry.register(Collector(wal))
+        for _ in durations:
+            wal.append(b"x")
+        name, labels = "pmwal_commit_latency_seconds", {"log": str(path)}
+        found = {
+            bound: registry.get_sample_value(f"{name}_bucket", labels | {"le": bound})
+            for bound in ("1e-07", "2e-07", "0.001", "0.005", "10.0", "+Inf")
+        }
+        assert list(found.values()) == [2, 3, 4, 5, 5, 6]
+        assert registry.get_sample_value(f"{name}_count", labels) == 6
+        assert registry.get_sample_value(f"{name}_sum", labels) == pytest.approx(sum(durations) / 1e9)
+
+
+def test_one_collector_serves_many_logs_and_lets_go_of_closed_ones(shm_dir: Path, registry: CollectorRegistry) -> None:
+    """A closed log is no longer reported, a dropped one is not kept alive, and one may be added later."""
+    one, two, three = (open_small(shm_dir / f"{name}.wal") for name in ("one", "two", "three"))
+    collector = Collector(one, two)
+    registry.register(collector)
+    collector.add(three)
+    one.close()
+    with pytest.warns(ResourceWarning, match="without close"):
+        del two
+    text = generate_latest(registry).decode()
+    assert [name for name in ("one", "two", "three") if f"/{name}.wal" in text] == ["three"]
+    three.close()
+    assert 'log="' not in generate_latest(registry).decode()
+
+
+def test_forked_child_is_scraped_without_its_parents_logs(path: Path, registry: CollectorRegistry) -> None:
+    """A worker that inherited the collector reports nothing of what is not its own, and does not fail."""
+    with open_small(path) as wal:
+        registry.register(Collector(wal))
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(1 if str(path).encode() in generate_latest(registry) else 0)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert str(path).encode() in generate_latest(registry)
