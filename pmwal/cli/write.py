@@ -29,10 +29,11 @@ from pmwal.cli.common import (
     size_option,
     torn_in_words,
 )
+from pmwal.committer import COMMIT_POLICIES
 from pmwal.errors import RecordTooLarge
 from pmwal.layout import KIND_MAX
 from pmwal.opening import open_log
-from pmwal.wal import COMMIT_POLICIES, Wal
+from pmwal.wal import Wal
 
 LENGTH = struct.Struct("<I")
 

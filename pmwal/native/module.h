@@ -90,6 +90,7 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
+    bool yields;          /* every msync(2) lets the interpreter go: see lets_go() */
     bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
     int failed;           /* errno of a barrier that failed */
