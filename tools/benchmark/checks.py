@@ -6,6 +6,7 @@ A check is given a ``Context`` and yields rows. What it cannot measure here it y
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import mmap
 import os
@@ -119,6 +120,30 @@ def extend_memory(context: Context) -> Iterator[Row]:
                 ours.append(loops[1].mean)
     what = 'extend of 1,000 x 128 B, memory, commit="manual"'
     yield compare("extend memory", what, "C loop", (median(floor), median(ours)), "ns", "at most", BARS["extend memory"])
+
+
+def arrays(context: Context) -> Iterator[Row]:
+    """extend_array and read_array of many rows of 64 bytes, against their bar and against memcpy of the payloads."""
+    scale, stored, read, floor = context.scale, [], [], []
+    rows = np.arange(scale.rows * 8, dtype=np.int64).reshape(scale.rows, 8)
+    size = 2 * scale.rows * workloads.record_size(rows.itemsize * 8, 8)
+    copy = np.zeros_like(rows)
+    with workloads.new_log(context.memory_dir, size=size, medium="memory") as wal:
+        for turn in range(scale.rounds + 1):
+            took = workloads.extend_array(wal, rows), workloads.read_array(wal, rows)
+            start = perf_counter_ns()
+            ctypes.memmove(copy.ctypes.data, rows.ctypes.data, rows.nbytes)
+            bare = perf_counter_ns() - start
+            if turn:
+                stored.append(took[0])
+                read.append(took[1])
+                floor.append(bare)
+    what = f"extend_array of {scale.rows} x 64 B, memory, durable"
+    rate = scale.rows / median(stored) * 1e9
+    yield absolute("arrays", what, rate, "records/s", "at least", BARS["extend array"])
+    rates = [rows.nbytes / median(times) * 1e9 for times in (floor, read)]
+    what = f"read_array of {scale.rows} x 64 B, memory, into a new array; payload bytes"
+    yield compare("arrays", what, "memcpy into touched memory", rates, "B/s", "at least", BARS["read array"])
 
 
 def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
@@ -253,6 +278,19 @@ def threads(context: Context) -> Iterator[Row]:
     rates = median([records / total * 1e9 for total, _ in floor]), median([run.rate for run in ours])
     what, against = f"{_THREADS} threads, durable append 128 B", "C group commit, the better of msync and fdatasync"
     yield compare("threads", what, against, rates, "records/s", "at least", BARS["threads rate"])
+
+
+def tasks(context: Context) -> Iterator[Row]:
+    """Many tasks that append durably at once, against one append after the other in the same event loop."""
+    if context.disk.in_memory:
+        yield skipped("tasks", "the disk directory is in memory")
+        return
+    scale, alone = context.scale, max(1, context.scale.tasks // 10)
+    runs = [workloads.append_tasks(context.disk_dir, PAYLOAD, scale.tasks, alone=alone) for _ in range(scale.rounds + 1)][1:]
+    rates = alone / median([run.alone for run in runs]) * 1e9, scale.tasks / median([run.together for run in runs]) * 1e9
+    what = f"{scale.tasks} tasks, durable append 128 B each, in one event loop"
+    note = f"{median([run.commits for run in runs]):g} commits"
+    yield compare("tasks", what, "one task, one after the other", rates, "records/s", "at least", BARS["tasks"], note)
 
 
 def beside_computing(context: Context) -> Iterator[Row]:
@@ -472,11 +510,13 @@ CHECKS: dict[str, Check] = {
     "dax strict": functools.partial(dax, ordering="strict"),
     "dax pipelined": functools.partial(dax, ordering="pipelined"),
     "extend memory": extend_memory,
+    "arrays": arrays,
     "disk append fresh": functools.partial(disk_append, situation="fresh"),
     "disk append reopened": functools.partial(disk_append, situation="reopened"),
     "disk append wrapped": functools.partial(disk_append, situation="wrapped"),
     "disk extend": disk_extend,
     "threads": threads,
+    "tasks": tasks,
     "beside computing": beside_computing,
     "recovery small": recovery_small,
     "recovery large": recovery_large,
