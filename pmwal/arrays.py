@@ -23,10 +23,10 @@ from pmwal.medium import Mapping
 from pmwal.reading import View
 from pmwal.records import Bound, Record
 from pmwal.ring import Scan
-from pmwal.rows import as_dtype, empty_rows
+from pmwal.rows import as_dtype, empty_rows, given_rows
 
 _IN_PLACE = 16 * 1024 * 1024  # bytes of a mapping that are taken at once: other threads may go on in between
-_COPIED = 1024 * 1024  # bytes of a file that are loaded at once
+_COPIED = 256 * 1024  # bytes of a file that are loaded at once
 
 
 class Source(NamedTuple):
@@ -41,8 +41,8 @@ class Source(NamedTuple):
     """Where the record with this number starts; raises what ``read`` raises."""
     walk: Callable[[Bound, int], Iterator[Record]]
     """The records from a bound up to, not including, a number; raises what ``read`` raises."""
-    is_current: Callable[[int], bool]
-    """Whether the record with this number is, as far as is known, still the one of the view."""
+    is_kept: Callable[[int], bool]
+    """Whether the record with this number was not truncated since. A rollback takes the last record, too: the walk tells."""
 
 
 class ArrayReader(ABC):
@@ -52,11 +52,19 @@ class ArrayReader(ABC):
     def _source(self, start: int | None, stop: int | None) -> Source:
         """What ``read(start, stop)`` would hand out."""
 
-    def read_array(self, dtype: npt.DTypeLike, start: int | None = None, stop: int | None = None) -> npt.NDArray[Any]:
-        """The payloads of the records from number ``start`` up to, not including, ``stop``, as a new array of this dtype.
+    def read_array(
+        self,
+        dtype: npt.DTypeLike,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        out: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[Any]:
+        """The payloads of the records from number ``start`` up to, not including, ``stop``, as an array of this dtype.
 
-        Each record is one item, whose bytes are taken as they are. Raises as ``read`` does; ``ValueError`` names the first record
-        whose length is not the dtype's ``itemsize``.
+        Each record is one item, whose bytes are taken as they are. The array is a new one, or the front of ``out``, of the same
+        dtype: memory that is used again costs nothing to get. Raises as ``read`` does; ``ValueError`` names the first record
+        whose length is not the dtype's ``itemsize``. ``out`` holds anything then.
 
         >>> import numpy, pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -65,19 +73,20 @@ class ArrayReader(ABC):
         3.0
         """
         plain = as_dtype(dtype)
-        return _read(self._source(start, stop), plain)
+        return _read(self._source(start, stop), plain, out)
 
 
-def _read(source: Source, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _read(source: Source, dtype: np.dtype[Any], out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     size = record_size(dtype.itemsize, source.block.alignment)
     room = (source.view.end.position - source.view.tail.position) // size
     wanted = max(0, source.stop - source.first)
-    array, rows = empty_rows(min(wanted, room), dtype)  # with more wanted than there is room for, one has another length
+    count = min(wanted, room)  # with more wanted than there is room for, one has another length
+    array, rows = empty_rows(count, dtype) if out is None else given_rows(out, count, dtype)
     scan = scan_for(source.block)
     seq, at = source.first, None
     while seq < source.stop:
         at = source.locate(seq) if at is None else at
-        if scan is not None and source.is_current(seq):
+        if scan is not None and source.is_kept(seq):
             taken = _take(source, scan, at, rows, dtype.itemsize)
             seq, at = seq + taken, Bound(at.position + taken * size, seq + taken)
             if taken and seq < source.stop - 1:

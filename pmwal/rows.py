@@ -54,6 +54,20 @@ def empty_rows(count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memo
     return np.ndarray((count,), dtype, data), data.data
 
 
+def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
+    """The front of an array that has room for so many items, and its bytes."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is a numpy array, not {type(out).__name__}")
+    if out.ndim == 0 or (out.dtype, out.shape[1:]) != (dtype.base, dtype.shape):
+        raise ValueError(f"out has items of {out.dtype} and shape {out.shape}, and not of {dtype}")
+    if len(out) < count:
+        raise ValueError(f"out has room for {len(out)} of {count} records")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out is read-only, or its items do not stand side by side")
+    front = out[:count]
+    return front, (front.reshape(-1).view(np.uint8) if front.nbytes else np.empty(0, np.uint8)).data
+
+
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """A dtype whose items are plain bytes."""
     found = np.dtype(dtype)

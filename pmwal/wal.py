@@ -301,14 +301,13 @@ class Wal(ArrayReader):
         engine = self._usable(reading=True)
         view, first, end = self._bounds(engine, start, stop)
 
-        def is_current(seq: int) -> bool:
-            state = self._usable(reading=True).state
-            return state.epoch == view.epoch and seq >= state.tail.next_seq
+        def is_kept(seq: int) -> bool:
+            return seq >= self._usable(reading=True).state.tail.next_seq
 
         def walk_on(at: Bound, stop: int) -> Iterator[Record]:
             return self._walk(engine, view, at.next_seq, stop, at)
 
-        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_current)
+        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
 
     def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import pmwal
+import pmwal.arrays
 from conftest import Place
 from pmwal.choice import ENGINES
 from pmwal.extension import native
+from pmwal.rows import as_rows
 from support import FakeSeam, contents, file_offset, flip, kill, open_small, payloads, superblock, whole_records
 
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
@@ -205,6 +207,42 @@ def test_full_log_takes_no_row(shm_dir: Path) -> None:
         assert wal.stats().overwritten > 0
 
 
+def test_rows_take_what_as_many_records_take(shm_dir: Path) -> None:
+    """With the gap at the ring's end, wherever the log ends; also when they cannot fit."""
+    with open_small(shm_dir / "log", commit="manual") as wal:
+        for lap in range(60):
+            for count, length in ((1, 0), (1, 8000), (2, 8000), (3, 5000), (50, 111), (40, 320), (150, 61), (300, 0)):
+                rows = as_rows(np.zeros((count, length), np.uint8), wal._engine.block)
+                assert wal._engine.need_of([length] * count)[:3] == wal._engine.need_of_rows(rows)[:3]
+                if wal._engine.need_of_rows(rows).stored_bytes <= wal.capacity:
+                    assert wal._engine.need_of([length] * count) == wal._engine.need_of_rows(rows)
+            wal.append(bytes(97 * lap))
+            wal.truncate(before=wal.next_seq)
+
+
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+@pytest.mark.native_engine
+@pytest.mark.parametrize("change", ["rollback", "truncate"])
+def test_rows_that_go_meanwhile_are_not_handed_out(change: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may discard them between two pieces, and their bytes stand there still."""
+    with pmwal.open(shm_dir / "log", size="64KiB") as wal:
+        wal.extend_array(ticks(100))
+        calls = 0
+
+        def meanwhile(source: Any, scan: Any, at: Any, *rest: Any) -> int:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                wal.rollback(after=50) if change == "rollback" else wal.truncate(before=90)
+            return take(source, scan, at, *rest)
+
+        take = pmwal.arrays._take
+        monkeypatch.setattr("pmwal.arrays._IN_PLACE", 1)
+        monkeypatch.setattr("pmwal.arrays._take", meanwhile)
+        with pytest.raises(pmwal.Overrun):
+            wal.read_array(TICK)
+
+
 def test_record_of_another_length_is_named(place: Place) -> None:
     """The first one, wherever it stands; what is before it can be read."""
     with open_small(place.path, **place.options) as wal:
@@ -322,3 +360,23 @@ def test_array_belongs_to_the_caller(shm_dir: Path) -> None:
         rows["id"] = 0
         assert wal.read_array(TICK)["id"].tolist() == [*range(20)]
     assert rows["id"].sum() == 0
+
+
+def test_array_to_read_into_is_filled_from_its_front(place: Place) -> None:
+    """What is behind is left alone; one that does not fit is refused."""
+    out = np.full(30, -1, dtype="<i8")
+    with open_small(place.path, **place.options) as wal:
+        wal.extend_array(np.arange(20)[:, None])
+        with pmwal.open(place.path, "r") as reader:
+            for handle in (wal, reader):
+                found = handle.read_array("<i8", 3, out=out)
+                assert found.base is out
+                assert out.tolist() == [*range(2, 20), *[-1] * 12]
+        assert wal.read_array(np.dtype(("<i4", 2)), out=np.zeros((20, 2), "<i4"))[7].tolist() == [7, 0]
+        read_only = np.zeros(30, dtype="<i8")
+        read_only.flags.writeable = False
+        for wrong in (out[:19], out[::-1], np.zeros(30), np.zeros((30, 1), "<i8"), np.array(0), read_only):
+            with pytest.raises(ValueError, match="out "):
+                wal.read_array("<i8", out=wrong)
+        with pytest.raises(TypeError):
+            wal.read_array("<i8", out=bytearray(1000))  # type: ignore[arg-type]

@@ -107,22 +107,17 @@ static PyObject *core_store_rows_method(Core *core, PyObject *args)
     unsigned short kind;
     if (!PyArg_ParseTuple(args, "y*nKH:store_rows", &rows, &count, &length, &kind))
         return NULL;
-    struct piece *pieces = NULL;
-    PyObject *answer = NULL;
+    struct piece first = {rows.buf, length, kind};
+    int status = -1;
     if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
         (uint64_t)count * length != (uint64_t)rows.len)
         PyErr_SetString(PyExc_ValueError, "no rows of this length");
-    else if (!(pieces = PyMem_New(struct piece, count)))
-        PyErr_NoMemory();
-    else {
-        for (Py_ssize_t i = 0; i < count; i++)
-            pieces[i] = (struct piece){(const unsigned char *)rows.buf + (uint64_t)i * length, length, kind};
-        if (!core_store(core, pieces, (size_t)count))
-            answer = Py_NewRef(Py_None);
-    }
-    PyMem_Free(pieces);
+    else
+        status = core_store_rows(core, &first, (size_t)count);
     PyBuffer_Release(&rows);
-    return answer;
+    if (status)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *core_flush_method(Core *core, PyObject *Py_UNUSED(ignored))
