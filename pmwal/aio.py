@@ -127,7 +127,8 @@ class AsyncWal:
         self._waits = waits
         self._timeout = timeout
         self._at_once = wal.stats().flush != "msync"
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # numbers, and who waits until they are durable
+        self._waiting: list[asyncio.Future[None]] = []  # who waits until a number is durable
+        self._awaited: list[int] = []  # and until which
         self._committing = False  # a barrier is under way, or about to be
         self._followers: list[asyncio.Future[None]] = []
         self._turn = asyncio.Lock()  # who waits for room waits in turn
@@ -144,15 +145,14 @@ class AsyncWal:
         the barrier leaves its record in the log.
         """
         self._check()
-        if self._at_once and not self._waits:
-            seq = self._wal.append(data, kind=kind, commit=True)
-            self._tell_followers()
-            return seq
         if self._waits:
-            seq = await self._store(partial(self._wal.append, data, kind=kind, commit=False))
+            seq = await self._store(partial(self._wal.append, data, kind=kind, commit=self._at_once))
         else:
-            seq = self._wal.append(data, kind=kind, commit=False)
-        await self._until_durable(seq)
+            seq = self._wal.append(data, kind=kind, commit=self._at_once)
+        if self._at_once:
+            self._tell_followers()
+        else:
+            await self._next_barrier(seq)
         return seq
 
     def append_nowait(self, data: Any, *, kind: int = 0) -> int:
@@ -227,12 +227,17 @@ class AsyncWal:
         if self._at_once:
             self._wal.wait_durable(seq)
             self._tell_followers()
-            return
+        else:
+            await self._next_barrier(seq)
+
+    def _next_barrier(self, seq: int) -> asyncio.Future[None]:
+        """What is done when this number is durable."""
         waiter = self._loop.create_future()
-        self._waiting.append((seq, waiter))
+        self._waiting.append(waiter)
+        self._awaited.append(seq)
         if not self._committing:
             self._begin_commit()
-        await waiter
+        return waiter
 
     def _begin_commit(self) -> None:
         self._committing = True
@@ -259,8 +264,9 @@ class AsyncWal:
     def _tell(self, error: BaseException | None) -> None:
         """End the wait of those whose record is durable, and with an error that of all others."""
         durable = self._wal.committed_seq
-        waiting, self._waiting = self._waiting, []
-        for seq, waiter in waiting:
+        waiting, awaited = self._waiting, self._awaited
+        self._waiting, self._awaited = [], []
+        for waiter, seq in zip(waiting, awaited, strict=True):
             if waiter.done():  # cancelled
                 continue
             if seq <= durable:
@@ -268,7 +274,8 @@ class AsyncWal:
             elif error is not None:
                 waiter.set_exception(copy.copy(error))  # its own: a raise adds to the traceback
             else:
-                self._waiting.append((seq, waiter))
+                self._waiting.append(waiter)
+                self._awaited.append(seq)
 
     async def _run(self, action: Callable[[], T]) -> T:
         """Do something that takes barriers; a task that is cancelled meanwhile does not undo it."""
@@ -362,10 +369,10 @@ class AsyncWal:
         Tasks that wait for a barrier return when it has passed; those that wait for room get ``WalClosed``. Raises ``PersistError``
         when the last commit fails, as they do.
         """
-        self._check_loop()
-        if self._closing is not None:
+        if self._closing is not None and self._closing.get_loop() is asyncio.get_running_loop():
             await asyncio.shield(self._closing)
             return
+        self._check()
         self._closing = self._loop.create_future()
         self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
@@ -391,13 +398,10 @@ class AsyncWal:
         self._closing.set_result(error)
 
     def _check(self) -> None:
-        self._check_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(f"{self.path}: this log was opened in another event loop; open it in the one whose tasks use it")
         if self._closing is not None:
             raise WalClosed("this log is closed; open it again with pmwal.aio.open()")
-
-    def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(f"{self.path}: this log was opened in another event loop; open it in the one whose tasks use it")
 
     def __repr__(self) -> str:
         return f"<pmwal.aio.AsyncWal of {self._wal!r}>"

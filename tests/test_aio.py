@@ -89,16 +89,23 @@ def test_append_returns_durable_and_in_order(place: Place) -> None:
         assert [record.kind for record in reader] == [3, 0, 4, 0, 0, 0, 0]
 
 
-def test_tasks_that_wait_share_the_next_barrier(shm_place: Place) -> None:
+def test_tasks_that_wait_share_the_next_barrier(shm_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """One barrier, and one wake-up of the loop."""
 
     async def main() -> None:
         async with pmwal.aio.open(shm_place.path, size=SIZE, **shm_place.options) as wal:
-            before = wal.stats().commits
+            before, told, tell = wal.stats().commits, 0, wal._committed
+
+            def count(error: BaseException | None) -> None:
+                nonlocal told
+                told += 1
+                tell(error)
+
+            monkeypatch.setattr(wal, "_committed", count)
             with held(wal):
                 tasks = await waiting(wal, *[wal.append(b"x") for _ in range(100)])
             assert await asyncio.gather(*tasks) == [*range(1, 101)]
-            assert wal.stats().commits - before == 1
+            assert (wal.stats().commits - before, told) == (1, 1)
 
     run(main)
 

@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +120,13 @@ def extend_each(wal: pmwal.Wal, payloads: list[bytes], count: int) -> Loop:
     return Loop(sum(each), count, np.array(each, dtype=np.int64))
 
 
+def timed(call: Callable[[], object]) -> int:
+    """Nanoseconds of one call."""
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
 def extend_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any]) -> int:
     """Nanoseconds of one ``extend_array`` into an empty ring."""
     empty(wal)
@@ -128,11 +135,11 @@ def extend_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any]) -> int:
     return time.perf_counter_ns() - start
 
 
-def read_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any]) -> int:
+def read_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any] | None = None) -> int:
     """Nanoseconds of one ``read_array`` of all that is there, which must be these rows."""
     dtype = np.dtype((rows.dtype, rows.shape[1:]))
     start = time.perf_counter_ns()
-    found = wal.read_array(dtype)
+    found = wal.read_array(dtype, out=out)
     took = time.perf_counter_ns() - start
     if not np.array_equal(found, rows):
         raise RuntimeError("read_array gave other rows than extend_array was given")
@@ -214,22 +221,25 @@ class Tasks(NamedTuple):
 
 
 def append_tasks(directory: Path, payload: bytes, count: int, *, alone: int) -> Tasks:
-    """Append ``alone`` times one after the other, and then by ``count`` tasks that all begin at once; each append is durable."""
+    """Append ``alone`` times one after the other, and then by ``count`` tasks that are there already; each append is durable."""
 
     async def one(wal: pmwal.aio.AsyncWal) -> None:
         await wal.append(payload)
 
     async def measure(path: Path) -> Tasks:
-        size = 2 * (count + alone + _SLACK) * record_size(len(payload), 8)
+        size = 2 * (count + 2 * alone + _SLACK) * record_size(len(payload), 8)
         async with pmwal.aio.open(path, "x", size=size) as wal:
-            for _ in range(alone // 10):  # the first ones find the disk idle
+            for _ in range(alone):  # the first ones find the disk idle
                 await wal.append(payload)
             begin = time.perf_counter_ns()
             for _ in range(alone):
                 await wal.append(payload)
-            middle, before = time.perf_counter_ns(), wal.stats().commits
-            await asyncio.gather(*[one(wal) for _ in range(count)])
-            return Tasks(middle - begin, time.perf_counter_ns() - middle, wal.stats().commits - before)
+            took, before = time.perf_counter_ns() - begin, wal.stats().commits
+            tasks = [asyncio.create_task(one(wal)) for _ in range(count)]  # they begin when this one waits
+            begin = time.perf_counter_ns()
+            for task in tasks:
+                await task
+            return Tasks(took, time.perf_counter_ns() - begin, wal.stats().commits - before)
 
     path = directory / "tasks.wal"
     try:
