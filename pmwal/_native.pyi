@@ -74,6 +74,7 @@ class Core:
     stray_records: bool
     stray_slot: bool
     watched: int
+    yields: bool
     @property
     def appends(self) -> int: ...
     @property
@@ -88,6 +89,7 @@ class Core:
     def latency(self) -> tuple[bytes, int, int]: ...
     def become(self, state: StateTuple, /) -> None: ...
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int], /) -> None: ...
+    def store_rows(self, rows: Buffer, count: int, length: int, kind: int, /) -> None: ...
     def flush(self) -> None: ...
     def commit(self) -> None: ...
     def commit_through(self, seq: int, /) -> bool: ...
@@ -150,6 +152,21 @@ class Scanner:
         lap_seq: int,
         count_max: int,
     ) -> list[tuple[Any, int, int, int]]: ...
+    def rows(
+        self,
+        window: Buffer,
+        start: int,
+        position: int,
+        seq: int,
+        count: int,
+        limit: int,
+        epoch: int,
+        epoch_first_seq: int,
+        lap_seq: int,
+        rows: Buffer,
+        first: int,
+        length: int,
+    ) -> int: ...
     def candidates(
         self, window: Buffer, position: int, count: int, epoch: int, seq_min: int, newer_seq_min: int
     ) -> list[int]: ...

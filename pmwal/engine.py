@@ -59,6 +59,7 @@ from pmwal.medium import Mapping
 from pmwal.reading import View, ends, gone, locate, missing, rolled_back
 from pmwal.records import Bound
 from pmwal.ring import Found
+from pmwal.rows import Rows
 from pmwal.seam import Seam
 
 _PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for
@@ -73,6 +74,15 @@ class State(NamedTuple):
     durable: Bound
     epoch: int
     epoch_first_seq: int
+
+
+class Need(NamedTuple):
+    """What some records take: how many they are, their bytes without and with headers and padding, and where the log would end."""
+
+    records: int
+    payload_bytes: int
+    stored_bytes: int
+    end: int
 
 
 class Engine:
@@ -129,24 +139,45 @@ class Engine:
     def halt(self) -> None:
         """The handle takes no more calls that store. An engine with a short way past the handle closes it."""
 
+    def yield_at_barriers(self) -> None:
+        """Let other threads run Python during every barrier, also where it would be faster to keep them waiting."""
+
     def wait_for_change(self, timeout: float | None) -> None:
         """Wait until something is stored, committed or freed, or the time is over. The caller holds ``guard`` once."""
         self.changed.wait(timeout)
 
     # -- storing: the caller holds ``writing`` and ``guard``
 
-    def end_after(self, sizes: Sequence[int]) -> int:
-        """The position at which the log would end after records with payloads of these sizes."""
-        position, capacity, alignment = self.state.head.position, self.block.capacity, self.block.alignment
-        for length in sizes:
-            size = record_size(length, alignment)
+    def need_of(self, sizes: Sequence[int]) -> Need:
+        """What records with payloads of these sizes take."""
+        stored = [record_size(length, self.block.alignment) for length in sizes]
+        return Need(len(sizes), sum(sizes), sum(stored), self._end_after(stored))
+
+    def need_of_rows(self, rows: Rows) -> Need:
+        """The same for the rows of an array, whatever their number."""
+        capacity, size = self.block.capacity, record_size(rows.length, self.block.alignment)
+        position = self.state.head.position
+        before_gap = min(rows.records, (capacity - position % capacity) // size)
+        rest = rows.records - before_gap
+        end = position + before_gap * size
+        if rest:
+            end = place_record(end, size, capacity) + rest * size  # past the next gap only when they cannot fit anyway
+        return Need(rows.records, rows.records * rows.length, rows.records * size, end)
+
+    def check_limits(self, need: Need) -> None:
+        """``WalFull`` where a number or a position would pass the limits of the format."""
+        if self.state.head.next_seq + need.records > SEQ_MAX or need.end > POSITION_MAX:
+            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
+
+    def _end_after(self, stored: Sequence[int]) -> int:
+        position, capacity = self.state.head.position, self.block.capacity
+        for size in stored:
             position = place_record(position, size, capacity) + size
         return position
 
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
         """Store one batch behind the head and publish it; its first and last number. There must be room for it."""
         self._settle()
-        self._check_limits(payloads)
         state, block = self.state, self.block
         time_ns = min(max(self.seam.now_ns(), TIME_MIN), TIME_MAX)
         position, seq = state.head
@@ -185,14 +216,9 @@ class Engine:
         self.changed.notify_all()
         return state.head.next_seq, seq - 1
 
-    def _check_limits(self, payloads: Sequence[bytes]) -> None:
-        """``WalFull`` where a number or a position would pass the limits of the format."""
-        position, seq = self.state.head
-        near_the_end = position > POSITION_MAX - 2 * self.block.capacity  # what fits into the ring ends before that
-        if seq + len(payloads) > SEQ_MAX or (
-            near_the_end and self.end_after([len(payload) for payload in payloads]) > POSITION_MAX
-        ):
-            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
+    def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
+        """Store the rows of an array as one batch; else like ``store``."""
+        return self.store(rows.payloads(), (kind,) * rows.records)
 
     def _prefetch(self, position: int) -> None:
         """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""

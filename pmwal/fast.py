@@ -21,6 +21,7 @@ from pmwal.latency import LatencyHistogram
 from pmwal.layout import Slot, uuid_crc
 from pmwal.reading import View, read_one
 from pmwal.records import Bound, Record
+from pmwal.rows import Rows
 from pmwal.seam import SYSTEM
 from pmwal.wal import Wal
 
@@ -126,6 +127,10 @@ class NativeEngine(Engine):
         """Send every call the long way, where the handle refuses it."""
         self.core.halt()
 
+    def yield_at_barriers(self) -> None:
+        """As ``Engine`` does."""
+        self.core.yields = True
+
     def wait_for_change(self, timeout: float | None) -> None:
         """Wait as ``Engine`` does; meanwhile calls go the long way, because only that tells who waits."""
         self.core.watched += 1
@@ -137,11 +142,18 @@ class NativeEngine(Engine):
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
         """Store one batch behind the head and publish it; its first and last number."""
         self._settle()
-        self._check_limits(payloads)
         first = self.state.head.next_seq
         self.core.store(payloads, kinds)
         self.changed.notify_all()
         return first, first + len(payloads) - 1
+
+    def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
+        """Store the rows of an array as one batch, in one call."""
+        self._settle()
+        first = self.state.head.next_seq
+        self.core.store_rows(rows.data, rows.records, rows.length, kind)
+        self.changed.notify_all()
+        return first, first + rows.records - 1
 
     def commit(self) -> None:
         """Make all that is published durable."""
@@ -197,10 +209,12 @@ class NativeWal(_native.Handle, Wal):
     def _slow_commit_through(self, seq: int) -> None:
         Wal._commit_through(self, self._engine, seq)
 
-    def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
+    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first >= end:
             return iter(())
-        position = view.tail.position if first == view.tail.next_seq else _UNKNOWN
+        if start is None and first == view.tail.next_seq:
+            start = view.tail
+        position = _UNKNOWN if start is None else start.position
         return _native.Walk(
             self._engine.core,
             Record,

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Literal, TypedDict, Unpack, overload
 
 from pmwal.choice import chosen_engine, scan_for
+from pmwal.committer import check_commit
 from pmwal.control import due_generations
 from pmwal.create import create_file
 from pmwal.engine import Engine, State
@@ -50,7 +51,7 @@ from pmwal.records import Bound, Progress, RecoveryReport
 from pmwal.ring import RingReader, overlay
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size
-from pmwal.wal import FULL_POLICIES, Wal, check_commit
+from pmwal.wal import FULL_POLICIES, Wal
 
 if native is not None:
     from pmwal.fast import NativeEngine, NativeWal

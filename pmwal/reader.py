@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from crc32c import crc32c
 
+from pmwal.arrays import ArrayReader, Source
 from pmwal.choice import scan_for
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.following import follow
@@ -60,7 +61,7 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
         copied = True
 
 
-class Reader:
+class Reader(ArrayReader):
     """A log opened for reading (``pmwal.open(path, "r")``): any number, in any process, beside a writer or without one.
 
     >>> import pmwal
@@ -170,10 +171,23 @@ class Reader:
         view = self._view()
         return self._read(view, None if start is None else self._number(start, view), stop)
 
+    def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
+        return self._walk(view, *self._begin(view, start, stop))
+
     def _number(self, start: int | str, view: View) -> int:
         return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
 
-    def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
+    def _source(self, start: int | None, stop: int | None) -> Source:
+        if self._salvaging:
+            raise ValueError('read_array() takes records without a gap; open the log without recover="salvage"')
+        start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
+        view = self._view()
+        first, end = self._begin(view, start, stop)
+        locate, walk_on = partial(self._locate, view), partial(self._walk_on, view)
+        return Source(self._block, self._mapping, view, first, end, locate, walk_on, lambda seq: not self._closed)
+
+    def _begin(self, view: View, start: int | None, stop: int | None) -> tuple[int, int]:
+        """Make ready to hand out records of this view; the first number, and the one after the last."""
         if start is not None and start < view.tail.next_seq:
             raise gone(start, view.tail)
         if start is not None:
@@ -183,7 +197,7 @@ class Reader:
             self._index = SparseIndex(INDEX_STEP, () if self._judged is None else self._judged[1].index)
         self._index.drop_before(view.tail.next_seq)
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
-        return self._walk(view, view.tail.next_seq if start is None else start, end)
+        return view.tail.next_seq if start is None else start, end
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
@@ -232,15 +246,20 @@ class Reader:
         return None if bounds is None else View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
 
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
-        if first >= end:
-            return
+        if first < end:
+            yield from self._walk_on(view, self._locate(view, first), end)
+
+    def _locate(self, view: View, first: int) -> Bound:
+        self._check_open()
         near = self._index.floor(first, view.tail)
         if self._last is not None and near.next_seq < self._last.seq < first:
             near = Bound(self._last.position, self._last.seq)  # it was there, and this epoch's index knows less
         found = locate(self._block, self._mapping.load, view, near, first, self._explain)
-        start = Bound(found.position, first)
+        return Bound(found.position, first)
+
+    def _walk_on(self, view: View, start: Bound, end: int) -> Iterator[Record]:
         scan = scan_for(self._block)
-        yield from walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, scan)
+        return walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, scan)
 
     def _hand_out(self, seen: Seen) -> None:
         self._check_open()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 import warnings
 import weakref
@@ -21,26 +20,28 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+import numpy as np
+
+from pmwal.arrays import ArrayReader, Source
 from pmwal.committer import Committer
-from pmwal.engine import Engine, State
+from pmwal.engine import Engine, Need, State
 from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
 from pmwal.following import follow
-from pmwal.layout import record_size
 from pmwal.live import Bell
 from pmwal.ownership import Ownership
 from pmwal.payload import as_number, as_payload, check_kind, check_length
 from pmwal.reading import View, gone, resume, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.rows import as_rows
 from pmwal.staging import Batch, Reservation, owned
 
-COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
 FULL_POLICIES = ("raise", "wait", "overwrite")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Wal:
+class Wal(ArrayReader):
     """A log opened for writing; ``pmwal.open`` makes one. Safe for threads; one writer per log.
 
     >>> import pmwal
@@ -121,6 +122,30 @@ class Wal:
         engine = self._usable()
         with engine.writing:
             first, last = self._store(payloads, (kind,) * len(payloads))
+        self._commit_by_policy(last)
+        return first, last
+
+    def extend_array(self, a: np.ndarray[Any, Any], *, kind: int = 0) -> tuple[int, int]:
+        """Append each row of a numpy array as one record, all or none, with one commit; return the first and last number.
+
+        ``a``: 2-D of any dtype, or 1-D of a structured one; the bytes are stored as they are, whatever their order. Nobody may
+        change them meanwhile: a record could hold some of both. Raises as ``extend`` does, ``TypeError`` for a dtype of objects.
+
+        >>> import numpy, pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     wal.extend_array(numpy.zeros((3, 8))), wal[3].data == bytes(64)
+        ((1, 3), True)
+        """
+        engine = self._usable()
+        rows = as_rows(a, engine.block)
+        check_kind(kind)
+        if not rows.records:
+            return engine.state.head.next_seq, engine.state.head.next_seq - 1
+        with engine.writing:
+            self._refuse_fork()
+            with engine.guard:
+                self._make_room(engine, engine.need_of_rows(rows))
+                first, last = self._persist(engine.store_rows, rows, kind)
         self._commit_by_policy(last)
         return first, last
 
@@ -263,12 +288,28 @@ class Wal:
         [b'b', b'c']
         """
         engine = self._usable(reading=True)
+        return self._walk(engine, *self._bounds(engine, start, stop))
+
+    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
+        """What may be read now, the first number of it, and the one after the last."""
         view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
         first = view.tail.next_seq if start is None else self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
             raise gone(first, view.tail)
-        return self._walk(engine, view, first, end)
+        return view, first, end
+
+    def _source(self, start: int | None, stop: int | None) -> Source:
+        engine = self._usable(reading=True)
+        view, first, end = self._bounds(engine, start, stop)
+
+        def is_kept(seq: int) -> bool:
+            return seq >= self._usable(reading=True).state.tail.next_seq
+
+        def walk_on(at: Bound, stop: int) -> Iterator[Record]:
+            return self._walk(engine, view, at.next_seq, stop, at)
+
+        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
 
     def _number(self, start: int | str, view: View) -> int:
         return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
@@ -297,12 +338,19 @@ class Wal:
         self._refuse_poison()
         return self.read(first, self.committed_seq + 1)
 
-    def _walk(self, engine: Engine, view: View, first: int, end: int) -> Iterator[Record]:
+    def _locate(self, view: View, seq: int) -> Bound:
+        """Where the record with this number starts."""
+        if seq == view.tail.next_seq:
+            return view.tail
+        try:
+            return Bound(self._usable(reading=True).find(seq).position, seq)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first < end:
-            at = view.tail
+            at = self._locate(view, first) if start is None else start
             try:
-                if first > at.next_seq:
-                    at = Bound(engine.find(first).position, first)
                 for record in walk(engine.block, self._load, view, at, end, engine.explain):
                     self._usable(reading=True).check_kept(record.seq, view)
                     yield record
@@ -548,29 +596,30 @@ class Wal:
         """Make room and store. The caller holds ``writing``."""
         self._refuse_fork()
         engine = self._engine
-        sizes = [len(payload) for payload in payloads]
         with engine.guard:
-            try:
-                self._make_room(engine, sizes)
-            except WalFull:
-                self._dropped += len(sizes)
-                raise
+            self._make_room(engine, engine.need_of([len(payload) for payload in payloads]))
             return self._persist(engine.store, payloads, kinds)
 
-    def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:
-        """Return when records of these sizes fit; raise, wait or overwrite as the policy says."""
-        block = engine.block
-        if sum(record_size(size, block.alignment) for size in sizes) > block.capacity:
-            raise RecordTooLarge(
-                f"{len(sizes)} records of {sum(sizes)} bytes together cannot fit into a ring of {block.capacity} bytes"
-            )
-        end = engine.end_after(sizes)
-        if end - engine.state.head.position > block.capacity:  # only a batch of large records: see ``payload_max``
+    def _make_room(self, engine: Engine, need: Need) -> None:
+        """Return when these records fit; raise, wait or overwrite as the policy says."""
+        try:
+            self._find_room(engine, need)
+        except WalFull:
+            self._dropped += need.records
+            raise
+
+    def _find_room(self, engine: Engine, need: Need) -> None:
+        capacity, end = engine.block.capacity, need.end
+        what = f"{need.records} records of {need.payload_bytes} bytes"
+        if need.stored_bytes > capacity:
+            raise RecordTooLarge(f"{what} together cannot fit into a ring of {capacity} bytes")
+        if end - engine.state.head.position > capacity:  # only a batch of large records: see ``payload_max``
             raise WalFull(
-                f"{self._path}: {len(sizes)} records of {sum(sizes)} bytes leave too large a gap at the ring's end to fit now, "
-                "even if the log were empty; use smaller batches, or a larger ring"
+                f"{self._path}: {what} leave too large a gap at the ring's end to fit now, even if the log were empty; "
+                "use smaller batches, or a larger ring"
             )
-        if end - engine.state.tail.position <= engine.block.capacity:
+        engine.check_limits(need)
+        if end - engine.state.tail.position <= capacity:
             return
         if self._on_full == "overwrite":
             tail = engine.free_ahead(end)
@@ -580,7 +629,7 @@ class Wal:
         elif self._on_full == "wait":
             self._waits += 1
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
-            while end - engine.state.tail.position > engine.block.capacity:
+            while end - engine.state.tail.position > capacity:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
                 self._wait_for_change(engine, deadline)
@@ -604,14 +653,3 @@ def _commit_unless_gone(handle: weakref.ref[Wal]) -> None:
     wal = handle()
     if wal is not None and not wal.closed:
         wal.commit()
-
-
-def check_commit(commit: str | float) -> None:
-    """``ValueError`` when this is no commit policy."""
-    if isinstance(commit, str):
-        valid = commit in COMMIT_POLICIES
-    else:
-        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
-    if not valid:
-        policies = ", ".join(map(repr, COMMIT_POLICIES))
-        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")

@@ -50,6 +50,8 @@ static bool lets_go(Core *core)
     note_thread(core);
     if (core->alone < CORE_ALONE)
         core->alone++;
+    if (core->yields) /* the other thread is an event loop, and may not wait */
+        return true;
     if (core->hold) {
         core->hold--;
         return false;

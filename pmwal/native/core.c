@@ -105,6 +105,28 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     return answer;
 }
 
+/* One batch of `count` rows of `length` bytes each, which stand one after another. */
+static PyObject *core_store_rows_method(Core *core, PyObject *args)
+{
+    Py_buffer rows;
+    Py_ssize_t count;
+    unsigned long long length;
+    unsigned short kind;
+    if (!PyArg_ParseTuple(args, "y*nKH:store_rows", &rows, &count, &length, &kind))
+        return NULL;
+    struct piece first = {rows.buf, length, kind};
+    int status = -1;
+    if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
+        (uint64_t)count * length != (uint64_t)rows.len)
+        PyErr_SetString(PyExc_ValueError, "no rows of this length");
+    else
+        status = core_store_rows(core, &first, (size_t)count);
+    PyBuffer_Release(&rows);
+    if (status)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_flush_method(Core *core, PyObject *Py_UNUSED(ignored))
 {
     if (check_mapped(core) || core_flush(core))
@@ -276,6 +298,7 @@ static void core_dealloc(Core *core)
 static PyMethodDef methods[] = {
     {"become", (PyCFunction)core_become, METH_O, NULL},
     {"store", (PyCFunction)core_store_method, METH_VARARGS, NULL},
+    {"store_rows", (PyCFunction)core_store_rows_method, METH_VARARGS, NULL},
     {"flush", (PyCFunction)core_flush_method, METH_NOARGS, NULL},
     {"commit", (PyCFunction)core_commit_method, METH_NOARGS, NULL},
     {"commit_through", (PyCFunction)core_commit_through_method, METH_O, NULL},
@@ -297,6 +320,7 @@ static PyMemberDef members[] = {
     {"stray_records", T_BOOL, offsetof(Core, stray_records), 0, NULL},
     {"stray_slot", T_BOOL, offsetof(Core, stray_slot), 0, NULL},
     {"watched", T_UINT, offsetof(Core, watched), 0, NULL},
+    {"yields", T_BOOL, offsetof(Core, yields), 0, NULL},
     {"appends", T_ULONGLONG, offsetof(Core, appends), READONLY, NULL},
     {"stored_bytes", T_ULONGLONG, offsetof(Core, stored_bytes), READONLY, NULL},
     {"commits", T_ULONGLONG, offsetof(Core, commits), READONLY, NULL},

@@ -42,6 +42,7 @@ struct batch {
     Core *core;
     const struct piece *pieces;
     size_t count;
+    bool rows; /* there is one piece, the first row of an array; the others stand behind it */
     int64_t time_ns;
     struct place end; /* where it ends, once it is stored */
     bool names;       /* of a durable one: its commit wrote a slot */
@@ -53,6 +54,16 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
     batch->core = core;
     batch->pieces = pieces;
     batch->count = count;
+    batch->rows = false;
+}
+
+static inline struct piece piece_at(const struct batch *batch, size_t place)
+{
+    if (!batch->rows)
+        return batch->pieces[place];
+    struct piece piece = *batch->pieces;
+    piece.bytes += place * piece.length;
+    return piece;
 }
 
 /* Notes who uses the log, for the commits. */

@@ -91,6 +91,7 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
+    bool yields;          /* every msync(2) lets the interpreter go: see lets_go() */
     bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
     int failed;           /* errno of a barrier that failed */
@@ -123,6 +124,9 @@ static inline struct place core_head(const Core *core)
 
 /* Stores one batch behind the head and publishes it. There must be room for it. 0, or -1 with an exception set. */
 int core_store(Core *core, const struct piece *pieces, size_t count);
+
+/* The same for rows of an array, of which `first` is the first. */
+int core_store_rows(Core *core, const struct piece *first, size_t count);
 
 /* Stores one batch and makes it durable; only where core_commits_at_once(). 0, or -1 with an exception set. */
 int core_store_durable(Core *core, const struct piece *pieces, size_t count);

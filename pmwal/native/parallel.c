@@ -3,7 +3,7 @@
  *
  * Invariants
  * - Where a part begins is a guess: a whole record somewhere behind. What follows from it counts only when the part before it ended
- *   exactly there (join_run()), so a wrong guess costs time and nothing else.
+ *   exactly there (join_run()), so a wrong guess costs time and nothing else. Where the parts of an array begin is known.
  * - A thread touches nothing of Python, and has ended before run_parts() returns.
  */
 #define _GNU_SOURCE
@@ -75,14 +75,21 @@ static unsigned processors(void)
     return sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
 }
 
+/* How many threads are worth their start for so many bytes. */
+static uint64_t parts_for(uint64_t bytes)
+{
+    uint64_t wanted = bytes / PART_MIN < 2 ? 1 : processors();
+    wanted = wanted < bytes / PART_MIN ? wanted : bytes / PART_MIN;
+    wanted = wanted < PARTS_MAX ? wanted : PARTS_MAX;
+    return wanted ? wanted : 1;
+}
+
 bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
                struct starts *starts)
 {
     struct part parts[PARTS_MAX];
     uint64_t bytes = rules->bytes_max < window->length ? rules->bytes_max : window->length, begin = run->position;
-    uint64_t wanted = bytes / PART_MIN < 2 ? 1 : processors();
-    wanted = wanted < bytes / PART_MIN ? wanted : bytes / PART_MIN;
-    wanted = wanted < PARTS_MAX ? wanted : PARTS_MAX;
+    uint64_t wanted = parts_for(bytes);
     unsigned count = 0;
 
     parts[count++] = (struct part){.g = g, .window = window, .rules = *rules, .from = *run};
@@ -117,6 +124,57 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
         memmove(starts->pairs + 2 * starts->count, parts[i].starts.pairs, 2 * parts[i].starts.count * sizeof *starts->pairs);
         starts->count += parts[i].starts.count;
         whole = parts[i].whole;
+    }
+    return whole;
+}
+
+struct share {
+    const struct geometry *g;
+    const struct window *window;
+    const struct row_rules *rules;
+    uint64_t position, seq, count, taken;
+    unsigned char *rows;
+    bool whole; /* no access faulted */
+    pthread_t thread;
+} __attribute__((aligned(128)));
+
+static void share_body(void *context)
+{
+    struct share *share = context;
+    share->taken = take_rows(share->g, share->window, share->rules, share->position, share->seq, share->count, share->rows);
+}
+
+static void *take_share(void *context)
+{
+    struct share *share = context;
+    share->whole = fault_run(share->window->bytes, share->window->length, share_body, share);
+    return NULL;
+}
+
+bool take_rows_in_parts(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                        uint64_t seq, uint64_t count, unsigned char *rows, uint64_t *taken)
+{
+    struct share shares[PARTS_MAX];
+    uint64_t size = record_size(g, rules->length), parts = parts_for(count * size), first = 0;
+    unsigned begun = 1;
+    for (uint64_t i = 0; i < parts; i++) {
+        uint64_t end = count / parts * (i + 1) + (i + 1 == parts ? count % parts : 0);
+        shares[i] = (struct share){.g = g, .window = window, .rules = rules, .position = position + first * size,
+                                   .seq = seq + first, .count = end - first, .rows = rows + first * rules->length};
+        first = end;
+    }
+    while (begun < parts && pthread_create(&shares[begun].thread, NULL, take_share, &shares[begun]) == 0)
+        begun++;
+    take_share(&shares[0]);
+    for (unsigned i = 1; i < begun; i++)
+        pthread_join(shares[i].thread, NULL);
+
+    bool whole = true, all = true;
+    *taken = 0;
+    for (unsigned i = 0; whole && all && i < begun; i++) {
+        whole = shares[i].whole;
+        *taken += shares[i].taken;
+        all = shares[i].taken == shares[i].count;
     }
     return whole;
 }

@@ -1,4 +1,4 @@
-/* Runs of whole records by several threads at once. */
+/* Runs of whole records, and rows of an array, by several threads at once. */
 #ifndef PMWAL_PARALLEL_H
 #define PMWAL_PARALLEL_H
 
@@ -22,5 +22,9 @@ static inline size_t starts_room(uint64_t bytes)
  * notes. False when an access to the window faulted. */
 bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
                struct starts *starts);
+
+/* Does what take_rows() does, likewise; `taken` is what it returns. */
+bool take_rows_in_parts(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                        uint64_t seq, uint64_t count, unsigned char *rows, uint64_t *taken);
 
 #endif

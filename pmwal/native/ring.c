@@ -4,6 +4,8 @@
 
 #include "crc32c.h"
 
+#define AHEAD 1024 /* bytes */
+
 uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
 {
     return crc32c(uuid_crc, &place, sizeof place);
@@ -108,6 +110,50 @@ bool find_start(const struct geometry *g, const struct window *window, const str
         return true;
     }
     return false;
+}
+
+uint64_t rows_within(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                     uint64_t seq, uint64_t count)
+{
+    uint64_t offset = position % g->capacity, room = g->capacity - offset, size = record_size(g, rules->length);
+    if (rules->length > g->payload_max || offset < window->start || offset - window->start > window->length || position > rules->limit)
+        return 0;
+    uint64_t held = window->length - (offset - window->start), bytes = held < room ? held : room;
+    if (bytes > rules->limit - position)
+        bytes = rules->limit - position;
+    if (count > bytes / size)
+        count = bytes / size;
+    /* There may be two of this number, here and at the next lap's start: that is for the caller. */
+    if (rules->lap_seq >= seq && rules->lap_seq - seq < count && room - (rules->lap_seq - seq) * size < g->size_max)
+        count = rules->lap_seq - seq;
+    return count;
+}
+
+uint64_t take_rows(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                   uint64_t seq, uint64_t count, unsigned char *rows)
+{
+    uint64_t size = record_size(g, rules->length), room = g->capacity - position % g->capacity;
+    const unsigned char *stored = window->bytes + (position % g->capacity - window->start);
+    for (uint64_t taken = 0; taken < count; taken++) {
+        union header copied;
+        const struct record *header = &copied.record;
+        __builtin_prefetch(stored + AHEAD); /* across the ends of pages, where the processor's own prefetch stops */
+        __builtin_prefetch(stored + AHEAD + 64);
+        memcpy(&copied, stored, sizeof copied);
+        if (header->length != rules->length || header->seq != seq || !header_possible(g, header, position, room))
+            return taken;
+        if (seq >= rules->epoch_first_seq ? header->epoch != rules->epoch : header->epoch >= rules->epoch)
+            return taken;
+        memcpy(rows, stored + PMWAL_HEADER, rules->length);
+        if (record_crc(g->uuid_crc, position, &copied, rows) != header->crc)
+            return taken;
+        rows += rules->length;
+        stored += size;
+        position += size;
+        room -= size;
+        seq++;
+    }
+    return count;
 }
 
 bool join_run(struct run *run, const struct run *began, const struct run *ended)

@@ -112,6 +112,24 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
 bool find_start(const struct geometry *g, const struct window *window, const struct run_rules *rules, uint64_t from, uint64_t until,
                 struct run *start);
 
+/* Records of one length, side by side: their payloads are the rows of an array. */
+struct row_rules {
+    uint64_t limit;           /* none ends behind it */
+    uint32_t epoch;           /* as in run_rules */
+    uint64_t epoch_first_seq;
+    uint64_t lap_seq;
+    uint64_t length;          /* of each payload */
+};
+
+/* At most how many of `count` records from this position on, numbered from `seq` on, the window holds side by side. */
+uint64_t rows_within(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                     uint64_t seq, uint64_t count);
+
+/* Copies the payloads of `count` records to `rows`, and takes each checksum over the copy; the number of those that are whole and
+ * what the rules ask for, up to the first that is not. `count` is at most what rows_within() says. */
+uint64_t take_rows(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
+                   uint64_t seq, uint64_t count, unsigned char *rows);
+
 /* Whether `run` ended exactly where another one began; if so, it becomes what one run over both would have been. */
 bool join_run(struct run *run, const struct run *began, const struct run *ended);
 

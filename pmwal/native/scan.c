@@ -171,6 +171,15 @@ typedef struct {
     PyTypeObject *bound_type;
 } Scanner;
 
+/* An access to a window faulted. */
+static void raise_unreadable(void)
+{
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
+    if (error)
+        PyErr_SetObject(PyExc_OSError, error);
+    Py_XDECREF(error);
+}
+
 static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"window", "start", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq", "lap_seq",
@@ -200,10 +209,7 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
         goto done;
     }
     if (!run_parts(&scanner->geometry, &window, &rules, &run, &starts)) {
-        PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
-        if (error)
-            PyErr_SetObject(PyExc_OSError, error);
-        Py_XDECREF(error);
+        raise_unreadable();
         goto done;
     }
     list = PyList_New(0);
@@ -263,6 +269,32 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     }
     PyBuffer_Release(&buffer);
     return list;
+}
+
+static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "start", "position", "seq", "count", "limit", "epoch", "epoch_first_seq", "lap_seq",
+                            "rows", "first", "length", NULL};
+    Py_buffer buffer, rows;
+    unsigned long long start, position, seq, count, limit, epoch, epoch_first_seq, lap_seq, first, length;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*KKKKKKKKw*KK:rows", names, &buffer, &start, &position, &seq, &count, &limit,
+                                     &epoch, &epoch_first_seq, &lap_seq, &rows, &first, &length))
+        return NULL;
+    const struct geometry *g = &scanner->geometry;
+    struct window window = {buffer.buf, start, (uint64_t)buffer.len};
+    struct row_rules rules = {limit, (uint32_t)epoch, epoch_first_seq, lap_seq, length};
+    uint64_t taken = 0, room = (uint64_t)rows.len;
+    PyObject *answer = NULL;
+    count = rows_within(g, &window, &rules, position, seq, count);
+    if (length && (first > room / length || count > room / length - first))
+        PyErr_SetString(PyExc_ValueError, "the rows do not fit");
+    else if (!take_rows_in_parts(g, &window, &rules, position, seq, count, (unsigned char *)rows.buf + first * length, &taken))
+        raise_unreadable();
+    else
+        answer = PyLong_FromUnsignedLongLong(taken);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&buffer);
+    return answer;
 }
 
 /* Which commit slots of a control region have the checksum that their place calls for: a byte for each. */
@@ -355,6 +387,7 @@ static void scanner_dealloc(Scanner *scanner)
 static PyMethodDef scanner_methods[] = {
     {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
     {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},
     {0},

@@ -34,10 +34,9 @@ void note_thread(Core *core)
 }
 
 /* Fills a header but for its checksum, a word at a time: see union header. */
-static inline void fill_header(const struct batch *batch, union header *header, size_t place)
+static inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
 {
     const struct log_state *state = &batch->core->state;
-    const struct piece *piece = &batch->pieces[place];
     header->words[0] = piece->length << 32;
     header->words[1] = state->head.seq + place;
     header->words[2] = state->durable.position;
@@ -114,15 +113,15 @@ static int store_recorded(const struct batch *batch)
     Core *core = batch->core;
     struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {
-        const struct piece *piece = &batch->pieces[i];
+        const struct piece piece = piece_at(batch, i);
         union header header;
-        uint64_t size = record_size(&core->geometry, piece->length);
+        uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
-        fill_header(batch, &header, i);
+        fill_header(batch, &header, &piece, i);
         PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
         if (!bytes)
             return -1;
-        build(core, (unsigned char *)PyBytes_AS_STRING(bytes), &header, piece, start.position, size);
+        build(core, (unsigned char *)PyBytes_AS_STRING(bytes), &header, &piece, start.position, size);
         unsigned long long offset = core->ring_offset + start.offset;
         int status = call_seam(core, streams(core, size) ? "stream" : "store", "(OKO)", core->mapping, offset, bytes);
         Py_DECREF(bytes);
@@ -140,16 +139,16 @@ void store_records(struct batch *batch)
     const Core *core = batch->core;
     struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {
-        const struct piece *piece = &batch->pieces[i];
+        const struct piece piece = piece_at(batch, i);
         union header header;
-        uint64_t size = record_size(&core->geometry, piece->length);
+        uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
         unsigned char *to = core->base + core->ring_offset + start.offset;
-        fill_header(batch, &header, i);
+        fill_header(batch, &header, &piece, i);
         if (streams(core, size))
-            build_streaming(core, to, &header, piece, start.position, size);
+            build_streaming(core, to, &header, &piece, start.position, size);
         else {
-            build(core, to, &header, piece, start.position, size);
+            build(core, to, &header, &piece, start.position, size);
             if (core->barrier == BARRIER_LINES)
                 write_back(to, size);
         }
@@ -234,9 +233,9 @@ static int store_written(struct batch *batch, uint64_t total)
     }
     int status = 0;
     for (size_t i = 0; i < batch->count && !status; i++) {
-        const struct piece *piece = &batch->pieces[i];
+        const struct piece piece = piece_at(batch, i);
         union header header;
-        uint64_t size = record_size(&core->geometry, piece->length);
+        uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
         if (filled && (start.offset == 0 || filled >= WRITE_BEHIND)) {
             status = write_file(core, core->ring_offset + from.offset, staged, filled);
@@ -245,8 +244,8 @@ static int store_written(struct batch *batch, uint64_t total)
         }
         if (!filled)
             from = start;
-        fill_header(batch, &header, i);
-        build(core, staged + filled, &header, piece, start.position, size);
+        fill_header(batch, &header, &piece, i);
+        build(core, staged + filled, &header, &piece, start.position, size);
         filled += size;
         end = end_record(&core->geometry, start, size);
     }
@@ -266,7 +265,7 @@ int store_synced(struct batch *batch, unsigned char *staged)
     if (size > PMWAL_PAGE && !fault_run(core->base, core->size, touch_body, &touched))
         return EIO;
     struct iovec piece = {staged, size};
-    fill_header(batch, &header, 0);
+    fill_header(batch, &header, batch->pieces, 0);
     build(core, staged, &header, batch->pieces, start.position, size);
     ssize_t written;
     do
@@ -319,11 +318,11 @@ void take_in(const struct batch *batch)
     const struct geometry *g = &core->geometry;
     struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {
-        uint64_t size = record_size(g, batch->pieces[i].length);
+        uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
         struct place start = place_record(g, end, size);
         if (start.position >= core->index_next)
             note_start_of(core, start.position, core->state.head.seq + i);
-        core->stored_bytes += batch->pieces[i].length;
+        core->stored_bytes += length;
         end = end_record(g, start, size);
     }
     core->appends += batch->count;
@@ -334,28 +333,42 @@ void take_in(const struct batch *batch)
     core->stray_records = false;
 }
 
-int core_store(Core *core, const struct piece *pieces, size_t count)
+static int store_batch(struct batch *batch)
 {
-    struct batch batch;
-    batch_of(&batch, core, pieces, count);
+    Core *core = batch->core;
     uint64_t total = 0;
-    if (check_mapped(core) || check_failed(core) || now_ns(core, &batch.time_ns))
+    if (check_mapped(core) || check_failed(core) || now_ns(core, &batch->time_ns))
         return -1;
     if (core->barrier == BARRIER_MSYNC) {
         note_thread(core);
         prefetch(core);
-        for (size_t i = 0; i < count; i++)
-            total += record_size(&core->geometry, pieces[i].length);
+        for (size_t i = 0; i < batch->count; i++)
+            total += record_size(&core->geometry, piece_at(batch, i).length);
     }
     core->stray_records = true;
     if (!core->seam && total < LARGE_STORE) {
-        if (store_mapped(&batch))
+        if (store_mapped(batch))
             return -1;
-        take_in(&batch);
+        take_in(batch);
         return 0;
     }
-    if (core->seam ? store_recorded(&batch) : store_written(&batch, total))
+    if (core->seam ? store_recorded(batch) : store_written(batch, total))
         return -1;
-    take_in(&batch);
+    take_in(batch);
     return publish_recorded(core);
+}
+
+int core_store(Core *core, const struct piece *pieces, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    return store_batch(&batch);
+}
+
+int core_store_rows(Core *core, const struct piece *first, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, first, count);
+    batch.rows = true;
+    return store_batch(&batch);
 }

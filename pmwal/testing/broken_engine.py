@@ -201,11 +201,11 @@ def gap_is_full() -> list[Patch]:
     """Refuse a record that would have to wrap."""
     original = Wal._make_room
 
-    def make_room(self: Wal, engine: Engine, sizes: list[int]) -> None:
+    def make_room(self: Wal, engine: Engine, need: Need) -> None:
         position, capacity = engine.state.head.position, engine.block.capacity
-        if engine.end_after(sizes) // capacity > position // capacity:
+        if need.end // capacity > position // capacity:
             raise WalFull("no room before the ring's end")
-        original(self, engine, sizes)
+        original(self, engine, need)
 
     return [Patch(Wal, "_make_room", make_room)]
 

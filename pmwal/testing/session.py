@@ -165,12 +165,12 @@ class Session:
         engine, sizes = self.log._engine, [len(data) for _, data in group]
         if max(sizes) > engine.block.payload_max:
             return False
-        return engine.end_after(sizes) - engine.state.head.position <= engine.block.capacity
+        return engine.need_of(sizes).end - engine.state.head.position <= engine.block.capacity
 
     def first_after(self, group: Items) -> int:
         """The first number after room was made for this group."""
         engine = self.log._engine
-        end = engine.end_after([len(data) for _, data in group])
+        end = engine.need_of([len(data) for _, data in group]).end
         capacity = engine.block.capacity
         if end - engine.state.tail.position <= capacity or end - engine.state.head.position > capacity:
             return self.model.first_seq

@@ -6,6 +6,7 @@ A check is given a ``Context`` and yields rows. What it cannot measure here it y
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import mmap
 import os
@@ -26,7 +27,7 @@ from benchmark.floors import PAGE, Area, FloorsUnavailable, Loop
 from benchmark.gate import BARS, Row, absolute, broken, compare, skipped
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND, READ
-from benchmark.stats import median, percentile, time_text
+from benchmark.stats import median, percentile, rate_text, time_text
 from benchmark.workloads import BATCH, PAYLOAD, Image
 
 BATCH_OF_PAYLOADS = [PAYLOAD] * BATCH
@@ -119,6 +120,31 @@ def extend_memory(context: Context) -> Iterator[Row]:
                 ours.append(loops[1].mean)
     what = 'extend of 1,000 x 128 B, memory, commit="manual"'
     yield compare("extend memory", what, "C loop", (median(floor), median(ours)), "ns", "at most", BARS["extend memory"])
+
+
+def arrays(context: Context) -> Iterator[Row]:
+    """extend_array and read_array of many rows of 64 bytes, against their bar and against memcpy of the payloads."""
+    scale = context.scale
+    rows = np.arange(scale.rows * 8, dtype=np.int64).reshape(scale.rows, 8)
+    again, copy = np.zeros_like(rows), np.zeros_like(rows)
+
+    def memcpy() -> None:
+        ctypes.memmove(copy.ctypes.data, rows.ctypes.data, rows.nbytes)
+
+    size = 2 * scale.rows * workloads.record_size(rows.itemsize * 8, 8)
+    rounds: list[tuple[int, ...]] = []
+    with workloads.new_log(context.memory_dir, size=size, medium="memory") as wal:
+        for _ in range(scale.rounds + 1):
+            stored = workloads.extend_array(wal, rows)
+            new = workloads.timed(rows.copy), workloads.read_array(wal, rows)
+            rounds.append((stored, *new, workloads.timed(memcpy), workloads.read_array(wal, rows, again)))
+    times = [median(column) for column in zip(*rounds[1:], strict=True)]  # the first is the warm-up
+    what = f"extend_array of {scale.rows} x 64 B, memory, durable"
+    yield absolute("arrays", what, scale.rows / times[0] * 1e9, "records/s", "at least", BARS["extend array"])
+    copied, read, memory_copied, read_again = (rows.nbytes / took * 1e9 for took in times[1:])
+    note = f"with out= {rate_text(read_again, 'B/s')}; memcpy into the same memory again {rate_text(memory_copied, 'B/s')}"
+    what = f"read_array of {scale.rows} x 64 B, memory; payload bytes"
+    yield compare("arrays", what, "memcpy into a new array", (copied, read), "B/s", "at least", BARS["read array"], note)
 
 
 def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
@@ -253,6 +279,19 @@ def threads(context: Context) -> Iterator[Row]:
     rates = median([records / total * 1e9 for total, _ in floor]), median([run.rate for run in ours])
     what, against = f"{_THREADS} threads, durable append 128 B", "C group commit, the better of msync and fdatasync"
     yield compare("threads", what, against, rates, "records/s", "at least", BARS["threads rate"])
+
+
+def tasks(context: Context) -> Iterator[Row]:
+    """Many tasks that append durably at once, against one append after the other in the same event loop."""
+    if context.disk.in_memory:
+        yield skipped("tasks", "the disk directory is in memory")
+        return
+    scale, alone = context.scale, max(1, context.scale.tasks // 10)
+    runs = [workloads.append_tasks(context.disk_dir, PAYLOAD, scale.tasks, alone=alone) for _ in range(scale.rounds + 1)][1:]
+    rates = alone / median([run.alone for run in runs]) * 1e9, scale.tasks / median([run.together for run in runs]) * 1e9
+    what = f"{scale.tasks} tasks, durable append 128 B each, in one event loop"
+    note = f"{median([run.commits for run in runs]):g} commits"
+    yield compare("tasks", what, "one task, one after the other", rates, "records/s", "at least", BARS["tasks"], note)
 
 
 def beside_computing(context: Context) -> Iterator[Row]:
@@ -496,11 +535,13 @@ CHECKS: dict[str, Check] = {
     "dax strict": functools.partial(dax, ordering="strict"),
     "dax pipelined": functools.partial(dax, ordering="pipelined"),
     "extend memory": extend_memory,
+    "arrays": arrays,
     "disk append fresh": functools.partial(disk_append, situation="fresh"),
     "disk append reopened": functools.partial(disk_append, situation="reopened"),
     "disk append wrapped": functools.partial(disk_append, situation="wrapped"),
     "disk extend": disk_extend,
     "threads": threads,
+    "tasks": tasks,
     "beside computing": beside_computing,
     "recovery small": recovery_small,
     "recovery large": recovery_large,

@@ -7,18 +7,20 @@ the clock are part of the figure, as they are in the floors. The garbage collect
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import pmwal
+import pmwal.aio
 from benchmark.floors import RECORD_HEADER, Loop
 from benchmark.stats import Times
 
@@ -118,6 +120,32 @@ def extend_each(wal: pmwal.Wal, payloads: list[bytes], count: int) -> Loop:
     return Loop(sum(each), count, np.array(each, dtype=np.int64))
 
 
+def timed(call: Callable[[], object]) -> int:
+    """Nanoseconds of one call."""
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
+def extend_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any]) -> int:
+    """Nanoseconds of one ``extend_array`` into an empty ring."""
+    empty(wal)
+    start = time.perf_counter_ns()
+    wal.extend_array(rows)
+    return time.perf_counter_ns() - start
+
+
+def read_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any] | None = None) -> int:
+    """Nanoseconds of one ``read_array`` of all that is there, which must be these rows."""
+    dtype = np.dtype((rows.dtype, rows.shape[1:]))
+    start = time.perf_counter_ns()
+    found = wal.read_array(dtype, out=out)
+    took = time.perf_counter_ns() - start
+    if not np.array_equal(found, rows):
+        raise RuntimeError("read_array gave other rows than extend_array was given")
+    return took
+
+
 def timer(count: int) -> Times:
     """Two reads of Python's clock with nothing between them."""
     clock = time.perf_counter_ns
@@ -182,6 +210,42 @@ def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: in
         raise failures[0]
     each = np.array([value for mine in times for value in mine], dtype=np.int64)
     return Threads(seconds, threads * each_thread, wal.stats().barriers - before, each)
+
+
+class Tasks(NamedTuple):
+    """Nanoseconds that durable appends of one event loop took, and the commits that made them durable."""
+
+    alone: int
+    together: int
+    commits: int
+
+
+def append_tasks(directory: Path, payload: bytes, count: int, *, alone: int) -> Tasks:
+    """Append ``alone`` times one after the other, and then by ``count`` tasks that are there already; each append is durable."""
+
+    async def one(wal: pmwal.aio.AsyncWal) -> None:
+        await wal.append(payload)
+
+    async def measure(path: Path) -> Tasks:
+        size = 2 * (count + 2 * alone + _SLACK) * record_size(len(payload), 8)
+        async with pmwal.aio.open(path, "x", size=size) as wal:
+            for _ in range(alone):  # the first ones find the disk idle
+                await wal.append(payload)
+            begin = time.perf_counter_ns()
+            for _ in range(alone):
+                await wal.append(payload)
+            took, before = time.perf_counter_ns() - begin, wal.stats().commits
+            tasks = [asyncio.create_task(one(wal)) for _ in range(count)]  # they begin when this one waits
+            begin = time.perf_counter_ns()
+            for task in tasks:
+                await task
+            return Tasks(took, time.perf_counter_ns() - begin, wal.stats().commits - before)
+
+    path = directory / "tasks.wal"
+    try:
+        return asyncio.run(measure(path))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

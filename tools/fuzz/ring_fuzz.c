@@ -393,6 +393,37 @@ static void check_joined(const struct ring *ring, uint64_t first, const struct r
               run.epoch_min == whole->epoch_min && !run.outside);
 }
 
+/* -- take_rows */
+
+/* That the rows which were taken are what the rules take, side by side, and the next record is none of them. */
+static void check_rows(const struct ring *ring, const struct window *window, struct run_rules rules, const struct run *from)
+{
+    const struct geometry *g = &ring->g;
+    uint64_t position = from->position, seq = from->seq, offset = position % g->capacity;
+    struct record header;
+    if (g->capacity - offset < PMWAL_HEADER)
+        return;
+    memcpy(&header, ring->bytes + offset, sizeof header);
+    uint64_t length = header.length, size = record_size(g, length);
+    struct row_rules row_rules = {rules.limit, rules.epoch, rules.epoch_first_seq, rules.lap_seq, length};
+    uint64_t count = rows_within(g, window, &row_rules, position, seq, g->capacity);
+    if (!count)
+        return;
+    CHECK(offset >= window->start && offset + count * size <= window->start + window->length);
+    unsigned char *rows = exactly(count * length);
+    uint64_t taken = take_rows(g, window, &row_rules, position, seq, count, rows);
+    CHECK(taken <= count);
+    rules.stop_seq = UINT64_MAX;
+    for (uint64_t i = 0; i < taken; i++) {
+        CHECK(may_take(ring, &rules, position, seq, 0, &header) && header.length == length);
+        CHECK(!memcmp(rows + i * length, ring->bytes + position % g->capacity + PMWAL_HEADER, length));
+        position += size;
+        seq++;
+    }
+    CHECK(taken == count || !may_take(ring, &rules, position, seq, 0, &header) || header.length != length);
+    free(rows);
+}
+
 static void run_all(const struct ring *ring, const struct parameters *p, struct run_rules rules, struct run from)
 {
     const struct geometry *g = &ring->g;
@@ -441,6 +472,10 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
         }
     }
     CHECK(ends[1].position <= ends[0].position);
+    struct window part = window_of(ring, p->window_start, p->window_length);
+    check_rows(ring, &whole, rules, &from);
+    check_rows(ring, &part, rules, &from);
+    free((void *)part.bytes);
 }
 
 /* -- places */

@@ -56,6 +56,12 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "join-older-epoch": (r" \|\| run->epoch_min > began->epoch_min", ""),
     "start-of-any-number": (r"header.record.seq <= start->seq \|\| ", ""),
     "start-not-whole": (r" \|\| record_at\(g, window, at, &header\) != WHOLE\)", ")"),
+    "row-of-another-length": (r"header->length != rules->length \|\| ", ""),
+    "row-not-whole": (r"record_crc\(g->uuid_crc, position, &copied, rows\) != header->crc", "0"),
+    "row-past-the-limit": (r"bytes > rules->limit - position", "0"),
+    "row-outside": (r"held < room \? held : room", "room"),
+    "row-of-any-epoch": (r"header->epoch != rules->epoch : header->epoch >= rules->epoch", "0 : 0"),
+    "row-of-two-places": (r" && room - \(rules->lap_seq - seq\) \* size < g->size_max", " && 0"),
     "notes-too-often": (">= PMWAL_INDEX_STEP", ">= PMWAL_INDEX_STEP / 2"),
 }
 """What is replaced in ring.c (a regular expression): each is one check that a hostile file would find missing."""

@@ -1,0 +1,407 @@
+"""A log in an event loop: tasks append, and those that wait for the disk share its barriers.
+
+Invariants
+----------
+- The loop's thread waits for no barrier of records. Where a barrier is a system call, one thread of the log runs it, and appends
+  go on meanwhile (with the native engine); where it is a fence, or nothing, a commit is part of the append, and asks no thread.
+- A task that waits is told when its record is durable, or why it is not: by the barrier that begins after its append, by a failure,
+  or by ``close``, which commits. A barrier wakes the loop once, for all tasks that it concerns.
+- A task that is cancelled takes nothing back: what it appended stays in the log and becomes durable with the next barrier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pmwal.errors import WalClosed, WalFull
+from pmwal.opening import open as open_wal
+from pmwal.payload import as_number
+from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.wal import Wal
+
+_TURN = 256  # records that ``follow`` hands out before other tasks have a turn
+
+T = TypeVar("T")
+
+
+def open(
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    *,
+    size: int | str | None = None,
+    align: int | None = None,
+    medium: str = "auto",
+    ordering: str = "auto",
+    on_full: str = "raise",
+    timeout: float | None = None,
+) -> Opening:
+    """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
+
+    The options are those of ``pmwal.open``. There is no ``commit``: ``append`` is durable on return, ``append_nowait`` is not.
+    Recovery runs in a thread. Raises what ``pmwal.open`` raises.
+
+    >>> import asyncio, pmwal.aio
+    >>> async def main():
+    ...     async with pmwal.aio.open(path, size="64KiB") as wal:
+    ...         return await asyncio.gather(*[wal.append(b"x") for _ in range(3)])
+    >>> asyncio.run(main())
+    [1, 2, 3]
+    """
+    if mode == "r":
+        raise ValueError('mode "r" makes a Reader, which needs no event loop; use pmwal.open(path, "r")')
+    policy = "raise" if on_full == "wait" else on_full  # tasks wait here, not the loop's thread
+    begin = partial(
+        open_wal, path, mode, size=size, align=align, medium=medium, ordering=ordering, commit="manual", on_full=policy
+    )
+    return Opening(begin, waits=on_full == "wait", timeout=timeout)
+
+
+class Opening:
+    """What ``open`` returns: ``async with`` it, which closes the log at the end, or ``await`` it."""
+
+    def __init__(self, begin: Callable[[], Any], *, waits: bool, timeout: float | None) -> None:
+        self._begin = begin
+        self._waits = waits
+        self._timeout = timeout
+        self._wal: AsyncWal | None = None
+
+    async def _open(self) -> AsyncWal:
+        thread = ThreadPoolExecutor(1, "pmwal-aio")
+        opening = thread.submit(self._begin)
+        try:
+            wal = await asyncio.wrap_future(opening)
+        except BaseException:
+            opening.add_done_callback(_close_unused)  # a task that is cancelled leaves the thread to its work
+            thread.shutdown(wait=False)
+            raise
+        self._wal = AsyncWal(wal, thread, waits=self._waits, timeout=self._timeout)
+        return self._wal
+
+    def __await__(self) -> Generator[Any, None, AsyncWal]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncWal:
+        return await self._open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._wal is not None
+        await self._wal.close()
+
+
+def _close_unused(opening: Future[Wal]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+class AsyncWal:
+    """A log opened for writing by one event loop; ``pmwal.aio.open`` makes one.
+
+    Reading (``read``, ``follow``) looks at the ring on the loop's thread.
+
+    >>> import asyncio, pmwal.aio
+    >>> async def main():
+    ...     async with pmwal.aio.open(path, size="64KiB") as wal:
+    ...         first = await wal.append(b"durable")
+    ...         last = wal.append_nowait(b"not yet")
+    ...         await wal.durable(last)
+    ...         return [record.data async for record in wal.follow(first, timeout=0)]
+    >>> asyncio.run(main())
+    [b'durable', b'not yet']
+    """
+
+    def __init__(self, wal: Wal, thread: ThreadPoolExecutor, *, waits: bool, timeout: float | None) -> None:
+        self._wal = wal
+        self._thread = thread  # one thread: commits, truncates and the close follow one another
+        self._loop = asyncio.get_running_loop()
+        self._waits = waits
+        self._timeout = timeout
+        self._at_once = wal.stats().flush != "msync"
+        self._waiting: list[asyncio.Future[None]] = []  # who waits until a number is durable
+        self._awaited: list[int] = []  # and until which
+        self._committing = False  # a barrier is under way, or about to be
+        self._followers: list[asyncio.Future[None]] = []
+        self._turn = asyncio.Lock()  # who waits for room waits in turn
+        self._freed = asyncio.Event()
+        self._closing: asyncio.Future[BaseException | None] | None = None  # its result is what the close raised
+        wal._engine.yield_at_barriers()
+
+    # -- storing
+
+    async def append(self, data: Any, *, kind: int = 0) -> int:
+        """Append one record and return its number once it is durable. Raises what ``Wal.append`` raises.
+
+        With ``on_full="wait"`` the task waits for a ``truncate``, and nobody else does. A task that is cancelled while it waits for
+        the barrier leaves its record in the log.
+        """
+        self._check()
+        if self._waits:
+            seq = await self._store(partial(self._wal.append, data, kind=kind, commit=self._at_once))
+        else:
+            seq = self._wal.append(data, kind=kind, commit=self._at_once)
+        if self._at_once:
+            self._tell_followers()
+        else:
+            await self._next_barrier(seq)
+        return seq
+
+    def append_nowait(self, data: Any, *, kind: int = 0) -> int:
+        """Append one record and return its number at once; it is durable after a later ``append``, ``durable`` or ``commit``.
+
+        Raises what ``Wal.append`` raises; ``WalFull`` with ``on_full="wait"``, too.
+        """
+        return self._wal.append(data, kind=kind, commit=False)
+
+    async def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
+        """Append all items or none of them; return the first and last number once they are durable."""
+        self._check()
+        first, last = await self._store(partial(self._wal.extend, list(items), kind=kind))
+        await self._until_durable(last)
+        return first, last
+
+    async def _store(self, store: Callable[[], T]) -> T:
+        """Store; where that is the policy, wait for room, behind those who wait already."""
+        if not self._waits:
+            return store()
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        async with self._turn:
+            while True:
+                self._check()
+                self._freed.clear()
+                try:
+                    return store()
+                except WalFull:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed.wait(), left)
+
+    # -- durability
+
+    async def durable(self, seq: int) -> None:
+        """Return when the record with this number, and all before it, are durable. Raises ``PersistError``.
+
+        ``ValueError`` for a number that is not appended yet.
+        """
+        self._check()
+        seq = as_number(seq)
+        if seq >= self._wal.next_seq:
+            raise ValueError(f"record {seq} is not appended yet; the next one is {self._wal.next_seq}")
+        if seq > self._wal.committed_seq:
+            await self._until_durable(seq)
+
+    async def commit(self) -> int:
+        """Make everything appended so far durable; return the number through which it is.
+
+        With nothing pending it lets the commit pointer catch up, as ``Wal.commit`` does.
+        """
+        self._check()
+        seq = self._wal.next_seq - 1
+        if seq > self._wal.committed_seq:
+            await self._until_durable(seq)
+            return self._wal.committed_seq
+        return await self._run(self._wal.commit)
+
+    async def truncate(self, before: int) -> int:
+        """Free the space of all records before this number, durably; return the new ``first_seq``. Who waits for room goes on."""
+        self._check()
+        return await self._run(partial(self._wal.truncate, before))
+
+    async def rollback(self, after: int) -> int:
+        """Discard all records after this number, durably and for good; return the new ``next_seq``."""
+        self._check()
+        return await self._run(partial(self._wal.rollback, after))
+
+    async def _until_durable(self, seq: int) -> None:
+        if self._at_once:
+            self._wal.wait_durable(seq)
+            self._tell_followers()
+        else:
+            await self._next_barrier(seq)
+
+    def _next_barrier(self, seq: int) -> asyncio.Future[None]:
+        """What is done when this number is durable."""
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        self._awaited.append(seq)
+        if not self._committing:
+            self._begin_commit()
+        return waiter
+
+    def _begin_commit(self) -> None:
+        self._committing = True
+        self._thread.submit(self._commit)
+
+    def _commit(self) -> None:
+        """On the log's thread: one barrier for everything that is appended by now."""
+        error: BaseException | None = None
+        try:
+            self._wal.wait_durable(self._wal.next_seq - 1)
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and with it all that waited
+            self._loop.call_soon_threadsafe(self._committed, error)
+
+    def _committed(self, error: BaseException | None) -> None:
+        """On the loop: tell whom it concerns, and begin the next barrier for the others."""
+        self._committing = False
+        self._tell(error)
+        if self._waiting and self._closing is None:  # else close() commits, and tells them
+            self._begin_commit()
+        self._tell_followers()
+
+    def _tell(self, error: BaseException | None) -> None:
+        """End the wait of those whose record is durable, and with an error that of all others."""
+        durable = self._wal.committed_seq
+        waiting, awaited = self._waiting, self._awaited
+        self._waiting, self._awaited = [], []
+        for waiter, seq in zip(waiting, awaited, strict=True):
+            if waiter.done():  # cancelled
+                continue
+            if seq <= durable:
+                waiter.set_result(None)
+            elif error is not None:
+                waiter.set_exception(copy.copy(error))  # its own: a raise adds to the traceback
+            else:
+                self._waiting.append(waiter)
+                self._awaited.append(seq)
+
+    async def _run(self, action: Callable[[], T]) -> T:
+        """Do something that takes barriers; a task that is cancelled meanwhile does not undo it."""
+        answer = action() if self._at_once else await self._loop.run_in_executor(self._thread, action)
+        self._freed.set()
+        self._tell_followers()
+        return answer
+
+    # -- reading
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``, durable or not: as ``Wal.read``."""
+        return self._wal.read(start, stop)
+
+    async def follow(self, start: int | None = None, timeout: float | None = None) -> AsyncIterator[Record]:
+        """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+
+        It ends when the log is closed, and after ``timeout`` seconds without a record. Raises as ``Wal.read`` does, and
+        ``PersistError`` when the log has failed.
+        """
+        self._check()
+        next_seq = self._wal.first_seq if start is None else as_number(start)
+        waiting_since = time.monotonic()
+        while self._closing is None:
+            before = next_seq
+            try:
+                for record in self._wal.read(next_seq, min(self._wal.committed_seq + 1, next_seq + _TURN)):
+                    next_seq = record.seq + 1
+                    yield record
+                self._wal.wait_durable(self._wal.committed_seq)  # raises when the log has failed
+            except WalClosed:
+                return
+            if next_seq > before:
+                waiting_since = time.monotonic()
+                await asyncio.sleep(0)
+                continue
+            left = None if timeout is None else waiting_since + timeout - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            news = self._loop.create_future()
+            self._followers.append(news)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news, left)
+
+    def _tell_followers(self) -> None:
+        if self._followers:
+            followers, self._followers = self._followers, []
+            for news in followers:
+                if not news.done():
+                    news.set_result(None)
+
+    # -- about the handle
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest record, or of the next one when the log is empty."""
+        return self._wal.first_seq
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next record will have."""
+        return self._wal.next_seq
+
+    @property
+    def committed_seq(self) -> int:
+        """Everything up to this number is durable."""
+        return self._wal.committed_seq
+
+    @property
+    def path(self) -> str:
+        """The path it was opened with."""
+        return self._wal.path
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What this open found, kept and dropped."""
+        return self._wal.recovery
+
+    @property
+    def closed(self) -> bool:
+        """Whether the log was closed."""
+        return self._wal.closed
+
+    def stats(self) -> WalStats:
+        """Where the log lies, and counters since it was opened: as ``Wal.stats``."""
+        return self._wal.stats()
+
+    async def close(self) -> None:
+        """Commit what is pending, and close the log. Idempotent.
+
+        Tasks that wait for a barrier return when it has passed; those that wait for room get ``WalClosed``. Raises ``PersistError``
+        when the last commit fails, as they do.
+        """
+        if self._closing is not None and self._closing.get_loop() is asyncio.get_running_loop():
+            await asyncio.shield(self._closing)
+            return
+        self._check()
+        self._closing = self._loop.create_future()
+        self._thread.submit(self._close)
+        self._thread.shutdown(wait=False)
+        self._freed.set()
+        error = await asyncio.shield(self._closing)
+        if error is not None:
+            raise error
+
+    def _close(self) -> None:
+        """On the log's thread, after the barrier that may be under way."""
+        error: BaseException | None = None
+        try:
+            self._wal.close()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # as in ``_commit``
+            self._loop.call_soon_threadsafe(self._closed, error)
+
+    def _closed(self, error: BaseException | None) -> None:
+        assert self._closing is not None
+        self._tell(error)
+        self._tell_followers()
+        self._closing.set_result(error)
+
+    def _check(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(f"{self.path}: this log was opened in another event loop; open it in the one whose tasks use it")
+        if self._closing is not None:
+            raise WalClosed("this log is closed; open it again with pmwal.aio.open()")
+
+    def __repr__(self) -> str:
+        return f"<pmwal.aio.AsyncWal of {self._wal!r}>"
