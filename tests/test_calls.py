@@ -461,9 +461,9 @@ def test_truncate_and_rollback_commit_what_they_pass(path: Path) -> None:
     ],
     ids=["truncate", "rollback", "read-start", "read-stop", "wait_durable", "index"],
 )
-@pytest.mark.parametrize("number", [2.5, "2"])
+@pytest.mark.parametrize("number", [2.5, b"2"])
 def test_number_that_is_no_number_is_a_type_error(path: Path, call: Callable[[Any, Any], Any], number: Any) -> None:
-    """A float or text in place of a sequence number is the caller's mistake and never looks like damage."""
+    """A float or bytes in place of a sequence number are the caller's mistake and never look like damage; text is a cursor."""
     with open_small(path) as wal:
         wal.extend([b"x"] * 3)
         with pytest.raises(TypeError):
