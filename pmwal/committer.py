@@ -13,7 +13,9 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 from pmwal.engine import Engine
 from pmwal.errors import PmwalError
@@ -82,3 +84,10 @@ def check_commit(commit: str | float) -> None:
     if not valid:
         policies = ", ".join(map(repr, COMMIT_POLICIES))
         raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")
+
+
+def commit_unless_gone(handle: weakref.ref[Any]) -> None:
+    """The ``commit`` of a ``Committer``: the handle lives until it is done, but not because of it."""
+    wal = handle()
+    if wal is not None and not wal.closed:
+        wal.commit()

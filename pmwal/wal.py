@@ -23,7 +23,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import numpy as np
 
 from pmwal.arrays import ArrayReader, Source
-from pmwal.committer import Committer
+from pmwal.committer import Committer, commit_unless_gone
 from pmwal.engine import Engine, Need, State
 from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
 from pmwal.following import follow
@@ -76,7 +76,7 @@ class Wal(ArrayReader):
         self._overwritten = self._dropped = self._waits = self._errors = 0
         self._committer: Committer | None = None
         if not isinstance(commit, str):
-            commit_unless_gone = partial(_commit_unless_gone, weakref.ref(self))
+            commit_unless_gone = partial(commit_unless_gone, weakref.ref(self))
             self._committer = Committer(engine, commit, commit_unless_gone, f"pmwal-committer {path}")
 
     # -- storing
@@ -646,10 +646,3 @@ class Wal(ArrayReader):
         if self._closing:
             raise WalClosed("this handle was closed while a call waited on it")
         self._refuse_poison()
-
-
-def _commit_unless_gone(handle: weakref.ref[Wal]) -> None:
-    """What the background committer does: the handle lives until it is done, but not because of it."""
-    wal = handle()
-    if wal is not None and not wal.closed:
-        wal.commit()

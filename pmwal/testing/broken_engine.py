@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pmwal import wal as wal_module
-from pmwal.engine import Engine, State
+from pmwal.engine import Engine, Need, State
 from pmwal.errors import PersistError, WalFull
 from pmwal.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.records import Bound
