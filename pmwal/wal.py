@@ -76,8 +76,8 @@ class Wal(ArrayReader):
         self._overwritten = self._dropped = self._waits = self._errors = 0
         self._committer: Committer | None = None
         if not isinstance(commit, str):
-            commit_unless_gone = partial(commit_unless_gone, weakref.ref(self))
-            self._committer = Committer(engine, commit, commit_unless_gone, f"pmwal-committer {path}")
+            commit_in_background = partial(commit_unless_gone, weakref.ref(self))
+            self._committer = Committer(engine, commit, commit_in_background, f"pmwal-committer {path}")
 
     # -- storing
 
