@@ -41,6 +41,8 @@ SETTINGS = (
 DEEP = SETTINGS[:2]
 """The settings on which sequences of more than two operations are explored, too."""
 _LENGTH_BROAD = 2
+_SAMPLES_LONG = 64
+"""How many seeded samples of what a crash may leave are looked at in each point of a longer history: they have much to lose."""
 LENGTH_EXTRA = 5  # operations that a longer history has more, at most
 _COUNT_STEP = 20_000  # judged images after which the distinct ones are counted
 _CHUNK = 8  # histories that a process takes at once
@@ -163,8 +165,9 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
         for phase, is_long in (short_histories(plan), False), (long_histories(plan), True):
             if is_long and distinct >= plan.target:
                 break
+            effort = plan.effort._replace(samples=_SAMPLES_LONG) if is_long else plan.effort
             tasks = _tasks(phase, plan.engines)
-            pending = [pool.apply_async(_explore_in_pool, (plan.effort, task)) for task in islice(tasks, 2 * processes)]
+            pending = [pool.apply_async(_explore_in_pool, (effort, task)) for task in islice(tasks, 2 * processes)]
             while pending:
                 total.add(pending.pop(0).get())
                 total.seconds = time.monotonic() - started
@@ -175,7 +178,7 @@ def run(plan: Plan, processes: int, report: Callable[[Result, int], None] | None
                     if report is not None:
                         report(total, distinct)
                 if not is_long or distinct < plan.target:
-                    pending += [pool.apply_async(_explore_in_pool, (plan.effort, task)) for task in islice(tasks, 1)]
+                    pending += [pool.apply_async(_explore_in_pool, (effort, task)) for task in islice(tasks, 1)]
             distinct = total.images_distinct()
     return total
 
