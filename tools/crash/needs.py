@@ -54,9 +54,7 @@ NEEDS = {
     "ext4": _filesystem("ext4"),
     "xfs": _filesystem("xfs"),
     "cc": Need(lambda: any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc"))), "cc: apt-get install gcc"),
-    "qemu-storage-daemon": _command("qemu-storage-daemon", "qemu-system-common"),
     "qemu-system-x86_64": _command("qemu-system-x86_64", "qemu-system-x86"),
-    "qemu-img": _command("qemu-img", "qemu-utils"),
     "mkfs.ext4": _command("mkfs.ext4", "e2fsprogs"),
     "mkfs.xfs": _command("mkfs.xfs", "xfsprogs"),
 }
