@@ -386,6 +386,16 @@ def test_leak_is_growth_after_the_warm_up() -> None:
     assert resources.growth(samples(lambda at: 0)[:5], "memory") is None
 
 
+def test_leak_is_not_what_an_open_log_has_open() -> None:
+    """A log is open in some of few samples, by chance in the later ones; a descriptor kept at each look is a leak."""
+    values = [10, 10, 10, 10, 10, 14, 10, 14, 14, 14, 14]  # the first are warm-up
+    risen = resources.growth([Sample(1, float(at), 0, number, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
+    kept = resources.growth([Sample(1, float(at), 0, number + at, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
+    assert risen is not None
+    assert kept is not None
+    assert risen < resources.GROWTH_MAX["descriptors"] < kept
+
+
 def test_process_that_dies_by_itself_is_a_violation(tmp_path: Path) -> None:
     """A crash of the interpreter is not taken for our kill."""
     child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGHUP)

@@ -16,7 +16,8 @@ from stressing.processes import Violation
 WARM_UP = 0.25  # of the time of a process, that is not judged
 SAMPLES_MIN = 8
 GROWTH_MAX = {"memory": 8 << 20, "descriptors": 4, "threads": 2}
-"""By how much a straight line through the samples after the warm-up may rise from its start to its end. Memory in bytes."""
+"""By how much a straight line through the samples after the warm-up may surely rise from its start to its end. Memory in bytes."""
+STANDARD_ERRORS = 3  # by which the slope is taken lower than it looks: what goes up and down at each open and close is no leak
 
 
 class Sample(NamedTuple):
@@ -69,7 +70,11 @@ class Watch:
 
 
 def growth(samples: list[Sample], what: str) -> float | None:
-    """By how much the line of least squares rises over the samples after the warm-up; None when they are too few to judge."""
+    """By how much the line of least squares surely rises over the samples after the warm-up; None when they are too few to judge.
+
+    Few samples of something that goes up and down can lie on a rising line by chance, so the slope counts less
+    `STANDARD_ERRORS` of it. A leak is one part of a cycle after the other, and does not hide in there.
+    """
     if len(samples) < 2:
         return None
     start, end = samples[0].seconds, samples[-1].seconds
@@ -78,8 +83,9 @@ def growth(samples: list[Sample], what: str) -> float | None:
         return None
     times = np.array([sample.seconds for sample in judged])
     values = np.array([getattr(sample, what) for sample in judged])
-    slope = float(np.polyfit(times, values, 1)[0])
-    return slope * float(times[-1] - times[0])
+    line, covariance = np.polyfit(times, values, 1, cov=True)
+    slope = line[0] - STANDARD_ERRORS * np.sqrt(covariance[0, 0])
+    return max(0.0, float(slope * (times[-1] - times[0])))
 
 
 def growths(watch: Watch, judged: dict[str, tuple[str, ...]]) -> dict[str, dict[str, float | None]]:
