@@ -25,6 +25,7 @@ from pmwal.committer import Committer
 from pmwal.engine import Engine, State
 from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
 from pmwal.following import follow
+from pmwal.kept import Kept, KeptRecord
 from pmwal.layout import record_size
 from pmwal.live import Bell
 from pmwal.ownership import Ownership
@@ -64,6 +65,7 @@ class Wal:
     ) -> None:
         self._path = path
         self._engine = engine
+        self._kept = Kept(engine)
         self._ownership = ownership
         self._recovery = recovery
         self._commits_each = commit == "each"
@@ -137,7 +139,7 @@ class Wal:
         ...     numbers, batch.first, batch.last
         ((1, 2), 1, 2)
         """
-        return Batch(self._usable(), self._usable, self._store, self._commit_by_policy)
+        return Batch(self._usable(), self._usable, partial(self._store, promised=True), self._commit_by_policy)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
         """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
@@ -214,14 +216,14 @@ class Wal:
         """
         engine = self._usable(storing=False)
         before = as_number(before)
-        with engine.guard:
+        with self._kept.writer() as may_store, engine.guard:
             state = engine.state
             if not state.tail.next_seq <= before <= state.head.next_seq:
                 raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
             if before > state.tail.next_seq:
                 at_end = before == state.head.next_seq
                 position = state.head.position if at_end else self._persist(engine.find, before).position
-                self._persist(engine.move_tail, Bound(position, before))
+                self._persist(self._kept.move_tail, Bound(position, before), may_store=may_store)
             return engine.state.tail.next_seq
 
     def rollback(self, after: int) -> int:
@@ -243,7 +245,7 @@ class Wal:
                 raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
             if after < state.head.next_seq - 1:
                 position = state.tail.position if after < state.tail.next_seq else self._persist(engine.find, after).end
-                self._persist(engine.roll_back, Bound(position, after + 1))
+                self._persist(self._kept.roll_back, Bound(position, after + 1))
             return engine.state.head.next_seq
 
     # -- reading
@@ -419,6 +421,7 @@ class Wal:
                 return
             try:
                 if self._poison is None:
+                    self._persist(self._kept.settle)
                     self._persist(self._engine.close)
             finally:
                 self._let_go()
@@ -533,48 +536,75 @@ class Wal:
         if self._commits_each:
             self._commit_through(self._engine, seq)
 
-    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
-        """Make room and store. The caller holds ``writing``."""
+    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int], *, promised: bool = False) -> tuple[int, int]:
+        """Make room and store. The caller holds ``writing``. ``promised``: what numbers they get was said before."""
         self._refuse_fork()
         engine = self._engine
         sizes = [len(payload) for payload in payloads]
         with engine.guard:
-            self._make_room(engine, sizes)
-            return self._persist(engine.store, payloads, kinds)
+            self._make_room(engine, sizes, promised=promised)
+            numbers: tuple[int, int] = self._persist(engine.store, payloads, kinds)
+            self._persist(self._kept.settle)
+            return numbers
 
-    def _make_room(self, engine: Engine, sizes: Sequence[int]) -> None:
+    def _append_needing(self, needed: KeptRecord, data: bytes, kind: int) -> int:
+        """Append a record that needs a copy of another one in the log, which is stored with it when there is none."""
+        engine, kept = self._usable(), self._kept
+        check_length(len(data), engine.block)
+        with engine.writing, engine.guard:
+            payloads: list[bytes] = []
+            while len(payloads) != (1 if needed.seq else 2):  # making room may free the copy, or store one
+                payloads = [data] if needed.seq else [needed.payload, data]
+                self._make_room(engine, [len(payload) for payload in payloads])
+            next_seq = engine.state.head.next_seq
+            needed.last_used = next_seq + 1  # not below what follows, if an interrupt comes between
+            needed.first_used = needed.first_used or next_seq
+            first, last = self._persist(engine.store, payloads, [needed.kind, kind][-len(payloads) :])
+            needed.last_used = last
+            if first < last:
+                kept.stored(needed, first)
+            self._persist(kept.settle)
+        self._commit_by_policy(last)
+        return last
+
+    def _make_room(self, engine: Engine, sizes: Sequence[int], *, promised: bool = False) -> None:
         """Return when records of these sizes fit; raise, wait or overwrite as the policy says."""
-        block = engine.block
-        if sum(record_size(size, block.alignment) for size in sizes) > block.capacity:
+        block, room = engine.block, engine.block.capacity - engine.headroom
+        if sum(record_size(size, block.alignment) for size in sizes) > room:
             raise RecordTooLarge(
                 f"{len(sizes)} records of {sum(sizes)} bytes together cannot fit into a ring of {block.capacity} bytes"
             )
-        end = engine.end_after(sizes)
-        if end - engine.state.head.position > block.capacity:  # only a batch of large records: see ``payload_max``
-            raise WalFull(
-                f"{self._path}: {len(sizes)} records of {sum(sizes)} bytes leave too large a gap at the ring's end to fit now, "
-                "even if the log were empty; use smaller batches, or a larger ring"
-            )
-        if end - engine.state.tail.position <= engine.block.capacity:
-            return
-        if self._on_full == "overwrite":
-            tail = engine.free_ahead(end)
-            overwritten = tail.next_seq - engine.state.tail.next_seq
-            self._persist(engine.move_tail, tail)
-            self._overwritten += overwritten
-        elif self._on_full == "wait":
-            self._waits += 1
-            deadline = None if self._timeout is None else time.monotonic() + self._timeout
-            while end - engine.state.tail.position > engine.block.capacity:
+        deadline = None
+        waits = False
+        while True:
+            end = engine.end_after(sizes)
+            if end - engine.state.head.position > room:  # only a batch of large records: see ``payload_max``
+                raise WalFull(
+                    f"{self._path}: {len(sizes)} records of {sum(sizes)} bytes leave too large a gap at the ring's end to fit now, "
+                    "even if the log were empty; use smaller batches, or a larger ring"
+                )
+            if end - engine.state.tail.position <= room:
+                return
+            if self._on_full == "overwrite":
+                tail = engine.free_ahead(end + engine.headroom)
+                overwritten = tail.next_seq - engine.state.tail.next_seq
+                self._persist(self._kept.move_tail, tail, may_store=not promised)
+                self._overwritten += overwritten
+            elif self._on_full == "wait":
+                if not waits:
+                    waits = True
+                    self._waits += 1
+                    deadline = None if self._timeout is None else time.monotonic() + self._timeout
                 if deadline is not None and time.monotonic() >= deadline:
                     raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
                 self._wait_for_change(engine, deadline)
-        else:
-            raise WalFull(
-                f"{self._path}: {self.free} of {self.capacity} bytes are free, the record needs "
-                f"{end - engine.state.head.position}; truncate(before=...) what you have processed, "
-                'or open with on_full="wait" or "overwrite"'
-            )
+            else:
+                kept = f", {engine.headroom} of them kept for definitions of events" if engine.headroom else ""
+                raise WalFull(
+                    f"{self._path}: {self.free} of {self.capacity} bytes are free{kept}, the record needs "
+                    f"{end - engine.state.head.position}; truncate(before=...) what you have processed, "
+                    'or open with on_full="wait" or "overwrite"'
+                )
 
     def _wait_for_change(self, engine: Engine, deadline: float | None) -> None:
         """Wait for another thread to change the log. The caller holds ``guard`` once."""

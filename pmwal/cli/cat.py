@@ -28,7 +28,8 @@ from pmwal.cli.common import (
     say,
     torn_in_words,
 )
-from pmwal.cli.show import FORMATS, as_item, decoded
+from pmwal.cli.events import EventForms
+from pmwal.cli.show import FORMATS, as_item
 from pmwal.cli.times import TIME_HELP, time_option
 from pmwal.errors import Overrun
 from pmwal.layout import SEQ_MAX
@@ -42,7 +43,7 @@ _GAPS_SHOWN = 20
 _EPILOG = f"""\
 {TIME_HELP}
 Text is one line for each record: control characters and bytes that are not
-UTF-8 are shown as \\xNN.
+UTF-8 are shown as \\xNN. Events of pmwal.events are shown filled in.
 
 A corrupt log is refused; --salvage shows what is whole, names the numbers that
 are missing, and still ends with status 2.
@@ -69,7 +70,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="up to and with this number")
     parser.add_argument("-S", "--since", type=time_option, metavar="TIME", help="stored at this time or later")
     parser.add_argument("-U", "--until", type=time_option, metavar="TIME", help="stored at this time or earlier")
-    parser.add_argument("-g", "--grep", type=_pattern, metavar="REGEX", help="payloads in which this is found")
+    parser.add_argument("-g", "--grep", type=_pattern, metavar="REGEX", help="payloads and texts of events in which this is found")
     parser.add_argument(
         "-o",
         "--output",
@@ -93,13 +94,13 @@ def run(args: argparse.Namespace) -> int:
     if args.length_prefixed and args.output not in (None, "raw"):
         args.parser.error("--length-prefixed is a form of -o raw")
     form: Callable[[Record], bytes] = as_item if args.length_prefixed else FORMATS[args.output or "text"]
-    matches = _filter(args)
     show = _salvage if args.salvage else _show
     with open(args.path, "r", recover="salvage" if args.salvage else "strict") as reader:
-        return show(reader, matches, form, args)
+        events = EventForms(reader)
+        return show(reader, _filter(args, events.searched), events.form(form), args)
 
 
-def _filter(args: argparse.Namespace) -> Callable[[Record], bool]:
+def _filter(args: argparse.Namespace, searched: Callable[[Record], str]) -> Callable[[Record], bool]:
     since, until, pattern = args.since, args.until, args.grep
 
     def matches(record: Record) -> bool:
@@ -107,7 +108,7 @@ def _filter(args: argparse.Namespace) -> Callable[[Record], bool]:
             return False
         if until is not None and record.time_ns > until:
             return False
-        return pattern is None or pattern.search(decoded(record.data)) is not None
+        return pattern is None or pattern.search(searched(record)) is not None
 
     return matches
 
