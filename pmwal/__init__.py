@@ -8,6 +8,7 @@
 [b'payload']
 """
 
+from pmwal import events
 from pmwal._version import __version__
 from pmwal.errors import (
     CorruptWal,
@@ -52,6 +53,7 @@ __all__ = [
     "WalLocked",
     "WalStats",
     "__version__",
+    "events",
     "open",
     "verify",
 ]

@@ -75,6 +75,7 @@ class Core:
     stray_slot: bool
     watched: int
     yields: bool
+    headroom: int
     @property
     def appends(self) -> int: ...
     @property
@@ -102,6 +103,25 @@ class Handle:
     def extend(self, items: Any, *, kind: int = 0) -> tuple[int, int]: ...
     def commit(self) -> int: ...
     def _set_core(self, core: Core, commits_each: bool, /) -> None: ...
+
+class Kept:
+    seq: int
+    last_used: int
+
+class Emitter:
+    def __new__(
+        cls,
+        handle: Handle,
+        kept: Any,  # a subclass of Kept
+        slow: Callable[..., int],
+        number: int,
+        kind: int,
+        positional: int,
+        names: tuple[str, ...],
+        datetime_type: type,
+        utc: object,
+    ) -> Emitter: ...
+    def __call__(self, *args: object, **keywords: object) -> int: ...
 
 class Walk(Iterator[Any]):
     def __new__(

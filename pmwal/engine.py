@@ -90,6 +90,7 @@ class Engine:
 
     name = "python"
     lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
+    headroom = 0  # bytes of the ring that the handle leaves free, for copies of what it must keep
 
     def __init__(
         self,

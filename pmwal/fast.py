@@ -98,6 +98,15 @@ class NativeEngine(Engine):
         return self.core.slots_written
 
     @property
+    def headroom(self) -> int:
+        """Bytes of the ring that the handle leaves free."""
+        return self.core.headroom
+
+    @headroom.setter
+    def headroom(self, size: int) -> None:
+        self.core.headroom = size
+
+    @property
     def barriers(self) -> int:
         """Barriers since the log was opened."""
         return self.mapping.barriers + self.core.barriers

@@ -61,6 +61,7 @@ EPOCH_MAX = (1 << 32) - 2
 GENERATION_MAX = (1 << 64) - 2
 POSITION_MAX = (1 << 63) - 1
 KIND_MAX = (1 << 16) - 1
+KIND_APPLICATION_MAX = 0xFFDF  # by convention: the kinds above it are of records that pmwal itself reads, events so far
 LENGTH_MAX = (1 << 32) - 1
 TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
 

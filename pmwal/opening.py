@@ -49,9 +49,10 @@ from pmwal.readahead import read_ahead
 from pmwal.reader import Reader, judge_beside
 from pmwal.records import Bound, Progress, RecoveryReport
 from pmwal.ring import RingReader, overlay
+from pmwal.room import FULL_POLICIES
 from pmwal.seam import SYSTEM, Seam
 from pmwal.units import parse_size
-from pmwal.wal import FULL_POLICIES, Wal
+from pmwal.wal import Wal
 
 if native is not None:
     from pmwal.fast import NativeEngine, NativeWal

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pmwal.errors import ForkedWal, WalFull, WalLocked
-from pmwal.layout import KIND_MAX
+from pmwal.layout import KIND_APPLICATION_MAX
 from pmwal.opening import open as open_log
 from pmwal.wal import Wal
 
@@ -70,7 +70,7 @@ class Sink:
 
         Raises ``WalFull``, ``RecordTooLarge``, ``PersistError``, ``WalClosed``, ``ForkedWal``.
         """
-        kind = level if 0 <= level <= KIND_MAX else min(max(level, 0), KIND_MAX)
+        kind = level if 0 <= level <= KIND_APPLICATION_MAX else min(max(level, 0), KIND_APPLICATION_MAX)
         try:
             if level >= self._sync_level:
                 self._append(line, kind=kind, commit=True)

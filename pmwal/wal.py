@@ -25,17 +25,17 @@ import numpy as np
 from pmwal.arrays import ArrayReader, Source
 from pmwal.committer import Committer, commit_unless_gone
 from pmwal.engine import Engine, Need, State
-from pmwal.errors import ForkedWal, PersistError, RecordTooLarge, ReentrantCall, WalClosed, WalFull
+from pmwal.errors import ForkedWal, PersistError, ReentrantCall, WalClosed
 from pmwal.following import follow
+from pmwal.kept import Kept, KeptRecord
 from pmwal.live import Bell
 from pmwal.ownership import Ownership
 from pmwal.payload import as_number, as_payload, check_kind, check_length
 from pmwal.reading import View, gone, resume, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.room import Room
 from pmwal.rows import as_rows
 from pmwal.staging import Batch, Reservation, owned
-
-FULL_POLICIES = ("raise", "wait", "overwrite")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,15 +65,15 @@ class Wal(ArrayReader):
     ) -> None:
         self._path = path
         self._engine = engine
+        self._kept = Kept(engine)
+        self._room = Room(path, engine, self._kept, on_full=on_full, timeout=timeout)
         self._ownership = ownership
         self._recovery = recovery
         self._commits_each = commit == "each"
-        self._on_full = on_full
-        self._timeout = timeout
         self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
         self._closed = False
         self._closing = False
-        self._overwritten = self._dropped = self._waits = self._errors = 0
+        self._errors = 0
         self._committer: Committer | None = None
         if not isinstance(commit, str):
             commit_in_background = partial(commit_unless_gone, weakref.ref(self))
@@ -144,8 +144,9 @@ class Wal(ArrayReader):
         with engine.writing:
             self._refuse_fork()
             with engine.guard:
-                self._make_room(engine, engine.need_of_rows(rows))
+                self._make_room(partial(engine.need_of_rows, rows))
                 first, last = self._persist(engine.store_rows, rows, kind)
+                self._persist(self._kept.settle)
         self._commit_by_policy(last)
         return first, last
 
@@ -162,7 +163,7 @@ class Wal(ArrayReader):
         ...     numbers, batch.first, batch.last
         ((1, 2), 1, 2)
         """
-        return Batch(self._usable(), self._usable, self._store, self._commit_by_policy)
+        return Batch(self._usable(), self._usable, partial(self._store, promised=True), self._commit_by_policy)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
         """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
@@ -220,7 +221,7 @@ class Wal(ArrayReader):
         deadline = None if timeout is None else time.monotonic() + timeout
         with engine.guard:
             while engine.state.head.next_seq <= seq:
-                self._wait_for_change(engine, deadline)
+                self._wait_for_change(deadline)
                 if deadline is not None and time.monotonic() >= deadline and engine.state.head.next_seq <= seq:
                     return False
         self._commit_through(engine, seq)
@@ -239,14 +240,14 @@ class Wal(ArrayReader):
         """
         engine = self._usable(storing=False)
         before = as_number(before)
-        with engine.guard:
+        with self._kept.writer() as may_store, engine.guard:
             state = engine.state
             if not state.tail.next_seq <= before <= state.head.next_seq:
                 raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
             if before > state.tail.next_seq:
                 at_end = before == state.head.next_seq
                 position = state.head.position if at_end else self._persist(engine.find, before).position
-                self._persist(engine.move_tail, Bound(position, before))
+                self._persist(self._kept.move_tail, Bound(position, before), may_store=may_store)
             return engine.state.tail.next_seq
 
     def rollback(self, after: int) -> int:
@@ -268,7 +269,7 @@ class Wal(ArrayReader):
                 raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
             if after < state.head.next_seq - 1:
                 position = state.tail.position if after < state.tail.next_seq else self._persist(engine.find, after).end
-                self._persist(engine.roll_back, Bound(position, after + 1))
+                self._persist(self._kept.roll_back, Bound(position, after + 1))
             return engine.state.head.next_seq
 
     # -- reading
@@ -442,15 +443,15 @@ class Wal(ArrayReader):
             bytes=engine.stored_bytes,
             commits=engine.commits,
             barriers=engine.barriers,
-            overwritten=self._overwritten,
-            waits=self._waits,
+            overwritten=self._room.overwritten,
+            waits=self._room.waits,
             errors=self._errors,
             slots_written=engine.slots_written,
             epoch=engine.state.epoch,
             generation=engine.generation,
             alignment=engine.block.alignment,
             assumptions=medium.assumptions,
-            dropped=self._dropped,
+            dropped=self._room.dropped,
             commit_latency=engine.latency,
             recovery=self._recovery,
         )
@@ -478,6 +479,7 @@ class Wal(ArrayReader):
                 return
             try:
                 if self._poison is None:
+                    self._persist(self._kept.settle)
                     self._persist(self._engine.close)
             finally:
                 self._let_go()
@@ -565,6 +567,8 @@ class Wal(ArrayReader):
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
         try:
             return action(*args, **kwargs)
+        except PersistError:
+            raise  # of another thread, met while this one waited inside
         except OSError as error:
             raise self._fail(error) from error
 
@@ -592,57 +596,43 @@ class Wal(ArrayReader):
         if self._commits_each:
             self._commit_through(self._engine, seq)
 
-    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
-        """Make room and store. The caller holds ``writing``."""
+    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int], *, promised: bool = False) -> tuple[int, int]:
+        """Make room and store. The caller holds ``writing``. ``promised``: what numbers they get was said before."""
         self._refuse_fork()
         engine = self._engine
+        sizes = [len(payload) for payload in payloads]
         with engine.guard:
-            self._make_room(engine, engine.need_of([len(payload) for payload in payloads]))
-            return self._persist(engine.store, payloads, kinds)
+            self._make_room(partial(engine.need_of, sizes), may_store=not promised)
+            numbers = self._persist(engine.store, payloads, kinds)
+            self._persist(self._kept.settle)
+            return numbers
 
-    def _make_room(self, engine: Engine, need: Need) -> None:
-        """Return when these records fit; raise, wait or overwrite as the policy says."""
-        try:
-            self._find_room(engine, need)
-        except WalFull:
-            self._dropped += need.records
-            raise
+    def _append_needing(self, needed: KeptRecord, data: bytes, kind: int) -> int:
+        """Append a record that needs a copy of another one in the log, which is stored with it when there is none."""
+        engine = self._usable()
+        check_length(len(data), engine.block)
+        with engine.writing, engine.guard:
+            payloads: list[bytes] = []
+            while len(payloads) != (1 if needed.seq else 2):  # making room may free the copy, or store one
+                payloads = [data] if needed.seq else [needed.payload, data]
+                self._make_room(partial(engine.need_of, [len(payload) for payload in payloads]))
+            next_seq = engine.state.head.next_seq
+            needed.last_used = next_seq + 1  # not below what follows, if an interrupt comes between
+            needed.first_used = needed.first_used or next_seq
+            first, last = self._persist(engine.store, payloads, [needed.kind, kind][-len(payloads) :])
+            needed.last_used = last
+            if first < last:
+                self._kept.stored(needed, first)
+            self._persist(self._kept.settle)
+        self._commit_by_policy(last)
+        return last
 
-    def _find_room(self, engine: Engine, need: Need) -> None:
-        capacity, end = engine.block.capacity, need.end
-        what = f"{need.records} records of {need.payload_bytes} bytes"
-        if need.stored_bytes > capacity:
-            raise RecordTooLarge(f"{what} together cannot fit into a ring of {capacity} bytes")
-        if end - engine.state.head.position > capacity:  # only a batch of large records: see ``payload_max``
-            raise WalFull(
-                f"{self._path}: {what} leave too large a gap at the ring's end to fit now, even if the log were empty; "
-                "use smaller batches, or a larger ring"
-            )
-        engine.check_limits(need)
-        if end - engine.state.tail.position <= capacity:
-            return
-        if self._on_full == "overwrite":
-            tail = engine.free_ahead(end)
-            overwritten = tail.next_seq - engine.state.tail.next_seq
-            self._persist(engine.move_tail, tail)
-            self._overwritten += overwritten
-        elif self._on_full == "wait":
-            self._waits += 1
-            deadline = None if self._timeout is None else time.monotonic() + self._timeout
-            while end - engine.state.tail.position > capacity:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
-                self._wait_for_change(engine, deadline)
-        else:
-            raise WalFull(
-                f"{self._path}: {self.free} of {self.capacity} bytes are free, the record needs "
-                f"{end - engine.state.head.position}; truncate(before=...) what you have processed, "
-                'or open with on_full="wait" or "overwrite"'
-            )
+    def _make_room(self, needed: Callable[[], Need], *, may_store: bool = True) -> None:
+        self._persist(self._room.make, needed, self._wait_for_change, may_store=may_store)
 
-    def _wait_for_change(self, engine: Engine, deadline: float | None) -> None:
+    def _wait_for_change(self, deadline: float | None) -> None:
         """Wait for another thread to change the log. The caller holds ``guard`` once."""
-        engine.wait_for_change(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._engine.wait_for_change(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if self._closing:
             raise WalClosed("this handle was closed while a call waited on it")
         self._refuse_poison()

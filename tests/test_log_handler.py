@@ -27,6 +27,7 @@ import pytest
 import pmwal
 from pmwal import sink
 from pmwal.jsontext import LIBRARIES, encoder
+from pmwal.layout import KIND_APPLICATION_MAX
 from pmwal.opening import open_log
 from processes import Child, Died, child, elsewhere, run_script
 from support import FakeSeam, fail_flush
@@ -136,7 +137,7 @@ def test_odd_levels_and_characters_are_stored_all_the_same(handler: Watched) -> 
     logger.log(100_000, "high")
     handler.handle(logging.makeLogRecord({"levelno": -1, "msg": "low"}))
     logger.info("\udc80")
-    assert stored(handler) == [(65535, "high"), (0, "low"), (20, "\\udc80")]
+    assert stored(handler) == [(KIND_APPLICATION_MAX, "high"), (0, "low"), (20, "\\udc80")]
     assert handler.reported == []
 
 

@@ -17,6 +17,7 @@ import pytest
 
 import pmwal
 from commands import Cli, Ran
+from pmwal import events
 from pmwal.cli import stat, tail
 from pmwal.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
 from pmwal.seam import SYSTEM
@@ -200,6 +201,21 @@ def test_follow_goes_on_over_closes_and_kills_until_interrupted(shm_dir: Path, s
     process.send_signal(signal.SIGINT)
     assert (complaints(process), process.wait()) == ("", 130)
     assert cursor.read_text() == f"{expected}\n"
+
+
+def test_follow_shows_events_filled_in_also_of_the_log_that_took_the_name(shm_dir: Path, started: Start) -> None:
+    """The definitions of the one explain nothing of the other; ``--grep`` looks at the text."""
+    path, other = shm_dir / "log", shm_dir / "other"
+    with open_small(path) as wal:
+        events.Logger(wal).event("order {id} filled")(7)
+        process = started("tail", "-f", "-g", "(filled|left)$", path)
+        assert hear(process).endswith(b"order 7 filled\n")
+    with open_small(other) as wal:
+        events.Logger(wal).event("user {name} left")("ada")
+        other.rename(path)
+        assert hear(process).endswith(b"user ada left\n")
+    process.send_signal(signal.SIGINT)
+    assert "another log has this name now" in complaints(process)
 
 
 def test_follow_says_what_a_faster_writer_overwrote(shm_dir: Path, started: Start) -> None:

@@ -34,6 +34,7 @@ TESTS = (
     "test_reader.py",
     "test_takeover.py",
     "test_damage.py",
+    "test_events.py",
     "test_surroundings.py",
 )
 QUICK = ("test_framing.py",)

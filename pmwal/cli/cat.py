@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from pmwal.cli.common import (
@@ -23,6 +23,7 @@ from pmwal.cli.common import (
     numbers_in_words,
     say,
 )
+from pmwal.cli.events import EventForms
 from pmwal.cli.show import Form, add_output, form_of, print_records
 from pmwal.cli.times import TIME_HELP, time_option
 from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_torn_end
@@ -36,7 +37,7 @@ _GAPS_SHOWN = 20
 _EPILOG = f"""\
 {TIME_HELP}
 Text is one line for each record: control characters and bytes that are not
-UTF-8 are shown as \\xNN.
+UTF-8 are shown as \\xNN. Events of pmwal.events are shown filled in.
 
 A corrupt log is refused; --salvage shows what is whole, names the numbers that
 are missing, and still ends with status 2.
@@ -71,21 +72,21 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the records that were asked for."""
     form = form_of(args)
-    matches = _filter(args)
     show = _salvage if args.salvage else _show
     with open(args.path, "r", recover="salvage" if args.salvage else "strict") as reader:
-        return show(reader, matches, form, args)
+        events = EventForms(reader)
+        return show(reader, _filter(args, events.searched), events.form(form), args)
 
 
-def _filter(args: argparse.Namespace) -> Matches:
-    since, until, in_payload = args.since, args.until, matches_pattern(args.grep)
+def _filter(args: argparse.Namespace, searched: Callable[[Record], str]) -> Matches:
+    since, until, has_pattern = args.since, args.until, matches_pattern(args.grep, searched)
 
     def matches(record: Record) -> bool:
         if since is not None and record.time_ns < since:
             return False
         if until is not None and record.time_ns > until:
             return False
-        return in_payload(record)
+        return has_pattern(record)
 
     return matches
 

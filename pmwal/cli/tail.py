@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import select
 import sys
 import time
@@ -20,9 +21,10 @@ from itertools import islice
 from pathlib import Path
 
 from pmwal.cli.common import FAILED, OK, Commands, add_command, number_option, numbers_in_words, say
+from pmwal.cli.events import EventForms
 from pmwal.cli.files import replacing
-from pmwal.cli.show import add_output, form_of, print_records
-from pmwal.cli.walk import Walk, add_grep, matches_pattern, mention_torn_end
+from pmwal.cli.show import Form, add_output, form_of, print_records
+from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_torn_end
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
 from pmwal.errors import Overrun
 from pmwal.opening import open
@@ -86,8 +88,10 @@ class _Tail:
         self._path: str = args.path
         self._lines: int | None = args.lines
         self._follows: bool = args.follow
-        self._matches = matches_pattern(args.grep)
-        self._form = form_of(args)
+        self._pattern: re.Pattern[str] | None = args.grep
+        self._plain_form = form_of(args)
+        self._matches: Matches
+        self._form: Form
         self._bookmark = None if args.cursor_file is None else _Bookmark(args.cursor_file)
         self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # handed to standard output, or not matching; oldest first
         self._missed = False
@@ -116,7 +120,11 @@ class _Tail:
     def _open(self) -> tuple[Reader, tuple[int, int]]:
         """A reader, and what tells its file from others; looked at before, so that no change is overlooked."""
         status = os.stat(self._path)
-        return open(self._path, "r"), (status.st_dev, status.st_ino)
+        reader = open(self._path, "r")
+        events = EventForms(reader)
+        self._matches = matches_pattern(self._pattern, events.searched)
+        self._form = events.form(self._plain_form)
+        return reader, (status.st_dev, status.st_ino)
 
     def _name_was_taken(self, file: tuple[int, int]) -> bool:
         try:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from pmwal.cli.common import Parser, numbers_in_words, running_writer, say, torn_in_words
-from pmwal.cli.show import decoded
 from pmwal.errors import Overrun
 from pmwal.reader import Reader
 from pmwal.records import Record
@@ -64,7 +63,7 @@ class Walk:
 
 def add_grep(parser: Parser) -> None:
     """The option ``--grep``."""
-    parser.add_argument("-g", "--grep", type=_pattern, metavar="REGEX", help="payloads in which this is found")
+    parser.add_argument("-g", "--grep", type=_pattern, metavar="REGEX", help="payloads and texts of events in which this is found")
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -74,12 +73,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
 
 
-def matches_pattern(pattern: re.Pattern[str] | None) -> Matches:
-    """Whether the pattern, when there is one, is found in a record's payload."""
+def matches_pattern(pattern: re.Pattern[str] | None, searched: Callable[[Record], str]) -> Matches:
+    """Whether the pattern, when there is one, is found in what is searched of a record."""
     if pattern is None:
         return lambda record: True
     search = pattern.search
-    return lambda record: search(decoded(record.data)) is not None
+    return lambda record: search(searched(record)) is not None
 
 
 def mention_torn_end(path: str, reader: Reader) -> None:

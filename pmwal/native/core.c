@@ -321,6 +321,7 @@ static PyMemberDef members[] = {
     {"stray_slot", T_BOOL, offsetof(Core, stray_slot), 0, NULL},
     {"watched", T_UINT, offsetof(Core, watched), 0, NULL},
     {"yields", T_BOOL, offsetof(Core, yields), 0, NULL},
+    {"headroom", T_ULONGLONG, offsetof(Core, headroom), 0, NULL},
     {"appends", T_ULONGLONG, offsetof(Core, appends), READONLY, NULL},
     {"stored_bytes", T_ULONGLONG, offsetof(Core, stored_bytes), READONLY, NULL},
     {"commits", T_ULONGLONG, offsetof(Core, commits), READONLY, NULL},

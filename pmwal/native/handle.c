@@ -9,12 +9,6 @@
 #define STACK_PIECES 64
 #define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* what memoryview() would take: an exporter may refuse to name a format */
 
-typedef struct {
-    PyObject_HEAD
-    Core *core;
-    char commits_each;
-} Handle;
-
 /* Turns the OSError that is set into the PersistError that says so, and ends the handle. Always NULL. */
 static PyObject *fail(Handle *self)
 {
@@ -73,7 +67,8 @@ static bool fits(const Core *core, const struct piece *pieces, size_t count)
         uint64_t size = record_size(&core->geometry, pieces[i].length);
         end = end_record(&core->geometry, place_record(&core->geometry, end, size), size);
     }
-    return end.position - state->tail.position <= core->geometry.capacity;
+    uint64_t used = end.position - state->tail.position;
+    return used <= core->geometry.capacity && core->headroom <= core->geometry.capacity - used;
 }
 
 /* Makes `seq` durable as the caller asked for; false with an exception set. */
@@ -101,6 +96,33 @@ static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_
     return answer;
 }
 
+int handle_store(Handle *self, const struct piece *piece, bool *commit)
+{
+    Core *core = self->core;
+    if (!core || !core_is_free(core) || piece->length > core->geometry.payload_max || !fits(core, piece, 1))
+        return 1;
+    bool at_once = *commit && core_commits_at_once(core);
+    int status = 1;
+    if (*commit && core_syncs_at_once(core, piece->length)) {
+        status = core_store_synced(core, piece);
+        at_once = status <= 0;
+    }
+    if (status > 0)
+        status = at_once ? core_store_durable(core, piece, 1) : core_store(core, piece, 1);
+    if (at_once)
+        *commit = false;
+    return status;
+}
+
+PyObject *handle_stored(Handle *self, int status, uint64_t seq, bool commit)
+{
+    if (status)
+        return fail(self);
+    if (commit && !commit_through(self, seq))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(seq);
+}
+
 static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     struct piece piece;
@@ -120,28 +142,11 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.bytes = view.buf;
         piece.length = (uint64_t)view.len;
     }
-    Core *core = self->core;
-    if (!core || !core_is_free(core) || piece.length > core->geometry.payload_max || !fits(core, &piece, 1)) {
-        if (view.obj)
-            PyBuffer_Release(&view);
-        return slow(self, "_slow_append", args, count, names);
-    }
-    uint64_t seq = core->state.head.seq;
-    bool at_once = commit && core_commits_at_once(core);
-    int status = 1;
-    if (commit && core_syncs_at_once(core, piece.length)) {
-        status = core_store_synced(core, &piece);
-        at_once = status <= 0;
-    }
-    if (status > 0)
-        status = at_once ? core_store_durable(core, &piece, 1) : core_store(core, &piece, 1);
+    uint64_t seq = self->core ? self->core->state.head.seq : 0;
+    int status = handle_store(self, &piece, &commit);
     if (view.obj)
         PyBuffer_Release(&view);
-    if (status)
-        return fail(self);
-    if (commit && !at_once && !commit_through(self, seq))
-        return NULL;
-    return PyLong_FromUnsignedLongLong(seq);
+    return status > 0 ? slow(self, "_slow_append", args, count, names) : handle_stored(self, status, seq, commit);
 }
 
 /* A private copy of an item as bytes; NULL without an exception when the slow way has to look at it. */

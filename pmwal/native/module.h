@@ -13,7 +13,7 @@
 
 /* Of one interpreter. */
 struct module_state {
-    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *walk_type, *scanner_type;
+    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *walk_type, *scanner_type, *kept_type, *emitter_type;
     PyObject *name_kind, *name_commit;
 };
 
@@ -40,7 +40,7 @@ typedef struct {
 bool lock_try(Lock *lock);
 void lock_release(Lock *lock);
 
-extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, walk_spec, scanner_spec;
+extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, walk_spec, scanner_spec, kept_spec, emitter_spec;
 
 struct bound {
     uint64_t position, seq; /* the number of the first record at or after the position */
@@ -88,6 +88,7 @@ typedef struct core {
     uint64_t live_version;
     uint64_t index_next; /* no record before this position goes into the index */
     uint64_t prefetched;
+    unsigned long long headroom; /* bytes of the ring that calls leave free */
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
@@ -154,6 +155,21 @@ static inline bool core_commits_at_once(const Core *core)
 /* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller has to
  * go the slow way, because the Python side holds the locks. */
 int core_commit_through(Core *core, uint64_t seq);
+
+/* What a Wal over the native engine is in C. */
+typedef struct {
+    PyObject_HEAD
+    Core *core;
+    char commits_each;
+} Handle;
+
+/* Stores one record the short way. 0: stored, and `*commit` says whether it is still to be made durable; -1 with an exception set;
+ * 1 when the slow way has to look at it, and nothing was stored. */
+int handle_store(Handle *handle, const struct piece *piece, bool *commit);
+
+/* What a call returns whose record handle_store() has stored, or has failed to: the record's number, once it is durable if it is to
+ * be. NULL with an exception set. */
+PyObject *handle_stored(Handle *handle, int status, uint64_t seq, bool commit);
 
 /* A pmwal.records.Bound, which is a named tuple of two. */
 PyObject *bound_new(PyTypeObject *type, uint64_t position, uint64_t seq);

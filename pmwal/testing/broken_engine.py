@@ -10,6 +10,7 @@ from pmwal.engine import Engine, Need, State
 from pmwal.errors import PersistError, WalFull
 from pmwal.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.records import Bound
+from pmwal.room import Room, Wait
 from pmwal.testing.broken_seam import Patch, shipped
 from pmwal.wal import Wal
 
@@ -199,15 +200,15 @@ def barriers_overlap() -> list[Patch]:
 
 def gap_is_full() -> list[Patch]:
     """Refuse a record that would have to wrap."""
-    original = Wal._make_room
+    original = Room.make
 
-    def make_room(self: Wal, engine: Engine, need: Need) -> None:
-        position, capacity = engine.state.head.position, engine.block.capacity
-        if need.end // capacity > position // capacity:
+    def make(self: Room, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
+        position, capacity = self._engine.state.head.position, self._engine.block.capacity
+        if needed().end // capacity > position // capacity:
             raise WalFull("no room before the ring's end")
-        original(self, engine, need)
+        original(self, needed, wait, may_store=may_store)
 
-    return [Patch(Wal, "_make_room", make_room)]
+    return [Patch(Room, "make", make)]
 
 
 def clean_flag_kept() -> list[Patch]:

@@ -1,0 +1,19 @@
+"""A logger for hot paths: a call stores an event's number and its arguments; the text is made when it is read.
+
+>>> import pmwal
+>>> from pmwal import events
+>>> with pmwal.open(path, size="64KiB") as wal:
+...     log = events.Logger(wal)
+...     fill = log.event("order {id} filled {qty} @ {px:.2f}")
+...     numbers = fill(17, 5, 1.25), fill(18, qty=1, px=99.5)
+...     [event.text for event in events.read(wal)]
+['order 17 filled 5 @ 1.25', 'order 18 filled 1 @ 99.50']
+
+docs/events.md says what the records look like and what is guaranteed.
+"""
+
+from pmwal.events.decoder import Decoder, Event, read
+from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
+from pmwal.events.logger import Logger
+
+__all__ = ["DEFINITION_KIND", "EVENT_KIND", "Decoder", "Event", "Logger", "read"]

@@ -1,0 +1,140 @@
+"""Storing events: ``Logger`` makes calls of formats, and each call is one record.
+
+Invariants
+----------
+- Before an event is stored a copy of its definition is in the log, or it is stored in the same batch: see ``pmwal/kept.py`` for how
+  it stays there as long as an event needs it.
+- What an earlier process left in the log is kept likewise: the definitions are looked for when the first logger is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from pmwal.errors import WalFull
+from pmwal.events.arguments import pack
+from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
+from pmwal.extension import native
+from pmwal.kept import Kept, KeptRecord
+from pmwal.wal import Wal
+
+
+class Logger:
+    """Makes calls that store events in a log opened for writing. ``name`` goes with each event, like the name of a logger.
+
+    Any number of them may share a log. The first one reads the log once, for the definitions of events that it holds.
+
+    >>> import pmwal
+    >>> from pmwal import events
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     fill = events.Logger(wal, name="orders").event("order {id} filled {qty} @ {px}")
+    ...     seq = fill(17, qty=5, px=1.25)
+    ...     [event.text for event in events.read(wal)]
+    ['order 17 filled 5 @ 1.25']
+    """
+
+    def __init__(self, wal: Wal, *, name: str = "") -> None:
+        if not isinstance(wal, Wal):
+            raise TypeError(f"events are stored in a log opened for writing, a pmwal.Wal, not in a {type(wal).__name__}")
+        self._wal = wal
+        self._name = name
+        engine = wal._usable()
+        with engine.writing, engine.guard:
+            if not wal._kept.adopted:
+                _adopt(wal, wal._kept)
+
+    def event(self, format: str, *, level: int = logging.INFO) -> Callable[..., int]:
+        """A call that stores one event and returns its sequence number.
+
+        ``format``: like that of ``str.format``, with fields that are names, positions or ``{}``; ``ValueError`` for attributes,
+        items, nested fields and widths of more than three digits. The call takes as many arguments as there are fields, by
+        position, or by name where a field has one: int, float, bool, str, bytes, None, datetime, and what is a subclass of these or
+        an index (integers of numpy). It raises ``TypeError``, naming the event, for other arguments, and all that
+        ``Wal.append`` raises; it commits as the log was opened to. ``WalFull`` here when the definitions would fill the ring.
+
+        >>> import pmwal
+        >>> from pmwal import events
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     started = events.Logger(wal).event("{} started", level=10)
+        ...     started()
+        Traceback (most recent call last):
+        TypeError: event '{} started' misses 0
+        """
+        if not isinstance(format, str) or isinstance(level, bool) or not isinstance(level, int):
+            raise TypeError("the format of an event is a str, its level an int")
+        wal = self._wal
+        definition = Definition(format, int(level), self._name)
+        engine = wal._usable()
+        with engine.guard:
+            kept = wal._kept.records.get(definition.payload)
+            if kept is None:
+                kept = KeptRecord(DEFINITION_KIND, definition.payload)
+                wal._kept.add(kept)
+        emitter = Emitter(wal, definition, kept)
+        if native is None or not isinstance(wal, native.Handle):
+            return emitter
+        positional = definition.positional
+        return native.Emitter(
+            wal,
+            kept,
+            emitter,
+            definition.number,
+            EVENT_KIND,
+            positional,
+            definition.parameters[positional:],
+            datetime,
+            UTC,
+        )
+
+
+class Emitter:
+    """One event as a call, in Python."""
+
+    def __init__(self, wal: Wal, definition: Definition, kept: KeptRecord) -> None:
+        self._wal = wal
+        self._definition = definition
+        self._kept = kept
+        self._number = definition.number.to_bytes(NUMBER_SIZE, "little")
+
+    def __call__(self, /, *args: object, **keywords: object) -> int:
+        definition = self._definition
+        parts = [self._number]
+        for name, value in zip(definition.parameters, definition.bind(args, keywords), strict=True):
+            try:
+                parts.append(pack(value))
+            except TypeError:
+                raise TypeError(
+                    f"{definition}: {name} is of type {type(value).__name__}; an event stores int, float, bool, str, bytes, None "
+                    "and datetime, so convert it first, for example with str()"
+                ) from None
+        return self._wal._append_needing(self._kept, b"".join(parts), EVENT_KIND)
+
+    def __repr__(self) -> str:
+        return f"<pmwal.events call {self._definition.format!r}>"
+
+
+def _adopt(wal: Wal, kept: Kept) -> None:
+    """Keep what events of earlier processes need. The caller holds ``writing`` and ``guard``: nothing changes meanwhile."""
+    first_used: dict[bytes, int] = {}
+    last_used: dict[bytes, int] = {}
+    newest: dict[bytes, KeptRecord] = {}
+    for record in wal.read():
+        if record.kind == EVENT_KIND:
+            number = record.data[:NUMBER_SIZE]
+            first_used.setdefault(number, record.seq)
+            last_used[number] = record.seq
+        elif record.kind == DEFINITION_KIND:
+            definition = Definition.decode(record.data)
+            if definition is not None:
+                number = definition.number.to_bytes(NUMBER_SIZE, "little")
+                newest.setdefault(number, KeptRecord(DEFINITION_KIND, record.data)).seq = record.seq
+                first_used.setdefault(number, record.seq)
+    for number in sorted(newest, key=lambda number: last_used.get(number, 0), reverse=True):
+        newest[number].first_used = first_used[number]
+        newest[number].last_used = last_used.get(number, 0)
+        with contextlib.suppress(WalFull):  # a log that defines more than its ring can keep: the latest used ones are kept
+            kept.add(newest[number])
+    kept.adopted = True
