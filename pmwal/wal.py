@@ -567,8 +567,6 @@ class Wal(ArrayReader):
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
         try:
             return action(*args, **kwargs)
-        except PersistError:
-            raise  # of another thread, met while this one waited inside
         except OSError as error:
             raise self._fail(error) from error
 
