@@ -27,6 +27,7 @@ import pmwal
 from callers import Call, until
 from pmwal import _native
 from pmwal.engine import Engine
+from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.medium import Mapping
 from preload import Shim, build, run
 from support import kill
@@ -96,12 +97,15 @@ def appends(path: str, ordering: str, count: int, lie: str) -> dict[str, Any]:
         wal = stack.enter_context(create(path, ordering))
         shim, ring = Shim(wal, DELAY, interrupt_at=3), wal._engine.block.ring_offset
         early: list[int] = []
+        hidden: list[int] = []
 
         def append(thread: int) -> None:
             for number in range(count):
                 seq = wal.append(PAYLOAD.pack(thread, number), commit=lie != "early")
                 if not shim.holds(ring + (seq - 1) * RECORD, RECORD):
                     early.append(seq)
+                if commit_is_hidden(wal, seq):
+                    hidden.append(seq)
 
         at_once(*[lambda thread=thread: append(thread) for thread in range(THREADS)])
         assert wal.next_seq == THREADS * count + 1
@@ -110,11 +114,18 @@ def appends(path: str, ordering: str, count: int, lie: str) -> dict[str, Any]:
         kept = {PAYLOAD.unpack(record.data) for record in reader}
     return {
         "early": len(early),
+        "hidden": len(hidden),
         "overlaps": shim.overlaps,
         "calls": calls,
         "commits": commits,
         "whole": kept == {(thread, number) for thread in range(THREADS) for number in range(count)},
     }
+
+
+def commit_is_hidden(wal: pmwal.Wal, seq: int) -> bool:
+    """Whether this handle, or the live page for other processes, does not say yet that the record is durable."""
+    shown = wal._engine.mapping.load(LIVE_OFFSET + LIVE_BOUNDS.offsets["durable_seq"], 8)
+    return wal.committed_seq < seq or int.from_bytes(shown, "little") < seq
 
 
 def failing(path: str, ordering: str, fail_at: int, swallow: bool) -> dict[str, Any]:
@@ -350,6 +361,27 @@ def with_rollbacks(path: str, ordering: str, seconds: float) -> dict[str, Any]:
     return {"done": done, "strange": strange, "overlaps": shim.overlaps, "outcome": pmwal.verify(path).outcome}
 
 
+def nothing_but_rollbacks(path: str, ordering: str, seconds: float) -> dict[str, Any]:
+    """Rollbacks without a pause beside durable appends, whose records are gone before they are known to be durable."""
+    sys.setswitchinterval(1e-5)
+    wal = create(path, ordering)
+    end = time.monotonic() + seconds
+
+    def append() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(pmwal.WalFull):
+                wal.append(bytes(16))
+
+    def roll_back() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(ValueError):
+                wal.rollback(max(wal.first_seq, wal.next_seq - 20))
+
+    at_once(append, append, append, roll_back)
+    wal.close()
+    return {"outcome": pmwal.verify(path).outcome}
+
+
 def truncates_beside_commits(path: str, ordering: str) -> dict[str, Any]:
     """How far truncates and rollback-free commits get side by side."""
     wal = create(path, ordering)
@@ -495,6 +527,7 @@ def test_acknowledged_record_is_on_the_disk_and_one_msync_runs_at_a_time(
     directory = shm_dir if where == "tmpfs" else tmp_path
     result = run(library, __name__, "appends", str(directory / "log"), ordering, 25 * ROUNDS, "")
     assert result["early"] == 0
+    assert result["hidden"] == 0
     assert result["overlaps"] == 0
     assert result["whole"]
     assert result["calls"] > 3
@@ -586,6 +619,11 @@ def test_rollbacks_beside_commits_leave_a_whole_log(library: Path, shm_dir: Path
     assert result["overlaps"] == 0
     assert result["outcome"] == "clean"
     assert set(result["done"]) == {"a", "b", "c", "rollback", "truncate", "read"}
+
+
+def test_append_whose_record_is_rolled_back_meanwhile_returns(library: Path, shm_dir: Path, ordering: str) -> None:
+    """It does not wait for a number to become durable that the log does not have any more."""
+    assert run(library, __name__, "nothing_but_rollbacks", str(shm_dir / "log"), ordering, 2.0 * ROUNDS)["outcome"] == "clean"
 
 
 def test_truncate_gets_its_turn_beside_committing_threads(library: Path, shm_dir: Path) -> None:

@@ -447,7 +447,8 @@ int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 
 int core_commit_through(Core *core, uint64_t seq)
 {
-    while (core->state.durable.seq <= seq) {
+    /* What is not durable and not in the log any more was rolled back by another thread. */
+    while (core->state.durable.seq <= seq && seq < core->state.head.seq) {
         if (core->failed)
             return raise_errno(core->failed);
         if (!core->base || core->halted || core->generation >= PMWAL_GENERATION_MAX || core->forks != fork_count || core->stray_records || core->stray_slot)
