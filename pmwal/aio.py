@@ -262,14 +262,14 @@ class AsyncWal:
         self._tell_followers()
 
     def _tell(self, error: BaseException | None) -> None:
-        """End the wait of those whose record is durable, and with an error that of all others."""
-        durable = self._wal.committed_seq
+        """End the wait of those whose record is durable, or was rolled back, and with an error that of all others."""
+        durable, next_seq = self._wal.committed_seq, self._wal.next_seq
         waiting, awaited = self._waiting, self._awaited
         self._waiting, self._awaited = [], []
         for waiter, seq in zip(waiting, awaited, strict=True):
             if waiter.done():  # cancelled
                 continue
-            if seq <= durable:
+            if seq <= durable or seq >= next_seq:
                 waiter.set_result(None)
             elif error is not None:
                 waiter.set_exception(copy.copy(error))  # its own: a raise adds to the traceback

@@ -122,6 +122,22 @@ def test_thousand_tasks_take_few_barriers(tmp_path: Path) -> None:
     run(main)
 
 
+def test_append_whose_record_is_rolled_back_meanwhile_returns(tmp_path: Path) -> None:
+    """It does not wait for a number to become durable that the log does not have any more."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(tmp_path / "log", size=SIZE, medium="file") as wal:
+            assert await wal.append(b"kept") == 1
+            with held(wal):
+                rolled = asyncio.create_task(wal.rollback(after=1))
+                await asyncio.sleep(0)
+                appended = await waiting(wal, wal.append(b"gone"), wal.append(b"gone too"))
+            assert await asyncio.gather(rolled, *appended) == [2, 2, 3]
+            assert (wal.next_seq, await wal.append(b"next")) == (2, 2)
+
+    run(main)
+
+
 def test_commit_that_is_no_system_call_asks_no_thread(shm_dir: Path) -> None:
     """On memory nothing lets another task run, and the thread is asked for nothing."""
 
