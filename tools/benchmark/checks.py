@@ -508,10 +508,11 @@ def log_calls(context: Context) -> Iterator[Row]:
     """One call of ``pmwal.events`` and of ``LogHandler``, against logging to a file, formatting for nothing, and enqueueing."""
     name, found = "log calls", loggers.measure(context, list(loggers.LOGGERS))
     times = {logger: 1e9 / latency.rate for logger, latency in found.items()}
-    allowed, floor = BARS["log handler ns"], times[loggers.DROP]
+    allowed = BARS["log handler ns"]
+    floor, more = loggers.paired(context, loggers.DROP, loggers.HANDLER)
     what = f"logger.info to a LogHandler takes at most {time_text(allowed)} more than formatting takes"
-    figures = floor + allowed, times[loggers.HANDLER]
-    note = f"{time_text(abs(figures[1] - floor))} {'more' if figures[1] >= floor else 'less'}"
+    note = f"{time_text(abs(more))} {'more' if more >= 0 else 'less'}"
+    figures = floor + allowed, floor + more
     yield compare(name, what, f"formats and drops, and {time_text(allowed)}", figures, "ns", "at most", 1.0, note)
     if loggers.EVENT not in times:
         yield skipped(name, context.unavailable[loggers.EVENT])

@@ -7,6 +7,7 @@ beside a thread that writes what it took, a call takes longer.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import logging.handlers
@@ -30,6 +31,7 @@ BY_BRACES = "order {} filled {} @ {}"
 BY_NAME = "order {id} filled {qty} @ {px}"
 _SIZE = "64MiB"
 _WARM_UP = 0.1  # of the calls that are timed, before them
+_PIECE = 500  # calls of one logger, before those of the one that it is compared with
 
 
 class Session(NamedTuple):
@@ -91,6 +93,22 @@ def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
         )
         for name in usable
     }
+
+
+def paired(context: Context, floor: str, other: str) -> tuple[float, float]:
+    """ns a call that one logger takes, and how many more another one takes: medians over short loops in turns, of which each is
+    compared with the one next to it, so that a machine that changes its speed changes both."""
+    pieces = context.scale.rounds * context.scale.peer_process // _PIECE
+    with contextlib.ExitStack() as stack:
+        sessions: list[Session] = []
+        for name in (floor, other):
+            directory = context.memory_dir / f"logger-{len(sessions)}"
+            directory.mkdir()
+            sessions.append(LOGGERS[name].open(directory))
+            stack.callback(sessions[-1].close)
+            _whole(sessions[-1], max(1, int(context.scale.peer_process * _WARM_UP)))
+        turns = [[_whole(session, _PIECE).mean for session in sessions] for _ in range(max(1, pieces))]
+    return median([first for first, _ in turns]), median([second - first for first, second in turns])
 
 
 def _whole(session: Session, count: int) -> Loop:
