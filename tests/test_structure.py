@@ -132,6 +132,7 @@ def test_each_module_can_be_imported_alone() -> None:
         """,
         PACKAGE,
         *alone,
+        timeout=120,
     )
     assert result.stdout.split() == alone, result.stderr
     assert len(alone) >= len(PURE)
