@@ -1,8 +1,8 @@
 /* Durability: barriers, slots, the live page, and commits that threads share.
  *
  * Invariants
- * - Whoever makes something durable holds `guard`. While `flushing` is set, the holder has only a barrier under way whose end it
- *   fixed before, so others may store behind the head; they may change nothing else.
+ * - Whoever makes something durable holds `guard`. While `flushing` is set, the holder has only a barrier under way, whose end it
+ *   fixes before it begins, so others may store behind the head; they may change nothing else.
  * - At most one msync(2) is under way, so no other can take away its error.
  * - `durable`, `pointer` and `generation` move only after the barrier that makes it true.
  * - The interpreter is let go only around msync(2) and while a thread waits for another one's, and nothing in between relies on what
@@ -22,6 +22,8 @@
 
 #define SLOW_RETURN_NS 1000000 /* longer than that to get the interpreter back: somebody else computes */
 #define HOLD 512               /* commits that keep the interpreter after that */
+#define GATHER_NS_MAX 1000000  /* no commit waits longer than that for others to join it */
+#define GATHER_PAUSE_MAX 64    /* commits after one that waited for nothing, before the next tries */
 
 struct range {
     uint64_t offset, length;
@@ -343,49 +345,96 @@ int core_store_synced(Core *core, const struct piece *piece)
     return core_show(core);
 }
 
+/* The barriers of one commit, and the slot between them if it has one. */
+struct flush {
+    struct bound target;
+    bool names; /* a slot has to name the target */
+    union commit_slot slot;
+};
+
+/* Makes durable what is published up to the target. Without a seam it calls nothing of Python, and reads of the core only what whoever
+ * holds `guard` changes. */
+static int flush_through(Core *core, struct flush *flush)
+{
+    struct range ranges[2];
+    size_t count = ranges_between(core, core->state.durable.position, flush->target.position, ranges);
+    flush->names = !core->pipelined || flush->target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
+    int status = barrier_over(core, ranges, count);
+    if (status || !flush->names)
+        return status;
+    uint64_t offset = build_slot(core, &flush->slot, &core->state, flush->target, 0);
+    return persist_slot(core, &flush->slot, offset);
+}
+
+/* Waits, under `flush_mutex`, for the threads that took part in the last commit to come and take part in this one.
+ *
+ * They come soon if they do nothing but append, and then one barrier carries the records of all of them; without it half of them
+ * would come just after it began. No longer than a barrier takes, and not for a while after one waited for somebody who did not come. */
+static void gather(Core *core)
+{
+    if (core->waiting + 1 >= core->expected)
+        return;
+    if (core->gather_rest) {
+        core->gather_rest--;
+        return;
+    }
+    struct timespec end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += core->barrier_ns < GATHER_NS_MAX ? core->barrier_ns : GATHER_NS_MAX;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
+    int status = 0;
+    while (!status && core->waiting + 1 < core->expected)
+        status = pthread_cond_timedwait(&core->gathered, &core->flush_mutex, &end);
+    if (!status)
+        core->gather_pause /= 2;
+    else
+        core->gather_pause = core->gather_pause < GATHER_PAUSE_MAX ? 2 * core->gather_pause + 1 : GATHER_PAUSE_MAX;
+    core->gather_rest = core->gather_pause;
+}
+
+/* flush_through(), up to what is published when it begins, while others store behind that. */
+static int flush_beside_others(Core *core, struct flush *flush)
+{
+    int64_t begin, done;
+    int status;
+    core->wanted = core->state.head;
+    core->flushing = true;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_mutex_lock(&core->flush_mutex);
+    gather(core);
+    flush->target = core->wanted;
+    pthread_mutex_unlock(&core->flush_mutex);
+    begin = monotonic_ns();
+    status = flush_through(core, flush);
+    done = monotonic_ns();
+    core->barrier_ns = done - begin;
+    Py_END_ALLOW_THREADS
+    core->flushing = false;
+    if (monotonic_ns() - done > SLOW_RETURN_NS)
+        core->hold = HOLD;
+    return status;
+}
+
 /* All that is published now becomes durable, and others may store meanwhile. */
 static int persist_published(Core *core)
 {
-    struct bound target = core->state.head;
-    struct range ranges[2];
-    union commit_slot slot;
-    uint64_t slot_offset = 0;
+    struct flush flush = {.target = core->state.head};
     if (check_failed(core))
         return -1;
-    if (target.position == core->state.durable.position)
+    if (flush.target.position == core->state.durable.position)
         return 0;
-    bool names = !core->pipelined || target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
-    size_t count = ranges_between(core, core->state.durable.position, target.position, ranges);
-    if (names)
-        slot_offset = build_slot(core, &slot, &core->state, target, 0);
-
-    int status;
-    if (core->barrier == BARRIER_MSYNC && !core->seam && lets_go(core)) {
-        int64_t done;
-        core->flushing = true;
-        Py_BEGIN_ALLOW_THREADS
-        status = barrier_over(core, ranges, count);
-        if (!status && names)
-            status = persist_slot(core, &slot, slot_offset);
-        done = monotonic_ns();
-        Py_END_ALLOW_THREADS
-        core->flushing = false;
-        if (monotonic_ns() - done > SLOW_RETURN_NS)
-            core->hold = HOLD;
-    } else {
-        status = barrier_over(core, ranges, count);
-        if (!status && names)
-            status = persist_slot(core, &slot, slot_offset);
-    }
-    core->barriers += 1 + (names && !status);
+    bool beside = core->barrier == BARRIER_MSYNC && !core->seam && lets_go(core);
+    int status = beside ? flush_beside_others(core, &flush) : flush_through(core, &flush);
+    core->barriers += 1 + (flush.names && !status);
     if (status)
         return settle_flush(core, status);
-    if (names) {
-        core->generation = slot.slot.generation;
-        core->pointer = slot.slot.commit_position;
+    if (flush.names) {
+        core->generation = flush.slot.slot.generation;
+        core->pointer = flush.slot.slot.commit_position;
         core->slots_written++;
     }
-    core->state.durable = target;
+    core->state.durable = flush.target;
     core->commits++;
     return core_show(core);
 }
@@ -406,6 +455,8 @@ static int commit_published(Core *core)
 static void wake(Core *core)
 {
     pthread_mutex_lock(&core->flush_mutex);
+    core->expected = core->waiting + 1;
+    core->waiting = 0;
     core->flushes++;
     pthread_cond_broadcast(&core->flush_done);
     pthread_mutex_unlock(&core->flush_mutex);
@@ -460,8 +511,16 @@ int core_commit_through(Core *core, uint64_t seq)
         }
         if (core->flushing) {
             uint64_t before = core->flushes;
+            struct bound head = core->state.head;
             Py_BEGIN_ALLOW_THREADS
             pthread_mutex_lock(&core->flush_mutex);
+            if (core->flushes == before) {
+                core->waiting++;
+                if (core->wanted.position < head.position)
+                    core->wanted = head;
+                if (core->waiting + 1 >= core->expected)
+                    pthread_cond_signal(&core->gathered);
+            }
             while (core->flushes == before)
                 pthread_cond_wait(&core->flush_done, &core->flush_mutex);
             pthread_mutex_unlock(&core->flush_mutex);

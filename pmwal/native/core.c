@@ -217,6 +217,11 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         return NULL;
     pthread_mutex_init(&core->flush_mutex, NULL);
     pthread_cond_init(&core->flush_done, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&core->gathered, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     if (parse_state(state, &core->state) || PyObject_GetBuffer(mapping, &core->map, PyBUF_WRITABLE)) {
         Py_DECREF(core);
         return NULL;
@@ -290,6 +295,7 @@ static void core_dealloc(Core *core)
     Py_XDECREF(core->name_kind);
     Py_XDECREF(core->name_commit);
     pthread_cond_destroy(&core->flush_done);
+    pthread_cond_destroy(&core->gathered);
     pthread_mutex_destroy(&core->flush_mutex);
     type->tp_free(core);
     Py_DECREF(type);

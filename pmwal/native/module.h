@@ -96,9 +96,16 @@ typedef struct core {
     bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: storing goes on */
     int failed;           /* errno of a barrier that failed */
+    int64_t barrier_ns;   /* what the barriers of the last commit took beside which others stored */
+    unsigned gather_pause, gather_rest; /* commits that do not wait for others to join them: in all, and still to come */
+
+    /* Under `flush_mutex`, and changed only while `flushing`, or by who holds `guard` and the interpreter: */
     uint64_t flushes;     /* completed, whatever came of them */
+    unsigned waiting;     /* threads that came since the last one */
+    unsigned expected;    /* and those that are to come, if they are as many as before */
+    struct bound wanted;  /* what those that came have stored */
     pthread_mutex_t flush_mutex;
-    pthread_cond_t flush_done;
+    pthread_cond_t flush_done, gathered;
     unsigned long last_thread;
     unsigned alone;       /* commits since another thread's */
     unsigned hold;        /* commits for which the interpreter is not let go */
