@@ -111,8 +111,8 @@ class Engine:
         self.guard = self.lock_type()
         self.changed = threading.Condition(self.guard)
         self.seam = seam
-        self._live = LivePage(mapping, seam)
         self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit of so many is timed
+        self._live = LivePage(mapping, seam, self.timing_step)
         self._begin(state, slot)
 
     def _begin(self, state: State, slot: Slot) -> None:
@@ -247,7 +247,9 @@ class Engine:
         self._become(self.state._replace(durable=head))
         self.commits += 1
         if start is not None:
-            self._latencies.add(self.seam.monotonic_ns() - start)
+            took = self.seam.monotonic_ns() - start
+            self._latencies.add(took)
+            self._live.count(took)
 
     def catch_up(self) -> None:
         """Let the pointer catch up with what is durable."""
