@@ -76,11 +76,9 @@ class LiveWriter:
 
 
 class LivePage:
-    """The writer's side, from the open on: the latencies of the writer before are cleared. ``timing_step``: one commit of so many
-    will be timed.
-    """
+    """The writer's side."""
 
-    def __init__(self, mapping: Mapping, seam: Seam, timing_step: int) -> None:
+    def __init__(self, mapping: Mapping, seam: Seam) -> None:
         self._mapping = mapping
         self._pid = seam.pid()
         self._start_time = process_start_time(self._pid) or 0
@@ -89,7 +87,10 @@ class LivePage:
         self._version = 0
         self._heartbeat_ns = _clamped(seam.now_ns())
         self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
-        mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
+
+    def clear_latency(self, timing_step: int) -> None:
+        """Show that no commit took any time yet, and that one of so many will be timed."""
+        self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
         """Publish new bounds, and that the writer lives."""
