@@ -103,7 +103,7 @@ class Engine:
         slot: Slot,
         index: Sequence[Bound] = (),
     ) -> None:
-        """Take over a log that is durable up to ``state.head``. ``start_epoch`` must follow before anything is stored."""
+        """Take over a log that is durable up to ``state.head``. ``start_first_epoch`` must follow before anything is stored."""
         self.mapping = mapping
         self.block = block
         self.pipelined = pipelined
@@ -248,7 +248,9 @@ class Engine:
         self._become(self.state._replace(durable=head))
         self.commits += 1
         if start is not None:
-            self._latencies.add(self.seam.monotonic_ns() - start)
+            took = self.seam.monotonic_ns() - start
+            self._latencies.add(took)
+            self._live.count(took)
 
     def catch_up(self) -> None:
         """Let the pointer catch up with what is durable."""
@@ -257,12 +259,17 @@ class Engine:
             self._write_slot(self.state)
             self._become(self.state)
 
+    def start_first_epoch(self, end: Bound) -> None:
+        """Begin the epoch of this open at ``end``; only then, its latencies cleared, does the live page name this writer."""
+        self._check_epochs()
+        self._live.clear_latency(self.timing_step)
+        self.start_epoch(end)
+
     def start_epoch(self, end: Bound) -> None:
         """Begin a new epoch at ``end``, which is the head or, for a rollback, before it."""
         self._flush_records()
         state = self.state
-        if state.epoch >= EPOCH_MAX:
-            raise WalFull("the log has used up its epochs; start a new one")
+        self._check_epochs()
         self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
         self._stray_records = False
 
@@ -335,6 +342,10 @@ class Engine:
         self.mapping.barrier((offset, offset + LINE))
         self.generation, self.pointer = slot.generation, slot.commit_position
         self.slots_written += 1
+
+    def _check_epochs(self) -> None:
+        if self.state.epoch >= EPOCH_MAX:
+            raise WalFull("the log has used up its epochs; start a new one")
 
     def _check_generations(self) -> None:
         if self.generation >= GENERATION_MAX:

@@ -1,8 +1,9 @@
 """How long commits took: counters in the layout of HdrHistogram, and what they say.
 
-Counter ``b * HALF + (ns >> b)`` counts durations of ``ns``, where ``b`` is the least for which ``ns >> b`` is below ``2 * HALF``:
-exact below 256 ns, and from there on within 1/128 of the duration, up to 137 seconds. That is a histogram of HdrHistogram
-with two significant digits from 1 to ``NS_MAX``. The native engine counts in C, by the same constants.
+Counter ``b * half + (ns >> b)`` counts durations of ``ns``, where ``b`` is the least for which ``ns >> b`` is below ``2 * half``:
+exact below ``2 * half`` ns, and from there on within 1/half of the duration, up to 137 seconds. A handle counts with a ``half`` of
+128: a histogram of HdrHistogram with two significant digits from 1 to ``NS_MAX``. The live page has room for a ``half`` of 8. The
+native engine counts in C, by the same constants.
 """
 
 from __future__ import annotations
@@ -13,40 +14,65 @@ from typing import Any
 
 import numpy as np
 
-HALF = 128
-"""Counters for each doubling of the duration."""
+_Counts = np.ndarray[Any, np.dtype[Any]]  # of unsigned integers
 
 NS_MAX = (1 << 37) - 1
 """Anything longer is counted as this; ``total_ns`` and ``max_ns`` have it as it is."""
 
-DOUBLINGS = NS_MAX.bit_length() - HALF.bit_length()
-COUNTERS = (DOUBLINGS + 2) * HALF
 SAMPLE_STEP = 64
 """Where a barrier is no system call one commit of so many is timed: two looks at the clock add a fifth to it."""
 
-assert HALF & (HALF - 1) == 0
 assert SAMPLE_STEP & (SAMPLE_STEP - 1) == 0
 
 
-def counter_of(ns: int) -> int:
-    """Which counter counts this duration.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Which durations each counter counts. ``half``: counters for each doubling of the duration, a power of two."""
 
-    >>> counter_of(255), counter_of(256), counter_of(257), counter_of(258), counter_of(1 << 60)
-    (255, 256, 256, 257, 3967)
-    """
-    ns = min(max(ns, 0), NS_MAX)
-    shift = max(ns.bit_length() - HALF.bit_length(), 0)
-    return shift * HALF + (ns >> shift)
+    half: int
+
+    @property
+    def counters(self) -> int:
+        """How many there are."""
+        return (NS_MAX.bit_length() - self.half.bit_length() + 2) * self.half
+
+    def counter_of(self, ns: int) -> int:
+        """Which counter counts this duration.
+
+        >>> [FINE.counter_of(ns) for ns in (255, 256, 257, 258, 1 << 60)], COARSE.counter_of(257)
+        ([255, 256, 256, 257, 3967], 48)
+        """
+        ns = min(max(ns, 0), NS_MAX)
+        shift = max(ns.bit_length() - self.half.bit_length(), 0)
+        return shift * self.half + (ns >> shift)
+
+    def longest_in(self, counter: int) -> int:
+        """The longest duration in ns that this counter counts.
+
+        >>> FINE.longest_in(255), FINE.longest_in(256), FINE.longest_in(FINE.counters - 1) == NS_MAX, COARSE.longest_in(48)
+        (255, 257, True, 287)
+        """
+        shift = max(counter // self.half - 1, 0)
+        return ((counter - shift * self.half + 1) << shift) - 1
+
+    def percentile(self, counts: _Counts, percent: float) -> int:
+        """The time in ns within which so many percent of what was counted was done, rounded up to the longest that its counter
+        counts; 0 when nothing was. ``percent``: 0 to 100, else ``ValueError``.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"a percentile is from 0 to 100, not {percent!r}")
+        summed = counts.cumsum()
+        if not len(summed) or not summed[-1]:
+            return 0
+        wanted = max(1, int(np.ceil(percent / 100 * int(summed[-1]) - 1e-9)))
+        return self.longest_in(int(np.searchsorted(summed, wanted)))
 
 
-def longest_in(counter: int) -> int:
-    """The longest duration in ns that this counter counts.
+FINE = Scale(128)
+"""Of a handle."""
 
-    >>> longest_in(255), longest_in(256), longest_in(COUNTERS - 1) == NS_MAX
-    (255, 257, True)
-    """
-    shift = max(counter // HALF - 1, 0)
-    return ((counter - shift * HALF + 1) << shift) - 1
+COARSE = Scale(8)
+"""Of the live page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +129,17 @@ class LatencyHistogram:
 
     def percentile(self, percent: float) -> int:
         """The time in ns within which so many percent of the commits were done. ``percent``: 0 to 100, else ``ValueError``."""
-        if not 0 <= percent <= 100:
-            raise ValueError(f"a percentile is from 0 to 100, not {percent!r}")
-        summed = self._array().cumsum()
-        if not len(summed) or not summed[-1]:
-            return 0
-        wanted = max(1, int(np.ceil(percent / 100 * int(summed[-1]) - 1e-9)))
-        return min(longest_in(int(np.searchsorted(summed, wanted))), self.max_ns)
+        return min(FINE.percentile(self._array(), percent), self.max_ns)
 
     def buckets(self) -> list[tuple[int, int]]:
         """For each counter that is not 0, the longest duration in ns that it counts, and how many there were; shortest first."""
         counts = self._array()
-        return [(longest_in(int(counter)), int(counts[counter])) for counter in np.flatnonzero(counts)]
+        return [(FINE.longest_in(int(counter)), int(counts[counter])) for counter in np.flatnonzero(counts)]
 
     def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
         """What came after an earlier snapshot of the same handle. Its ``max_ns`` is at most 1/128 too high."""
         counts = self._array() - earlier._array() if earlier.counters else self._array()
-        longest = min(longest_in(int(np.flatnonzero(counts)[-1])), self.max_ns) if counts.any() else 0
+        longest = min(FINE.percentile(counts, 100), self.max_ns)
         return LatencyHistogram(counts.tobytes(), self.total_ns - earlier.total_ns, longest, self.step)
 
     def as_dict(self) -> dict[str, float]:
@@ -152,20 +172,57 @@ class LatencyHistogram:
         """The figures, not thousands of counters."""
         return f"<{self.count} commits timed: p50 {self.p50} ns, p99 {self.p99} ns, p99.9 {self.p999} ns, max {self.max_ns} ns>"
 
-    def _array(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def _array(self) -> _Counts:
         return np.frombuffer(self.counters, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLatency:
+    """How long the commits of a writer took since it opened the log, by its live page: ``COARSE`` counters of 32 bits that wrap.
+
+    Percentiles and the maximum are at most 1/8 too high, never too low. ``step``: as of ``LatencyHistogram``. Whatever the bytes
+    are, the figures are integers: nothing keeps a live page from being old or damaged.
+
+    >>> def counted(*durations):
+    ...     counts = np.zeros(COARSE.counters, "<u4")
+    ...     np.add.at(counts, [COARSE.counter_of(ns) for ns in durations], 1)
+    ...     return LiveLatency(1, counts.tobytes())
+    >>> counted(100, 2000, 3000).since(counted(3000)).as_dict()
+    {'count': 2, 'p50_ns': 103, 'p99_ns': 2047, 'max_ns': 2047, 'step': 1}
+    """
+
+    step: int
+    counters: bytes
+
+    def since(self, earlier: LiveLatency) -> LiveLatency:
+        """What the same writer counted after an earlier look, if no counter counted 2^32 commits in between."""
+        return LiveLatency(self.step, (self._array() - earlier._array()).tobytes())
+
+    def as_dict(self) -> dict[str, int]:
+        """The figures as plain values; all but ``step`` are 0 while nothing was timed."""
+        counts = self._array()
+        return {
+            "count": int(counts.sum(dtype=np.uint64)),
+            "p50_ns": COARSE.percentile(counts, 50),
+            "p99_ns": COARSE.percentile(counts, 99),
+            "max_ns": COARSE.percentile(counts, 100),
+            "step": self.step,
+        }
+
+    def _array(self) -> _Counts:
+        return np.frombuffer(self.counters, dtype="<u4")
 
 
 class LatencyRecorder:
     """The counters of a handle whose engine is in Python."""
 
     def __init__(self) -> None:
-        self._counters = array("Q", bytes(8 * COUNTERS))
+        self._counters = array("Q", bytes(8 * FINE.counters))
         self._total_ns = self._max_ns = 0
 
     def add(self, ns: int) -> None:
         """Count one commit."""
-        self._counters[counter_of(ns)] += 1
+        self._counters[FINE.counter_of(ns)] += 1
         self._total_ns += ns
         self._max_ns = max(self._max_ns, ns)
 

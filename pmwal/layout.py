@@ -27,6 +27,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from pmwal.latency import COARSE
+
 PAGE = 4096
 LINE = 64
 SECTOR = 512
@@ -174,9 +176,16 @@ LIVE_FOLLOWERS = Structure(
     Field("waiting", "I", "not 0: readers may be asleep until version_begin changes (futex(2) on its low half)"),
 )
 
+LIVE_LATENCY = Structure(
+    "live page: latency",
+    Field("step", "Q", "one commit of so many is timed, a power of two; 0 when the writer shows no latency"),
+    Field("counters", f"{COARSE.counters}I", "commits timed since the open, by duration; each wraps at 2^32"),
+)
+
 LIVE_WRITER_OFFSET = LIVE_OFFSET + LINE
 LIVE_FOLLOWERS_OFFSET = LIVE_WRITER_OFFSET + LINE
-STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, SLOT, RECORD)
+LIVE_LATENCY_OFFSET = LIVE_FOLLOWERS_OFFSET + LINE
+STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY, SLOT, RECORD)
 
 HEADER = RECORD.size
 SLOTS_PER_PAGE = PAGE // SLOT.size
@@ -185,6 +194,7 @@ SLOTS_PER_PAGE = PAGE // SLOT.size
 assert SUPERBLOCK.size == PAGE
 assert SLOT.size == LINE == LIVE_BOUNDS.size == LIVE_WRITER.size
 assert RECORD.size == 48
+assert LIVE_LATENCY.size == 8 + 4 * 280 <= LIVE_OFFSET + PAGE - LIVE_LATENCY_OFFSET
 assert SLOT.offsets["crc"] == RECORD.offsets["crc"] == 0  # a checksum covers one run of bytes: all after itself
 assert all(offset % 8 == 0 for name, offset in SLOT.offsets.items() if SLOT.field_size(name) == 8)
 assert all(offset % 8 == 0 for name, offset in RECORD.offsets.items() if RECORD.field_size(name) == 8)

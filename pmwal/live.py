@@ -6,21 +6,26 @@ Invariants
   names is alive, by process id, start time and boot id, and writes this very file, by inode: a copy has no writer.
 - The bounds are one 64-byte line with the same version at both ends; a reader takes it when both agree twice running.
   What it reads within them it validates record by record all the same.
+- Each counter of the latencies is stored by itself, from the writer's own. Nobody decides by them.
 """
 
 from __future__ import annotations
 
 import struct
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 from pmwal.extension import native
+from pmwal.latency import COARSE, LiveLatency
 from pmwal.layout import (
     LINE,
     LIVE_BOUNDS,
     LIVE_FOLLOWERS,
     LIVE_FOLLOWERS_OFFSET,
+    LIVE_LATENCY,
+    LIVE_LATENCY_OFFSET,
     LIVE_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
@@ -38,6 +43,8 @@ _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
 _PAUSE_MIN = 0.001  # seconds
 _PUBLISHED = struct.Struct("<QQ")
+_COUNTER = struct.Struct("<I")
+_COUNTERS_OFFSET = LIVE_LATENCY_OFFSET + LIVE_LATENCY.offsets["counters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,11 @@ class LivePage:
         self._inode = mapping.inode
         self._version = 0
         self._heartbeat_ns = _clamped(seam.now_ns())
+        self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
+
+    def clear_latency(self, timing_step: int) -> None:
+        """Show that no commit took any time yet, and that one of so many will be timed."""
+        self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
         """Publish new bounds, and that the writer lives."""
@@ -101,6 +113,12 @@ class LivePage:
         self._heartbeat_ns = time_ns
         offset = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["published_position"]
         self._mapping.store(offset, _PUBLISHED.pack(published.position, published.next_seq - 1))
+
+    def count(self, ns: int) -> None:
+        """Show how long one more commit took. The native engine does it by itself."""
+        counter = COARSE.counter_of(ns)
+        self._counters[counter] = (self._counters[counter] + 1) % (1 << 8 * _COUNTER.size)
+        self._mapping.store(_COUNTERS_OFFSET + counter * _COUNTER.size, _COUNTER.pack(self._counters[counter]))
 
     def retire(self) -> None:
         """Say that nobody writes."""
@@ -159,6 +177,16 @@ def read_bounds(load: Load) -> LiveBounds | None:
             time.sleep(0.0001)
         before = line
     return None
+
+
+def read_latency(load: Load) -> LiveLatency | None:
+    """How long the commits took since the writer opened the log, alive or not; None when the live page does not say.
+
+    Counters that change meanwhile count one commit more or less.
+    """
+    page = load(LIVE_LATENCY_OFFSET, LIVE_LATENCY.size)
+    step, *_ = LIVE_LATENCY.struct.unpack(page)
+    return LiveLatency(step, page[LIVE_LATENCY.offsets["counters"] :]) if step.bit_count() == 1 else None
 
 
 class Bell:

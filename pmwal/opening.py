@@ -401,7 +401,7 @@ def _take_over(
             mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
         )
         with engine.guard:
-            engine.start_epoch(end)
+            engine.start_first_epoch(end)
     except OSError as error:
         raise PersistError(error.errno, f"{path}: recovery could not make the log durable: {error.strerror}") from error
     return engine, judgement.report

@@ -41,3 +41,15 @@ def format_size(size: int) -> str:
             return f"{value:.4g} {unit}"
         value /= 1024
     return f"{value:.4g} TiB"
+
+
+def format_ns(ns: float) -> str:
+    """A duration of at least 0 in ns, with three digits and a unit up to the second.
+
+    >>> format_ns(0), format_ns(999), format_ns(1234), format_ns(999_600), format_ns(60e9)
+    ('0 ns', '999 ns', '1.23 µs', '1 ms', '60 s')
+    """
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if ns >= 0.9995 * size:  # else it would be rounded to 1e+03 of the next smaller unit
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns:.0f} ns"

@@ -6,12 +6,13 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from pmwal.cli import main
+from pmwal.cli import main, stat
 
 COMMANDS = (
     "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "export", "import", "completion",
@@ -53,6 +54,19 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[byt
         return Ran(status, out, err.decode())
 
     return run
+
+
+def between_looks(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], Any]) -> None:
+    """Have ``pmwal stat`` do these instead of sleeping, one for each sleep; then the command is interrupted."""
+    todo = iter(steps)
+
+    def sleep(seconds: float) -> None:
+        step = next(todo, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr(stat, "time", type("Clock", (), {"sleep": sleep, "monotonic": time.monotonic}))
 
 
 @pytest.fixture

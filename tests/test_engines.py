@@ -38,7 +38,7 @@ import pmwal
 from callers import Call
 from pmwal import _native, layout
 from pmwal.choice import ENGINES
-from pmwal.layout import LIVE_WRITER, LIVE_WRITER_OFFSET
+from pmwal.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_WRITER, LIVE_WRITER_OFFSET
 from pmwal.opening import open_log
 from pmwal.records import _PlainRecord
 from pmwal.seam import SYSTEM
@@ -214,10 +214,11 @@ class Player:
 
 
 def image(path: Path) -> bytes:
-    """The bytes of the file, but for its inode."""
+    """The bytes of the file, but for its inode, and how long its commits took."""
     data = bytearray(path.read_bytes())
     inode = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["inode"]
     data[inode : inode + 8] = bytes(8)
+    data[LIVE_LATENCY_OFFSET : LIVE_LATENCY_OFFSET + LIVE_LATENCY.size] = bytes(LIVE_LATENCY.size)
     return bytes(data)
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +148,18 @@ def test_record_round_trip(header: Header, payload: bytes, uuid: bytes, position
 def test_every_structure_keeps_the_fields_that_it_names(data: st.DataObject) -> None:
     """Packing each field where its offset says gives what the whole structure packs."""
     for structure in STRUCTURES:
-        values: list[Any] = []
+        values: list[tuple[Any, ...]] = []
         for field in structure.fields:
             size = structure.field_size(field.name)
             if field.code.endswith("s"):
-                values.append(data.draw(st.binary(min_size=size, max_size=size)) if size <= 64 else bytes(size))
+                values.append((data.draw(st.binary(min_size=size, max_size=size)) if size <= 64 else bytes(size),))
+            elif len(field.code) > 1:
+                values.append(tuple(range(int(field.code[:-1]))))
             else:
-                values.append(data.draw(s64 if field.code == "q" else st.integers(0, (1 << 8 * size) - 1)))
-        raw = structure.struct.pack(*values)
+                values.append((data.draw(s64 if field.code == "q" else st.integers(0, (1 << 8 * size) - 1)),))
+        raw = structure.struct.pack(*chain.from_iterable(values))
         for field, value in zip(structure.fields, values, strict=True):
-            assert (value,) == struct.unpack_from("<" + field.code, raw, structure.offsets[field.name])
+            assert value == struct.unpack_from("<" + field.code, raw, structure.offsets[field.name])
 
 
 # -- what never validates

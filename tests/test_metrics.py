@@ -1,22 +1,30 @@
-"""What a handle counts, how long its commits took, and both for Prometheus."""
+"""What a handle counts, how long its commits took, and both for Prometheus; what a watcher in another process sees of it."""
 
 from __future__ import annotations
 
+import json
 import os
+import struct
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 from prometheus_client import CollectorRegistry, generate_latest
 
 import pmwal
-from pmwal.integrations.prometheus import COUNTERS as PROMETHEUS_COUNTERS
-from pmwal.integrations.prometheus import GAUGES, Collector
-from pmwal.latency import COUNTERS, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, counter_of, longest_in
-from support import FakeSeam, fail_flush, kill, open_small
+from commands import Cli, between_looks
+from pmwal.integrations.prometheus import COUNTERS, GAUGES, Collector
+from pmwal.latency import COARSE, FINE, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, LiveLatency, Scale
+from pmwal.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_OFFSET, PAGE
+from pmwal.live import read_latency
+from support import FakeSeam, fail_flush, kill, open_small, overwrite
 
 SEED = 5
 EDGES = [0, 1, 127, 128, 255, 256, 257, 258, 511, 512, 1023, 65535, 65536, NS_MAX - 1, NS_MAX, NS_MAX + 1, 1 << 40]
@@ -59,11 +67,13 @@ def path(shm_dir: Path) -> Path:
 # -- the histogram
 
 
-def test_counters_follow_one_another_without_a_gap() -> None:
+@pytest.mark.parametrize("scale", [FINE, COARSE])
+def test_counters_follow_one_another_without_a_gap(scale: Scale) -> None:
     """The longest duration of each counter belongs to it, and one nanosecond more to the next."""
-    for counter in range(COUNTERS - 1):
-        assert (counter_of(longest_in(counter)), counter_of(longest_in(counter) + 1)) == (counter, counter + 1)
-    assert longest_in(COUNTERS - 1) == NS_MAX
+    for counter in range(scale.counters - 1):
+        longest = scale.longest_in(counter)
+        assert (scale.counter_of(longest), scale.counter_of(longest + 1)) == (counter, counter + 1)
+    assert scale.longest_in(scale.counters - 1) == NS_MAX
 
 
 def test_percentiles_are_those_of_hdrhistogram() -> None:
@@ -222,6 +232,235 @@ def test_stats_say_what_the_open_found(path: Path) -> None:
             assert (reader.stats().recovery, reader.stats().commit_latency.count) == (None, 0)
 
 
+# -- what the live page says
+
+
+def live_latency(path: Path) -> LiveLatency | None:
+    """What a watcher finds in the file."""
+    raw = path.read_bytes()
+    return read_latency(lambda offset, length: raw[offset : offset + length])
+
+
+def coarse(histogram: LatencyHistogram) -> LiveLatency:
+    """What the live page must say when a handle says this."""
+    counts: Counter[int] = Counter()
+    for longest, count in histogram.buckets():
+        counts[COARSE.counter_of(longest)] += count
+    return LiveLatency(histogram.step, np.array([counts[place] for place in range(COARSE.counters)], "<u4").tobytes())
+
+
+def show(path: Path, step: int, counters: bytes) -> None:
+    """Have the live page say this."""
+    overwrite(path, LIVE_LATENCY_OFFSET, struct.pack("<Q", step) + counters)
+
+
+@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
+def test_live_page_has_each_duration_that_the_handle_has(ordering: str, path: Path) -> None:
+    """Every counter, after every commit: of durations of all magnitudes, and of the edges."""
+    durations = EDGES + random_durations(100)
+    with open_small(path, medium="file", ordering=ordering, on_full="overwrite", seam=Stopwatch(durations)) as wal:
+        for turn in range(len(durations)):
+            wal.append(b"x") if turn % 2 else wal.extend([b"x", b"y"])
+            assert live_latency(path) == coarse(wal.stats().commit_latency), f"{turn}, seed {SEED}"
+
+
+@pytest.mark.parametrize("medium", ["file", "memory", "emulated-dax", "disk"])
+def test_live_page_agrees_with_the_handle_however_it_commits(medium: str, shm_dir: Path, tmp_path: Path) -> None:
+    """Without a seam: a record with its commit in one step, batches, a commit of its own."""
+    path = (tmp_path if medium == "disk" else shm_dir) / "test.wal"
+    with pmwal.open(path, size="64KiB", medium="file" if medium == "disk" else medium, on_full="overwrite") as wal:
+        for turn in range(3 * SAMPLE_STEP):
+            wal.append(b"x") if turn < 2 * SAMPLE_STEP else wal.extend([b"x", b"y"])
+            wal.append(b"x", commit=False)
+            wal.commit()
+        latency = wal.stats().commit_latency
+        assert latency.count == (6 * SAMPLE_STEP if latency.step == 1 else 6)
+        assert live_latency(path) == coarse(latency)
+
+
+def test_figures_of_the_live_page_are_at_most_an_eighth_too_high_and_never_too_low() -> None:
+    """Whatever the durations."""
+    for count in (1, 2, 10, 1000):
+        durations = sorted(random_durations(count))
+        figures = coarse(recorded(durations)).as_dict()
+        assert figures["count"] == count
+        for name, percent in (("p50_ns", 50), ("p99_ns", 99), ("max_ns", 100)):
+            exact = durations[-(-count * percent // 100) - 1]
+            assert exact <= figures[name] <= exact + exact // 8, f"{name} of {count}, seed {SEED}"
+
+
+def test_open_of_a_writer_clears_the_latencies(path: Path) -> None:
+    """Behind a clean close, a kill, and whatever else the page said; a reader clears nothing."""
+    for end in (pmwal.Wal.close, kill):
+        wal = open_small(path, medium="file")
+        assert live_latency(path) == coarse(wal.stats().commit_latency) == LiveLatency(1, bytes(4 * COARSE.counters))
+        wal.append(b"x")
+        end(wal)
+        with pmwal.open(path, "r"):
+            shown = live_latency(path)
+        assert shown is not None
+        assert shown.as_dict()["count"] == 1
+    show(path, 3, b"\xff" * (4 * COARSE.counters))
+    with open_small(path, medium="memory"):
+        assert live_latency(path) == LiveLatency(SAMPLE_STEP, bytes(4 * COARSE.counters))
+
+
+def test_live_page_is_stored_to_only_for_a_commit_that_is_timed(path: Path) -> None:
+    """One counter of four bytes each time, and once the whole at the open."""
+    seam = FakeSeam()
+    end = LIVE_LATENCY_OFFSET + LIVE_LATENCY.size
+    with open_small(path, medium="memory", on_full="overwrite", seam=seam) as wal:
+        for _ in range(2 * SAMPLE_STEP):
+            wal.append(b"x")
+    stores = [event.length for event in seam.events if event.name == "store" and LIVE_LATENCY_OFFSET <= event.offset < end]
+    assert stores == [LIVE_LATENCY.size, 4, 4]
+
+
+def test_no_barrier_includes_the_latencies(path: Path) -> None:
+    """They are as volatile as the rest of the live page."""
+    seam = FakeSeam()
+    with open_small(path, medium="file", seam=seam) as wal:
+        wal.append(b"x")
+    flushes = [range(event.offset, event.offset + event.length) for event in seam.events if event.name == "flush"]
+    assert flushes
+    assert not [flush for flush in flushes if flush.start < LIVE_OFFSET + PAGE and flush.stop > LIVE_OFFSET]
+
+
+def test_counter_that_wrapped_counts_on(path: Path) -> None:
+    """A watcher takes the difference modulo 2^32."""
+    place, last = COARSE.counter_of(1000), (1 << 32) - 1
+    before, after = np.zeros((2, COARSE.counters), "<u4")
+    before[place], after[place], after[place + 1] = last - 2, 4, 1
+    between = LiveLatency(1, after.tobytes()).since(LiveLatency(1, before.tobytes())).as_dict()
+    assert (between["count"], between["p50_ns"], between["max_ns"]) == (8, 1023, 1151)
+
+
+@pytest.mark.python_engine
+def test_writer_lets_a_counter_wrap(path: Path) -> None:
+    """In C an integer of 32 bits does so by itself."""
+    with open_small(path, medium="file", seam=Stopwatch([1000, 1000])) as wal:
+        wal._engine._live._counters[COARSE.counter_of(1000)] = (1 << 32) - 1
+        wal.append(b"x")
+        assert live_latency(path) == LiveLatency(1, bytes(4 * COARSE.counters))
+        wal.append(b"x")
+        assert live_latency(path) == coarse(recorded([1000]))
+
+
+def test_damage_to_the_live_page_does_not_reach_the_handle(path: Path) -> None:
+    """The handle counts by itself, and a counter that it stores is right again."""
+    with open_small(path, medium="file", seam=Stopwatch([100, 1000])) as wal:
+        wal.append(b"x")
+        show(path, 1, b"\xff" * (4 * COARSE.counters))
+        wal.append(b"x")
+        assert wal.stats().commit_latency.buckets() == recorded([100, 1000]).buckets()
+        shown = live_latency(path)
+        assert shown is not None
+        counters = np.frombuffer(shown.counters, "<u4")
+        assert [counters[COARSE.counter_of(ns)] for ns in (100, 1000)] == [(1 << 32) - 1, 1]
+
+
+# -- pmwal stat
+
+
+def test_stat_shows_the_latency_of_the_interval_and_since_the_open(
+    cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was slow before the first look is in the second figure only."""
+    durations = [10**9] * 3 + [2_000] * 98 + [50_000, 3_000_000]
+    with open_small(path, medium="file", on_full="overwrite", seam=Stopwatch(durations)) as wal:
+
+        def commits(count: int) -> None:
+            for _ in range(count):
+                wal.append(b"x")
+
+        commits(3)
+        between_looks(monkeypatch, lambda: commits(98), lambda: commits(2), lambda: None)
+        lines = cli("stat", path, "--watch", "--json").lines
+        steady, last, nothing = (json.loads(line)["commit_latency"] for line in lines)
+        assert steady["interval"] == {"count": 98, "p50_ns": 2047, "p99_ns": 2047, "max_ns": 2047, "step": 1}
+        assert last["interval"] == {"count": 2, "p50_ns": 53247, "p99_ns": 3145727, "max_ns": 3145727, "step": 1}
+        assert last["since_open"] == {"count": 103, "p50_ns": 2047, "p99_ns": 1006632959, "max_ns": 1006632959, "step": 1}
+        assert nothing == {"interval": None, "since_open": last["since_open"]}
+
+
+def test_stat_says_the_latencies_in_words(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a page, and in a line for a pipe."""
+    with open_small(path, medium="file", seam=Stopwatch([2_000, 1_200_000, 2_000])) as wal:
+        wal.append(b"x")
+        between_looks(monkeypatch, lambda: wal.append(b"x"))
+        lines = cli("stat", path).lines
+        assert lines[-2:] == [
+            "latency     p50 1.31 ms, p99 1.31 ms, max 1.31 ms, 1 timed",
+            "since open  p50 2.05 µs, p99 1.31 ms, max 1.31 ms, 2 timed",
+        ]
+        between_looks(monkeypatch, lambda: wal.append(b"x"), lambda: None)
+        busy, idle = cli("stat", path, "--watch").lines
+        assert "commits/s; latency p50 2.05 µs, p99 2.05 µs, max 2.05 µs, 1 timed; last store" in busy
+        assert "commits/s; latency -; last store" in idle
+
+
+def test_stat_says_how_many_commits_are_timed(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On memory one in 64: the longest of them is not the longest of all."""
+    with open_small(path, medium="memory") as wal:
+        wal.append(b"x")
+        between_looks(monkeypatch, lambda: None)
+        last = cli("stat", path).lines[-1]
+    assert last.startswith("since open  p50 ")
+    assert last.endswith(", 1 timed, 1 in 64")
+
+
+def test_stat_of_a_new_writer_has_no_interval(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counters began anew: a difference to those of another would be nonsense."""
+    wals = [open_small(path, medium="file")]
+    wals[0].append(b"x")
+
+    def again() -> None:
+        wals[0].close()
+        wals[0] = open_small(path, medium="file")
+        wals[0].append(b"y")
+
+    between_looks(monkeypatch, again)
+    latency = cli("stat", path, "--json").json["commit_latency"]
+    wals[0].close()
+    assert (latency["interval"], latency["since_open"]["count"]) == (None, 1)
+
+
+def test_stat_shows_the_latencies_of_a_writer_that_was_killed(cli: Cli, path: Path) -> None:
+    """Another process counted them, and nobody asked it to."""
+    script = "import pmwal, os, sys; wal = pmwal.open(sys.argv[1], medium='file'); wal.append(b'z'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    latency = cli("stat", path, "--json").json["commit_latency"]
+    assert (latency["interval"], latency["since_open"]["count"]) == (None, 1)
+
+
+def test_stat_of_a_writer_that_shows_no_latency_is_a_dash(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier version left zeros there; no writer shows another step than a power of two."""
+    with open_small(path, medium="file") as wal:
+        for step, counters in ((0, 0), (0, 255), (3, 1), ((1 << 64) - 1, 255)):
+            wal.append(b"x")
+            show(path, step, bytes([counters]) * (4 * COARSE.counters))
+            between_looks(monkeypatch, lambda: None)
+            assert [line.split() for line in cli("stat", path).lines[-2:]] == [["latency", "-"], ["since", "open", "-"]]
+            between_looks(monkeypatch, lambda: None)
+            facts = cli("stat", path, "--json").json
+            assert (facts["rates"] is None, facts["commit_latency"]) == (False, {"interval": None, "since_open": None})
+
+
+def test_stat_takes_any_bytes_for_counters(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong figure at worst, never an error."""
+    random = Random(SEED)
+    with open_small(path, medium="file") as wal:
+        wal.append(b"x")
+
+        def scribble() -> None:
+            show(path, 1 << random.randrange(64), random.randbytes(4 * COARSE.counters))
+
+        for arguments in ((), ("--json",)):
+            between_looks(monkeypatch, *[scribble] * 10)
+            ran = cli("stat", path, "--watch", *arguments)
+            assert (ran.err, len(ran.lines)) == ("", 10), f"seed {SEED}"
+
+
 # -- for Prometheus
 
 
@@ -239,7 +478,7 @@ def test_prometheus_sees_every_counter(path: Path, registry: CollectorRegistry) 
             wal.append(bytes(100))
         stats, labels = wal.stats(), {"log": str(path)}
         assert stats.overwritten > 0
-        for name, (attribute, _) in PROMETHEUS_COUNTERS.items():
+        for name, (attribute, _) in COUNTERS.items():
             assert registry.get_sample_value(f"pmwal_{name}_total", labels) == getattr(stats, attribute), name
         for name, (attribute, _) in GAUGES.items():
             holder, _, inner = attribute.rpartition(".")

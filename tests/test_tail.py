@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import pmwal
-from commands import Cli, Ran
+from commands import Cli, Ran, between_looks
 from pmwal import events
-from pmwal.cli import stat, tail
+from pmwal.cli import tail
 from pmwal.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
 from pmwal.seam import SYSTEM
 from support import kill, open_small, overwrite
@@ -283,19 +283,6 @@ def test_idle_follow_ends_when_nobody_reads_it(shm_dir: Path, started: Start) ->
 # -- stat
 
 
-def between_looks(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], Any]) -> None:
-    """Do these instead of sleeping, one for each sleep; then the command is interrupted."""
-    todo = iter(steps)
-
-    def sleep(seconds: float) -> None:
-        step = next(todo, None)
-        if step is None:
-            raise KeyboardInterrupt
-        step()
-
-    monkeypatch.setattr(stat, "time", type("Clock", (), {"sleep": sleep, "monotonic": time.monotonic}))
-
-
 def test_stat_shows_what_a_writer_did_between_two_looks(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers of records, of bytes of the ring, and of commits, for the time that it says."""
     path = shm_dir / "log"
@@ -416,7 +403,7 @@ def test_watch_on_a_terminal_stays_in_place(cli: Cli, shm_dir: Path, monkeypatch
         assert (ran.out.count(b"\x1b"), len(ran.lines)) == (0, 2)
         return
     first, second, third = ran.text.split("\x1b[J")
-    assert first.endswith("\x1b[5F")
-    assert second.endswith("\x1b[6F")
-    assert [page.count("\n") for page in (first, second, third)] == [5, 6, 6]
+    assert first.endswith("\x1b[6F")
+    assert second.endswith("\x1b[8F")
+    assert [page.count("\n") for page in (first, second, third)] == [6, 8, 8]
     assert max(map(len, third.splitlines())) <= 39

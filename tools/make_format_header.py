@@ -9,21 +9,22 @@ one that is kept is not the one that layout.py makes; a test runs it.
 from __future__ import annotations
 
 import argparse
-import struct
 import sys
 from pathlib import Path
 
-from pmwal import latency, layout
+from pmwal import layout
 from pmwal.judge import INDEX_STEP
+from pmwal.latency import COARSE, FINE, NS_MAX
 
 HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
-TYPES = {"H": "uint16_t", "I": "uint32_t", "Q": "uint64_t", "q": "int64_t"}
+TYPES = {"H": "uint16_t", "I": "uint32_t", "Q": "uint64_t", "q": "int64_t", "s": "unsigned char"}
 STRUCTS = (
     ("slot", layout.SLOT),
     ("record", layout.RECORD),
     ("live_bounds", layout.LIVE_BOUNDS),
     ("live_writer", layout.LIVE_WRITER),
     ("live_followers", layout.LIVE_FOLLOWERS),
+    ("live_latency", layout.LIVE_LATENCY),
 )
 CONSTANTS = (
     ("PAGE", layout.PAGE),
@@ -32,6 +33,7 @@ CONSTANTS = (
     ("LIVE_OFFSET", layout.LIVE_OFFSET),
     ("LIVE_WRITER_OFFSET", layout.LIVE_WRITER_OFFSET),
     ("LIVE_FOLLOWERS_OFFSET", layout.LIVE_FOLLOWERS_OFFSET),
+    ("LIVE_LATENCY_OFFSET", layout.LIVE_LATENCY_OFFSET),
     ("CONTROL_OFFSET", layout.CONTROL_OFFSET),
     ("SLOTS_PER_PAGE", layout.SLOTS_PER_PAGE),
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),
@@ -43,9 +45,11 @@ CONSTANTS = (
     ("LENGTH_MAX", layout.LENGTH_MAX),
     ("ALIGN_MAX", layout.ALIGN_MAX),
     ("INDEX_STEP", INDEX_STEP),
-    ("LATENCY_HALF", latency.HALF),
-    ("LATENCY_NS_MAX", latency.NS_MAX),
-    ("LATENCY_COUNTERS", latency.COUNTERS),
+    ("LATENCY_NS_MAX", NS_MAX),
+    ("LATENCY_HALF", FINE.half),
+    ("LATENCY_COUNTERS", FINE.counters),
+    ("LIVE_LATENCY_HALF", COARSE.half),
+    ("LIVE_LATENCY_COUNTERS", COARSE.counters),
 )
 
 
@@ -77,9 +81,8 @@ def header() -> str:
 
 def declaration(field: layout.Field) -> str:
     """A field as a member of a C struct."""
-    if field.code in TYPES:
-        return f"{TYPES[field.code]} {field.name};"
-    return f"unsigned char {field.name}[{struct.calcsize(field.code)}];"
+    count, code = field.code[:-1], field.code[-1]
+    return f"{TYPES[code]} {field.name}{f'[{count}]' if count else ''};"
 
 
 def main(arguments: list[str] | None = None) -> int:

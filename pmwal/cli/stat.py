@@ -1,10 +1,10 @@
-"""``pmwal stat``: what a log's writer is doing, from the two lines of the live page that it shows to everybody.
+"""``pmwal stat``: what a log's writer is doing, from the live page that it shows to everybody.
 
 Invariants
 ----------
-- It looks and does nothing else: it reads the superblock and those lines anew each time, whatever the log's size. It is no
+- It looks and does nothing else: it reads the superblock and that page anew each time, whatever the log's size. It is no
   reader, so it neither judges a log nor makes a writer wake it.
-- Nothing is a rate unless one process wrote in one epoch between the two looks.
+- Nothing is a rate, or the latency of an interval, unless one process wrote in one epoch between the two looks.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any, NoReturn
 
 from pmwal.cli.common import OK, Commands, add_command, add_json, print_json
 from pmwal.cli.times import local_text
+from pmwal.latency import LiveLatency
 from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
-from pmwal.live import LiveBounds, LiveWriter, living_writer, read_bounds, read_writer
+from pmwal.live import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
 from pmwal.opening import map_for_reading
 from pmwal.seam import SYSTEM
-from pmwal.units import format_size
+from pmwal.units import format_ns, format_size
 
 _BETWEEN = 0.5  # seconds between the two looks of a single report
 _WATCH = 1.0
@@ -37,6 +38,11 @@ the same for any log and may be run beside a busy one. Rates are between two
 looks, half a second apart, or SECONDS with --watch. "commits" counts how often
 the writer showed a new state: each commit, truncate and rollback once. Bytes
 are bytes of the ring: headers and padding too.
+
+"latency" is how long the commits between the two looks took, "since open" all
+since the writer opened the log: percentiles at most 1/8 too high, never too
+low, of the commits that the writer timed. It times each one on a disk, and
+one in 64 on DAX and memory. "-": it timed none, or does not show it.
 
 Without a running writer it shows the last writer's last words, which after a
 power cut may be old. What the file really holds: pmwal info, pmwal verify.
@@ -133,6 +139,7 @@ class _Look:
     of_this_file: bool
     bounds: LiveBounds | None
     version: int
+    latency: LiveLatency | None
     capacity: int
 
 
@@ -150,6 +157,7 @@ def _look(path: str) -> _Look:
             of_this_file=writer.inode == mapping.inode,
             bounds=bounds,
             version=int.from_bytes(mapping.load(LIVE_OFFSET, _VERSION_SIZE), "little"),
+            latency=read_latency(mapping.load),
             capacity=capacity,
         )
     finally:
@@ -171,7 +179,7 @@ def _facts(path: str, look: _Look, before: _Look | None) -> Facts:
         "capacity": look.capacity,
     }
     if bounds is None:
-        return facts | {"bounds": None, "rates": None}
+        return facts | {"bounds": None, "rates": None, "commit_latency": {"interval": None, "since_open": None}}
     stored = max(writer.published.next_seq - 1, bounds.durable.next_seq - 1) if look.alive else bounds.durable.next_seq - 1
     end = max(writer.published.position, bounds.durable.position) if look.alive else bounds.durable.position
     used = min(end - bounds.tail.position, look.capacity)  # the two lines are not read at one time
@@ -185,7 +193,20 @@ def _facts(path: str, look: _Look, before: _Look | None) -> Facts:
     }
     if look.alive:
         facts["newest_store_seconds"] = max(0.0, (look.time_ns - writer.heartbeat_ns) / 1e9)
-    return facts | {"rates": None if before is None else _rates(look, before)}
+    rates = None if before is None else _rates(look, before)
+    interval = None
+    if rates is not None and before is not None and look.latency is not None and before.latency is not None:
+        interval = look.latency.since(before.latency)
+    return facts | {
+        "rates": rates,
+        "commit_latency": {"interval": _timed(interval), "since_open": _timed(look.latency)},
+    }
+
+
+def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
+    """The figures; None when nothing was timed."""
+    figures = None if latency is None else latency.as_dict()
+    return figures if figures and figures["count"] else None
 
 
 def _rates(look: _Look, before: _Look) -> dict[str, float] | None:
@@ -214,7 +235,7 @@ def _writer_in_words(facts: Facts) -> str:
 
 def _page(facts: Facts) -> list[str]:
     """For people: a line for each fact."""
-    bounds, rates = facts["bounds"], facts["rates"]
+    bounds, rates, latency = facts["bounds"], facts["rates"], facts["commit_latency"]
     lines = [("writer", _writer_in_words(facts))]
     if bounds is None:
         lines.append(("records", "the live page says nothing; see pmwal info"))
@@ -230,7 +251,9 @@ def _page(facts: Facts) -> list[str]:
     if "newest_store_seconds" in facts:
         lines.append(("last store", _age(facts)))
     if rates is not None:
-        lines.append(("rates", _rates_in_words(rates)))
+        lines += [("rates", _rates_in_words(rates)), ("latency", _latency_in_words(latency["interval"]))]
+    if bounds is not None:
+        lines.append(("since open", _latency_in_words(latency["since_open"])))
     return [f"{name:<12}{text}" for name, text in lines]
 
 
@@ -242,7 +265,7 @@ def _line(facts: Facts) -> str:
         words.append(f"records {bounds['first_seq']} to {bounds['last_seq']}, durable {bounds['durable_seq']}")
         words.append(f"fill {bounds['fill']:.1%}")
     if rates is not None:
-        words.append(_rates_in_words(rates))
+        words += [_rates_in_words(rates), f"latency {_latency_in_words(facts['commit_latency']['interval'])}"]
     if "newest_store_seconds" in facts:
         words.append(f"last store {_age(facts)}")
     return "; ".join(words)
@@ -250,6 +273,13 @@ def _line(facts: Facts) -> str:
 
 def _rates_in_words(rates: dict[str, float]) -> str:
     return f"{rates['records']:,.0f} records/s, {format_size(round(rates['bytes']))}/s, {rates['commits']:,.0f} commits/s"
+
+
+def _latency_in_words(figures: dict[str, int] | None) -> str:
+    if figures is None:
+        return "-"
+    times = ", ".join(f"{name} {format_ns(figures[f'{name}_ns'])}" for name in ("p50", "p99", "max"))
+    return f"{times}, {figures['count']:,} timed" + (f", 1 in {figures['step']}" if figures["step"] > 1 else "")
 
 
 def _age(facts: Facts) -> str:

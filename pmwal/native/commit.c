@@ -238,6 +238,15 @@ int core_show(Core *core)
     return put(core, PMWAL_LIVE_OFFSET, &page, offsetof(struct live_page, followers));
 }
 
+/* Counts a commit that was timed, and shows it on the live page. As core_show(). */
+static int note_latency(Core *core, int64_t duration_ns)
+{
+    uint64_t counter = latency_add(&core->latency, duration_ns);
+    const uint32_t *count = &core->latency.live_counters[counter];
+    uint64_t counters = PMWAL_LIVE_LATENCY_OFFSET + offsetof(struct live_latency, counters);
+    return put(core, counters + counter * sizeof *count, count, sizeof *count);
+}
+
 /* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
 static int settle_flush(Core *core, int status)
 {
@@ -291,8 +300,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
     core->stray_records = true;
     if (!fault_run(core->base, core->size, durable_body, &batch))
         return raise_fault(core);
-    if (timed)
-        latency_add(&core->latency, monotonic_ns() - start);
+    int64_t took = timed ? monotonic_ns() - start : 0;
     take_in(&batch);
     core->live_version++;
     core->state.durable = core->state.head;
@@ -304,7 +312,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         core->slots_written++;
         core->barriers++;
     }
-    return 0;
+    return timed ? note_latency(core, took) : 0;
 }
 
 int core_store_synced(Core *core, const struct piece *piece)
@@ -338,11 +346,11 @@ int core_store_synced(Core *core, const struct piece *piece)
         core->hold--;
     if (status)
         return settle_flush(core, status);
-    latency_add(&core->latency, monotonic_ns() - start);
+    int64_t took = monotonic_ns() - start;
     take_in(&batch);
     core->state.durable = core->state.head;
     core->commits++;
-    return core_show(core);
+    return core_show(core) ? -1 : note_latency(core, took);
 }
 
 /* The barriers of one commit, and the slot between them if it has one. */
@@ -447,8 +455,7 @@ static int commit_published(Core *core)
         return persist_published(core);
     if (ticks_ns(core, &start) || persist_published(core) || ticks_ns(core, &end))
         return -1;
-    latency_add(&core->latency, end - start);
-    return 0;
+    return note_latency(core, end - start);
 }
 
 /* Wakes all who wait for a flush. */

@@ -12,6 +12,7 @@
 #define PMWAL_LIVE_OFFSET UINT64_C(4096)
 #define PMWAL_LIVE_WRITER_OFFSET UINT64_C(4160)
 #define PMWAL_LIVE_FOLLOWERS_OFFSET UINT64_C(4224)
+#define PMWAL_LIVE_LATENCY_OFFSET UINT64_C(4288)
 #define PMWAL_CONTROL_OFFSET UINT64_C(8192)
 #define PMWAL_SLOTS_PER_PAGE UINT64_C(64)
 #define PMWAL_SLOT_PIPELINED UINT64_C(2)
@@ -23,9 +24,11 @@
 #define PMWAL_LENGTH_MAX UINT64_C(4294967295)
 #define PMWAL_ALIGN_MAX UINT64_C(4096)
 #define PMWAL_INDEX_STEP UINT64_C(32768)
-#define PMWAL_LATENCY_HALF UINT64_C(128)
 #define PMWAL_LATENCY_NS_MAX UINT64_C(137438953471)
+#define PMWAL_LATENCY_HALF UINT64_C(128)
 #define PMWAL_LATENCY_COUNTERS UINT64_C(3968)
+#define PMWAL_LIVE_LATENCY_HALF UINT64_C(8)
+#define PMWAL_LIVE_LATENCY_COUNTERS UINT64_C(280)
 
 /* commit slot */
 struct slot {
@@ -128,5 +131,15 @@ struct live_followers {
 
 static_assert(offsetof(struct live_followers, waiting) == 0, "live_followers.waiting");
 static_assert(sizeof(struct live_followers) == 4, "live_followers");
+
+/* live page: latency */
+struct live_latency {
+    uint64_t step; /* one commit of so many is timed, a power of two; 0 when the writer shows no latency */
+    uint32_t counters[280]; /* commits timed since the open, by duration; each wraps at 2^32 */
+};
+
+static_assert(offsetof(struct live_latency, step) == 0, "live_latency.step");
+static_assert(offsetof(struct live_latency, counters) == 8, "live_latency.counters");
+static_assert(sizeof(struct live_latency) == 1128, "live_latency");
 
 #endif

@@ -8,17 +8,28 @@ struct latency {
     uint64_t step; /* one commit of so many is timed; a power of two */
     uint64_t total_ns, max_ns;
     uint64_t counters[PMWAL_LATENCY_COUNTERS];
+    uint32_t live_counters[PMWAL_LIVE_LATENCY_COUNTERS]; /* what the live page shows */
 };
 
-static inline void latency_add(struct latency *latency, int64_t duration_ns)
+/* Which counter counts a duration of at most PMWAL_LATENCY_NS_MAX, with `half` of them for each doubling. */
+static inline uint64_t latency_counter(uint64_t ns, uint64_t half)
+{
+    int shift = __builtin_clzll(2 * half - 1) - __builtin_clzll(ns | (2 * half - 1));
+    return (uint64_t)shift * half + (ns >> shift);
+}
+
+/* Counts one commit; the live counter that counted it. */
+static inline uint64_t latency_add(struct latency *latency, int64_t duration_ns)
 {
     uint64_t ns = duration_ns > 0 ? (uint64_t)duration_ns : 0;
     uint64_t kept = ns < PMWAL_LATENCY_NS_MAX ? ns : PMWAL_LATENCY_NS_MAX;
-    int shift = __builtin_clzll(2 * PMWAL_LATENCY_HALF - 1) - __builtin_clzll(kept | (2 * PMWAL_LATENCY_HALF - 1));
-    latency->counters[(uint64_t)shift * PMWAL_LATENCY_HALF + (kept >> shift)]++;
+    uint64_t live = latency_counter(kept, PMWAL_LIVE_LATENCY_HALF);
+    latency->counters[latency_counter(kept, PMWAL_LATENCY_HALF)]++;
+    latency->live_counters[live]++;
     latency->total_ns += ns;
     if (ns > latency->max_ns)
         latency->max_ns = ns;
+    return live;
 }
 
 #endif

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pmwal.units import format_ns
+
+time_text = format_ns
+"""Nanoseconds as a person writes them."""
+
 Times = npt.NDArray[np.int64]
 """Nanoseconds, one for each call."""
 
@@ -64,14 +69,6 @@ def merge(rounds: Sequence[Times]) -> Times:
 def median(values: Sequence[float]) -> float:
     """The median of the rounds."""
     return float(statistics.median(values))
-
-
-def time_text(ns: float) -> str:
-    """Nanoseconds as a person writes them."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if ns >= size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns:.0f} ns"
 
 
 def rate_text(per_second: float, what: str = "/s") -> str:
