@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from pmwal.extension import native
@@ -37,6 +36,7 @@ _TRIES = 1000
 _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
 _VERSION = LIVE_BOUNDS.field_size("version_begin")
+_STAT_MAX = 4096  # more than 52 numbers and a name take
 _PAUSE_MIN = 0.001  # seconds
 _PUBLISHED = struct.Struct("<QQ")
 
@@ -221,7 +221,8 @@ class Bell:
 def process_start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = file.read(_STAT_MAX)
     except OSError:
         return None
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
