@@ -330,8 +330,7 @@ class Wal(ArrayReader):
         [b'a', b'b']
         """
         engine = self._usable()
-        first = self._number(start, engine.view)
-        return follow(partial(Bell, engine.mapping, engine.seam), self._look, first, timeout)
+        return follow(partial(Bell, engine.mapping, engine.seam), self._look, self._number(start, engine.view), timeout)
 
     def _look(self, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to hand out now; None when the handle is closed."""
