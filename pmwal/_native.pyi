@@ -172,6 +172,18 @@ class Scanner:
         lap_seq: int,
         count_max: int,
     ) -> list[tuple[Any, int, int, int]]: ...
+    def follow(
+        self,
+        record_type: type,
+        fd: int,
+        ring_offset: int,
+        writer: Buffer,
+        position: int,
+        seq: int,
+        epoch: int,
+        bytes_max: int,
+        count_max: int,
+    ) -> tuple[bytes, int, list[tuple[Any, int, int, int]]] | None: ...
     def rows(
         self,
         window: Buffer,

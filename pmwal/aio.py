@@ -286,18 +286,21 @@ class AsyncWal:
 
     # -- reading
 
-    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``, durable or not: as ``Wal.read``."""
+    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``, durable or not: as ``Wal.read``.
+
+        ``start`` may be a cursor.
+        """
         return self._wal.read(start, stop)
 
-    async def follow(self, start: int | None = None, timeout: float | None = None) -> AsyncIterator[Record]:
+    async def follow(self, start: int | str | None = None, timeout: float | None = None) -> AsyncIterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
-        It ends when the log is closed, and after ``timeout`` seconds without a record. Raises as ``Wal.read`` does, and
-        ``PersistError`` when the log has failed.
+        It ends when the log is closed, and after ``timeout`` seconds without a record. ``start`` may be a cursor:
+        the records behind the one that it names. Raises as ``Wal.read`` does, and ``PersistError`` when the log has failed.
         """
         self._check()
-        next_seq = self._wal.first_seq if start is None else as_number(start)
+        next_seq = self._wal._number(start, self._wal._usable().view)
         waiting_since = time.monotonic()
         while self._closing is None:
             before = next_seq

@@ -16,8 +16,8 @@ def follow(hang_up: Callable[[], Bell], look: Look, next_seq: int, timeout: floa
     """Records from ``next_seq`` on as they become durable; ``timeout`` seconds without one are the end, too."""
     with hang_up() as bell:
         waiting_since = time.monotonic()
+        version: int | None = None
         while True:
-            version = bell.version()  # before the look: what is shown after it rings
             records = look(next_seq)
             if records is None:
                 return
@@ -28,9 +28,13 @@ def follow(hang_up: Callable[[], Bell], look: Look, next_seq: int, timeout: floa
             now = time.monotonic()
             if next_seq > before:
                 bell.rang()
-                waiting_since = now
+                waiting_since, version = now, None
+                continue
+            if version is None:
+                version = bell.version()  # and one more look: what is shown after it rings
                 continue
             left = Bell.PATIENCE if timeout is None else waiting_since + timeout - now
             if left <= 0:
                 return
             bell.wait(version, left)
+            version = None  # no call between the ring and the look

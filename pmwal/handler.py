@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from pmwal.jsontext import Encode, encoder
-from pmwal.sink import Sink, SinkStats, refuse_pickle
-from pmwal.wal import Wal
+from pmwal.sink import Sink, SinkOwner
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes that a ``LogRecord`` has by itself; all others came with ``extra=`` or from a filter."""
 _PLAIN = logging.Formatter()
 
 
-class LogHandler(logging.Handler):
+class LogHandler(SinkOwner, logging.Handler):
     """A ``logging`` handler that stores each record in a log, without waiting for a disk. All arguments are plain, for dictConfig.
 
     - ``path``: the log; created, or recovered and continued. ``{pid}`` in it becomes the process id: a log has one writer, so each
@@ -70,11 +69,6 @@ class LogHandler(logging.Handler):
         except BaseException:
             self._sink.close()
             raise
-
-    @property
-    def wal(self) -> Wal:
-        """The open log, to read or follow what was stored."""
-        return self._sink.wal
 
     def createLock(self) -> None:
         """No lock: see the class."""
@@ -143,19 +137,5 @@ class LogHandler(logging.Handler):
         finally:
             super().close()
 
-    def stats(self) -> SinkStats:
-        """How many records were written, overwritten, dropped, and lost to errors since the handler was made.
-
-        >>> import pmwal
-        >>> handler = pmwal.LogHandler(path, size="1MiB")
-        >>> handler.stats()
-        SinkStats(written=0, overwritten=0, dropped=0, errors=0)
-        >>> handler.close()
-        """
-        return self._sink.stats()
-
     def __repr__(self) -> str:
         return f"<pmwal.LogHandler {self._sink.path!r} ({logging.getLevelName(self.level)})>"
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle(self)

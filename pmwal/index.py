@@ -33,6 +33,8 @@ class SparseIndex:
 
     def drop_before(self, seq: int) -> None:
         """Forget what lies before this number."""
+        if not self._entries or self._entries[0].next_seq >= seq:
+            return
         del self._entries[: bisect_right(self._entries, seq - 1, key=_number)]
 
     def drop_from(self, seq: int) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 import struct
 import time
 from array import array
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from pmwal.extension import native
 from pmwal.latency import COARSE, LiveLatency
@@ -41,14 +40,15 @@ from pmwal.seam import Seam
 _TRIES = 1000
 _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
+_VERSION = LIVE_BOUNDS.field_size("version_begin")
+_STAT_MAX = 4096  # more than 52 numbers and a name take
 _PAUSE_MIN = 0.001  # seconds
 _PUBLISHED = struct.Struct("<QQ")
 _COUNTER = struct.Struct("<I")
 _COUNTERS_OFFSET = LIVE_LATENCY_OFFSET + LIVE_LATENCY.offsets["counters"]
 
 
-@dataclass(frozen=True, slots=True)
-class LiveBounds:
+class LiveBounds(NamedTuple):
     """What a running writer shows: oldest kept record, end of what is durable, epoch and the first number of it."""
 
     tail: Bound
@@ -57,8 +57,7 @@ class LiveBounds:
     epoch_first_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class LiveWriter:
+class LiveWriter(NamedTuple):
     """Who writes."""
 
     pid: int
@@ -67,6 +66,14 @@ class LiveWriter:
     heartbeat_ns: int
     published: Bound
     inode: int
+
+    @property
+    def line(self) -> bytes:
+        """As it stands in the live page."""
+        position, next_seq = self.published
+        return LIVE_WRITER.struct.pack(
+            self.pid, self.start_time, self.boot_id, self.heartbeat_ns, position, next_seq - 1, self.inode
+        )
 
     def same_process(self, other: LiveWriter) -> bool:
         """Whether both name one process, writing one file."""
@@ -133,15 +140,7 @@ class LivePage:
 
     def writer_line(self, published: Bound) -> bytes:
         """The line that names this writer."""
-        return LIVE_WRITER.struct.pack(
-            self._pid,
-            self._start_time,
-            self._boot_id,
-            self._heartbeat_ns,
-            published.position,
-            published.next_seq - 1,
-            self._inode,
-        )
+        return LiveWriter(self._pid, self._start_time, self._boot_id, self._heartbeat_ns, published, self._inode).line
 
 
 def _clamped(time_ns: int) -> int:
@@ -150,9 +149,12 @@ def _clamped(time_ns: int) -> int:
 
 def read_writer(load: Load) -> LiveWriter:
     """Who the live page names, alive or not."""
-    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(
-        load(LIVE_WRITER_OFFSET, LIVE_WRITER.size)
-    )
+    return decode_writer(load(LIVE_WRITER_OFFSET, LIVE_WRITER.size))
+
+
+def decode_writer(line: bytes) -> LiveWriter:
+    """Who this line of the live page names."""
+    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(line)
     return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode)
 
 
@@ -167,15 +169,27 @@ def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
 
 def read_bounds(load: Load) -> LiveBounds | None:
     """The bounds that the live page shows; None when the line never came to rest."""
+    page = _at_rest(load, LINE)
+    return None if page is None else _bounds(page)
+
+
+def read_both(load: Load) -> tuple[LiveBounds, bytes] | None:
+    """The bounds, and the writer's line as it was when they were shown or before; None when they never came to rest."""
+    page = _at_rest(load, 2 * LINE)
+    return None if page is None else (_bounds(page[:LINE]), page[LINE:])
+
+
+def _at_rest(load: Load, length: int) -> bytes | None:
+    """So much of the live page; just after it was loaded its bounds were still the same."""
     before = b""
     for _ in range(_TRIES):
-        line = load(LIVE_OFFSET, LINE)
-        begin, tail_position, tail_seq, position, seq, epoch, epoch_first_seq, end = LIVE_BOUNDS.struct.unpack(line)
-        if begin == end and line == before:
-            return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, epoch_first_seq)
-        if begin != end:
+        page = load(LIVE_OFFSET, length)
+        line = page[:LINE]
+        if line == before[:LINE] and line[:_VERSION] == line[-_VERSION:]:
+            return before
+        if line[:_VERSION] != line[-_VERSION:]:
             time.sleep(0.0001)
-        before = line
+        before = page
     return None
 
 
@@ -187,6 +201,11 @@ def read_latency(load: Load) -> LiveLatency | None:
     page = load(LIVE_LATENCY_OFFSET, LIVE_LATENCY.size)
     step, *_ = LIVE_LATENCY.struct.unpack(page)
     return LiveLatency(step, page[LIVE_LATENCY.offsets["counters"] :]) if step.bit_count() == 1 else None
+
+
+def _bounds(line: bytes) -> LiveBounds:
+    _, tail_position, tail_seq, position, seq, epoch, epoch_first_seq, _ = LIVE_BOUNDS.struct.unpack(line)
+    return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, epoch_first_seq)
 
 
 class Bell:
@@ -230,7 +249,8 @@ class Bell:
 def process_start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = file.read(_STAT_MAX)
     except OSError:
         return None
     state, *fields = stat[stat.rindex(b")") + 2 :].split()

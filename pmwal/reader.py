@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
@@ -26,12 +27,12 @@ from pmwal.identity import Identity
 from pmwal.index import SparseIndex
 from pmwal.judge import INDEX_STEP, Judgement, judge, snapshot
 from pmwal.layout import PAGE
-from pmwal.live import Bell, LiveWriter, living_writer, read_bounds, read_writer
+from pmwal.live import Bell, decode_writer, living_writer, read_both, read_bounds
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
-from pmwal.reading import Seen, View, gone, locate, missing, resume, walk
+from pmwal.reading import Seen, View, gone, hand_out, locate, missing, resume, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
-from pmwal.ring import RingReader
+from pmwal.ring import CHUNK, RECORDS_MAX, RingReader
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
@@ -61,6 +62,16 @@ def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Pro
         copied = True
 
 
+class _Met:
+    """The line of the writer that a ``follow`` saw last, none before the first; when it was known to be alive (monotonic)."""
+
+    __slots__ = ("alive_at", "line")
+
+    def __init__(self) -> None:
+        self.line = b""
+        self.alive_at = 0.0
+
+
 class Reader(ArrayReader):
     """A log opened for reading (``pmwal.open(path, "r")``): any number, in any process, beside a writer or without one.
 
@@ -81,6 +92,7 @@ class Reader(ArrayReader):
         self._salvaging = salvaging
         self._closed = False
         self._index = SparseIndex(INDEX_STEP)
+        self._scan = scan_for(identity.block)
         self._judged: tuple[int, Judgement] | None = None
         self._seen_epoch = 0
         self._last: Seen | None = None  # the last record handed out, in epoch ``_seen_epoch``
@@ -92,11 +104,9 @@ class Reader(ArrayReader):
         """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
         self._check_open()
         for _ in range(_TRIES):
-            if self._has_writer():
-                self._judged = None  # what was true before this writer came, it may have rolled back
-                bounds = read_bounds(self._mapping.load)
-                if bounds is not None:
-                    return View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
+            view = self._view_of_writer() if self._has_writer() else None
+            if view is not None:
+                return view
             judgement = self._judge()
             if judgement.row.outcome != "corrupt" or self._salvaging or not self._has_writer():
                 break  # a writer that has come meanwhile may have changed what was judged, and shows its own bounds
@@ -104,6 +114,12 @@ class Reader(ArrayReader):
             raise judgement.error(self._path)
         slot = judgement.control.newest
         return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
+
+    def _view_of_writer(self) -> View | None:
+        """What the writer shows, which lives; None when its page does not come to rest."""
+        self._judged = None  # what was true before this writer came, it may have rolled back
+        bounds = read_bounds(self._mapping.load)
+        return None if bounds is None else View(*bounds)
 
     def _judge(self) -> Judgement:
         """The verdict on the log as it is now.
@@ -217,33 +233,62 @@ class Reader(ArrayReader):
             raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
         view = self._view()
         first = view.tail.next_seq if start is None else self._number(start, view)
-        return follow(partial(Bell, self._mapping, self._seam), partial(self._look, []), first, timeout)
+        return follow(partial(Bell, self._mapping, self._seam), partial(self._look, _Met()), first, timeout)
 
-    def _look(self, met: list[LiveWriter], first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to hand out now; None when a writer that was there has closed the log. ``met``: the last writer."""
+    def _look(self, met: _Met, first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to hand out now; None when a writer that was there has closed the log."""
         self._check_open()
-        view = self._news(met)
+        records = self._right_behind(met, first)
+        if records is not None:
+            return records
+        view = self._shown_by(met)
         if view is None:
+            alive_at = time.monotonic()
             writer = living_writer(self._mapping.load, self._mapping.inode, self._seam)
-            view = self._view()  # after the writer: one that is gone has shown all that it stored
-            if first >= view.end.next_seq and writer is None and met and self._judge().report.outcome == "clean":
+            # After the writer: one that is gone has shown all that it stored.
+            view = (self._view_of_writer() if writer is not None else None) or self._view()
+            if first >= view.end.next_seq and writer is None and met.line and self._judge().report.outcome == "clean":
                 self._revalidate(view)
                 return None
             if writer is not None:
-                met[:] = [writer]
+                met.line, met.alive_at = writer.line, alive_at
         if first < view.end.next_seq:
             return self._read(view, first, None)
         self._revalidate(view)
         return iter(())
 
-    def _news(self, met: list[LiveWriter]) -> View | None:
-        """What the writer that was met alive has shown since: it was alive then. None when there is nothing new."""
-        writer = read_writer(self._mapping.load)
-        if not met or writer == met[0] or not writer.same_process(met[0]):
+    def _shown_by(self, met: _Met) -> View | None:
+        """What the writer that was met shows; None when it is to be asked for first whether it is alive.
+
+        One that has shown something new was alive then. One that was killed meanwhile has shown nothing since, and another one's
+        line differs: the page may be believed for as long as a wait takes at most.
+        """
+        live = read_both(self._mapping.load) if met.line else None
+        if live is None:
             return None
-        met[:] = [writer]
-        bounds = read_bounds(self._mapping.load)
-        return None if bounds is None else View(bounds.tail, bounds.durable, bounds.epoch, bounds.epoch_first_seq)
+        bounds, line = live
+        now = time.monotonic()
+        if line != met.line and decode_writer(line).same_process(decode_writer(met.line)):
+            met.line, met.alive_at = line, now
+        elif line != met.line or now - met.alive_at >= Bell.PATIENCE:
+            return None
+        return View(*bounds)
+
+    def _right_behind(self, met: _Met, first: int) -> Iterator[Record] | None:
+        """In one call of C what ``_shown_by`` and a walk would come to: new records of this writer and epoch, behind the last one
+        handed out, with nothing in between that needs a second look."""
+        last = self._last
+        if self._scan is None or not met.line or last is None or last.seq + 1 != first:
+            return None
+        news = self._scan.scanner.follow(
+            Record, self._mapping.fd, self._block.ring_offset, met.line, last.end, first, self._seen_epoch, CHUNK, RECORDS_MAX
+        )
+        if news is None:
+            return None
+        met.line, first_seq, many = news
+        met.alive_at = time.monotonic()
+        self._index.drop_before(first_seq)
+        return hand_out(many, self._hand_out)
 
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
         if first < end:
@@ -251,15 +296,17 @@ class Reader(ArrayReader):
 
     def _locate(self, view: View, first: int) -> Bound:
         self._check_open()
+        last = self._last
+        if last is not None and last.seq + 1 == first:
+            return Bound(last.end, first)  # whoever reads on from there looks whether it is there
         near = self._index.floor(first, view.tail)
-        if self._last is not None and near.next_seq < self._last.seq < first:
-            near = Bound(self._last.position, self._last.seq)  # it was there, and this epoch's index knows less
+        if last is not None and near.next_seq < last.seq < first:
+            near = Bound(last.end, last.seq + 1)  # it was there, and this epoch's index knows less
         found = locate(self._block, self._mapping.load, view, near, first, self._explain)
         return Bound(found.position, first)
 
     def _walk_on(self, view: View, start: Bound, end: int) -> Iterator[Record]:
-        scan = scan_for(self._block)
-        return walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, scan)
+        return walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, self._scan)
 
     def _hand_out(self, seen: Seen) -> None:
         self._check_open()
@@ -335,7 +382,7 @@ class Reader(ArrayReader):
         """
         view, medium = self._view(), self._mapping.medium
         return WalStats(
-            engine="python" if scan_for(self._block) is None else "native",
+            engine="python" if self._scan is None else "native",
             medium=medium.kind,
             durability=medium.durability,
             filesystem=medium.filesystem,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
@@ -35,11 +35,16 @@ Explain = Callable[[Bound, View], PmwalError]
 
 
 class Seen(NamedTuple):
-    """A record that was handed out: where it starts, its number and its checksum, which tell it from any other."""
+    """A record that was handed out: where it starts and ends, its number and its checksum, which tell it from any other."""
 
     position: int
+    end: int
     seq: int
     crc: int
+
+
+HandedOut = Callable[[Seen], None]
+"""Notes a record that is about to be handed out."""
 
 
 def read_one(
@@ -58,7 +63,7 @@ def walk(
     start: Bound,
     stop_seq: int,
     explain: Explain,
-    handed_out: Callable[[Seen], None] | None = None,
+    handed_out: HandedOut | None = None,
     scan: Scan | None = None,
 ) -> Iterator[Record]:
     """The records from ``start`` up to, not including, number ``stop_seq``, each checked in a private copy."""
@@ -69,11 +74,17 @@ def walk(
         if not many:
             found = _expect(ring, at, view, explain)
             many = [(ring.record(found), found.position, found.end, found.header.crc)]
-        for record, position, end, crc in many:
-            if handed_out is not None:
-                handed_out(Seen(position, record.seq, crc))
-            yield record
-            at = Bound(end, record.seq + 1)
+        yield from hand_out(many, handed_out)
+        record, _, end, _ = many[-1]
+        at = Bound(end, record.seq + 1)
+
+
+def hand_out(many: Sequence[tuple[Record, int, int, int]], handed_out: HandedOut | None) -> Iterator[Record]:
+    """These records, each noted before it is handed out. They come with their position, end and checksum."""
+    for record, position, end, crc in many:
+        if handed_out is not None:
+            handed_out(Seen(position, end, record.seq, crc))
+        yield record
 
 
 def locate(block: Superblock, load: Load, view: View, near: Bound, seq: int, explain: Explain) -> Found:

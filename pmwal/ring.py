@@ -30,7 +30,7 @@ Load = Callable[[int, int], bytes]
 
 CHUNK = 256 * 1024  # what a walk copies at a time
 _RUN_MAX = 16 * 1024 * 1024  # bytes that a run takes at once
-_RECORDS_MAX = 256  # records that are made at once
+RECORDS_MAX = 256  # records that are made at once
 
 
 class Scan(NamedTuple):
@@ -208,9 +208,9 @@ class RingReader:
         window, start = self._window(at.position)
         lap_number = self._lap_number()
         many: list[tuple[Record, int, int, int]] = self._scan.scanner.records(
-            Record, window, start, *at, stop_seq, limit, epoch, epoch_first_seq, lap_number, _RECORDS_MAX
+            Record, window, start, *at, stop_seq, limit, epoch, epoch_first_seq, lap_number, RECORDS_MAX
         )
-        if len(many) < _RECORDS_MAX:
+        if len(many) < RECORDS_MAX:
             self._chunk = b""
         return many
 

@@ -14,6 +14,7 @@ import mmap
 import os
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 
 from pmwal.extension import native
@@ -43,10 +44,7 @@ class Seam:
 
     def boot_id(self) -> bytes:
         """16 bytes that change with every boot (random(4)); zeros where there is no /proc."""
-        try:
-            return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
-        except (OSError, ValueError):
-            return bytes(16)
+        return _boot_id()
 
     def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
         """Store bytes into the mapping."""
@@ -93,6 +91,14 @@ class Seam:
     def unlink(self, name: str, directory_fd: int) -> None:
         """Remove a name."""
         os.unlink(name, dir_fd=directory_fd)
+
+
+@cache
+def _boot_id() -> bytes:  # once: followers ask again and again, and a process ends with its boot
+    try:
+        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    except (OSError, ValueError):
+        return bytes(16)
 
 
 SYSTEM = Seam()

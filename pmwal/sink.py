@@ -107,6 +107,31 @@ class Sink:
         return SinkStats(wal.appends, wal.overwritten, self._dropped, self._errors)
 
 
+class SinkOwner:
+    """What all have that are given log records and keep them in a sink."""
+
+    _sink: Sink
+
+    @property
+    def wal(self) -> Wal:
+        """The open log, to read or follow what was stored."""
+        return self._sink.wal
+
+    def stats(self) -> SinkStats:
+        """How many records were written, overwritten, dropped, and lost to errors since the log was opened.
+
+        >>> import pmwal
+        >>> handler = pmwal.LogHandler(path, size="1MiB")
+        >>> handler.stats()
+        SinkStats(written=0, overwritten=0, dropped=0, errors=0)
+        >>> handler.close()
+        """
+        return self._sink.stats()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle(self)
+
+
 def level_number(level: int | str) -> int:
     """A level by number or name; ``ValueError`` for an unknown name."""
     if isinstance(level, str):

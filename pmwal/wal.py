@@ -294,7 +294,7 @@ class Wal(ArrayReader):
     def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
         """What may be read now, the first number of it, and the one after the last."""
         view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
-        first = view.tail.next_seq if start is None else self._number(start, view)
+        first = self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
             raise gone(first, view.tail)
@@ -312,7 +312,10 @@ class Wal(ArrayReader):
 
         return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
 
-    def _number(self, start: int | str, view: View) -> int:
+    def _number(self, start: int | str | None, view: View) -> int:
+        """With which record a read or a follow begins."""
+        if start is None:
+            return view.tail.next_seq
         return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
@@ -328,8 +331,7 @@ class Wal(ArrayReader):
         [b'a', b'b']
         """
         engine = self._usable()
-        first = engine.state.tail.next_seq if start is None else self._number(start, engine.view)
-        return follow(partial(Bell, engine.mapping, engine.seam), self._look, first, timeout)
+        return follow(partial(Bell, engine.mapping, engine.seam), self._look, self._number(start, engine.view), timeout)
 
     def _look(self, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to hand out now; None when the handle is closed."""

@@ -452,6 +452,29 @@ def test_follower_gets_each_record_once_it_is_durable(place: Place) -> None:
     run(main)
 
 
+def test_follower_goes_on_behind_its_cursor(place: Place) -> None:
+    """As that of a Wal does, and it is told when that record is another one now."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(place.path, size=SIZE, **place.options) as wal:
+            await wal.extend([b"a", b"b", b"c"])
+            second, third = (record.cursor for record in wal.read(2))
+            assert [record.data for record in wal.read(second)] == [b"c"]
+            assert await gather_records(wal.follow(second, timeout=0)) == [b"c"]
+            follower = asyncio.ensure_future(anext(wal.follow(third)))
+            await asyncio.sleep(0)
+            await wal.append(b"d")
+            assert (await follower).data == b"d"
+            await wal.rollback(after=1)
+            await wal.extend([b"B", b"C"])
+            with pytest.raises(pmwal.Overrun, match="not the one that the cursor names"):
+                await anext(wal.follow(second))
+            with pytest.raises(ValueError, match="is no cursor"):
+                await anext(wal.follow("2"))
+
+    run(main)
+
+
 def test_follower_stops_after_its_time_without_a_record(shm_place: Place) -> None:
     """And is woken by nothing but a record."""
 

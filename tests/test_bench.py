@@ -338,6 +338,16 @@ def test_floors_compute_what_they_claim() -> None:
 
 
 @needs_floors
+def test_floor_of_a_wake_up_sleeps_and_is_woken() -> None:
+    """Each figure is of one wake-up, after one pause."""
+    pause, count = 0.001, 5
+    loop = load().wake(pause, count)
+    assert len(loop.each) == count
+    assert all(loop.each > 0)
+    assert loop.total > count * pause * 1e9
+
+
+@needs_floors
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", checks.CHECKS)
 def test_every_check_of_the_gate_runs(name: str, context: Context) -> None:
@@ -345,7 +355,7 @@ def test_every_check_of_the_gate_runs(name: str, context: Context) -> None:
     rows = list(checks.CHECKS[name](context))
     assert rows
     assert all(row.note for row in rows if not row.what)
-    assert all(row.ours > 0 and row.check == name for row in rows if row.what)
+    assert all(row.ours and math.isfinite(row.ours) and row.check == name for row in rows if row.what)
 
 
 @needs_floors

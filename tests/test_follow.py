@@ -14,6 +14,8 @@ import pytest
 import pmwal
 from conftest import Place
 from pmwal import live
+from pmwal.choice import scan_for
+from pmwal.extension import native
 from processes import child
 from support import kill, open_small
 
@@ -223,3 +225,59 @@ def test_follow_in_salvage_is_refused(shm_dir: Path) -> None:
     open_small(shm_dir / "log").close()
     with pmwal.open(shm_dir / "log", "r", recover="salvage") as reader, pytest.raises(ValueError, match="salvage"):
         reader.follow()
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_record_behind_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ordinary case of a follower is one call of C; at the gap before a new lap it is a walk again."""
+    walked: list[int] = []
+    walk_on = pmwal.Reader._walk_on
+    monkeypatch.setattr(pmwal.Reader, "_walk_on", lambda *walk: walked.append(walk[-1]) or walk_on(*walk))
+    with open_small(shm_dir / "log", on_full="overwrite") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"x")
+        records = reader.follow(timeout=PATIENCE)
+        assert next(records).seq == 1
+        for seq in range(2, COUNT):
+            wal.append(b"%d" % seq * 100)
+            assert next(records).data == b"%d" % seq * 100
+        laps = wal.stats().bytes // wal.capacity
+        assert laps > 2
+        assert len(walked) <= 2 + laps + 1  # the first one, and one for each gap
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new(shm_dir: Path) -> None:
+    """For anything else C gives nothing, and the reader looks by itself."""
+    path = shm_dir / "log"
+    with open_small(path) as wal, pmwal.open(path, "r") as reader:
+        wal.append(b"a")
+        first = next(reader.read())
+        before = live.read_writer(reader._mapping.load)
+        last, epoch, scan = reader._last, reader._seen_epoch, scan_for(reader._block)
+        assert last is not None
+        assert scan is not None
+
+        def news(line: bytes = before.line, epoch: int = epoch, seq: int = 2) -> Any:
+            return scan.scanner.follow(
+                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, last.end, seq, epoch, 4096, 10
+            )
+
+        assert news() is None  # nothing was stored since
+        wal.extend([b"b", b"c"])
+        line, first_seq, many = news()
+        assert [record.data for record, *_ in many] == [b"b", b"c"]
+        assert (first_seq, line) == (first.seq, live.read_writer(reader._mapping.load).line)
+        assert news(line) is None
+        assert news(before._replace(pid=before.pid + 1).line) is None
+        assert news(before._replace(start_time=before.start_time + 1).line) is None
+        assert news(before._replace(inode=before.inode + 1).line) is None
+        assert news(epoch=epoch + 1) is None
+        assert news(seq=3) is None  # another record stands there
+        wal.truncate(before=3)
+        assert news() is None  # it is gone
+        with pytest.raises(TypeError, match="a line of the live page"):
+            news(b"")
+        wal.rollback(after=2)
+        assert news(seq=3) is None

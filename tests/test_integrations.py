@@ -6,8 +6,10 @@ import copy
 import gc
 import json
 import logging
+import os
 import pickle
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import pmwal
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
-from processes import elsewhere, run_script
+from processes import Died, child, elsewhere, run_script
 
 SIZE = "64KiB"
 
@@ -206,6 +208,44 @@ def test_loguru_in_a_forked_child_is_told_to_open_its_own(loguru: Any, log: Path
     assert "after the fork" in elsewhere(misuse)
     loguru.info("parent")
     assert len(sink.wal) == 1
+
+
+# -- both
+
+
+def by_structlog(path: Path) -> Callable[[str], object]:
+    """What logs a line through structlog."""
+    structlog = pytest.importorskip("structlog")
+    logger = LoggerFactory(path, size=SIZE, commit="manual")()
+    bound: Callable[[str], object] = structlog.wrap_logger(logger, processors=[lambda _, name, event: event["event"]]).info
+    return bound
+
+
+def by_loguru(path: Path) -> Callable[[str], object]:
+    """What logs a line through loguru."""
+    logger = pytest.importorskip("loguru").logger
+    logger.remove()
+    logger.add(Sink(path, size=SIZE, commit="manual"), format="{message}")
+    info: Callable[[str], object] = logger.info
+    return info
+
+
+@pytest.mark.parametrize("logging_by", [by_structlog, by_loguru])
+def test_line_survives_sigkill_once_the_call_returned(log: Path, logging_by: Callable[[Path], Callable[[str], object]]) -> None:
+    """With the least that there is: nothing was committed."""
+    pytest.importorskip(logging_by.__name__.removeprefix("by_"))
+
+    def body(pipe: Any) -> None:
+        info = logging_by(log)
+        for number in range(100):
+            info(f"line {number}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with child(body) as running, pytest.raises(Died) as died:
+        running.hear()
+    assert died.value.code == -signal.SIGKILL
+    with pmwal.open(log, "r") as reader:
+        assert records(reader) == [(20, f"line {number}") for number in range(100)]
 
 
 @pytest.mark.parametrize("make", [Sink, LoggerFactory])

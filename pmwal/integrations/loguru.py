@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, NoReturn
+from typing import Any
 
 from pmwal.sink import Sink as _Sink
-from pmwal.sink import SinkStats, refuse_pickle
-from pmwal.wal import Wal
+from pmwal.sink import SinkOwner
 
 
-class Sink:
+class Sink(SinkOwner):
     """What ``logger.add`` takes; the arguments are those of ``pmwal.LogHandler``.
 
     A record is what loguru formatted (JSON with ``serialize=True``), in UTF-8 without the newline at its end; its ``kind`` is the
@@ -64,15 +63,3 @@ class Sink:
     def stop(self) -> None:
         """Commit and close the log. Idempotent."""
         self._sink.close()
-
-    @property
-    def wal(self) -> Wal:
-        """The open log, to read or follow what was stored."""
-        return self._sink.wal
-
-    def stats(self) -> SinkStats:
-        """What became of the messages."""
-        return self._sink.stats()
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle(self)

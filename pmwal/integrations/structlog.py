@@ -20,11 +20,10 @@ import traceback
 import weakref
 from typing import NoReturn
 
-from pmwal.sink import Sink, SinkStats, refuse_pickle
-from pmwal.wal import Wal
+from pmwal.sink import Sink, SinkOwner, refuse_pickle
 
 
-class LoggerFactory:
+class LoggerFactory(SinkOwner):
     """What ``structlog.configure(logger_factory=...)`` takes; the arguments are those of ``pmwal.LogHandler``.
 
     A record is what the last processor made, text or bytes, in UTF-8; its ``kind`` is the number that ``logging`` gives to the
@@ -72,18 +71,6 @@ class LoggerFactory:
     def close(self) -> None:
         """Commit and close the log. Idempotent."""
         self._sink.close()
-
-    @property
-    def wal(self) -> Wal:
-        """The open log, to read or follow what was stored."""
-        return self._sink.wal
-
-    def stats(self) -> SinkStats:
-        """What became of the messages."""
-        return self._sink.stats()
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle(self)
 
 
 class WalLogger:

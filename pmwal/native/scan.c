@@ -2,11 +2,12 @@
  *
  * Invariants
  * - Walk hands out a record from a private copy of its payload, and the checksum is taken over that copy.
- * - Walk and Scanner take only the ordinary case: a whole record right where the one before ended. At a gap, at damage, and where
+ * - Walk, Scanner and what a follower is handed take only the ordinary case: a whole record right where the one before ended. At a gap, at damage, and where
  *   two records may have the same number, the Python side decides.
  */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "module.h"
 
@@ -232,6 +233,35 @@ done:
     return answer;
 }
 
+/* A list of (record, position, end, checksum): the records from this position on that the window holds and the rules take. */
+static PyObject *list_records(const Scanner *scanner, PyTypeObject *record_type, const struct window *window,
+                              const struct run_rules *rules, uint64_t position, uint64_t seq, uint64_t count_max)
+{
+    const struct geometry *g = &scanner->geometry;
+    PyObject *list = PyList_New(0);
+    while (list && seq < rules->stop_seq && (uint64_t)PyList_GET_SIZE(list) < count_max) {
+        union header copied;
+        const struct record *header = &copied.record;
+        if ((seq == rules->lap_seq && g->capacity - position % g->capacity < g->size_max) ||
+            record_at(g, window, position, &copied) != WHOLE || header->seq != seq)
+            break;
+        uint64_t end = position + record_size(g, header->length);
+        if (end > rules->limit || (seq >= rules->epoch_first_seq ? header->epoch != rules->epoch : header->epoch >= rules->epoch))
+            break;
+        PyObject *data = PyBytes_FromStringAndSize(
+            (const char *)window->bytes + (position % g->capacity - window->start) + PMWAL_HEADER, header->length);
+        PyObject *record = data ? record_new(record_type, header, data) : NULL;
+        PyObject *item = record ? Py_BuildValue("(NKKI)", record, (unsigned long long)position, (unsigned long long)end, header->crc)
+                                : NULL;
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        position = end;
+        seq++;
+    }
+    return list;
+}
+
 static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"record_type", "window", "start", "position", "seq", "stop_seq", "limit", "epoch", "epoch_first_seq",
@@ -242,33 +272,98 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!y*KKKKKKKKK:records", names, &PyType_Type, &record_type, &buffer, &start,
                                      &position, &seq, &stop_seq, &limit, &epoch, &epoch_first_seq, &lap_seq, &count_max))
         return NULL;
-    const struct geometry *g = &scanner->geometry;
     struct window window = {buffer.buf, start, (uint64_t)buffer.len};
-    PyObject *list = PyType_IsSubtype((PyTypeObject *)record_type, state_of(Py_TYPE(scanner))->record_type) ? PyList_New(0) : NULL;
-    if (!list && !PyErr_Occurred())
+    struct run_rules rules = {.stop_seq = stop_seq, .limit = limit, .epoch = (uint32_t)epoch, .epoch_first_seq = epoch_first_seq,
+                              .lap_seq = lap_seq};
+    PyObject *list = NULL;
+    if (PyType_IsSubtype((PyTypeObject *)record_type, state_of(Py_TYPE(scanner))->record_type))
+        list = list_records(scanner, (PyTypeObject *)record_type, &window, &rules, position, seq, count_max);
+    else
         PyErr_SetString(PyExc_TypeError, "record_type is a kind of Record");
-    while (list && seq < stop_seq && (unsigned long long)PyList_GET_SIZE(list) < count_max) {
-        union header copied;
-        const struct record *header = &copied.record;
-        if ((seq == lap_seq && g->capacity - position % g->capacity < g->size_max) ||
-            record_at(g, &window, position, &copied) != WHOLE || header->seq != seq)
-            break;
-        uint64_t end = position + record_size(g, header->length);
-        if (end > limit || (seq >= epoch_first_seq ? header->epoch != epoch : header->epoch >= epoch))
-            break;
-        PyObject *data = PyBytes_FromStringAndSize(
-            (const char *)window.bytes + (position % g->capacity - start) + PMWAL_HEADER, header->length);
-        PyObject *record = data ? record_new((PyTypeObject *)record_type, header, data) : NULL;
-        PyObject *item = record ? Py_BuildValue("(NKKI)", record, (unsigned long long)position, (unsigned long long)end, header->crc)
-                                : NULL;
-        if (!item || PyList_Append(list, item))
-            Py_CLEAR(list);
-        Py_XDECREF(item);
-        position = end;
-        seq++;
-    }
     PyBuffer_Release(&buffer);
     return list;
+}
+
+/* The two lines of the live page that a writer stores at each commit. */
+struct shown {
+    struct live_bounds bounds;
+    struct live_writer writer;
+};
+
+static_assert(offsetof(struct shown, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+
+static bool load(int fd, void *to, size_t length, uint64_t offset)
+{
+    ssize_t count;
+    Py_BEGIN_ALLOW_THREADS
+    count = pread(fd, to, length, (off_t)offset);
+    Py_END_ALLOW_THREADS
+    return count == (ssize_t)length;
+}
+
+/* Whether the writer that a follower has met shows records from `seq` on in the epoch that the follower knows. The bounds have to be
+ * the same twice running; the writer's line comes with the first, so it is no newer than they are. */
+static bool load_news(int fd, const struct live_writer *met, uint64_t seq, uint64_t epoch, struct shown *shown)
+{
+    struct live_bounds again;
+    const struct live_bounds *bounds = &shown->bounds;
+    const struct live_writer *writer = &shown->writer;
+    if (!load(fd, shown, sizeof *shown, PMWAL_LIVE_OFFSET) || !load(fd, &again, sizeof again, PMWAL_LIVE_OFFSET))
+        return false;
+    if (memcmp(bounds, &again, sizeof again) || bounds->version_begin != bounds->version_end)
+        return false;
+    return memcmp(writer, met, sizeof *met) && writer->pid == met->pid && writer->start_time == met->start_time &&
+           !memcmp(writer->boot_id, met->boot_id, sizeof met->boot_id) && writer->inode == met->inode && bounds->epoch == epoch &&
+           bounds->tail_seq <= seq && seq <= bounds->durable_seq;
+}
+
+static PyObject *scanner_follow(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"record_type", "fd", "ring_offset", "writer", "position", "seq", "epoch", "bytes_max", "count_max", NULL};
+    const struct geometry *g = &scanner->geometry;
+    Py_buffer writer;
+    PyObject *record_type;
+    int fd;
+    unsigned long long ring_offset, position, seq, epoch, bytes_max, count_max;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iKy*KKKKK:follow", names, &PyType_Type, &record_type, &fd, &ring_offset,
+                                     &writer, &position, &seq, &epoch, &bytes_max, &count_max))
+        return NULL;
+    struct live_writer met;
+    bool is_line = writer.len == sizeof met;
+    if (is_line)
+        memcpy(&met, writer.buf, sizeof met);
+    PyBuffer_Release(&writer);
+    if (!is_line || !PyType_IsSubtype((PyTypeObject *)record_type, state_of(Py_TYPE(scanner))->record_type)) {
+        PyErr_SetString(PyExc_TypeError, "record_type is a kind of Record, and writer a line of the live page");
+        return NULL;
+    }
+    struct shown shown;
+    if (!load_news(fd, &met, seq, epoch, &shown) || shown.bounds.durable_position <= position)
+        Py_RETURN_NONE;
+    uint64_t start = position % g->capacity, room = g->capacity - start, length = shown.bounds.durable_position - position;
+    length = length < room ? length : room;
+    length = length < bytes_max ? length : bytes_max;
+    struct record lap = {0};
+    PyObject *list = NULL, *copy = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (!copy)
+        return NULL;
+    bool may_wrap = room - length < g->size_max; /* else no record in this window may stand at the ring's start instead */
+    if (load(fd, PyBytes_AS_STRING(copy), length, ring_offset + start) && (!may_wrap || load(fd, &lap, sizeof lap, ring_offset))) {
+        struct window window = {(const unsigned char *)PyBytes_AS_STRING(copy), start, length};
+        struct run_rules rules = {.stop_seq = shown.bounds.durable_seq + 1, .limit = shown.bounds.durable_position,
+                                  .epoch = (uint32_t)epoch, .epoch_first_seq = shown.bounds.epoch_first_seq, .lap_seq = lap.seq};
+        list = list_records(scanner, (PyTypeObject *)record_type, &window, &rules, position, seq, count_max);
+    } else
+        list = PyList_New(0);
+    Py_DECREF(copy);
+    if (!list)
+        return NULL;
+    if (!PyList_GET_SIZE(list)) {
+        Py_DECREF(list);
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(y#KN)", (const char *)&shown.writer, (Py_ssize_t)sizeof shown.writer,
+                         (unsigned long long)shown.bounds.tail_seq, list);
 }
 
 static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywords)
@@ -387,6 +482,7 @@ static void scanner_dealloc(Scanner *scanner)
 static PyMethodDef scanner_methods[] = {
     {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
     {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"follow", (PyCFunction)(void (*)(void))scanner_follow, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},

@@ -21,13 +21,14 @@ import numpy as np
 import sectors
 
 import pmwal
-from benchmark import loggers, workloads
+from benchmark import followers, loggers, workloads
 from benchmark.context import MIB, Context, PageBuffer, available_memory, free_space
 from benchmark.floors import PAGE, Area, FloorsUnavailable, Loop
 from benchmark.gate import BARS, Row, absolute, broken, compare, skipped
+from benchmark.media import Place
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND, READ
-from benchmark.stats import median, percentile, rate_text, time_text
+from benchmark.stats import Times, median, merge, percentile, rate_text, time_text
 from benchmark.workloads import BATCH, PAYLOAD, Image
 
 BATCH_OF_PAYLOADS = [PAYLOAD] * BATCH
@@ -529,6 +530,39 @@ def log_calls(context: Context) -> Iterator[Row]:
             yield skipped(name, message)
 
 
+def follow(context: Context) -> Iterator[Row]:
+    """How soon a follower in another process has a record, beside a bare wake-up, and what it takes while there is none."""
+    scale = context.scale
+    for place in (context.disk, context.memory):
+        found, wakes = _deliveries(context, place)
+        warm = scale.follows  # the first round
+        from_return, from_call, bare = found.from_return[warm:], found.from_call[warm:], wakes[warm:]
+        middle, high = ([percentile(times, q) / 1e3 for times in (from_return, from_call, bare)] for q in (50.0, 99.0))
+        where = place.mount.filesystem
+        what = f"from the return of append to the record in another process that slept, {where}, median of {len(from_return)}"
+        note = (
+            f"p99 {high[0]:.0f} µs; from the call of append {middle[1]:.0f} and {high[1]:.0f} µs; "
+            f"a futex wake-up between two processes in C, in turns: {middle[2]:.0f} and {high[2]:.0f} µs"
+        )
+        yield absolute("follow", what, middle[0], "µs", "at most", BARS["follow µs"], note)
+        what = f"processor time of that follower while nothing is appended, {where}, {scale.idle:g} s"
+        yield absolute("follow", what, 100 * found.idle_share, "%", "at most", BARS["follow idle %"])
+
+
+def _deliveries(context: Context, place: Place) -> tuple[followers.Deliveries, Times]:
+    """What a follower of a log here was handed, and the wake-ups of the floor: all rounds, in turns."""
+    scale, wakes = context.scale, []
+
+    def wake() -> None:
+        wakes.append(context.floors.wake(followers.PAUSE, scale.follows).each)
+
+    with workloads.new_log(place.directory, size=scale.ring) as wal:
+        found = followers.measure(
+            wal, PAYLOAD, rounds=scale.rounds + 1, each_round=scale.follows, idle=scale.idle, before_round=wake
+        )
+    return found, merge(wakes)
+
+
 Check = Callable[[Context], Iterator[Row]]
 
 CHECKS: dict[str, Check] = {
@@ -550,6 +584,7 @@ CHECKS: dict[str, Check] = {
     "read": read,
     "peers": peers,
     "flat append": flat_append,
+    "follow": follow,
     "log calls": log_calls,
 }
 """Name -> check, in the order in which they run."""

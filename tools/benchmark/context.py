@@ -47,6 +47,8 @@ class Scale(NamedTuple):
     peer_reads: int
     rows: int  # of one array
     tasks: int  # of one event loop
+    follows: int  # records to a follower that sleeps
+    idle: float  # seconds in which a follower gets none
 
 
 _SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536)
@@ -55,21 +57,21 @@ FULL = Scale(
     each_thread=1000, beside=4000, ring=64 * MIB, small_ring=64 * MIB, large_ring=GIB, flat=(MIB, 64 * MIB, 4 * GIB),
     sizes=_SIZES, recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB),
     peer_appends=2000, peer_process=50_000, peer_extends=100, peer_reads=200_000,
-    rows=1_000_000, tasks=10_000,
+    rows=1_000_000, tasks=10_000, follows=400, idle=5.0,
 )  # fmt: skip
 QUICK = Scale(
     rounds=3, memory_calls=20_000, memory_timed=20_000, extends=30, pairs=1000, disk_calls=500, disk_extends=30,
     each_thread=100, beside=100, ring=16 * MIB, small_ring=8 * MIB, large_ring=64 * MIB, flat=(MIB, 16 * MIB, 64 * MIB),
     sizes=(16, 128, 1024, 16384), recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB),
     peer_appends=300, peer_process=5000, peer_extends=10, peer_reads=20_000,
-    rows=100_000, tasks=1000,
+    rows=100_000, tasks=1000, follows=100, idle=2.0,
 )  # fmt: skip
 TINY = Scale(
     rounds=1, memory_calls=50, memory_timed=50, extends=2, pairs=3, disk_calls=3, disk_extends=1,
     each_thread=2, beside=2, ring=MIB, small_ring=64 << 10, large_ring=MIB, flat=(256 << 10, MIB),
     sizes=(4096,), recovery_rings=(64 << 10, 256 << 10),
     peer_appends=2, peer_process=2, peer_extends=1, peer_reads=10,
-    rows=100, tasks=10,
+    rows=100, tasks=10, follows=3, idle=0.5,
 )  # fmt: skip
 """For tests: everything runs, nothing is a figure."""
 

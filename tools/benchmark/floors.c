@@ -9,11 +9,15 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <immintrin.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -410,4 +414,42 @@ int64_t fl_group(char *map, int fd, uint64_t region, uint64_t *at, const void *p
     *at = g.end;
     *barriers = g.barriers;
     return g.error ? -g.error : total;
+}
+
+/* -- processes */
+
+/* A process that sleeps on a futex, woken n times after a pause: each from just before the wake-up to the clock in the woken one. */
+int64_t fl_wake(int64_t pause_ns, uint64_t n, int64_t *each) {
+    size_t size = PAGE + n * sizeof(int64_t);
+    char *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return -errno;
+    uint32_t *word = (uint32_t *)shared;
+    int64_t *woken = (int64_t *)(shared + PAGE);
+    memset(woken, 0, n * sizeof *woken);
+    int64_t begin = mono();
+    pid_t child = fork();
+    if (child < 0) {
+        int error = errno;
+        munmap(shared, size);
+        return -error;
+    }
+    if (!child) { /* of a process with threads: system calls only */
+        for (uint32_t i = 0; i < n; i++) {
+            while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == i) syscall(SYS_futex, word, FUTEX_WAIT, i, NULL, NULL, 0);
+            woken[i] = mono();
+        }
+        _exit(0);
+    }
+    struct timespec pause = {pause_ns / 1000000000, pause_ns % 1000000000};
+    for (uint32_t i = 0; i < n; i++) {
+        nanosleep(&pause, NULL);
+        each[i] = mono();
+        __atomic_store_n(word, i + 1, __ATOMIC_RELEASE);
+        syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    }
+    int64_t total = mono() - begin;
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) continue;
+    for (uint64_t i = 0; i < n; i++) each[i] = woken[i] - each[i];
+    munmap(shared, size);
+    return total;
 }

@@ -119,6 +119,10 @@ class Floors:
         """Two reads of the clock with nothing between them."""
         return self._run("fl_timer", count)
 
+    def wake(self, pause: float, count: int) -> Loop:
+        """From a futex wake-up, after ``pause`` seconds each time, to the next instruction of the process that slept on it."""
+        return self._run("fl_wake", count, ctypes.c_int64(int(pause * 1e9)))
+
     def append(self, area: Area, payload: bytes, count: int, *, each: bool = False) -> Loop:
         """What ``append(commit=False)`` must do: clock, 48-byte header, copy, CRC32C, store."""
         place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)

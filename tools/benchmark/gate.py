@@ -36,6 +36,8 @@ BARS: dict[str, float] = {
     "read": 1.0,
     "peers": 1.0,
     "flat append": 1.25,
+    "follow µs": 100.0,
+    "follow idle %": 1.0,
     "log event": 0.08,
     "log event enqueued": 1.0,
     "log handler ns": 1000.0,

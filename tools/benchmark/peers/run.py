@@ -7,7 +7,6 @@ for the next one, and a peer that crashes is a message and not the end of the ru
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-import pmwal
+from benchmark import child
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_EXTEND, FRAME, READ, payload_of
 from benchmark.stats import Times
@@ -45,11 +44,7 @@ def measure(name: str, workload: str, directory: Path, count: int, size: int = 1
     peer = PEERS[name]
     with tempfile.TemporaryDirectory(prefix="pmwal-peer-", dir=directory) as inner:
         task = {"name": name, "workload": workload, "directory": inner, "count": count, "size": size}
-        tools = str(Path(__file__).parents[2])
-        environment = dict(os.environ) | dict(peer.environment.get(workload, {}))
-        ours = str(Path(pmwal.__file__).parents[1])  # the very pmwal that the parent measures, wherever it was started
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, ours, os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-P", "-m", "benchmark.peers.run", json.dumps(task)]
+        command, environment = child.command("peers.run", json.dumps(task)), child.environment(peer.environment.get(workload))
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         except subprocess.TimeoutExpired as error:
