@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pmwal.judge import Judgement
-from pmwal.layout import PAGE, Slot, Superblock, encode_slot, slot_index, slot_offset
+from pmwal.layout import (
+    LIVE_LATENCY,
+    LIVE_LATENCY_OFFSET,
+    LIVE_WRITER,
+    LIVE_WRITER_OFFSET,
+    PAGE,
+    Slot,
+    Superblock,
+    encode_slot,
+    slot_index,
+    slot_offset,
+)
 from pmwal.opening import inspect, open_log
 from pmwal.ring import Found, RingReader
 from pmwal.seam import SYSTEM, Seam
@@ -161,6 +172,15 @@ def flip(path: str | os.PathLike[str], offset: int, bit: int = 0) -> None:
     """Flip one bit of a file."""
     raw = Path(path).read_bytes()
     overwrite(path, offset, bytes([raw[offset] ^ (1 << bit)]))
+
+
+def image(path: Path) -> bytes:
+    """The bytes of the file, but for its inode, and how long its commits took: what two logs with one history share."""
+    data = bytearray(path.read_bytes())
+    inode = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["inode"]
+    data[inode : inode + 8] = bytes(8)
+    data[LIVE_LATENCY_OFFSET : LIVE_LATENCY_OFFSET + LIVE_LATENCY.size] = bytes(LIVE_LATENCY.size)
+    return bytes(data)
 
 
 def look(path: str | os.PathLike[str]) -> Judgement:

@@ -15,7 +15,7 @@ from conftest import Place
 from pmwal.choice import ENGINES
 from pmwal.extension import native
 from pmwal.rows import as_rows
-from support import FakeSeam, contents, file_offset, flip, kill, open_small, payloads, superblock, whole_records
+from support import FakeSeam, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
 
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
 LARGE = 8 * 1024 * 1024
@@ -99,9 +99,9 @@ def test_both_engines_and_extend_leave_the_same_bytes(place: Place, monkeypatch:
                 if lap % 3 == 0:
                     wal.commit()
                 wal.truncate(before=first)
-        raw = path.read_bytes()
+        stored = image(path)
         path.unlink()
-        return raw
+        return stored
 
     expected = run("python", arrays=False)
     for engine in ENGINES:

@@ -38,13 +38,12 @@ import pmwal
 from callers import Call
 from pmwal import _native, layout
 from pmwal.choice import ENGINES
-from pmwal.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_WRITER, LIVE_WRITER_OFFSET
 from pmwal.opening import open_log
 from pmwal.records import _PlainRecord
 from pmwal.seam import SYSTEM
 from preload import build, run, set_clock
 from processes import run_script
-from support import SMALL_CONTROL, FakeSeam, kill, superblock
+from support import SMALL_CONTROL, FakeSeam, image, kill, superblock
 
 ROOT = Path(pmwal.__file__).parents[1]
 EXAMPLES = int(os.environ.get("PMWAL_TEST_EXAMPLES", "60"))
@@ -211,15 +210,6 @@ class Player:
     def kill(self, salt: int) -> Any:
         kill(self.wal)
         return self.open()
-
-
-def image(path: Path) -> bytes:
-    """The bytes of the file, but for its inode, and how long its commits took."""
-    data = bytearray(path.read_bytes())
-    inode = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["inode"]
-    data[inode : inode + 8] = bytes(8)
-    data[LIVE_LATENCY_OFFSET : LIVE_LATENCY_OFFSET + LIVE_LATENCY.size] = bytes(LIVE_LATENCY.size)
-    return bytes(data)
 
 
 def images(directory: Path, options: dict[str, Any], program: list[tuple[Any, ...]], make_seam: Callable[[], Any]) -> None:
