@@ -34,7 +34,10 @@ TESTS = (
     "test_reader.py",
     "test_takeover.py",
     "test_damage.py",
+    "test_arrays.py",
     "test_events.py",
+    "test_follow.py",
+    "test_metrics.py",
     "test_surroundings.py",
 )
 QUICK = ("test_framing.py",)
