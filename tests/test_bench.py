@@ -189,6 +189,11 @@ def test_table_carries_its_note_as_text_and_as_markdown() -> None:
     assert media.TMPFS_NOTE in table.markdown()
 
 
+def test_cell_of_a_markdown_table_stays_one_cell() -> None:
+    """Some names have the character that parts cells."""
+    assert Table("title", ["a"], [["O_DIRECT|O_DSYNC"]], "").markdown().splitlines()[-1] == "| O_DIRECT\\|O_DSYNC |"
+
+
 # -- surroundings
 
 

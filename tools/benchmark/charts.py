@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.media import TMPFS_NOTE
-from benchmark.report import Results
+from benchmark.report import Results, bar_text, ratio_text
 from benchmark.stats import time_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -199,27 +199,31 @@ def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> An
 
 
 def _gate(plot: Any, results: Results) -> Any:
-    """How far each figure is within its bar: 1 is the bar, to the left of it a row passes."""
+    """What each row takes of its bar, or needs beyond it: 1 is the bar, to the left of it a row passes."""
     rows = [row for row in results.gate if row.passed is not None and row.check != "peers" and math.isfinite(row.ratio)]
     peers = [row for row in results.gate if row.passed is not None and row.check == "peers" and math.isfinite(row.ratio)]
     rows += sorted(peers, key=lambda row: row.ratio)[:3]  # the nearest three stand for all
-    figure, axes = _figure(plot, results, "Ratios to the floors, and their bars", "all", height=1.6 + 0.3 * len(rows), wide=76)
-    for place, row in enumerate(rows):
-        axes.barh(place, row.ratio, color=OURS if row.passed else BAD, height=0.6)
-        axes.plot([row.bar, row.bar], [place - 0.42, place + 0.42], color=FLOOR, linewidth=2.5)
-        arrow = "≤" if row.sense == "at most" else "≥"
-        text = f"  {row.ratio:.2f} ({arrow} {row.bar:g}{'' if row.passed else ', FAILS'})"
-        axes.text(max(row.ratio, row.bar), place, text, va="center", fontsize=8)
+    figure, axes = _figure(plot, results, "Every figure and its bar", "all", height=1.6 + 0.3 * len(rows), wide=76)
+    shares = [min(_share(row), 3.0) for row in rows]
+    for place, (row, share) in enumerate(zip(rows, shares, strict=True)):
+        axes.barh(place, share, color=OURS if row.passed else BAD, height=0.6)
+        text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', FAILS'})"
+        axes.text(max(share, 1), place, text, va="center", fontsize=8)
+    axes.axvline(1, color=FLOOR, linewidth=2.5)
     labels = [textwrap.shorten(f"{row.check}: {_short(row)}", 62, placeholder=" …") for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.set_xscale("log")
-    low, high = min(min(row.ratio, row.bar) for row in rows), max(max(row.ratio, row.bar) for row in rows)
-    axes.set_xlim(low / 2, high * max(8, (high / low) ** 0.35))  # room for the figures behind the bars
+    axes.set_xlim(0, max(1.0, *shares) * 1.6)  # room for the figures behind the bars
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.xaxis.set_major_formatter(plot.FuncFormatter(lambda value, _: f"{value:g}"))
-    said = "Black line: the bar; ≤ must end before it, ≥ must reach it"
-    axes.set_xlabel(f"pmwal / floor (sectors, barriers: the figure itself)\n{said}", fontsize=9)
+    said = "Figures: pmwal / floor, and the bar for that; with a unit, where there is no floor"
+    axes.set_xlabel(f"figure / bar where it is to be small, bar / figure where it is to be large: over 1 fails\n{said}", fontsize=9)
     return figure
+
+
+def _share(row: Any) -> float:
+    """1 at the bar, more beyond it."""
+    if row.sense == "at most":
+        return float(row.ratio / row.bar)
+    return float(row.bar / row.ratio) if row.ratio else math.inf
 
 
 def _short(row: Any) -> str:
@@ -229,7 +233,7 @@ def _short(row: Any) -> str:
     for label in ("p99.9", "p99", "p50", "sectors", "barriers"):
         if label in row.floor_name or label in row.what:
             return label
-    return str(row.floor_name)
+    return str(row.what if math.isnan(row.floor) else row.floor_name)
 
 
 def _peers(plot: Any, results: Results, workload: str, peers: dict[str, dict[str, Any]]) -> Any:

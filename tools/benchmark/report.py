@@ -34,7 +34,7 @@ class Table:
 
     def markdown(self) -> str:
         """The same for a document."""
-        rows = [self.columns, ["---"] * len(self.columns), *self.rows]
+        rows = [self.columns, ["---"] * len(self.columns), *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         return "\n".join([f"**{self.title}** ({self.note})", "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
@@ -117,16 +117,27 @@ def figure_text(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip()
 
 
+def ratio_text(row: Row) -> str:
+    """What a row compares with its bar: the ratio, or the figure where there is no floor."""
+    if math.isnan(row.floor):
+        return figure_text(row.ours, row.unit)
+    return "none" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
+
+
+def bar_text(row: Row) -> str:
+    """The bar, in the same unit."""
+    return f"{row.sense} {figure_text(row.bar, row.unit) if math.isnan(row.floor) else f'{row.bar:g}'}"
+
+
 def gate_lines(row: Row) -> str:
     """One row of the gate, in words."""
     if not row.what:
         return f"{row.verdict:<8} {row.check}: {row.note}"
     figures = f"pmwal {figure_text(row.ours, row.unit)}"
     if not math.isnan(row.floor):
-        figures = f"{row.floor_name} {figure_text(row.floor, row.unit)}, {figures}"
+        figures = f"{row.floor_name} {figure_text(row.floor, row.unit)}, {figures}, ratio {ratio_text(row)}"
     head = f"{row.verdict:<8} {row.check}: {row.what}"
-    ratio = "none" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
-    lines = [head, f"{'':<9}{figures}, ratio {ratio}, bar {row.sense} {row.bar:g}"]
+    lines = [head, f"{'':<9}{figures}, bar {bar_text(row)}"]
     if row.note:
         lines.append(f"{'':<9}{row.note}")
     return "\n".join(lines)
@@ -141,6 +152,6 @@ def gate_table(rows: Sequence[Row]) -> Table:
             cells.append([row.check, row.note, "-", "-", "-", "-", "-", row.verdict])
             continue
         floor, ours = figure_text(row.floor, row.unit), figure_text(row.ours, row.unit)
-        bar = f"{row.sense} {row.bar:g}"
-        cells.append([row.check, row.what, row.floor_name, floor, ours, f"{row.ratio:.3f}", bar, row.verdict])
+        ratio = "-" if math.isnan(row.floor) else ratio_text(row)
+        cells.append([row.check, row.what, row.floor_name, floor, ours, ratio, bar_text(row), row.verdict])
     return Table("Gate", columns, cells, f"rows on memory and emulated-dax are on {TMPFS_NOTE}")
