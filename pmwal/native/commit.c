@@ -509,7 +509,8 @@ int core_commit_through(Core *core, uint64_t seq)
     while (core->state.durable.seq <= seq && seq < core->state.head.seq) {
         if (core->failed)
             return raise_errno(core->failed);
-        if (!core->base || core->halted || core->generation >= PMWAL_GENERATION_MAX || core->forks != fork_count || core->stray_records || core->stray_slot)
+        if (!core->base || core->halted || core->generation >= PMWAL_GENERATION_MAX || core->forks != fork_count ||
+            core->stray_records || core->stray_slot)
             return 1;
         if (core->barrier != BARRIER_MSYNC && !core->seam) {
             if (core->guard->count)

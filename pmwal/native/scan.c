@@ -2,8 +2,8 @@
  *
  * Invariants
  * - Walk hands out a record from a private copy of its payload, and the checksum is taken over that copy.
- * - Walk, Scanner and what a follower is handed take only the ordinary case: a whole record right where the one before ended. At a gap, at damage, and where
- *   two records may have the same number, the Python side decides.
+ * - Walk, Scanner and what a follower is handed take only the ordinary case: a whole record right where the one before ended. At a
+ *   gap, at damage, and where two records may have the same number, the Python side decides.
  */
 #include <errno.h>
 #include <string.h>
@@ -450,7 +450,8 @@ static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *ke
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc,
                                      &PyType_Type, &bound_type))
         return NULL;
-    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
+    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !capacity || alignment < 8 ||
+        alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
         PyErr_SetString(PyExc_ValueError, "no log has this geometry");
         return NULL;
     }
