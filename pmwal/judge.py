@@ -19,9 +19,9 @@ from time import perf_counter
 from pmwal.control import Control, read_control
 from pmwal.errors import CorruptWal
 from pmwal.identity import Identity
-from pmwal.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, Superblock, record_size
+from pmwal.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, Rules, Scan, overlay
+from pmwal.ring import Found, Load, RingReader, Rules, Scan
 from pmwal.search import Budget, belongs, candidates, resync
 from pmwal.verdict import Facts, Row, classify
 
@@ -378,19 +378,3 @@ class _Evidence:
     seq: int = 0
     dropped_records: int = 0
     dropped_end: int = 0
-
-
-def snapshot(load: Load, block: Superblock) -> Load:
-    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
-
-    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
-    overwriting writer is next, and a copy is faster than it.
-    """
-    slots = load(block.control_offset, block.control_size)
-    newest = read_control(slots, block).newest
-    split = 0 if newest is None else newest.tail_position % block.capacity
-    upper = load(block.ring_offset + split, block.capacity - split)
-    lower = load(block.ring_offset, split)
-    return overlay(
-        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
-    )

@@ -25,18 +25,47 @@ from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.following import follow
 from pmwal.identity import Identity
 from pmwal.index import SparseIndex
-from pmwal.judge import INDEX_STEP, Judgement, judge, snapshot
-from pmwal.layout import PAGE
+from pmwal.judge import INDEX_STEP, Judgement, judge
+from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET, PAGE, Superblock
 from pmwal.live import Bell, decode_writer, living_writer, read_both, read_bounds
 from pmwal.medium import Mapping
 from pmwal.payload import as_number
 from pmwal.reading import Seen, View, gone, hand_out, locate, missing, resume, walk
 from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
-from pmwal.ring import CHUNK, RECORDS_MAX, RingReader
+from pmwal.ring import CHUNK, RECORDS_MAX, Load, RingReader, overlay
 from pmwal.salvage import salvage
 from pmwal.seam import Seam
 
 _TRIES = 8  # verdicts beside a writer that changes what is judged
+_STEADY_SECONDS = 0.1  # so long a copy is taken again during which the tail moved
+
+
+def snapshot(load: Load, block: Superblock) -> Load:
+    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
+
+    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
+    overwriting writer is next, and a copy of a large ring is faster than it. In a small one it may come round all the same. It
+    shows the tail that it frees, and the epoch of a rollback, before it stores anything there: a copy is taken again when these
+    are others behind it.
+    """
+    deadline = time.monotonic() + _STEADY_SECONDS
+    while True:
+        before = _tail_and_epoch(load)
+        slots = load(block.control_offset, block.control_size)
+        split = before[0] % block.capacity
+        upper = load(block.ring_offset + split, block.capacity - split)
+        lower = load(block.ring_offset, split)
+        if _tail_and_epoch(load) == before or time.monotonic() >= deadline:
+            break
+    return overlay(
+        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
+    )
+
+
+def _tail_and_epoch(load: Load) -> tuple[int, int, int]:
+    """Of the live page, which may be nonsense where no writer is; each word by itself is as it was stored."""
+    _, tail_position, tail_seq, _, _, epoch, _, _ = LIVE_BOUNDS.struct.unpack(load(LIVE_OFFSET, LIVE_BOUNDS.size))
+    return tail_position, tail_seq, epoch
 
 
 def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:

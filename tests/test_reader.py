@@ -22,6 +22,7 @@ from conftest import Place
 from pmwal.identity import Identity
 from pmwal.judge import Judgement, judge
 from pmwal.layout import HEADER, PAGE, Superblock
+from pmwal.medium import Mapping
 from pmwal.opening import open_log
 from pmwal.reading import View, walk
 from pmwal.records import Bound
@@ -662,6 +663,25 @@ def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeyp
     monkeypatch.setattr("pmwal.reader.living_writer", lambda *page: None if copies else living(*page))
     assert pmwal.verify(path).outcome == "recovered"
     assert copies
+    kill(wal)
+
+
+def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the stress runs: in a small ring the writer laps whoever copies it, more often than a verdict is given again."""
+    wal = pmwal.open(path, size="64KiB", on_full="overwrite")
+    wal.extend([bytes(1000)] * 40)
+    laps, load = iter(range(6 * pmwal.reader._TRIES)), Mapping.load
+
+    def overtaken(self: Mapping, offset: int, length: int) -> bytes:
+        loaded = load(self, offset, length)
+        if self is not wal._engine.mapping and length == wal._engine.block.control_size and next(laps, None) is not None:
+            for _ in range(100):
+                wal.append(bytes(1000))
+        return loaded
+
+    monkeypatch.setattr(Mapping, "load", overtaken)
+    assert pmwal.verify(path).outcome == "recovered"
+    assert next(laps, None) is None
     kill(wal)
 
 
