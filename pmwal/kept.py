@@ -109,8 +109,10 @@ class Kept:
         """Store copies of what is owed, durably, if there is room. The caller holds ``writing`` and ``guard``."""
         engine = self._engine
         owed = [record for record in self.records.values() if record.owed]
+        if not owed:
+            return
         need = engine.need_of([len(record.payload) for record in owed])
-        if not owed or need.end - engine.state.tail.position > engine.block.capacity:
+        if need.end - engine.state.tail.position > engine.block.capacity:
             return
         engine.check_limits(need)
         first, _ = engine.store([record.payload for record in owed], [record.kind for record in owed])

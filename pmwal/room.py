@@ -62,13 +62,15 @@ class Room:
 
     def _check(self, need: Need) -> None:
         """Raise for what would not fit into an empty log either."""
-        what = f"{need.records} records of {need.payload_bytes} bytes"
         if need.stored_bytes > self._size:
-            raise RecordTooLarge(f"{what} together cannot fit into a ring of {self._engine.block.capacity} bytes{self._headroom}")
+            raise RecordTooLarge(
+                f"{need.records} records of {need.payload_bytes} bytes together cannot fit into a ring of "
+                f"{self._engine.block.capacity} bytes{self._headroom}"
+            )
         if need.end - self._engine.state.head.position > self._size:  # only a batch of large records: see ``payload_max``
             raise WalFull(
-                f"{self._path}: {what} leave too large a gap at the ring's end to fit now, even if the log were empty"
-                f"{self._headroom}; use smaller batches, or a larger ring"
+                f"{self._path}: {need.records} records of {need.payload_bytes} bytes leave too large a gap at the ring's end "
+                f"to fit now, even if the log were empty{self._headroom}; use smaller batches, or a larger ring"
             )
         self._engine.check_limits(need)
 
