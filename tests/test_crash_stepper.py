@@ -17,7 +17,7 @@ sys.path.insert(0, str(TOOLS))
 from crash import needs, stepper  # noqa: E402
 from crash.stepper_controls import CONTROLS  # noqa: E402
 from crash.stepper_lines import Line, Memory  # noqa: E402
-from crash.stepper_plan import Call, History  # noqa: E402
+from crash.stepper_plan import TOUR, Call, History  # noqa: E402
 from crash.stepper_trace import CannotRun, Event, What, compiled, traced  # noqa: E402
 
 pytestmark = pytest.mark.rigs
@@ -273,7 +273,8 @@ def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed
     assert counts is not None, found.stdout
     kinds, *numbers = counts.groups()
     streamed, write_backs, fences, distinct = map(int, numbers)
-    assert {"append", "batch", "extend", "reserve", "rollback", "store", full} >= {kind.split()[1] for kind in kinds.split(", ")}
+    # How many calls it takes until so many states were met depends on the processor's instructions, so any planned call may be met.
+    assert {*TOUR, "commit", full} >= {kind.split()[1] for kind in kinds.split(", ")}
     assert all(f" {kind}" in kinds for kind in ("batch", "reserve", "rollback", full)), kinds
     assert streamed >= 64
     assert write_backs > 0
