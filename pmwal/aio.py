@@ -59,9 +59,7 @@ def open(
     if mode == "r":
         raise ValueError('mode "r" makes a Reader, which needs no event loop; use pmwal.open(path, "r")')
     policy = "raise" if on_full == "wait" else on_full  # tasks wait here, not the loop's thread
-    begin = partial(
-        open_wal, path, mode, size=size, align=align, medium=medium, ordering=ordering, commit="manual", on_full=policy
-    )
+    begin = partial(open_wal, path, mode, size=size, align=align, medium=medium, ordering=ordering, commit="manual", on_full=policy)
     return Opening(begin, waits=on_full == "wait", timeout=timeout)
 
 
@@ -92,9 +90,7 @@ class Opening:
     async def __aenter__(self) -> AsyncWal:
         return await self._open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._wal is not None
         await self._wal.close()
 

@@ -75,6 +75,7 @@ class Committer:
             with self._engine.guard:
                 self._engine.changed.notify_all()
 
+
 def check_commit(commit: str | float) -> None:
     """``ValueError`` when this is no commit policy."""
     if isinstance(commit, str):

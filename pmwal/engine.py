@@ -399,4 +399,3 @@ class Engine:
         """Why the record that a walk over this view expected at this bound is not there."""
         state = self.state
         return missing(self.block, at, state.tail, cut=state.epoch > view.epoch)
-

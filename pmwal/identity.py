@@ -64,9 +64,7 @@ def identify(load: Load, file_size: int, name: str) -> Identity:
             f"incompatible flags {block.incompatible:#x}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
         )
     if file_size < block.file_size:
-        raise FormatError(
-            f"{name}: shortened: {file_size} bytes, its superblock says {block.file_size}. Restore it from a copy."
-        )
+        raise FormatError(f"{name}: shortened: {file_size} bytes, its superblock says {block.file_size}. Restore it from a copy.")
     return Identity(block, (first is not None) + (second is not None))
 
 

@@ -57,9 +57,7 @@ class Judgement:
         )
 
 
-def judge(
-    load: Load, identity: Identity, progress: Progress | None = None, scan: Scan | None = None
-) -> Judgement:
+def judge(load: Load, identity: Identity, progress: Progress | None = None, scan: Scan | None = None) -> Judgement:
     """Read the log and give the verdict. It raises nothing for damage."""
     started = perf_counter()
     judgement = _Judge(load, identity, progress, scan).run()

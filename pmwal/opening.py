@@ -237,9 +237,7 @@ def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identi
     return mapping, identity
 
 
-def _open_reader(
-    path: str, capacity: int | None, align: int | None, medium: str, seam: Seam, *, salvaging: bool
-) -> Reader:
+def _open_reader(path: str, capacity: int | None, align: int | None, medium: str, seam: Seam, *, salvaging: bool) -> Reader:
     mapping, identity = map_for_reading(path, medium, seam)
     try:
         _check_geometry(path, identity.block, capacity, align)
@@ -397,9 +395,7 @@ def _take_over(
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
         _store_again(mapping, judgement, slot, copies)
-        engine = engine_type(
-            mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index
-        )
+        engine = engine_type(mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index)
         with engine.guard:
             engine.start_first_epoch(end)
     except OSError as error:
@@ -464,4 +460,3 @@ def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
     first = min(length, block.capacity - offset)
     pieces = [(block.ring_offset + offset, first), (block.ring_offset, length - first)]
     return [piece for piece in pieces if piece[1]]
-

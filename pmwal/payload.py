@@ -27,9 +27,7 @@ def as_payload(data: Any, block: Superblock) -> bytes:
 def check_length(length: int, block: Superblock) -> int:
     """The length, when a record of it can fit into this log; ``RecordTooLarge`` when not."""
     if length > block.payload_max:
-        raise RecordTooLarge(
-            f"a record of {length} bytes cannot fit; the largest payload of this log is {block.payload_max} bytes"
-        )
+        raise RecordTooLarge(f"a record of {length} bytes cannot fit; the largest payload of this log is {block.payload_max} bytes")
     return length
 
 

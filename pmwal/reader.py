@@ -57,9 +57,7 @@ def snapshot(load: Load, block: Superblock) -> Load:
         lower = load(block.ring_offset, split)
         if _tail_and_epoch(load) == before or time.monotonic() >= deadline:
             break
-    return overlay(
-        load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)]
-    )
+    return overlay(load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)])
 
 
 def _tail_and_epoch(load: Load) -> tuple[int, int, int]:
@@ -441,9 +439,7 @@ class Reader(ArrayReader):
         self._check_open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -455,10 +451,8 @@ class Reader(ArrayReader):
         return f"<pmwal.Reader {self._path!r}{' closed' if self._closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a pmwal.Reader cannot be sent to another process; send the path and open it there with mode=\"r\"")
+        raise TypeError('a pmwal.Reader cannot be sent to another process; send the path and open it there with mode="r"')
 
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
-
-

@@ -47,9 +47,7 @@ HandedOut = Callable[[Seen], None]
 """Notes a record that is about to be handed out."""
 
 
-def read_one(
-    block: Superblock, load: Load, view: View, at: Bound, explain: Explain
-) -> tuple[Record, int]:
+def read_one(block: Superblock, load: Load, view: View, at: Bound, explain: Explain) -> tuple[Record, int]:
     """The record that a walk over this view expects at this bound, and where it ends."""
     ring = RingReader(block, load, chunk=POINT_CHUNK)
     found = _expect(ring, at, view, explain)

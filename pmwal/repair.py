@@ -253,9 +253,7 @@ def _backup_name(directory: str, base: str, backup: str | None) -> str:
         number += 1
 
 
-def _replace(
-    directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None
-) -> None:
+def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
     """Write the repaired file, give the damaged one its second name, and let the repaired one take the first."""
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -199,9 +199,7 @@ class RingReader:
             self._chunk = b""  # what is next does not fit into what was copied
         return Run(Bound(position, seq), epoch, mark, starts)
 
-    def records(
-        self, at: Bound, stop_seq: int, limit: int, epoch: int, epoch_first_seq: int
-    ) -> list[tuple[Record, int, int, int]]:
+    def records(self, at: Bound, stop_seq: int, limit: int, epoch: int, epoch_first_seq: int) -> list[tuple[Record, int, int, int]]:
         """Some records from ``at`` on as (record, position, end, checksum); none when the next one is not an ordinary case."""
         if self._scan is None:
             return []

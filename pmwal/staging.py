@@ -85,9 +85,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self._payloads)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self._first = self.first  # while nobody else can store
             self._open = False
@@ -113,9 +111,7 @@ class Reservation:
     (1, b'ok')
     """
 
-    def __init__(
-        self, engine: Engine, admit: Admit, store: Store, commit: Commit, length: int, kind: int
-    ) -> None:
+    def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit, length: int, kind: int) -> None:
         self._engine = engine
         self._admit, self._store, self._commit = admit, store, commit
         self._kind = kind
@@ -138,9 +134,7 @@ class Reservation:
         self._view = view  # nothing that an interrupt could cut short stands between the lock and here
         return view
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 _, self._seq = self._store((self._sealed(),), (self._kind,))

@@ -117,6 +117,4 @@ class PageCache(FakeSeam):
         one, two = self.rng.choice(versions), self.rng.choice(versions)
         if choice < 0.87:
             return one
-        return b"".join(
-            (one if self.rng.random() < 0.5 else two)[start : start + SECTOR] for start in range(0, PAGE, SECTOR)
-        )
+        return b"".join((one if self.rng.random() < 0.5 else two)[start : start + SECTOR] for start in range(0, PAGE, SECTOR))

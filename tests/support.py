@@ -223,5 +223,3 @@ def write_slot(path: str | os.PathLike[str], slot: Slot) -> None:
 def place_of(path: str | os.PathLike[str], generation: int) -> int:
     """File offset of the place of this generation's slot."""
     return slot_offset(slot_index(generation, superblock(path).control_pages))
-
-

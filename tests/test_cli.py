@@ -418,9 +418,7 @@ def test_cat_of_a_torn_log_shows_the_rest_and_says_so(cli: Cli, shm_dir: Path) -
     assert "1 unfinished record (56 B) dropped from number 10 on; it may have been acknowledged" in ran.err
 
 
-def test_records_overwritten_under_cat_are_counted(
-    shm_dir: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_records_overwritten_under_cat_are_counted(shm_dir: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """A writer that is faster than the reader is said, and the walk goes on behind the gap."""
     path = shm_dir / "a.wal"
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:

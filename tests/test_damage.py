@@ -60,8 +60,7 @@ class Image:
         view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
 
         kept = [
-            (record.seq, record.data)
-            for record in walk(block_in_use.block, self.load, view, view.tail, view.end.next_seq, explain)
+            (record.seq, record.data) for record in walk(block_in_use.block, self.load, view, view.tail, view.end.next_seq, explain)
         ]
         missing = {seq for seq, _ in self.acknowledged} - {seq for seq, _ in kept}
         assert [item for item in self.acknowledged if item[0] not in missing] == kept, "changed or foreign records"
@@ -76,11 +75,7 @@ class Image:
 
         Only when damage took all of them too, up to the very end, can it pass for a torn tail.
         """
-        return [
-            found.header.seq
-            for found in self.records
-            if found.header.durable > stop and self._intact(found)
-        ]
+        return [found.header.seq for found in self.records if found.header.durable > stop and self._intact(found)]
 
     def _intact(self, found: Found) -> bool:
         start = len(self.raw) - self.capacity + found.position % self.capacity
@@ -132,9 +127,7 @@ def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, o
 
 @pytest.mark.native_engine
 @pytest.mark.parametrize(("clean", "ordering"), STATES)
-def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(
-    clean: bool, ordering: str, shm_dir: Path
-) -> None:
+def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
     """A flipped bit of a superblock or a slot: its copy, or the slot before, stands in, and the report says so.
 
     The verdict depends on the superblock in use, the slots and the ring only, so each pair of the first two is judged once.
@@ -226,9 +219,9 @@ def mutate(rng: random.Random, raw: bytearray) -> None:
         case 4:
             raw[start : start + length] = raw[other : other + length]
         case 5:
-            raw[start : start + length] = (rng.choice([0, 1, size, 2**32 - 1, 2**63, 2**64 - 1])).to_bytes(8, "little")[
-                :length
-            ].ljust(length, b"\0")
+            raw[start : start + length] = (
+                (rng.choice([0, 1, size, 2**32 - 1, 2**63, 2**64 - 1])).to_bytes(8, "little")[:length].ljust(length, b"\0")
+            )
         case 6:
             raw[start : start + length] = raw[start + 1 : start + length] + b"\0"
 

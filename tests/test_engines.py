@@ -396,6 +396,7 @@ PAYLOADS: dict[str, Callable[[], Any]] = {
     "too large bytearray": lambda: bytearray(40000),
 }
 
+
 def within(wal: pmwal.Wal, call: Callable[[], Any]) -> Any:
     """A call while a batch of this thread is open."""
     with wal.batch() as batch:
@@ -976,9 +977,7 @@ def test_sources_compile_without_a_warning(compiler: str, flag: str) -> None:
 
 @needs_checkout
 @pytest.mark.parametrize(("flags", "builds"), [("-Werror -DNDEBUG -O0", True), ("-DPyInit__native=(", False)])
-def test_flags_for_the_compiler_reach_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, builds: bool
-) -> None:
+def test_flags_for_the_compiler_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, builds: bool) -> None:
     """PMWAL_CFLAGS goes to the compiler, and with PMWAL_REQUIRE_NATIVE=1 an extension that cannot be built is an error."""
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("no Python.h")

@@ -409,9 +409,7 @@ def test_rows_of_arrays_that_overwrite_leave_every_event_explained(shm_dir: Path
 
 @pytest.mark.parametrize("operation", ["truncate", "overwrite"])
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
-def test_crash_anywhere_in_a_move_of_the_tail_leaves_every_event_explained(
-    shm_dir: Path, operation: str, ordering: str
-) -> None:
+def test_crash_anywhere_in_a_move_of_the_tail_leaves_every_event_explained(shm_dir: Path, operation: str, ordering: str) -> None:
     """The copy is durable before the tail moves: a kill before any step of the seam leaves the one or the other."""
 
     def prepared(path: Path, seam: FakeSeam) -> tuple[Wal, Callable[..., int]]:

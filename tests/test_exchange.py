@@ -42,9 +42,7 @@ def contents(path: Path) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("rows", [2, 8192])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_was_exported_comes_back(
-    cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_exported_comes_back(cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Payloads, and kinds where the form has them, through a file; into a new log and behind the records of one."""
     monkeypatch.setattr(columns, "_ROWS", rows)
     path, copy, file = make(shm_dir / "log", kinds=form != "length-prefixed"), shm_dir / "copy", shm_dir / "file"

@@ -99,9 +99,7 @@ FAILURE = ["PersistError", errno.EIO]
         ("emulated-dax", 8, "faulthandler before"),
     ],
 )
-def test_shortened_file_is_an_error_and_the_interpreter_lives(
-    shm_dir: Path, medium: str, align: int, where: str
-) -> None:
+def test_shortened_file_is_an_error_and_the_interpreter_lives(shm_dir: Path, medium: str, align: int, where: str) -> None:
     """Every call that has to touch what is gone raises PersistError with EIO and acknowledges nothing; later calls raise too."""
     done = run(
         """

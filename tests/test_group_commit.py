@@ -591,9 +591,7 @@ def test_failed_msync_reaches_every_thread_and_acknowledges_nothing(library: Pat
         assert result["lost"] == [[], []]
 
 
-def test_check_of_failed_msync_finds_a_swallowed_error(
-    library: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_of_failed_msync_finds_a_swallowed_error(library: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above can fail: an engine that goes on after a failed msync loses what it acknowledged."""
     monkeypatch.setenv("PMWAL_ENGINE", "python")
     result = run(library, __name__, "failing", str(shm_dir / "log"), "pipelined", 3, True)

@@ -26,9 +26,7 @@ SEEDS_TO_CATCH = 200
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 @pytest.mark.parametrize("on_full", ["raise", "overwrite", "wait"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_kills_reopens_and_power_cuts_in_any_order_keep_the_model(
-    seed: int, on_full: str, ordering: str, shm_dir: Path
-) -> None:
+def test_kills_reopens_and_power_cuts_in_any_order_keep_the_model(seed: int, on_full: str, ordering: str, shm_dir: Path) -> None:
     """After every crash the log opens and holds what was acknowledged, then whole groups that were issued."""
     history = History(shm_dir / "test.wal", seed, ordering=ordering, on_full=on_full)
     history.run(ROUNDS)

@@ -235,9 +235,7 @@ def test_slot_validates_in_its_own_place_only() -> None:
 
 @FAST
 @given(uuid=uuids, other=uuids, place=st.integers(0, POSITION_MAX), shift=st.integers(1, 1 << 40), payload=payload_bytes)
-def test_wrong_log_or_wrong_position_never_validates(
-    uuid: bytes, other: bytes, place: int, shift: int, payload: bytes
-) -> None:
+def test_wrong_log_or_wrong_position_never_validates(uuid: bytes, other: bytes, place: int, shift: int, payload: bytes) -> None:
     """A record of another log, of another position, or of the same place a lap later has another checksum."""
     raw = encode_header(Header(0, len(payload), 7, 0, 1, 2, 3, 0, 0, 1), payload, uuid, place)
     crc = decode_header(raw).crc

@@ -433,9 +433,7 @@ def test_workers_at_the_same_time_do_not_disturb_each_other(shm_dir: Path) -> No
     """Four forked workers beside each other and beside their parent, each in a log of its own."""
     parents = Watched(shm_dir / "master.wal", size=SIZE, commit=0.001)
     with ExitStack() as stack:
-        running = [
-            stack.enter_context(child(worker, parents, str(shm_dir / f"{number}.wal"), False)) for number in range(WORKERS)
-        ]
+        running = [stack.enter_context(child(worker, parents, str(shm_dir / f"{number}.wal"), False)) for number in range(WORKERS)]
         for number in range(50):
             logger_of(parents).info("beat %d", number)
         answers = [one.hear() for one in running]

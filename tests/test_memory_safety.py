@@ -119,9 +119,7 @@ def break_while_checking(monkeypatch: pytest.MonkeyPatch, name: str, broken: Cal
 
 
 @pytest.mark.skipif(native is None, reason="there is nothing to compare without the native engine")
-def test_differing_engines_are_noticed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_differing_engines_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The test above can fail: a native engine that keeps half a batch is found, and the kept file fails again."""
     run = RingReader.run
 
@@ -138,9 +136,7 @@ def test_differing_engines_are_noticed(
     assert file_fuzz.main(["--replay", str(kept), "--keep", str(tmp_path)]) == 0
 
 
-def test_undocumented_error_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_undocumented_error_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An error that is neither pmwal's nor the operating system's ends the fuzzer, too."""
 
     def careless(*args: Any) -> None:

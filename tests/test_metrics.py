@@ -362,9 +362,7 @@ def test_damage_to_the_live_page_does_not_reach_the_handle(path: Path) -> None:
 # -- pmwal stat
 
 
-def test_stat_shows_the_latency_of_the_interval_and_since_the_open(
-    cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stat_shows_the_latency_of_the_interval_and_since_the_open(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was slow before the first look is in the second figure only."""
     durations = [10**9] * 3 + [2_000] * 98 + [50_000, 3_000_000]
     with open_small(path, medium="file", on_full="overwrite", seam=Stopwatch(durations)) as wal:

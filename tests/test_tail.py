@@ -147,9 +147,7 @@ def test_file_that_holds_no_cursor_is_named_and_left_alone(cli: Cli, shm_dir: Pa
 
 
 @pytest.mark.parametrize("step", ["write", "sync_file", "replace"])
-def test_cursor_file_is_replaced_whole_or_not_at_all(
-    cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_cursor_file_is_replaced_whole_or_not_at_all(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """When a step fails the old cursor stands, and nothing lies about; a file behind a symbolic link is that file."""
     path, real, link = make(shm_dir / "log"), shm_dir / "cursor", shm_dir / "link"
     link.symlink_to(real)

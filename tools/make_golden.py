@@ -50,9 +50,7 @@ class GoldenSeam(Seam):
 
 def _create(path: Path, seam: GoldenSeam, ordering: str, align: int) -> Wal:
     application = b"golden".ljust(APPLICATION_SIZE, b"\0")
-    wal = open_log(
-        path, "x", size=PAGE, align=align, medium="file", ordering=ordering, seam=seam, application=application
-    )
+    wal = open_log(path, "x", size=PAGE, align=align, medium="file", ordering=ordering, seam=seam, application=application)
     assert isinstance(wal, Wal)
     return wal
 

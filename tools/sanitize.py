@@ -44,7 +44,7 @@ QUICK = ("test_framing.py",)
 QUICK_ONLY = "native and (payloads or fits or forged or torn or generation)"
 BUILD_TIMEOUT = 300
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 import tempfile
 from pathlib import Path
@@ -98,7 +98,7 @@ for directory in ("/dev/shm", None):
             for ordering in ("strict", "pipelined"):
                 use(Path(work) / "valgrind.wal", medium=medium, ordering=ordering)
                 print(medium, ordering, "done", flush=True)
-'''
+"""
 
 MUTANT = ("scan.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
 """A payload that is copied into too short a buffer (a regular expression): what --mutant builds, to see that it is noticed."""
@@ -141,9 +141,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
     environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CFLAGS": cflags, "PMWAL_LDFLAGS": ldflags}
     environment.setdefault("CC", "gcc")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    made = subprocess.run(
-        command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT
-    )
+    made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     if made.returncode or not (work / "pmwal" / f"_native{suffix}").exists():
         raise CannotRun(f"the extension cannot be built:\n{made.stdout}{made.stderr}")

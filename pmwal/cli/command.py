@@ -95,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
     parser.set_defaults(run=_no_command, root=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)

@@ -145,9 +145,7 @@ def torn_in_words(report: RecoveryReport, offset: int | None = None) -> list[str
         what = "1 unfinished record" if report.dropped_records == 1 else f"{report.dropped_records} unfinished records"
         place = "" if offset is None else f", file offset {offset}"
         doubt = "; it may have been acknowledged" if report.maybe_acknowledged else ""
-        phrases.append(
-            f"{what} ({format_size(report.dropped_bytes)}) dropped from number {report.last_seq + 1} on{place}{doubt}"
-        )
+        phrases.append(f"{what} ({format_size(report.dropped_bytes)}) dropped from number {report.last_seq + 1} on{place}{doubt}")
     if report.slots_lost:
         phrases.append("1 commit slot is torn or lost; its neighbour stands in")
     if report.superblocks_lost:
@@ -194,9 +192,7 @@ def progress_bar(what: str) -> Iterator[Progress | None]:
     except ImportError:
         yield _hint(what)
         return
-    with tqdm(
-        desc=what, unit="B", unit_scale=True, unit_divisor=1024, delay=_BAR_DELAY, leave=False, file=sys.stderr
-    ) as bar:
+    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, delay=_BAR_DELAY, leave=False, file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             if 0 <= done - bar.n < total >> 8:

@@ -78,9 +78,7 @@ def add(commands: Commands) -> None:
         "--path", metavar="PATH", help="directory for the log, or a new file (default: a temporary directory on a disk)"
     )
     parser.add_argument("--cycles", type=number_option(1, KIND_MAX), default=5, metavar="N", help="kills (default: 5)")
-    parser.add_argument(
-        "--seconds", type=_seconds, default=1.0, metavar="S", help="the longest time until a kill (default: 1)"
-    )
+    parser.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help="the longest time until a kill (default: 1)")
     parser.add_argument(
         "--input", metavar="FILE", help="lines to append, - for standard input (default: this machine's own logs and texts)"
     )

@@ -34,9 +34,7 @@ Examples:
 
 def add(commands: Commands) -> None:
     """Describe the command."""
-    parser = add_command(
-        commands, "repair", run, "make a damaged log usable again", "Make a damaged log usable again.", _EPILOG
-    )
+    parser = add_command(commands, "repair", run, "make a damaged log usable again", "Make a damaged log usable again.", _EPILOG)
     parser.add_argument("path", metavar="PATH")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and change nothing")
     parser.add_argument(

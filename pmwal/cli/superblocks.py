@@ -87,4 +87,3 @@ def _slots(region: bytes, uuid: bytes) -> list[Slot | None]:
     """The slot at each index, None where there is no whole one of this log."""
     count = len(region) // SLOT.size
     return [decode_slot(region[at * SLOT.size : (at + 1) * SLOT.size], uuid, at) for at in range(count)]
-

@@ -125,9 +125,5 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
     if report.outcome == "clean":
         return f"clean: {kept} {cost}"
     past = f", {report.kept_past_pointer} of them past the commit pointer" if report.kept_past_pointer else ""
-    doubt = (
-        "; damage to what the last two barriers carried could not be told from a torn tail"
-        if report.maybe_acknowledged
-        else ""
-    )
+    doubt = "; damage to what the last two barriers carried could not be told from a torn tail" if report.maybe_acknowledged else ""
     return f"not closed, nothing torn: {kept}{past}{doubt} {cost}"

@@ -224,4 +224,3 @@ def read_history(text: str) -> tuple[str, History]:
     if unknown or medium not in UNITS or engine not in ("native", "python"):
         raise ValueError(f"no such operation, medium or engine: {', '.join(unknown) or text}")
     return engine, History(Setting(medium, ordering, base, int(size), int(align)), names, int(seed))
-

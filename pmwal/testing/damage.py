@@ -61,4 +61,3 @@ def foreign(image: bytes, block: Superblock, position: int) -> tuple[str, bytes]
     payload = b"x" * found.header.length
     stored = encode_header(found.header, payload, FOREIGN, position) + payload
     return f"record at position {position} is of another log", image[:offset] + stored + image[offset + len(stored) :]
-

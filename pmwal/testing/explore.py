@@ -282,4 +282,3 @@ def scratch() -> Path:
     """A directory on tmpfs, where an open is cheap and cache lines can be flushed; the temporary one where there is none."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))
-

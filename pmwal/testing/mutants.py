@@ -101,24 +101,16 @@ MUTANTS = {
         "append_small",
         "native",
     ),
-    "creation_without_sync": Mutant(
-        "a name before the file is durable", lambda: seam.drop_sync(0), "creation", PAGE_STRICT, None
-    ),
+    "creation_without_sync": Mutant("a name before the file is durable", lambda: seam.drop_sync(0), "creation", PAGE_STRICT, None),
     "creation_without_directory_sync": Mutant(
         "a name that is never durable", lambda: seam.drop_sync(1), "creation", PAGE_STRICT, None
     ),
     "failed_flush_ignored": Mutant("a failed msync counts", seam.ignore_failed_flush, "poisoned", PAGE_STRICT, "fail_kept"),
     "poison_skipped": Mutant("a failed msync is forgotten", engine.poison_skipped, "poisoned", PAGE_PIPELINED, "fail_kept"),
-    "commit_skipped": Mutant(
-        "an append that does not wait", engine.commit_skipped, "promised", PAGE_PIPELINED, "append_small"
-    ),
-    "barriers_overlap": Mutant(
-        "two barriers in flight", engine.barriers_overlap, "acknowledged", PAGE_PIPELINED, "fail_overtaken"
-    ),
+    "commit_skipped": Mutant("an append that does not wait", engine.commit_skipped, "promised", PAGE_PIPELINED, "append_small"),
+    "barriers_overlap": Mutant("two barriers in flight", engine.barriers_overlap, "acknowledged", PAGE_PIPELINED, "fail_overtaken"),
     "gap_is_full": Mutant("no record ever wraps", engine.gap_is_full, "live", PAGE_BRINK, "append_large append_large"),
-    "clean_flag_kept": Mutant(
-        "a clean end before the writer's", engine.clean_flag_kept, "verdict", PAGE_PIPELINED, "append_small"
-    ),
+    "clean_flag_kept": Mutant("a clean end before the writer's", engine.clean_flag_kept, "verdict", PAGE_PIPELINED, "append_small"),
     "slot_before_data": Mutant("the slot first", engine.slot_before_data, "verdict", PAGE_STRICT, "append_small"),
     "one_slot": Mutant("a tail in one slot", engine.one_slot, "slot", PAGE_STRICT, "truncate"),
     "same_slot_twice": Mutant("two slots in one place", engine.same_slot_twice, "slot", PAGE_STRICT, "truncate"),
@@ -161,18 +153,14 @@ MUTANTS = {
         "a clean end that is none", engine.close_without_commit, "verdict", PAGE_PIPELINED, "append_pending close_reopen"
     ),
     "crc_over_source": Mutant("a buffer read twice", engine.crc_over_source, "verdict", PAGE_PIPELINED, "append_changing"),
-    "restore_skipped": Mutant(
-        "a recovery that trusts the cache", recovery.restore_skipped, "verdict", PAGE_PIPELINED, "fail_kept"
-    ),
+    "restore_skipped": Mutant("a recovery that trusts the cache", recovery.restore_skipped, "verdict", PAGE_PIPELINED, "fail_kept"),
     "restore_without_barrier": Mutant(
         "a recovery that waits for nothing", recovery.restore_without_barrier, "verdict", PAGE_PIPELINED, "fail_kept"
     ),
     "whole_records_dropped": Mutant(
         "a recovery up to the pointer", recovery.whole_records_dropped, "kept", LINES, "append_pending kill_reopen"
     ),
-    "torn_header_unexpected": Mutant(
-        "an undocumented error", recovery.torn_header_unexpected, "errors", LINES, "append_small"
-    ),
+    "torn_header_unexpected": Mutant("an undocumented error", recovery.torn_header_unexpected, "errors", LINES, "append_small"),
     "epoch_reused_after_fallback": Mutant(
         "an epoch used twice",
         recovery.epoch_reused_after_fallback,
@@ -193,12 +181,8 @@ MUTANTS = {
         "a recovery that stores what comes back", recovery.restore_from_cache, "verdict", PAGE_PIPELINED, "fail_restoring"
     ),
     "lost_slot_left": Mutant("a lost slot stays lost", recovery.lost_slot_left, "slot", LINES, "truncate", effort=LOST),
-    "epoch_unchecked": Mutant(
-        "records of any epoch", recovery.epoch_unchecked, "verdict", PAGE_STRICT, "append_small rollback"
-    ),
-    "epoch_before_crc": Mutant(
-        "an epoch believed unchecked", recovery.epoch_before_crc, "damage", PAGE_STRICT, "append_small"
-    ),
+    "epoch_unchecked": Mutant("records of any epoch", recovery.epoch_unchecked, "verdict", PAGE_STRICT, "append_small rollback"),
+    "epoch_before_crc": Mutant("an epoch believed unchecked", recovery.epoch_before_crc, "damage", PAGE_STRICT, "append_small"),
     "batches_ignored": Mutant("half a batch", recovery.batches_ignored, "issued", LINES_PACKED, "extend"),
     "gap_not_crossed": Mutant(
         "no look behind the gap", recovery.gap_not_crossed, "verdict", PAGE_BRINK, "append_large append_large"

@@ -489,9 +489,7 @@ def flat_append(context: Context) -> Iterator[Row]:
             for _ in context.rounds:
                 floor[size].append(context.floors.append(area, PAYLOAD, scale.memory_calls).mean)
     with contextlib.ExitStack() as stack:
-        wals = {
-            size: stack.enter_context(workloads.new_log(context.memory_dir, size=size, medium="memory")) for size in usable
-        }
+        wals = {size: stack.enter_context(workloads.new_log(context.memory_dir, size=size, medium="memory")) for size in usable}
         for turn in range(scale.rounds + 1):
             for size, wal in wals.items():
                 loop = workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)

@@ -196,9 +196,7 @@ class Floors:
         shape = ctypes.c_uint64(stride), ctypes.c_uint64(RECORD_HEADER), ctypes.c_uint32(length)
         return self._call("fl_crc_each", ctypes.c_void_p(address), ctypes.c_uint64(size), *shape)
 
-    def group_commit(
-        self, area: Area, payload: bytes, threads: int, each_thread: int, *, sync_file: bool
-    ) -> tuple[int, int]:
+    def group_commit(self, area: Area, payload: bytes, threads: int, each_thread: int, *, sync_file: bool) -> tuple[int, int]:
         """Nanoseconds and barriers of a group commit by C threads over a mapped ring, by msync or by fdatasync."""
         barriers = ctypes.c_uint64(0)
         total = self._call(

@@ -88,9 +88,7 @@ def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
                 finally:
                     session.close()
     return {
-        name: replace(
-            Latency.of(merge([loop.each for loop in each[name]])), rate=1e9 / median([loop.mean for loop in whole[name]])
-        )
+        name: replace(Latency.of(merge([loop.each for loop in each[name]])), rate=1e9 / median([loop.mean for loop in whole[name]]))
         for name in usable
     }
 

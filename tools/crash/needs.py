@@ -48,9 +48,7 @@ NEEDS = {
     ),
     "root": Need(lambda: os.geteuid() == 0, "root: run it as root (sudo), or in a container that may mount"),
     "fuse": Need(lambda: _device("/dev/fuse"), "fuse: modprobe fuse, and let /dev/fuse be used (docker run --device /dev/fuse)"),
-    "loop": Need(
-        lambda: _device("/dev/loop-control"), "loop: modprobe loop, and let /dev/loop* be used (docker run --privileged)"
-    ),
+    "loop": Need(lambda: _device("/dev/loop-control"), "loop: modprobe loop, and let /dev/loop* be used (docker run --privileged)"),
     "ext4": _filesystem("ext4"),
     "xfs": _filesystem("xfs"),
     "cc": Need(lambda: any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc"))), "cc: apt-get install gcc"),

@@ -92,7 +92,10 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
         _mount("pmwal-logdisk", mountpoint, "fuse", options)
         command = [sys.executable, str(SERVER), str(fuse), str(image), str(log)]
         server = subprocess.Popen(  # of a session of its own: Ctrl-C must not end it before the file is unmounted
-            command, pass_fds=[fuse], start_new_session=True, preexec_fn=partial(_apart, mountpoint)  # noqa: PLW1509 (one thread)
+            command,
+            pass_fds=[fuse],
+            start_new_session=True,
+            preexec_fn=partial(_apart, mountpoint),  # noqa: PLW1509 (one thread)
         )
         os.close(fuse)
         fuse = -1

@@ -95,17 +95,13 @@ def cut_off(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> list[E
     return [*entries[: cut.durable], *noted, *survived, Entry(0, b"")]
 
 
-def sample(
-    entries: Sequence[Entry], limit: int, random: Random, count: int, favoured: Sequence[tuple[int, int]] = ()
-) -> list[Cut]:
+def sample(entries: Sequence[Entry], limit: int, random: Random, count: int, favoured: Sequence[tuple[int, int]] = ()) -> list[Cut]:
     """Cuts in the order of time; some of them within the ``favoured`` spans. Writes from ``limit`` on are no part of the disk."""
     flushes = [index for index, entry in enumerate(entries) if entry.is_flush]
     starts, ends = [0, *(index + 1 for index in flushes)], [*flushes, len(entries)]
     windows = range(len(starts))
     written = [
-        window
-        for window in windows
-        if any(entry.data and entry.offset < limit for entry in entries[starts[window] : ends[window]])
+        window for window in windows if any(entry.data and entry.offset < limit for entry in entries[starts[window] : ends[window]])
     ]
     lengths = [ends[window] - starts[window] for window in written]  # a longer one can leave more states
     unseen = random.sample(windows, len(windows))  # of each there is one state with nothing but what was flushed
