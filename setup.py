@@ -18,7 +18,7 @@ def flags(name: str) -> list[str]:
 setup(
     ext_modules=[
         Extension(
-            "pmwal._native",
+            "pmwal.native._native",
             sources=sorted(glob("pmwal/native/*.c")),
             depends=sorted(glob("pmwal/native/*.h")),
             extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *flags("PMWAL_CFLAGS")],

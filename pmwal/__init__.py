@@ -24,12 +24,12 @@ from pmwal.errors import (
     WalFull,
     WalLocked,
 )
-from pmwal.handler import LogHandler
+from pmwal.logs.handler import LogHandler
 from pmwal.opening import open, verify
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.staging import Batch, Reservation
-from pmwal.wal import Wal
+from pmwal.writing.batch import Batch, Reservation
+from pmwal.writing.wal import Wal
 
 __all__ = [
     "Batch",

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
+from pmwal.format.payload import as_number
 from pmwal.opening import open as open_wal
-from pmwal.payload import as_number
 from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
 

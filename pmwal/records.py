@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
-from pmwal.extension import native
 from pmwal.latency import LatencyHistogram
+from pmwal.native import native
 
 Progress = Callable[[int, int], None]
 """Called now and then with (bytes done, bytes in all)."""

@@ -17,11 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pmwal.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.errors import CorruptWal, FormatError
-from pmwal.identity import identify
-from pmwal.judge import Judgement, judge
-from pmwal.layout import (
+from pmwal.format.layout import (
     EPOCH_MAX,
     LIVE_OFFSET,
     PAGE,
@@ -34,12 +31,15 @@ from pmwal.layout import (
     encode_superblock,
     slot_index,
 )
+from pmwal.format.ring import Found, Load, RingReader, overlay
 from pmwal.opening import inspect, own_existing
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.ring import Found, Load, RingReader, overlay
-from pmwal.salvage import salvage
-from pmwal.seam import SYSTEM, Seam
-from pmwal.search import belongs, rebuilt
+from pmwal.recovery.evidence import belongs, rebuilt
+from pmwal.recovery.judge import Judgement, judge
+from pmwal.recovery.salvage import salvage
+from pmwal.recovery.superblock import identify
+from pmwal.storage.create import hidden_name, remove_orphans, unnamed_file
+from pmwal.storage.seam import SYSTEM, Seam
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from commands import cli, started  # noqa: F401 - fixtures
-from pmwal.choice import ENGINES, chosen_engine
-from pmwal.extension import native
+from pmwal.native import native
+from pmwal.native.choice import ENGINES, chosen_engine
 
 SHM = Path("/dev/shm")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pmwal
 from pagecache import PageCache
 from pmwal.opening import open_log
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 from support import Crash, contents, kill
 
 Numbered = list[tuple[int, bytes]]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pmwal.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
-from pmwal.wal import Wal
+from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
+from pmwal.writing.wal import Wal
 from support import Event, FakeSeam, contents, kill, open_small, overwrite
 
 Operation = Callable[[Wal], object]

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from pmwal.layout import PAGE, SECTOR
+from pmwal.format.layout import PAGE, SECTOR
 from support import Crash, FakeSeam
 
 

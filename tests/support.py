@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pmwal.judge import Judgement
-from pmwal.layout import (
+from pmwal.format.layout import (
     LIVE_LATENCY,
     LIVE_LATENCY_OFFSET,
     LIVE_WRITER,
@@ -22,10 +21,11 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.format.ring import Found, RingReader
 from pmwal.opening import inspect, open_log
-from pmwal.ring import Found, RingReader
-from pmwal.seam import SYSTEM, Seam
-from pmwal.wal import Wal
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.seam import SYSTEM, Seam
+from pmwal.writing.wal import Wal
 
 SMALL_CONTROL = 8192
 SMALL_RING = 16384

@@ -18,7 +18,7 @@ import pmwal
 import pmwal.aio
 from conftest import Place
 from pmwal.aio import AsyncWal
-from pmwal.extension import native
+from pmwal.native import native
 from support import FakeSeam, fail_flush, open_small, payloads
 
 PATIENCE = 20.0

@@ -18,7 +18,7 @@ import pytest
 import pmwal
 from callers import bounds
 from conftest import Place
-from pmwal.layout import HEADER
+from pmwal.format.layout import HEADER
 from support import SMALL_RING, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import pmwal
-import pmwal.arrays
+import pmwal.reading.arrays
 from conftest import Place
-from pmwal.choice import ENGINES
-from pmwal.extension import native
-from pmwal.rows import as_rows
+from pmwal.format.rows import as_rows
+from pmwal.native import native
+from pmwal.native.choice import ENGINES
 from support import FakeSeam, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
 
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
@@ -236,9 +236,9 @@ def test_rows_that_go_meanwhile_are_not_handed_out(change: str, shm_dir: Path, m
                 wal.rollback(after=50) if change == "rollback" else wal.truncate(before=90)
             return take(source, scan, at, *rest)
 
-        take = pmwal.arrays._take
-        monkeypatch.setattr("pmwal.arrays._IN_PLACE", 1)
-        monkeypatch.setattr("pmwal.arrays._take", meanwhile)
+        take = pmwal.reading.arrays._take
+        monkeypatch.setattr("pmwal.reading.arrays._IN_PLACE", 1)
+        monkeypatch.setattr("pmwal.reading.arrays._take", meanwhile)
         with pytest.raises(pmwal.Overrun):
             wal.read_array(TICK)
 

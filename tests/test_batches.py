@@ -19,9 +19,9 @@ import pytest
 import pmwal
 from conftest import Place
 from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
-from pmwal.layout import HEADER, LINE, PAGE
-from pmwal.staging import owned
-from pmwal.wal import Wal
+from pmwal.format.layout import HEADER, LINE, PAGE
+from pmwal.writing.batch import owned
+from pmwal.writing.wal import Wal
 from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}

@@ -16,7 +16,7 @@ import pytest
 import pmwal
 from callers import Call, bounds, stage
 from conftest import Place
-from pmwal.layout import HEADER
+from pmwal.format.layout import HEADER
 from pmwal.records import Record
 from support import SMALL_RING, FakeSeam, file_offset, flip, open_small, payloads
 from support import superblock as superblock_of

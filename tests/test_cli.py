@@ -21,8 +21,8 @@ import pmwal
 from commands import COMMANDS, Cli, Ran
 from pmwal.cli import common, truncate, walk
 from pmwal.cli.times import parse_time
-from pmwal.engine import Engine
-from pmwal.layout import PAGE
+from pmwal.format.layout import PAGE
+from pmwal.writing.engine import Engine
 from support import (
     FakeSeam,
     file_offset,

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.layout import HEADER, PAGE
-from pmwal.seam import Seam
+from pmwal.format.layout import HEADER, PAGE
+from pmwal.storage.seam import Seam
 from processes import Died, child, elsewhere, on_tmpfs
 from support import SMALL_RING, Event, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of

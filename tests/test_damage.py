@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from pmwal import control, identity, judge
-from pmwal.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
-from pmwal.reading import View, walk
+from pmwal.format import control
+from pmwal.format.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
+from pmwal.format.ring import Found
+from pmwal.reading.walk import View, walk
 from pmwal.records import Bound
-from pmwal.ring import Found
-from pmwal.salvage import salvage
+from pmwal.recovery import judge
+from pmwal.recovery import superblock as identity
+from pmwal.recovery.salvage import salvage
 from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
 
 Numbered = list[tuple[int, bytes]]

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import pytest
 
 import pmwal
-from pmwal import layout, medium
-from pmwal.layout import HEADER, LIVE_OFFSET, STRUCTURES, Structure, Superblock
+from pmwal.format import layout
+from pmwal.format.layout import HEADER, LIVE_OFFSET, STRUCTURES, Structure, Superblock
 from pmwal.records import RecoveryReport
+from pmwal.recovery.verdict import TABLE
 from pmwal.repair import repair
-from pmwal.seam import Seam
-from pmwal.verdict import TABLE
-from pmwal.wal import Wal
+from pmwal.storage import medium
+from pmwal.storage.seam import Seam
+from pmwal.writing.wal import Wal
 from support import (
     SMALL_RING,
     Event,

@@ -36,11 +36,12 @@ from hypothesis import strategies as st
 
 import pmwal
 from callers import Call
-from pmwal import _native, layout
-from pmwal.choice import ENGINES
+from pmwal.format import layout
+from pmwal.native import _native
+from pmwal.native.choice import ENGINES
 from pmwal.opening import open_log
 from pmwal.records import _PlainRecord
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 from preload import build, run, set_clock
 from processes import run_script
 from support import SMALL_CONTROL, FakeSeam, image, kill, superblock
@@ -737,7 +738,7 @@ HIDDEN = """
 import importlib.abc, sys, warnings
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "pmwal._native":
+        if name == "pmwal.native._native":
             raise ImportError("hidden")
 sys.meta_path.insert(0, Block())
 """
@@ -941,7 +942,7 @@ def tool() -> Any:
 
 @needs_checkout
 def test_header_of_the_format_is_up_to_date(tool: Any) -> None:
-    """pmwal/native/format.h is what pmwal/layout.py makes."""
+    """pmwal/native/format.h is what pmwal/format/layout.py makes."""
     assert tool.main(["--check"]) == 0
 
 

@@ -23,7 +23,7 @@ from pmwal import events
 from pmwal.cli import main
 from pmwal.events.arguments import pack, unpack
 from pmwal.events.definition import Definition
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 from processes import child
 from support import SMALL_RING, Crash, Event, FakeSeam, kill, open_small
 
@@ -172,7 +172,7 @@ def test_both_engines_store_the_same_bytes(values: list[Any], by_name: bool) -> 
     number = Definition(format, 20, "").number.to_bytes(8, "little")
     expected = number + b"".join(map(pack, values))
     with pytest.MonkeyPatch.context() as patch:
-        for engine in ("native", "python") if pmwal.extension.native is not None else ("python",):
+        for engine in ("native", "python") if pmwal.native.native is not None else ("python",):
             patch.setenv("PMWAL_ENGINE", engine)
             path = Path(f"/dev/shm/pmwal-test-events-{os.getpid()}.wal")
             try:

@@ -13,9 +13,9 @@ import pytest
 
 import pmwal
 from conftest import Place
-from pmwal import live
-from pmwal.choice import scan_for
-from pmwal.extension import native
+from pmwal.native import native
+from pmwal.native.choice import scan_for
+from pmwal.storage import live_page as live
 from processes import child
 from support import kill, open_small
 

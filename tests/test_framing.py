@@ -14,7 +14,7 @@ import pytest
 import pmwal
 from conftest import Place
 from images import Trace, bury, state_of, sweep
-from pmwal.layout import (
+from pmwal.format.layout import (
     CONTROL_OFFSET,
     EPOCH_MAX,
     GENERATION_MAX,
@@ -36,8 +36,8 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.medium import Mapping, Medium
-from pmwal.wal import Wal
+from pmwal.storage.medium import Mapping, Medium
+from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,
     SMALL_RING,

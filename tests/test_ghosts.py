@@ -10,10 +10,10 @@ import pytest
 import pmwal
 from conftest import Place
 from images import Trace, state_of, sweep
-from pmwal.layout import HEADER, LINE, RECORD, SLOT, slot_index, slot_offset
+from pmwal.format.layout import HEADER, LINE, RECORD, SLOT, slot_index, slot_offset
+from pmwal.format.ring import Found, RingReader
 from pmwal.opening import inspect
-from pmwal.ring import Found, RingReader
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 from support import (
     Crash,
     Event,

@@ -25,10 +25,10 @@ import pytest
 
 import pmwal
 from callers import Call, until
-from pmwal import _native
-from pmwal.engine import Engine
-from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET
-from pmwal.medium import Mapping
+from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
+from pmwal.native import _native
+from pmwal.storage.medium import Mapping
+from pmwal.writing.engine import Engine
 from preload import Shim, build, run
 from support import kill
 

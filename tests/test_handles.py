@@ -18,7 +18,7 @@ import pytest
 import pmwal
 from callers import PATIENCE, Call, bounds, stage, until
 from conftest import Place
-from pmwal.choice import chosen_engine
+from pmwal.native.choice import chosen_engine
 from support import SMALL_RING, Crash, Event, FakeSeam, contents, fail_flush, kill, open_small, payloads
 
 

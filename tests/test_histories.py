@@ -13,9 +13,9 @@ import pmwal
 from history import History
 from pagecache import PageCache
 from pmwal import opening
-from pmwal.engine import Engine, State
-from pmwal.layout import PAGE
+from pmwal.format.layout import PAGE
 from pmwal.records import Bound
+from pmwal.writing.engine import Engine, State
 from support import kill, open_small, payloads
 
 SEEDS = 10
@@ -103,7 +103,7 @@ def _overwrite_the_newest_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def _go_on_after_a_failed_barrier(patch: pytest.MonkeyPatch) -> None:
-    original = pmwal.medium.Mapping._flush
+    original = pmwal.storage.medium.Mapping._flush
 
     def swallow(self: Any, offset: int, length: int) -> None:
         try:
@@ -111,7 +111,7 @@ def _go_on_after_a_failed_barrier(patch: pytest.MonkeyPatch) -> None:
         except OSError:
             return
 
-    patch.setattr(pmwal.medium.Mapping, "_flush", swallow)
+    patch.setattr(pmwal.storage.medium.Mapping, "_flush", swallow)
 
 
 @pytest.mark.python_engine

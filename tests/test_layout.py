@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pmwal
-from pmwal import layout
-from pmwal.layout import (
+from pmwal.format import layout
+from pmwal.format.layout import (
     ALIGN_MAX,
     APPLICATION_SIZE,
     CAPACITY_MAX,
@@ -58,7 +58,7 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 from support import contents, file_offset, kill, look, open_small, superblock, whole_records
 
 DATA = Path(__file__).parent / "data"

@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal import sink
-from pmwal.jsontext import LIBRARIES, encoder
-from pmwal.layout import KIND_APPLICATION_MAX
+from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.logs import sink
+from pmwal.logs.encoder import LIBRARIES, encoder
 from pmwal.opening import open_log
 from processes import Child, Died, child, elsewhere, run_script
 from support import FakeSeam, fail_flush

@@ -20,8 +20,8 @@ sys.path.insert(0, str(FUZZ))
 import file_fuzz  # noqa: E402
 import make_corpus  # noqa: E402
 
-from pmwal.extension import native  # noqa: E402
-from pmwal.ring import RingReader, Rules, Run  # noqa: E402
+from pmwal.format.ring import RingReader, Rules, Run  # noqa: E402
+from pmwal.native import native  # noqa: E402
 
 PATIENCE = 240.0
 FUZZ_SECONDS, MUTANT_SECONDS, CASES = 6, 20, 200

@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import pmwal
 from commands import Cli, between_looks
+from pmwal.format.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_OFFSET, PAGE
 from pmwal.integrations.prometheus import COUNTERS, GAUGES, Collector
 from pmwal.latency import COARSE, FINE, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, LiveLatency, Scale
-from pmwal.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_OFFSET, PAGE
-from pmwal.live import read_latency
+from pmwal.storage.live_page import read_latency
 from support import FakeSeam, fail_flush, kill, open_small, overwrite
 
 SEED = 5

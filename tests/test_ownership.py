@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.layout import LIVE_WRITER, LIVE_WRITER_OFFSET, PAGE
+from pmwal.format.layout import LIVE_WRITER, LIVE_WRITER_OFFSET, PAGE
 from processes import child, elsewhere, run_script
 from support import Event, FakeSeam, open_small, overwrite, payloads
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.choice import scan_for
-from pmwal.extension import native
-from pmwal.identity import identify
-from pmwal.judge import Judgement, judge
-from pmwal.layout import HEADER, Header, Superblock, encode_header, header_problem
+from pmwal.format.layout import HEADER, Header, Superblock, encode_header, header_problem
+from pmwal.native import native
+from pmwal.native.choice import scan_for
+from pmwal.recovery.judge import Judgement, judge
+from pmwal.recovery.superblock import identify
 from support import file_offset, kill, superblock, whole_records
 
 pytestmark = pytest.mark.skipif(

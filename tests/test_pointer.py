@@ -14,8 +14,8 @@ import pytest
 import pmwal
 from conftest import Place
 from images import Disk, State, Trace, brief, bury, state_of, sweep
-from pmwal.control import read_control
-from pmwal.layout import (
+from pmwal.format.control import read_control
+from pmwal.format.layout import (
     CONTROL_OFFSET,
     EPOCH_MAX,
     GENERATION_MAX,
@@ -39,8 +39,8 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.recovery.verdict import TABLE
 from pmwal.repair import repair
-from pmwal.verdict import TABLE
 from support import (
     SMALL_CONTROL,
     Event,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import pmwal
-from pmwal import readahead
-from pmwal.readahead import read_ahead
+from pmwal.storage import readahead
+from pmwal.storage.readahead import read_ahead
 from support import contents, kill
 
 SIZE = 9 * 1024 * 1024 + 4096  # nine pieces and a part of one

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from pmwal.layout import CONTROL_OFFSET, HEADER, LINE, PAGE
+from pmwal.format.layout import CONTROL_OFFSET, HEADER, LINE, PAGE
 from pmwal.repair import repair
 from support import (
     Crash,

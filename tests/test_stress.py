@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pmwal
-from pmwal.extension import native
+from pmwal.native import native
 
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))

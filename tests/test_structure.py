@@ -25,7 +25,7 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-EXTENSION = "pmwal._native"
+EXTENSION = "pmwal.native._native"
 """The extension module: plain C beside the package, which imports nothing."""
 
 PURE = ("units", "errors", "records", "layout", "control", "index", "latency", "ring", "payload", "reading", "verdict")
@@ -102,7 +102,7 @@ def test_pure_module_imports_no_input_or_output(name: str) -> None:
 
 def test_check_for_input_and_output_finds_it() -> None:
     """The check above can fail: the medium does import mmap and os."""
-    assert {"mmap", "os"} <= imported_by("pmwal.medium") & INPUT_OUTPUT
+    assert {"mmap", "os"} <= imported_by("pmwal.storage.medium") & INPUT_OUTPUT
 
 
 def test_each_module_can_be_imported_alone() -> None:
@@ -194,7 +194,7 @@ def past_the_seam(source: str, name: str = "pmwal") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "pmwal.seam"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "pmwal.storage.seam"])
 def test_only_the_seam_changes_files(name: str) -> None:
     """Every store, flush, sync, write, link and rename goes through the seam, so that tests see the code that ships."""
     assert past_the_seam(MODULES[name].read_text(), name) == []
@@ -203,7 +203,7 @@ def test_only_the_seam_changes_files(name: str) -> None:
 def test_only_the_seam_and_the_medium_know_mmap() -> None:
     """No other module can hold a raw mapping of a file to store into."""
     users = {name for name in MODULES if "mmap" in imported_by(name)}
-    assert users == {"pmwal.seam", "pmwal.medium"}
+    assert users == {"pmwal.storage.seam", "pmwal.storage.medium"}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_check_of_the_seam_lets_other_code_pass(source: str) -> None:
 
 def test_seam_itself_does_what_is_looked_for() -> None:
     """The names that the check knows are those that the seam uses."""
-    found = past_the_seam(MODULES["pmwal.seam"].read_text())
+    found = past_the_seam(MODULES["pmwal.storage.seam"].read_text())
     assert {"os.fsync", "os.link", "os.posix_fallocate", "os.pwrite", "os.replace", "os.unlink"} <= set(found)
     assert any(what.startswith("stores mapping[") for what in found)
     assert "mapping.flush()" in found

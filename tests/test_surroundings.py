@@ -16,7 +16,7 @@ import pytest
 
 import pmwal
 from conftest import SHM
-from pmwal.layout import (
+from pmwal.format.layout import (
     CONTROL_OFFSET,
     LIVE_OFFSET,
     MAGIC,
@@ -27,7 +27,7 @@ from pmwal.layout import (
     decode_superblock,
     encode_superblock,
 )
-from pmwal.medium import Mapping
+from pmwal.storage.medium import Mapping
 from processes import elsewhere
 from support import SMALL_CONTROL, SMALL_RING, FakeSeam, contents, kill, open_small, overwrite, payloads
 from support import superblock as superblock_of

@@ -19,8 +19,8 @@ import pmwal
 from commands import Cli, Ran, between_looks
 from pmwal import events
 from pmwal.cli import tail
-from pmwal.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
-from pmwal.seam import SYSTEM
+from pmwal.format.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
+from pmwal.storage.seam import SYSTEM
 from support import kill, open_small, overwrite
 
 Start = Callable[..., subprocess.Popen[bytes]]

@@ -19,8 +19,8 @@ import pytest
 import pmwal
 from conftest import SHM, Place
 from images import Disk, Interrupter, Reopener, State, Trace, brief, state_of, sweep
-from pmwal.control import read_control
-from pmwal.layout import (
+from pmwal.format.control import read_control
+from pmwal.format.layout import (
     CONTROL_OFFSET,
     HEADER,
     LINE,
@@ -33,7 +33,7 @@ from pmwal.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,
     Event,

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from pmwal.verdict import TABLE, Facts, Row, classify
+from pmwal.recovery.verdict import TABLE, Facts, Row, classify
 
 LABELS = ["R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R9b", "R10", "R11"]
 YES_NO = (False, True)

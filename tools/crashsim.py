@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-from pmwal.extension import native
+from pmwal.native import native
 from pmwal.testing.campaign import SETTINGS, Plan, Result, explore_chunk, minimal, read_history, run, spell
 from pmwal.testing.explore import Effort, Failure
 from pmwal.testing.mutants import MUTANTS, noticed_by

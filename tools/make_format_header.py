@@ -1,4 +1,4 @@
-"""Write pmwal/native/format.h: the on-media format for the C engine, from the one definition in pmwal/layout.py.
+"""Write pmwal/native/format.h: the on-media format for the C engine, from the one definition in pmwal/format/layout.py.
 
     python tools/make_format_header.py [--check]
 
@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from pmwal import layout
-from pmwal.judge import INDEX_STEP
+from pmwal.format import layout
 from pmwal.latency import COARSE, FINE, NS_MAX
+from pmwal.recovery.judge import INDEX_STEP
 
 HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
 TYPES = {"H": "uint16_t", "I": "uint32_t", "Q": "uint64_t", "q": "int64_t", "s": "unsigned char"}
@@ -56,7 +56,7 @@ CONSTANTS = (
 def header() -> str:
     """The text of the C header."""
     lines = [
-        "/* The on-media format, version 1. Made by tools/make_format_header.py from pmwal/layout.py; do not edit. */",
+        "/* The on-media format, version 1. Made by tools/make_format_header.py from pmwal/format/layout.py; do not edit. */",
         "#ifndef PMWAL_FORMAT_H",
         "#define PMWAL_FORMAT_H",
         "",
@@ -87,14 +87,14 @@ def declaration(field: layout.Field) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = argparse.ArgumentParser(description="Write the C engine's header from pmwal/layout.py.")
+    parser = argparse.ArgumentParser(description="Write the C engine's header from pmwal/format/layout.py.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the header is out of date")
     if not parser.parse_args(arguments).check:
         HEADER.write_text(header())
         return 0
     if HEADER.read_text() == header():
         return 0
-    print(f"{HEADER.name} is not what pmwal/layout.py makes; run: python tools/make_format_header.py", file=sys.stderr)
+    print(f"{HEADER.name} is not what pmwal/format/layout.py makes; run: python tools/make_format_header.py", file=sys.stderr)
     return 1
 
 

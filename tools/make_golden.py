@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pmwal.layout import APPLICATION_SIZE, CONTROL_SIZE_MIN, PAGE
+from pmwal.format.layout import APPLICATION_SIZE, CONTROL_SIZE_MIN, PAGE
 from pmwal.opening import open_log
-from pmwal.seam import Seam
-from pmwal.wal import Wal
+from pmwal.storage.seam import Seam
+from pmwal.writing.wal import Wal
 
 UUID = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
 FIRST_TIME_NS = 1_700_000_000_000_000_000

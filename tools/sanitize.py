@@ -50,7 +50,7 @@ import tempfile
 from pathlib import Path
 
 import pmwal
-from pmwal.extension import native
+from pmwal.native import native
 
 assert native is not None and Path(native.__file__).is_relative_to(sys.argv[1]), native
 
@@ -172,7 +172,7 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
         "PYTHONPATH": str(work),
         "PMWAL_ENGINE": "native",
     }
-    probe = "import pmwal.extension as e, sys; sys.exit(not e.native.__file__.startswith(sys.argv[1]))"
+    probe = "import pmwal.native as e, sys; sys.exit(not e.native.__file__.startswith(sys.argv[1]))"
     command = [sys.executable, "-c", probe, str(work)]
     if subprocess.run(command, cwd=work, env=environment, check=False).returncode:
         raise CannotRun("the interpreter does not load the extension that was built")

@@ -29,9 +29,9 @@ from pmwal.cli.common import (
     torn_in_words,
 )
 from pmwal.errors import Overrun, PmwalError, RecordTooLarge
-from pmwal.layout import KIND_MAX
+from pmwal.format.layout import KIND_MAX
 from pmwal.opening import open_log
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 Items = Iterable[tuple[int, bytes]]
 """Kinds and payloads."""

@@ -27,9 +27,9 @@ from pmwal.cli.events import EventForms
 from pmwal.cli.show import Form, add_output, form_of, print_records
 from pmwal.cli.times import TIME_HELP, time_option
 from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_torn_end
-from pmwal.layout import SEQ_MAX
+from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 _GAPS_SHOWN = 20

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, NoReturn, TypeAlias
 
-from pmwal.judge import Judgement
-from pmwal.layout import CAPACITY_MAX
-from pmwal.live import LiveWriter, living_writer
-from pmwal.medium import MEDIUMS
+from pmwal.format.layout import CAPACITY_MAX
 from pmwal.opening import ORDERINGS, inspect, map_for_reading
 from pmwal.records import Progress, RecoveryReport
-from pmwal.seam import SYSTEM
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.live_page import LiveWriter, living_writer
+from pmwal.storage.medium import MEDIUMS
+from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_size, parse_size
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"

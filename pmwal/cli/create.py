@@ -16,10 +16,10 @@ from pmwal.cli.common import (
     progress_bar,
     size_option,
 )
-from pmwal.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
 from pmwal.opening import open_log
 from pmwal.units import format_size
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 _EPILOG = """\
 The file appears under its name only when all of it is on the medium.

@@ -30,10 +30,10 @@ from pmwal.cli.demo_cycle import Demo, WriterEnded
 from pmwal.cli.demo_input import Input, read_input
 from pmwal.cli.demo_report import Printer, summary
 from pmwal.errors import PmwalError
-from pmwal.layout import CAPACITY_MIN, KIND_MAX, LINE
-from pmwal.medium import filesystem
+from pmwal.format.layout import CAPACITY_MIN, KIND_MAX, LINE
 from pmwal.opening import open_log
-from pmwal.wal import Wal
+from pmwal.storage.medium import filesystem
+from pmwal.writing.wal import Wal
 
 _LONGEST = 64 * 1024
 _DISK_DIRECTORIES = ("/var/tmp", ".", "~")

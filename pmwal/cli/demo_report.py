@@ -14,7 +14,7 @@ from pmwal.cli.demo_input import Input
 from pmwal.errors import PmwalError
 from pmwal.opening import inspect
 from pmwal.records import WalStats
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_size
 
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}

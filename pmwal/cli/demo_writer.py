@@ -18,7 +18,7 @@ from time import perf_counter_ns
 from pmwal.cli.demo_events import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING
 from pmwal.cli.items import read_items
 from pmwal.opening import open
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 AHEAD = 32  # lines that the sabotaged writer acknowledges before it appends the first of them
 

@@ -13,7 +13,7 @@ from pmwal.cli.show import as_json, as_text, decoded, printable
 from pmwal.cli.times import local_text, utc_text
 from pmwal.events import Decoder, Event
 from pmwal.events.definition import plain
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 Form = Callable[[Record], bytes]

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 
 
 @contextlib.contextmanager

@@ -24,12 +24,12 @@ from pmwal.cli.show import printable
 from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.times import local_text, utc_text
 from pmwal.errors import FormatError
-from pmwal.judge import Judgement
-from pmwal.layout import SLOT_CLEAN, SLOT_PIPELINED, SLOTS_PER_PAGE, Superblock, slot_offset
-from pmwal.live import living_writer, read_writer
-from pmwal.medium import Mapping
+from pmwal.format.layout import SLOT_CLEAN, SLOT_PIPELINED, SLOTS_PER_PAGE, Superblock, slot_offset
 from pmwal.opening import inspect
-from pmwal.seam import SYSTEM
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.live_page import living_writer, read_writer
+from pmwal.storage.medium import Mapping
+from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_size
 
 _LOST_SHOWN = 3

@@ -18,7 +18,7 @@ from pmwal.cli.columns import Payloads
 from pmwal.cli.items import read_items
 from pmwal.cli.show import as_json, as_length_prefixed
 from pmwal.cli.write import read_lines
-from pmwal.layout import KIND_MAX
+from pmwal.format.layout import KIND_MAX
 from pmwal.records import Record
 
 _ESCAPED = 6  # bytes of JSON that a byte of text takes at most: \u0000

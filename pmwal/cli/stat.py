@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 
 from pmwal.cli.common import OK, Commands, add_command, add_json, print_json
 from pmwal.cli.times import local_text
+from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
 from pmwal.latency import LiveLatency
-from pmwal.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
-from pmwal.live import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
 from pmwal.opening import map_for_reading
-from pmwal.seam import SYSTEM
+from pmwal.storage.live_page import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
+from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_ns, format_size
 
 _BETWEEN = 0.5  # seconds between the two looks of a single report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pmwal.layout import (
+from pmwal.format.layout import (
     CONTROL_OFFSET,
     CONTROL_SIZE_DEFAULT,
     CONTROL_SIZE_MAX,

@@ -28,7 +28,7 @@ from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_tor
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
 from pmwal.errors import Overrun
 from pmwal.opening import open
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 _LINES = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pmwal.cli.common import OK, Commands, add_command, add_json, number_option, print_json, records_in_words
-from pmwal.layout import SEQ_MAX
+from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
 from pmwal.units import format_size
 

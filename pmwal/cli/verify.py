@@ -22,9 +22,9 @@ from pmwal.cli.common import (
     torn_in_words,
 )
 from pmwal.errors import FormatError
-from pmwal.judge import Judgement
-from pmwal.live import LiveWriter
 from pmwal.records import RecoveryReport
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.live_page import LiveWriter
 from pmwal.units import format_size
 
 _EPILOG = """\

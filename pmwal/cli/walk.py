@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from pmwal.cli.common import Parser, numbers_in_words, running_writer, say, torn_in_words
 from pmwal.errors import Overrun
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 Matches: TypeAlias = Callable[[Record], bool]

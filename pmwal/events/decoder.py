@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pmwal.errors import Overrun
 from pmwal.events.arguments import Value, unpack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition, plain
-from pmwal.reader import Reader
+from pmwal.reading.reader import Reader
 from pmwal.records import Record
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

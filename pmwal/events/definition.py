@@ -17,7 +17,7 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from pmwal.events.arguments import Value
-from pmwal.layout import KIND_APPLICATION_MAX
+from pmwal.format.layout import KIND_APPLICATION_MAX
 
 DEFINITION_KIND = KIND_APPLICATION_MAX + 1
 """The kind of records that hold a definition."""

@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- Before an event is stored a copy of its definition is in the log, or it is stored in the same batch: see ``pmwal/kept.py`` for how
-  it stays there as long as an event needs it.
+- Before an event is stored a copy of its definition is in the log, or it is stored in the same batch: see
+  ``pmwal/writing/retained.py`` for how it stays there as long as an event needs it.
 - What an earlier process left in the log is kept likewise: the definitions are looked for when the first logger is made.
 """
 
@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pmwal.errors import WalFull
 from pmwal.events.arguments import pack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
-from pmwal.extension import native
-from pmwal.kept import Kept, KeptRecord
-from pmwal.wal import Wal
+from pmwal.native import native
+from pmwal.writing.retained import Kept, KeptRecord
+from pmwal.writing.wal import Wal
 
 
 class Logger:

@@ -14,8 +14,8 @@ import logging
 import os
 from typing import Any
 
-from pmwal.sink import Sink as _Sink
-from pmwal.sink import SinkOwner
+from pmwal.logs.sink import Sink as _Sink
+from pmwal.logs.sink import SinkOwner
 
 
 class Sink(SinkOwner):

@@ -21,7 +21,7 @@ except ImportError as error:
 from pmwal.errors import ForkedWal
 from pmwal.latency import LatencyHistogram
 from pmwal.records import WalStats
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 COUNTERS = {
     "appends": ("appends", "Records stored since the log was opened."),

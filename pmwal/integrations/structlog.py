@@ -20,7 +20,7 @@ import traceback
 import weakref
 from typing import NoReturn
 
-from pmwal.sink import Sink, SinkOwner, refuse_pickle
+from pmwal.logs.sink import Sink, SinkOwner, refuse_pickle
 
 
 class LoggerFactory(SinkOwner):

@@ -1,4 +1,4 @@
-/* The type Core: the part of an engine that is in C, as pmwal.fast drives it. The caller holds the locks of the engine.
+/* The type Core: the part of an engine that is in C, as pmwal.writing.native_engine drives it. The caller holds the locks of the engine.
  *
  * Invariants
  * - The interpreter's lock guards every field.
@@ -348,5 +348,5 @@ static PyType_Slot slots[] = {
     {0},
 };
 
-PyType_Spec core_spec = {"pmwal._native.Core", sizeof(Core), 0,
+PyType_Spec core_spec = {"pmwal.native._native.Core", sizeof(Core), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, slots};

@@ -15,7 +15,7 @@
 
 enum tag { TAG_NONE, TAG_FALSE, TAG_TRUE, TAG_INT, TAG_LARGE_INT, TAG_FLOAT, TAG_STR, TAG_BYTES, TAG_DATETIME, TAG_DATETIME_ZONE };
 
-/* The base of pmwal.kept.KeptRecord. */
+/* The base of pmwal.writing.retained.KeptRecord. */
 typedef struct {
     PyObject_HEAD
     unsigned long long seq;       /* of the newest copy in the log, or 0 */
@@ -168,7 +168,7 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
     memcpy(payload, &self->number, sizeof self->number);
     for (Py_ssize_t i = 0; plain && i < count; i++)
         plain = put_argument(self, &packed, given[i]);
-    /* The definition's copy stays as long as this thread has the interpreter: see pmwal/kept.py. */
+    /* The definition's copy stays as long as this thread has the interpreter: see pmwal/writing/retained.py. */
     if (plain && self->kept->seq) {
         Handle *handle = self->handle;
         uint64_t seq = handle->core->state.head.seq;
@@ -279,12 +279,12 @@ static PyMemberDef kept_members[] = {
 };
 
 static PyType_Slot kept_slots[] = {
-    {Py_tp_doc, "The base of pmwal.kept.KeptRecord."},
+    {Py_tp_doc, "The base of pmwal.writing.retained.KeptRecord."},
     {Py_tp_members, kept_members},
     {0},
 };
 
-PyType_Spec kept_spec = {"pmwal._native.Kept", sizeof(Kept), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, kept_slots};
+PyType_Spec kept_spec = {"pmwal.native._native.Kept", sizeof(Kept), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, kept_slots};
 
 static PyMemberDef emitter_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Emitter, call), READONLY, NULL},
@@ -303,6 +303,6 @@ static PyType_Slot emitter_slots[] = {
     {0},
 };
 
-PyType_Spec emitter_spec = {"pmwal._native.Emitter", sizeof(Emitter), 0,
+PyType_Spec emitter_spec = {"pmwal.native._native.Emitter", sizeof(Emitter), 0,
                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE,
                             emitter_slots};

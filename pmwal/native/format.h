@@ -1,4 +1,4 @@
-/* The on-media format, version 1. Made by tools/make_format_header.py from pmwal/layout.py; do not edit. */
+/* The on-media format, version 1. Made by tools/make_format_header.py from pmwal/format/layout.py; do not edit. */
 #ifndef PMWAL_FORMAT_H
 #define PMWAL_FORMAT_H
 

@@ -174,4 +174,4 @@ static PyType_Slot slots[] = {
     {0},
 };
 
-PyType_Spec lock_spec = {"pmwal._native.Lock", sizeof(Lock), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
+PyType_Spec lock_spec = {"pmwal.native._native.Lock", sizeof(Lock), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};

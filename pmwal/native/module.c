@@ -1,4 +1,4 @@
-/* The extension module pmwal._native: its types, and the functions that Python calls by themselves. */
+/* The extension module pmwal.native._native: its types, and the functions that Python calls by themselves. */
 #include <errno.h>
 #include <pthread.h>
 
@@ -199,7 +199,7 @@ static PyModuleDef_Slot module_slots[] = {
 
 struct PyModuleDef pmwal_module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "pmwal._native",
+    .m_name = "pmwal.native._native",
     .m_doc = "The hot path of pmwal, in C.",
     .m_size = sizeof(struct module_state),
     .m_methods = functions,

@@ -117,4 +117,4 @@ static PyType_Slot slots[] = {
     {0},
 };
 
-PyType_Spec record_spec = {"pmwal._native.Record", sizeof(Record), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+PyType_Spec record_spec = {"pmwal.native._native.Record", sizeof(Record), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};

@@ -161,7 +161,7 @@ static PyType_Slot walk_slots[] = {
     {0},
 };
 
-PyType_Spec walk_spec = {"pmwal._native.Walk", sizeof(Walk), 0,
+PyType_Spec walk_spec = {"pmwal.native._native.Walk", sizeof(Walk), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, walk_slots};
 
 /* -- Scanner */
@@ -499,5 +499,5 @@ static PyType_Slot scanner_slots[] = {
     {0},
 };
 
-PyType_Spec scanner_spec = {"pmwal._native.Scanner", sizeof(Scanner), 0,
+PyType_Spec scanner_spec = {"pmwal.native._native.Scanner", sizeof(Scanner), 0,
                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, scanner_slots};

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pmwal import wal as wal_module
-from pmwal.engine import Engine, Need, State
 from pmwal.errors import PersistError, WalFull
-from pmwal.layout import SLOT_CLEAN, Slot, Superblock
+from pmwal.format.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.records import Bound
-from pmwal.room import Room, Wait
 from pmwal.testing.broken_seam import Patch, shipped
-from pmwal.wal import Wal
+from pmwal.writing import wal as wal_module
+from pmwal.writing.engine import Engine, Need, State
+from pmwal.writing.space import Room, Wait
+from pmwal.writing.wal import Wal
 
 
 def slot_before_data() -> list[Patch]:

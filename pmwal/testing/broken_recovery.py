@@ -7,14 +7,15 @@ from typing import Any
 
 from crc32c import crc32c
 
-from pmwal import control, layout, opening, ring
-from pmwal.engine import Engine
-from pmwal.judge import _Evidence, _Judge
-from pmwal.layout import Slot
-from pmwal.medium import Mapping
+from pmwal import opening
+from pmwal.format import control, layout, ring
+from pmwal.format.layout import Slot
+from pmwal.format.ring import Found, RingReader
 from pmwal.records import Bound
-from pmwal.ring import Found, RingReader
+from pmwal.recovery.judge import _Evidence, _Judge
+from pmwal.storage.medium import Mapping
 from pmwal.testing.broken_seam import Patch
+from pmwal.writing.engine import Engine
 
 
 def restore_skipped() -> list[Patch]:

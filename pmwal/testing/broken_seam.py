@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pmwal.layout import CONTROL_OFFSET, CONTROL_SIZE_MIN, PAGE
-from pmwal.medium import Mapping
+from pmwal.format.layout import CONTROL_OFFSET, CONTROL_SIZE_MIN, PAGE
+from pmwal.storage.medium import Mapping
 from pmwal.testing.recorder import Recorder
 
 RING_OFFSET = CONTROL_OFFSET + CONTROL_SIZE_MIN + PAGE

@@ -10,16 +10,16 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from pmwal.engine import State
 from pmwal.opening import open_log
-from pmwal.reading import View, damaged, walk
+from pmwal.reading.walk import View, damaged, walk
 from pmwal.records import Record
 from pmwal.testing.explore import points, scratch
 from pmwal.testing.images import build, choices, half_stored
 from pmwal.testing.media import UNITS, Medium
 from pmwal.testing.recorder import Event, Recorder
 from pmwal.testing.session import Trace, let_go
-from pmwal.wal import Wal
+from pmwal.writing.engine import State
+from pmwal.writing.wal import Wal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pmwal.opening import open_log
 from pmwal.testing.media import UNITS, Medium
 from pmwal.testing.recorder import Recorder
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 _EXHAUSTIVE_MAX = 6
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from pmwal.layout import HEADER, LINE, RECORD, Superblock, encode_header
-from pmwal.ring import RingReader
+from pmwal.format.layout import HEADER, LINE, RECORD, Superblock, encode_header
+from pmwal.format.ring import RingReader
 
 FOREIGN = bytes(range(100, 116))
 """The uuid of another log."""

@@ -20,10 +20,10 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from pmwal.layout import LINE, slot_index, slot_offset
+from pmwal.format.layout import LINE, slot_index, slot_offset
+from pmwal.format.ring import RingReader
 from pmwal.opening import open_log
 from pmwal.records import Bound
-from pmwal.ring import RingReader
 from pmwal.testing.damage import damaged_images
 from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored
 from pmwal.testing.media import DIGEST_MASK, Medium

@@ -15,7 +15,7 @@ from math import prod
 from random import Random
 from typing import NamedTuple
 
-from pmwal.layout import LINE, LIVE_OFFSET, PAGE
+from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE
 from pmwal.testing.media import DIGEST_MASK, WORD, Medium, Version, digest_change
 from pmwal.testing.recorder import Event
 

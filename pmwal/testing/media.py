@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pmwal.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
+from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
 from pmwal.testing.recorder import Event
 
 WORD = 8

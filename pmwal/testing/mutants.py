@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pmwal.layout import LINE, PAGE
+from pmwal.format.layout import LINE, PAGE
 from pmwal.testing import broken_engine as engine
 from pmwal.testing import broken_recovery as recovery
 from pmwal.testing import broken_seam as seam

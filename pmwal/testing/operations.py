@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 
 from pmwal.errors import PersistError, RecordTooLarge, WalFull
-from pmwal.layout import HEADER, LIVE_OFFSET, PAGE
+from pmwal.format.layout import HEADER, LIVE_OFFSET, PAGE
 from pmwal.testing.failures import PERSONALITIES, FailingMsync, OvertakenMsync
 from pmwal.testing.media import UNITS
 from pmwal.testing.model import brief

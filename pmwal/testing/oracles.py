@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pmwal.choice import scan_for
 from pmwal.errors import PmwalError
-from pmwal.identity import Identity, identify
-from pmwal.judge import Judgement, judge
-from pmwal.layout import SUPERBLOCK_OFFSET, Superblock
-from pmwal.reading import View, damaged, walk
+from pmwal.format.layout import SUPERBLOCK_OFFSET, Superblock
+from pmwal.native.choice import scan_for
+from pmwal.reading.walk import View, damaged, walk
+from pmwal.recovery.judge import Judgement, judge
+from pmwal.recovery.superblock import Identity, identify
 from pmwal.testing.model import Expectation, Found, brief
 
 ORACLES = {

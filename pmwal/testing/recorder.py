@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pmwal.layout import CONTROL_SIZE_MIN
-from pmwal.seam import Seam
+from pmwal.format.layout import CONTROL_SIZE_MIN
+from pmwal.storage.seam import Seam
 
 TIME_NS = 1_700_000_000_000_000_000
 UUID = bytes(range(16))

@@ -22,7 +22,7 @@ from pmwal.testing.media import WORD, Medium
 from pmwal.testing.model import Expectation, Found, Items, Model, brief
 from pmwal.testing.oracles import Violation
 from pmwal.testing.recorder import Event, Recorder
-from pmwal.wal import Wal
+from pmwal.writing.wal import Wal
 
 
 class Setting(NamedTuple):

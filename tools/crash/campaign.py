@@ -21,8 +21,8 @@ from crash.program import CONTROLS, LARGE
 from crash.recording import Plan
 from crash.rig import Broken, Rig, Totals, explore, replay
 from crash.storage import StorageError, die_with_parent, own_mounts
-from pmwal.choice import ENGINES
-from pmwal.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
+from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
+from pmwal.native.choice import ENGINES
 from pmwal.units import parse_size
 
 ORDERINGS = ("pipelined", "strict")

@@ -25,7 +25,7 @@ from crash.oracle import Found
 from crash.program import NOTE_SIZE
 from crash.recording import NOTES_MAX, Plan, Recording
 from crash.rig import Examine, Rig, look
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 
 
 def begin(plan: Plan, directory: Path) -> Recording:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pmwal
 from pmwal.repair import repair
-from pmwal.seam import SYSTEM
+from pmwal.storage.seam import SYSTEM
 
 NOTE_SIZE = 512
 CONTROLS = ("early-ack", "no-sync", "sync-file-range")

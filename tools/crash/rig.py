@@ -18,7 +18,7 @@ import pmwal
 from crash.oracle import Found, Model, Violation, critical_spans, notes_in
 from crash.recording import Attach, Plan, Recording, Run, record
 from crash.writelog import Cut, Disk, Entry, parse, sample, survivors
-from pmwal.choice import ENGINES
+from pmwal.native.choice import ENGINES
 
 TWICE_EVERY = 4
 """Of that many states one is recovered twice: with both engines it takes longer than all the rest."""

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pmwal
 from crash.stepper_plan import CAPACITY, CONTROL_SIZE, Call, calls, filling, overwrites
-from pmwal.extension import native
-from pmwal.seam import SYSTEM
+from pmwal.native import native
+from pmwal.storage.seam import SYSTEM
 
 
 def prepared(wal: pmwal.Wal, call: Call) -> tuple[Callable[[], Any], Any]:

@@ -10,14 +10,14 @@ from unittest import mock
 
 import pmwal
 from crash.stepper_plan import Numbered
-from pmwal.choice import scan_for
-from pmwal.control import read_control
 from pmwal.errors import PmwalError
-from pmwal.identity import Identity, identify
-from pmwal.judge import judge
-from pmwal.layout import Superblock
-from pmwal.reading import View, missing, walk
+from pmwal.format.control import read_control
+from pmwal.format.layout import Superblock
+from pmwal.native.choice import scan_for
+from pmwal.reading.walk import View, missing, walk
 from pmwal.records import Bound
+from pmwal.recovery.judge import judge
+from pmwal.recovery.superblock import Identity, identify
 
 
 class Verdict(NamedTuple):
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 def remembered_slots() -> AbstractContextManager[Any]:
     """While it lasts, equal control regions are looked at once: most states differ in the ring only, and the function is pure."""
-    return mock.patch("pmwal.judge.read_control", lru_cache(maxsize=256)(read_control))
+    return mock.patch("pmwal.recovery.judge.read_control", lru_cache(maxsize=256)(read_control))
 
 
 class Judge:

@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from crash.stepper_trace import Event, What
-from pmwal.layout import LINE
+from pmwal.format.layout import LINE
 
 EXHAUSTIVE = 64  # combinations of lines up to which all of them are tried
 SUBSETS_MAX = 3  # words of a torn store up to which every subset is tried

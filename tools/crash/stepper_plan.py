@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from pmwal.layout import ALIGN_DAX, place_record, record_size
+from pmwal.format.layout import ALIGN_DAX, place_record, record_size
 
 CAPACITY = 32768
 CONTROL_SIZE = 8192  # two pages of slots: a run goes round them more than once

@@ -14,7 +14,7 @@ from crash.stepper_judge import Judge, Verdict, remembered_slots
 from crash.stepper_lines import Memory, State
 from crash.stepper_plan import Call, History, calls, filling
 from crash.stepper_trace import HERE, Event, Lost, What, traced
-from pmwal.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
+from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 
 TOOLS = HERE.parent
 MEDIUM = "emulated-dax"

@@ -12,7 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from pmwal.layout import LINE
+from pmwal.format.layout import LINE
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "stepper_trace.c"

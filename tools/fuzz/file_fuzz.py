@@ -26,7 +26,7 @@ from mutate import mutated
 from small_logs import FixedSeam, images_of_a_log, scratch_directory
 
 import pmwal
-from pmwal.layout import LIVE_OFFSET, PAGE
+from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.opening import open_log
 
 SLOW = 20.0  # seconds: a file of a few pages that takes longer to open makes a search endless

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from random import Random
 
-from pmwal.control import read_control
-from pmwal.layout import PAGE, SEQ_MAX, Slot, Superblock, decode_superblock, uuid_crc
+from pmwal.format.control import read_control
+from pmwal.format.layout import PAGE, SEQ_MAX, Slot, Superblock, decode_superblock, uuid_crc
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(__file__).resolve().parent / "corpus"

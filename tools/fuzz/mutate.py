@@ -6,7 +6,7 @@ import struct
 from dataclasses import replace
 from random import Random
 
-from pmwal.layout import (
+from pmwal.format.layout import (
     HEADER,
     LINE,
     PAGE,

@@ -11,9 +11,9 @@ from pathlib import Path
 from random import Random
 
 import pmwal
-from pmwal.layout import CONTROL_SIZE_MIN, PAGE
+from pmwal.format.layout import CONTROL_SIZE_MIN, PAGE
 from pmwal.opening import open_log
-from pmwal.seam import Seam
+from pmwal.storage.seam import Seam
 
 DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
 SHM = Path("/dev/shm")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from crash.guest.workload import Life, Step, life, log_name
-from pmwal import Wal, medium
+from pmwal import Wal
 from pmwal.opening import open_log
-from pmwal.seam import SYSTEM, Seam
+from pmwal.storage import medium
+from pmwal.storage.seam import SYSTEM, Seam
 
 Acknowledge = Callable[[int, int], None]
 

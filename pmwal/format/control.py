@@ -1,0 +1,126 @@
+"""The control region: which slot is the commit pointer, and which are missing. Pure: bytes in, facts out.
+
+Invariants
+----------
+- Creation fills every place with a valid slot, and a place is overwritten only by the generation a whole turn later, so
+  every place has exactly one slot that it may hold: a lost or torn one is always visible.
+- One store is under way at a time and has its own barrier, so a crash leaves at most one place torn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pmwal.format.layout import (
+    EPOCH_MAX,
+    GENERATION_MAX,
+    LINE,
+    POSITION_MAX,
+    SEQ_MAX,
+    SLOT,
+    SLOT_FLAGS,
+    SLOTS_PER_PAGE,
+    Slot,
+    Superblock,
+    record_size,
+    slot_checks,
+    slot_offset,
+)
+
+_STORED = np.dtype([(field.name, f"<u{SLOT.field_size(field.name)}") for field in SLOT.fields])
+_FIELDS = Slot._fields
+_Columns = dict[str, npt.NDArray[np.uint64]]
+_Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the control region says.
+
+    ``newest`` is the valid slot with the highest generation, ``lost_places`` are the indexes that hold neither their own
+    generation nor the one a turn older, ``impossible`` says what contradicts itself in a slot whose checksum is right.
+    """
+
+    newest: Slot | None
+    lost_places: tuple[int, ...]
+    impossible: str | None
+    epoch_max: int
+
+    @property
+    def lost(self) -> int:
+        """How many slots are lost."""
+        return len(self.lost_places)
+
+
+def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]:
+    """What no log of this geometry can have written: for each reason, which slots it is true of, and how it is said of one."""
+    epoch, generation, flags = slots["epoch"], slots["generation"], slots["flags"]
+    commit, tail = slots["commit_position"], slots["tail_position"]
+    commit_seq, tail_seq, first = slots["commit_seq"], slots["tail_seq"], slots["epoch_first_seq"]
+    too_great = (generation > GENERATION_MAX) | (epoch > EPOCH_MAX) | (commit_seq > SEQ_MAX)
+    yield too_great, "a number past the limits of the format"
+    yield (flags & ~np.uint64(SLOT_FLAGS)) != 0, "unknown flags {flags:#x}"
+    yield (epoch == 0) != (generation == 0), "epoch 0 after creation"
+    yield (commit > POSITION_MAX) | (commit % block.alignment != 0), "commit position {commit_position}"
+    yield (tail > commit) | (tail % block.alignment != 0), "tail {tail_position} against commit {commit_position}"
+    # From here on a difference may have wrapped around zero, but then one of the reasons above holds, too, and is said.
+    used, records = commit - tail, commit_seq + 1 - tail_seq
+    yield used > block.capacity, f"tail {{tail_position}} and commit {{commit_position}} in a ring of {block.capacity}"
+    numbers = (tail_seq < 1) | (tail_seq > commit_seq + 1) | (first < 1) | (first > commit_seq + 1)
+    yield numbers, "numbers {tail_seq}, {epoch_first_seq} against {commit_seq}"
+    least = record_size(0, block.alignment)
+    crowded = ((records == 0) != (used == 0)) | (records > used // least)
+    yield crowded, "records {tail_seq} to {commit_seq} from {tail_position} to {commit_position}"
+
+
+def due_generations(newest: int, block: Superblock) -> npt.NDArray[np.uint64]:
+    """The generation that each place holds when ``newest`` is the newest one; 0 for one never used."""
+    indexes = np.arange(block.turn)
+    firsts = indexes % SLOTS_PER_PAGE * block.control_pages + indexes // SLOTS_PER_PAGE
+    ago = ((newest % block.turn - firsts) % block.turn).astype(np.uint64)
+    due: npt.NDArray[np.uint64] = np.where(ago <= newest, np.uint64(newest) - ago, np.uint64(0))
+    return due
+
+
+def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
+    """Judge all slots of a control region.
+
+    ``checks``, when it is known already, has a byte for each slot, which is not 0 where the checksum is right.
+    """
+    stored = np.frombuffer(raw, _STORED, block.turn)
+    if checks is None:
+        checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
+    slots = {name: stored[name].astype(np.uint64) for name in _FIELDS}
+    valid = (np.frombuffer(checks, np.uint8, block.turn) != 0) & (stored["reserved"] == 0) & (slots["tail_seq"] != 0)
+    problem = _first_problem(slots, valid, block)
+    if not valid.any():
+        return Control(None, tuple(range(block.turn)), problem, 0)
+    generations = np.where(valid, stored["generation"], 0)
+    at = int(generations.argmax() if generations.any() else valid.argmax())
+    newest = _slot(slots, at)
+    lost = ~valid | (slots["generation"] != due_generations(newest.generation, block))
+    return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()))
+
+
+def _first_problem(slots: _Columns, valid: _Mask, block: Superblock) -> str | None:
+    """What contradicts itself in the first of the valid slots in which something does."""
+    own = slots["generation"] % block.turn
+    places = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
+    elsewhere = (slots["generation"] != 0) & (places != np.arange(block.turn, dtype=np.uint64))
+    reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at a place that is not its own")]
+    wrong = valid & np.logical_or.reduce([mask for mask, _ in reasons])
+    if not wrong.any():
+        return None
+    index = int(wrong.argmax())
+    text = next(text for mask, text in reasons if mask[index])
+    page, place = divmod(index, SLOTS_PER_PAGE)
+    where = f"slot {place} of control page {page} (file offset {slot_offset(index)})"
+    return f"{where}: {text.format(**_slot(slots, index)._asdict())}"
+
+
+def _slot(slots: _Columns, index: int) -> Slot:
+    return Slot(*(int(slots[name][index]) for name in _FIELDS))

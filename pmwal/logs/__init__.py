@@ -1,0 +1,1 @@
+"""Logs for logging libraries: the sink, LogHandler, JSON."""

@@ -1,0 +1,1 @@
+"""Handing out records: the walk, the reader, following, arrays."""

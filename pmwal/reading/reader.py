@@ -1,0 +1,458 @@
+"""Reading a log beside its writer, or without one. It takes no lock and stores nothing.
+
+Invariants
+----------
+- With a living writer it shows what the live page says is durable; without one, what recovery would keep.
+- Every record is checked in a private copy: bytes that change under it are never handed out.
+- A number may come to mean another record only through a rollback or a recovery, and both begin an epoch. So when the
+  epoch has changed, the last record handed out is validated once more before anything that follows it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from types import TracebackType
+from typing import NoReturn
+
+from crc32c import crc32c
+
+from pmwal.errors import Overrun, PmwalError, WalClosed
+from pmwal.format.index import SparseIndex
+from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, PAGE, Superblock
+from pmwal.format.payload import as_number
+from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader, overlay
+from pmwal.native.choice import scan_for
+from pmwal.reading.arrays import ArrayReader, Source
+from pmwal.reading.follow import follow
+from pmwal.reading.walk import Seen, View, gone, hand_out, locate, missing, resume, walk
+from pmwal.records import Bound, Progress, Record, RecoveryReport, WalStats
+from pmwal.recovery.judge import INDEX_STEP, Judgement, judge
+from pmwal.recovery.salvage import salvage
+from pmwal.recovery.superblock import Identity
+from pmwal.storage.live_page import Bell, decode_writer, living_writer, read_both, read_bounds
+from pmwal.storage.medium import Mapping
+from pmwal.storage.seam import Seam
+
+_TRIES = 8  # verdicts beside a writer that changes what is judged
+_STEADY_SECONDS = 0.1  # so long a copy is taken again during which the tail moved
+
+
+def snapshot(load: Load, block: Superblock) -> Load:
+    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
+
+    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
+    overwriting writer is next, and a copy of a large ring is faster than it. In a small one it may come round all the same. It
+    shows the tail that it frees, and the epoch of a rollback, before it stores anything there: a copy is taken again when these
+    are others behind it.
+    """
+    deadline = time.monotonic() + _STEADY_SECONDS
+    while True:
+        before = _tail_and_epoch(load)
+        slots = load(block.control_offset, block.control_size)
+        split = before[0] % block.capacity
+        upper = load(block.ring_offset + split, block.capacity - split)
+        lower = load(block.ring_offset, split)
+        if _tail_and_epoch(load) == before or time.monotonic() >= deadline:
+            break
+    return overlay(load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)])
+
+
+def _tail_and_epoch(load: Load) -> tuple[int, int, int]:
+    """Of the live page, which may be nonsense where no writer is; each word by itself is as it was stored."""
+    _, tail_position, tail_seq, _, _, epoch, _, _ = LIVE_BOUNDS.struct.unpack(load(LIVE_OFFSET, LIVE_BOUNDS.size))
+    return tail_position, tail_seq, epoch
+
+
+def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
+    """The verdict on a log that may be written meanwhile.
+
+    A corrupt one counts when nobody can have written while it was made: no writer lives, and none has come and gone, which
+    would have left other slots. Otherwise it is given again, on a copy, ``_TRIES`` times while a writer lives.
+    """
+    block = identity.block
+    scan = scan_for(block)
+    copied, tries = False, 0
+    while True:
+        slots = mapping.load(block.control_offset, block.control_size)
+        judgement = judge(snapshot(mapping.load, block) if copied else mapping.load, identity, progress, scan)
+        if judgement.row.outcome != "corrupt":
+            return judgement
+        if living_writer(mapping.load, mapping.inode, seam) is not None:
+            tries += 1
+            if tries > _TRIES:
+                return judgement
+        elif mapping.load(block.control_offset, block.control_size) == slots:
+            return judgement
+        copied = True
+
+
+class _Met:
+    """The line of the writer that a ``follow`` saw last, none before the first; when it was known to be alive (monotonic)."""
+
+    __slots__ = ("alive_at", "line")
+
+    def __init__(self) -> None:
+        self.line = b""
+        self.alive_at = 0.0
+
+
+class Reader(ArrayReader):
+    """A log opened for reading (``pmwal.open(path, "r")``): any number, in any process, beside a writer or without one.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     seq = wal.append(b"payload")
+    ...     with pmwal.open(path, "r") as reader:
+    ...         [record.data for record in reader]
+    [b'payload']
+    """
+
+    def __init__(self, path: str, mapping: Mapping, identity: Identity, seam: Seam, *, salvaging: bool) -> None:
+        self._path = path
+        self._mapping = mapping
+        self._identity = identity
+        self._block = identity.block
+        self._seam = seam
+        self._salvaging = salvaging
+        self._closed = False
+        self._index = SparseIndex(INDEX_STEP)
+        self._scan = scan_for(identity.block)
+        self._judged: tuple[int, Judgement] | None = None
+        self._seen_epoch = 0
+        self._last: Seen | None = None  # the last record handed out, in epoch ``_seen_epoch``
+        self._view()
+
+    # -- what there is
+
+    def _view(self) -> View:
+        """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
+        self._check_open()
+        for _ in range(_TRIES):
+            view = self._view_of_writer() if self._has_writer() else None
+            if view is not None:
+                return view
+            judgement = self._judge()
+            if judgement.row.outcome != "corrupt" or self._salvaging or not self._has_writer():
+                break  # a writer that has come meanwhile may have changed what was judged, and shows its own bounds
+        if judgement.row.outcome == "corrupt" and not self._salvaging:
+            raise judgement.error(self._path)
+        slot = judgement.control.newest
+        return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
+
+    def _view_of_writer(self) -> View | None:
+        """What the writer shows, which lives; None when its page does not come to rest."""
+        self._judged = None  # what was true before this writer came, it may have rolled back
+        bounds = read_bounds(self._mapping.load)
+        return None if bounds is None else View(*bounds)
+
+    def _judge(self) -> Judgement:
+        """The verdict on the log as it is now.
+
+        Without a writer it stays as it is until another one has written slots; a writer stores records without any.
+        """
+        if self._has_writer():
+            return judge_beside(self._mapping, self._identity, self._seam)
+        key = self._slots_key()
+        if self._judged is not None and self._judged[0] == key:
+            return self._judged[1]
+        judgement = judge_beside(self._mapping, self._identity, self._seam)
+        if not self._has_writer() and self._slots_key() == key:
+            self._judged = key, judgement
+        return judgement
+
+    def _slots_key(self) -> int:
+        return int(crc32c(self._mapping.load(self._block.control_offset, self._block.control_size)))
+
+    def _has_writer(self) -> bool:
+        return living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest record, or of the next one when the log is empty."""
+        return self._view().tail.next_seq
+
+    @property
+    def committed_seq(self) -> int:
+        """Number of the newest record that this reader shows; ``first_seq - 1`` when there is none."""
+        return self._view().end.next_seq - 1
+
+    def __len__(self) -> int:
+        view = self._view()
+        return view.end.next_seq - view.tail.next_seq
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What recovery would say of the file as it is now."""
+        self._check_open()
+        return self._judge().report
+
+    # -- reading
+
+    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
+
+        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before
+        ``first_seq``, for a cursor whose record is not in the log any more (unless the next one is) or is another one now,
+        for records that are overwritten under it, and when the record before ``start`` that it handed out was rolled back;
+        ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     with pmwal.open(path, "r") as reader:
+        ...         [record.data for record in reader.read(start=2)]
+        [b'b', b'c']
+        """
+        if self._salvaging:
+            if isinstance(start, str):
+                raise ValueError('damage may hide the record that a cursor names; with recover="salvage" start at a number')
+            return self._salvage(start, stop)
+        stop = None if stop is None else as_number(stop)
+        view = self._view()
+        return self._read(view, None if start is None else self._number(start, view), stop)
+
+    def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
+        return self._walk(view, *self._begin(view, start, stop))
+
+    def _number(self, start: int | str, view: View) -> int:
+        return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
+
+    def _source(self, start: int | None, stop: int | None) -> Source:
+        if self._salvaging:
+            raise ValueError('read_array() takes records without a gap; open the log without recover="salvage"')
+        start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
+        view = self._view()
+        first, end = self._begin(view, start, stop)
+        locate, walk_on = partial(self._locate, view), partial(self._walk_on, view)
+        return Source(self._block, self._mapping, view, first, end, locate, walk_on, lambda seq: not self._closed)
+
+    def _begin(self, view: View, start: int | None, stop: int | None) -> tuple[int, int]:
+        """Make ready to hand out records of this view; the first number, and the one after the last."""
+        if start is not None and start < view.tail.next_seq:
+            raise gone(start, view.tail)
+        if start is not None:
+            self._revalidate(view)
+        if view.epoch != self._seen_epoch:
+            self._seen_epoch, self._last = view.epoch, None
+            self._index = SparseIndex(INDEX_STEP, () if self._judged is None else self._judged[1].index)
+        self._index.drop_before(view.tail.next_seq)
+        end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
+        return view.tail.next_seq if start is None else start, end
+
+    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
+        """The records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+
+        It sleeps meanwhile, and a writer wakes it. It ends when the writer closes the log, and after ``timeout`` seconds without a
+        record. While there is no writer it waits for one: when a writer was killed, the next one's records follow. ``start``
+        may be a cursor. Raises as ``read`` does.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b"])
+        ...     with pmwal.open(path, "r") as reader:
+        ...         [record.data for record in reader.follow(timeout=0)]
+        [b'a', b'b']
+        """
+        if self._salvaging:
+            raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
+        view = self._view()
+        first = view.tail.next_seq if start is None else self._number(start, view)
+        return follow(partial(Bell, self._mapping, self._seam), partial(self._look, _Met()), first, timeout)
+
+    def _look(self, met: _Met, first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to hand out now; None when a writer that was there has closed the log."""
+        self._check_open()
+        records = self._right_behind(met, first)
+        if records is not None:
+            return records
+        view = self._shown_by(met)
+        if view is None:
+            alive_at = time.monotonic()
+            writer = living_writer(self._mapping.load, self._mapping.inode, self._seam)
+            # After the writer: one that is gone has shown all that it stored.
+            view = (self._view_of_writer() if writer is not None else None) or self._view()
+            if first >= view.end.next_seq and writer is None and met.line and self._judge().report.outcome == "clean":
+                self._revalidate(view)
+                return None
+            if writer is not None:
+                met.line, met.alive_at = writer.line, alive_at
+        if first < view.end.next_seq:
+            return self._read(view, first, None)
+        self._revalidate(view)
+        return iter(())
+
+    def _shown_by(self, met: _Met) -> View | None:
+        """What the writer that was met shows; None when it is to be asked for first whether it is alive.
+
+        One that has shown something new was alive then. One that was killed meanwhile has shown nothing since, and another one's
+        line differs: the page may be believed for as long as a wait takes at most.
+        """
+        live = read_both(self._mapping.load) if met.line else None
+        if live is None:
+            return None
+        bounds, line = live
+        now = time.monotonic()
+        if line != met.line and decode_writer(line).same_process(decode_writer(met.line)):
+            met.line, met.alive_at = line, now
+        elif line != met.line or now - met.alive_at >= Bell.PATIENCE:
+            return None
+        return View(*bounds)
+
+    def _right_behind(self, met: _Met, first: int) -> Iterator[Record] | None:
+        """In one call of C what ``_shown_by`` and a walk would come to: new records of this writer and epoch, behind the last one
+        handed out, with nothing in between that needs a second look."""
+        last = self._last
+        if self._scan is None or not met.line or last is None or last.seq + 1 != first:
+            return None
+        news = self._scan.scanner.follow(
+            Record, self._mapping.fd, self._block.ring_offset, met.line, last.end, first, self._seen_epoch, CHUNK, RECORDS_MAX
+        )
+        if news is None:
+            return None
+        met.line, first_seq, many = news
+        met.alive_at = time.monotonic()
+        self._index.drop_before(first_seq)
+        return hand_out(many, self._hand_out)
+
+    def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
+        if first < end:
+            yield from self._walk_on(view, self._locate(view, first), end)
+
+    def _locate(self, view: View, first: int) -> Bound:
+        self._check_open()
+        last = self._last
+        if last is not None and last.seq + 1 == first:
+            return Bound(last.end, first)  # whoever reads on from there looks whether it is there
+        near = self._index.floor(first, view.tail)
+        if last is not None and near.next_seq < last.seq < first:
+            near = Bound(last.end, last.seq + 1)  # it was there, and this epoch's index knows less
+        found = locate(self._block, self._mapping.load, view, near, first, self._explain)
+        return Bound(found.position, first)
+
+    def _walk_on(self, view: View, start: Bound, end: int) -> Iterator[Record]:
+        return walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, self._scan)
+
+    def _hand_out(self, seen: Seen) -> None:
+        self._check_open()
+        self._last = seen
+        self._index.add(Bound(seen.position, seen.seq))
+
+    def _revalidate(self, view: View) -> None:
+        """``Overrun`` when the last record handed out was rolled back since."""
+        last = self._last
+        if last is None or view.epoch == self._seen_epoch or last.seq < view.tail.next_seq:
+            return
+        now = RingReader(self._block, self._mapping.load, chunk=PAGE).whole(last.position)
+        same = now is not None and (now.header.seq, now.header.crc) == (last.seq, last.crc)
+        if not same or last.seq >= view.end.next_seq:
+            self._last = None
+            raise Overrun(f"record {last.seq}, handed out before, was rolled back; read again from an earlier one")
+
+    def _explain(self, at: Bound, before: View) -> PmwalError:
+        """Why the record that a walk expected at this bound is not there."""
+        now = self._view()
+        return missing(self._block, at, now.tail, cut=now.epoch != before.epoch)
+
+    def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
+        """Every whole record, around damage; numbers may be missing."""
+        judgement = self._judge()
+        reader = RingReader(self._block, self._mapping.load)
+        for found in salvage(self._mapping.load, judgement):
+            seq = found.header.seq
+            if (start is None or seq >= start) and (stop is None or seq < stop):
+                again = reader.whole(found.position)
+                if again is not None and again.header == found.header:
+                    yield reader.record(again)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
+
+    def __getitem__(self, seq: int) -> Record:
+        if not isinstance(seq, int):
+            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        view = self._view()
+        if not view.tail.next_seq <= seq < view.end.next_seq:
+            raise IndexError(f"no record {seq}; the log holds {view.tail.next_seq} to {view.end.next_seq - 1}")
+        record = next(self.read(seq, seq + 1), None)
+        if record is None:
+            raise IndexError(f"record {seq} cannot be salvaged")
+        return record
+
+    # -- about the handle
+
+    @property
+    def path(self) -> str:
+        """The path it was opened with."""
+        return self._path
+
+    @property
+    def capacity(self) -> int:
+        """Size of the ring in bytes."""
+        return self._block.capacity
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._closed
+
+    def stats(self) -> WalStats:
+        """Where the log lies; the counters of writing are zero.
+
+        >>> import pmwal
+        >>> pmwal.open(path, size="64KiB").close()
+        >>> with pmwal.open(path, "r") as reader:
+        ...     reader.stats().capacity
+        65536
+        """
+        view, medium = self._view(), self._mapping.medium
+        return WalStats(
+            engine="python" if self._scan is None else "native",
+            medium=medium.kind,
+            durability=medium.durability,
+            filesystem=medium.filesystem,
+            flush=medium.flush,
+            ordering="",
+            capacity=self.capacity,
+            used=view.end.position - view.tail.position,
+            appends=0,
+            bytes=0,
+            commits=0,
+            barriers=0,
+            overwritten=0,
+            waits=0,
+            errors=0,
+            epoch=view.epoch,
+            alignment=self._block.alignment,
+            assumptions=medium.assumptions,
+        )
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._mapping.close()
+
+    def __enter__(self) -> Reader:
+        self._check_open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            with contextlib.suppress(Exception):
+                self.close()
+
+    def __repr__(self) -> str:
+        return f"<pmwal.Reader {self._path!r}{' closed' if self._closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError('a pmwal.Reader cannot be sent to another process; send the path and open it there with mode="r"')
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WalClosed("this handle is closed; open the log again with pmwal.open()")

@@ -1,0 +1,378 @@
+"""What a log's bytes say: superblock, pointer, whole records, end, and the verdict. It reads and never writes.
+
+Invariants
+----------
+- The live page is never read: after a crash it may say anything.
+- A record is kept only behind an unbroken run of whole records from the tail on: each has the next number, the epoch
+  that its number calls for, and stands where the one before ended or at the next lap's start.
+- Past the slot's pointer a batch counts from its first record to its last or not at all.
+- The search for evidence past the end never ends in silence: when what it may spend on checksums is used up, the verdict
+  is corrupt, because damage must never pass for a torn tail.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from pmwal.errors import CorruptWal
+from pmwal.format.control import Control, read_control
+from pmwal.format.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
+from pmwal.format.ring import Found, Load, RingReader, Rules, Scan
+from pmwal.records import START, Bound, Progress, RecoveryReport
+from pmwal.recovery.evidence import Budget, belongs, candidates, resync
+from pmwal.recovery.superblock import Identity
+from pmwal.recovery.verdict import Facts, Row, classify
+
+_PROGRESS_STEP = 8192  # records between two calls of Progress
+INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
+
+
+@dataclass(slots=True)
+class Judgement:
+    """The verdict and what a writer needs to go on from it. ``tail`` to ``end`` are the records that are kept."""
+
+    identity: Identity
+    control: Control
+    row: Row
+    report: RecoveryReport
+    tail: Bound = START
+    end: Bound = START
+    epoch_max: int = 0
+    index: list[Bound] = field(default_factory=list)
+
+    def error(self, path: str) -> CorruptWal:
+        """The exception for a corrupt verdict."""
+        report = self.report
+        start, end = report.damage if report.damage is not None else (None, None)
+        return CorruptWal(
+            f"{path}: {report.reason} ({report.case}: {self.row.meaning}). Nothing was changed. "
+            f'Read what is whole with pmwal.open(path, "r", recover="salvage"), or run: pmwal repair {path}',
+            first_seq=report.lost_first_seq,
+            last_seq=report.lost_last_seq,
+            start=start,
+            end=end,
+            reason=report.reason,
+        )
+
+
+def judge(load: Load, identity: Identity, progress: Progress | None = None, scan: Scan | None = None) -> Judgement:
+    """Read the log and give the verdict. It raises nothing for damage."""
+    started = perf_counter()
+    judgement = _Judge(load, identity, progress, scan).run()
+    judgement.report = replace(judgement.report, seconds=perf_counter() - started)
+    return judgement
+
+
+class _Judge:
+    """One pass over a log: slots, records from the tail on, then what stands past their end."""
+
+    def __init__(self, load: Load, identity: Identity, progress: Progress | None, scan: Scan | None) -> None:
+        self.identity = identity
+        self.block = identity.block
+        self.load = load
+        self.progress = progress
+        self.start = 0  # where the scan began
+        self.total = 0  # bytes that this verdict will have looked at
+        self.scan = scan
+        self.ring = RingReader(self.block, load, scan=scan)
+        self.searched = 0
+        self.index: list[Bound] = []
+        self.mark = 0  # the highest in-band commit pointer among the records reached
+        self.epoch_met = 0
+
+    def run(self) -> Judgement:
+        block = self.block
+        raw = self.load(block.control_offset, block.control_size)
+        self.control = read_control(raw, block, None if self.scan is None else self.scan.scanner.slots(raw))
+        slot = self.control.newest
+        slots = Facts(
+            superblocks=self.identity.copies,
+            slot_impossible=self.control.impossible is not None,
+            slots=slot is not None,
+            slots_lost=self.control.lost,
+        )
+        if slot is None or slots.slot_impossible or slots.slots_lost >= 2:
+            reason = self.control.impossible or f"{slots.slots_lost} of {block.turn} commit slots are lost"
+            return self._verdict(slots, slot, reason=reason)
+        return self._judge_records(slots, slot)
+
+    def _judge_records(self, slots: Facts, slot: Slot) -> Judgement:
+        tail = Bound(slot.tail_position, slot.tail_seq)
+        pointer = Bound(slot.commit_position, slot.commit_seq + 1)
+        clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
+        self.start = tail.position
+        self.total = pointer.position - tail.position if clean else self.block.capacity
+        stop = self._walk_to_pointer(tail, pointer, slot)
+        if stop != pointer:
+            return self._damaged_before_pointer(slots, slot, stop, pointer)
+        if clean:
+            newer = self._stands_at(pointer, slot)
+            facts = replace(slots, clean=True, newer_past_stop=newer is not None)
+            return self._verdict(facts, slot, tail, pointer, reason=newer or "")
+        stop = self._walk_past_pointer(pointer, slot)
+        return self._judge_tail(slots, slot, tail, stop)
+
+    def _walk_to_pointer(self, tail: Bound, pointer: Bound, slot: Slot) -> Bound:
+        """The end of the unbroken run from the tail: the pointer, when nothing before it is damaged."""
+        at, epoch = tail, 1
+        rules = Rules(pointer.next_seq, pointer.position, slot.epoch, slot.epoch_first_seq, batches=False)
+        while at.next_seq < pointer.next_seq:
+            at, epoch = self._run(at, rules, epoch)
+            if at.next_seq >= pointer.next_seq:
+                break
+            found = self.ring.numbered(*at)
+            if found is None or found.end > pointer.position:
+                return at
+            if found.header.epoch < epoch or not belongs(found, slot):
+                return at
+            epoch = found.header.epoch
+            self._reached(found)
+            at = Bound(found.end, found.header.seq + 1)
+            if found.header.seq % _PROGRESS_STEP == 0:
+                self._report(at.position - tail.position)
+        return at
+
+    def _run(self, at: Bound, rules: Rules, epoch: int) -> tuple[Bound, int]:
+        """Go on by the native engine, as far as it goes by itself."""
+        while True:
+            last = self.index[-1].position if self.index else None
+            run = self.ring.run(at, rules, epoch, self.mark, last)
+            self.index += run.starts
+            if run.at == at:
+                return at, epoch
+            at, epoch, self.mark = run.at, run.epoch, run.mark
+            self.epoch_met = max(self.epoch_met, epoch)
+            self._report(at.position - self.start)
+
+    def _report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, self.total)
+
+    def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
+        """The end of what is whole past the pointer; an unfinished batch is not."""
+        end, limit = pointer, slot.tail_position + self.block.capacity
+        rules = Rules(SEQ_MAX, limit, slot.epoch, slot.epoch_first_seq, batches=True)
+        while True:
+            end, _ = self._run(end, rules, slot.epoch)
+            batch = self._whole_batch(end, slot)
+            if not batch:
+                return end
+            for found in batch:
+                self._reached(found)
+            end = Bound(batch[-1].end, batch[-1].header.seq + 1)
+
+    def _whole_batch(self, start: Bound, slot: Slot) -> list[Found]:
+        """The batch that starts at ``start``, whole from its first to its last record; empty when it is not."""
+        batch: list[Found] = []
+        at = start
+        while not batch or len(batch) < batch[0].header.batch_count:
+            found = self.ring.numbered(*at)
+            # The ring may go on into the oldest record: what it holds is not past the end but before the tail.
+            if found is None or found.end - slot.tail_position > self.block.capacity:
+                return []
+            header = found.header
+            count = batch[0].header.batch_count if batch else header.batch_count
+            if header.epoch != slot.epoch or header.batch_index != len(batch) or header.batch_count != count:
+                return []
+            batch.append(found)
+            at = Bound(found.end, header.seq + 1)
+        return batch
+
+    def _reached(self, found: Found) -> None:
+        header = found.header
+        self.mark = max(self.mark, header.durable)
+        self.epoch_met = max(self.epoch_met, header.epoch)
+        if not self.index or found.position - self.index[-1].position >= INDEX_STEP:
+            self.index.append(Bound(found.position, header.seq))
+
+    def _stands_at(self, stop: Bound, slot: Slot) -> str | None:
+        """What in the right place no crash can have left there: a newer epoch, or this epoch with another number."""
+        here = self.ring.whole(stop.position)
+        if here is not None and here.header.epoch >= slot.epoch:
+            epoch, seq = here.header.epoch, here.header.seq
+            if epoch > slot.epoch or seq != stop.next_seq or slot.flags & SLOT_CLEAN:
+                return f"record {seq} of epoch {epoch} stands where number {stop.next_seq} of epoch {slot.epoch} would"
+        there = self.ring.numbered(*stop)
+        if there is not None and there.header.epoch > slot.epoch:
+            return f"record {there.header.seq} of epoch {there.header.epoch} follows the log of epoch {slot.epoch}"
+        return None
+
+    def _judge_tail(self, slots: Facts, slot: Slot, tail: Bound, stop: Bound) -> Judgement:
+        """Rows R2, R3, R5, R6, R7 and R10: the scan reached the pointer and stopped at ``stop``."""
+        newer = self._stands_at(stop, slot)
+        evidence = self._search(stop, tail, slot)
+        torn_end = self._torn_end(stop, slot)
+        dropped_records = evidence.dropped_records + (torn_end > 0)
+        dropped_end = max(torn_end, evidence.dropped_end)
+        facts = replace(
+            slots,
+            acknowledged_past_stop=evidence.acknowledged is not None,
+            newer_past_stop=newer is not None or evidence.newer is not None,
+            dropped=dropped_records > 0,
+        )
+        reason = evidence.acknowledged or newer or evidence.newer or ""
+        return self._verdict(
+            facts,
+            slot,
+            tail,
+            stop,
+            reason=reason,
+            dropped=(dropped_records, max(0, dropped_end - stop.position)),
+            lost=(stop.next_seq, evidence.seq - 1 if evidence.seq > stop.next_seq else None),
+            evidence_end=evidence.position,
+        )
+
+    def _torn_end(self, stop: Bound, slot: Slot) -> int:
+        """Where the torn record at ``stop`` would end, 0 when nothing of this epoch was begun there."""
+        if self.ring.numbered(*stop) is not None:
+            return 0  # whole: the search counts it
+        for position in (stop.position, self.ring.next_lap(stop.position)):
+            header = None if position is None else self.ring.peek(position)
+            if position is not None and header is not None and (header.seq, header.epoch) == (stop.next_seq, slot.epoch):
+                return position + record_size(header.length, self.block.alignment)
+        return 0
+
+    def _search(self, stop: Bound, tail: Bound, slot: Slot) -> _Evidence:
+        """Look at every place past the stop for whole records that a torn tail cannot explain."""
+        evidence = _Evidence()
+        block = self.block
+        reader = RingReader(block, self.load, chunk=PAGE)
+        budget = Budget(block.capacity)
+        limit = tail.position + block.capacity
+        search = candidates(
+            block,
+            self.load,
+            stop.position,
+            limit,
+            epoch=slot.epoch,
+            seq_min=stop.next_seq,
+            newer_seq_min=1,
+            reached=lambda position: self._report(position - tail.position),
+            scan=self.scan,
+        )
+        for position in search:
+            header = reader.peek(position)
+            if header is None:
+                continue
+            serious = header.epoch > slot.epoch or header.durable > stop.position
+            if not budget.spend(header.length):
+                if serious:
+                    evidence.acknowledged = evidence.acknowledged or (
+                        f"too much past position {stop.position} looks like records; damage cannot be ruled out"
+                    )
+                    break
+                continue
+            found = reader.whole(position)
+            if found is None:
+                continue
+            if header.epoch > slot.epoch:
+                self.epoch_met = max(self.epoch_met, header.epoch)
+                evidence.newer = evidence.newer or (
+                    f"record {header.seq} of epoch {header.epoch} stands past the log of epoch {slot.epoch}"
+                )
+                evidence.position = evidence.position or position
+            elif header.durable > stop.position:
+                evidence.acknowledged = evidence.acknowledged or (
+                    f"record {header.seq} says that the log was durable up to position {header.durable}, but number "
+                    f"{stop.next_seq} at position {stop.position} is not whole"
+                )
+                evidence.position = evidence.position or position
+                evidence.seq = evidence.seq or header.seq
+            else:
+                evidence.dropped_records += 1
+                evidence.dropped_end = max(evidence.dropped_end, found.end)
+        self.searched += max(0, limit - stop.position)
+        return evidence
+
+    def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
+        resumed = next(resync(self.block, self.load, stop, pointer, slot), None)
+        last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
+        end = pointer.position if resumed is None else resumed.position
+        tail = Bound(slot.tail_position, slot.tail_seq)
+        what = f"number {stop.next_seq} is" if last <= stop.next_seq else f"numbers {stop.next_seq} to {last} are"
+        return self._verdict(
+            replace(slots, reaches_pointer=False),
+            slot,
+            tail,
+            stop,
+            reason=f"{what} not whole at position {stop.position}, before the commit pointer {pointer.position}",
+            lost=(stop.next_seq, last),
+            evidence_end=end,
+        )
+
+    def _verdict(
+        self,
+        facts: Facts,
+        slot: Slot | None,
+        tail: Bound = START,
+        end: Bound = START,
+        *,
+        reason: str = "",
+        dropped: tuple[int, int] = (0, 0),
+        lost: tuple[int | None, int | None] = (None, None),
+        evidence_end: int = 0,
+    ) -> Judgement:
+        self._report(self.total)
+        row = classify(facts)
+        corrupt = row.outcome == "corrupt"
+        outcome = "clean" if facts.clean and row.outcome == "recovered" else row.outcome
+        flags = 0 if slot is None else slot.flags
+        unclean_pipelined = bool(flags & SLOT_PIPELINED) and not flags & SLOT_CLEAN
+        pointer = max(self.mark, 0 if slot is None else slot.commit_position)
+        report = RecoveryReport(
+            outcome=outcome,
+            case=row.label,
+            epoch=0 if slot is None else slot.epoch,
+            first_seq=tail.next_seq,
+            last_seq=end.next_seq - 1,
+            records=end.next_seq - tail.next_seq,
+            kept_past_pointer=self._count_past(pointer, end),
+            dropped_records=dropped[0],
+            dropped_bytes=dropped[1],
+            maybe_acknowledged=unclean_pipelined and not corrupt,
+            slots_lost=facts.slots_lost,
+            superblocks_lost=2 - facts.superblocks,
+            reason=reason or row.meaning,
+            damage=self._file_range(end.position, evidence_end) if row.label in ("R4", "R5", "R6") else None,
+            lost_first_seq=lost[0] if corrupt else None,
+            lost_last_seq=lost[1] if corrupt else None,
+            bytes_scanned=end.position - tail.position + self.searched + self.block.control_size,
+        )
+        epoch_max = max(self.control.epoch_max, self.epoch_met)
+        return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index)
+
+    def _count_past(self, pointer: int, end: Bound) -> int:
+        """How many of the kept records end past the commit pointer, which is the slot or the highest mark."""
+        if end.position <= pointer or not self.index:
+            return 0
+        at = self.index[max(bisect_right(self.index, pointer, key=_position) - 1, 0)]
+        while at.position < pointer:
+            found = self.ring.numbered(*at)
+            if found is None or found.end > pointer:
+                break
+            at = Bound(found.end, found.header.seq + 1)
+        return end.next_seq - at.next_seq
+
+    def _file_range(self, start: int, end: int) -> tuple[int, int]:
+        """The damage as byte offsets in the file; its end may lie before its start where it wraps."""
+        block = self.block
+        end = max(end, start + HEADER)
+        return block.ring_offset + start % block.capacity, block.ring_offset + (end - 1) % block.capacity + 1
+
+
+def _position(bound: Bound) -> int:
+    return bound.position
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What the search past the end found."""
+
+    acknowledged: str | None = None
+    newer: str | None = None
+    position: int = 0
+    seq: int = 0
+    dropped_records: int = 0
+    dropped_end: int = 0

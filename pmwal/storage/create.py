@@ -1,0 +1,171 @@
+"""Creating a log: at every crash point another process sees no file or a whole one.
+
+Invariants
+----------
+- The file has no name until every byte of it is durable and its lock is held; link(2) gives it the name, or fails when
+  somebody was first. Where O_TMPFILE works, a crash leaves nothing behind.
+- Blocks are allocated and zeros written before, in single pages: an unwritten extent would cost a journal transaction
+  at its first commit, a large folio 2048 sectors at every one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+
+from crc32c import crc32c
+
+from pmwal.format.layout import (
+    ALIGN_DEFAULT,
+    APPLICATION_SIZE,
+    PAGE,
+    SLOT,
+    SUPERBLOCK_OFFSET,
+    TIME_MAX,
+    TIME_MIN,
+    Superblock,
+    encode_slot,
+    encode_superblock,
+    geometry_problem,
+    initial_slot,
+    slot_offset,
+)
+from pmwal.records import Progress
+from pmwal.storage.lock import Ownership, close_locked, duplicate_locked, open_to_lock
+from pmwal.storage.medium import detect
+from pmwal.storage.seam import Seam
+
+FILE_MODE = 0o600
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+
+def create_file(
+    path: str,
+    *,
+    capacity: int,
+    alignment: int | None,
+    medium: str,
+    application: bytes,
+    seam: Seam,
+    progress: Progress | None = None,
+) -> Ownership:
+    """Create an empty log under ``path`` and own it. ``FileExistsError`` when somebody was first."""
+    directory, name = os.path.split(os.path.abspath(path))
+    if os.path.lexists(path):  # link(2) decides; this only saves the work
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    owner: Ownership | None = None
+    try:
+        with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
+            block = Superblock(
+                uuid=seam.new_uuid(),
+                control_size=seam.control_size,
+                capacity=capacity,
+                alignment=ALIGN_DEFAULT if alignment is None else alignment,
+                created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
+                application=application.ljust(APPLICATION_SIZE, b"\0"),
+            )
+            problem = geometry_problem(block)
+            if problem is not None:
+                raise ValueError(f"{path}: no log can have {problem}")
+            seam.allocate(fd, block.file_size)  # whole at once, so that it is one extent where that is possible
+            found = detect(fd, medium, path)
+            if alignment is None:
+                block = replace(block, alignment=found.alignment)
+            _fill(fd, block, seam, progress)
+            owner_fd = duplicate_locked(fd)
+            try:
+                owner = Ownership(owner_fd, path, seam)
+            except BaseException:
+                close_locked(owner_fd)
+                raise
+            seam.link(source, name, directory_fd)
+            seam.sync_file(directory_fd)
+        return owner
+    except BaseException:
+        if owner is not None:
+            owner.release()
+        raise
+    finally:
+        os.close(directory_fd)
+
+
+def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
+    zeros = bytes(PAGE)
+    for offset in range(0, block.file_size, PAGE):
+        seam.write(fd, zeros, offset)
+        if progress is not None:
+            progress(offset + PAGE, block.file_size)
+    slot = initial_slot()
+    slots = b"".join(encode_slot(slot, block.uuid, index) for index in range(block.turn))
+    for offset in range(0, len(slots), PAGE):
+        seam.write(fd, slots[offset : offset + PAGE], slot_offset(offset // SLOT.size))
+    seam.write(fd, encode_superblock(block, 0), SUPERBLOCK_OFFSET)
+    seam.write(fd, encode_superblock(block, 1), block.copy_offset)
+    seam.sync_file(fd)
+
+
+@contextlib.contextmanager
+def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> Iterator[tuple[int, str]]:
+    """A new file in ``directory`` without a name, as (descriptor, source for ``seam.link``).
+
+    Where the file system has no O_TMPFILE it has a hidden name until the end; what a crash leaves of those is removed
+    by the next one that comes along.
+    """
+    hidden: str | None = None
+    try:
+        fd = open_to_lock(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+        source = f"/proc/self/fd/{fd}"
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        remove_orphans(directory, directory_fd, name, seam)
+        fd, hidden = _hidden_file(directory_fd, name)
+        source = hidden
+    try:
+        yield fd, source
+    finally:
+        close_locked(fd)
+        if hidden is not None:
+            with contextlib.suppress(OSError):
+                seam.unlink(hidden, directory_fd)
+
+
+def hidden_name(name: str) -> str:
+    """A new hidden name for a file that is to become ``name``: no longer than any directory takes."""
+    return f"{_hidden_prefix(name)}{secrets.token_hex(8)}"
+
+
+def _hidden_prefix(name: str) -> str:
+    return f".pmwal-new-{crc32c(os.fsencode(name)):08x}-"
+
+
+def _hidden_file(directory_fd: int, name: str) -> tuple[int, str]:
+    """A file with a hidden name and a lock on it, which says that it is no orphan."""
+    while True:
+        hidden = hidden_name(name)
+        fd = open_to_lock(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE, dir_fd=directory_fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        # Before the lock was taken another creation may have taken it for an orphan.
+        if os.fstat(fd).st_nlink:
+            return fd, hidden
+        close_locked(fd)
+
+
+def remove_orphans(directory: str, directory_fd: int, name: str, seam: Seam) -> None:
+    """Remove what a crash left of hidden files that were to become ``name``."""
+    for orphan in os.listdir(directory):
+        if not orphan.startswith(_hidden_prefix(name)):
+            continue
+        with contextlib.suppress(OSError):
+            fd = open_to_lock(orphan, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                seam.unlink(orphan, directory_fd)
+            finally:
+                close_locked(fd)

@@ -1,0 +1,257 @@
+"""The live page: hints from a running writer to readers in other processes.
+
+Invariants
+----------
+- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process that it
+  names is alive, by process id, start time and boot id, and writes this very file, by inode: a copy has no writer.
+- The bounds are one 64-byte line with the same version at both ends; a reader takes it when both agree twice running.
+  What it reads within them it validates record by record all the same.
+- Each counter of the latencies is stored by itself, from the writer's own. Nobody decides by them.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from array import array
+from typing import NamedTuple
+
+from pmwal.format.layout import (
+    LINE,
+    LIVE_BOUNDS,
+    LIVE_FOLLOWERS,
+    LIVE_FOLLOWERS_OFFSET,
+    LIVE_LATENCY,
+    LIVE_LATENCY_OFFSET,
+    LIVE_OFFSET,
+    LIVE_WRITER,
+    LIVE_WRITER_OFFSET,
+    PAGE,
+    TIME_MAX,
+    TIME_MIN,
+)
+from pmwal.format.ring import Load
+from pmwal.latency import COARSE, LiveLatency
+from pmwal.native import native
+from pmwal.records import Bound
+from pmwal.storage.medium import Mapping, SharedPage
+from pmwal.storage.seam import Seam
+
+_TRIES = 1000
+_NOBODY = bytes(LIVE_FOLLOWERS.size)
+_SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
+_VERSION = LIVE_BOUNDS.field_size("version_begin")
+_STAT_MAX = 4096  # more than 52 numbers and a name take
+_PAUSE_MIN = 0.001  # seconds
+_PUBLISHED = struct.Struct("<QQ")
+_COUNTER = struct.Struct("<I")
+_COUNTERS_OFFSET = LIVE_LATENCY_OFFSET + LIVE_LATENCY.offsets["counters"]
+
+
+class LiveBounds(NamedTuple):
+    """What a running writer shows: oldest kept record, end of what is durable, epoch and the first number of it."""
+
+    tail: Bound
+    durable: Bound
+    epoch: int
+    epoch_first_seq: int
+
+
+class LiveWriter(NamedTuple):
+    """Who writes."""
+
+    pid: int
+    start_time: int
+    boot_id: bytes
+    heartbeat_ns: int
+    published: Bound
+    inode: int
+
+    @property
+    def line(self) -> bytes:
+        """As it stands in the live page."""
+        position, next_seq = self.published
+        return LIVE_WRITER.struct.pack(
+            self.pid, self.start_time, self.boot_id, self.heartbeat_ns, position, next_seq - 1, self.inode
+        )
+
+    def same_process(self, other: LiveWriter) -> bool:
+        """Whether both name one process, writing one file."""
+        return (self.pid, self.start_time, self.boot_id, self.inode) == (
+            other.pid, other.start_time, other.boot_id, other.inode
+        )  # fmt: skip
+
+
+class LivePage:
+    """The writer's side."""
+
+    def __init__(self, mapping: Mapping, seam: Seam) -> None:
+        self._mapping = mapping
+        self._pid = seam.pid()
+        self._start_time = process_start_time(self._pid) or 0
+        self._boot_id = seam.boot_id()
+        self._inode = mapping.inode
+        self._version = 0
+        self._heartbeat_ns = _clamped(seam.now_ns())
+        self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
+
+    def clear_latency(self, timing_step: int) -> None:
+        """Show that no commit took any time yet, and that one of so many will be timed."""
+        self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
+
+    def show(self, bounds: LiveBounds, published: Bound) -> None:
+        """Publish new bounds, and that the writer lives."""
+        self._version += 1
+        tail, durable = bounds.tail, bounds.durable
+        line = LIVE_BOUNDS.struct.pack(
+            self._version,
+            *tail,
+            durable.position,
+            durable.next_seq - 1,
+            bounds.epoch,
+            bounds.epoch_first_seq,
+            self._version,
+        )
+        self._mapping.store(LIVE_OFFSET, line + self.writer_line(published))
+        self._wake()
+
+    def publish(self, published: Bound, time_ns: int) -> None:
+        """Show how far the log is stored, durable or not, after a store at this time."""
+        self._heartbeat_ns = time_ns
+        offset = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["published_position"]
+        self._mapping.store(offset, _PUBLISHED.pack(published.position, published.next_seq - 1))
+
+    def count(self, ns: int) -> None:
+        """Show how long one more commit took. The native engine does it by itself."""
+        counter = COARSE.counter_of(ns)
+        self._counters[counter] = (self._counters[counter] + 1) % (1 << 8 * _COUNTER.size)
+        self._mapping.store(_COUNTERS_OFFSET + counter * _COUNTER.size, _COUNTER.pack(self._counters[counter]))
+
+    def retire(self) -> None:
+        """Say that nobody writes."""
+        self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the readers that sleep until the bounds change."""
+        if native is not None and self._mapping.load(LIVE_FOLLOWERS_OFFSET, LIVE_FOLLOWERS.size) != _NOBODY:
+            self._mapping.store(LIVE_FOLLOWERS_OFFSET, _NOBODY)
+            native.futex_wake(self._mapping.map, LIVE_OFFSET)
+
+    def writer_line(self, published: Bound) -> bytes:
+        """The line that names this writer."""
+        return LiveWriter(self._pid, self._start_time, self._boot_id, self._heartbeat_ns, published, self._inode).line
+
+
+def _clamped(time_ns: int) -> int:
+    return min(max(time_ns, TIME_MIN), TIME_MAX)
+
+
+def read_writer(load: Load) -> LiveWriter:
+    """Who the live page names, alive or not."""
+    return decode_writer(load(LIVE_WRITER_OFFSET, LIVE_WRITER.size))
+
+
+def decode_writer(line: bytes) -> LiveWriter:
+    """Who this line of the live page names."""
+    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(line)
+    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode)
+
+
+def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
+    """The writer that the live page of the file with this inode names, when that process is alive."""
+    writer = read_writer(load)
+    if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id() or writer.inode != inode:
+        return None
+    start_time = process_start_time(writer.pid)
+    return writer if start_time is not None and start_time == writer.start_time else None
+
+
+def read_bounds(load: Load) -> LiveBounds | None:
+    """The bounds that the live page shows; None when the line never came to rest."""
+    page = _at_rest(load, LINE)
+    return None if page is None else _bounds(page)
+
+
+def read_both(load: Load) -> tuple[LiveBounds, bytes] | None:
+    """The bounds, and the writer's line as it was when they were shown or before; None when they never came to rest."""
+    page = _at_rest(load, 2 * LINE)
+    return None if page is None else (_bounds(page[:LINE]), page[LINE:])
+
+
+def _at_rest(load: Load, length: int) -> bytes | None:
+    """So much of the live page; just after it was loaded its bounds were still the same."""
+    before = b""
+    for _ in range(_TRIES):
+        page = load(LIVE_OFFSET, length)
+        line = page[:LINE]
+        if line == before[:LINE] and line[:_VERSION] == line[-_VERSION:]:
+            return before
+        if line[:_VERSION] != line[-_VERSION:]:
+            time.sleep(0.0001)
+        before = page
+    return None
+
+
+def read_latency(load: Load) -> LiveLatency | None:
+    """How long the commits took since the writer opened the log, alive or not; None when the live page does not say.
+
+    Counters that change meanwhile count one commit more or less.
+    """
+    page = load(LIVE_LATENCY_OFFSET, LIVE_LATENCY.size)
+    step, *_ = LIVE_LATENCY.struct.unpack(page)
+    return LiveLatency(step, page[LIVE_LATENCY.offsets["counters"] :]) if step.bit_count() == 1 else None
+
+
+def _bounds(line: bytes) -> LiveBounds:
+    _, tail_position, tail_seq, position, seq, epoch, epoch_first_seq, _ = LIVE_BOUNDS.struct.unpack(line)
+    return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, epoch_first_seq)
+
+
+class Bell:
+    """Sleeps until a writer shows new bounds, in this process or another; where that cannot be known, for a short time.
+
+    It says that it sleeps in a word of the live page, for which it needs to be allowed to write to the file.
+    """
+
+    PATIENCE = 0.1
+    """Seconds that it sleeps at most: a writer that knows no followers wakes none."""
+
+    def __init__(self, mapping: Mapping, seam: Seam) -> None:
+        self._page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
+        self._pause = _PAUSE_MIN
+
+    def version(self) -> int:
+        """Of the bounds, modulo 2**32."""
+        return int.from_bytes(self._page.load(LIVE_OFFSET, 4), "little")
+
+    def rang(self) -> None:
+        """There was something new: more may come soon."""
+        self._pause = _PAUSE_MIN
+
+    def wait(self, version: int, seconds: float) -> None:
+        """Sleep while the bounds have this version, at most for so long; from call to call longer, until ``rang``."""
+        pause = min(self._pause, seconds)
+        self._pause = min(2 * self._pause, self.PATIENCE)
+        if native is None or self._page.map is None:
+            time.sleep(pause)
+        else:
+            self._page.write(LIVE_FOLLOWERS_OFFSET, _SOMEBODY)
+            native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
+
+    def __enter__(self) -> Bell:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._page.close()
+
+
+def process_start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = file.read(_STAT_MAX)
+    except OSError:
+        return None
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if state in (b"Z", b"X") else int(fields[18])

@@ -1,0 +1,173 @@
+"""Records that are made up before they are stored: batches and reservations.
+
+Invariants
+----------
+- Whoever is inside the block holds ``writing``, so the numbers it was told are final; it is let go however the block ends.
+- Nothing reaches the ring before the block has ended well, so an exception in it leaves nothing to undo.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from pmwal.format.payload import as_payload, check_kind
+from pmwal.writing.engine import Engine
+
+Admit = Callable[[], Engine]
+"""Raises when the handle cannot be used now."""
+Store = Callable[[Sequence[bytes], Sequence[int]], tuple[int, int]]
+"""Makes room for payloads of these kinds and stores them; their first and last number."""
+Commit = Callable[[int], None]
+"""Makes this number durable if that is the handle's policy."""
+
+
+class Batch:
+    """Records staged for one commit; ``Wal.batch`` makes one. ``first`` and ``last`` are their numbers.
+
+    Raises at its end what ``Wal.append`` raises; nothing of it is stored then.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     with wal.batch() as batch:
+    ...         number = batch.append(b"x")
+    ...     batch.first, batch.last, len(batch)
+    (1, 1, 1)
+    """
+
+    def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit) -> None:
+        self._engine = engine
+        self._admit, self._store, self._commit = admit, store, commit
+        self._payloads: list[bytes] = []
+        self._kinds: list[int] = []
+        self._open = self._used = False
+        self._first: int | None = None
+
+    def __enter__(self) -> Batch:
+        engine = self._admit()
+        if self._used:
+            raise ValueError("a batch is used once; make another")
+        _take(engine.writing)
+        self._open = self._used = True  # nothing that an interrupt could cut short stands between the lock and here
+        return self
+
+    def append(self, data: Any, *, kind: int = 0) -> int:
+        """Stage a record and return the number that it will have. Raises ``RecordTooLarge``.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal, wal.batch() as batch:
+        ...     batch.append(b"x"), batch.append(b"y")
+        (1, 2)
+        """
+        if not self._open:
+            raise ValueError("the batch is not open; append inside its with block")
+        payload = as_payload(data, self._engine.block)
+        self._kinds.append(check_kind(kind))
+        self._payloads.append(payload)
+        return self.last
+
+    @property
+    def first(self) -> int:
+        """Number of its first record. ``ValueError`` before it is open."""
+        if self._first is None:
+            if not self._open:
+                raise ValueError("the batch has no numbers before its with block begins")
+            self._first = self._engine.state.head.next_seq
+        return self._first
+
+    @property
+    def last(self) -> int:
+        """Number of its last record; ``first - 1`` while there is none."""
+        return self.first + len(self._payloads) - 1
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._first = self.first  # while nobody else can store
+            self._open = False
+            if kind is None and self._payloads:
+                self._store(self._payloads, self._kinds)
+        finally:
+            self._engine.writing.release()
+        if kind is None and self._payloads:
+            self._commit(self.last)
+
+
+class Reservation:
+    """Bytes for one record, to be filled in place; ``Wal.reserve`` makes one. ``seq`` is its number once it is stored.
+
+    Raises at its end what ``Wal.append`` raises, or ``BufferError`` when a slice of the view is still alive.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     reservation = wal.reserve(2)
+    ...     with reservation as view:
+    ...         view[:] = b"ok"
+    ...     reservation.seq, wal[reservation.seq].data
+    (1, b'ok')
+    """
+
+    def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit, length: int, kind: int) -> None:
+        self._engine = engine
+        self._admit, self._store, self._commit = admit, store, commit
+        self._kind = kind
+        self._buffer = bytearray(length)
+        self._view: memoryview | None = None
+        self._seq: int | None = None
+
+    @property
+    def seq(self) -> int:
+        """Number of the record. ``ValueError`` before it is stored."""
+        if self._seq is None:
+            raise ValueError("the reservation has no number: its with block did not end well, or not yet")
+        return self._seq
+
+    def __enter__(self) -> memoryview:
+        if self._view is not None:
+            raise ValueError("a reservation is used once; make another")
+        view = memoryview(self._buffer)
+        _take(self._admit().writing)
+        self._view = view  # nothing that an interrupt could cut short stands between the lock and here
+        return view
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                _, self._seq = self._store((self._sealed(),), (self._kind,))
+        finally:
+            self._engine.writing.release()
+        if kind is None:
+            self._commit(self.seq)
+
+    def _sealed(self) -> bytes:
+        """The bytes, when nobody can change them any more."""
+        assert self._view is not None
+        try:
+            self._view.release()
+            self._buffer.append(0)  # a bytearray refuses to grow while any slice or array of it is alive
+        except BufferError:
+            raise BufferError(
+                "a slice or array of the reserved view is still alive, so the record was not stored; "
+                "delete it before the with block ends"
+            ) from None
+        self._buffer.pop()
+        return bytes(self._buffer)
+
+
+def owned(lock: threading.RLock) -> bool:
+    """Whether this thread holds the lock. ``threading.Condition`` relies on the same method."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]
+
+
+def _take(lock: threading.RLock) -> None:
+    """Acquire a lock that a later call releases, and do not keep it when an interrupt arrives meanwhile."""
+    try:
+        lock.acquire()
+    except BaseException:
+        if owned(lock):
+            lock.release()
+        raise

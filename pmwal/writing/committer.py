@@ -1,0 +1,94 @@
+"""The background committer of ``open(..., commit=seconds)``: one thread that makes durable what nobody else committed.
+
+Invariants
+----------
+- A record is part of a commit that begins at most ``interval`` seconds after it was stored.
+- While nothing is pending the thread sleeps without a time limit; the first store wakes it.
+- It ends with the handle: at close, at interpreter exit, when the handle is dropped, at the first failed commit (the handle is
+  poisoned by then, so that every later call says so), and it is not there in a forked child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from pmwal.errors import PmwalError
+from pmwal.writing.engine import Engine
+
+COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
+
+Commit = Callable[[], object]
+"""Makes everything durable, or raises a ``PmwalError``."""
+
+
+class Committer:
+    """One thread for one log."""
+
+    def __init__(self, engine: Engine, interval: float, commit: Commit, name: str) -> None:
+        """``interval``: seconds. ``commit`` must not keep the handle alive, or a dropped handle would never go."""
+        self._engine = engine
+        self._interval = interval
+        self._commit = commit
+        self._pid = os.getpid()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)  # of its own accord it never ends
+        self._thread.start()
+        atexit.register(self._finish)
+
+    def _run(self) -> None:
+        while self._pending() and not self._stopping.wait(self._interval):
+            try:
+                self._commit()
+            except PmwalError:  # closed meanwhile; or the medium failed, and the handle says so from now on
+                return
+
+    def _pending(self) -> bool:
+        """Wait until something is stored and not durable; False when the thread is to end."""
+        engine = self._engine
+        with engine.guard:
+            while not self._stopping.is_set() and engine.state.head == engine.state.durable:
+                engine.wait_for_change(None)
+        return not self._stopping.is_set()
+
+    def _finish(self) -> None:
+        """At interpreter exit: nobody else would commit what is still pending."""
+        if os.getpid() == self._pid:
+            self.stop()
+            self._commit()
+
+    def stop(self) -> None:
+        """End the thread, and wait for a commit that is under way. The caller holds no lock of the log."""
+        self.release()
+        if os.getpid() == self._pid:
+            self._thread.join()
+
+    def release(self) -> None:
+        """Let the thread end by itself."""
+        atexit.unregister(self._finish)
+        if os.getpid() == self._pid:
+            self._stopping.set()
+            with self._engine.guard:
+                self._engine.changed.notify_all()
+
+
+def check_commit(commit: str | float) -> None:
+    """``ValueError`` when this is no commit policy."""
+    if isinstance(commit, str):
+        valid = commit in COMMIT_POLICIES
+    else:
+        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
+    if not valid:
+        policies = ", ".join(map(repr, COMMIT_POLICIES))
+        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")
+
+
+def commit_unless_gone(handle: weakref.ref[Any]) -> None:
+    """The ``commit`` of a ``Committer``: the handle lives until it is done, but not because of it."""
+    wal = handle()
+    if wal is not None and not wal.closed:
+        wal.commit()

@@ -1,0 +1,401 @@
+"""The engine in Python: stores records, makes them durable, moves the pointer, the tail and the epoch.
+
+Invariants
+----------
+- Three positions: what is stored and whole (``head``), what is durable (``durable``), where the log begins (``tail``). They
+  and the epoch live in one immutable ``State`` that is replaced by one assignment, so an exception between any two
+  instructions leaves either the old state or the new one.
+- A slot names only what a completed barrier has made durable. Its generation counts on from the last slot whose own
+  barrier completed, so an interrupted slot is stored again in its own place.
+- What a slot starts (an epoch), discards (a rollback) or frees (a tail) takes effect in ``State`` only after two slots
+  carry it, in different pages, each behind its own barrier: losing either one loses nothing.
+- Space is reused only below a tail that has taken effect.
+- ``durable`` in a record is what was durable before its store began: it never names what a barrier still under way will
+  make durable, because the kernel may write the record's page before that barrier completes.
+- A store that ended by an exception may have left whole records past the head. Before anything else is stored or made
+  durable a new epoch begins, in which they no longer validate.
+
+Locks: ``guard`` is held by whoever stores or changes the state; ``writing`` by whoever means to store, for as long as its
+numbers and its room must not be taken by another (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
+
+This is the reference. ``pmwal.native`` derives from it and does in C what touches the medium: ``store``, ``commit`` and the methods
+under "the medium" below. What follows from what (epochs, tails, strays, slots in twos) stands here only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pmwal.errors import PmwalError, WalFull
+from pmwal.format.index import SparseIndex
+from pmwal.format.layout import (
+    EPOCH_MAX,
+    GENERATION_MAX,
+    HEADER,
+    LINE,
+    POINTER_LAG_MAX,
+    POSITION_MAX,
+    SEQ_MAX,
+    SLOT_CLEAN,
+    SLOT_PIPELINED,
+    TIME_MAX,
+    TIME_MIN,
+    Header,
+    Slot,
+    Superblock,
+    encode_header,
+    encode_slot,
+    place_record,
+    record_size,
+    slot_index,
+    slot_offset,
+)
+from pmwal.format.ring import Found
+from pmwal.format.rows import Rows
+from pmwal.latency import SAMPLE_STEP, LatencyHistogram, LatencyRecorder
+from pmwal.reading.walk import View, ends, gone, locate, missing, rolled_back
+from pmwal.records import Bound
+from pmwal.recovery.judge import INDEX_STEP
+from pmwal.storage.live_page import LiveBounds, LivePage
+from pmwal.storage.medium import Mapping
+from pmwal.storage.seam import Seam
+
+_PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for
+_FREE_AHEAD_MAX = 1 << 20  # overwrite frees the ring in pieces of an eighth, at most this
+
+
+class State(NamedTuple):
+    """Where the log stands. Each bound is a position and the number of the first record after it."""
+
+    tail: Bound
+    head: Bound
+    durable: Bound
+    epoch: int
+    epoch_first_seq: int
+
+
+class Need(NamedTuple):
+    """What some records take: how many they are, their bytes without and with headers and padding, and where the log would end."""
+
+    records: int
+    payload_bytes: int
+    stored_bytes: int
+    end: int
+
+
+class Engine:
+    """One log, opened for writing. The caller checks arguments, forks and closing, and turns ``OSError`` into poison."""
+
+    name = "python"
+    lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
+    headroom = 0  # bytes of the ring that the handle leaves free, for copies of what it must keep
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        block: Superblock,
+        seam: Seam,
+        *,
+        pipelined: bool,
+        state: State,
+        slot: Slot,
+        index: Sequence[Bound] = (),
+    ) -> None:
+        """Take over a log that is durable up to ``state.head``. ``start_first_epoch`` must follow before anything is stored."""
+        self.mapping = mapping
+        self.block = block
+        self.pipelined = pipelined
+        self.index = SparseIndex(INDEX_STEP, index)
+        self.writing = self.lock_type()
+        self.guard = self.lock_type()
+        self.changed = threading.Condition(self.guard)
+        self.seam = seam
+        self._live = LivePage(mapping, seam)
+        self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit of so many is timed
+        self._begin(state, slot)
+
+    def _begin(self, state: State, slot: Slot) -> None:
+        """Set what changes while the log is open."""
+        self.state = state
+        self.generation = slot.generation  # of the newest slot
+        self.pointer = slot.commit_position  # what the newest slot names
+        self.appends = self.stored_bytes = self.commits = self.slots_written = 0
+        self._latencies = LatencyRecorder()
+        self._stray_records = False  # whole records may stand past the head
+        self._stray_slot = False  # a slot may stand that says other than the state
+        self._prefetched = state.head.position
+
+    @property
+    def barriers(self) -> int:
+        """Barriers since the log was opened."""
+        return self.mapping.barriers
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """How long commits took."""
+        return self._latencies.snapshot(self.timing_step)
+
+    def halt(self) -> None:
+        """The handle takes no more calls that store. An engine with a short way past the handle closes it."""
+
+    def yield_at_barriers(self) -> None:
+        """Let other threads run Python during every barrier, also where it would be faster to keep them waiting."""
+
+    def wait_for_change(self, timeout: float | None) -> None:
+        """Wait until something is stored, committed or freed, or the time is over. The caller holds ``guard`` once."""
+        self.changed.wait(timeout)
+
+    # -- storing: the caller holds ``writing`` and ``guard``
+
+    def need_of(self, sizes: Sequence[int]) -> Need:
+        """What records with payloads of these sizes take."""
+        stored = [record_size(length, self.block.alignment) for length in sizes]
+        return Need(len(sizes), sum(sizes), sum(stored), self._end_after(stored))
+
+    def need_of_rows(self, rows: Rows) -> Need:
+        """The same for the rows of an array, whatever their number."""
+        capacity, size = self.block.capacity, record_size(rows.length, self.block.alignment)
+        position = self.state.head.position
+        before_gap = min(rows.records, (capacity - position % capacity) // size)
+        rest = rows.records - before_gap
+        end = position + before_gap * size
+        if rest:
+            end = place_record(end, size, capacity) + rest * size  # past the next gap only when they cannot fit anyway
+        return Need(rows.records, rows.records * rows.length, rows.records * size, end)
+
+    def check_limits(self, need: Need) -> None:
+        """``WalFull`` where a number or a position would pass the limits of the format."""
+        if self.state.head.next_seq + need.records > SEQ_MAX or need.end > POSITION_MAX:
+            raise WalFull("the log has used up its sequence numbers or positions; start a new one")
+
+    def _end_after(self, stored: Sequence[int]) -> int:
+        position, capacity = self.state.head.position, self.block.capacity
+        for size in stored:
+            position = place_record(position, size, capacity) + size
+        return position
+
+    def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+        """Store one batch behind the head and publish it; its first and last number. There must be room for it."""
+        self._settle()
+        state, block = self.state, self.block
+        time_ns = min(max(self.seam.now_ns(), TIME_MIN), TIME_MAX)
+        position, seq = state.head
+        self._prefetch(position)
+        self._stray_records = True
+        starts: list[Bound] = []
+        for place, payload in enumerate(payloads):
+            size = record_size(len(payload), block.alignment)
+            position = place_record(position, size, block.capacity)
+            header = Header(
+                crc=0,
+                length=len(payload),
+                seq=seq,
+                durable=state.durable.position,
+                time_ns=time_ns,
+                epoch=state.epoch,
+                kind=kinds[place],
+                flags=0,
+                batch_index=place,
+                batch_count=len(payloads),
+            )
+            padding = bytes(size - HEADER - len(payload))
+            stored = encode_header(header, payload, block.uuid, position) + payload + padding
+            self.mapping.store(block.ring_offset + position % block.capacity, stored)
+            starts.append(Bound(position, seq))
+            position, seq = position + size, seq + 1
+        # They become part of the log in one assignment.
+        head = Bound(position, seq)
+        self.state = self.state._replace(head=head)
+        self._stray_records = False
+        self.appends += len(payloads)
+        self.stored_bytes += sum(map(len, payloads))
+        for start in starts:
+            self.index.add(start)
+        self._live.publish(head, time_ns)
+        self.changed.notify_all()
+        return state.head.next_seq, seq - 1
+
+    def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
+        """Store the rows of an array as one batch; else like ``store``."""
+        return self.store(rows.payloads(), (kind,) * rows.records)
+
+    def _prefetch(self, position: int) -> None:
+        """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""
+        if position + _PREFETCH // 2 < self._prefetched:
+            return
+        offset = position % self.block.capacity
+        length = min(_PREFETCH, self.block.capacity - offset)
+        self.mapping.prefetch(self.block.ring_offset + offset, length)
+        if length < _PREFETCH:
+            self.mapping.prefetch(self.block.ring_offset, min(_PREFETCH - length, self.block.capacity))
+        self._prefetched = position + _PREFETCH
+
+    # -- durability: the caller holds ``guard``
+
+    def commit(self) -> None:
+        """Make all that is published durable. In a strict log the slot names it; in a pipelined one it may lag."""
+        self._settle()
+        head = self.state.head
+        if head.position == self.state.durable.position:
+            return
+        start = None if self.commits % self.timing_step else self.seam.monotonic_ns()
+        self._flush_records()
+        lag = head.position - self.pointer
+        if not self.pipelined or lag > POINTER_LAG_MAX:
+            self._write_slot(self.state._replace(durable=head))
+        self._become(self.state._replace(durable=head))
+        self.commits += 1
+        if start is not None:
+            took = self.seam.monotonic_ns() - start
+            self._latencies.add(took)
+            self._live.count(took)
+
+    def catch_up(self) -> None:
+        """Let the pointer catch up with what is durable."""
+        self.commit()
+        if self.pointer != self.state.durable.position:
+            self._write_slot(self.state)
+            self._become(self.state)
+
+    def start_first_epoch(self, end: Bound) -> None:
+        """Begin the epoch of this open at ``end``; only then, its latencies cleared, does the live page name this writer."""
+        self._check_epochs()
+        self._live.clear_latency(self.timing_step)
+        self.start_epoch(end)
+
+    def start_epoch(self, end: Bound) -> None:
+        """Begin a new epoch at ``end``, which is the head or, for a rollback, before it."""
+        self._flush_records()
+        state = self.state
+        self._check_epochs()
+        self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
+        self._stray_records = False
+
+    def move_tail(self, tail: Bound) -> None:
+        """Free the space before ``tail``."""
+        self.commit()
+        self._change(self.state._replace(tail=tail))
+        self.index.drop_before(tail.next_seq)
+
+    def roll_back(self, end: Bound) -> None:
+        """Discard all from ``end`` on. The caller holds ``writing`` too."""
+        self._settle()
+        self.start_epoch(end)
+        self.index.drop_from(end.next_seq)
+
+    def close(self) -> None:
+        """Commit what is pending and write the slot that says "closed cleanly"."""
+        self.commit()
+        self._write_slot(self.state, SLOT_CLEAN)
+
+    def retire(self) -> None:
+        """Take the writer's name off the live page."""
+        self._live.retire()
+
+    def _settle(self) -> None:
+        """Undo what an exception may have left on the medium."""
+        if self._stray_slot:
+            self._change(self.state)
+        if self._stray_records:
+            self.start_epoch(self.state.head)
+
+    def _change(self, state: State) -> None:
+        """Let a state with another tail or epoch take effect, once two slots carry it."""
+        self._stray_slot = True
+        self._write_slot(state)
+        self._write_slot(state)
+        self._become(state)
+        self._stray_slot = False
+
+    # -- the medium
+
+    def _flush_records(self) -> None:
+        """Barrier over all that is published and not yet durable."""
+        start, end = self.state.durable.position, self.state.head.position
+        if start == end:
+            return
+        base, capacity = self.block.ring_offset, self.block.capacity
+        first, length = start % capacity, end - start
+        if first + length <= capacity:
+            self.mapping.barrier((base + first, base + first + length))
+        else:
+            self.mapping.barrier((base + first, base + capacity), (base, base + first + length - capacity))
+
+    def _write_slot(self, state: State, flags: int = 0) -> None:
+        """Store the next slot, which says this state, and wait for its barrier."""
+        self._check_generations()
+        slot = Slot(
+            epoch=state.epoch,
+            generation=self.generation + 1,
+            epoch_first_seq=state.epoch_first_seq,
+            commit_position=state.durable.position,
+            commit_seq=state.durable.next_seq - 1,
+            tail_position=state.tail.position,
+            tail_seq=state.tail.next_seq,
+            flags=flags | (SLOT_PIPELINED if self.pipelined else 0),
+        )
+        index = slot_index(slot.generation, self.block.control_pages)
+        offset = slot_offset(index)
+        self.mapping.store(offset, encode_slot(slot, self.block.uuid, index))
+        self.mapping.barrier((offset, offset + LINE))
+        self.generation, self.pointer = slot.generation, slot.commit_position
+        self.slots_written += 1
+
+    def _check_epochs(self) -> None:
+        if self.state.epoch >= EPOCH_MAX:
+            raise WalFull("the log has used up its epochs; start a new one")
+
+    def _check_generations(self) -> None:
+        if self.generation >= GENERATION_MAX:
+            raise WalFull("the log has used up its slot generations; start a new one")
+
+    def _become(self, state: State) -> None:
+        """Let a state take effect, and show it."""
+        self.state = state
+        self._live.show(LiveBounds(state.tail, state.durable, state.epoch, state.epoch_first_seq), state.head)
+        self.changed.notify_all()
+
+    # -- finding records
+
+    @property
+    def view(self) -> View:
+        """What this process's readers may read: all that is published."""
+        state = self.state
+        return View(state.tail, state.head, state.epoch, state.epoch_first_seq)
+
+    def find(self, seq: int) -> Found:
+        """The record with this number; ``Overrun`` when it is not there any more, ``CorruptWal`` when it is damaged."""
+        with self.guard:
+            view = self.view
+            near = self.index.floor(seq, view.tail)
+        if seq < view.tail.next_seq:
+            raise gone(seq, view.tail)
+        if seq >= view.end.next_seq:
+            raise rolled_back(seq)
+        return locate(self.block, self.mapping.load, view, near, seq, self.explain)
+
+    def check_kept(self, seq: int, view: View) -> None:
+        """Raise ``Overrun`` when this record of an earlier view was rolled back since.
+
+        Its bytes may still stand where they stood. What has its number now, if anything, is of a later epoch.
+        """
+        if self.state.epoch != view.epoch and self.find(seq).header.epoch > view.epoch:
+            raise rolled_back(seq)
+
+    def free_ahead(self, end: int) -> Bound:
+        """The tail that lets the log end at ``end`` and leaves some room more, for ``on_full="overwrite"``."""
+        view, capacity = self.view, self.block.capacity
+        wanted = end - capacity + min(capacity // 8, _FREE_AHEAD_MAX)
+        at = view.tail
+        for record_end in ends(self.block, self.mapping.load, view, self.explain):
+            at = record_end
+            if at.position >= wanted:
+                break
+        return at
+
+    def explain(self, at: Bound, view: View) -> PmwalError:
+        """Why the record that a walk over this view expected at this bound is not there."""
+        state = self.state
+        return missing(self.block, at, state.tail, cut=state.epoch > view.epoch)

@@ -1,0 +1,247 @@
+"""The native engine and its handle: the same log, with what touches the medium in C (pmwal/native/*.c).
+
+Invariants
+----------
+- What follows from what (epochs, tails, strays, slots in twos) is inherited from ``Engine``. C stores records, waits for barriers
+  and writes the slots that commits need; given the same calls, both engines leave the same bytes.
+- C keeps the state. It changes it by itself in ``append``, ``extend`` and commits only, and only while neither lock is held by
+  the Python side and nobody waits to be told of a change.
+- The mapping lets go of C's address before it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pmwal.format.layout import Slot, uuid_crc
+from pmwal.format.rows import Rows
+from pmwal.latency import LatencyHistogram
+from pmwal.native import _native
+from pmwal.reading.walk import View, read_one
+from pmwal.records import Bound, Record
+from pmwal.storage.seam import SYSTEM
+from pmwal.writing.engine import Engine, State
+from pmwal.writing.wal import Wal
+
+_BARRIERS = {"none": _native.BARRIER_NONE, "msync": _native.BARRIER_MSYNC}
+_UNKNOWN = (1 << 64) - 1  # a position that no record has: look the number up first
+
+
+class NativeEngine(Engine):
+    """``Engine`` with its medium in C."""
+
+    name = "native"
+    lock_type = _native.Lock
+
+    def _begin(self, state: State, slot: Slot) -> None:
+        mapping, block = self.mapping, self.block
+        self.core = _native.Core(
+            mapping=mapping.map,
+            fd=mapping.fd,
+            capacity=block.capacity,
+            alignment=block.alignment,
+            payload_max=block.payload_max,
+            ring_offset=block.ring_offset,
+            control_pages=block.control_pages,
+            uuid_crc=uuid_crc(block.uuid),
+            barrier=_BARRIERS.get(mapping.medium.flush, _native.BARRIER_LINES),
+            pipelined=self.pipelined,
+            on_disk=mapping.on_disk,
+            seam=None if self.seam is SYSTEM else self.seam,
+            writing=self.writing,
+            guard=self.guard,
+            index=self.index.entries,
+            bound_type=Bound,
+            writer=self._live.writer_line(state.head),
+            state=_flat(state),
+            generation=slot.generation,
+            pointer=slot.commit_position,
+            timing_step=self.timing_step,
+        )
+        mapping.before_close(self.core.detach)
+
+    @property
+    def state(self) -> State:  # type: ignore[override]
+        """Where the log stands."""
+        return _state(self.core)
+
+    @property
+    def generation(self) -> int:  # type: ignore[override]
+        """Generation of the newest slot."""
+        return self.core.generation
+
+    @property
+    def pointer(self) -> int:  # type: ignore[override]
+        """The position that the newest slot names."""
+        return self.core.pointer
+
+    @property
+    def appends(self) -> int:  # type: ignore[override]
+        """Records stored."""
+        return self.core.appends
+
+    @property
+    def stored_bytes(self) -> int:  # type: ignore[override]
+        """Bytes of payload stored."""
+        return self.core.stored_bytes
+
+    @property
+    def commits(self) -> int:  # type: ignore[override]
+        """Commits that had something to make durable."""
+        return self.core.commits
+
+    @property
+    def slots_written(self) -> int:  # type: ignore[override]
+        """Slots stored and made durable."""
+        return self.core.slots_written
+
+    @property
+    def headroom(self) -> int:
+        """Bytes of the ring that the handle leaves free."""
+        return self.core.headroom
+
+    @headroom.setter
+    def headroom(self, size: int) -> None:
+        self.core.headroom = size
+
+    @property
+    def barriers(self) -> int:
+        """Barriers since the log was opened."""
+        return self.mapping.barriers + self.core.barriers
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """How long commits took."""
+        return LatencyHistogram(*self.core.latency, self.timing_step)
+
+    @property
+    def _stray_records(self) -> bool:
+        return self.core.stray_records
+
+    @_stray_records.setter
+    def _stray_records(self, stray: bool) -> None:
+        self.core.stray_records = stray
+
+    @property
+    def _stray_slot(self) -> bool:
+        return self.core.stray_slot
+
+    @_stray_slot.setter
+    def _stray_slot(self, stray: bool) -> None:
+        self.core.stray_slot = stray
+
+    def halt(self) -> None:
+        """Send every call the long way, where the handle refuses it."""
+        self.core.halt()
+
+    def yield_at_barriers(self) -> None:
+        """As ``Engine`` does."""
+        self.core.yields = True
+
+    def wait_for_change(self, timeout: float | None) -> None:
+        """Wait as ``Engine`` does; meanwhile calls go the long way, because only that tells who waits."""
+        self.core.watched += 1
+        try:
+            super().wait_for_change(timeout)
+        finally:
+            self.core.watched -= 1
+
+    def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
+        """Store one batch behind the head and publish it; its first and last number."""
+        self._settle()
+        first = self.state.head.next_seq
+        self.core.store(payloads, kinds)
+        self.changed.notify_all()
+        return first, first + len(payloads) - 1
+
+    def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
+        """Store the rows of an array as one batch, in one call."""
+        self._settle()
+        first = self.state.head.next_seq
+        self.core.store_rows(rows.data, rows.records, rows.length, kind)
+        self.changed.notify_all()
+        return first, first + rows.records - 1
+
+    def commit(self) -> None:
+        """Make all that is published durable."""
+        self._settle()
+        self._check_generations()
+        self.core.commit()
+        self.changed.notify_all()
+
+    def _flush_records(self) -> None:
+        self.core.flush()
+
+    def _write_slot(self, state: State, flags: int = 0) -> None:
+        self._check_generations()
+        self.core.write_slot(_flat(state), flags)
+
+    def _become(self, state: State) -> None:
+        self.core.become(_flat(state))
+        self.changed.notify_all()
+
+
+def _flat(state: State) -> tuple[int, int, int, int, int, int, int, int]:
+    return (*state.tail, *state.head, *state.durable, state.epoch, state.epoch_first_seq)
+
+
+def _state(core: _native.Core) -> State:
+    state = core.state
+    return State(Bound(*state[0:2]), Bound(*state[2:4]), Bound(*state[4:6]), *state[6:8])
+
+
+class NativeWal(_native.Handle, Wal):
+    """``Wal`` with a short way through ``append``, ``extend``, ``commit`` and ``read``.
+
+    ``Handle`` does in C what is ordinary, and calls the method of ``Wal`` under its name with ``_slow`` in front for all else.
+    """
+
+    _slow_append = Wal.append
+    _slow_extend = Wal.extend
+    _slow_commit = Wal.commit
+    _engine: NativeEngine
+
+    def __init__(self, path: str, engine: NativeEngine, *args: Any, **options: Any) -> None:
+        super().__init__(path, engine, *args, **options)
+        self._set_core(engine.core, self._commits_each)
+
+    def _commit_through(self, engine: Engine, seq: int) -> None:
+        try:
+            done = self._engine.core.commit_through(max(seq, 0))
+        except OSError as error:
+            raise self._fail(error) from error
+        if not done:
+            self._slow_commit_through(seq)
+
+    def _slow_commit_through(self, seq: int) -> None:
+        Wal._commit_through(self, self._engine, seq)
+
+    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
+        if first >= end:
+            return iter(())
+        if start is None and first == view.tail.next_seq:
+            start = view.tail
+        position = _UNKNOWN if start is None else start.position
+        return _native.Walk(
+            self._engine.core,
+            Record,
+            partial(self._step, view),
+            position,
+            first,
+            end,
+            view.end.position,
+            view.epoch,
+            view.epoch_first_seq,
+        )
+
+    def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
+        """What C leaves to this side: the record with this number, and where it ends."""
+        engine = self._usable(reading=True)
+        try:
+            engine.check_kept(seq, view)
+            at = Bound(engine.find(seq).position if position == _UNKNOWN else position, seq)
+            return read_one(engine.block, self._load, view, at, engine.explain)
+        except OSError as error:
+            raise self._fail(error) from error

@@ -1,0 +1,131 @@
+"""Records that others in the log need: while they do, the log keeps a copy, stored again before the tail passes the last one.
+
+Invariants
+----------
+- ``seq`` of a kept record is the number of its newest copy between tail and head, or 0. It changes under ``guard`` only, and it is
+  set back before the copy goes, so whoever finds it set and stores before ``guard`` is let go stores behind a copy.
+- ``last_used`` is never below the number of the newest record that needs it, so what nothing needs any more is forgotten.
+- The engine leaves ``headroom`` bytes of the ring to copies: there is always room for one of each, also in a full log.
+- Copies are stored and durable before the tail moves, unless numbers behind the head were promised to a batch. Then they are
+  ``owed``: stored by whoever holds the writer, as soon as it has stored what it promised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pmwal.errors import WalFull
+from pmwal.format.layout import record_size
+from pmwal.native import native
+from pmwal.records import Bound
+from pmwal.writing.batch import owned
+from pmwal.writing.engine import Engine
+
+
+class _PlainKept:
+    __slots__ = ("last_used", "seq")
+
+    def __init__(self) -> None:
+        self.seq = self.last_used = 0
+
+
+if TYPE_CHECKING or native is None:  # noqa: SIM108  (a type checker takes no conditional expression for a base)
+    _KeptBase = _PlainKept
+else:
+    _KeptBase = native.Kept  # the same, where C can look at it
+
+
+class KeptRecord(_KeptBase):
+    """One record to keep, and where things stand with it."""
+
+    __slots__ = ("first_used", "kind", "owed", "payload")
+
+    def __init__(self, kind: int, payload: bytes) -> None:
+        super().__init__()
+        self.kind = kind
+        self.payload = payload
+        self.first_used = 0  # no record before this one needs it; 0 when none does
+        self.owed = False  # a copy has gone, or goes now, that records still need
+
+
+class Kept:
+    """The records that a log keeps, by payload."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.records: dict[bytes, KeptRecord] = {}
+        self.adopted = False  # whether what the log already held was looked for
+        self._engine = engine
+
+    def add(self, record: KeptRecord) -> None:
+        """Keep one more, and make it room. The caller holds ``guard``."""
+        block = self._engine.block
+        sizes = [record_size(len(payload), block.alignment) for payload in (*self.records, record.payload)]
+        headroom = sum(sizes) + max(sizes)  # and a gap at the ring's end, which is smaller than the copy that leaves it
+        if headroom > block.capacity // 4:
+            raise WalFull(
+                f"{len(sizes)} definitions of events with {sum(map(len, self.records)) + len(record.payload)} bytes are too many "
+                f"for a ring of {block.capacity} bytes; define fewer, or create a larger log"
+            )
+        self.records[record.payload] = record
+        self._engine.headroom = headroom
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[bool]:
+        """Hold ``writing``, if copies may be needed and nobody holds it; whether they may be stored now.
+
+        It never waits: the one that holds the writer may be waiting for the very truncate that asks.
+        """
+        writing = self._engine.writing
+        free = bool(self.records) and not owned(writing) and writing.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                writing.release()
+
+    def move_tail(self, tail: Bound, *, may_store: bool) -> None:
+        """``Engine.move_tail``, with copies of what it would pass. The caller holds ``guard``, and to store ``writing``."""
+        for record in self.records.values():
+            if 0 < record.seq < tail.next_seq:
+                self._lose(record, needed=record.last_used >= tail.next_seq)
+        if may_store:
+            self.settle()
+        self._engine.move_tail(tail)
+        if may_store:
+            self.settle()
+
+    def roll_back(self, end: Bound) -> None:
+        """``Engine.roll_back``, with copies of what it discards and older records need. The caller holds both locks."""
+        for record in self.records.values():
+            record.last_used = min(record.last_used, end.next_seq - 1)
+            if record.seq >= end.next_seq:
+                self._lose(record, needed=0 < record.first_used < end.next_seq)
+        self._engine.roll_back(end)
+        self.settle()
+
+    def settle(self) -> None:
+        """Store copies of what is owed, durably, if there is room. The caller holds ``writing`` and ``guard``."""
+        engine = self._engine
+        owed = [record for record in self.records.values() if record.owed]
+        if not owed:
+            return
+        need = engine.need_of([len(record.payload) for record in owed])
+        if need.end - engine.state.tail.position > engine.block.capacity:
+            return
+        engine.check_limits(need)
+        first, _ = engine.store([record.payload for record in owed], [record.kind for record in owed])
+        for seq, record in enumerate(owed, first):
+            self.stored(record, seq)
+        engine.commit()
+
+    def stored(self, record: KeptRecord, seq: int) -> None:
+        """A copy stands at this number."""
+        record.seq, record.owed = seq, False
+        record.first_used = record.first_used or seq
+
+    def _lose(self, record: KeptRecord, *, needed: bool) -> None:
+        record.seq, record.owed = 0, needed
+        if not needed:
+            record.first_used = 0

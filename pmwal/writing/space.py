@@ -1,0 +1,103 @@
+"""Room for what is to be stored, when the ring is full: raise, wait for a truncate, or overwrite the oldest.
+
+Invariants
+----------
+- ``headroom`` of the engine stays free: it is for copies of records that the log keeps (see ``kept``).
+- Room that was found stays until ``guard`` is let go: nobody else stores, and the tail only moves on.
+- What a call waits or makes room for is reckoned anew each time the log has changed: a copy may stand behind the head then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pmwal.errors import RecordTooLarge, WalFull
+from pmwal.writing.engine import Engine, Need
+from pmwal.writing.retained import Kept
+
+FULL_POLICIES = ("raise", "wait", "overwrite")
+
+Wait = Callable[[float | None], None]
+"""Waits for another thread to change the log, until this time of ``time.monotonic()``."""
+
+
+class Room:
+    """Makes room by a policy, and counts what that took. The caller of each method holds ``writing`` and ``guard``."""
+
+    def __init__(self, path: str, engine: Engine, kept: Kept, *, on_full: str, timeout: float | None) -> None:
+        self.overwritten = self.dropped = self.waits = 0  # records overwritten; records refused; calls that waited
+        self._path = path
+        self._engine = engine
+        self._kept = kept
+        self._on_full = on_full
+        self._timeout = timeout
+
+    def make(self, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
+        """Return when what is needed fits. ``may_store``: copies may go behind the head meanwhile.
+
+        ``RecordTooLarge`` when it never will, ``WalFull`` as the policy says, ``OSError`` from the medium.
+        """
+        need = needed()
+        try:
+            self._check(need)
+            if self._fits(need):
+                return
+            self.waits += self._on_full == "wait"
+            deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            while not self._fits(need):
+                if self._on_full == "overwrite":
+                    self._overwrite(need, may_store=may_store)
+                elif self._on_full == "raise":
+                    raise WalFull(self._refusal(need))
+                elif deadline is not None and time.monotonic() >= deadline:
+                    raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
+                else:
+                    wait(deadline)
+                need = needed()
+                self._check(need)
+        except WalFull:
+            self.dropped += need.records
+            raise
+
+    def _check(self, need: Need) -> None:
+        """Raise for what would not fit into an empty log either."""
+        if need.stored_bytes > self._size:
+            raise RecordTooLarge(
+                f"{need.records} records of {need.payload_bytes} bytes together cannot fit into a ring of "
+                f"{self._engine.block.capacity} bytes{self._headroom}"
+            )
+        if need.end - self._engine.state.head.position > self._size:  # only a batch of large records: see ``payload_max``
+            raise WalFull(
+                f"{self._path}: {need.records} records of {need.payload_bytes} bytes leave too large a gap at the ring's end "
+                f"to fit now, even if the log were empty{self._headroom}; use smaller batches, or a larger ring"
+            )
+        self._engine.check_limits(need)
+
+    def _fits(self, need: Need) -> bool:
+        return need.end - self._engine.state.tail.position <= self._size
+
+    def _overwrite(self, need: Need, *, may_store: bool) -> None:
+        engine = self._engine
+        tail = engine.free_ahead(need.end + engine.headroom)
+        overwritten = tail.next_seq - engine.state.tail.next_seq
+        self._kept.move_tail(tail, may_store=may_store)
+        self.overwritten += overwritten
+
+    def _refusal(self, need: Need) -> str:
+        head, capacity = self._engine.state.head.position, self._engine.block.capacity
+        free = capacity - (head - self._engine.state.tail.position)
+        return (
+            f"{self._path}: {free} of {capacity} bytes are free{self._headroom}, the record needs {need.end - head}; "
+            'truncate(before=...) what you have processed, or open with on_full="wait" or "overwrite"'
+        )
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the ring that records may fill."""
+        return self._engine.block.capacity - self._engine.headroom
+
+    @property
+    def _headroom(self) -> str:
+        headroom = self._engine.headroom
+        return f", {headroom} of them kept for definitions of events" if headroom else ""
