@@ -9,7 +9,6 @@
 """
 
 from pmwal import events
-from pmwal._version import __version__
 from pmwal.errors import (
     CorruptWal,
     ForkedWal,
@@ -30,6 +29,8 @@ from pmwal.reading.reader import Reader
 from pmwal.records import Record, RecoveryReport, WalStats
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.wal import Wal
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Batch",

@@ -32,7 +32,7 @@ from pmwal.format.layout import (
     slot_index,
 )
 from pmwal.format.ring import Found, Load, RingReader, overlay
-from pmwal.opening import inspect, own_existing
+from pmwal.opening.files import inspect, own_existing
 from pmwal.records import START, Bound, Progress, RecoveryReport
 from pmwal.recovery.evidence import belongs, rebuilt
 from pmwal.recovery.judge import Judgement, judge

@@ -22,7 +22,8 @@ from pmwal.format.layout import (
     slot_offset,
 )
 from pmwal.format.ring import Found, RingReader
-from pmwal.opening import inspect, open_log
+from pmwal.opening import open_log
+from pmwal.opening.files import inspect
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.seam import SYSTEM, Seam
 from pmwal.writing.wal import Wal

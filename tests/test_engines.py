@@ -990,7 +990,7 @@ def test_flags_for_the_compiler_reach_it(tmp_path: Path, monkeypatch: pytest.Mon
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", "built"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode == 0) == builds, done.stderr
-    assert bool(list(tmp_path.glob("built/pmwal/_native*.so"))) == builds
+    assert bool(list(tmp_path.glob("built/pmwal/native/_native*.so"))) == builds
 
 
 def test_checksum_is_crc32c() -> None:

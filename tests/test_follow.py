@@ -13,9 +13,11 @@ import pytest
 
 import pmwal
 from conftest import Place
+from pmwal.format.layout import LIVE_FOLLOWERS_OFFSET
+from pmwal.format.scan import scan_for
 from pmwal.native import native
-from pmwal.native.choice import scan_for
-from pmwal.storage import live_page as live
+from pmwal.reading import follow
+from pmwal.storage.live_page import read_writer
 from processes import child
 from support import kill, open_small
 
@@ -144,12 +146,12 @@ def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
 @pytest.mark.parametrize("medium", ["memory", "emulated-dax", "file"])
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
     """One that would sleep for longer than this test waits; a close wakes it, too."""
-    monkeypatch.setattr(live, "_PAUSE_MIN", 10 * PATIENCE)
-    monkeypatch.setattr(live.Bell, "PATIENCE", 10 * PATIENCE)
+    monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
+    monkeypatch.setattr(follow.Bell, "PATIENCE", 10 * PATIENCE)
     path = shm_dir / "log"
 
     def asleep() -> bool:
-        return path.read_bytes()[live.LIVE_FOLLOWERS_OFFSET] == 1
+        return path.read_bytes()[LIVE_FOLLOWERS_OFFSET] == 1
 
     with (
         pmwal.open(path, size="64KiB", medium=medium, commit="manual") as wal,
@@ -171,7 +173,7 @@ def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_follower_that_may_not_write_looks_now_and_then(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the native engine; without the right to set the word in the live page it is the same."""
-    monkeypatch.setattr(live, "native", None)
+    monkeypatch.setattr(follow, "native", None)
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
         for number in range(1, 20):
@@ -190,9 +192,9 @@ def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
         assert len(list(reader.follow(timeout=0.05))) == 1
         after = path.read_bytes()
         changed = [offset for offset, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
-        assert changed in ([], [live.LIVE_FOLLOWERS_OFFSET])
+        assert changed in ([], [LIVE_FOLLOWERS_OFFSET])
         wal.append(b"y")
-        assert path.read_bytes()[live.LIVE_FOLLOWERS_OFFSET] == 0
+        assert path.read_bytes()[LIVE_FOLLOWERS_OFFSET] == 0
 
 
 def test_follower_of_a_file_that_is_cut_gets_an_error(shm_dir: Path) -> None:
@@ -254,7 +256,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
     with open_small(path) as wal, pmwal.open(path, "r") as reader:
         wal.append(b"a")
         first = next(reader.read())
-        before = live.read_writer(reader._mapping.load)
+        before = read_writer(reader._mapping.load)
         last, epoch, scan = reader._last, reader._seen_epoch, scan_for(reader._block)
         assert last is not None
         assert scan is not None
@@ -268,7 +270,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         wal.extend([b"b", b"c"])
         line, first_seq, many = news()
         assert [record.data for record, *_ in many] == [b"b", b"c"]
-        assert (first_seq, line) == (first.seq, live.read_writer(reader._mapping.load).line)
+        assert (first_seq, line) == (first.seq, read_writer(reader._mapping.load).line)
         assert news(line) is None
         assert news(before._replace(pid=before.pid + 1).line) is None
         assert news(before._replace(start_time=before.start_time + 1).line) is None

@@ -36,7 +36,8 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
-from pmwal.storage.medium import Mapping, Medium
+from pmwal.storage.mapping import Mapping
+from pmwal.storage.medium import Medium
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,

@@ -12,7 +12,7 @@ from conftest import Place
 from images import Trace, state_of, sweep
 from pmwal.format.layout import HEADER, LINE, RECORD, SLOT, slot_index, slot_offset
 from pmwal.format.ring import Found, RingReader
-from pmwal.opening import inspect
+from pmwal.opening.files import inspect
 from pmwal.storage.seam import SYSTEM
 from support import (
     Crash,

@@ -27,7 +27,7 @@ import pmwal
 from callers import Call, until
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.native import _native
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from pmwal.writing.engine import Engine
 from preload import Shim, build, run
 from support import kill

@@ -12,8 +12,8 @@ import pytest
 import pmwal
 from history import History
 from pagecache import PageCache
-from pmwal import opening
 from pmwal.format.layout import PAGE
+from pmwal.opening import takeover
 from pmwal.records import Bound
 from pmwal.writing.engine import Engine, State
 from support import kill, open_small, payloads
@@ -48,7 +48,7 @@ def _store_the_slot_before_the_data(patch: pytest.MonkeyPatch) -> None:
 
 
 def _recover_without_storing_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(opening, "_store_again", lambda mapping, judgement, slot, copies: None)
+    patch.setattr(takeover, "_store_again", lambda mapping, judgement, slot, copies: None)
 
 
 def _keep_the_epoch(patch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def _overwrite_the_newest_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def _go_on_after_a_failed_barrier(patch: pytest.MonkeyPatch) -> None:
-    original = pmwal.storage.medium.Mapping._flush
+    original = pmwal.storage.mapping.Mapping._flush
 
     def swallow(self: Any, offset: int, length: int) -> None:
         try:
@@ -111,7 +111,7 @@ def _go_on_after_a_failed_barrier(patch: pytest.MonkeyPatch) -> None:
         except OSError:
             return
 
-    patch.setattr(pmwal.storage.medium.Mapping, "_flush", swallow)
+    patch.setattr(pmwal.storage.mapping.Mapping, "_flush", swallow)
 
 
 @pytest.mark.python_engine

@@ -17,8 +17,8 @@ import pytest
 
 import pmwal
 from pmwal.format.layout import HEADER, Header, Superblock, encode_header, header_problem
+from pmwal.format.scan import scan_for
 from pmwal.native import native
-from pmwal.native.choice import scan_for
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import identify
 from support import file_offset, kill, superblock, whole_records

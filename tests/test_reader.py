@@ -24,9 +24,10 @@ from pmwal.format.ring import Load, overlay
 from pmwal.opening import open_log
 from pmwal.reading.walk import View, walk
 from pmwal.records import Bound
+from pmwal.recovery import snapshot
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from processes import Child, child, elsewhere, make_read_only, on_tmpfs
 from support import FakeSeam, contents, file_offset, flip, kill, open_small, payloads, whole_records
 from support import superblock as superblock_of
@@ -605,7 +606,7 @@ def beside(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
         return judge(slow, identity, *rest, **options)
 
-    monkeypatch.setattr("pmwal.reading.reader.judge", racing)
+    monkeypatch.setattr(snapshot, "judge", racing)
 
 
 def test_writer_that_starts_during_a_readers_verdict_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -647,7 +648,7 @@ def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeyp
             wal.append(bytes(1000))
 
     beside(monkeypatch, lap)  # the first verdict meets a writer
-    copy, living = pmwal.reading.reader.snapshot, pmwal.reading.reader.living_writer
+    copy, living = snapshot.snapshot, snapshot.living_writer
     copies: list[Load] = []
 
     def torn(load: Load, block: Superblock) -> Load:
@@ -659,8 +660,8 @@ def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeyp
         copies.append(copy(overlay(load, [(block.control_offset, slots)]), block))
         return copies[0]
 
-    monkeypatch.setattr("pmwal.reading.reader.snapshot", torn)
-    monkeypatch.setattr("pmwal.reading.reader.living_writer", lambda *page: None if copies else living(*page))
+    monkeypatch.setattr(snapshot, "snapshot", torn)
+    monkeypatch.setattr(snapshot, "living_writer", lambda *page: None if copies else living(*page))
     assert pmwal.verify(path).outcome == "recovered"
     assert copies
     kill(wal)
@@ -670,7 +671,7 @@ def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monke
     """Found by the stress runs: in a small ring the writer laps whoever copies it, more often than a verdict is given again."""
     wal = pmwal.open(path, size="64KiB", on_full="overwrite")
     wal.extend([bytes(1000)] * 40)
-    laps, load = iter(range(6 * pmwal.reading.reader._TRIES)), Mapping.load
+    laps, load = iter(range(6 * snapshot._TRIES)), Mapping.load
 
     def overtaken(self: Mapping, offset: int, length: int) -> bytes:
         loaded = load(self, offset, length)

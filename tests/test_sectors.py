@@ -71,7 +71,7 @@ def test_a_pipelined_commit_writes_8_sectors_and_a_strict_one_at_most_24(disk: P
 def test_a_log_in_large_folios_fails_the_bar(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: with the cache left as large writes filled it, a commit writes far more."""
     sectors = _tool()
-    for module in ("opening", "readahead"):
+    for module in ("opening.files", "storage.readahead"):
         monkeypatch.setattr(f"pmwal.{module}.drop_cache", lambda fd: None)
     monkeypatch.setattr(sectors, "CASES", [case for case in sectors.CASES if case[0] == "reopened"])
     (pipelined, _) = sectors.measure(disk, sectors.counter_of(disk), commits=50)

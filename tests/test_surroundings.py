@@ -27,7 +27,7 @@ from pmwal.format.layout import (
     decode_superblock,
     encode_superblock,
 )
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from processes import elsewhere
 from support import SMALL_CONTROL, SMALL_RING, FakeSeam, contents, kill, open_small, overwrite, payloads
 from support import superblock as superblock_of

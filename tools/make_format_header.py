@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from pmwal.format import layout
+from pmwal.format.index import INDEX_STEP
 from pmwal.latency import COARSE, FINE, NS_MAX
-from pmwal.recovery.judge import INDEX_STEP
 
 HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
 TYPES = {"H": "uint16_t", "I": "uint32_t", "Q": "uint64_t", "q": "int64_t", "s": "unsigned char"}

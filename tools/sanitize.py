@@ -143,7 +143,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    if made.returncode or not (work / "pmwal" / f"_native{suffix}").exists():
+    if made.returncode or not (work / "pmwal" / "native" / f"_native{suffix}").exists():
         raise CannotRun(f"the extension cannot be built:\n{made.stdout}{made.stderr}")
 
 

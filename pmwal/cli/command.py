@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from pmwal._version import __version__
+from pmwal import __version__
 from pmwal.cli import (
     cat,
     completion,

@@ -12,7 +12,7 @@ from pmwal.cli.common import durability_in_words, records_in_words
 from pmwal.cli.demo_cycle import Cycle, Demo
 from pmwal.cli.demo_input import Input
 from pmwal.errors import PmwalError
-from pmwal.opening import inspect
+from pmwal.opening.files import inspect
 from pmwal.records import WalStats
 from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_size

@@ -25,10 +25,10 @@ from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.times import local_text, utc_text
 from pmwal.errors import FormatError
 from pmwal.format.layout import SLOT_CLEAN, SLOT_PIPELINED, SLOTS_PER_PAGE, Superblock, slot_offset
-from pmwal.opening import inspect
+from pmwal.opening.files import inspect
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import living_writer, read_writer
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_size
 

@@ -22,7 +22,7 @@ from pmwal.cli.common import OK, Commands, add_command, add_json, print_json
 from pmwal.cli.times import local_text
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
 from pmwal.latency import LiveLatency
-from pmwal.opening import map_for_reading
+from pmwal.opening.files import map_for_reading
 from pmwal.storage.live_page import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
 from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_ns, format_size

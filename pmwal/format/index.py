@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from pmwal.records import Bound
 
+INDEX_STEP = 32 * 1024
+"""Bytes of the ring between two entries."""
+
 
 class SparseIndex:
     """Where some records start, in order; at most one entry for every ``step`` bytes of the ring."""

@@ -10,10 +10,7 @@ import os
 import warnings
 from functools import cache
 
-from pmwal.format.layout import Superblock, uuid_crc
-from pmwal.format.ring import Scan
 from pmwal.native import native, problem
-from pmwal.records import Bound
 
 ENGINES = ("native", "python")
 _HOW = "install a C compiler (gcc or clang) and the headers of Python, and then pmwal again"
@@ -41,11 +38,3 @@ def _warn_once() -> None:
         RuntimeWarning,
         stacklevel=5,  # the caller of pmwal.open
     )
-
-
-def scan_for(block: Superblock, window: memoryview | None = None) -> Scan | None:
-    """What lets a scan of this log run in C; None with the Python engine. ``window`` is the whole file, mapped and still."""
-    if native is None or os.environ.get("PMWAL_ENGINE") == "python":
-        return None
-    scanner = native.Scanner(block.capacity, block.alignment, block.payload_max, uuid_crc(block.uuid), Bound)
-    return Scan(scanner, window)

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from pmwal.format.layout import HEADER, Superblock, decode_header, record_size
 from pmwal.format.ring import Scan
 from pmwal.format.rows import as_dtype, empty_rows, given_rows
-from pmwal.native.choice import scan_for
+from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View
 from pmwal.records import Bound, Record
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 
 _IN_PLACE = 16 * 1024 * 1024  # bytes of a mapping that are taken at once: other threads may go on in between
 _COPIED = 256 * 1024  # bytes of a file that are loaded at once

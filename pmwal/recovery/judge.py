@@ -18,6 +18,7 @@ from time import perf_counter
 
 from pmwal.errors import CorruptWal
 from pmwal.format.control import Control, read_control
+from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
 from pmwal.format.ring import Found, Load, RingReader, Rules, Scan
 from pmwal.records import START, Bound, Progress, RecoveryReport
@@ -26,7 +27,6 @@ from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
 
 _PROGRESS_STEP = 8192  # records between two calls of Progress
-INDEX_STEP = 32 * 1024  # ring bytes between two entries of the index that a scan leaves behind
 
 
 @dataclass(slots=True)

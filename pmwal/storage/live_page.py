@@ -26,7 +26,6 @@ from pmwal.format.layout import (
     LIVE_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
-    PAGE,
     TIME_MAX,
     TIME_MIN,
 )
@@ -34,15 +33,13 @@ from pmwal.format.ring import Load
 from pmwal.latency import COARSE, LiveLatency
 from pmwal.native import native
 from pmwal.records import Bound
-from pmwal.storage.medium import Mapping, SharedPage
+from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
 _TRIES = 1000
 _NOBODY = bytes(LIVE_FOLLOWERS.size)
-_SOMEBODY = LIVE_FOLLOWERS.struct.pack(1)
 _VERSION = LIVE_BOUNDS.field_size("version_begin")
 _STAT_MAX = 4096  # more than 52 numbers and a name take
-_PAUSE_MIN = 0.001  # seconds
 _PUBLISHED = struct.Struct("<QQ")
 _COUNTER = struct.Struct("<I")
 _COUNTERS_OFFSET = LIVE_LATENCY_OFFSET + LIVE_LATENCY.offsets["counters"]
@@ -206,44 +203,6 @@ def read_latency(load: Load) -> LiveLatency | None:
 def _bounds(line: bytes) -> LiveBounds:
     _, tail_position, tail_seq, position, seq, epoch, epoch_first_seq, _ = LIVE_BOUNDS.struct.unpack(line)
     return LiveBounds(Bound(tail_position, tail_seq), Bound(position, seq + 1), epoch, epoch_first_seq)
-
-
-class Bell:
-    """Sleeps until a writer shows new bounds, in this process or another; where that cannot be known, for a short time.
-
-    It says that it sleeps in a word of the live page, for which it needs to be allowed to write to the file.
-    """
-
-    PATIENCE = 0.1
-    """Seconds that it sleeps at most: a writer that knows no followers wakes none."""
-
-    def __init__(self, mapping: Mapping, seam: Seam) -> None:
-        self._page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
-        self._pause = _PAUSE_MIN
-
-    def version(self) -> int:
-        """Of the bounds, modulo 2**32."""
-        return int.from_bytes(self._page.load(LIVE_OFFSET, 4), "little")
-
-    def rang(self) -> None:
-        """There was something new: more may come soon."""
-        self._pause = _PAUSE_MIN
-
-    def wait(self, version: int, seconds: float) -> None:
-        """Sleep while the bounds have this version, at most for so long; from call to call longer, until ``rang``."""
-        pause = min(self._pause, seconds)
-        self._pause = min(2 * self._pause, self.PATIENCE)
-        if native is None or self._page.map is None:
-            time.sleep(pause)
-        else:
-            self._page.write(LIVE_FOLLOWERS_OFFSET, _SOMEBODY)
-            native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
-
-    def __enter__(self) -> Bell:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._page.close()
 
 
 def process_start_time(pid: int) -> int | None:

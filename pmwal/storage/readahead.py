@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pmwal.format.ring import Load
-from pmwal.storage.medium import drop_cache
+from pmwal.storage.mapping import drop_cache
 
 _PIECE = 2 * 1024 * 1024
 _AHEAD = 2  # pieces that are read meanwhile; the kernel reads ahead of that

@@ -7,25 +7,25 @@ from typing import Any
 
 from crc32c import crc32c
 
-from pmwal import opening
 from pmwal.format import control, layout, ring
 from pmwal.format.layout import Slot
 from pmwal.format.ring import Found, RingReader
+from pmwal.opening import takeover
 from pmwal.records import Bound
 from pmwal.recovery.judge import _Evidence, _Judge
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from pmwal.testing.broken_seam import Patch
 from pmwal.writing.engine import Engine
 
 
 def restore_skipped() -> list[Patch]:
     """Do not store again what may be in the cache only."""
-    return [Patch(opening, "_store_again", lambda mapping, judgement, slot, copies: None)]
+    return [Patch(takeover, "_store_again", lambda mapping, judgement, slot, copies: None)]
 
 
 def restore_without_barrier() -> list[Patch]:
     """Store it again, and wait for nothing."""
-    original = opening._store_again
+    original = takeover._store_again
 
     def store_again(mapping: Any, *args: Any) -> None:
         mapping.barrier = lambda *ranges: None
@@ -34,23 +34,23 @@ def restore_without_barrier() -> list[Patch]:
         finally:
             del mapping.barrier
 
-    return [Patch(opening, "_store_again", store_again)]
+    return [Patch(takeover, "_store_again", store_again)]
 
 
 def restore_from_cache() -> list[Patch]:
     """Store again what the cache shows by then, and not what was judged."""
-    original = opening._store_again
+    original = takeover._store_again
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
         original(mapping, judgement, slot, [])
         original(mapping, judgement, slot, [(offset, mapping.load(offset, len(data))) for offset, data in copies])
 
-    return [Patch(opening, "_store_again", store_again)]
+    return [Patch(takeover, "_store_again", store_again)]
 
 
 def epoch_reused_after_fallback() -> list[Patch]:
     """Go on in the old epoch where a slot was lost."""
-    original, start_epoch = opening._store_again, Engine.start_epoch
+    original, start_epoch = takeover._store_again, Engine.start_epoch
     fell_back = False
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
@@ -66,7 +66,7 @@ def epoch_reused_after_fallback() -> list[Patch]:
             fell_back = False
             self._change(self.state._replace(head=end, durable=end))
 
-    return [Patch(opening, "_store_again", store_again), Patch(Engine, "start_epoch", start)]
+    return [Patch(takeover, "_store_again", store_again), Patch(Engine, "start_epoch", start)]
 
 
 def evidence_ignored() -> list[Patch]:
@@ -92,13 +92,13 @@ def torn_header_unexpected() -> list[Patch]:
 
 def lost_slot_left() -> list[Patch]:
     """Do not fill up a lost slot."""
-    original = opening._store_again
+    original = takeover._store_again
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
         filled = replace(judgement, control=replace(judgement.control, lost_places=()))
         original(mapping, filled, slot, copies)
 
-    return [Patch(opening, "_store_again", store_again)]
+    return [Patch(takeover, "_store_again", store_again)]
 
 
 def epoch_unchecked() -> list[Patch]:

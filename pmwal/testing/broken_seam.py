@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pmwal.format.layout import CONTROL_OFFSET, CONTROL_SIZE_MIN, PAGE
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from pmwal.testing.recorder import Recorder
 
 RING_OFFSET = CONTROL_OFFSET + CONTROL_SIZE_MIN + PAGE

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pmwal.errors import PmwalError
 from pmwal.format.layout import SUPERBLOCK_OFFSET, Superblock
-from pmwal.native.choice import scan_for
+from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View, damaged, walk
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity, identify

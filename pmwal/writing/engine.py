@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pmwal.errors import PmwalError, WalFull
-from pmwal.format.index import SparseIndex
+from pmwal.format.index import INDEX_STEP, SparseIndex
 from pmwal.format.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
@@ -57,9 +57,8 @@ from pmwal.format.rows import Rows
 from pmwal.latency import SAMPLE_STEP, LatencyHistogram, LatencyRecorder
 from pmwal.reading.walk import View, ends, gone, locate, missing, rolled_back
 from pmwal.records import Bound
-from pmwal.recovery.judge import INDEX_STEP
 from pmwal.storage.live_page import LiveBounds, LivePage
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
 _PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for

@@ -26,10 +26,9 @@ from pmwal.errors import ForkedWal, PersistError, ReentrantCall, WalClosed
 from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import follow
+from pmwal.reading.follow import Bell, follow
 from pmwal.reading.walk import View, gone, resume, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
-from pmwal.storage.live_page import Bell
 from pmwal.storage.lock import Ownership
 from pmwal.writing.batch import Batch, Reservation, owned
 from pmwal.writing.committer import Committer, commit_unless_gone

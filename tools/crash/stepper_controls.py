@@ -70,5 +70,5 @@ def build(control: Control, work: Path) -> None:
     environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CFLAGS": "-Wno-unused"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
-    if made.returncode or not (work / "pmwal" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
+    if made.returncode or not (work / "pmwal" / "native" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
         raise Lost(f"the engine cannot be built:\n{made.stdout}{made.stderr}")

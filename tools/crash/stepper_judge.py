@@ -13,7 +13,7 @@ from crash.stepper_plan import Numbered
 from pmwal.errors import PmwalError
 from pmwal.format.control import read_control
 from pmwal.format.layout import Superblock
-from pmwal.native.choice import scan_for
+from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View, missing, walk
 from pmwal.records import Bound
 from pmwal.recovery.judge import judge

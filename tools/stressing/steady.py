@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pmwal
-from pmwal.storage.medium import Mapping
+from pmwal.storage.mapping import Mapping
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
 from stressing.processes import Violation
 

@@ -99,7 +99,7 @@ def write(directory: Path, acknowledge: Acknowledge, settings: dict[str, Any]) -
     if control == "no-sync":
         seam = NoSync()
     elif control == "no-map-sync":
-        medium._MAP_SYNC = 0  # what is mapped without it is taken for DAX then
+        medium.MAP_SYNC_OR_FAIL = 0x3  # without MAP_SYNC: any mapping is taken for DAX then
         seam = NoFileSync()
     for number in itertools.count(first) if settings["lives"] is None else range(first, first + settings["lives"]):
         live(directory, settings["seed"], number, acknowledge, control == "early-ack", seam)

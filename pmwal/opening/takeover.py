@@ -1,0 +1,122 @@
+"""Taking over a log to write to it: judge what is there, make durable what is kept, begin a new epoch.
+
+Invariants of a recovery
+------------------------
+- It believes nothing volatile. What it reads may be in the page cache only (the writer was killed, or its msync failed),
+  so it syncs once, ignoring an error that the dead writer never saw; judges; then stores again, from a private copy that it
+  validated, the slot it recovered from and every record it keeps past that slot's pointer; that barrier must succeed.
+- Two slots of a new epoch follow before it returns, so what it dropped never validates again.
+- It can be killed anywhere and run again: until those slots are durable the log reads as before, and after them it reads
+  as recovered. A corrupt verdict changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from pmwal.errors import PersistError
+from pmwal.format.control import due_generations
+from pmwal.format.layout import LARGE_RING, Slot, Superblock, encode_slot, initial_slot, slot_index, slot_offset
+from pmwal.format.ring import RingReader, overlay
+from pmwal.format.scan import scan_for
+from pmwal.records import Bound, Progress, RecoveryReport
+from pmwal.recovery.judge import Judgement, judge
+from pmwal.recovery.superblock import Identity
+from pmwal.storage.mapping import Mapping
+from pmwal.storage.readahead import read_ahead
+from pmwal.storage.seam import Seam
+from pmwal.writing.engine import Engine, State
+
+_TRIES = 16  # a medium that gives another answer at every read is judged again
+
+
+def take_over(
+    mapping: Mapping,
+    identity: Identity,
+    path: str,
+    seam: Seam,
+    pipelined: bool,
+    progress: Progress | None,
+    engine_type: type[Engine],
+) -> tuple[Engine, RecoveryReport]:
+    """Recover: judge, make durable what is kept, begin a new epoch."""
+    for _ in range(_TRIES):
+        judgement = _judge(mapping, identity, progress)
+        if judgement.row.outcome == "corrupt":
+            raise judgement.error(path)
+        copies = _copy_kept(mapping, judgement)
+        if copies is not None:
+            break
+    else:
+        raise PersistError(errno.EIO, f"{path}: the medium gives another answer at every read; nothing was changed")
+    slot = judgement.control.newest
+    assert slot is not None  # every verdict without one is corrupt
+    tail, end = judgement.tail, judgement.end
+    state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
+    try:
+        _store_again(mapping, judgement, slot, copies)
+        engine = engine_type(mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index)
+        with engine.guard:
+            engine.start_first_epoch(end)
+    except OSError as error:
+        raise PersistError(error.errno, f"{path}: recovery could not make the log durable: {error.strerror}") from error
+    return engine, judgement.report
+
+
+def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> Judgement:
+    """The verdict on a log that nobody else writes, so that it can be looked at in place."""
+    if mapping.on_disk and identity.block.capacity >= LARGE_RING:
+        with read_ahead(mapping.fd, mapping.load) as load:
+            return judge(load, identity, progress, scan_for(identity.block))
+    window = mapping.window()
+    try:
+        return judge(mapping.load, identity, progress, scan_for(identity.block, window))
+    finally:
+        if window is not None:
+            window.release()
+
+
+def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]] | None:
+    """The records past the slot's pointer in private copies, as (file offset, bytes), validated once more.
+
+    None when they are no longer what was judged: a page that an msync has failed on counts as clean, so it may have been
+    dropped from the cache since, and what comes from the disk then may be older records of the same numbers.
+    """
+    block, slot = judgement.identity.block, judgement.control.newest
+    assert slot is not None
+    pieces = _pieces(block, slot.commit_position, judgement.end.position)
+    copies = [(offset, mapping.load(offset, length)) for offset, length in pieces]
+    reader = RingReader(block, overlay(lambda _, length: bytes(length), copies))
+    at = Bound(slot.commit_position, slot.commit_seq + 1)
+    while at.next_seq < judgement.end.next_seq:
+        found = reader.numbered(*at)
+        if found is None or found.header.epoch != slot.epoch:
+            return None
+        at = Bound(found.end, found.header.seq + 1)
+    return copies if at == judgement.end else None
+
+
+def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
+    """Make durable what the recovery rests on and may be in the cache only: the slot, and what is kept past its pointer.
+
+    A lost slot is filled up with what its place is due, so that the next crash, which may tear another, is not one too many.
+    """
+    block = judgement.identity.block
+    stores = []
+    generations = due_generations(slot.generation, block)
+    for index in (slot_index(slot.generation, block.control_pages), *judgement.control.lost_places):
+        generation = int(generations[index])
+        due = slot._replace(generation=generation) if generation else initial_slot()
+        stores.append((slot_offset(index), encode_slot(due, block.uuid, index)))
+    stores += copies
+    for offset, data in stores:
+        mapping.store(offset, data)
+    mapping.barrier(*((offset, offset + len(data)) for offset, data in stores))
+
+
+def _pieces(block: Superblock, start: int, end: int) -> list[tuple[int, int]]:
+    """The file ranges (offset, length) of the ring from one position to another."""
+    offset, length = start % block.capacity, end - start
+    first = min(length, block.capacity - offset)
+    pieces = [(block.ring_offset + offset, first), (block.ring_offset, length - first)]
+    return [piece for piece in pieces if piece[1]]
