@@ -18,7 +18,7 @@ from pmwal.errors import WalFull
 from pmwal.events.arguments import pack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
 from pmwal.native import native
-from pmwal.writing.retained import Kept, KeptRecord
+from pmwal.writing.retained import Retained, RetainedRecord
 from pmwal.writing.wal import Wal
 
 
@@ -43,8 +43,8 @@ class Logger:
         self._name = name
         engine = wal._usable()
         with engine.writing, engine.guard:
-            if not wal._kept.adopted:
-                _adopt(wal, wal._kept)
+            if not wal._retained.adopted:
+                _adopt(wal, wal._retained)
 
     def event(self, format: str, *, level: int = logging.INFO) -> Callable[..., int]:
         """A call that stores one event and returns its sequence number.
@@ -69,10 +69,10 @@ class Logger:
         definition = Definition(format, int(level), self._name)
         engine = wal._usable()
         with engine.guard:
-            kept = wal._kept.records.get(definition.payload)
+            kept = wal._retained.records.get(definition.payload)
             if kept is None:
-                kept = KeptRecord(DEFINITION_KIND, definition.payload)
-                wal._kept.add(kept)
+                kept = RetainedRecord(DEFINITION_KIND, definition.payload)
+                wal._retained.add(kept)
         emitter = Emitter(wal, definition, kept)
         if native is None or not isinstance(wal, native.Handle):
             return emitter
@@ -93,10 +93,10 @@ class Logger:
 class Emitter:
     """One event as a call, in Python."""
 
-    def __init__(self, wal: Wal, definition: Definition, kept: KeptRecord) -> None:
+    def __init__(self, wal: Wal, definition: Definition, kept: RetainedRecord) -> None:
         self._wal = wal
         self._definition = definition
-        self._kept = kept
+        self._retained = kept
         self._number = definition.number.to_bytes(NUMBER_SIZE, "little")
 
     def __call__(self, /, *args: object, **keywords: object) -> int:
@@ -110,17 +110,17 @@ class Emitter:
                     f"{definition}: {name} is of type {type(value).__name__}; an event stores int, float, bool, str, bytes, None "
                     "and datetime, so convert it first, for example with str()"
                 ) from None
-        return self._wal._append_needing(self._kept, b"".join(parts), EVENT_KIND)
+        return self._wal._append_needing(self._retained, b"".join(parts), EVENT_KIND)
 
     def __repr__(self) -> str:
         return f"<pmwal.events call {self._definition.format!r}>"
 
 
-def _adopt(wal: Wal, kept: Kept) -> None:
+def _adopt(wal: Wal, kept: Retained) -> None:
     """Keep what events of earlier processes need. The caller holds ``writing`` and ``guard``: nothing changes meanwhile."""
     first_used: dict[bytes, int] = {}
     last_used: dict[bytes, int] = {}
-    newest: dict[bytes, KeptRecord] = {}
+    newest: dict[bytes, RetainedRecord] = {}
     for record in wal.read():
         if record.kind == EVENT_KIND:
             number = record.data[:NUMBER_SIZE]
@@ -130,7 +130,7 @@ def _adopt(wal: Wal, kept: Kept) -> None:
             definition = Definition.decode(record.data)
             if definition is not None:
                 number = definition.number.to_bytes(NUMBER_SIZE, "little")
-                newest.setdefault(number, KeptRecord(DEFINITION_KIND, record.data)).seq = record.seq
+                newest.setdefault(number, RetainedRecord(DEFINITION_KIND, record.data)).seq = record.seq
                 first_used.setdefault(number, record.seq)
     for number in sorted(newest, key=lambda number: last_used.get(number, 0), reverse=True):
         newest[number].first_used = first_used[number]

@@ -104,7 +104,7 @@ class Handle:
     def commit(self) -> int: ...
     def _set_core(self, core: Core, commits_each: bool, /) -> None: ...
 
-class Kept:
+class Retained:
     seq: int
     last_used: int
 
@@ -112,7 +112,7 @@ class Emitter:
     def __new__(
         cls,
         handle: Handle,
-        kept: Any,  # a subclass of Kept
+        kept: Any,  # a subclass of Retained
         slow: Callable[..., int],
         number: int,
         kind: int,

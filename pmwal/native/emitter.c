@@ -15,18 +15,18 @@
 
 enum tag { TAG_NONE, TAG_FALSE, TAG_TRUE, TAG_INT, TAG_LARGE_INT, TAG_FLOAT, TAG_STR, TAG_BYTES, TAG_DATETIME, TAG_DATETIME_ZONE };
 
-/* The base of pmwal.writing.retained.KeptRecord. */
+/* The base of pmwal.writing.retained.RetainedRecord. */
 typedef struct {
     PyObject_HEAD
     unsigned long long seq;       /* of the newest copy in the log, or 0 */
     unsigned long long last_used; /* no newer record needs one */
-} Kept;
+} Retained;
 
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
     Handle *handle; /* NULL once the collector has cut it off */
-    Kept *kept;
+    Retained *kept;
     PyObject *slow;
     PyObject *names; /* a tuple: the parameters after the positional-only ones */
     PyObject *datetime_type, *utc;
@@ -198,7 +198,7 @@ static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     Py_ssize_t positional;
     (void)PyDateTimeAPI; /* fields of exact datetimes are read without it */
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OKHnO!O!O:Emitter", words, module->handle_type, &handle,
-                                     module->kept_type, &kept, &slow, &number, &kind, &positional, &PyTuple_Type, &names,
+                                     module->retained_type, &kept, &slow, &number, &kind, &positional, &PyTuple_Type, &names,
                                      &PyType_Type, &datetime_type, &utc))
         return NULL;
     if (positional < 0 || positional > PARAMETERS_MAX - PyTuple_GET_SIZE(names)) {
@@ -224,7 +224,7 @@ static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     }
     emitter->call = (vectorcallfunc)(void (*)(void))emitter_call;
     emitter->handle = (Handle *)Py_NewRef(handle);
-    emitter->kept = (Kept *)Py_NewRef(kept);
+    emitter->kept = (Retained *)Py_NewRef(kept);
     emitter->slow = Py_NewRef(slow);
     emitter->names = interned;
     emitter->datetime_type = Py_NewRef(datetime_type);
@@ -272,19 +272,19 @@ static PyObject *emitter_repr(Emitter *self)
     return PyObject_Repr(self->slow);
 }
 
-static PyMemberDef kept_members[] = {
-    {"seq", T_ULONGLONG, offsetof(Kept, seq), 0, NULL},
-    {"last_used", T_ULONGLONG, offsetof(Kept, last_used), 0, NULL},
+static PyMemberDef retained_members[] = {
+    {"seq", T_ULONGLONG, offsetof(Retained, seq), 0, NULL},
+    {"last_used", T_ULONGLONG, offsetof(Retained, last_used), 0, NULL},
     {0},
 };
 
-static PyType_Slot kept_slots[] = {
-    {Py_tp_doc, "The base of pmwal.writing.retained.KeptRecord."},
-    {Py_tp_members, kept_members},
+static PyType_Slot retained_slots[] = {
+    {Py_tp_doc, "The base of pmwal.writing.retained.RetainedRecord."},
+    {Py_tp_members, retained_members},
     {0},
 };
 
-PyType_Spec kept_spec = {"pmwal.native._native.Kept", sizeof(Kept), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, kept_slots};
+PyType_Spec retained_spec = {"pmwal.native._native.Retained", sizeof(Retained), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, retained_slots};
 
 static PyMemberDef emitter_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Emitter, call), READONLY, NULL},

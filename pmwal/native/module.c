@@ -144,7 +144,7 @@ static int execute(PyObject *module)
     if (!state->name_kind || !state->name_commit || add_type(module, &lock_spec, &state->lock_type) ||
         add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
         add_type(module, &record_spec, &state->record_type) || add_type(module, &walk_spec, &state->walk_type) ||
-        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &kept_spec, &state->kept_type) ||
+        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &retained_spec, &state->retained_type) ||
         add_type(module, &emitter_spec, &state->emitter_type))
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
@@ -163,7 +163,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->record_type);
     Py_VISIT(state->walk_type);
     Py_VISIT(state->scanner_type);
-    Py_VISIT(state->kept_type);
+    Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
     return 0;
 }
@@ -177,7 +177,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->walk_type);
     Py_CLEAR(state->scanner_type);
-    Py_CLEAR(state->kept_type);
+    Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);
     Py_CLEAR(state->name_kind);
     Py_CLEAR(state->name_commit);

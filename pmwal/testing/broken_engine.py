@@ -11,7 +11,7 @@ from pmwal.records import Bound
 from pmwal.testing.broken_seam import Patch, shipped
 from pmwal.writing import wal as wal_module
 from pmwal.writing.engine import Engine, Need, State
-from pmwal.writing.space import Room, Wait
+from pmwal.writing.space import Space, Wait
 from pmwal.writing.wal import Wal
 
 
@@ -200,15 +200,15 @@ def barriers_overlap() -> list[Patch]:
 
 def gap_is_full() -> list[Patch]:
     """Refuse a record that would have to wrap."""
-    original = Room.make
+    original = Space.make
 
-    def make(self: Room, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
+    def make(self: Space, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
         position, capacity = self._engine.state.head.position, self._engine.block.capacity
         if needed().end // capacity > position // capacity:
             raise WalFull("no room before the ring's end")
         original(self, needed, wait, may_store=may_store)
 
-    return [Patch(Room, "make", make)]
+    return [Patch(Space, "make", make)]
 
 
 def clean_flag_kept() -> list[Patch]:

@@ -24,7 +24,7 @@ from pmwal.writing.batch import owned
 from pmwal.writing.engine import Engine
 
 
-class _PlainKept:
+class _PlainRetained:
     __slots__ = ("last_used", "seq")
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class _PlainKept:
 
 
 if TYPE_CHECKING or native is None:  # noqa: SIM108  (a type checker takes no conditional expression for a base)
-    _KeptBase = _PlainKept
+    _RetainedBase = _PlainRetained
 else:
-    _KeptBase = native.Kept  # the same, where C can look at it
+    _RetainedBase = native.Retained  # the same, where C can look at it
 
 
-class KeptRecord(_KeptBase):
+class RetainedRecord(_RetainedBase):
     """One record to keep, and where things stand with it."""
 
     __slots__ = ("first_used", "kind", "owed", "payload")
@@ -50,15 +50,15 @@ class KeptRecord(_KeptBase):
         self.owed = False  # a copy has gone, or goes now, that records still need
 
 
-class Kept:
+class Retained:
     """The records that a log keeps, by payload."""
 
     def __init__(self, engine: Engine) -> None:
-        self.records: dict[bytes, KeptRecord] = {}
+        self.records: dict[bytes, RetainedRecord] = {}
         self.adopted = False  # whether what the log already held was looked for
         self._engine = engine
 
-    def add(self, record: KeptRecord) -> None:
+    def add(self, record: RetainedRecord) -> None:
         """Keep one more, and make it room. The caller holds ``guard``."""
         block = self._engine.block
         sizes = [record_size(len(payload), block.alignment) for payload in (*self.records, record.payload)]
@@ -120,12 +120,12 @@ class Kept:
             self.stored(record, seq)
         engine.commit()
 
-    def stored(self, record: KeptRecord, seq: int) -> None:
+    def stored(self, record: RetainedRecord, seq: int) -> None:
         """A copy stands at this number."""
         record.seq, record.owed = seq, False
         record.first_used = record.first_used or seq
 
-    def _lose(self, record: KeptRecord, *, needed: bool) -> None:
+    def _lose(self, record: RetainedRecord, *, needed: bool) -> None:
         record.seq, record.owed = 0, needed
         if not needed:
             record.first_used = 0

@@ -1,9 +1,9 @@
-"""Room for what is to be stored, when the ring is full: raise, wait for a truncate, or overwrite the oldest.
+"""Space for what is to be stored, when the ring is full: raise, wait for a truncate, or overwrite the oldest.
 
 Invariants
 ----------
 - ``headroom`` of the engine stays free: it is for copies of records that the log keeps (see ``kept``).
-- Room that was found stays until ``guard`` is let go: nobody else stores, and the tail only moves on.
+- Space that was found stays until ``guard`` is let go: nobody else stores, and the tail only moves on.
 - What a call waits or makes room for is reckoned anew each time the log has changed: a copy may stand behind the head then.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.writing.engine import Engine, Need
-from pmwal.writing.retained import Kept
+from pmwal.writing.retained import Retained
 
 FULL_POLICIES = ("raise", "wait", "overwrite")
 
@@ -22,14 +22,14 @@ Wait = Callable[[float | None], None]
 """Waits for another thread to change the log, until this time of ``time.monotonic()``."""
 
 
-class Room:
+class Space:
     """Makes room by a policy, and counts what that took. The caller of each method holds ``writing`` and ``guard``."""
 
-    def __init__(self, path: str, engine: Engine, kept: Kept, *, on_full: str, timeout: float | None) -> None:
+    def __init__(self, path: str, engine: Engine, kept: Retained, *, on_full: str, timeout: float | None) -> None:
         self.overwritten = self.dropped = self.waits = 0  # records overwritten; records refused; calls that waited
         self._path = path
         self._engine = engine
-        self._kept = kept
+        self._retained = kept
         self._on_full = on_full
         self._timeout = timeout
 
@@ -81,7 +81,7 @@ class Room:
         engine = self._engine
         tail = engine.free_ahead(need.end + engine.headroom)
         overwritten = tail.next_seq - engine.state.tail.next_seq
-        self._kept.move_tail(tail, may_store=may_store)
+        self._retained.move_tail(tail, may_store=may_store)
         self.overwritten += overwritten
 
     def _refusal(self, need: Need) -> str:

@@ -33,8 +33,8 @@ from pmwal.storage.lock import Ownership
 from pmwal.writing.batch import Batch, Reservation, owned
 from pmwal.writing.committer import Committer, commit_unless_gone
 from pmwal.writing.engine import Engine, Need, State
-from pmwal.writing.retained import Kept, KeptRecord
-from pmwal.writing.space import Room
+from pmwal.writing.retained import Retained, RetainedRecord
+from pmwal.writing.space import Space
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,8 +64,8 @@ class Wal(ArrayReader):
     ) -> None:
         self._path = path
         self._engine = engine
-        self._kept = Kept(engine)
-        self._room = Room(path, engine, self._kept, on_full=on_full, timeout=timeout)
+        self._retained = Retained(engine)
+        self._space = Space(path, engine, self._retained, on_full=on_full, timeout=timeout)
         self._ownership = ownership
         self._recovery = recovery
         self._commits_each = commit == "each"
@@ -145,7 +145,7 @@ class Wal(ArrayReader):
             with engine.guard:
                 self._make_room(partial(engine.need_of_rows, rows))
                 first, last = self._persist(engine.store_rows, rows, kind)
-                self._persist(self._kept.settle)
+                self._persist(self._retained.settle)
         self._commit_by_policy(last)
         return first, last
 
@@ -239,14 +239,14 @@ class Wal(ArrayReader):
         """
         engine = self._usable(storing=False)
         before = as_number(before)
-        with self._kept.writer() as may_store, engine.guard:
+        with self._retained.writer() as may_store, engine.guard:
             state = engine.state
             if not state.tail.next_seq <= before <= state.head.next_seq:
                 raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
             if before > state.tail.next_seq:
                 at_end = before == state.head.next_seq
                 position = state.head.position if at_end else self._persist(engine.find, before).position
-                self._persist(self._kept.move_tail, Bound(position, before), may_store=may_store)
+                self._persist(self._retained.move_tail, Bound(position, before), may_store=may_store)
             return engine.state.tail.next_seq
 
     def rollback(self, after: int) -> int:
@@ -268,7 +268,7 @@ class Wal(ArrayReader):
                 raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
             if after < state.head.next_seq - 1:
                 position = state.tail.position if after < state.tail.next_seq else self._persist(engine.find, after).end
-                self._persist(self._kept.roll_back, Bound(position, after + 1))
+                self._persist(self._retained.roll_back, Bound(position, after + 1))
             return engine.state.head.next_seq
 
     # -- reading
@@ -444,15 +444,15 @@ class Wal(ArrayReader):
             bytes=engine.stored_bytes,
             commits=engine.commits,
             barriers=engine.barriers,
-            overwritten=self._room.overwritten,
-            waits=self._room.waits,
+            overwritten=self._space.overwritten,
+            waits=self._space.waits,
             errors=self._errors,
             slots_written=engine.slots_written,
             epoch=engine.state.epoch,
             generation=engine.generation,
             alignment=engine.block.alignment,
             assumptions=medium.assumptions,
-            dropped=self._room.dropped,
+            dropped=self._space.dropped,
             commit_latency=engine.latency,
             recovery=self._recovery,
         )
@@ -480,7 +480,7 @@ class Wal(ArrayReader):
                 return
             try:
                 if self._poison is None:
-                    self._persist(self._kept.settle)
+                    self._persist(self._retained.settle)
                     self._persist(self._engine.close)
             finally:
                 self._let_go()
@@ -601,10 +601,10 @@ class Wal(ArrayReader):
         with engine.guard:
             self._make_room(partial(engine.need_of, sizes), may_store=not promised)
             numbers = self._persist(engine.store, payloads, kinds)
-            self._persist(self._kept.settle)
+            self._persist(self._retained.settle)
             return numbers
 
-    def _append_needing(self, needed: KeptRecord, data: bytes, kind: int) -> int:
+    def _append_needing(self, needed: RetainedRecord, data: bytes, kind: int) -> int:
         """Append a record that needs a copy of another one in the log, which is stored with it when there is none."""
         engine = self._usable()
         check_length(len(data), engine.block)
@@ -619,13 +619,13 @@ class Wal(ArrayReader):
             first, last = self._persist(engine.store, payloads, [needed.kind, kind][-len(payloads) :])
             needed.last_used = last
             if first < last:
-                self._kept.stored(needed, first)
-            self._persist(self._kept.settle)
+                self._retained.stored(needed, first)
+            self._persist(self._retained.settle)
         self._commit_by_policy(last)
         return last
 
     def _make_room(self, needed: Callable[[], Need], *, may_store: bool = True) -> None:
-        self._persist(self._room.make, needed, self._wait_for_change, may_store=may_store)
+        self._persist(self._space.make, needed, self._wait_for_change, may_store=may_store)
 
     def _wait_for_change(self, deadline: float | None) -> None:
         """Wait for another thread to change the log. The caller holds ``guard`` once."""
