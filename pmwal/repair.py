@@ -88,8 +88,8 @@ def repair(
     """
     name = os.path.realpath(os.fspath(path))
     directory, base = os.path.split(name)
-    ownership = None if dry_run else lock_existing(name, seam)
-    if ownership is None and not dry_run:
+    lock = None if dry_run else lock_existing(name, seam)
+    if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: it was replaced while it was opened; try again")
     try:
         with inspect(name, seam, progress) as (mapping, judgement):
@@ -103,8 +103,8 @@ def repair(
                 _replace(directory, base, target, plan, mapping.size, seam, progress)
             return report
     finally:
-        if ownership is not None:
-            ownership.release()
+        if lock is not None:
+            lock.release()
 
 
 class _Plan:

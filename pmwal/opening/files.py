@@ -17,7 +17,7 @@ from pmwal.recovery.judge import Judgement
 from pmwal.recovery.snapshot import judge_beside
 from pmwal.recovery.superblock import Identity, identify, writable_problem
 from pmwal.storage.create import create_file
-from pmwal.storage.lock import Ownership, close_locked, open_to_lock
+from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.mapping import Mapping, drop_cache
 from pmwal.storage.medium import Medium, detect, flush_instruction
 from pmwal.storage.seam import Seam
@@ -63,7 +63,7 @@ def lock_log(
     application: bytes,
     seam: Seam,
     progress: Progress | None,
-) -> tuple[Ownership, bool]:
+) -> tuple[WriterLock, bool]:
     """Lock the log at ``path`` for writing, creating it if the mode says so; also whether it was created."""
     for _ in range(_TRIES):
         if options.mode != "x":
@@ -92,12 +92,12 @@ def lock_log(
     raise FileNotFoundError(f"{path}: another process keeps creating and removing it; stop that process and try again")
 
 
-def lock_existing(path: str, seam: Seam) -> Ownership | None:
+def lock_existing(path: str, seam: Seam) -> WriterLock | None:
     """Lock the log at ``path`` for writing; None when another file took its name meanwhile."""
     fd = open_to_lock(path, _WRITE_FLAGS)
     try:
         _identify(fd, path)
-        lock = Ownership(fd, path, seam)
+        lock = WriterLock(fd, path, seam)
     except BaseException:
         close_locked(fd)
         raise
@@ -111,7 +111,7 @@ def lock_existing(path: str, seam: Seam) -> Ownership | None:
     return lock
 
 
-def map_for_writing(lock: Ownership, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
+def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
     """The locked file mapped to be written, and its superblock. ``by_lines``: the engine can flush cache lines."""
     fd = os.open(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, an open description of its own
     try:
