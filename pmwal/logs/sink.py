@@ -20,23 +20,10 @@ from pmwal.errors import ForkedWal, WalFull, WalLocked
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
+from pmwal.records import SinkStats
 from pmwal.writing.wal import Wal
 
 PID_FIELD = "{pid}"
-
-
-@dataclass(frozen=True, slots=True)
-class SinkStats:
-    """What became of the log records since the log was opened.
-
-    ``written``: stored; ``overwritten``: older ones that made room for newer ones, earlier runs' among them; ``dropped``: not
-    stored because the log was full (``on_full="raise"``); ``errors``: not stored, or not durable as asked, for any other reason.
-    """
-
-    written: int = 0
-    overwritten: int = 0
-    dropped: int = 0
-    errors: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
