@@ -18,13 +18,15 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
 from pmwal.format.payload import as_number
-from pmwal.opening import open as open_wal
+from pmwal.opening import open_with
+from pmwal.opening.options import Options
 from pmwal.records import Record, RecoveryReport, WalStats
 from pmwal.writing.wal import Wal
 
@@ -58,9 +60,20 @@ def open(
     """
     if mode == "r":
         raise ValueError('mode "r" makes a Reader, which needs no event loop; use pmwal.open(path, "r")')
-    policy = "raise" if on_full == "wait" else on_full  # tasks wait here, not the loop's thread
-    begin = partial(open_wal, path, mode, size=size, align=align, medium=medium, ordering=ordering, commit="manual", on_full=policy)
-    return Opening(begin, waits=on_full == "wait", timeout=timeout)
+    options = Options(
+        mode,
+        size=size,
+        align=align,
+        medium=medium,
+        ordering=ordering,
+        commit="manual",
+        on_full=on_full,
+        timeout=timeout,
+    )
+    waits = on_full == "wait"
+    if waits:  # the tasks wait, the loop's thread must not
+        options = replace(options, on_full="raise")
+    return Opening(partial(open_with, path, options), waits=waits, timeout=timeout)
 
 
 class Opening:

@@ -1,4 +1,4 @@
-"""The old name of ``pmwal.LogHandler``, until 0.3: configurations of ``logging`` name ``pmwal.handler.LogHandler``."""
+"""The old name of the module of ``LogHandler``, until 0.3: configurations of ``logging`` name ``pmwal.handler.LogHandler``."""
 
 import warnings
 
@@ -6,4 +6,8 @@ from pmwal.logs.handler import LogHandler
 
 __all__ = ["LogHandler"]
 
-warnings.warn("pmwal.handler is pmwal.LogHandler now; this name goes with 0.3", DeprecationWarning, stacklevel=2)
+warnings.warn(
+    "pmwal.handler is deprecated and will be removed in 0.3: use pmwal.LogHandler, also in configurations of logging",
+    DeprecationWarning,
+    stacklevel=2,
+)

@@ -4,4 +4,8 @@ import warnings
 
 from pmwal.format.layout import *  # noqa: F403
 
-warnings.warn("pmwal.layout is pmwal.format.layout now; this name goes with 0.3", DeprecationWarning, stacklevel=2)
+warnings.warn(
+    "pmwal.layout is deprecated and will be removed in 0.3: use pmwal.format.layout",
+    DeprecationWarning,
+    stacklevel=2,
+)

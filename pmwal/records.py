@@ -163,3 +163,17 @@ class WalStats:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         recovery = None if self.recovery is None else self.recovery.as_dict()
         return values | {"commit_latency": self.commit_latency.as_dict(), "recovery": recovery}
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStats:
+    """What became of the records of a logging library since the log was opened.
+
+    ``written``: stored. ``overwritten``: older records that were overwritten, also those of earlier runs. ``dropped``: not stored
+    because the log was full (``on_full="raise"``). ``errors``: not stored, or not durable as asked, for any other reason.
+    """
+
+    written: int = 0
+    overwritten: int = 0
+    dropped: int = 0
+    errors: int = 0

@@ -32,7 +32,7 @@ from pmwal.format.layout import (
     slot_index,
 )
 from pmwal.format.ring import Found, Load, RingReader, overlay
-from pmwal.opening.files import inspect, own_existing
+from pmwal.opening.files import inspect, lock_existing
 from pmwal.records import START, Bound, Progress, RecoveryReport
 from pmwal.recovery.evidence import belongs, rebuilt
 from pmwal.recovery.judge import Judgement, judge
@@ -88,8 +88,8 @@ def repair(
     """
     name = os.path.realpath(os.fspath(path))
     directory, base = os.path.split(name)
-    ownership = None if dry_run else own_existing(name, seam)
-    if ownership is None and not dry_run:
+    lock = None if dry_run else lock_existing(name, seam)
+    if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: it was replaced while it was opened; try again")
     try:
         with inspect(name, seam, progress) as (mapping, judgement):
@@ -103,8 +103,8 @@ def repair(
                 _replace(directory, base, target, plan, mapping.size, seam, progress)
             return report
     finally:
-        if ownership is not None:
-            ownership.release()
+        if lock is not None:
+            lock.release()
 
 
 class _Plan:

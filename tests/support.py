@@ -149,7 +149,7 @@ def kill(wal: Wal) -> None:
     """End the writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
     wal._closed = True
     wal._engine.mapping.close()
-    wal._ownership.release()
+    wal._writer_lock.release()
 
 
 def contents(wal: Any) -> list[tuple[int, bytes]]:

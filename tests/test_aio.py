@@ -19,6 +19,7 @@ import pmwal.aio
 from conftest import Place
 from pmwal.aio import AsyncWal
 from pmwal.native import native
+from pmwal.opening.options import Options
 from support import FakeSeam, fail_flush, open_small, payloads
 
 PATIENCE = 20.0
@@ -53,11 +54,16 @@ async def waiting(wal: AsyncWal, *appends: Coroutine[Any, Any, Any]) -> list[asy
     return tasks
 
 
+def given(options: Options) -> dict[str, Any]:
+    """The options that are not None, by name."""
+    return {name: value for name, value in vars(options).items() if value is not None}
+
+
 @pytest.fixture
 def seam(monkeypatch: pytest.MonkeyPatch) -> FakeSeam:
     """What ``pmwal.aio.open`` opens its logs with from now on."""
     seam = FakeSeam()
-    monkeypatch.setattr("pmwal.aio.open_wal", lambda path, mode, **options: open_small(path, mode, **options, seam=seam))
+    monkeypatch.setattr("pmwal.aio.open_with", lambda path, options: open_small(path, **given(options), seam=seam))
     return seam
 
 
@@ -309,12 +315,12 @@ def test_cancelled_open_lets_go_of_the_log(shm_dir: Path, monkeypatch: pytest.Mo
     """What the thread opened after all is closed, and can be opened again."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(path: Path, mode: str, **options: Any) -> pmwal.Wal:
+    def slow(path: Path, options: Options) -> pmwal.Wal:
         begun.set()
         assert go_on.wait(PATIENCE)
-        return open_small(path, mode, **options)
+        return open_small(path, **given(options))
 
-    monkeypatch.setattr("pmwal.aio.open_wal", slow)
+    monkeypatch.setattr("pmwal.aio.open_with", slow)
 
     async def main() -> None:
         opening = asyncio.ensure_future(pmwal.aio.open(shm_dir / "log").__aenter__())

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import gc
+import inspect
 import os
 import pickle
 import stat
@@ -16,9 +17,14 @@ from typing import Any
 import pytest
 
 import pmwal
+import pmwal.aio
+import pmwal.integrations.loguru
+import pmwal.integrations.structlog
 from callers import bounds
 from conftest import Place
 from pmwal.format.layout import HEADER
+from pmwal.logs.sink import SinkOptions
+from pmwal.opening.options import Keywords, Options
 from support import SMALL_RING, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
@@ -233,14 +239,15 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
         ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'"),
         ({"recover": "all"}, "recover must be one of 'strict', 'salvage', not 'all'"),
         ({"recover": "salvage"}, 'needs mode="r"'),
-        ({"timeout": -1}, "timeout must not be negative"),
+        ({"timeout": -1}, "timeout must be None or a number of seconds from 0, not -1"),
         ({"size": 0}, "size must be positive"),
         ({"size": -4096}, "size must be positive"),
         ({"size": "many"}, "cannot read the size 'many'; write bytes, or a number with KiB"),
         ({"size": 1 << 50}, "size must be from 4096 to"),
-        ({"align": 3}, "alignment of 3 bytes"),
-        ({"align": 4}, "alignment of 4 bytes"),
-        ({"align": 8192}, "alignment of 8192 bytes"),
+        ({"align": 3}, "align must be a power of two from 8 to 4096, or None, not 3"),
+        ({"align": 4}, "align must be a power of two from 8 to 4096, or None, not 4"),
+        ({"align": 24}, "align must be a power of two from 8 to 4096, or None, not 24"),
+        ({"align": 8192}, "align must be a power of two from 8 to 4096, or None, not 8192"),
         ({"align": 4096, "size": 4096}, "alignment of 4096 bytes"),
     ],
     ids=str,
@@ -252,7 +259,9 @@ def test_impossible_argument_is_refused_and_nothing_created(path: Path, options:
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}, {"align": "64"}], ids=str
+)
 def test_argument_of_a_wrong_type_is_refused(path: Path, options: dict[str, Any]) -> None:
     """A TypeError, and no file."""
     with pytest.raises(TypeError):
@@ -426,3 +435,45 @@ def test_corrupt_log_is_refused_with_the_way_out(path: Path, mode: str) -> None:
     assert path.read_bytes() == before
     with pmwal.open(path, "r", recover="salvage") as reader:
         assert contents(reader) == [(1, b"a"), (3, b"c")]
+
+
+# -- the options
+
+
+def keywords_of(function: Any) -> dict[str, Any]:
+    """The keyword-only parameters of a function, and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def test_signature_of_open_has_every_option_with_its_default() -> None:
+    """help(pmwal.open) shows what Options holds, in its order, and so does the type of the keywords."""
+    assert inspect.signature(pmwal.open).parameters["mode"].default == Options().mode
+    expected = {name: value for name, value in vars(Options()).items() if name != "mode"}
+    assert list(expected.items()) == list(keywords_of(pmwal.open).items())
+    assert list(expected) == list(Keywords.__annotations__)
+
+
+def test_signature_of_an_event_loops_open_has_the_options_that_it_takes() -> None:
+    """All but those that only make sense elsewhere, with the same defaults."""
+    expected = {name: value for name, value in keywords_of(pmwal.open).items() if name not in ("commit", "recover")}
+    assert expected == keywords_of(pmwal.aio.open)
+
+
+@pytest.mark.parametrize("function", [pmwal.LogHandler, pmwal.integrations.structlog.LoggerFactory, pmwal.integrations.loguru.Sink])
+def test_signatures_for_logging_libraries_share_their_defaults(function: Any) -> None:
+    """Whichever library a program logs with, the log is opened alike."""
+    keywords = keywords_of(function)
+    names = {"size", "commit", "sync_level", "on_full", "medium"}
+    assert {"structured", "level"} >= keywords.keys() - names
+    assert {name: getattr(SinkOptions(), name) for name in names} == {name: keywords[name] for name in names}
+
+
+@pytest.mark.parametrize("options", [{"medium": "disk"}, {"size": 0}, {"timeout": -1}, {"align": 3}, {"mode": "w"}], ids=str)
+def test_event_loops_open_refuses_what_open_refuses(path: Path, options: dict[str, Any]) -> None:
+    """At the call, with the same words."""
+    with pytest.raises(ValueError) as refused:
+        pmwal.open(path, **options)
+    with pytest.raises(ValueError) as again:
+        pmwal.aio.open(path, **options)
+    assert str(refused.value) == str(again.value)

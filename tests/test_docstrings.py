@@ -11,7 +11,7 @@ import pytest
 
 import pmwal
 
-OLD_NAMES = ("pmwal.handler", "pmwal.layout")
+OLD_NAMES = ("pmwal.handler", "pmwal.layout", "pmwal.sink")
 """Modules that only warn that what they held has moved."""
 
 MODULES = sorted(

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import pmwal
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs import sink
 from pmwal.logs.encoder import LIBRARIES, encoder
-from pmwal.opening import open_log
+from pmwal.opening import open_with
 from processes import Child, Died, child, elsewhere, run_script
 from support import FakeSeam, fail_flush
 
@@ -341,7 +342,7 @@ def test_full_log_does_what_it_was_told_and_counts(log: Path, on_full: str) -> N
 def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is finished then, and says so: nothing is taken for stored; flush raises."""
     seam = FakeSeam()
-    monkeypatch.setattr(sink, "open_log", lambda path, **options: open_log(path, seam=seam, **(options | {"medium": "file"})))
+    monkeypatch.setattr(sink, "open_with", lambda path, options: open_with(path, replace(options, medium="file"), seam=seam))
     handler = Watched(log, size=SIZE)
     logger = logger_of(handler)
     logger.info("stored")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fcntl
 import gc
@@ -78,6 +79,22 @@ def sleep_until_forgotten(pipe: Connection) -> None:
 
 
 # -- the lock (scenario 32)
+
+
+def test_lock_that_is_released_twice_leaves_the_next_writers_alone(path: Path) -> None:
+    """By then its descriptor's number may belong to the next lock, also on the same file."""
+    first = open_small(path)
+    lock = first._writer_lock
+    first.close()
+    with contextlib.ExitStack() as stack:
+        while (taken := os.open(os.devnull, os.O_RDONLY)) < lock.fd:  # so that the next lock gets this number
+            stack.callback(os.close, taken)
+        os.close(taken)
+        second = stack.enter_context(open_small(path))
+        assert second._writer_lock.fd == lock.fd
+        lock.release()
+        with pytest.raises(pmwal.WalLocked):
+            open_small(path)
 
 
 NAMES: dict[str, Callable[[Path], Path]] = {

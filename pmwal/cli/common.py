@@ -11,8 +11,8 @@ from time import monotonic
 from typing import Any, NoReturn, TypeAlias
 
 from pmwal.format.layout import CAPACITY_MAX
-from pmwal.opening import ORDERINGS
 from pmwal.opening.files import inspect, map_for_reading
+from pmwal.opening.options import ORDERINGS
 from pmwal.records import Progress, RecoveryReport
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import LiveWriter, living_writer

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.common import Commands, add_command
 from pmwal.cli.items import LENGTH_PREFIXED_HELP, read_items
-from pmwal.writing.committer import COMMIT_POLICIES, check_commit
+from pmwal.opening.options import COMMIT_POLICIES, check_commit
 
 _EPILOG = """\
 The log is created when it does not exist, and recovered when it does. A line is

@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from pmwal.logs.sink import Sink as _Sink
-from pmwal.logs.sink import SinkOwner
+from pmwal.logs.sink import SinkOptions, SinkOwner
 
 
 class Sink(SinkOwner):
@@ -44,7 +44,8 @@ class Sink(SinkOwner):
         on_full: str = "overwrite",
         medium: str = "auto",
     ) -> None:
-        self._sink = _Sink(path, size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        self._sink = _Sink(path, options)
 
     def write(self, message: str) -> None:
         """Store one message of loguru, or a line of text as level 0. Raises as ``pmwal.Wal.append`` does."""

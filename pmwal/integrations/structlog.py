@@ -20,7 +20,7 @@ import traceback
 import weakref
 from typing import NoReturn
 
-from pmwal.logs.sink import Sink, SinkOwner, refuse_pickle
+from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, refuse_pickle
 
 
 class LoggerFactory(SinkOwner):
@@ -47,7 +47,8 @@ class LoggerFactory(SinkOwner):
         on_full: str = "overwrite",
         medium: str = "auto",
     ) -> None:
-        self._sink = Sink(path, size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        self._sink = Sink(path, options)
         weakref.finalize(self, self._sink.close)
 
     def __call__(self, *args: object) -> WalLogger:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmwal.logs.encoder import Encode, encoder
-from pmwal.logs.sink import Sink, SinkOwner
+from pmwal.logs.sink import Sink, SinkOptions, SinkOwner
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes that a ``LogRecord`` has by itself; all others came with ``extra=`` or from a filter."""
@@ -62,7 +62,8 @@ class LogHandler(SinkOwner, logging.Handler):
         level: int | str = logging.NOTSET,
     ) -> None:
         # The log first: a handler that could not open it must not be left in logging's list of handlers to shut down.
-        self._sink = Sink(path, size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        self._sink = Sink(path, options)
         try:
             super().__init__(level)
             self._encode: Encode | None = encoder() if structured else None

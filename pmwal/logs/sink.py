@@ -14,56 +14,49 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from pmwal.errors import ForkedWal, WalFull, WalLocked
 from pmwal.format.layout import KIND_APPLICATION_MAX
-from pmwal.opening import open as open_log
+from pmwal.opening import open_with
+from pmwal.opening.options import Options
+from pmwal.records import SinkStats
 from pmwal.writing.wal import Wal
 
-FULL_POLICIES = ("overwrite", "raise")  # a log call that waits for somebody's truncate would stop the program
 PID_FIELD = "{pid}"
 
 
-@dataclass(frozen=True, slots=True)
-class SinkStats:
-    """What became of the log records since the log was opened.
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions(Options):
+    """The options of ``LogHandler`` and the adapters that concern the log. A logging call never waits for a truncate."""
 
-    ``written``: stored; ``overwritten``: older ones that made room for newer ones, earlier runs' among them; ``dropped``: not
-    stored because the log was full (``on_full="raise"``); ``errors``: not stored, or not durable as asked, for any other reason.
-    """
+    full_policies: ClassVar[tuple[str, ...]] = ("overwrite", "raise")
 
-    written: int = 0
-    overwritten: int = 0
-    dropped: int = 0
-    errors: int = 0
+    commit: str | float = 1.0
+    on_full: str = "overwrite"
+    sync_level: int | str = logging.CRITICAL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _level_number(self.sync_level)
 
 
 class Sink:
-    """A log opened for lines. The arguments are those of ``LogHandler``."""
+    """A log opened for the lines of a logging library."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        size: int | str | None,
-        commit: str | float,
-        sync_level: int | str,
-        on_full: str,
-        medium: str,
-    ) -> None:
-        if on_full not in FULL_POLICIES:
-            raise ValueError(f"on_full must be one of {', '.join(map(repr, FULL_POLICIES))}, not {on_full!r}")
-        self._sync_level = level_number(sync_level)
+    def __init__(self, path: str | os.PathLike[str], options: SinkOptions) -> None:
+        self._sync_level = _level_number(options.sync_level)
         self._dropped = self._errors = 0
         self._pid = os.getpid()
         self.path = os.fsdecode(path).replace(PID_FIELD, str(self._pid))
         try:
-            self.wal: Wal = open_log(self.path, size=size, commit=commit, on_full=on_full, medium=medium)
+            wal = open_with(self.path, options)
         except WalLocked as error:
             who = "another process" if error.pid is None else "this process" if error.pid == self._pid else f"process {error.pid}"
             raise WalLocked(f"{self.path}: {who} has it open, and a log has one writer; {_advice(self.path)}", error.pid) from None
-        self._append = self.wal.append
+        assert isinstance(wal, Wal)
+        self.wal = wal
+        self._append = wal.append
 
     def store(self, line: bytes, level: int) -> None:
         """Store one line, and commit at once from ``sync_level`` on. ``level`` becomes the record's ``kind``.
@@ -132,12 +125,11 @@ class SinkOwner:
         refuse_pickle(self)
 
 
-def level_number(level: int | str) -> int:
-    """A level by number or name; ``ValueError`` for an unknown name."""
+def _level_number(level: int | str) -> int:
     if isinstance(level, str):
         levels = logging.getLevelNamesMapping()
         if level not in levels:
-            raise ValueError(f"unknown level {level!r}; a level is a number or one of {', '.join(levels)}")
+            raise ValueError(f"sync_level must be a number or one of {', '.join(levels)}, not {level!r}")
         return levels[level]
     return level
 

@@ -6,48 +6,30 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, Unpack, overload
 
 from pmwal.native import native
 from pmwal.native.choice import chosen_engine
-from pmwal.opening.files import capacity_of, check_geometry, inspect, map_for_reading, map_for_writing, own
+from pmwal.opening.files import check_geometry, inspect, lock_log, map_for_reading, map_for_writing
+from pmwal.opening.options import Keywords, Options
 from pmwal.opening.takeover import take_over
 from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
-from pmwal.storage.medium import MEDIUMS, check_platform, flush_instruction
+from pmwal.storage.medium import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
-from pmwal.writing.committer import check_commit
 from pmwal.writing.engine import Engine
-from pmwal.writing.space import FULL_POLICIES
 from pmwal.writing.wal import Wal
 
 if native is not None:
     from pmwal.writing.native_engine import NativeEngine, NativeWal
 
-MODES = ("a", "x", "r+", "r")
-ORDERINGS = ("auto", "strict", "pipelined")
-RECOVERIES = ("strict", "salvage")
-
-
-class _Options(TypedDict, total=False):
-    """The keywords of ``open``."""
-
-    size: int | str | None
-    align: int | None
-    medium: str
-    ordering: str
-    commit: str | float
-    on_full: str
-    timeout: float | None
-    recover: str
-
 
 @overload
-def open(path: str | os.PathLike[str], mode: Literal["r"], **options: Unpack[_Options]) -> Reader: ...
+def open(path: str | os.PathLike[str], mode: Literal["r"], **options: Unpack[Keywords]) -> Reader: ...
 @overload
-def open(path: str | os.PathLike[str], mode: Literal["a", "x", "r+"] = "a", **options: Unpack[_Options]) -> Wal: ...
+def open(path: str | os.PathLike[str], mode: Literal["a", "x", "r+"] = "a", **options: Unpack[Keywords]) -> Wal: ...
 @overload
-def open(path: str | os.PathLike[str], mode: str, **options: Unpack[_Options]) -> Wal | Reader: ...
+def open(path: str | os.PathLike[str], mode: str, **options: Unpack[Keywords]) -> Wal | Reader: ...
 def open(
     path: str | os.PathLike[str],
     mode: str = "a",
@@ -63,16 +45,17 @@ def open(
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
 
-    - ``mode``: "a" creates the log or recovers it, "x" creates it and fails if it exists, "r+" needs it to exist.
-    - ``size``: capacity of the ring at creation in bytes or as text with units, 64 MiB when None, rounded up to whole pages;
-      ``align``: of the records, a power of two from 8 to 4096, by the medium when None. For a log that exists, another
-      value than its own is a ``ValueError``.
-    - ``medium``: "auto", "dax" (refused without MAP_SYNC), "file", "memory" or "emulated-dax" (tmpfs, ramfs or memfd only).
-    - ``ordering``: "strict" writes the pointer with every commit; "pipelined" lets it lag and costs one barrier; "auto" is
+    - ``mode``: "a" creates the log or recovers it, "x" creates it and fails if it exists, "r+" requires that it exists.
+    - ``size``: capacity of the ring at creation, in bytes or as text with a unit, rounded up to whole pages; None means 64 MiB.
+      ``align``: alignment of the records, a power of two from 8 to 4096; None means what suits the medium. For an existing log,
+      a value other than its own is a ``ValueError``.
+    - ``medium``: "auto", "dax" (refused without MAP_SYNC), "file", "memory" or "emulated-dax" (both on tmpfs, ramfs or a memfd
+      only).
+    - ``ordering``: "strict" writes the commit pointer with every commit; "pipelined" lets it lag, which saves a barrier; "auto" is
       strict where a barrier is a fence and pipelined where it is a device flush.
-    - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``, and a number leaves it to a thread in
-      the background, which begins a commit at most so many seconds after the oldest append that is not durable.
-    - ``on_full``: "raise" ``WalFull``, "wait" for another thread's truncate (``timeout`` seconds at most), or "overwrite" the
+    - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``. With a number of seconds a background
+      thread commits: it starts at most that long after the oldest append that is not yet durable.
+    - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds), or "overwrite" the
       oldest records.
     - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
 
@@ -86,8 +69,7 @@ def open(
     ...     reader[seq].data
     b'payload'
     """
-    return open_log(
-        path,
+    options = Options(
         mode,
         size=size,
         align=align,
@@ -97,76 +79,65 @@ def open(
         on_full=on_full,
         timeout=timeout,
         recover=recover,
-        seam=SYSTEM,
     )
+    return open_with(path, options)
 
 
 def open_log(
     path: str | os.PathLike[str],
     mode: str = "a",
     *,
-    size: int | str | None = None,
-    align: int | None = None,
-    medium: str = "auto",
-    ordering: str = "auto",
-    commit: str | float = "each",
-    on_full: str = "raise",
-    timeout: float | None = None,
-    recover: str = "strict",
+    seam: Seam = SYSTEM,
+    application: bytes = b"",
+    progress: Progress | None = None,
+    **options: Unpack[Keywords],
+) -> Wal | Reader:
+    """Internal, for tests and the command line: ``open`` with a seam, the application's bytes for a new log, and progress."""
+    return open_with(path, Options(mode, **options), seam=seam, application=application, progress=progress)
+
+
+def open_with(
+    path: str | os.PathLike[str],
+    options: Options,
+    *,
     seam: Seam = SYSTEM,
     application: bytes = b"",
     progress: Progress | None = None,
 ) -> Wal | Reader:
-    """``open`` with what only the command line and tests say: seam, application bytes, progress."""
+    """Internal: open a log with these options; everything else that opens one ends here."""
     name = os.fspath(path)
     if isinstance(name, bytes):
         name = os.fsdecode(name)
-    for value, allowed, what in (
-        (mode, MODES, "mode"),
-        (medium, MEDIUMS, "medium"),
-        (ordering, ORDERINGS, "ordering"),
-        (on_full, FULL_POLICIES, "on_full"),
-        (recover, RECOVERIES, "recover"),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-    check_commit(commit)
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"timeout must not be negative, not {timeout}")
-    if recover == "salvage" and mode != "r":
-        raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
     if not name:
         raise FileNotFoundError(errno.ENOENT, "no path was given", name)
-    capacity = None if size is None else capacity_of(size)
     check_platform()
     is_native = chosen_engine() == "native"
+    if options.mode == "r":
+        return _open_reader(name, options, seam)
     engine_type: type[Engine] = NativeEngine if is_native else Engine
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
-    if mode == "r":
-        return _open_reader(name, capacity, align, medium, seam, salvaging=recover == "salvage")
-    ownership, created = own(name, mode, capacity, align, medium, application, seam, progress)
+    lock, created = lock_log(name, options, application, seam, progress)
     try:
-        lines = flush_instruction() if is_native else None
-        mapping, identity = map_for_writing(ownership, name, capacity, align, medium, seam, lines)
+        mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native)
         try:
-            pipelined = mapping.medium.pipelined if ordering == "auto" else ordering == "pipelined"
+            pipelined = options.pipelined_on(mapping.medium)
             engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type)
         except BaseException:
             mapping.close()
             raise
     except BaseException:
-        ownership.release()
+        lock.release()
         raise
     if created:
         report = replace(report, outcome="created")
-    return wal_type(name, engine, ownership, report, commit=commit, on_full=on_full, timeout=timeout)
+    return wal_type(name, engine, lock, report, commit=options.commit, on_full=options.on_full, timeout=options.timeout)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:
     """Judge a log as recovery would, without writing and without raising for damage.
 
-    ``progress`` is called now and then with (bytes done, bytes in all). Raises ``FormatError`` or ``OSError`` when there is
-    no log to judge.
+    ``progress`` is called from time to time with (bytes done, bytes in total). Raises ``FormatError`` or ``OSError`` when there
+    is no log to judge.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -178,11 +149,11 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
         return judgement.report
 
 
-def _open_reader(path: str, capacity: int | None, align: int | None, medium: str, seam: Seam, *, salvaging: bool) -> Reader:
-    mapping, identity = map_for_reading(path, medium, seam)
+def _open_reader(path: str, options: Options, seam: Seam) -> Reader:
+    mapping, identity = map_for_reading(path, options.medium, seam)
     try:
-        check_geometry(path, identity.block, capacity, align)
-        return Reader(path, mapping, identity, seam, salvaging=salvaging)
+        check_geometry(path, identity.block, options)
+        return Reader(path, mapping, identity, seam, salvaging=options.salvaging)
     except BaseException:
         mapping.close()
         raise

@@ -36,7 +36,7 @@ from pmwal.format.layout import (
     slot_offset,
 )
 from pmwal.records import Progress
-from pmwal.storage.lock import Ownership, close_locked, duplicate_locked, open_to_lock
+from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
 from pmwal.storage.medium import detect
 from pmwal.storage.seam import Seam
 
@@ -53,13 +53,13 @@ def create_file(
     application: bytes,
     seam: Seam,
     progress: Progress | None = None,
-) -> Ownership:
+) -> WriterLock:
     """Create an empty log under ``path`` and own it. ``FileExistsError`` when somebody was first."""
     directory, name = os.path.split(os.path.abspath(path))
     if os.path.lexists(path):  # link(2) decides; this only saves the work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    owner: Ownership | None = None
+    owner: WriterLock | None = None
     try:
         with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
             block = Superblock(
@@ -80,7 +80,7 @@ def create_file(
             _fill(fd, block, seam, progress)
             owner_fd = duplicate_locked(fd)
             try:
-                owner = Ownership(owner_fd, path, seam)
+                owner = WriterLock(owner_fd, path, seam)
             except BaseException:
                 close_locked(owner_fd)
                 raise

@@ -1,13 +1,14 @@
-"""Who may write: one handle per log, across processes, paths, links and forks.
+"""The writer's lock: one writing handle per log, across processes, paths, links and forks.
 
 Invariants
 ----------
-- The lock is an flock on an open file description that is used for nothing else: closing any other descriptor of the
-  file cannot drop it (POSIX record locks vanish so).
-- No time-out steals it. It ends when its last descriptor closes: at close, at the death of the owner, or when an owner
-  that forked dies, because the child closes its copy right after the fork and never unlocks (LOCK_UN would unlock the
-  parent, which shares the description).
-- flock may be a per-process lock on network file systems, so handles of one process also know each other.
+- The lock is an flock on an open file description that is used for nothing else: closing any other descriptor of the file cannot
+  drop it. (A POSIX record lock vanishes when any descriptor of the file is closed.)
+- No time-out breaks it. It ends when its last descriptor closes: at close, at the death of its owner, or, if the owner has forked,
+  at the owner's death all the same, because the child closes its copy right after the fork. The child never unlocks: LOCK_UN would
+  release the parent's lock, which shares the description.
+- On network file systems flock may be a lock per process, so the handles of one process also know each other.
+- A lock is released once: by then its descriptor's number may belong to another lock.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from pmwal.storage.live_page import living_writer
 from pmwal.storage.seam import Seam
 
 
-class Ownership:
+class WriterLock:
     """The right to write one log. ``fd`` holds the lock and nothing else."""
 
     def __init__(self, fd: int, path: str, seam: Seam) -> None:
-        """Take the lock on a file opened by ``open_to_lock``; ``WalLocked`` when somebody has it (``fd`` stays the caller's)."""
+        """Lock a file that ``open_to_lock`` opened; ``WalLocked`` when another handle has it (``fd`` stays the caller's then)."""
         status = os.fstat(fd)
         self.fd = fd
         self.pid = os.getpid()
         self._key = (status.st_dev, status.st_ino)
         with _guard:
-            if self._key in _owned:
-                raise WalLocked(f"{path}: this process already has it open for writing", os.getpid())
+            if self._key in _locked:
+                raise WalLocked(
+                    f'{path}: this process already has it open for writing; use that handle, or read with mode="r"', self.pid
+                )
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -43,20 +46,22 @@ class Ownership:
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',
                     None if writer is None else writer.pid,
                 ) from None
-            _owned.add(self._key)
+            _locked.add(self._key)
+            self._held = True
 
     def release(self) -> None:
-        """Give the log to the next writer. In a forked child there is nothing left to give."""
+        """Let the next writer have the log. Idempotent; in a forked child, which holds no lock, it does nothing."""
         if os.getpid() != self.pid:
             return
         with _guard:
-            if self._key in _owned and self.fd in _descriptors:
-                _owned.discard(self._key)
+            if self._held:
+                self._held = False
+                _locked.discard(self._key)
                 close_locked(self.fd)
 
 
 def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-    """``os.open`` for a descriptor that may hold a lock: no forked child keeps it."""
+    """``os.open`` for a descriptor that may hold a lock: a forked child closes its copy."""
     with _guard:
         fd = os.open(path, flags, mode, dir_fd=dir_fd)
         _descriptors.add(fd)
@@ -79,19 +84,19 @@ def close_locked(fd: int) -> None:
             os.close(fd)
 
 
-# Held during a fork too, so that a child's copy of these tables is whole.
+# Held during a fork too, so that a child's copy of these sets is consistent.
 _guard = threading.RLock()
-_owned: set[tuple[int, int]] = set()
+_locked: set[tuple[int, int]] = set()
 _descriptors: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """In a forked child: close the copies of the lock descriptors, so that the lock dies with its owner."""
+    """In a forked child: close the copies of the locks' descriptors, so that each lock dies with its owner."""
     for fd in _descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)
     _descriptors.clear()
-    _owned.clear()
+    _locked.clear()
     _guard.release()
 
 

@@ -82,7 +82,7 @@ def let_go(wal: Wal) -> None:
         wal._closed = True
         wal._engine.halt()
         wal._engine.mapping.close()
-        wal._ownership.release()
+        wal._writer_lock.release()
 
 
 class Session:

@@ -20,8 +20,6 @@ from typing import Any
 from pmwal.errors import PmwalError
 from pmwal.writing.engine import Engine
 
-COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
-
 Commit = Callable[[], object]
 """Makes everything durable, or raises a ``PmwalError``."""
 
@@ -74,17 +72,6 @@ class Committer:
             self._stopping.set()
             with self._engine.guard:
                 self._engine.changed.notify_all()
-
-
-def check_commit(commit: str | float) -> None:
-    """``ValueError`` when this is no commit policy."""
-    if isinstance(commit, str):
-        valid = commit in COMMIT_POLICIES
-    else:
-        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
-    if not valid:
-        policies = ", ".join(map(repr, COMMIT_POLICIES))
-        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")
 
 
 def commit_unless_gone(handle: weakref.ref[Any]) -> None:

@@ -16,8 +16,6 @@ from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.writing.engine import Engine, Need
 from pmwal.writing.retained import Retained
 
-FULL_POLICIES = ("raise", "wait", "overwrite")
-
 Wait = Callable[[float | None], None]
 """Waits for another thread to change the log, until this time of ``time.monotonic()``."""
 

@@ -29,7 +29,7 @@ from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import Bell, follow
 from pmwal.reading.walk import View, gone, resume, walk
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
-from pmwal.storage.lock import Ownership
+from pmwal.storage.lock import WriterLock
 from pmwal.writing.batch import Batch, Reservation, owned
 from pmwal.writing.committer import Committer, commit_unless_gone
 from pmwal.writing.engine import Engine, Need, State
@@ -55,7 +55,7 @@ class Wal(ArrayReader):
         self,
         path: str,
         engine: Engine,
-        ownership: Ownership,
+        writer_lock: WriterLock,
         recovery: RecoveryReport,
         *,
         commit: str | float,
@@ -66,7 +66,7 @@ class Wal(ArrayReader):
         self._engine = engine
         self._retained = Retained(engine)
         self._space = Space(path, engine, self._retained, on_full=on_full, timeout=timeout)
-        self._ownership = ownership
+        self._writer_lock = writer_lock
         self._recovery = recovery
         self._commits_each = commit == "each"
         self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
@@ -465,7 +465,7 @@ class Wal(ArrayReader):
         """
         if self._closed:
             return
-        if os.getpid() != self._ownership.pid:
+        if os.getpid() != self._writer_lock.pid:
             self._closed = True
             return
         self._refuse_reentry(storing=False)
@@ -497,7 +497,7 @@ class Wal(ArrayReader):
             try:
                 self._engine.mapping.close()
             finally:
-                self._ownership.release()
+                self._writer_lock.release()
 
     def __enter__(self) -> Wal:
         self._usable(reading=True)
@@ -508,7 +508,7 @@ class Wal(ArrayReader):
 
     def __del__(self) -> None:
         # A dropped handle is a process crash: nothing is committed, only the lock goes.
-        if getattr(self, "_closed", True) or os.getpid() != self._ownership.pid:
+        if getattr(self, "_closed", True) or os.getpid() != self._writer_lock.pid:
             return
         try:
             warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
@@ -534,7 +534,7 @@ class Wal(ArrayReader):
         return self._engine.state
 
     def _refuse_fork(self) -> None:
-        if os.getpid() != self._ownership.pid:
+        if os.getpid() != self._writer_lock.pid:
             raise ForkedWal(
                 f"{self._path}: this handle belongs to the parent process; open a log of your own, "
                 'or read this one with pmwal.open(path, "r")'

@@ -1,0 +1,105 @@
+"""The options of a log: their defaults, the values they take, and what follows from them.
+
+The public functions name each option in their signatures, for editors and ``help()``, and pass them all on to ``Options`` at once.
+``tests/test_api.py`` compares their names and defaults with these.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, TypedDict
+
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
+from pmwal.storage.medium import MEDIUMS, Medium
+from pmwal.units import parse_size
+
+MODES = ("a", "x", "r+", "r")
+ORDERINGS = ("auto", "strict", "pipelined")
+COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
+FULL_POLICIES = ("raise", "wait", "overwrite")
+RECOVERIES = ("strict", "salvage")
+
+
+class Keywords(TypedDict, total=False):
+    """The options that ``open`` takes by keyword, for signatures that pass them on."""
+
+    size: int | str | None
+    align: int | None
+    medium: str
+    ordering: str
+    commit: str | float
+    on_full: str
+    timeout: float | None
+    recover: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``pmwal.open``, checked. A bad value is a ``ValueError``, a value of the wrong type a ``TypeError``.
+
+    >>> Options(size="1MiB").capacity
+    1048576
+    >>> Options(on_full="drop")
+    Traceback (most recent call last):
+    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'
+    """
+
+    full_policies: ClassVar[tuple[str, ...]] = FULL_POLICIES
+
+    mode: str = "a"
+    _: KW_ONLY
+    size: int | str | None = None
+    align: int | None = None
+    medium: str = "auto"
+    ordering: str = "auto"
+    commit: str | float = "each"
+    on_full: str = "raise"
+    timeout: float | None = None
+    recover: str = "strict"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("mode", MODES),
+            ("medium", MEDIUMS),
+            ("ordering", ORDERINGS),
+            ("on_full", self.full_policies),
+            ("recover", RECOVERIES),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        check_commit(self.commit)
+        if self.timeout is not None and not self.timeout >= 0:  # NaN is neither
+            raise ValueError(f"timeout must be None or a number of seconds from 0, not {self.timeout!r}")
+        if self.salvaging and self.mode != "r":
+            raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
+        if self.align is not None and (not ALIGN_DEFAULT <= self.align <= ALIGN_MAX or self.align & (self.align - 1)):
+            raise ValueError(f"align must be a power of two from {ALIGN_DEFAULT} to {ALIGN_MAX}, or None, not {self.align!r}")
+        if self.capacity is not None and not CAPACITY_MIN <= self.capacity <= CAPACITY_MAX:
+            raise ValueError(f"size must be from {CAPACITY_MIN} to {CAPACITY_MAX} bytes, not {self.size!r}")
+
+    @property
+    def capacity(self) -> int | None:
+        """``size`` in bytes, rounded up to whole pages; None when no size was given."""
+        return None if self.size is None else -(-parse_size(self.size) // PAGE) * PAGE
+
+    @property
+    def salvaging(self) -> bool:
+        """Whether a reader skips damage."""
+        return self.recover == "salvage"
+
+    def pipelined_on(self, medium: Medium) -> bool:
+        """Whether the commit pointer may lag: ``ordering``, or for "auto" what suits this medium."""
+        return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"
+
+
+def check_commit(commit: str | float) -> None:
+    """``ValueError`` when this is no commit policy."""
+    if isinstance(commit, str):
+        valid = commit in COMMIT_POLICIES
+    else:
+        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
+    if not valid:
+        policies = ", ".join(map(repr, COMMIT_POLICIES))
+        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")
