@@ -12,7 +12,7 @@ import pmwal
 from pmwal.format import control
 from pmwal.format.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
 from pmwal.format.ring import Found
-from pmwal.reading.walk import View, walk
+from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound
 from pmwal.recovery import judge
 from pmwal.recovery import superblock as identity
@@ -61,9 +61,8 @@ class Image:
         assert slot is not None
         view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
 
-        kept = [
-            (record.seq, record.data) for record in walk(block_in_use.block, self.load, view, view.tail, view.end.next_seq, explain)
-        ]
+        records = Walker(block_in_use.block, self.load, explain).walk(view, view.tail, view.end.next_seq)
+        kept = [(record.seq, record.data) for record in records]
         missing = {seq for seq, _ in self.acknowledged} - {seq for seq, _ in kept}
         assert [item for item in self.acknowledged if item[0] not in missing] == kept, "changed or foreign records"
         if missing:

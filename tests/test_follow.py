@@ -17,6 +17,7 @@ from pmwal.format.layout import LIVE_FOLLOWERS_OFFSET
 from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.reading import follow
+from pmwal.reading.walk import Walker
 from pmwal.storage.live_page import read_writer
 from processes import child
 from support import kill, open_small
@@ -234,8 +235,8 @@ def test_follow_in_salvage_is_refused(shm_dir: Path) -> None:
 def test_record_behind_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ordinary case of a follower is one call of C; at the gap before a new lap it is a walk again."""
     walked: list[int] = []
-    walk_on = pmwal.Reader._walk_on
-    monkeypatch.setattr(pmwal.Reader, "_walk_on", lambda *walk: walked.append(walk[-1]) or walk_on(*walk))
+    walk = Walker.walk
+    monkeypatch.setattr(Walker, "walk", lambda *args: walked.append(args[-1]) or walk(*args))
     with open_small(shm_dir / "log", on_full="overwrite") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         wal.append(b"x")
         records = reader.follow(timeout=PATIENCE)

@@ -22,7 +22,7 @@ from conftest import Place
 from pmwal.format.layout import HEADER, PAGE, Superblock
 from pmwal.format.ring import Load, overlay
 from pmwal.opening import open_log
-from pmwal.reading.walk import View, walk
+from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound
 from pmwal.recovery import snapshot
 from pmwal.recovery.judge import Judgement, judge
@@ -283,7 +283,8 @@ def test_record_is_handed_out_from_the_bytes_that_were_checked(path: Path) -> No
     with contextlib.suppress(pmwal.Overrun):
         at = Bound(start.position, 3)
         view = View(at, Bound(2**62, len(expected) + 1), 1, 1)
-        shown += walk(block, load, view, at, len(expected) + 1, lambda missing, _: pmwal.Overrun(str(missing)))
+        walker = Walker(block, load, lambda missing, _: pmwal.Overrun(str(missing)))
+        shown += walker.walk(view, at, len(expected) + 1)
     assert [record.data for record in shown] == expected[2 : 2 + len(shown)]
     assert len(shown) >= 6
 

@@ -27,7 +27,7 @@ from pmwal.format.ring import CHUNK, RECORDS_MAX, RingReader
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import Bell, follow
-from pmwal.reading.walk import Seen, View, gone, hand_out, locate, missing, resume, walk
+from pmwal.reading.walk import Delivered, View, Walker, deliver, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
@@ -73,7 +73,7 @@ class Reader(ArrayReader):
         self._scan = scan_for(identity.block)
         self._judged: tuple[int, Judgement] | None = None
         self._seen_epoch = 0
-        self._last: Seen | None = None  # the last record handed out, in epoch ``_seen_epoch``
+        self._last: Delivered | None = None  # the last record handed out, in epoch ``_seen_epoch``
         self._view()
 
     # -- what there is
@@ -177,8 +177,8 @@ class Reader(ArrayReader):
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
         view = self._view()
         first, end = self._begin(view, start, stop)
-        locate, walk_on = partial(self._locate, view), partial(self._walk_on, view)
-        return Source(self._block, self._mapping, view, first, end, locate, walk_on, lambda seq: not self._closed)
+        locate, walk = partial(self._locate, view), partial(self._walker.walk, view)
+        return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
 
     def _begin(self, view: View, start: int | None, stop: int | None) -> tuple[int, int]:
         """Make ready to hand out records of this view; the first number, and the one after the last."""
@@ -266,11 +266,11 @@ class Reader(ArrayReader):
         met.line, first_seq, many = news
         met.alive_at = time.monotonic()
         self._index.drop_before(first_seq)
-        return hand_out(many, self._hand_out)
+        return deliver(many, self._note_delivery)
 
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
         if first < end:
-            yield from self._walk_on(view, self._locate(view, first), end)
+            yield from self._walker.walk(view, self._locate(view, first), end)
 
     def _locate(self, view: View, first: int) -> Bound:
         self._check_open()
@@ -280,16 +280,17 @@ class Reader(ArrayReader):
         near = self._index.floor(first, view.tail)
         if last is not None and near.next_seq < last.seq < first:
             near = Bound(last.end, last.seq + 1)  # it was there, and this epoch's index knows less
-        found = locate(self._block, self._mapping.load, view, near, first, self._explain)
+        found = self._walker.locate(view, near, first)
         return Bound(found.position, first)
 
-    def _walk_on(self, view: View, start: Bound, end: int) -> Iterator[Record]:
-        return walk(self._block, self._mapping.load, view, start, end, self._explain, self._hand_out, self._scan)
+    @property
+    def _walker(self) -> Walker:
+        return Walker(self._block, self._mapping.load, self._explain, self._note_delivery, self._scan)
 
-    def _hand_out(self, seen: Seen) -> None:
+    def _note_delivery(self, record: Delivered) -> None:
         self._check_open()
-        self._last = seen
-        self._index.add(Bound(seen.position, seen.seq))
+        self._last = record
+        self._index.add(Bound(record.position, record.seq))
 
     def _revalidate(self, view: View) -> None:
         """``Overrun`` when the last record handed out was rolled back since."""

@@ -1,8 +1,16 @@
-"""Handing out records: the walk that Wal and Reader share."""
+"""Walking over the records of a log: what ``Wal`` and ``Reader`` share.
+
+Invariants
+----------
+- A record is delivered only from the private copy in which its checksum was verified.
+- The records of one walk have consecutive numbers, and positions only grow. A record that is missing ends the walk with an
+  error, never with a gap.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
@@ -11,31 +19,27 @@ from pmwal.format.layout import HEADER, PAGE, Superblock
 from pmwal.format.ring import CHUNK, Found, Load, RingReader, Scan, has_due_epoch
 from pmwal.records import Bound, Record
 
-POINT_CHUNK = 32 * 1024  # what a look-up of one record loads at a time
+_LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
 
 
 class View(NamedTuple):
-    """What may be read: the records from ``tail`` to ``end``, those from ``epoch_first_seq`` on stored in ``epoch``."""
+    """What may be read: the records from ``tail`` to ``end``. Those from ``epoch_first_seq`` on were stored in ``epoch``."""
 
     tail: Bound
     end: Bound
     epoch: int
     epoch_first_seq: int
 
-    def holds(self, found: Found) -> bool:
-        """Whether a whole record lies within and has an epoch that its number calls for.
+    def contains(self, found: Found) -> bool:
+        """Whether a whole record ends within the view and has the epoch that its number calls for.
 
-        What was rolled back or dropped is whole, too; and what was stored after this view was taken is newer.
+        Records that were rolled back or dropped may be whole, too; and records stored after this view was taken are newer.
         """
         return found.end <= self.end.position and has_due_epoch(found, self.epoch, self.epoch_first_seq)
 
 
-Explain = Callable[[Bound, View], PmwalError]
-"""Makes the error for a record that a walk over a view expected at this bound, and that is not there."""
-
-
-class Seen(NamedTuple):
-    """A record that was handed out: where it starts and ends, its number and its checksum, which tell it from any other."""
+class Delivered(NamedTuple):
+    """What identifies a record that was delivered: where it starts and ends, its number and its checksum."""
 
     position: int
     end: int
@@ -43,81 +47,84 @@ class Seen(NamedTuple):
     crc: int
 
 
-HandedOut = Callable[[Seen], None]
-"""Notes a record that is about to be handed out."""
+Explain = Callable[[Bound, View], PmwalError]
+"""Makes the error for a record that a walk over a view expected at this bound and did not find."""
+
+OnDelivery = Callable[[Delivered], None]
+"""Called with each record just before it is delivered."""
 
 
-def read_one(block: Superblock, load: Load, view: View, at: Bound, explain: Explain) -> tuple[Record, int]:
-    """The record that a walk over this view expects at this bound, and where it ends."""
-    ring = RingReader(block, load, chunk=POINT_CHUNK)
-    found = _expect(ring, at, view, explain)
-    return ring.record(found), found.end
+@dataclass(frozen=True, slots=True)
+class Walker:
+    """Reads the records of views of one log. With ``scan`` it takes runs of records from the native engine."""
+
+    block: Superblock
+    load: Load
+    explain: Explain
+    on_delivery: OnDelivery | None = None
+    scan: Scan | None = None
+
+    def walk(self, view: View, start: Bound, stop_seq: int) -> Iterator[Record]:
+        """The records from ``start`` up to, not including, number ``stop_seq``."""
+        ring = RingReader(self.block, self.load, min(CHUNK, max(PAGE, view.end.position - start.position)), self.scan)
+        at = start
+        while at.next_seq < stop_seq:
+            run = ring.records(at, stop_seq, view.end.position, view.epoch, view.epoch_first_seq)
+            if not run:
+                found = self._expect(ring, view, at)
+                run = [(ring.record(found), found.position, found.end, found.header.crc)]
+            (first, position, _, _), (last, _, end, _) = run[0], run[-1]
+            assert (first.seq, last.seq) == (at.next_seq, at.next_seq + len(run) - 1), "a walk leaves no record out"
+            assert at.position <= position < end <= view.end.position, "positions only grow"
+            yield from deliver(run, self.on_delivery)
+            at = Bound(end, last.seq + 1)
+
+    def read_one(self, view: View, at: Bound) -> tuple[Record, int]:
+        """The record at this bound, and where it ends."""
+        ring = self._lookup()
+        found = self._expect(ring, view, at)
+        return ring.record(found), found.end
+
+    def locate(self, view: View, near: Bound, seq: int) -> Found:
+        """The record with this number, found by walking from a known start at or before it."""
+        ring, at = self._lookup(), near
+        while True:
+            found = self._expect(ring, view, at)
+            if found.header.seq == seq:
+                return found
+            at = Bound(found.end, found.header.seq + 1)
+
+    def ends(self, view: View) -> Iterator[Bound]:
+        """Where each record of the view ends, oldest first."""
+        ring, at = self._lookup(), view.tail
+        while at.next_seq < view.end.next_seq:
+            found = self._expect(ring, view, at)
+            at = Bound(found.end, found.header.seq + 1)
+            yield at
+
+    def _lookup(self) -> RingReader:
+        return RingReader(self.block, self.load, chunk=_LOOKUP_CHUNK)
+
+    def _expect(self, ring: RingReader, view: View, at: Bound) -> Found:
+        found = ring.numbered(*at)
+        if found is None or not view.contains(found):
+            raise self.explain(at, view)
+        return found
 
 
-def walk(
-    block: Superblock,
-    load: Load,
-    view: View,
-    start: Bound,
-    stop_seq: int,
-    explain: Explain,
-    handed_out: HandedOut | None = None,
-    scan: Scan | None = None,
-) -> Iterator[Record]:
-    """The records from ``start`` up to, not including, number ``stop_seq``, each checked in a private copy."""
-    ring = RingReader(block, load, chunk=min(CHUNK, max(PAGE, view.end.position - start.position)), scan=scan)
-    at = start
-    while at.next_seq < stop_seq:
-        many = ring.records(at, stop_seq, view.end.position, view.epoch, view.epoch_first_seq)
-        if not many:
-            found = _expect(ring, at, view, explain)
-            many = [(ring.record(found), found.position, found.end, found.header.crc)]
-        yield from hand_out(many, handed_out)
-        record, _, end, _ = many[-1]
-        at = Bound(end, record.seq + 1)
-
-
-def hand_out(many: Sequence[tuple[Record, int, int, int]], handed_out: HandedOut | None) -> Iterator[Record]:
-    """These records, each noted before it is handed out. They come with their position, end and checksum."""
-    for record, position, end, crc in many:
-        if handed_out is not None:
-            handed_out(Seen(position, end, record.seq, crc))
+def deliver(run: Sequence[tuple[Record, int, int, int]], on_delivery: OnDelivery | None) -> Iterator[Record]:
+    """These records, which come with their position, end and checksum. ``on_delivery`` is called before each."""
+    for record, position, end, crc in run:
+        if on_delivery is not None:
+            on_delivery(Delivered(position, end, record.seq, crc))
         yield record
-
-
-def locate(block: Superblock, load: Load, view: View, near: Bound, seq: int, explain: Explain) -> Found:
-    """The record with this number, walking on from a known start before it."""
-    ring = RingReader(block, load, chunk=POINT_CHUNK)
-    at = near
-    while True:
-        found = _expect(ring, at, view, explain)
-        if found.header.seq == seq:
-            return found
-        at = Bound(found.end, found.header.seq + 1)
-
-
-def ends(block: Superblock, load: Load, view: View, explain: Explain) -> Iterator[Bound]:
-    """Where the records of a view end, from the oldest on."""
-    ring = RingReader(block, load, chunk=POINT_CHUNK)
-    at = view.tail
-    while at.next_seq < view.end.next_seq:
-        found = _expect(ring, at, view, explain)
-        at = Bound(found.end, found.header.seq + 1)
-        yield at
-
-
-def _expect(ring: RingReader, at: Bound, view: View, explain: Explain) -> Found:
-    found = ring.numbered(*at)
-    if found is None or not view.holds(found):
-        raise explain(at, view)
-    return found
 
 
 def resume(cursor: str, view: View, read: Callable[[int, int], Iterator[Record]]) -> int:
     """The number after the record that a cursor names.
 
-    ``Overrun`` when that record is not the one that was read, or when it is truncated away and the next one, too. A record
-    that is truncated away cannot be looked at: that it was the same one is taken for granted.
+    ``Overrun`` when that record is now another one, or when both it and the next one were truncated. A truncated record cannot be
+    compared with the cursor: it is assumed to be the same one.
     """
     named = parse_cursor(cursor)
     first_seq = view.tail.next_seq
@@ -151,12 +158,12 @@ def gone(seq: int, tail: Bound) -> Overrun:
 
 
 def rolled_back(seq: int) -> Overrun:
-    """The error for a record behind the end that was there before."""
+    """The error for a record past the end that was there before."""
     return Overrun(f"record {seq} is gone: it was rolled back")
 
 
 def missing(block: Superblock, at: Bound, tail: Bound, *, cut: bool) -> PmwalError:
-    """Why a record that a walk expected is not there, when the log now begins at ``tail``; ``cut``: there was a rollback."""
+    """Why a walk did not find a record, in a log that now begins at ``tail``. ``cut``: there was a rollback since."""
     if at.next_seq < tail.next_seq:
         return gone(at.next_seq, tail)
     if cut:
@@ -165,7 +172,7 @@ def missing(block: Superblock, at: Bound, tail: Bound, *, cut: bool) -> PmwalErr
 
 
 def damaged(block: Superblock, at: Bound) -> CorruptWal:
-    """The error for a record that is not whole although the log says that it is there."""
+    """The error for a record that the log names as present but that is not whole."""
     start = block.ring_offset + at.position % block.capacity
     return CorruptWal(
         f"record {at.next_seq} at file offset {start} is damaged: it was whole when it was stored or recovered",

@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from pmwal.opening import open_log
-from pmwal.reading.walk import View, damaged, walk
+from pmwal.reading.walk import View, Walker, damaged
 from pmwal.records import Record
 from pmwal.testing.explore import points, scratch
 from pmwal.testing.images import build, choices, half_stored
@@ -129,7 +129,5 @@ def _acknowledged(wal: Wal, medium: Medium, moments: list[_Moment]) -> tuple[Rec
     first = max(moment.state.tail.next_seq for moment in moments)
     end = min(moment.state.durable.next_seq for moment in moments)
     cache = medium.cache
-    records = walk(
-        block, lambda offset, length: bytes(cache[offset : offset + length]), view, view.tail, end, lambda at, _: damaged(block, at)
-    )
-    return tuple(record for record in records if record.seq >= first)
+    walker = Walker(block, lambda offset, length: bytes(cache[offset : offset + length]), lambda at, _: damaged(block, at))
+    return tuple(record for record in walker.walk(view, view.tail, end) if record.seq >= first)

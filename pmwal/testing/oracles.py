@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pmwal.errors import PmwalError
 from pmwal.format.layout import SUPERBLOCK_OFFSET, Superblock
 from pmwal.format.scan import scan_for
-from pmwal.reading.walk import View, damaged, walk
+from pmwal.reading.walk import View, Walker, damaged
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity, identify
 from pmwal.testing.model import Expectation, Found, brief
@@ -86,9 +86,8 @@ class Examiner:
         slot = judgement.control.newest
         if slot is not None and judgement.row.outcome != "corrupt":
             view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
-            records = walk(
-                block, load, view, view.tail, view.end.next_seq, lambda at, _: damaged(block, at), None, scan_for(block, window)
-            )
+            walker = Walker(block, load, lambda at, _: damaged(block, at), scan=scan_for(block, window))
+            records = walker.walk(view, view.tail, view.end.next_seq)
             found = found._replace(items=tuple((record.seq, record.data) for record in records))
         return Examined(judgement, found)
 

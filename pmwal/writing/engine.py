@@ -55,7 +55,7 @@ from pmwal.format.layout import (
 from pmwal.format.ring import Found
 from pmwal.format.rows import Rows
 from pmwal.latency import SAMPLE_STEP, LatencyHistogram, LatencyRecorder
-from pmwal.reading.walk import View, ends, gone, locate, missing, rolled_back
+from pmwal.reading.walk import View, Walker, gone, missing, rolled_back
 from pmwal.records import Bound
 from pmwal.storage.live_page import LiveBounds, LivePage
 from pmwal.storage.mapping import Mapping
@@ -373,7 +373,7 @@ class Engine:
             raise gone(seq, view.tail)
         if seq >= view.end.next_seq:
             raise rolled_back(seq)
-        return locate(self.block, self.mapping.load, view, near, seq, self.explain)
+        return Walker(self.block, self.mapping.load, self.explain).locate(view, near, seq)
 
     def check_kept(self, seq: int, view: View) -> None:
         """Raise ``Overrun`` when this record of an earlier view was rolled back since.
@@ -388,7 +388,7 @@ class Engine:
         view, capacity = self.view, self.block.capacity
         wanted = end - capacity + min(capacity // 8, _FREE_AHEAD_MAX)
         at = view.tail
-        for record_end in ends(self.block, self.mapping.load, view, self.explain):
+        for record_end in Walker(self.block, self.mapping.load, self.explain).ends(view):
             at = record_end
             if at.position >= wanted:
                 break

@@ -19,7 +19,7 @@ from pmwal.format.layout import Slot, uuid_crc
 from pmwal.format.rows import Rows
 from pmwal.latency import LatencyHistogram
 from pmwal.native import _native
-from pmwal.reading.walk import View, read_one
+from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound, Record
 from pmwal.storage.seam import SYSTEM
 from pmwal.writing.engine import Engine, State
@@ -242,6 +242,6 @@ class NativeWal(_native.Handle, Wal):
         try:
             engine.check_kept(seq, view)
             at = Bound(engine.find(seq).position if position == _UNKNOWN else position, seq)
-            return read_one(engine.block, self._load, view, at, engine.explain)
+            return Walker(engine.block, self._load, engine.explain).read_one(view, at)
         except OSError as error:
             raise self._fail(error) from error

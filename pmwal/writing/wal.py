@@ -27,7 +27,7 @@ from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import Bell, follow
-from pmwal.reading.walk import View, gone, resume, walk
+from pmwal.reading.walk import View, Walker, gone, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
 from pmwal.writing.batch import Batch, Reservation, owned
@@ -353,7 +353,7 @@ class Wal(ArrayReader):
         if first < end:
             at = self._locate(view, first) if start is None else start
             try:
-                for record in walk(engine.block, self._load, view, at, end, engine.explain):
+                for record in Walker(engine.block, self._load, engine.explain).walk(view, at, end):
                     self._usable(reading=True).check_kept(record.seq, view)
                     yield record
             except OSError as error:

@@ -14,7 +14,7 @@ from pmwal.errors import PmwalError
 from pmwal.format.control import read_control
 from pmwal.format.layout import Superblock
 from pmwal.format.scan import scan_for
-from pmwal.reading.walk import View, missing, walk
+from pmwal.reading.walk import View, Walker, missing
 from pmwal.records import Bound
 from pmwal.recovery.judge import judge
 from pmwal.recovery.superblock import Identity, identify
@@ -67,7 +67,7 @@ class Judge:
         if report.outcome == "corrupt" or slot is None:
             return Verdict(report.case, True, report.reason, report.first_seq, [])
         view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
-        found = walk(self.block, load, view, view.tail, view.end.next_seq, explain, scan=scan)
+        found = Walker(self.block, load, explain, scan=scan).walk(view, view.tail, view.end.next_seq)
         records = [(record.seq, record.kind, record.data) for record in found]
         return Verdict(report.case, False, report.reason, report.first_seq, records)
 
