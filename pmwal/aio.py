@@ -309,7 +309,7 @@ class AsyncWal:
         the records behind the one that it names. Raises as ``Wal.read`` does, and ``PersistError`` when the log has failed.
         """
         self._check()
-        next_seq = self._wal._number(start, self._wal._usable().view)
+        next_seq = self._wal._number(start, self._wal._access.to_store().view)
         waiting_since = time.monotonic()
         while self._closing is None:
             before = next_seq

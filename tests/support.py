@@ -147,7 +147,7 @@ def open_small(path: str | os.PathLike[str], mode: str = "a", *, seam: Seam | No
 
 def kill(wal: Wal) -> None:
     """End the writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
-    wal._closed = True
+    wal._access.closed = True
     wal._engine.mapping.close()
     wal._writer_lock.release()
 

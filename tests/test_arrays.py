@@ -213,9 +213,9 @@ def test_rows_take_what_as_many_records_take(shm_dir: Path) -> None:
         for lap in range(60):
             for count, length in ((1, 0), (1, 8000), (2, 8000), (3, 5000), (50, 111), (40, 320), (150, 61), (300, 0)):
                 rows = as_rows(np.zeros((count, length), np.uint8), wal._engine.block)
-                assert wal._engine.need_of([length] * count)[:3] == wal._engine.need_of_rows(rows)[:3]
-                if wal._engine.need_of_rows(rows).stored_bytes <= wal.capacity:
-                    assert wal._engine.need_of([length] * count) == wal._engine.need_of_rows(rows)
+                assert wal._engine.need_of([length] * count)[:3] == wal._engine.need_of(rows)[:3]
+                if wal._engine.need_of(rows).stored_bytes <= wal.capacity:
+                    assert wal._engine.need_of([length] * count) == wal._engine.need_of(rows)
             wal.append(bytes(97 * lap))
             wal.truncate(before=wal.next_seq)
 

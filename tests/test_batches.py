@@ -20,7 +20,7 @@ import pmwal
 from conftest import Place
 from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
 from pmwal.format.layout import HEADER, LINE, PAGE
-from pmwal.writing.batch import owned
+from pmwal.writing.access import owned
 from pmwal.writing.wal import Wal
 from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
 

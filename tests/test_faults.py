@@ -67,7 +67,7 @@ def answers(path, options, size):
         outcome = met(call, wal)
         after = met(lambda wal: wal.append(b"after"), wal)
         begun = None
-        wal.close() if wal._poison else met(lambda wal: wal.close(), wal)
+        wal.close() if wal._access.poisoned else met(lambda wal: wal.close(), wal)
         os.unlink(path)
         result[name] = [outcome, after]
     return result

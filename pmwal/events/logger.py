@@ -41,7 +41,7 @@ class Logger:
             raise TypeError(f"events are stored in a log opened for writing, a pmwal.Wal, not in a {type(wal).__name__}")
         self._wal = wal
         self._name = name
-        engine = wal._usable()
+        engine = wal._access.to_store()
         with engine.writing, engine.guard:
             if not wal._retained.adopted:
                 _adopt(wal, wal._retained)
@@ -67,7 +67,7 @@ class Logger:
             raise TypeError("the format of an event is a str, its level an int")
         wal = self._wal
         definition = Definition(format, int(level), self._name)
-        engine = wal._usable()
+        engine = wal._access.to_store()
         with engine.guard:
             kept = wal._retained.records.get(definition.payload)
             if kept is None:
@@ -110,7 +110,7 @@ class Emitter:
                     f"{definition}: {name} is of type {type(value).__name__}; an event stores int, float, bool, str, bytes, None "
                     "and datetime, so convert it first, for example with str()"
                 ) from None
-        return self._wal._append_needing(self._retained, b"".join(parts), EVENT_KIND)
+        return self._wal._write_path.append_needing(self._retained, b"".join(parts), EVENT_KIND)
 
     def __repr__(self) -> str:
         return f"<pmwal.events call {self._definition.format!r}>"

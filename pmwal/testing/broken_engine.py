@@ -7,12 +7,14 @@ from typing import Any
 
 from pmwal.errors import PersistError, WalFull
 from pmwal.format.layout import SLOT_CLEAN, Slot, Superblock
+from pmwal.format.rows import Rows
 from pmwal.records import Bound
 from pmwal.testing.broken_seam import Patch, shipped
 from pmwal.writing import wal as wal_module
-from pmwal.writing.engine import Engine, Need, State
-from pmwal.writing.space import Space, Wait
-from pmwal.writing.wal import Wal
+from pmwal.writing.access import Access
+from pmwal.writing.engine import Engine, State
+from pmwal.writing.space import Space
+from pmwal.writing.write_path import WritePath
 
 
 def slot_before_data() -> list[Patch]:
@@ -181,7 +183,7 @@ def close_without_commit() -> list[Patch]:
 
 def commit_skipped() -> list[Patch]:
     """Let a call return before what it stored is durable."""
-    return [Patch(Wal, "_commit_through", lambda self, engine, seq: None)]
+    return [Patch(WritePath, "commit_through", lambda self, seq: None)]
 
 
 def barriers_overlap() -> list[Patch]:
@@ -202,11 +204,11 @@ def gap_is_full() -> list[Patch]:
     """Refuse a record that would have to wrap."""
     original = Space.make
 
-    def make(self: Space, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
+    def make(self: Space, sizes: Sequence[int] | Rows, *, may_store: bool = True) -> None:
         position, capacity = self._engine.state.head.position, self._engine.block.capacity
-        if needed().end // capacity > position // capacity:
+        if self._engine.need_of(sizes).end // capacity > position // capacity:
             raise WalFull("no room before the ring's end")
-        original(self, needed, wait, may_store=may_store)
+        original(self, sizes, may_store=may_store)
 
     return [Patch(Space, "make", make)]
 
@@ -224,10 +226,10 @@ def clean_flag_kept() -> list[Patch]:
 def poison_skipped() -> list[Patch]:
     """Report a failed barrier, and take records again."""
 
-    def fail(self: Wal, error: OSError) -> PersistError:
-        return PersistError(error.errno, "not poisoned", committed_seq=self.committed_seq)
+    def fail(self: Access, error: OSError) -> PersistError:
+        return PersistError(error.errno, "not poisoned", committed_seq=self._committed_seq)
 
-    return [Patch(Wal, "_fail", fail)]
+    return [Patch(Access, "fail", fail)]
 
 
 class _Late(bytes):

@@ -79,7 +79,7 @@ def payload(issue: int, size: int) -> bytes:
 def let_go(wal: Wal) -> None:
     """End a writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
     if not wal.closed:
-        wal._closed = True
+        wal._access.closed = True
         wal._engine.halt()
         wal._engine.mapping.close()
         wal._writer_lock.release()

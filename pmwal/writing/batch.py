@@ -9,19 +9,12 @@ Invariants
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from pmwal.format.payload import as_payload, check_kind
-from pmwal.writing.engine import Engine
-
-Admit = Callable[[], Engine]
-"""Raises when the handle cannot be used now."""
-Store = Callable[[Sequence[bytes], Sequence[int]], tuple[int, int]]
-"""Makes room for payloads of these kinds and stores them; their first and last number."""
-Commit = Callable[[int], None]
-"""Makes this number durable if that is the handle's policy."""
+from pmwal.writing.access import owned
+from pmwal.writing.write_path import WritePath
 
 
 class Batch:
@@ -37,16 +30,16 @@ class Batch:
     (1, 1, 1)
     """
 
-    def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit) -> None:
-        self._engine = engine
-        self._admit, self._store, self._commit = admit, store, commit
+    def __init__(self, wal: object, write_path: WritePath) -> None:
+        self._wal = wal  # a handle that nobody holds any more lets go of the log: not while a batch of it may be open
+        self._write_path = write_path
         self._payloads: list[bytes] = []
         self._kinds: list[int] = []
         self._open = self._used = False
         self._first: int | None = None
 
     def __enter__(self) -> Batch:
-        engine = self._admit()
+        engine = self._write_path.access.to_store()
         if self._used:
             raise ValueError("a batch is used once; make another")
         _take(engine.writing)
@@ -63,7 +56,7 @@ class Batch:
         """
         if not self._open:
             raise ValueError("the batch is not open; append inside its with block")
-        payload = as_payload(data, self._engine.block)
+        payload = as_payload(data, self._write_path.engine.block)
         self._kinds.append(check_kind(kind))
         self._payloads.append(payload)
         return self.last
@@ -74,7 +67,7 @@ class Batch:
         if self._first is None:
             if not self._open:
                 raise ValueError("the batch has no numbers before its with block begins")
-            self._first = self._engine.state.head.next_seq
+            self._first = self._write_path.engine.state.head.next_seq
         return self._first
 
     @property
@@ -90,11 +83,11 @@ class Batch:
             self._first = self.first  # while nobody else can store
             self._open = False
             if kind is None and self._payloads:
-                self._store(self._payloads, self._kinds)
+                self._write_path.store(self._payloads, self._kinds, promised=True)
         finally:
-            self._engine.writing.release()
+            self._write_path.engine.writing.release()
         if kind is None and self._payloads:
-            self._commit(self.last)
+            self._write_path.commit_by_policy(self.last)
 
 
 class Reservation:
@@ -111,9 +104,9 @@ class Reservation:
     (1, b'ok')
     """
 
-    def __init__(self, engine: Engine, admit: Admit, store: Store, commit: Commit, length: int, kind: int) -> None:
-        self._engine = engine
-        self._admit, self._store, self._commit = admit, store, commit
+    def __init__(self, wal: object, write_path: WritePath, length: int, kind: int) -> None:
+        self._wal = wal  # as in ``Batch``
+        self._write_path = write_path
         self._kind = kind
         self._buffer = bytearray(length)
         self._view: memoryview | None = None
@@ -130,18 +123,18 @@ class Reservation:
         if self._view is not None:
             raise ValueError("a reservation is used once; make another")
         view = memoryview(self._buffer)
-        _take(self._admit().writing)
+        _take(self._write_path.access.to_store().writing)
         self._view = view  # nothing that an interrupt could cut short stands between the lock and here
         return view
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                _, self._seq = self._store((self._sealed(),), (self._kind,))
+                _, self._seq = self._write_path.store((self._sealed(),), (self._kind,))
         finally:
-            self._engine.writing.release()
+            self._write_path.engine.writing.release()
         if kind is None:
-            self._commit(self.seq)
+            self._write_path.commit_by_policy(self.seq)
 
     def _sealed(self) -> bytes:
         """The bytes, when nobody can change them any more."""
@@ -156,11 +149,6 @@ class Reservation:
             ) from None
         self._buffer.pop()
         return bytes(self._buffer)
-
-
-def owned(lock: threading.RLock) -> bool:
-    """Whether this thread holds the lock. ``threading.Condition`` relies on the same method."""
-    return bool(lock._is_owned())  # type: ignore[attr-defined]
 
 
 def _take(lock: threading.RLock) -> None:

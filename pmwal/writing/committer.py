@@ -14,24 +14,31 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from pmwal.errors import PmwalError
 from pmwal.writing.engine import Engine
 
-Commit = Callable[[], object]
-"""Makes everything durable, or raises a ``PmwalError``."""
+
+class Committing(Protocol):
+    """What the thread needs of ``Wal``."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+
+    def commit(self) -> int:
+        """Make everything durable, or raise a ``PmwalError``."""
 
 
 class Committer:
     """One thread for one log."""
 
-    def __init__(self, engine: Engine, interval: float, commit: Commit, name: str) -> None:
-        """``interval``: seconds. ``commit`` must not keep the handle alive, or a dropped handle would never go."""
+    def __init__(self, engine: Engine, interval: float, wal: Committing, name: str) -> None:
+        """``interval``: seconds. The thread must not keep the handle alive, or one that is dropped would never let go."""
         self._engine = engine
         self._interval = interval
-        self._commit = commit
+        self._wal = weakref.ref(wal)
         self._pid = os.getpid()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)  # of its own accord it never ends
@@ -44,6 +51,11 @@ class Committer:
                 self._commit()
             except PmwalError:  # closed meanwhile; or the medium failed, and the handle says so from now on
                 return
+
+    def _commit(self) -> None:
+        wal = self._wal()
+        if wal is not None and not wal.closed:
+            wal.commit()
 
     def _pending(self) -> bool:
         """Wait until something is stored and not durable; False when the thread is to end."""
@@ -72,10 +84,3 @@ class Committer:
             self._stopping.set()
             with self._engine.guard:
                 self._engine.changed.notify_all()
-
-
-def commit_unless_gone(handle: weakref.ref[Any]) -> None:
-    """The ``commit`` of a ``Committer``: the handle lives until it is done, but not because of it."""
-    wal = handle()
-    if wal is not None and not wal.closed:
-        wal.commit()

@@ -148,13 +148,15 @@ class Engine:
 
     # -- storing: the caller holds ``writing`` and ``guard``
 
-    def need_of(self, sizes: Sequence[int]) -> Need:
-        """What records with payloads of these sizes take."""
+    def need_of(self, sizes: Sequence[int] | Rows) -> Need:
+        """What records with payloads of these sizes, or of these rows, take."""
+        if isinstance(sizes, Rows):
+            return self._need_of_rows(sizes)
         stored = [record_size(length, self.block.alignment) for length in sizes]
         return Need(len(sizes), sum(sizes), sum(stored), self._end_after(stored))
 
-    def need_of_rows(self, rows: Rows) -> Need:
-        """The same for the rows of an array, whatever their number."""
+    def _need_of_rows(self, rows: Rows) -> Need:
+        """In constant time, however many there are."""
         capacity, size = self.block.capacity, record_size(rows.length, self.block.alignment)
         position = self.state.head.position
         before_gap = min(rows.records, (capacity - position % capacity) // size)

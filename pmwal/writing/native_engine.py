@@ -24,6 +24,7 @@ from pmwal.records import Bound, Record
 from pmwal.storage.seam import SYSTEM
 from pmwal.writing.engine import Engine, State
 from pmwal.writing.wal import Wal
+from pmwal.writing.write_path import WritePath
 
 _BARRIERS = {"none": _native.BARRIER_NONE, "msync": _native.BARRIER_MSYNC}
 _UNKNOWN = (1 << 64) - 1  # a position that no record has: look the number up first
@@ -192,6 +193,21 @@ def _state(core: _native.Core) -> State:
     return State(Bound(*state[0:2]), Bound(*state[2:4]), Bound(*state[4:6]), *state[6:8])
 
 
+class NativeWritePath(WritePath):
+    """``WritePath`` whose commits other threads may share: in C, without ``guard``."""
+
+    engine: NativeEngine
+
+    def commit_through(self, seq: int) -> None:
+        """Make this number durable; C leaves it to Python when the handle must refuse, or a lock is held."""
+        try:
+            done = self.engine.core.commit_through(max(seq, 0))
+        except OSError as error:
+            raise self.access.fail(error) from error
+        if not done:
+            super().commit_through(seq)
+
+
 class NativeWal(_native.Handle, Wal):
     """``Wal`` with a short way through ``append``, ``extend``, ``commit`` and ``read``.
 
@@ -201,22 +217,15 @@ class NativeWal(_native.Handle, Wal):
     _slow_append = Wal.append
     _slow_extend = Wal.extend
     _slow_commit = Wal.commit
+    _write_path_type = NativeWritePath
     _engine: NativeEngine
 
     def __init__(self, path: str, engine: NativeEngine, *args: Any, **options: Any) -> None:
         super().__init__(path, engine, *args, **options)
-        self._set_core(engine.core, self._commits_each)
-
-    def _commit_through(self, engine: Engine, seq: int) -> None:
-        try:
-            done = self._engine.core.commit_through(max(seq, 0))
-        except OSError as error:
-            raise self._fail(error) from error
-        if not done:
-            self._slow_commit_through(seq)
+        self._set_core(engine.core, self._write_path.commits_each)
 
     def _slow_commit_through(self, seq: int) -> None:
-        Wal._commit_through(self, self._engine, seq)
+        WritePath.commit_through(self._write_path, seq)
 
     def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first >= end:
@@ -238,10 +247,10 @@ class NativeWal(_native.Handle, Wal):
 
     def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
         """What C leaves to this side: the record with this number, and where it ends."""
-        engine = self._usable(reading=True)
+        engine = self._access.to_read()
         try:
             engine.check_kept(seq, view)
             at = Bound(engine.find(seq).position if position == _UNKNOWN else position, seq)
             return Walker(engine.block, self._load, engine.explain).read_one(view, at)
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._access.fail(error) from error

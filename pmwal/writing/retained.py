@@ -20,7 +20,7 @@ from pmwal.errors import WalFull
 from pmwal.format.layout import record_size
 from pmwal.native import native
 from pmwal.records import Bound
-from pmwal.writing.batch import owned
+from pmwal.writing.access import owned
 from pmwal.writing.engine import Engine
 
 

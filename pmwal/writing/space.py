@@ -10,33 +10,35 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from pmwal.errors import RecordTooLarge, WalFull
+from pmwal.format.rows import Rows
+from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, Need
 from pmwal.writing.retained import Retained
-
-Wait = Callable[[float | None], None]
-"""Waits for another thread to change the log, until this time of ``time.monotonic()``."""
 
 
 class Space:
     """Makes room by a policy, and counts what that took. The caller of each method holds ``writing`` and ``guard``."""
 
-    def __init__(self, path: str, engine: Engine, kept: Retained, *, on_full: str, timeout: float | None) -> None:
+    def __init__(
+        self, path: str, engine: Engine, access: Access, retained: Retained, *, on_full: str, timeout: float | None
+    ) -> None:
         self.overwritten = self.dropped = self.waits = 0  # records overwritten; records refused; calls that waited
         self._path = path
         self._engine = engine
-        self._retained = kept
+        self._access = access
+        self._retained = retained
         self._on_full = on_full
         self._timeout = timeout
 
-    def make(self, needed: Callable[[], Need], wait: Wait, *, may_store: bool = True) -> None:
-        """Return when what is needed fits. ``may_store``: copies may go behind the head meanwhile.
+    def make(self, sizes: Sequence[int] | Rows, *, may_store: bool = True) -> None:
+        """Return when payloads of these sizes fit. ``may_store``: copies of retained records may be stored meanwhile.
 
-        ``RecordTooLarge`` when it never will, ``WalFull`` as the policy says, ``OSError`` from the medium.
+        ``RecordTooLarge`` when they never will, ``WalFull`` as the policy says, ``OSError`` from the medium.
         """
-        need = needed()
+        need = self._engine.need_of(sizes)
         try:
             self._check(need)
             if self._fits(need):
@@ -51,8 +53,8 @@ class Space:
                 elif deadline is not None and time.monotonic() >= deadline:
                     raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
                 else:
-                    wait(deadline)
-                need = needed()
+                    self._access.wait_for_change(deadline)
+                need = self._engine.need_of(sizes)
                 self._check(need)
         except WalFull:
             self.dropped += need.records

@@ -11,18 +11,16 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 
-from pmwal.errors import ForkedWal, PersistError, ReentrantCall, WalClosed
+from pmwal.errors import PersistError
 from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.reading.arrays import ArrayReader, Source
@@ -30,14 +28,13 @@ from pmwal.reading.follow import Bell, follow
 from pmwal.reading.walk import View, Walker, gone, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
-from pmwal.writing.batch import Batch, Reservation, owned
-from pmwal.writing.committer import Committer, commit_unless_gone
-from pmwal.writing.engine import Engine, Need, State
-from pmwal.writing.retained import Retained, RetainedRecord
+from pmwal.writing.access import Access
+from pmwal.writing.batch import Batch, Reservation
+from pmwal.writing.committer import Committer
+from pmwal.writing.engine import Engine, State
+from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from pmwal.writing.write_path import WritePath
 
 
 class Wal(ArrayReader):
@@ -50,6 +47,8 @@ class Wal(ArrayReader):
     ...     [record.data for record in wal]
     [b'payload', b'a', b'b']
     """
+
+    _write_path_type = WritePath
 
     def __init__(
         self,
@@ -64,19 +63,15 @@ class Wal(ArrayReader):
     ) -> None:
         self._path = path
         self._engine = engine
-        self._retained = Retained(engine)
-        self._space = Space(path, engine, self._retained, on_full=on_full, timeout=timeout)
         self._writer_lock = writer_lock
         self._recovery = recovery
-        self._commits_each = commit == "each"
-        self._poison: tuple[int | None, str] | None = None  # errno and message of the failure that ended it
-        self._closed = False
-        self._closing = False
-        self._errors = 0
         self._committer: Committer | None = None
+        self._access = Access(path, engine, writer_lock)
+        self._retained = Retained(engine)
+        self._space = Space(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
+        self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
         if not isinstance(commit, str):
-            commit_in_background = partial(commit_unless_gone, weakref.ref(self))
-            self._committer = Committer(engine, commit, commit_in_background, f"pmwal-committer {path}")
+            self._committer = Committer(engine, commit, self, f"pmwal-committer {path}")
 
     # -- storing
 
@@ -92,14 +87,14 @@ class Wal(ArrayReader):
         ...     wal.append(b"first"), wal.append(b"second", kind=2, commit=False), wal.commit()
         (1, 2, 2)
         """
-        engine = self._usable()
-        payloads = (as_payload(data, engine.block),)
+        engine = self._access.to_store()
+        payload = as_payload(data, engine.block)
         check_kind(kind)
         with engine.writing:
-            _, last = self._store(payloads, (kind,))
-        if self._commits_each if commit is None else commit:
-            self._commit_through(engine, last)
-        return last
+            _, seq = self._write_path.store((payload,), (kind,))
+        if self._write_path.commits_each if commit is None else commit:
+            self._write_path.commit_through(seq)
+        return seq
 
     def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them, with one commit; return the first and last number.
@@ -112,16 +107,16 @@ class Wal(ArrayReader):
         ...     wal.extend([b"a", b"b"]), wal.extend([])
         ((1, 2), (3, 2))
         """
-        engine = self._usable()
+        engine = self._access.to_store()
         payloads = [as_payload(item, engine.block) for item in items]
         check_kind(kind)
         if not payloads:
             next_seq = engine.state.head.next_seq
             return next_seq, next_seq - 1
-        engine = self._usable()
+        engine = self._access.to_store()  # the iterable may have run any code
         with engine.writing:
-            first, last = self._store(payloads, (kind,) * len(payloads))
-        self._commit_by_policy(last)
+            first, last = self._write_path.store(payloads, (kind,) * len(payloads))
+        self._write_path.commit_by_policy(last)
         return first, last
 
     def extend_array(self, a: np.ndarray[Any, Any], *, kind: int = 0) -> tuple[int, int]:
@@ -135,18 +130,14 @@ class Wal(ArrayReader):
         ...     wal.extend_array(numpy.zeros((3, 8))), wal[3].data == bytes(64)
         ((1, 3), True)
         """
-        engine = self._usable()
+        engine = self._access.to_store()
         rows = as_rows(a, engine.block)
         check_kind(kind)
         if not rows.records:
             return engine.state.head.next_seq, engine.state.head.next_seq - 1
         with engine.writing:
-            self._refuse_fork()
-            with engine.guard:
-                self._make_room(partial(engine.need_of_rows, rows))
-                first, last = self._persist(engine.store_rows, rows, kind)
-                self._persist(self._retained.settle)
-        self._commit_by_policy(last)
+            first, last = self._write_path.store_rows(rows, kind)
+        self._write_path.commit_by_policy(last)
         return first, last
 
     def batch(self) -> Batch:
@@ -162,7 +153,8 @@ class Wal(ArrayReader):
         ...     numbers, batch.first, batch.last
         ((1, 2), 1, 2)
         """
-        return Batch(self._usable(), self._usable, partial(self._store, promised=True), self._commit_by_policy)
+        self._access.to_store()
+        return Batch(self, self._write_path)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
         """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
@@ -178,11 +170,10 @@ class Wal(ArrayReader):
         ...     wal[reservation.seq].data
         b'hello\\x00\\x00\\x00'
         """
-        engine = self._usable()
+        engine = self._access.to_store()
         if n < 0:
             raise ValueError(f"cannot reserve {n} bytes")
-        length = check_length(n, engine.block)
-        return Reservation(engine, self._usable, self._store, self._commit_by_policy, length, check_kind(kind))
+        return Reservation(self, self._write_path, check_length(n, engine.block), check_kind(kind))
 
     # -- durability
 
@@ -198,10 +189,12 @@ class Wal(ArrayReader):
         ...     wal.committed_seq, wal.commit()
         (0, 1)
         """
-        engine = self._usable(storing=False)
-        with engine.guard:
-            pending = engine.state.head != engine.state.durable
-            self._persist(engine.commit if pending else engine.catch_up)
+        engine = self._access.to_commit()
+        with engine.guard, self._access:
+            if engine.state.head != engine.state.durable:
+                engine.commit()
+            else:
+                engine.catch_up()
             return engine.state.durable.next_seq - 1
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> bool:
@@ -215,15 +208,15 @@ class Wal(ArrayReader):
         ...     wal.wait_durable(seq), wal.wait_durable(seq + 1, timeout=0)
         (True, False)
         """
-        engine = self._usable(storing=False)
+        engine = self._access.to_commit()
         seq = as_number(seq)
         deadline = None if timeout is None else time.monotonic() + timeout
         with engine.guard:
             while engine.state.head.next_seq <= seq:
-                self._wait_for_change(deadline)
+                self._access.wait_for_change(deadline)
                 if deadline is not None and time.monotonic() >= deadline and engine.state.head.next_seq <= seq:
                     return False
-        self._commit_through(engine, seq)
+        self._write_path.commit_through(seq)
         return True
 
     def truncate(self, before: int) -> int:
@@ -237,16 +230,17 @@ class Wal(ArrayReader):
         ...     wal.truncate(before=last), len(wal)
         (3, 1)
         """
-        engine = self._usable(storing=False)
+        engine = self._access.to_commit()
         before = as_number(before)
         with self._retained.writer() as may_store, engine.guard:
             state = engine.state
             if not state.tail.next_seq <= before <= state.head.next_seq:
                 raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
             if before > state.tail.next_seq:
-                at_end = before == state.head.next_seq
-                position = state.head.position if at_end else self._persist(engine.find, before).position
-                self._persist(self._retained.move_tail, Bound(position, before), may_store=may_store)
+                with self._access:
+                    at_end = before == state.head.next_seq
+                    position = state.head.position if at_end else engine.find(before).position
+                    self._retained.move_tail(Bound(position, before), may_store=may_store)
             return engine.state.tail.next_seq
 
     def rollback(self, after: int) -> int:
@@ -260,15 +254,16 @@ class Wal(ArrayReader):
         ...     wal.rollback(after=first), wal.append(b"B")
         (2, 2)
         """
-        engine = self._usable()
+        engine = self._access.to_store()
         after = as_number(after)
         with engine.writing, engine.guard:
             state = engine.state
             if not state.tail.next_seq - 1 <= after <= state.head.next_seq - 1:
                 raise ValueError(f"after={after} is outside {state.tail.next_seq - 1} to {state.head.next_seq - 1}")
             if after < state.head.next_seq - 1:
-                position = state.tail.position if after < state.tail.next_seq else self._persist(engine.find, after).end
-                self._persist(self._retained.roll_back, Bound(position, after + 1))
+                with self._access:
+                    position = state.tail.position if after < state.tail.next_seq else engine.find(after).end
+                    self._retained.roll_back(Bound(position, after + 1))
             return engine.state.head.next_seq
 
     # -- reading
@@ -287,12 +282,12 @@ class Wal(ArrayReader):
         ...     [record.data for record in wal.read(start=2)]
         [b'b', b'c']
         """
-        engine = self._usable(reading=True)
+        engine = self._access.to_read()
         return self._walk(engine, *self._bounds(engine, start, stop))
 
     def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
         """What may be read now, the first number of it, and the one after the last."""
-        view = engine.view if self._poison is None else engine.view._replace(end=engine.state.durable)
+        view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
         first = self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
@@ -300,11 +295,11 @@ class Wal(ArrayReader):
         return view, first, end
 
     def _source(self, start: int | None, stop: int | None) -> Source:
-        engine = self._usable(reading=True)
+        engine = self._access.to_read()
         view, first, end = self._bounds(engine, start, stop)
 
         def is_kept(seq: int) -> bool:
-            return seq >= self._usable(reading=True).state.tail.next_seq
+            return seq >= self._access.to_read().state.tail.next_seq
 
         def walk_on(at: Bound, stop: int) -> Iterator[Record]:
             return self._walk(engine, view, at.next_seq, stop, at)
@@ -329,15 +324,15 @@ class Wal(ArrayReader):
         ...     [record.data for record in wal.follow(timeout=0)]
         [b'a', b'b']
         """
-        engine = self._usable()
+        engine = self._access.to_store()
         return follow(partial(Bell, engine.mapping, engine.seam), self._look, self._number(start, engine.view), timeout)
 
     def _look(self, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to hand out now; None when the handle is closed."""
-        self._refuse_fork()
-        if self._closed or self._closing:
+        self._access.refuse_fork()
+        if self._access.closed or self._access.closing:
             return None
-        self._refuse_poison()
+        self._access.refuse_poison()
         return self.read(first, self.committed_seq + 1)
 
     def _locate(self, view: View, seq: int) -> Bound:
@@ -345,22 +340,22 @@ class Wal(ArrayReader):
         if seq == view.tail.next_seq:
             return view.tail
         try:
-            return Bound(self._usable(reading=True).find(seq).position, seq)
+            return Bound(self._access.to_read().find(seq).position, seq)
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._access.fail(error) from error
 
     def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first < end:
             at = self._locate(view, first) if start is None else start
             try:
                 for record in Walker(engine.block, self._load, engine.explain).walk(view, at, end):
-                    self._usable(reading=True).check_kept(record.seq, view)
+                    self._access.to_read().check_kept(record.seq, view)
                     yield record
             except OSError as error:
-                raise self._fail(error) from error
+                raise self._access.fail(error) from error
 
     def _load(self, offset: int, length: int) -> bytes:
-        return self._usable(reading=True).mapping.load(offset, length)
+        return self._access.to_read().mapping.load(offset, length)
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()
@@ -419,7 +414,7 @@ class Wal(ArrayReader):
     @property
     def closed(self) -> bool:
         """Whether the handle was closed."""
-        return self._closed
+        return self._access.closed
 
     def stats(self) -> WalStats:
         """Where the handle writes, and counters since it was opened.
@@ -446,7 +441,7 @@ class Wal(ArrayReader):
             barriers=engine.barriers,
             overwritten=self._space.overwritten,
             waits=self._space.waits,
-            errors=self._errors,
+            errors=self._access.errors,
             slots_written=engine.slots_written,
             epoch=engine.state.epoch,
             generation=engine.generation,
@@ -463,30 +458,32 @@ class Wal(ArrayReader):
         In a forked child, and on a poisoned handle, it only lets go. A batch or a reservation of this thread that is still
         open is discarded. Raises ``PersistError`` when the last commit fails.
         """
-        if self._closed:
+        access = self._access
+        if access.closed:
             return
-        if os.getpid() != self._writer_lock.pid:
-            self._closed = True
+        if access.forked:
+            access.closed = True
             return
-        self._refuse_reentry(storing=False)
-        self._closing = True
+        access.refuse_reentry()
+        access.closing = True
         self._engine.halt()
         with self._engine.guard:
             self._engine.changed.notify_all()
         if self._committer is not None:
             self._committer.stop()
         with self._engine.writing, self._engine.guard:
-            if self._closed:
+            if access.closed:
                 return
             try:
-                if self._poison is None:
-                    self._persist(self._retained.settle)
-                    self._persist(self._engine.close)
+                if not access.poisoned:
+                    with access:
+                        self._retained.settle()
+                        self._engine.close()
             finally:
                 self._let_go()
 
     def _let_go(self) -> None:
-        self._closed = True
+        self._access.closed = True
         self._engine.halt()
         if self._committer is not None:
             self._committer.release()
@@ -500,7 +497,7 @@ class Wal(ArrayReader):
                 self._writer_lock.release()
 
     def __enter__(self) -> Wal:
-        self._usable(reading=True)
+        self._access.to_read()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -508,7 +505,8 @@ class Wal(ArrayReader):
 
     def __del__(self) -> None:
         # A dropped handle is a process crash: nothing is committed, only the lock goes.
-        if getattr(self, "_closed", True) or os.getpid() != self._writer_lock.pid:
+        access = getattr(self, "_access", None)
+        if access is None or access.closed or access.forked:
             return
         try:
             warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
@@ -517,7 +515,7 @@ class Wal(ArrayReader):
 
     def __repr__(self) -> str:
         state = self._engine.state
-        status = "closed" if self._closed else f"records {state.tail.next_seq} to {state.head.next_seq - 1}"
+        status = "closed" if self._access.closed else f"records {state.tail.next_seq} to {state.head.next_seq - 1}"
         return f"<pmwal.Wal {self._path!r} {status}>"
 
     def __reduce__(self) -> NoReturn:
@@ -530,106 +528,9 @@ class Wal(ArrayReader):
 
     @property
     def _state(self) -> State:
-        self._refuse_fork()
+        self._access.refuse_fork()
         return self._engine.state
 
-    def _refuse_fork(self) -> None:
-        if os.getpid() != self._writer_lock.pid:
-            raise ForkedWal(
-                f"{self._path}: this handle belongs to the parent process; open a log of your own, "
-                'or read this one with pmwal.open(path, "r")'
-            )
-
-    def _usable(self, *, storing: bool = True, reading: bool = False) -> Engine:
-        """The engine, when this process and thread may use it now."""
-        self._refuse_fork()
-        if self._closed or (self._closing and not reading):
-            raise WalClosed("this handle is closed; open the log again with pmwal.open()")
-        if not reading:
-            self._refuse_poison()
-            self._refuse_reentry(storing)
-        return self._engine
-
-    def _refuse_poison(self) -> None:
-        if self._poison is not None:
-            number, message = self._poison
-            raise PersistError(number, message, committed_seq=self.committed_seq)
-
-    def _refuse_reentry(self, storing: bool) -> None:
-        if owned(self._engine.guard) or (storing and owned(self._engine.writing)):
-            raise ReentrantCall("this thread is already inside a call on this log; finish that one first")
-
-    def _persist(self, action: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run what touches the medium; its ``OSError`` poisons the handle."""
-        self._refuse_poison()  # another thread may have met it while this one waited
-        if self._closed:
-            raise WalClosed("this handle is closed; open the log again with pmwal.open()")
-        try:
-            return action(*args, **kwargs)
-        except OSError as error:
-            raise self._fail(error) from error
-
     def _fail(self, error: OSError) -> PersistError:
-        """Poison the handle, once, and make the error that says so."""
-        if self._poison is not None:
-            return PersistError(*self._poison, committed_seq=self.committed_seq)
-        self._engine.halt()
-        self._errors += 1
-        message = (
-            f"{self._path}: {error.strerror}; records after {self.committed_seq} are not known to be durable. "
-            "This handle is finished: open the log again to find what the medium holds"
-        )
-        self._poison = error.errno, message
-        with self._engine.guard:
-            self._engine.changed.notify_all()
-        return PersistError(error.errno, message, committed_seq=self.committed_seq)
-
-    def _commit_through(self, engine: Engine, seq: int) -> None:
-        with engine.guard:
-            if engine.state.durable.next_seq <= seq:
-                self._persist(engine.commit)
-
-    def _commit_by_policy(self, seq: int) -> None:
-        if self._commits_each:
-            self._commit_through(self._engine, seq)
-
-    def _store(self, payloads: Sequence[bytes], kinds: Sequence[int], *, promised: bool = False) -> tuple[int, int]:
-        """Make room and store. The caller holds ``writing``. ``promised``: what numbers they get was said before."""
-        self._refuse_fork()
-        engine = self._engine
-        sizes = [len(payload) for payload in payloads]
-        with engine.guard:
-            self._make_room(partial(engine.need_of, sizes), may_store=not promised)
-            numbers = self._persist(engine.store, payloads, kinds)
-            self._persist(self._retained.settle)
-            return numbers
-
-    def _append_needing(self, needed: RetainedRecord, data: bytes, kind: int) -> int:
-        """Append a record that needs a copy of another one in the log, which is stored with it when there is none."""
-        engine = self._usable()
-        check_length(len(data), engine.block)
-        with engine.writing, engine.guard:
-            payloads: list[bytes] = []
-            while len(payloads) != (1 if needed.seq else 2):  # making room may free the copy, or store one
-                payloads = [data] if needed.seq else [needed.payload, data]
-                self._make_room(partial(engine.need_of, [len(payload) for payload in payloads]))
-            next_seq = engine.state.head.next_seq
-            needed.last_used = next_seq + 1  # not below what follows, if an interrupt comes between
-            needed.first_used = needed.first_used or next_seq
-            first, last = self._persist(engine.store, payloads, [needed.kind, kind][-len(payloads) :])
-            needed.last_used = last
-            if first < last:
-                self._retained.stored(needed, first)
-            self._persist(self._retained.settle)
-        self._commit_by_policy(last)
-        return last
-
-    def _make_room(self, needed: Callable[[], Need], *, may_store: bool = True) -> None:
-        self._persist(self._space.make, needed, self._wait_for_change, may_store=may_store)
-
-    def _wait_for_change(self, deadline: float | None) -> None:
-        """Wait for another thread to change the log. The caller holds ``guard`` once."""
-        self._engine.wait_for_change(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        if self._closing:
-            raise WalClosed("this handle was closed while a call waited on it")
-        self._refuse_poison()
+        """``Access.fail``, under the name that the native handle calls it by."""
+        return self._access.fail(error)
