@@ -12,8 +12,9 @@ from random import Random
 import pytest
 
 import pmwal
-from pmwal.testing import UNITS, Event, Medium, Recorder, crash_images
-from pmwal.testing.campaign import (
+from pmwal.testing import ORACLES, UNITS, Event, Medium, Recorder, Violation, crash_images
+from pmwal.testing._mutants.table import MUTANTS, PLAIN, applied, noticed_by
+from pmwal.testing._simulator.campaign import (
     DEEP,
     SETTINGS,
     Plan,
@@ -24,15 +25,14 @@ from pmwal.testing.campaign import (
     short_histories,
     spell,
 )
-from pmwal.testing.creation import explore_creation
-from pmwal.testing.explore import Effort, Explorer, Failure, History, scratch, start_of
+from pmwal.testing._simulator.creation import explore_creation
+from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History, start_of
+from pmwal.testing._simulator.model import Expectation, Found, Model
+from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
+from pmwal.testing._simulator.session import Session, Setting
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
-from pmwal.testing.media import digest_of
-from pmwal.testing.model import Expectation, Found, Model
-from pmwal.testing.mutants import MUTANTS, PLAIN, applied, noticed_by
-from pmwal.testing.operations import CORE, OPERATIONS, operations_for, perform
-from pmwal.testing.oracles import ORACLES, Violation
-from pmwal.testing.session import Session, Setting
+from pmwal.testing.power_cut import digest_of
+from pmwal.testing.process import scratch
 
 pytestmark = pytest.mark.rigs
 
@@ -503,7 +503,7 @@ def test_image_can_be_saved(shm_dir: Path) -> None:
 
 def test_simulator_needs_no_pytest() -> None:
     """Users may have another test runner."""
-    code = "import sys, pmwal.testing.mutants; assert not {'pytest', 'hypothesis'} & set(sys.modules)"
+    code = "import sys, pmwal.testing._mutants.table; assert not {'pytest', 'hypothesis'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

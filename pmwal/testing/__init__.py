@@ -23,15 +23,15 @@ No state has the new color without the shape: ``extend`` is all or nothing. ``me
 persistent memory, and ``image.save(path)`` keeps a file that a test has failed on.
 
 The other modules are what ``tools/crashsim.py`` is made of: operations, a model of what a log may hold, oracles, and mutants that
-they must notice. What the models of the media can show and what not stands at the head of ``pmwal.testing.media``.
+they must notice. What the models of the media can show and what not stands at the head of ``pmwal.testing.power_cut``.
 """
 
 from pmwal.testing.crashes import CrashImage, crash_images
 from pmwal.testing.crashlog import CrashLog, Piece
 from pmwal.testing.images import Image
-from pmwal.testing.media import UNITS, Medium
-from pmwal.testing.oracles import ORACLES, Violation
+from pmwal.testing.power_cut import UNITS, Medium
 from pmwal.testing.recorder import Crash, Event, Recorder
+from pmwal.testing.violation import ORACLES, Violation
 
 __all__ = [
     "ORACLES",

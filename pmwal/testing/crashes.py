@@ -13,11 +13,10 @@ from typing import NamedTuple
 from pmwal.opening import open_log
 from pmwal.reading.walk import View, damaged, walk
 from pmwal.records import Record
-from pmwal.testing.explore import points, scratch
-from pmwal.testing.images import build, choices, half_stored
-from pmwal.testing.media import UNITS, Medium
+from pmwal.testing.images import build, choices, half_stored, points
+from pmwal.testing.power_cut import UNITS, Medium
+from pmwal.testing.process import kill, scratch
 from pmwal.testing.recorder import Event, Recorder
-from pmwal.testing.session import Trace, let_go
 from pmwal.writing.engine import State
 from pmwal.writing.wal import Wal
 
@@ -108,11 +107,11 @@ def crash_images(
                 note(None)
         finally:
             recorder.before = None
-            let_go(wal)
+            kill(wal)
     moments = moments or [_Moment(0, wal._engine.state)]
-    trace, random, seen = Trace(base, recorder.events, [], 0), Random(seed), set[tuple[int, int]]()
+    random, seen = Random(seed), set[tuple[int, int]]()
     actual = wal.stats().ordering
-    for step, now, killed_in in points(trace, medium):
+    for step, now, killed_in in points(Medium(medium, base), recorder.events):
         place = max((index for index, moment in enumerate(moments) if moment.step <= step), default=0)
         kind = "cut" if killed_in is None else "kill"
         drawn = (build(now, choice) for choice in choices(now, random, samples))

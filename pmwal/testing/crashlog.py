@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from pmwal.opening import open_log
-from pmwal.testing.media import UNITS, Medium
+from pmwal.testing.power_cut import UNITS, Medium
 from pmwal.testing.recorder import Recorder
 from pmwal.writing.wal import Wal
 

@@ -9,14 +9,14 @@ with the others lost and kept, units torn, and seeded samples of it all. A close
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from itertools import combinations, product
 from math import prod
 from random import Random
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE
-from pmwal.testing.media import DIGEST_MASK, WORD, Medium, Version, digest_change
+from pmwal.testing.power_cut import DIGEST_MASK, WORD, Medium, Version, digest_change
 from pmwal.testing.recorder import Event
 
 EXHAUSTIVE_MAX = 6
@@ -131,3 +131,27 @@ def sampled(medium: Medium, random: Random) -> Choice:
         else:
             choice[unit] = random.choice(versions)
     return choice
+
+
+class Point(NamedTuple):
+    """A place in a run where a crash is looked at: a power cut, or a kill while this store is made."""
+
+    steps: int
+    medium: Medium
+    killed_in: Event | None
+
+
+def points(medium: Medium, events: Sequence[Event], *, begin: int = 0, between: Set[int] = frozenset()) -> Iterator[Point]:
+    """Where a crash of a run is looked at, from step ``begin`` on. The medium is as before the run, and follows it.
+
+    Power cuts: before each step that takes a possibility away, between two calls (after so many steps as ``between`` has), and at
+    the end, because what one can leave in between, it can leave at the next of these points too. Kills: in each store.
+    """
+    for steps, event in enumerate(events):
+        if steps >= begin:
+            if medium.settles(event) or steps in between:
+                yield Point(steps, medium, None)
+            if event.name in ("store", "stream"):
+                yield Point(steps, medium, event)
+        medium.take(event)
+    yield Point(len(events), medium, None)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmwal.testing.media import Medium
+from pmwal.testing.power_cut import Medium
 from pmwal.testing.recorder import Event, Recorder
 
 PERSONALITIES = ("kept", "reverted", "dropped", "restoring", "late")

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 
 from pmwal.errors import PersistError, RecordTooLarge, WalFull
 from pmwal.format.layout import HEADER, LIVE_OFFSET, PAGE
-from pmwal.testing.failures import PERSONALITIES, FailingMsync, OvertakenMsync
-from pmwal.testing.media import UNITS
-from pmwal.testing.model import brief
-from pmwal.testing.oracles import Violation
+from pmwal.testing._simulator.failures import PERSONALITIES, FailingMsync, OvertakenMsync
+from pmwal.testing._simulator.model import brief
+from pmwal.testing._simulator.session import Session, Trace, payload
+from pmwal.testing.power_cut import UNITS
 from pmwal.testing.recorder import Crash, Event
-from pmwal.testing.session import Session, Trace, payload
+from pmwal.testing.violation import Violation
 
 SMALL, LARGE = 20, 1300
 

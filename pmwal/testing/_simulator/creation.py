@@ -7,12 +7,13 @@ from pathlib import Path
 from random import Random
 
 from pmwal.opening import open_log
+from pmwal.testing._simulator.model import Expectation
+from pmwal.testing._simulator.oracles import Examiner, check, documented_errors
+from pmwal.testing._simulator.session import Setting
 from pmwal.testing.images import build, choices
-from pmwal.testing.media import Medium
-from pmwal.testing.model import Expectation
-from pmwal.testing.oracles import Examiner, Violation, check, documented_errors
+from pmwal.testing.power_cut import Medium
 from pmwal.testing.recorder import Event, Recorder
-from pmwal.testing.session import Setting
+from pmwal.testing.violation import Violation
 
 
 def explore_creation(directory: Path, setting: Setting) -> int:

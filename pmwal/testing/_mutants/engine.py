@@ -8,7 +8,7 @@ from typing import Any
 from pmwal.errors import PersistError, WalFull
 from pmwal.format.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.records import Bound
-from pmwal.testing.broken_seam import Patch, shipped
+from pmwal.testing._mutants.seam import Patch, shipped
 from pmwal.writing import wal as wal_module
 from pmwal.writing.engine import Engine, Need, State
 from pmwal.writing.space import Space, Wait

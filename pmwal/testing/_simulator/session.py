@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.opening import open_log
-from pmwal.testing.failures import failing_sync
+from pmwal.testing._simulator.failures import failing_sync
+from pmwal.testing._simulator.model import Expectation, Found, Items, Model, brief
 from pmwal.testing.images import build, sampled
-from pmwal.testing.media import WORD, Medium
-from pmwal.testing.model import Expectation, Found, Items, Model, brief
-from pmwal.testing.oracles import Violation
+from pmwal.testing.power_cut import WORD, Medium
+from pmwal.testing.process import kill
 from pmwal.testing.recorder import Event, Recorder
+from pmwal.testing.violation import Violation
 from pmwal.writing.wal import Wal
 
 
@@ -76,15 +77,6 @@ def payload(issue: int, size: int) -> bytes:
     return (text * (size // len(text) + 1))[: max(size, len(text))]
 
 
-def let_go(wal: Wal) -> None:
-    """End a writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
-    if not wal.closed:
-        wal._closed = True
-        wal._engine.halt()
-        wal._engine.mapping.close()
-        wal._ownership.release()
-
-
 class Session:
     """A log under operations. It must be ended by ``end``."""
 
@@ -105,7 +97,7 @@ class Session:
         """End the writer."""
         wal, self.wal = self.wal, None
         if wal is not None:
-            let_go(wal)
+            kill(wal)
 
     # -- what the operations share
 
