@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pmwal
+import pmwal.testing
 from pmwal.testing import CrashLog, Piece
 from processes import run_script
 from test_structure import MODULES, imported_by, reached
@@ -202,3 +203,11 @@ def test_import_of_testing_loads_neither_the_simulator_nor_the_mutants() -> None
         """
     result = run_script(script)
     assert result.stdout.splitlines() == ["[]", "[]", "True"], result.stderr
+
+
+def test_names_of_0_1_are_still_there() -> None:
+    """Two of them are other names now."""
+    assert (pmwal.testing.Event, pmwal.testing.Medium) == (pmwal.testing.Step, pmwal.testing.PowerCutModel)
+    names = "ORACLES UNITS Crash CrashImage CrashLog Event Image Medium Piece Recorder Violation crash_images"
+    assert set(names.split()) <= set(pmwal.testing.__all__)
+    assert pmwal.testing.Recorder(bytes(16)).new_uuid() == bytes(16)

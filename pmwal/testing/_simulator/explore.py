@@ -29,7 +29,7 @@ from pmwal.testing._simulator.operations import LARGE, perform
 from pmwal.testing._simulator.oracles import CRASH_ROWS, Examined, Examiner, check, check_damaged, documented_errors
 from pmwal.testing._simulator.session import Session, Setting, Start, Trace, payload
 from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored, points
-from pmwal.testing.power_cut import DIGEST_MASK, Medium
+from pmwal.testing.power_cut import DIGEST_MASK, PowerCutModel
 from pmwal.testing.process import scratch
 from pmwal.testing.recorder import Recorder
 from pmwal.testing.violation import Violation
@@ -105,7 +105,7 @@ class Explorer:
 
     def _look_at(self, trace: Trace, history: History, depth: int) -> None:
         random, closely = Random(history.seed), depth == 0 and len(history.names) <= self.effort.close_up_to
-        run = Medium(history.setting.medium, trace.base)
+        run = PowerCutModel(history.setting.medium, trace.base)
         between = {steps for steps, _ in trace.expectations}
         for steps, medium, killed_in in points(run, trace.events, begin=trace.begin, between=between):
             if killed_in is not None:
