@@ -12,8 +12,9 @@ from random import Random
 import pytest
 
 import pmwal
-from pmwal.testing import UNITS, Event, Medium, Recorder, crash_images
-from pmwal.testing.campaign import (
+from pmwal.testing import ORACLES, UNITS, PowerCutModel, Recorder, Step, Violation, crash_images
+from pmwal.testing._mutants.table import MUTANTS, PLAIN, applied, noticed_by
+from pmwal.testing._simulator.campaign import (
     DEEP,
     SETTINGS,
     Plan,
@@ -24,15 +25,14 @@ from pmwal.testing.campaign import (
     short_histories,
     spell,
 )
-from pmwal.testing.creation import explore_creation
-from pmwal.testing.explore import Effort, Explorer, Failure, History, scratch, start_of
+from pmwal.testing._simulator.creation import explore_creation
+from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History, start_of
+from pmwal.testing._simulator.model import Expectation, Found, Model
+from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
+from pmwal.testing._simulator.session import Session, Setting
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
-from pmwal.testing.media import digest_of
-from pmwal.testing.model import Expectation, Found, Model
-from pmwal.testing.mutants import MUTANTS, PLAIN, applied, noticed_by
-from pmwal.testing.operations import CORE, OPERATIONS, operations_for, perform
-from pmwal.testing.oracles import ORACLES, Violation
-from pmwal.testing.session import Session, Setting
+from pmwal.testing.power_cut import digest_of
+from pmwal.testing.process import scratch
 
 pytestmark = pytest.mark.rigs
 
@@ -46,23 +46,23 @@ SIX = ("append_large", "extend", "truncate", "rollback", "close_reopen", "append
 ONE, TWO = b"1" * 64, b"2" * 64
 
 
-def held(medium: Medium, offset: int = RING, length: int = 64) -> set[bytes]:
+def held(medium: PowerCutModel, offset: int = RING, length: int = 64) -> set[bytes]:
     """What these bytes may be after a power cut."""
     found = choices(medium, Random(0), 50)
     return {build(medium, choice).data[offset : offset + length] for choice in found}
 
 
-def after(kind: str, *events: Event) -> Medium:
+def after(kind: str, *events: Step) -> PowerCutModel:
     """A medium of zeros after these steps."""
-    medium = Medium(kind, bytes(SIZE))
+    medium = PowerCutModel(kind, bytes(SIZE))
     for event in events:
         medium.take(event)
     return medium
 
 
-def store(data: bytes, offset: int = RING, step: str = "store") -> Event:
+def store(data: bytes, offset: int = RING, step: str = "store") -> Step:
     """A store."""
-    return Event(step, offset, len(data), data)
+    return Step(step, offset, len(data), data)
 
 
 # -- lines
@@ -98,14 +98,14 @@ def test_stores_to_different_lines_come_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
-        ([Event("write_back", RING, 64), Event("fence")], {ONE}),
-        ([Event("write_back", RING, 64)], {bytes(64), ONE}),
-        ([Event("fence")], {bytes(64), ONE}),
-        ([Event("fence"), Event("write_back", RING, 64)], {bytes(64), ONE}),
-        ([Event("write_back", RING + 64, 64), Event("fence")], {bytes(64), ONE}),
+        ([Step("write_back", RING, 64), Step("fence")], {ONE}),
+        ([Step("write_back", RING, 64)], {bytes(64), ONE}),
+        ([Step("fence")], {bytes(64), ONE}),
+        ([Step("fence"), Step("write_back", RING, 64)], {bytes(64), ONE}),
+        ([Step("write_back", RING + 64, 64), Step("fence")], {bytes(64), ONE}),
     ],
 )
-def test_line_is_durable_when_it_was_written_back_before_a_fence(steps: list[Event], expected: set[bytes]) -> None:
+def test_line_is_durable_when_it_was_written_back_before_a_fence(steps: list[Step], expected: set[bytes]) -> None:
     """Neither alone is enough, nor the wrong order, nor another line."""
     found = held(after("pmem", store(ONE), *steps))
     assert {line for line in found if line in (bytes(64), ONE)} == expected
@@ -113,7 +113,7 @@ def test_line_is_durable_when_it_was_written_back_before_a_fence(steps: list[Eve
 
 def test_store_after_the_write_back_is_not_made_durable_by_the_fence() -> None:
     """The fence waits for what was written back, as it was then."""
-    found = held(after("pmem", store(ONE), Event("write_back", RING, 64), store(TWO), Event("fence")))
+    found = held(after("pmem", store(ONE), Step("write_back", RING, 64), store(TWO), Step("fence")))
     assert {ONE, TWO} <= found
     assert bytes(64) not in found
 
@@ -129,7 +129,7 @@ def test_page_may_be_any_version_since_the_last_msync() -> None:
 
 def test_msync_settles_its_pages_only() -> None:
     """The page beside it stays open."""
-    medium = after("page", store(ONE), store(TWO, RING + 4096), Event("flush", RING, 4096))
+    medium = after("page", store(ONE), store(TWO, RING + 4096), Step("flush", RING, 4096))
     assert held(medium) == {ONE}
     assert held(medium, RING + 4096) == {bytes(64), TWO}
 
@@ -144,26 +144,26 @@ def test_pages_mix_by_sector_and_never_within_one() -> None:
 
 def test_folio_is_written_as_one() -> None:
     """An msync of one page of it writes the others too; without a torn write they have one age."""
-    medium = after("folio-64k", store(ONE), store(TWO, RING + 4096), Event("flush", RING, 4096))
+    medium = after("folio-64k", store(ONE), store(TWO, RING + 4096), Step("flush", RING, 4096))
     assert medium.open == {}
     assert len(after("folio-2m", store(ONE), store(TWO, RING + 4096)).open) == 1
 
 
 def test_page_that_an_msync_failed_on_is_not_settled_by_the_next_one() -> None:
     """It counts as clean: only another store gets it written."""
-    failed = [store(ONE), Event("failed", RING, 4096), Event("flush", RING, 4096)]
+    failed = [store(ONE), Step("failed", RING, 4096), Step("flush", RING, 4096)]
     assert held(after("page", *failed)) == {bytes(64), ONE}
-    assert held(after("page", *failed, store(TWO, RING + 64), Event("flush", RING, 4096))) == {ONE}
+    assert held(after("page", *failed, store(TWO, RING + 64), Step("flush", RING, 4096))) == {ONE}
 
 
 def test_lie_settles_nothing() -> None:
     """An msync that returned 0 and had failed."""
-    assert held(after("page", store(ONE), Event("lied", RING, 4096))) == {bytes(64), ONE}
+    assert held(after("page", store(ONE), Step("lied", RING, 4096))) == {bytes(64), ONE}
 
 
 def test_evicted_page_is_what_was_read_back() -> None:
     """In the cache and on the disk."""
-    medium = after("page", store(ONE), Event("failed", RING, 4096), Event("evict", RING, 4096, bytes(4096)))
+    medium = after("page", store(ONE), Step("failed", RING, 4096), Step("evict", RING, 4096, bytes(4096)))
     assert held(medium) == {bytes(64)}
     assert cached(medium).data[RING : RING + 64] == bytes(64)
 
@@ -186,14 +186,14 @@ def test_live_page_is_in_no_image(kind: str) -> None:
 def test_digest_of_a_choice_is_that_of_the_image(kind: str) -> None:
     """It is told before the image is built, and other bytes have another one."""
     random = Random(1)
-    medium = Medium(kind, bytes(SIZE))
+    medium = PowerCutModel(kind, bytes(SIZE))
     digests: dict[int, bytes] = {}
     for number in range(1, 25):
         offset = random.randrange(RING, RING + 1500)
         medium.take(store(bytes([number]) * random.randrange(1, 300), offset))
         if number % 3 == 0:
-            medium.take(Event("write_back", RING, 1000))
-            medium.take(random.choice([Event("fence"), Event("flush", RING, 8192)]))
+            medium.take(Step("write_back", RING, 1000))
+            medium.take(random.choice([Step("fence"), Step("flush", RING, 8192)]))
         for choice in choices(medium, random, 3):
             image = build(medium, choice)
             assert image.digest == digest_after(medium, choice) == digest_of(image.data)
@@ -503,7 +503,7 @@ def test_image_can_be_saved(shm_dir: Path) -> None:
 
 def test_simulator_needs_no_pytest() -> None:
     """Users may have another test runner."""
-    code = "import sys, pmwal.testing.mutants; assert not {'pytest', 'hypothesis'} & set(sys.modules)"
+    code = "import sys, pmwal.testing._mutants.table; assert not {'pytest', 'hypothesis'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

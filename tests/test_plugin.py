@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import pmwal
+import pmwal.testing
 from pmwal.testing import CrashLog, Piece
 from processes import run_script
+from test_structure import MODULES, imported_by, reached
 
 pytest_plugins = "pytester"
 
@@ -158,3 +160,54 @@ def test_loading_the_plugin_imports_neither_pmwal_nor_numpy() -> None:
     )
     assert result.stdout.strip() == "['pytest_pmwal']", result.stderr
     assert "pmwal" in sys.modules
+
+
+# -- what is shipped for tests, and what only pmwal's own rigs need
+
+TESTING = "pmwal.testing"
+SIMULATOR, MUTANTS = f"{TESTING}._simulator", f"{TESTING}._mutants"
+
+
+def imports(name: str, package: str) -> bool:
+    """Whether a module imports a package, or one of its modules."""
+    return any(found == package or found.startswith(f"{package}.") for found in imported_by(name))
+
+
+def test_library_does_not_import_what_tests_need() -> None:
+    """Nothing outside of pmwal.testing imports it."""
+    assert [name for name in MODULES if not name.startswith(TESTING) and imports(name, TESTING)] == []
+
+
+def test_public_part_of_testing_needs_neither_the_simulator_nor_the_mutants() -> None:
+    """The modules directly in pmwal.testing reach none in its private packages, and the simulator reaches no mutant."""
+    public = [name for name in MODULES if name.startswith(TESTING) and not name.startswith((SIMULATOR, MUTANTS))]
+    assert len(public) > 5
+    assert {name for start in public for name in reached(start) if name.startswith((SIMULATOR, MUTANTS))} == set()
+    assert [name for name in MODULES if name.startswith(SIMULATOR) and imports(name, MUTANTS)] == []
+    assert imports(f"{MUTANTS}.table", SIMULATOR), "the checks above can fail"
+
+
+def test_import_of_testing_loads_neither_the_simulator_nor_the_mutants() -> None:
+    """In a fresh interpreter; the simulator itself loads no mutant."""
+    script = """
+        import sys
+        import pmwal.testing
+
+        print([name for name in sys.modules if name.startswith(("pmwal.testing._simulator", "pmwal.testing._mutants"))])
+        import pmwal.testing._simulator.campaign
+
+        print([name for name in sys.modules if name.startswith("pmwal.testing._mutants")])
+        import pmwal.testing._mutants.table
+
+        print("pmwal.testing._mutants.engine" in sys.modules)
+        """
+    result = run_script(script)
+    assert result.stdout.splitlines() == ["[]", "[]", "True"], result.stderr
+
+
+def test_names_of_0_1_are_still_there() -> None:
+    """Two of them are other names now."""
+    assert (pmwal.testing.Event, pmwal.testing.Medium) == (pmwal.testing.Step, pmwal.testing.PowerCutModel)
+    names = "ORACLES UNITS Crash CrashImage CrashLog Event Image Medium Piece Recorder Violation crash_images"
+    assert set(names.split()) <= set(pmwal.testing.__all__)
+    assert pmwal.testing.Recorder(bytes(16)).new_uuid() == bytes(16)

@@ -19,9 +19,9 @@ import sys
 import time
 
 from pmwal.native import native
-from pmwal.testing.campaign import SETTINGS, Plan, Result, explore_chunk, minimal, read_history, run, spell
-from pmwal.testing.explore import Effort, Failure
-from pmwal.testing.mutants import MUTANTS, noticed_by
+from pmwal.testing._mutants.table import MUTANTS, noticed_by
+from pmwal.testing._simulator.campaign import SETTINGS, Plan, Result, explore_chunk, minimal, read_history, run, spell
+from pmwal.testing._simulator.explore import Effort, Failure
 
 QUICK, FULL = 50_000, 1_000_000
 

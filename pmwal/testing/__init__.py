@@ -22,16 +22,21 @@ acknowledged by then. It needs no pytest, no root and no device. A store of keys
 No state has the new color without the shape: ``extend`` is all or nothing. ``medium="pmem"`` does the same for the lines of
 persistent memory, and ``image.save(path)`` keeps a file that a test has failed on.
 
-The other modules are what ``tools/crashsim.py`` is made of: operations, a model of what a log may hold, oracles, and mutants that
-they must notice. What the models of the media can show and what not stands at the head of ``pmwal.testing.media``.
+Two names of 0.1 meant something else elsewhere in pmwal, and have changed: ``Event`` is now ``Step``, ``Medium``
+is ``PowerCutModel``, which says in its module what it can show and what not. The old names still work.
 """
 
 from pmwal.testing.crashes import CrashImage, crash_images
 from pmwal.testing.crashlog import CrashLog, Piece
 from pmwal.testing.images import Image
-from pmwal.testing.media import UNITS, Medium
-from pmwal.testing.oracles import ORACLES, Violation
-from pmwal.testing.recorder import Crash, Event, Recorder
+from pmwal.testing.power_cut import UNITS, PowerCutModel
+from pmwal.testing.recorder import Crash, Recorder, Step
+from pmwal.testing.violation import ORACLES, Violation
+
+Event = Step
+"""The name of ``Step`` in 0.1."""
+Medium = PowerCutModel
+"""The name of ``PowerCutModel`` in 0.1."""
 
 __all__ = [
     "ORACLES",
@@ -43,7 +48,9 @@ __all__ = [
     "Image",
     "Medium",
     "Piece",
+    "PowerCutModel",
     "Recorder",
+    "Step",
     "Violation",
     "crash_images",
 ]

@@ -13,11 +13,10 @@ from typing import NamedTuple
 from pmwal.opening import open_log
 from pmwal.reading.walk import View, Walker, damaged
 from pmwal.records import Record
-from pmwal.testing.explore import points, scratch
-from pmwal.testing.images import build, choices, half_stored
-from pmwal.testing.media import UNITS, Medium
-from pmwal.testing.recorder import Event, Recorder
-from pmwal.testing.session import Trace, let_go
+from pmwal.testing.images import build, choices, half_stored, points
+from pmwal.testing.power_cut import UNITS, PowerCutModel
+from pmwal.testing.process import kill, scratch
+from pmwal.testing.recorder import Recorder, Step
 from pmwal.writing.engine import State
 from pmwal.writing.wal import Wal
 
@@ -94,7 +93,7 @@ def crash_images(
         wal = open_log(path, "x", size=size, align=align, medium=mapped, ordering=ordering, seam=recorder)
         assert isinstance(wal, Wal)
 
-        def note(_: Event | None) -> None:
+        def note(_: Step | None) -> None:
             state = wal._engine.state
             if not moments or moments[-1].state != state:
                 moments.append(_Moment(len(recorder.events), state))
@@ -108,11 +107,11 @@ def crash_images(
                 note(None)
         finally:
             recorder.before = None
-            let_go(wal)
+            kill(wal)
     moments = moments or [_Moment(0, wal._engine.state)]
-    trace, random, seen = Trace(base, recorder.events, [], 0), Random(seed), set[tuple[int, int]]()
+    random, seen = Random(seed), set[tuple[int, int]]()
     actual = wal.stats().ordering
-    for step, now, killed_in in points(trace, medium):
+    for step, now, killed_in in points(PowerCutModel(medium, base), recorder.events):
         place = max((index for index, moment in enumerate(moments) if moment.step <= step), default=0)
         kind = "cut" if killed_in is None else "kill"
         drawn = (build(now, choice) for choice in choices(now, random, samples))
@@ -122,7 +121,7 @@ def crash_images(
                 yield CrashImage(image.data, kind, step, _acknowledged(wal, now, moments[place : place + 2]), actual)
 
 
-def _acknowledged(wal: Wal, medium: Medium, moments: list[_Moment]) -> tuple[Record, ...]:
+def _acknowledged(wal: Wal, medium: PowerCutModel, moments: list[_Moment]) -> tuple[Record, ...]:
     """The records that are durable at this moment and still there at the next."""
     state, block = moments[0].state, wal._engine.block
     view = View(state.tail, state.durable, state.epoch, state.epoch_first_seq)

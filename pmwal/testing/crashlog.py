@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from pmwal.opening import open_log
-from pmwal.testing.media import UNITS, Medium
+from pmwal.testing.power_cut import UNITS, PowerCutModel
 from pmwal.testing.recorder import Recorder
 from pmwal.writing.wal import Wal
 
@@ -55,7 +55,7 @@ class CrashLog:
         """The log under test."""
         self._ordering = wal.stats().ordering
         self._recorder.events.clear()  # what creation stored is durable when it returns
-        self._medium = Medium(medium, self._path.read_bytes())
+        self._medium = PowerCutModel(medium, self._path.read_bytes())
         self._reopened = 0
 
     @property

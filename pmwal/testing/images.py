@@ -9,15 +9,15 @@ with the others lost and kept, units torn, and seeded samples of it all. A close
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from itertools import combinations, product
 from math import prod
 from random import Random
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE
-from pmwal.testing.media import DIGEST_MASK, WORD, Medium, Version, digest_change
-from pmwal.testing.recorder import Event
+from pmwal.testing.power_cut import DIGEST_MASK, WORD, PowerCutModel, Version, digest_change
+from pmwal.testing.recorder import Step
 
 EXHAUSTIVE_MAX = 6
 _PRODUCT_MAX = 1024
@@ -35,12 +35,12 @@ class Image(NamedTuple):
     digest: int
 
 
-def digest_after(medium: Medium, choice: Choice) -> int:
+def digest_after(medium: PowerCutModel, choice: Choice) -> int:
     """The digest of the image that ``build`` makes of this choice."""
     return (medium.digest + sum(version.delta for version in choice.values())) & DIGEST_MASK
 
 
-def build(medium: Medium, choice: Choice) -> Image:
+def build(medium: PowerCutModel, choice: Choice) -> Image:
     """The image in which these units hold these versions."""
     image = bytearray(medium.held)
     for unit, version in choice.items():
@@ -48,25 +48,25 @@ def build(medium: Medium, choice: Choice) -> Image:
     return Image(bytes(image), digest_after(medium, choice))
 
 
-def cached(medium: Medium) -> Image:
+def cached(medium: PowerCutModel) -> Image:
     """What a kill leaves."""
     return Image(bytes(medium.cache), medium.cache_digest)
 
 
-def half_stored(medium: Medium, event: Event) -> Iterator[Image]:
+def half_stored(medium: PowerCutModel, step: Step) -> Iterator[Image]:
     """What a kill during this store leaves, which the medium has not taken yet: some words of it, from the front, or all."""
-    if LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE:
+    if LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE:
         return
-    for cut in sorted({WORD, event.length // 2 // WORD * WORD, (event.length - 1) // WORD * WORD, event.length} - {0}):
-        start, end = event.offset // LINE * LINE, -(-(event.offset + cut) // LINE) * LINE
+    for cut in sorted({WORD, step.length // 2 // WORD * WORD, (step.length - 1) // WORD * WORD, step.length} - {0}):
+        start, end = step.offset // LINE * LINE, -(-(step.offset + cut) // LINE) * LINE
         image = bytearray(medium.cache)
         before = bytes(image[start:end])
-        image[event.offset : event.offset + cut] = event.data[:cut]
+        image[step.offset : step.offset + cut] = step.data[:cut]
         change = digest_change(start, before, bytes(image[start:end]))
         yield Image(bytes(image), (medium.cache_digest + change) & DIGEST_MASK)
 
 
-def choices(medium: Medium, random: Random, samples: int, *, closely: bool = True) -> Iterator[Choice]:
+def choices(medium: PowerCutModel, random: Random, samples: int, *, closely: bool = True) -> Iterator[Choice]:
     """What the open units may hold after a power cut now: see the head of this module. Some come twice."""
     units, newest = list(medium.open), medium.newest()
     yield {}
@@ -99,7 +99,7 @@ def _beyond(units: list[int], newest: Choice, *, pairs: bool) -> Iterator[Choice
         yield {kept: version for kept, version in newest.items() if kept not in pair}
 
 
-def _versions(medium: Medium, newest: Choice) -> Iterator[Choice]:
+def _versions(medium: PowerCutModel, newest: Choice) -> Iterator[Choice]:
     """Each version of each unit that is neither its oldest nor its newest."""
     for unit, versions in medium.open.items():
         for version in versions[1:-1]:
@@ -107,7 +107,7 @@ def _versions(medium: Medium, newest: Choice) -> Iterator[Choice]:
             yield {**newest, unit: version}
 
 
-def _torn(medium: Medium, newest: Choice, units: list[int], random: Random) -> Iterator[Choice]:
+def _torn(medium: PowerCutModel, newest: Choice, units: list[int], random: Random) -> Iterator[Choice]:
     """Each of these units torn, the others lost and kept."""
     few = len(medium.open) <= EXHAUSTIVE_MAX
     for unit in units:
@@ -122,7 +122,7 @@ def _torn(medium: Medium, newest: Choice, units: list[int], random: Random) -> I
             yield {**newest, unit: version}
 
 
-def sampled(medium: Medium, random: Random) -> Choice:
+def sampled(medium: PowerCutModel, random: Random) -> Choice:
     """Any version of each unit, now and then torn."""
     choice: Choice = {}
     for unit, versions in medium.open.items():
@@ -131,3 +131,27 @@ def sampled(medium: Medium, random: Random) -> Choice:
         else:
             choice[unit] = random.choice(versions)
     return choice
+
+
+class Point(NamedTuple):
+    """A place in a run where a crash is looked at: a power cut, or a kill while this store is made."""
+
+    steps: int
+    medium: PowerCutModel
+    killed_in: Step | None
+
+
+def points(medium: PowerCutModel, events: Sequence[Step], *, begin: int = 0, between: Set[int] = frozenset()) -> Iterator[Point]:
+    """Where a crash of a run is looked at, from step ``begin`` on. The medium is as before the run, and follows it.
+
+    Power cuts: before each step that takes a possibility away, between two calls (after so many steps as ``between`` has), and at
+    the end, because what one can leave in between, it can leave at the next of these points too. Kills: in each store.
+    """
+    for steps, step in enumerate(events):
+        if steps >= begin:
+            if medium.settles(step) or steps in between:
+                yield Point(steps, medium, None)
+            if step.name in ("store", "stream"):
+                yield Point(steps, medium, step)
+        medium.take(step)
+    yield Point(len(events), medium, None)

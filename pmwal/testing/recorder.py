@@ -2,9 +2,9 @@
 
 Invariants
 ----------
-- A step is in ``events`` before it is taken, and an exception of ``before`` means that it was neither noted nor taken.
+- A step is in ``events`` before it is taken. If ``before`` raises, the step is neither noted nor taken.
 - Clock, uuid, process and boot are the same in every run, so equal histories leave equal bytes.
-- It waits for no device: what a barrier is worth is decided by ``media``, from the events.
+- It waits for no device: ``PowerCutModel`` decides from the steps what a barrier is worth.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TIME_NS = 1_700_000_000_000_000_000
 UUID = bytes(range(16))
 
 
-class Event(NamedTuple):
+class Step(NamedTuple):
     """One step: its name, and the bytes of the file that it concerns.
 
-    Of the engine: "store", "stream", "write_back", "fence", "flush", "allocate", "write", "sync", "link", "replace",
-    "unlink". Of the surroundings: "failed" is an msync that failed, "lied" one that failed and returned 0, "evict" a clean
-    page that left the page cache and shows ``data`` when it is read again, "cut" a power cut that left ``data``.
+    The engine takes "store", "stream", "write_back", "fence", "flush", "allocate", "write", "sync", "link", "replace" and
+    "unlink". The surroundings add "failed", an msync that failed; "lied", one that failed and returned 0; "evict", a clean page
+    that left the page cache and shows ``data`` when it is read again; and "cut", a power cut that left ``data``.
     """
 
     name: str
@@ -34,49 +34,60 @@ class Event(NamedTuple):
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """Raise it in ``Recorder.before`` or ``after``: the process ends here."""
 
 
 class Recorder(Seam):
-    """Notes each step in ``events``. ``before`` and ``after`` are called around it and may raise; ``on_clock`` at each look at
-    the clock.
+    """Notes each ``Step`` in ``events``.
+
+    ``before`` and ``after`` are called around each step and may raise, to refuse it or to end the process there. The wall clock
+    shows ``time_ns`` and then moves by ``tick_ns``; ``on_clock`` is called at each look at it.
 
     >>> from pmwal.opening import open_log
     >>> recorder = Recorder()
     >>> wal = open_log(path, size="16KiB", medium="file", seam=recorder)
     >>> recorder.events.clear()
     >>> seq = wal.append(b"payload")
-    >>> [event.name for event in recorder.events if event.offset >= 8192]
+    >>> [step.name for step in recorder.events if step.offset >= 8192]
     ['store', 'flush']
     >>> wal.close()
     """
 
     control_size = CONTROL_SIZE_MIN
 
-    def __init__(self, uuid: bytes = UUID) -> None:
-        self.events: list[Event] = []
-        self.before: Callable[[Event], None] | None = None
-        self.after: Callable[[Event], None] | None = None
+    def __init__(self, uuid: bytes = UUID, *, before: Callable[[Step], None] | None = None, tick_ns: int = 0) -> None:
+        self.events: list[Step] = []
+        self.before = before
+        self.after: Callable[[Step], None] | None = None
         self.on_clock: Callable[[], None] | None = None
-        self._uuid = uuid
+        self.uuid = uuid
+        self.time_ns = TIME_NS
+        self.tick_ns = tick_ns
 
-    def note(self, event: Event) -> None:
-        """Take a step that changes nothing but the record."""
+    def note(self, step: Step) -> None:
+        """Take a step of which nothing but the note remains."""
+        self._begin(step)
+        self._end(step)
+
+    def _begin(self, step: Step) -> None:
         if self.before is not None:
-            self.before(event)
-        self.events.append(event)
+            self.before(step)
+        self.events.append(step)
+
+    def _end(self, step: Step) -> None:
         if self.after is not None:
-            self.after(event)
+            self.after(step)
 
     def now_ns(self) -> int:
-        """Always the same time."""
+        """``time_ns``, moved by ``tick_ns`` first."""
         if self.on_clock is not None:
             self.on_clock()
-        return TIME_NS
+        self.time_ns += self.tick_ns
+        return self.time_ns
 
     def new_uuid(self) -> bytes:
         """The uuid of this recorder."""
-        return self._uuid
+        return self.uuid
 
     def pid(self) -> int:
         """The id of no process: nobody takes the recorded writer for alive."""
@@ -88,61 +99,54 @@ class Recorder(Seam):
 
     def store(self, mapping: Any, offset: int, data: bytes) -> None:
         """Store, and note it."""
-        event = Event("store", offset, len(data), bytes(data))
-        if self.before is not None:
-            self.before(event)
-        self.events.append(event)
-        super().store(mapping, offset, data)
-        if self.after is not None:
-            self.after(event)
+        self._store(Step("store", offset, len(data), bytes(data)), mapping)
 
     def stream(self, mapping: Any, offset: int, data: bytes) -> None:
-        """Store by way of the cache, and note that it went past it."""
-        event = Event("stream", offset, len(data), bytes(data))
-        if self.before is not None:
-            self.before(event)
-        self.events.append(event)
-        super().store(mapping, offset, data)
-        if self.after is not None:
-            self.after(event)
+        """Store through the cache, and note that it went past it."""
+        self._store(Step("stream", offset, len(data), bytes(data)), mapping)
+
+    def _store(self, step: Step, mapping: Any) -> None:
+        self._begin(step)
+        super().store(mapping, step.offset, step.data)
+        self._end(step)
 
     def flush(self, mapping: Any, offset: int, length: int) -> None:
         """Note an msync."""
-        self.note(Event("flush", offset, length))
+        self.note(Step("flush", offset, length))
 
     def write_back(self, mapping: Any, offset: int, length: int) -> None:
-        """Note that these bytes are being written back."""
-        self.note(Event("write_back", offset, length))
+        """Note that the write-back of these bytes begins."""
+        self.note(Step("write_back", offset, length))
 
     def fence(self) -> None:
         """Note a fence."""
-        self.note(Event("fence"))
+        self.note(Step("fence"))
 
     def allocate(self, fd: int, size: int) -> None:
         """Give the file its size, and note it."""
-        self.note(Event("allocate", 0, size))
+        self.note(Step("allocate", 0, size))
         super().allocate(fd, size)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """Write to the file, and note it."""
-        self.note(Event("write", offset, len(data), bytes(data)))
+        self.note(Step("write", offset, len(data), bytes(data)))
         super().write(fd, data, offset)
 
     def sync_file(self, fd: int) -> None:
         """Note an fsync of the file or of a directory."""
-        self.note(Event("sync"))
+        self.note(Step("sync"))
 
     def link(self, source: str, target: str, directory_fd: int) -> None:
         """Give the file a name, and note it."""
-        self.note(Event("link"))
+        self.note(Step("link"))
         super().link(source, target, directory_fd)
 
     def replace(self, source: str, target: str, directory_fd: int) -> None:
         """Rename, and note it."""
-        self.note(Event("replace"))
+        self.note(Step("replace"))
         super().replace(source, target, directory_fd)
 
     def unlink(self, name: str, directory_fd: int) -> None:
         """Remove a name, and note it."""
-        self.note(Event("unlink"))
+        self.note(Step("unlink"))
         super().unlink(name, directory_fd)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmwal.testing.media import Medium
-from pmwal.testing.recorder import Event, Recorder
+from pmwal.testing.power_cut import PowerCutModel
+from pmwal.testing.recorder import Recorder, Step
 
 PERSONALITIES = ("kept", "reverted", "dropped", "restoring", "late")
 """What a failed msync leaves: the page as it was stored, for good; the old page, at once; the page as it was stored until the
@@ -32,10 +32,10 @@ def _io_error() -> OSError:
 def failing_sync(recorder: Recorder, size: int) -> Iterator[None]:
     """The next sync of the file fails: what the kernel could not write for the dead writer it reports to the next one, once."""
 
-    def fail(event: Event) -> None:
-        if event.name == "sync":
+    def fail(step: Step) -> None:
+        if step.name == "sync":
             recorder.before = None
-            recorder.events.append(Event("failed", 0, size))
+            recorder.events.append(Step("failed", 0, size))
             raise _io_error()
 
     recorder.before = fail
@@ -58,7 +58,7 @@ class OvertakenMsync:
         self._recorder = recorder
         self._other = threading.Thread(target=self._run, args=(other,))
         self._other_flushes = threading.Event()
-        self._first: Event | None = None
+        self._first: Step | None = None
         recorder.before, recorder.after = self._before, self._after
 
     def join(self) -> None:
@@ -73,30 +73,30 @@ class OvertakenMsync:
         except BaseException as error:
             self.other_error = error
 
-    def _before(self, event: Event) -> None:
-        if event.name != "flush":
+    def _before(self, step: Step) -> None:
+        if step.name != "flush":
             return
         if threading.current_thread() is self._other:
             self._other_flushes.set()
         elif self._first is None:
-            self._first = event
+            self._first = step
             self._other.start()
             self.is_overtaken = self._other_flushes.wait(_OVERTAKEN_SECONDS)
             if self.is_overtaken:
                 self._other.join()
                 return
-        self._recorder.events.append(event._replace(name="failed"))
+        self._recorder.events.append(step._replace(name="failed"))
         raise _io_error()
 
-    def _after(self, event: Event) -> None:
-        if event is self._first:
-            self._recorder.events[-1] = event._replace(name="lied")
+    def _after(self, step: Step) -> None:
+        if step is self._first:
+            self._recorder.events[-1] = step._replace(name="lied")
 
 
 class FailingMsync:
     """Makes the next msync of a recorder fail."""
 
-    def __init__(self, personality: str, recorder: Recorder, path: Path, medium: Callable[[], Medium]) -> None:
+    def __init__(self, personality: str, recorder: Recorder, path: Path, medium: Callable[[], PowerCutModel]) -> None:
         self._personality = personality
         self._recorder = recorder
         self._path = path
@@ -113,29 +113,29 @@ class FailingMsync:
         elif self._personality == "restoring":
             self._recorder.before = self._before_restore
 
-    def _before(self, event: Event) -> None:
-        if event.name != "flush" or self._failed:
+    def _before(self, step: Step) -> None:
+        if step.name != "flush" or self._failed:
             return
         if self._lies:
             self._lies = False
             self._recorder.before = self._swallow
             return
         self._failed = True
-        self._range = event.offset, event.offset + event.length
-        self._recorder.events.append(event._replace(name="failed"))
+        self._range = step.offset, step.offset + step.length
+        self._recorder.events.append(step._replace(name="failed"))
         if self._personality == "reverted":
             self._evict()
         raise _io_error()
 
-    def _swallow(self, event: Event) -> None:
+    def _swallow(self, step: Step) -> None:
         """The step after the msync that lied: it is noted for what it was."""
         events = self._recorder.events
         events[-1] = events[-1]._replace(name="lied")
         self._recorder.before = self._before
-        self._before(event)
+        self._before(step)
 
-    def _before_restore(self, event: Event) -> None:
-        if event.name == "store":
+    def _before_restore(self, step: Step) -> None:
+        if step.name == "store":
             self._recorder.before = None
             self._evict()
 
@@ -143,6 +143,6 @@ class FailingMsync:
         """Clean pages leave the cache: what comes back is the oldest that the disk may hold."""
         with self._path.open("r+b") as file:
             for offset, data in self._medium().clean(*self._range):
-                self._recorder.events.append(Event("evict", offset, len(data), data))
+                self._recorder.events.append(Step("evict", offset, len(data), data))
                 file.seek(offset)
                 file.write(data)

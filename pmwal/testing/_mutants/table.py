@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, PAGE
-from pmwal.testing import broken_engine as engine
-from pmwal.testing import broken_recovery as recovery
-from pmwal.testing import broken_seam as seam
-from pmwal.testing.campaign import explore_chunk
-from pmwal.testing.creation import explore_creation
-from pmwal.testing.explore import Effort, History, scratch, start_of
-from pmwal.testing.oracles import ORACLES, Violation
-from pmwal.testing.session import Setting
+from pmwal.testing._mutants import engine, recovery, seam
+from pmwal.testing._simulator.campaign import explore_chunk
+from pmwal.testing._simulator.creation import explore_creation
+from pmwal.testing._simulator.explore import Effort, History, start_of
+from pmwal.testing._simulator.session import Setting
+from pmwal.testing.process import scratch
+from pmwal.testing.violation import ORACLES, Violation
 
 PAGE_PIPELINED = Setting("page", "pipelined", "lapped")
 PAGE_STRICT = Setting("page", "strict", "lapped")

@@ -7,12 +7,13 @@ from pathlib import Path
 from random import Random
 
 from pmwal.opening import open_log
+from pmwal.testing._simulator.model import Expectation
+from pmwal.testing._simulator.oracles import Examiner, check, documented_errors
+from pmwal.testing._simulator.session import Setting
 from pmwal.testing.images import build, choices
-from pmwal.testing.media import Medium
-from pmwal.testing.model import Expectation
-from pmwal.testing.oracles import Examiner, Violation, check, documented_errors
-from pmwal.testing.recorder import Event, Recorder
-from pmwal.testing.session import Setting
+from pmwal.testing.power_cut import PowerCutModel
+from pmwal.testing.recorder import Recorder, Step
+from pmwal.testing.violation import Violation
 
 
 def explore_creation(directory: Path, setting: Setting) -> int:
@@ -25,7 +26,7 @@ def explore_creation(directory: Path, setting: Setting) -> int:
     path.unlink()
     examiner, images, is_durable = Examiner(), 0, False
     empty = Expectation(frozenset([()]), (), 1, 1)
-    for medium, is_named, is_name_durable in _points(recorder.events, Medium(setting.medium, bytes(size))):
+    for medium, is_named, is_name_durable in _points(recorder.events, PowerCutModel(setting.medium, bytes(size))):
         is_durable = is_name_durable
         for choice in choices(medium, Random(0), 4) if is_named else ():
             images += 1
@@ -39,12 +40,12 @@ def explore_creation(directory: Path, setting: Setting) -> int:
     return images
 
 
-def _points(events: list[Event], medium: Medium) -> Iterator[tuple[Medium, bool, bool]]:
+def _points(events: list[Step], medium: PowerCutModel) -> Iterator[tuple[PowerCutModel, bool, bool]]:
     named = durable = False
-    for event in events:
-        if medium.settles(event):
+    for step in events:
+        if medium.settles(step):
             yield medium, named, durable
-        medium.take(event)
-        durable |= named and event.name == "sync"
-        named |= event.name == "link"
+        medium.take(step)
+        durable |= named and step.name == "sync"
+        named |= step.name == "link"
     yield medium, named, durable

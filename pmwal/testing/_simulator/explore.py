@@ -11,9 +11,8 @@ Invariants
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,14 +23,16 @@ from pmwal.format.layout import LINE, slot_index, slot_offset
 from pmwal.format.ring import RingReader
 from pmwal.opening import open_log
 from pmwal.records import Bound
-from pmwal.testing.damage import damaged_images
-from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored
-from pmwal.testing.media import DIGEST_MASK, Medium
-from pmwal.testing.model import Expectation, Found, brief
-from pmwal.testing.operations import LARGE, perform
-from pmwal.testing.oracles import CRASH_ROWS, Examined, Examiner, Violation, check, check_damaged, documented_errors
-from pmwal.testing.recorder import Event, Recorder
-from pmwal.testing.session import Session, Setting, Start, Trace, payload
+from pmwal.testing._simulator.damage import damaged_images
+from pmwal.testing._simulator.model import Expectation, Found, brief
+from pmwal.testing._simulator.operations import LARGE, perform
+from pmwal.testing._simulator.oracles import CRASH_ROWS, Examined, Examiner, check, check_damaged, documented_errors
+from pmwal.testing._simulator.session import Session, Setting, Start, Trace, payload
+from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored, points
+from pmwal.testing.power_cut import DIGEST_MASK, PowerCutModel
+from pmwal.testing.process import scratch
+from pmwal.testing.recorder import Recorder
+from pmwal.testing.violation import Violation
 
 _GOING_ON = ("append_small", "append_large", "extend", "batch", "append_pending")
 
@@ -104,7 +105,9 @@ class Explorer:
 
     def _look_at(self, trace: Trace, history: History, depth: int) -> None:
         random, closely = Random(history.seed), depth == 0 and len(history.names) <= self.effort.close_up_to
-        for steps, medium, killed_in in points(trace, history.setting.medium):
+        run = PowerCutModel(history.setting.medium, trace.base)
+        between = {steps for steps, _ in trace.expectations}
+        for steps, medium, killed_in in points(run, trace.events, begin=trace.begin, between=between):
             if killed_in is not None:
                 expectation = trace.expected(steps)
                 for image in half_stored(medium, killed_in):
@@ -215,30 +218,6 @@ class Explorer:
                 raise Violation("damage", f"{what}: {violation.detail}") from violation
 
 
-class Point(NamedTuple):
-    """A place in a run where a crash is looked at: a power cut, or a kill while this store is made."""
-
-    steps: int
-    medium: Medium
-    killed_in: Event | None
-
-
-def points(trace: Trace, kind: str) -> Iterator[Point]:
-    """Where a crash is looked at. Power cuts: before each step that takes a possibility away, between two calls, and at the end,
-    because what one can leave in between, it can leave at the next of these points too. Kills: in each store.
-    """
-    medium = Medium(kind, trace.base)
-    between = {steps for steps, _ in trace.expectations}
-    for steps, event in enumerate(trace.events):
-        if steps >= trace.begin:
-            if medium.settles(event) or steps in between:
-                yield Point(steps, medium, None)
-            if event.name in ("store", "stream"):
-                yield Point(steps, medium, event)
-        medium.take(event)
-    yield Point(len(trace.events), medium, None)
-
-
 @lru_cache(maxsize=64)
 def start_of(setting: Setting) -> Start:
     """A durable log to start from. "fresh" is new; "lapped" has old laps everywhere and a few records; in "brink" the next
@@ -275,10 +254,3 @@ def _used(setting: Setting, fresh: Start, path: Path) -> Start:
     held = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))
     wal.close()
     return Start(path.read_bytes(), held, session.issued)
-
-
-@lru_cache(maxsize=1)
-def scratch() -> Path:
-    """A directory on tmpfs, where an open is cheap and cache lines can be flushed; the temporary one where there is none."""
-    shm = Path("/dev/shm")
-    return shm if shm.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 
 from pmwal.errors import PersistError, RecordTooLarge, WalFull
 from pmwal.format.layout import HEADER, LIVE_OFFSET, PAGE
-from pmwal.testing.failures import PERSONALITIES, FailingMsync, OvertakenMsync
-from pmwal.testing.media import UNITS
-from pmwal.testing.model import brief
-from pmwal.testing.oracles import Violation
-from pmwal.testing.recorder import Crash, Event
-from pmwal.testing.session import Session, Trace, payload
+from pmwal.testing._simulator.failures import PERSONALITIES, FailingMsync, OvertakenMsync
+from pmwal.testing._simulator.model import brief
+from pmwal.testing._simulator.session import Session, Trace, payload
+from pmwal.testing.power_cut import UNITS
+from pmwal.testing.recorder import Crash, Step
+from pmwal.testing.violation import Violation
 
 SMALL, LARGE = 20, 1300
 
@@ -112,9 +112,9 @@ def _extend_aborted(stores: int, *, late: bool = False) -> Operation:
         ring = session.log._engine.block.ring_offset
         left = stores
 
-        def interrupt(event: Event) -> None:
+        def interrupt(step: Step) -> None:
             nonlocal left
-            if event.name in ("store", "stream") and event.offset >= ring:
+            if step.name in ("store", "stream") and step.offset >= ring:
                 if left == 0:
                     raise KeyboardInterrupt
                 left -= 1
@@ -226,12 +226,12 @@ def _crash_inside(operations: dict[str, Operation], reopen: Operation) -> Operat
         name = session.random.choice(sorted(operations))
         left, share = session.random.randrange(12), session.random.choice((0.0, 0.0, 0.3, 0.7))
 
-        def crash(event: Event) -> None:
+        def crash(step: Step) -> None:
             nonlocal left
             if left == 0:
-                session.store_half(event, share)
+                session.store_half(step, share)
                 raise Crash
-            left -= not LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE
+            left -= not LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE
 
         session.recorder.before = crash
         with contextlib.suppress(Crash):

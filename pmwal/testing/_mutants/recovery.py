@@ -14,7 +14,7 @@ from pmwal.opening import takeover
 from pmwal.records import Bound
 from pmwal.recovery.judge import _Evidence, _Judge
 from pmwal.storage.mapping import Mapping
-from pmwal.testing.broken_seam import Patch
+from pmwal.testing._mutants.seam import Patch
 from pmwal.writing.engine import Engine
 
 

@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pmwal.testing.explore import Effort, Explorer, Failure, History, scratch
-from pmwal.testing.media import UNITS
-from pmwal.testing.operations import CORE, OPERATIONS, operations_for
-from pmwal.testing.oracles import Violation
-from pmwal.testing.session import Setting
+from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History
+from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for
+from pmwal.testing._simulator.session import Setting
+from pmwal.testing.power_cut import UNITS
+from pmwal.testing.process import scratch
+from pmwal.testing.violation import Violation
 
 SETTINGS = (
     Setting("pmem", "strict", "lapped", 8192, 64),

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.opening import open_log
-from pmwal.testing.failures import failing_sync
+from pmwal.testing._simulator.failures import failing_sync
+from pmwal.testing._simulator.model import Expectation, Found, Items, Model, brief
 from pmwal.testing.images import build, sampled
-from pmwal.testing.media import WORD, Medium
-from pmwal.testing.model import Expectation, Found, Items, Model, brief
-from pmwal.testing.oracles import Violation
-from pmwal.testing.recorder import Event, Recorder
+from pmwal.testing.power_cut import WORD, PowerCutModel
+from pmwal.testing.process import kill
+from pmwal.testing.recorder import Recorder, Step
+from pmwal.testing.violation import Violation
 from pmwal.writing.wal import Wal
 
 
@@ -52,7 +53,7 @@ class Trace(NamedTuple):
     """A recorded history: the durable file before it, its steps, and from which step on what may be found."""
 
     base: bytes
-    events: list[Event]
+    events: list[Step]
     expectations: list[tuple[int, Expectation]]
     begin: int  # steps before the last operation
 
@@ -76,15 +77,6 @@ def payload(issue: int, size: int) -> bytes:
     return (text * (size // len(text) + 1))[: max(size, len(text))]
 
 
-def let_go(wal: Wal) -> None:
-    """End a writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
-    if not wal.closed:
-        wal._access.closed = True
-        wal._engine.halt()
-        wal._engine.mapping.close()
-        wal._writer_lock.release()
-
-
 class Session:
     """A log under operations. It must be ended by ``end``."""
 
@@ -105,7 +97,7 @@ class Session:
         """End the writer."""
         wal, self.wal = self.wal, None
         if wal is not None:
-            let_go(wal)
+            kill(wal)
 
     # -- what the operations share
 
@@ -191,18 +183,18 @@ class Session:
         self.model.settle(found)
         self.expect()
 
-    def medium_now(self) -> Medium:
+    def medium_now(self) -> PowerCutModel:
         """What the medium may hold now."""
-        medium = Medium(self.setting.medium, self.base)
-        for event in self.recorder.events:
-            medium.take(event)
+        medium = PowerCutModel(self.setting.medium, self.base)
+        for step in self.recorder.events:
+            medium.take(step)
         return medium
 
-    def store_half(self, event: Event, share: float) -> None:
+    def store_half(self, step: Step, share: float) -> None:
         """Make this share of a store, by whole words from the front."""
-        cut = int(event.length * share) // WORD * WORD
-        if event.name in ("store", "stream") and cut:
-            half = event._replace(length=cut, data=event.data[:cut])
+        cut = int(step.length * share) // WORD * WORD
+        if step.name in ("store", "stream") and cut:
+            half = step._replace(length=cut, data=step.data[:cut])
             self.recorder.events.append(half)
             with self.path.open("r+b") as file:
                 file.seek(half.offset)
@@ -225,5 +217,5 @@ class Session:
         medium = self.medium_now()
         image = build(medium, sampled(medium, self.random)).data
         self.path.write_bytes(image)
-        self.recorder.events.append(Event("cut", 0, len(image), image))
+        self.recorder.events.append(Step("cut", 0, len(image), image))
         self.reopen()

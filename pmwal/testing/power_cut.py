@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
-from pmwal.testing.recorder import Event
+from pmwal.testing.recorder import Step
 
 WORD = 8
 DIGEST_MASK = (1 << 64) - 1
@@ -39,14 +39,14 @@ class Version(NamedTuple):
     streamed: bool = False
 
 
-class Medium:
+class PowerCutModel:
     """One medium of a kind named in ``UNITS``. Everything in ``image`` is durable at first.
 
-    >>> medium = Medium("page", bytes(16384))
-    >>> medium.take(Event("store", 12288, 3, b"new"))
+    >>> medium = PowerCutModel("page", bytes(16384))
+    >>> medium.take(Step("store", 12288, 3, b"new"))
     >>> [version.data[:3] for version in medium.open[3]]
     [b'\\x00\\x00\\x00', b'new']
-    >>> medium.take(Event("flush", 12288, 4096))
+    >>> medium.take(Step("flush", 12288, 4096))
     >>> medium.open, bytes(medium.held[12288:12291])
     ({}, b'new')
     """
@@ -68,32 +68,32 @@ class Medium:
         self._dirty: set[int] = set()  # by page cache: stored to since it was last written
         self._leaving: dict[int, int] = {}  # by line: the version that the next fence makes durable
 
-    def take(self, event: Event) -> None:
+    def take(self, step: Step) -> None:
         """Follow one step."""
-        match event.name:
+        match step.name:
             case "store" | "write":
-                self._store(event.offset, event.data, streamed=False)
+                self._store(step.offset, step.data, streamed=False)
             case "stream":
-                self._store(event.offset, event.data, streamed=True)
-                self._write_back(event.offset, event.length)
+                self._store(step.offset, step.data, streamed=True)
+                self._write_back(step.offset, step.length)
             case "write_back":
-                self._write_back(event.offset, event.length)
+                self._write_back(step.offset, step.length)
             case "fence":
                 self._fence()
             case "flush":
-                self._sync(event.offset, event.offset + event.length)
+                self._sync(step.offset, step.offset + step.length)
             case "sync":
                 self._sync(0, len(self.held))
             case "failed" | "lied":
-                self._dirty.difference_update(self._units(event.offset, event.offset + event.length))
+                self._dirty.difference_update(self._units(step.offset, step.offset + step.length))
             case "evict":
-                self._evict(event.offset // self.size, event.data)
+                self._evict(step.offset // self.size, step.data)
             case "cut":
-                self._reset(event.data)
+                self._reset(step.data)
 
-    def settles(self, event: Event) -> bool:
+    def settles(self, step: Step) -> bool:
         """Whether this step takes versions away, so that what may be found must be looked at before it."""
-        return event.name in ("fence", "flush", "sync", "evict", "cut")
+        return step.name in ("fence", "flush", "sync", "evict", "cut")
 
     def newest(self) -> dict[int, Version]:
         """What every open unit holds when all that was stored has reached the medium."""

@@ -9,7 +9,7 @@ from pmwal.errors import PersistError, WalFull
 from pmwal.format.layout import SLOT_CLEAN, Slot, Superblock
 from pmwal.format.rows import Rows
 from pmwal.records import Bound
-from pmwal.testing.broken_seam import Patch, shipped
+from pmwal.testing._mutants.seam import Patch, shipped
 from pmwal.writing import wal as wal_module
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, State

@@ -1,0 +1,25 @@
+"""Where logs under test lie, and how their writers die."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pmwal.writing.wal import Wal
+
+
+def kill(wal: Wal) -> None:
+    """End a writer as SIGKILL would: nothing more is stored, the page cache stays, the lock is released."""
+    if not wal.closed:
+        wal._access.closed = True
+        wal._engine.halt()
+        wal._engine.mapping.close()
+        wal._writer_lock.release()
+
+
+@lru_cache(maxsize=1)
+def scratch() -> Path:
+    """A directory on tmpfs, where an open is cheap and cache lines can be flushed; the temporary one where there is none."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))
