@@ -13,7 +13,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "core.h"
+#include "commit.h"
+
+#include "outside.h"
 
 #include "crc32c.h"
 #include "fault.h"

@@ -7,22 +7,12 @@
 #include <errno.h>
 #include <string.h>
 
-#include "core.h"
+#include "commit.h"
+#include "outside.h"
+#include "store.h"
 
 #include "fault.h"
 #include "persist.h"
-
-PyObject *bound_new(PyTypeObject *type, uint64_t position, uint64_t seq)
-{
-    PyObject *bound = type->tp_alloc(type, 2);
-    if (!bound)
-        return NULL;
-    PyTuple_SET_ITEM(bound, 0, PyLong_FromUnsignedLongLong(position));
-    PyTuple_SET_ITEM(bound, 1, PyLong_FromUnsignedLongLong(seq));
-    if (!PyTuple_GET_ITEM(bound, 0) || !PyTuple_GET_ITEM(bound, 1))
-        Py_CLEAR(bound);
-    return bound;
-}
 
 static int parse_state(PyObject *value, struct log_state *state)
 {
@@ -177,34 +167,107 @@ static PyObject *core_detach(Core *core, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
-                            "barrier", "pipelined", "on_disk", "seam", "writing", "guard", "index", "bound_type", "writer",
-                            "state", "generation", "pointer", "timing_step", NULL};
-    struct module_state *module = state_of(type);
+/* What Core() is called with; the references are borrowed. */
+struct arguments {
     PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
     unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
     unsigned int uuid_crc;
     int fd, barrier, pipelined, on_disk;
     const char *writer;
     Py_ssize_t writer_length;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippOO!O!O!O!y#OKKK:Core", names, &mapping, &fd, &capacity,
-                                     &alignment, &payload_max, &ring_offset, &control_pages, &uuid_crc, &barrier, &pipelined,
-                                     &on_disk, &seam, module->lock_type, &writing, module->lock_type, &guard, &PyList_Type,
-                                     &index, &PyType_Type, &bound_type, &writer, &writer_length, &state, &generation, &pointer,
-                                     &timing_step))
-        return NULL;
-    if (writer_length != (Py_ssize_t)sizeof(struct live_writer) || !PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type)) {
-        PyErr_SetString(PyExc_ValueError, "writer is a line of the live page, bound_type a named tuple");
-        return NULL;
+};
+
+static int parse_arguments(struct module_state *module, PyObject *args, PyObject *keywords, struct arguments *a)
+{
+    static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
+                            "barrier", "pipelined", "on_disk", "seam", "writing", "guard", "index", "bound_type", "writer",
+                            "state", "generation", "pointer", "timing_step", NULL};
+    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd, &a->capacity,
+                                       &a->alignment, &a->payload_max, &a->ring_offset, &a->control_pages, &a->uuid_crc,
+                                       &a->barrier, &a->pipelined, &a->on_disk, &a->seam, module->lock_type, &a->writing,
+                                       module->lock_type, &a->guard, &PyList_Type, &a->index, &PyType_Type, &a->bound_type,
+                                       &a->writer, &a->writer_length, &a->state, &a->generation, &a->pointer, &a->timing_step)
+               ? 0
+               : -1;
+}
+
+/* What is wrong with the arguments, or NULL. */
+static const char *problem_with(const struct arguments *a)
+{
+    if (a->writer_length != (Py_ssize_t)sizeof(struct live_writer) ||
+        !PyType_IsSubtype((PyTypeObject *)a->bound_type, &PyTuple_Type))
+        return "writer is a line of the live page, bound_type a named tuple";
+    if (!a->timing_step || a->timing_step & (a->timing_step - 1))
+        return "timing_step is a power of two";
+    if (!a->capacity || !a->control_pages || a->alignment < 8 || a->alignment > PMWAL_ALIGN_MAX ||
+        a->alignment & (a->alignment - 1))
+        return "no log has this geometry";
+    return NULL;
+}
+
+/* Takes the mapping, in which the log must lie. 0, or -1 with an exception set. */
+static int attach(Core *core, const struct arguments *a)
+{
+    if (PyObject_GetBuffer(a->mapping, &core->map, PyBUF_WRITABLE))
+        return -1;
+    core->size = (size_t)core->map.len;
+    if (a->ring_offset > core->size || a->capacity > core->size - a->ring_offset ||
+        PMWAL_CONTROL_OFFSET + a->control_pages * PMWAL_PAGE > a->ring_offset) {
+        PyErr_SetString(PyExc_ValueError, "the mapping does not hold the log");
+        return -1;
     }
-    if (!timing_step || timing_step & (timing_step - 1)) {
-        PyErr_SetString(PyExc_ValueError, "timing_step is a power of two");
+    core->base = core->map.buf;
+    return 0;
+}
+
+static void init_conditions(Core *core)
+{
+    pthread_condattr_t monotonic;
+    pthread_mutex_init(&core->flush_mutex, NULL);
+    pthread_cond_init(&core->flush_done, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&core->gathered, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
+static void fill(Core *core, const struct module_state *module, const struct arguments *a)
+{
+    core->fd = a->fd;
+    core->geometry = (struct geometry){a->capacity, a->alignment, a->payload_max, 0, a->uuid_crc};
+    core->geometry.size_max = record_size(&core->geometry, a->payload_max);
+    core->ring_offset = a->ring_offset;
+    core->control_pages = a->control_pages;
+    core->barrier = (enum barrier)a->barrier;
+    core->pipelined = a->pipelined;
+    core->on_disk = a->on_disk;
+    core->streams = core->barrier == BARRIER_LINES && persist_streams() && a->alignment >= PMWAL_LINE;
+    core->mapping = Py_NewRef(a->mapping);
+    core->seam = a->seam == Py_None ? NULL : Py_NewRef(a->seam);
+    core->writing = (Lock *)Py_NewRef(a->writing);
+    core->guard = (Lock *)Py_NewRef(a->guard);
+    core->index = Py_NewRef(a->index);
+    core->bound_type = (PyTypeObject *)Py_NewRef(a->bound_type);
+    core->name_kind = Py_NewRef(module->name_kind);
+    core->name_commit = Py_NewRef(module->name_commit);
+    core->generation = a->generation;
+    core->pointer = a->pointer;
+    core->latency.step = a->timing_step;
+    core->forks = fork_count;
+    memcpy(&core->writer, a->writer, sizeof core->writer);
+    core->prefetched = core->state.head.position;
+    core->head_offset = core->state.head.position % a->capacity;
+}
+
+static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    struct module_state *module = state_of(type);
+    struct arguments arguments;
+    if (parse_arguments(module, args, keywords, &arguments))
         return NULL;
-    }
-    if (!capacity || !control_pages || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
-        PyErr_SetString(PyExc_ValueError, "no log has this geometry");
+    const char *problem = problem_with(&arguments);
+    if (problem) {
+        PyErr_SetString(PyExc_ValueError, problem);
         return NULL;
     }
     int status = fault_setup();
@@ -215,49 +278,12 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     Core *core = (Core *)type->tp_alloc(type, 0);
     if (!core)
         return NULL;
-    pthread_mutex_init(&core->flush_mutex, NULL);
-    pthread_cond_init(&core->flush_done, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&core->gathered, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    if (parse_state(state, &core->state) || PyObject_GetBuffer(mapping, &core->map, PyBUF_WRITABLE)) {
+    init_conditions(core);
+    if (parse_state(arguments.state, &core->state) || attach(core, &arguments)) {
         Py_DECREF(core);
         return NULL;
     }
-    core->size = (size_t)core->map.len;
-    if (ring_offset > core->size || capacity > core->size - ring_offset ||
-        PMWAL_CONTROL_OFFSET + control_pages * PMWAL_PAGE > ring_offset) {
-        PyErr_SetString(PyExc_ValueError, "the mapping does not hold the log");
-        Py_DECREF(core);
-        return NULL;
-    }
-    core->base = core->map.buf;
-    core->fd = fd;
-    core->geometry = (struct geometry){capacity, alignment, payload_max, 0, uuid_crc};
-    core->geometry.size_max = record_size(&core->geometry, payload_max);
-    core->ring_offset = ring_offset;
-    core->control_pages = control_pages;
-    core->barrier = (enum barrier)barrier;
-    core->pipelined = pipelined;
-    core->on_disk = on_disk;
-    core->streams = barrier == BARRIER_LINES && persist_streams() && alignment >= PMWAL_LINE;
-    core->mapping = Py_NewRef(mapping);
-    core->seam = seam == Py_None ? NULL : Py_NewRef(seam);
-    core->writing = (Lock *)Py_NewRef(writing);
-    core->guard = (Lock *)Py_NewRef(guard);
-    core->index = Py_NewRef(index);
-    core->bound_type = (PyTypeObject *)Py_NewRef(bound_type);
-    core->name_kind = Py_NewRef(module->name_kind);
-    core->name_commit = Py_NewRef(module->name_commit);
-    core->generation = generation;
-    core->pointer = pointer;
-    core->latency.step = timing_step;
-    core->forks = fork_count;
-    memcpy(&core->writer, writer, sizeof core->writer);
-    core->prefetched = core->state.head.position;
-    core->head_offset = core->state.head.position % capacity;
+    fill(core, module, &arguments);
     return (PyObject *)core;
 }
 
@@ -337,7 +363,7 @@ static PyMemberDef members[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "The part of an engine that is in C. pmwal.native drives it; the caller holds the locks."},
+    {Py_tp_doc, "The part of an engine that is in C, driven by pmwal.writing.native_engine; the caller holds the locks."},
     {Py_tp_new, core_new},
     {Py_tp_traverse, core_traverse},
     {Py_tp_clear, core_clear},

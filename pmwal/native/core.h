@@ -1,99 +1,98 @@
-/* What the files of the Core have in common; nobody else includes it. outside.c, store.c, commit.c and core.c build on one another
- * in this order. */
+/* The struct behind the type Core: one log that is open for writing.
+ *
+ * Four files work on it, each of which calls only those before it: outside.c reaches what is around it, store.c stores records,
+ * commit.c makes them durable, core.c is the type that Python sees.
+ */
 #ifndef PMWAL_CORE_H
 #define PMWAL_CORE_H
 
+#include <pthread.h>
+
+#include "lock.h"
 #include "module.h"
 
-#define PUBLISHED (PMWAL_LIVE_WRITER_OFFSET + offsetof(struct live_writer, published_position))
+#include "latency.h"
+#include "ring.h"
 
-/* -- outside.c */
-
-/* The wall clock. 0, or -1 with an exception set when a test's clock raised. */
-int now_ns(Core *core, int64_t *time_ns);
-
-/* A clock that only goes forward; only differences mean something. As now_ns(). */
-int ticks_ns(Core *core, int64_t *ns);
-
-/* Set an OSError; always -1. The last two are final: whoever calls next gets the error too, even before the handle is poisoned. */
-int raise_errno(int number);
-int raise_final(Core *core, int number);
-int raise_fault(Core *core);
-
-/* 0, or -1 with an exception set when the medium has failed before. */
-int check_failed(Core *core);
-
-/* 0, or -1 with an exception set when the mapping is closed. */
-int check_mapped(Core *core);
-
-/* 0, or the errno that says what is wrong with the file. */
-int check_size(Core *core);
-
-/* Calls a method of the seam. 0, or -1 with an exception set. */
-int call_seam(Core *core, const char *method, const char *format, ...);
-
-/* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
-int put(Core *core, uint64_t offset, const void *data, size_t length);
-
-/* -- store.c */
-
-/* A batch on its way into the ring. */
-struct batch {
-    Core *core;
-    const struct piece *pieces;
-    size_t count;
-    bool rows; /* there is one piece, the first row of an array; the others stand behind it */
-    int64_t time_ns;
-    struct place end; /* where it ends, once it is stored */
-    bool names;       /* of a durable one: its commit wrote a slot */
-    union commit_slot slot;
+struct bound {
+    uint64_t position, seq; /* the number of the first record at or after the position */
 };
 
-static inline void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count)
+struct log_state {
+    struct bound tail, head, durable;
+    uint64_t epoch, epoch_first_seq;
+};
+
+enum barrier {
+    BARRIER_NONE,  /* memory: the kernel keeps the pages when the process dies */
+    BARRIER_LINES, /* cache lines and a fence */
+    BARRIER_MSYNC,
+};
+
+#define CORE_ALONE 64 /* commits of one thread after which no other is expected */
+
+typedef struct core {
+    PyObject_HEAD
+    Py_buffer map;
+    unsigned char *base; /* NULL once detached */
+    size_t size;
+    int fd;
+    struct geometry geometry;
+    uint64_t ring_offset, control_pages;
+    enum barrier barrier;
+    bool pipelined, on_disk, streams;
+    PyObject *mapping;      /* the buffer's owner; passed to the seam */
+    PyObject *seam;         /* NULL: the real system */
+    Lock *writing, *guard;
+    PyObject *index;        /* a list of bound_type */
+    PyTypeObject *bound_type;
+    PyObject *name_kind, *name_commit;
+
+    struct log_state state;
+    uint64_t head_offset; /* of state.head in the ring */
+    uint64_t generation, pointer; /* of the newest slot: its generation, and its commit position */
+    bool stray_records, stray_slot, halted;
+    unsigned watched; /* Python threads that wait to be told of a change */
+    unsigned long forks;
+
+    struct live_writer writer;
+    uint64_t live_version;
+    uint64_t index_next; /* no record before this position goes into the index */
+    uint64_t prefetched;
+    unsigned long long headroom; /* bytes of the ring that calls leave free */
+
+    unsigned long long appends, stored_bytes, commits, barriers, slots_written;
+
+    bool yields;          /* every msync(2) releases the interpreter: see lets_go() */
+    bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
+    bool flushing;        /* a commit holds `guard`, and its barrier is under way: others may store meanwhile */
+    int failed;           /* errno of a barrier that failed */
+    int64_t barrier_ns;   /* duration of the last barriers during which others could store */
+    unsigned gather_pause, gather_rest; /* commits that do not wait for others to join them: in all, and still to come */
+
+    /* Under `flush_mutex`, and changed only while `flushing`, or by a thread that holds `guard` and the interpreter: */
+    uint64_t flushes;     /* completed, successful or not */
+    unsigned waiting;     /* threads that came since the last one */
+    unsigned expected;    /* threads that come before the next one, if they are as many as before */
+    struct bound wanted;  /* the end of what those that came have stored */
+    pthread_mutex_t flush_mutex;
+    pthread_cond_t flush_done, gathered;
+    unsigned long last_thread;
+    unsigned alone;       /* commits since another thread's */
+    unsigned hold;        /* commits for which the interpreter is not released */
+    struct latency latency;
+} Core;
+
+/* Whether a call may store here and now, without the locks that the Python side takes. */
+static inline bool core_is_free(const Core *core)
 {
-    batch->core = core;
-    batch->pieces = pieces;
-    batch->count = count;
-    batch->rows = false;
+    return core->base && !core->halted && !core->seam && core->forks == fork_count && !core->stray_records &&
+           !core->stray_slot && !core->watched && core->writing->count == 0 && (core->guard->count == 0 || core->flushing);
 }
 
-static inline struct piece piece_at(const struct batch *batch, size_t place)
+static inline struct place core_head(const Core *core)
 {
-    if (!batch->rows)
-        return batch->pieces[place];
-    struct piece piece = *batch->pieces;
-    piece.bytes += place * piece.length;
-    return piece;
+    return (struct place){core->state.head.position, core->head_offset};
 }
-
-/* Notes who uses the log, for the commits. */
-void note_thread(Core *core);
-
-/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
- * for the record. 0, an errno, or -1 when this kernel or file system cannot, and nothing was stored. */
-int store_synced(struct batch *batch, unsigned char *staged);
-
-/* Asks for the pages ahead of the writer. */
-void prefetch(Core *core);
-
-/* Stores the records of a batch straight into the mapping, and says in it where they end. Under a fault guard. */
-void store_records(struct batch *batch);
-
-/* Makes a stored batch part of the log: notes in the index where its records start, and moves the head behind it. */
-void take_in(const struct batch *batch);
-
-/* -- commit.c; the caller holds `guard` */
-
-/* Shows the bounds on the live page: for readers in other processes. 0, or -1 with an exception set, like all the next. */
-int core_show(Core *core);
-
-/* Barrier over all that is published and not yet durable. */
-int core_flush(Core *core);
-
-/* Makes all that is published durable, and wakes who waits for it. */
-int core_commit(Core *core);
-
-/* Stores the next slot, which says this state, and waits for its barrier. */
-int core_write_slot(Core *core, const struct log_state *state, uint32_t flags);
 
 #endif

@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "module.h"
+#include "handle.h"
 
 #include <datetime.h> /* wants Python.h before it */
 

@@ -1,10 +1,12 @@
 /* The short way through append, extend and commit: one C call for what is ordinary.
  *
- * pmwal.writing.wal.Wal has the same methods in Python; pmwal.native.NativeWal inherits from both. Whatever is out of the ordinary (wrong
+ * pmwal.writing.wal.Wal has the same methods in Python; pmwal.writing.native_engine.NativeWal inherits from both. Whatever is out of the ordinary (wrong
  * arguments, no room, a closed or poisoned handle, a lock that somebody holds, a test's seam) goes to the Python method under its
  * own name with "_slow" in front, before anything is stored. So all policy and all messages have one place, and it is not here.
  */
-#include "module.h"
+#include "handle.h"
+
+#include "commit.h"
 
 #define STACK_PIECES 64
 #define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* what memoryview() would take: an exporter may refuse to name a format */
@@ -195,6 +197,35 @@ static PyObject *take_items(PyObject *items, uint64_t payload_max, PyObject **re
     return list;
 }
 
+/* The items as pieces of this kind: in `few` if they are few, else in memory to be freed. NULL with an exception set. */
+static struct piece *pieces_of(PyObject *items, uint16_t kind, struct piece few[STACK_PIECES])
+{
+    Py_ssize_t length = PyList_GET_SIZE(items);
+    struct piece *pieces = length > STACK_PIECES ? PyMem_New(struct piece, length) : few;
+    if (!pieces) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < length; i++) {
+        PyObject *item = PyList_GET_ITEM(items, i);
+        pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item), (uint64_t)PyBytes_GET_SIZE(item), kind};
+    }
+    return pieces;
+}
+
+/* Stores the pieces as one batch, and makes it durable if it is to be; the first and last number, or NULL with an exception set. */
+static PyObject *store_pieces(Handle *self, const struct piece *pieces, size_t count, bool commit)
+{
+    Core *core = self->core;
+    uint64_t first = core->state.head.seq, last = first + count - 1;
+    bool at_once = commit && core_commits_at_once(core);
+    if (at_once ? core_store_durable(core, pieces, count) : core_store(core, pieces, count))
+        return fail(self);
+    if (commit && !at_once && !commit_through(self, last))
+        return NULL;
+    return Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
+}
+
 static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     uint16_t kind;
@@ -209,34 +240,15 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     struct piece few[STACK_PIECES], *pieces = few;
     Py_ssize_t length = PyList_GET_SIZE(items);
-    Core *core = self->core;
-    bool plain = !rest && length && core && core_is_free(core) && (uint64_t)length <= UINT32_MAX;
-    if (plain && length > STACK_PIECES) {
-        pieces = PyMem_New(struct piece, length);
-        if (!pieces) {
-            PyErr_NoMemory();
-            goto done;
-        }
-    }
-    for (Py_ssize_t i = 0; plain && i < length; i++) {
-        PyObject *item = PyList_GET_ITEM(items, i);
-        pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item), (uint64_t)PyBytes_GET_SIZE(item), kind};
-    }
-    if (!plain || !fits(core, pieces, (size_t)length)) {
+    bool plain = !rest && length && self->core && core_is_free(self->core) && (uint64_t)length <= UINT32_MAX;
+    if (plain)
+        pieces = pieces_of(items, kind, few);
+    if (plain && pieces && fits(self->core, pieces, (size_t)length))
+        answer = store_pieces(self, pieces, (size_t)length, commit);
+    else if (pieces) {
         PyObject *again[2] = {rest ? rest : items, keywords ? args[1] : NULL};
         answer = slow(self, "_slow_extend", again, 1, names);
-        goto done;
     }
-    uint64_t first = core->state.head.seq, last = first + (uint64_t)length - 1;
-    bool at_once = commit && core_commits_at_once(core);
-    if (at_once ? core_store_durable(core, pieces, (size_t)length) : core_store(core, pieces, (size_t)length)) {
-        fail(self);
-        goto done;
-    }
-    if (commit && !at_once && !commit_through(self, last))
-        goto done;
-    answer = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
-done:
     if (pieces != few)
         PyMem_Free(pieces);
     Py_XDECREF(rest);

@@ -3,7 +3,7 @@
  * threading.RLock would do, but C code that holds the interpreter can look at the fields of this one, and so tell in a nanosecond
  * that nobody is inside. threading.Condition works on it by _release_save, _acquire_restore and _is_owned.
  */
-#include "module.h"
+#include "lock.h"
 
 bool lock_try(Lock *lock)
 {

@@ -4,6 +4,8 @@
 
 #include "module.h"
 
+#include "core.h"
+
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"

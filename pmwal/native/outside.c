@@ -4,7 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "core.h"
+#include "outside.h"
 
 #include "fault.h"
 

@@ -1,5 +1,5 @@
 /* A record as Python sees it. Numbers stay C integers until somebody asks for them: reading makes millions of these a second. */
-#include "module.h"
+#include "record.h"
 
 typedef struct {
     PyObject_HEAD
@@ -21,6 +21,18 @@ static Record *make(PyTypeObject *type, unsigned long long seq, unsigned short k
     record->time_ns = time_ns;
     record->data = data;
     return record;
+}
+
+PyObject *bound_new(PyTypeObject *type, uint64_t position, uint64_t seq)
+{
+    PyObject *bound = type->tp_alloc(type, 2);
+    if (!bound)
+        return NULL;
+    PyTuple_SET_ITEM(bound, 0, PyLong_FromUnsignedLongLong(position));
+    PyTuple_SET_ITEM(bound, 1, PyLong_FromUnsignedLongLong(seq));
+    if (!PyTuple_GET_ITEM(bound, 0) || !PyTuple_GET_ITEM(bound, 1))
+        Py_CLEAR(bound);
+    return bound;
 }
 
 PyObject *record_new(PyTypeObject *type, const struct record *header, PyObject *data)

@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "module.h"
+#include "core.h"
+#include "record.h"
 
 #include "crc32c.h"
 #include "fault.h"

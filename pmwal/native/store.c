@@ -12,17 +12,31 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "core.h"
+#include "store.h"
+
+#include "outside.h"
+#include "record.h"
 
 #include "crc32c.h"
 #include "fault.h"
 #include "persist.h"
+
+#define PUBLISHED (PMWAL_LIVE_WRITER_OFFSET + offsetof(struct live_writer, published_position))
 
 #define LARGE_STORE (32 * 1024)      /* from here on a batch goes into the page cache by pwrite(2): no fault for each page */
 #define WRITE_BEHIND (64 * 1024)     /* bytes of a larger batch that the disk begins with while the rest is built */
 #define PREFETCH (UINT64_C(1) << 20) /* bytes ahead of the writer whose pages are asked for */
 #define STREAM_MIN 1024              /* from here on a record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
+
+static inline struct piece piece_at(const struct batch *batch, size_t place)
+{
+    if (!batch->rows)
+        return batch->pieces[place];
+    struct piece piece = *batch->pieces;
+    piece.bytes += place * piece.length;
+    return piece;
+}
 
 void note_thread(Core *core)
 {

@@ -283,8 +283,8 @@ class Engine:
     def roll_back(self, end: Bound) -> None:
         """Discard all from ``end`` on. The caller holds ``writing`` too."""
         self._settle()
+        self.index.drop_from(end.next_seq)  # first: an exception may come right after the rollback has taken effect
         self.start_epoch(end)
-        self.index.drop_from(end.next_seq)
 
     def close(self) -> None:
         """Commit what is pending and write the slot that says "closed cleanly"."""

@@ -1,0 +1,21 @@
+/* The type Handle: the fast path through a Wal over the native engine. */
+#ifndef PMWAL_HANDLE_H
+#define PMWAL_HANDLE_H
+
+#include "store.h"
+
+typedef struct {
+    PyObject_HEAD
+    Core *core;
+    char commits_each;
+} Handle;
+
+/* Stores one record on the fast path. 0: stored, and `*commit` says whether it is still to be made durable; -1 with an exception
+ * set; 1 when the slow path has to take it, and nothing was stored. */
+int handle_store(Handle *handle, const struct piece *piece, bool *commit);
+
+/* What a call returns after handle_store() came to `status` (0 or -1): the record's number, once it is durable if it is to be.
+ * NULL with an exception set. */
+PyObject *handle_stored(Handle *handle, int status, uint64_t seq, bool commit);
+
+#endif
