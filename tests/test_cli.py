@@ -19,7 +19,8 @@ import pytest
 
 import pmwal
 from commands import COMMANDS, Cli, Ran
-from pmwal.cli import common, truncate, walk
+from pmwal.cli import common, range_reader
+from pmwal.cli.commands import truncate
 from pmwal.cli.times import parse_time
 from pmwal.format.layout import PAGE
 from pmwal.writing.engine import Engine
@@ -328,7 +329,7 @@ def test_cat_selects(cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], expect
 
 def test_newest_first_reads_every_piece_once(cli: Cli, shm_dir: Path) -> None:
     """A log longer than one piece comes back whole in reverse."""
-    count = 3 * walk._PIECE + 7
+    count = 3 * range_reader._PIECE + 7
     path = make(shm_dir / "a.wal", count, size="64KiB")
     assert [int(line.split()[0]) for line in cli("cat", "-r", path).lines] == list(range(count, 0, -1))
 
@@ -424,7 +425,7 @@ def test_records_overwritten_under_cat_are_counted(shm_dir: Path, capsysbinary: 
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(4):
             wal.append(bytes(3000))
-        walker = walk.Walk(reader, str(path))
+        walker = range_reader.RangeReader(reader, str(path))
         records = walker.oldest_first(1, 4)
         for _ in range(3):
             wal.append(bytes(3000))

@@ -16,7 +16,7 @@ import pytest
 
 import pmwal
 from commands import COMMANDS, Cli, Ran
-from pmwal.cli import columns, interchange
+from pmwal.cli.formats import interchange, tables
 from support import open_small
 
 PAYLOADS = [
@@ -44,7 +44,7 @@ def contents(path: Path) -> list[tuple[int, bytes]]:
 @pytest.mark.parametrize("form", FORMS)
 def test_what_was_exported_comes_back(cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Payloads, and kinds where the form has them, through a file; into a new log and behind the records of one."""
-    monkeypatch.setattr(columns, "_ROWS", rows)
+    monkeypatch.setattr(tables, "_ROWS", rows)
     path, copy, file = make(shm_dir / "log", kinds=form != "length-prefixed"), shm_dir / "copy", shm_dir / "file"
     assert cli("export", path, "--format", form, "-o", file) == Ran(0, f"{path}: exported 7 records, 1 to 7\n".encode(), "")
     assert cli("import", copy, "--format", form, "-i", file, "--size", "64KiB").text == f"{copy}: appended 7 records, 1 to 7\n"

@@ -18,7 +18,7 @@ import pytest
 import pmwal
 from commands import Cli, Ran, between_looks
 from pmwal import events
-from pmwal.cli import tail
+from pmwal.cli.commands import tail
 from pmwal.format.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
 from pmwal.storage.seam import SYSTEM
 from support import kill, open_small, overwrite

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import pmwal
-from pmwal.cli.demo_check import Claims, Finding, Ledger, Run, check
-from pmwal.cli.demo_events import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING, Events, parse_events
+from pmwal.cli.demo.check import Claims, Finding, Ledger, Run, check
+from pmwal.cli.demo.protocol import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING, Events, parse_events
 from pmwal.opening import open
 from pmwal.records import RecoveryReport
 
@@ -139,7 +139,7 @@ class Demo:
         """A running writer and the pipe of its events; it is dead afterwards."""
         events, writer_end = os.pipe()
         try:
-            command = [sys.executable, "-m", "pmwal.cli.demo_writer", self.path, self.lines_file]
+            command = [sys.executable, "-m", "pmwal.cli.demo.writer", self.path, self.lines_file]
             command += [f"--start={self.line}", f"--kind={number}", f"--events={writer_end}"]
             command += [f"--medium={self.medium}", f"--ordering={self.ordering}", f"--sabotage={self.sabotage}"]
             process = subprocess.Popen(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pmwal.cli.common import durability_in_words, records_in_words
-from pmwal.cli.demo_cycle import Cycle, Demo
-from pmwal.cli.demo_input import Input
+from pmwal.cli.demo.cycle import Cycle, Demo
+from pmwal.cli.demo.input import Input
 from pmwal.errors import PmwalError
 from pmwal.opening.files import inspect
 from pmwal.records import WalStats

@@ -23,10 +23,10 @@ from pmwal.cli.common import (
     numbers_in_words,
     say,
 )
-from pmwal.cli.events import EventForms
-from pmwal.cli.show import Form, add_output, form_of, print_records
+from pmwal.cli.formats.event_forms import EventForms
+from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
+from pmwal.cli.range_reader import Matches, RangeReader, add_grep, matches_pattern, mention_torn_end
 from pmwal.cli.times import TIME_HELP, time_option
-from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_torn_end
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
@@ -97,7 +97,7 @@ def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace
         say(f"{args.path}: {numbers_in_words(args.first, first - 1)} not in the log any more")
     first = max(first, args.first or 0)
     last = last if args.last is None else min(last, args.last)
-    walk = Walk(reader, args.path)
+    walk = RangeReader(reader, args.path)
     if args.lines is None and not args.reverse:
         print_records(filter(matches, walk.oldest_first(first, last)), form)
     else:

@@ -25,10 +25,10 @@ from pmwal.cli.common import (
     print_json,
     size_option,
 )
-from pmwal.cli.demo_check import Ledger
-from pmwal.cli.demo_cycle import Demo, WriterEnded
-from pmwal.cli.demo_input import Input, read_input
-from pmwal.cli.demo_report import Printer, summary
+from pmwal.cli.demo.check import Ledger
+from pmwal.cli.demo.cycle import Demo, WriterEnded
+from pmwal.cli.demo.input import Input, read_input
+from pmwal.cli.demo.report import Printer, summary
 from pmwal.errors import PmwalError
 from pmwal.format.layout import CAPACITY_MIN, KIND_MAX, LINE
 from pmwal.opening import open_log

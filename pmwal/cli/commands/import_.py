@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.common import Commands, add_command
-from pmwal.cli.interchange import INTERCHANGES, form_for
+from pmwal.cli.formats.interchange import INTERCHANGES, form_for
 
 _EPILOG = """\
 The log is created when it does not exist; else the records follow those that

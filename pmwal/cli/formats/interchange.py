@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple
 
-from pmwal.cli import columns
-from pmwal.cli.columns import Payloads
-from pmwal.cli.items import read_items
-from pmwal.cli.show import as_json, as_length_prefixed
-from pmwal.cli.write import read_lines
+from pmwal.cli.formats import tables
+from pmwal.cli.formats.framing import read_items, read_lines
+from pmwal.cli.formats.printing import as_json, as_length_prefixed
+from pmwal.cli.formats.tables import Payloads
 from pmwal.format.layout import KIND_MAX
 from pmwal.records import Record
 
@@ -94,6 +93,6 @@ def _items(stream: BinaryIO, limit: int, kind: int) -> Payloads:
 INTERCHANGES = {
     "jsonl": Interchange(_write_json_lines, _read_json_lines, "line", (".jsonl", ".ndjson", ".json"), is_text=True),
     "length-prefixed": Interchange(_write_items, _read_items, "item", has_kinds=False),
-    "parquet": Interchange(columns.write_parquet, columns.read_parquet, "row", (".parquet",)),
-    "arrow": Interchange(columns.write_arrow, columns.read_arrow, "row", (".arrow", ".feather")),
+    "parquet": Interchange(tables.write_parquet, tables.read_parquet, "row", (".parquet",)),
+    "arrow": Interchange(tables.write_arrow, tables.read_arrow, "row", (".arrow", ".feather")),
 }

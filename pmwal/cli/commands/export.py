@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from pmwal.cli.atomic_file import replacing
 from pmwal.cli.common import FAILED, OK, Commands, add_command, records_in_words, say
-from pmwal.cli.files import replacing
-from pmwal.cli.interchange import INTERCHANGES, form_for
-from pmwal.cli.walk import Walk, mention_torn_end
+from pmwal.cli.formats.interchange import INTERCHANGES, form_for
+from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.opening import open
 from pmwal.records import Record
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         if args.file is not None and os.path.exists(args.file) and os.path.samefile(args.path, args.file):
             args.parser.error("-o names the log itself")
         first, last = reader.first_seq, reader.committed_seq
-        walk, kinds = Walk(reader, args.path), _Kinds()
+        walk, kinds = RangeReader(reader, args.path), _Kinds()
         with _target(args.file) as stream:
             form.write(kinds.watch(walk.oldest_first(first, last)), stream)
             stream.flush()

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.common import Commands, add_command
-from pmwal.cli.items import LENGTH_PREFIXED_HELP, read_items
+from pmwal.cli.formats.framing import LENGTH_PREFIXED_HELP, read_items, read_lines
 from pmwal.writing.committer import COMMIT_POLICIES, check_commit
 
 _EPILOG = """\
@@ -74,9 +72,3 @@ def run(args: argparse.Namespace) -> int:
         return ((args.kind, item) for item in read(sys.stdin.buffer, capacity))
 
     return append_to(args, items, "item" if args.length_prefixed else "line", commit=args.commit, ack=args.ack)
-
-
-def read_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Each line without its newline; one that is longer than ``limit`` comes cut, too long for any log of that capacity."""
-    while line := stream.readline(limit + 1):
-        yield line[:-1] if line.endswith(b"\n") else line

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from pmwal.cli.common import Parser
-from pmwal.cli.items import as_item
+from pmwal.cli.formats.framing import as_item
 from pmwal.cli.times import local_text, utc_text
 from pmwal.records import Record
 

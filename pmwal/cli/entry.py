@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from pmwal import __version__
-from pmwal.cli import (
+from pmwal.cli.commands import (
     cat,
     completion,
     create,
     demo,
     export,
-    importing,
+    import_,
     info,
     repair,
     stat,
@@ -99,7 +99,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
     parser.set_defaults(run=_no_command, root=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, importing, completion):
+    for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, import_, completion):
         module.add(commands)
     return parser
 

@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 from time import perf_counter_ns
 
-from pmwal.cli.demo_events import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING
-from pmwal.cli.items import read_items
+from pmwal.cli.demo.protocol import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING
+from pmwal.cli.formats.framing import read_items
 from pmwal.opening import open
 from pmwal.writing.wal import Wal
 

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from pmwal.cli.atomic_file import replacing
 from pmwal.cli.common import FAILED, OK, Commands, add_command, number_option, numbers_in_words, say
-from pmwal.cli.events import EventForms
-from pmwal.cli.files import replacing
-from pmwal.cli.show import Form, add_output, form_of, print_records
-from pmwal.cli.walk import Matches, Walk, add_grep, matches_pattern, mention_torn_end
+from pmwal.cli.formats.event_forms import EventForms
+from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
+from pmwal.cli.range_reader import Matches, RangeReader, add_grep, matches_pattern, mention_torn_end
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
 from pmwal.errors import Overrun
 from pmwal.opening import open
@@ -138,7 +138,7 @@ class _Tail:
         lines = _LINES if self._lines is None and not self._seen else self._lines
         first = self._number_behind(reader)
         last = reader.committed_seq
-        walk = Walk(reader, self._path)
+        walk = RangeReader(reader, self._path)
         seen: deque[Cursor] = deque(maxlen=_REMEMBERED)
         try:
             if lines is None:

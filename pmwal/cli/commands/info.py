@@ -20,7 +20,7 @@ from pmwal.cli.common import (
     records_in_words,
     torn_in_words,
 )
-from pmwal.cli.show import printable
+from pmwal.cli.formats.printing import printable
 from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.times import local_text, utc_text
 from pmwal.errors import FormatError

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from pmwal.cli.show import as_json, as_text, decoded, printable
+from pmwal.cli.formats.printing import as_json, as_text, decoded, printable
 from pmwal.cli.times import local_text, utc_text
 from pmwal.events import Decoder, Event
 from pmwal.events.definition import plain

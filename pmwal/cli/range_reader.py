@@ -23,7 +23,7 @@ Matches: TypeAlias = Callable[[Record], bool]
 _PIECE, _PIECE_MAX = 64, 16384  # records that are read at once on the way back
 
 
-class Walk:
+class RangeReader:
     """Records between two numbers; ``missed`` says whether there were any that could not be read."""
 
     def __init__(self, reader: Reader, path: str) -> None:

@@ -14,6 +14,12 @@ _LENGTH = struct.Struct("<I")
 _PIECE = 1 << 20
 
 
+def read_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Each line without its newline; one that is longer than ``limit`` comes cut, too long for any log of that capacity."""
+    while line := stream.readline(limit + 1):
+        yield line[:-1] if line.endswith(b"\n") else line
+
+
 def as_item(data: bytes) -> bytes:
     """The payload behind its length."""
     return _LENGTH.pack(len(data)) + data
