@@ -211,7 +211,7 @@ def test_writer_that_ends_by_itself_proves_nothing(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     status = main(["demo", *SHORT, "--path", str(shm_dir), "--input", str(lines_file)])
     assert status == 1
-    assert "NOTHING PROVED: the writer ended by itself with status 1" in capsys.readouterr().out
+    assert "NOTHING PROVED: the writer exited on its own with status 1" in capsys.readouterr().out
 
 
 def test_interrupt_leaves_no_writer_and_no_file(

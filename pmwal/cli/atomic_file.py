@@ -1,4 +1,4 @@
-"""Files that commands write beside the log: whole and on the disk under their name, or not at all."""
+"""Files that commands write beside the log: complete and durable under their name, or not there at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pmwal.storage.seam import SYSTEM
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A new file, which takes the name when the block ends without an exception; until then the old one keeps it.
+    """A new file that takes the name if the block ends without an exception; until then the old file keeps it.
 
-    What cannot be replaced, like a FIFO or a terminal, is written to as it is.
+    What cannot be replaced, such as a FIFO or a terminal, is written to directly.
     """
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
@@ -45,5 +45,5 @@ def _create(name: str, directory_fd: int, path: str) -> BinaryIO:
     try:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory_fd)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None  # the user knows no temporary name
+        raise OSError(error.errno, error.strerror, path) from None  # not the temporary name, which the user never chose
     return builtins.open(fd, "wb")

@@ -1,4 +1,4 @@
-"""``main``: parse, run one command, and turn every error into one line and a status."""
+"""``main``: parse the arguments, run one command, and turn every error into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -28,49 +28,40 @@ from pmwal.cli.commands import (
     verify,
     write,
 )
-from pmwal.cli.common import (
-    BROKEN_PIPE,
-    CORRUPT,
-    FAILED,
-    INTERRUPTED,
-    LOCKED,
-    OK,
-    UNREADABLE,
-    USAGE,
-    Parser,
-    numbers_in_words,
-    say,
-)
+from pmwal.cli.exit_status import BROKEN_PIPE, CORRUPT, FAILED, INTERRUPTED, LOCKED, OK, UNREADABLE, USAGE
+from pmwal.cli.options import HelpFormatter, Parser
+from pmwal.cli.terminal import say
 from pmwal.cli.times import join_relative
+from pmwal.cli.wording import numbers_in_words
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
 
 _DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
 _EPILOG = """\
 Exit status:
-  0    done; for verify: clean, or recovered with nothing torn
-  1    failed; for verify: something was torn; for repair: records were lost;
-       for demo: the promise was broken
-  2    corrupt: the log holds less, or other, than what it acknowledged
-  3    cannot be opened: no pmwal log, or an error of the operating system
+  0    success; for verify: clean, or recovered with nothing torn
+  1    failure; for verify: something is torn; for repair: records were lost;
+       for demo: the log was wrong after a kill, or nothing was proved
+  2    corrupt: acknowledged records are damaged, missing or in doubt
+  3    cannot be opened: not a pmwal log, or an operating system error
   4    another process has the log open for writing
-  64   wrong usage
+  64   usage error
   130  interrupted
-  141  nobody reads the output any more
+  141  the reader of the output has gone (broken pipe)
 
 Examples:
-  pmwal demo                              kill a writer; nothing may be lost
+  pmwal demo                              kill a writer, lose nothing
   pmwal create app.wal --size 64MiB
-  tail -F app.log | pmwal write app.wal   each line is one durable record
-  pmwal tail -f app.wal                   the last ten, then each new one
+  tail -F app.log | pmwal write app.wal   make each line a durable record
+  pmwal tail -f app.wal                   print the last ten, then new ones
   pmwal verify app.wal && echo sound
 
-'pmwal COMMAND --help' has the options and examples of a command.
-PMWAL_TRACEBACK=1 shows where an error came from.
+'pmwal COMMAND --help' describes the options of a command, with examples.
+Set PMWAL_TRACEBACK=1 to see where an error came from.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; nothing is raised."""
+    """Run one command and return its exit status; raise nothing."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     with _short_warnings():
         for stream in (sys.stdout, sys.stderr):
@@ -95,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
     parser.set_defaults(run=_no_command, root=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
@@ -105,12 +96,12 @@ def _parser() -> Parser:
 
 
 def _no_command(args: argparse.Namespace) -> int:
-    _parser().print_help(sys.stderr)
+    args.root.print_help(sys.stderr)
     return USAGE
 
 
 def _explain(error: Exception, path: str | None) -> int:
-    """Say what went wrong in one line (two for damage), and return the status."""
+    """Report an error in one line (two for damage), and return the exit status."""
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     if isinstance(error, CorruptWal):
@@ -128,7 +119,7 @@ def _explain(error: Exception, path: str | None) -> int:
     if isinstance(error, PmwalError | ValueError):
         say(str(error))
         return FAILED
-    say(f"unexpected {type(error).__name__}: {error} (PMWAL_TRACEBACK=1 shows where)")
+    say(f"unexpected {type(error).__name__}: {error} (set PMWAL_TRACEBACK=1 to see where)")
     return FAILED
 
 
@@ -139,7 +130,7 @@ def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
     if error.start is not None:
         words.append(f"file offsets {error.start} to {error.end}")
     name = path or "PATH"
-    advice = f"\n       nothing was changed. Read what is whole: pmwal cat --salvage {name}; make it usable: pmwal repair {name}"
+    advice = f"\n       Nothing was changed. To read what is whole: pmwal cat --salvage {name}; to repair it: pmwal repair {name}"
     return "; ".join(words) + advice
 
 
@@ -162,7 +153,7 @@ def _flushed(status: int) -> int:
 
 
 def _close_output() -> int:
-    """Nobody reads any more: let the rest go nowhere, so that the interpreter's last flush is quiet too."""
+    """Send the rest of the output nowhere, so that the interpreter's last flush does not fail either."""
     with contextlib.suppress(OSError, io.UnsupportedOperation):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -171,14 +162,14 @@ def _close_output() -> int:
 
 
 def _encode_anything(stream: TextIO) -> None:
-    """A label or payload that the terminal's encoding lacks is escaped and ends nothing."""
+    """Escape characters that the terminal's encoding lacks, so that no label or payload can end the command."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Warnings as one line each, without a place in the source."""
+    """Print each warning as one line, without its position in the source."""
 
     def show(
         message: Warning | str,

@@ -1,8 +1,8 @@
-"""``pmwal cat``: the records of a log, beside its writer or without one.
+"""``pmwal cat``: print the records of a log, whether or not a writer is running.
 
 Invariants
 ----------
-- Nothing is left out in silence: what damage hides is said on standard error, with the numbers, and ends in status 2.
+- Nothing is left out silently: records lost to damage are reported on standard error, by number, and the status is 2.
 """
 
 from __future__ import annotations
@@ -12,21 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from pmwal.cli.common import (
-    CORRUPT,
-    FAILED,
-    OK,
-    Commands,
-    add_command,
-    look,
-    number_option,
-    numbers_in_words,
-    say,
-)
+from pmwal.cli.exit_status import CORRUPT, FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
-from pmwal.cli.range_reader import Matches, RangeReader, add_grep, matches_pattern, mention_torn_end
+from pmwal.cli.inspection import judge_log
+from pmwal.cli.matching import Matches, add_grep, matches_pattern
+from pmwal.cli.options import Commands, add_command, add_path, number_option
+from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP, time_option
+from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
@@ -36,17 +31,17 @@ _GAPS_SHOWN = 20
 
 _EPILOG = f"""\
 {TIME_HELP}
-Text is one line for each record: control characters and bytes that are not
-UTF-8 are shown as \\xNN. Events of pmwal.events are shown filled in.
+Text output is one line per record; control characters and bytes that are not
+UTF-8 are escaped as \\xNN. Events logged with pmwal.events are formatted.
 
-A corrupt log is refused; --salvage shows what is whole, names the numbers that
-are missing, and still ends with status 2.
+A corrupt log is refused. --salvage prints every whole record, reports which
+numbers are missing, and still exits with status 2.
 
 Examples:
   pmwal cat -n 10 app.wal
   pmwal cat --since yesterday --until today -g 'error|warn' app.wal
   pmwal cat --from 1000 --to 1999 -o json app.wal | jq .data
-  pmwal cat -o raw app.wal > lines.txt   the inverse of: pmwal write < lines.txt
+  pmwal cat -o raw app.wal > lines.txt   inverse of: pmwal write < lines.txt
   pmwal cat --length-prefixed app.wal | pmwal write --length-prefixed copy.wal
   pmwal cat --salvage broken.wal
 """
@@ -55,22 +50,22 @@ Examples:
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "cat", run, "print records", "Print records, oldest first, also while a writer is running.", _EPILOG
+        commands, "cat", run, "print records", "Print records, oldest first, even while a writer is running.", _EPILOG
     )
-    parser.add_argument("path", metavar="PATH")
-    parser.add_argument("-n", "--lines", type=number_option(0), metavar="N", help="the last N of the selected records")
-    parser.add_argument("-r", "--reverse", action="store_true", help="newest first")
-    parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="from this number on")
-    parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="up to and with this number")
-    parser.add_argument("-S", "--since", type=time_option, metavar="TIME", help="stored at this time or later")
-    parser.add_argument("-U", "--until", type=time_option, metavar="TIME", help="stored at this time or earlier")
+    add_path(parser)
+    parser.add_argument("-n", "--lines", type=number_option(0), metavar="N", help="print only the last N of the selected records")
+    parser.add_argument("-r", "--reverse", action="store_true", help="print the newest first")
+    parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="start at this record")
+    parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="stop after this record")
+    parser.add_argument("-S", "--since", type=time_option, metavar="TIME", help="print only records stored at TIME or later")
+    parser.add_argument("-U", "--until", type=time_option, metavar="TIME", help="print only records stored at TIME or earlier")
     add_grep(parser)
     add_output(parser)
-    parser.add_argument("--salvage", action="store_true", help="show every whole record of a damaged log")
+    parser.add_argument("--salvage", action="store_true", help="print every whole record of a damaged log")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the records that were asked for."""
+    """Print the selected records."""
     form = form_of(args)
     show = _salvage if args.salvage else _show
     with open(args.path, "r", recover="salvage" if args.salvage else "strict") as reader:
@@ -94,7 +89,7 @@ def _filter(args: argparse.Namespace, searched: Callable[[Record], str]) -> Matc
 def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
     first, last = reader.first_seq, reader.committed_seq
     if args.first is not None and args.first < first <= last:
-        say(f"{args.path}: {numbers_in_words(args.first, first - 1)} not in the log any more")
+        say(f"{args.path}: {numbers_in_words(args.first, first - 1)} no longer in the log")
     first = max(first, args.first or 0)
     last = last if args.last is None else min(last, args.last)
     walk = RangeReader(reader, args.path)
@@ -108,12 +103,12 @@ def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace
 
 
 def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
-    judgement, _ = look(args.path)
+    judgement, _ = judge_log(args.path)
     report, slot = judgement.report, judgement.control.newest
     corrupt = report.outcome == "corrupt"
     trusted = slot is not None and report.case not in ("R8", "R9", "R9b")
     if corrupt:
-        say(f"{args.path}: corrupt: {report.reason}" + ("" if trusted else "; truncated records may be among what follows"))
+        say(f"{args.path}: corrupt: {report.reason}" + ("" if trusted else "; truncated records may be among these"))
     gaps = _Gaps(args.path, report.first_seq if trusted else None)
 
     def wanted(record: Record) -> bool:
@@ -133,7 +128,7 @@ def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namesp
 
 
 class _Gaps:
-    """Says which numbers are missing between the records that pass."""
+    """Reports the numbers missing from a sequence of records."""
 
     def __init__(self, path: str, expected: int | None) -> None:
         self.count = 0
@@ -148,7 +143,7 @@ class _Gaps:
             yield record
 
     def end(self, last: int) -> None:
-        """The log acknowledged records up to this number."""
+        """Report what is missing at the end of a log that acknowledged records up to this number."""
         if self._expected is not None and last >= self._expected:
             self._missing(self._expected, last)
 

@@ -1,28 +1,34 @@
-"""``pmwal completion``: a script that makes a shell complete commands, options and file names."""
+"""``pmwal completion``: print a script that completes commands, options and file names in a shell."""
 
 from __future__ import annotations
 
 import argparse
 
-from pmwal.cli.common import OK, Commands, add_command
+from pmwal.cli.exit_status import OK
+from pmwal.cli.options import Commands, add_command
 
 _SHELLS = ("bash", "zsh")
-_FILES = ("path", "paths", "backup", "cursor_file", "file")  # arguments that are names of files
+_FILES = ("path", "paths", "backup", "cursor_file", "file")  # arguments that take file names
 _EPILOG = """\
-It needs shtab: pip install 'pmwal[cli]'
+Requires shtab: pip install 'pmwal[cli]'
 
 Examples:
   pmwal completion bash > ~/.local/share/bash-completion/completions/pmwal
-  pmwal completion zsh > ~/.zfunc/_pmwal     with ~/.zfunc in fpath
+  pmwal completion zsh > ~/.zfunc/_pmwal     if ~/.zfunc is in fpath
 """
 
 
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "completion", run, "print a script for the shell", "Print a script that completes pmwal's arguments.", _EPILOG
+        commands,
+        "completion",
+        run,
+        "print a completion script for a shell",
+        "Print a script that completes pmwal's arguments in a shell.",
+        _EPILOG,
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=_SHELLS, help="the shell that runs the script")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab  # noqa: PLC0415 - an extra: everything else works without it
     except ImportError:
-        raise ValueError("completion needs shtab, which is not installed: pip install 'pmwal[cli]'") from None
+        raise ValueError("completion requires shtab, which is not installed: pip install 'pmwal[cli]'") from None
     _complete_files(args.root, shtab.FILE)
     print(shtab.complete(args.root, shell=args.shell))
     return OK

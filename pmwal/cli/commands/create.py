@@ -1,29 +1,21 @@
-"""``pmwal create``."""
+"""``pmwal create``: create an empty log."""
 
 from __future__ import annotations
 
 import argparse
 
-from pmwal.cli.common import (
-    OK,
-    Commands,
-    add_command,
-    add_json,
-    add_medium,
-    durability_in_words,
-    number_option,
-    print_json,
-    progress_bar,
-    size_option,
-)
+from pmwal.cli.exit_status import OK
+from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_path, number_option, size_option
+from pmwal.cli.terminal import print_json, progress_bar
+from pmwal.cli.wording import durability_in_words
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
 from pmwal.opening import open_log
 from pmwal.units import format_size
 from pmwal.writing.wal import Wal
 
 _EPILOG = """\
-The file appears under its name only when all of it is on the medium.
-An existing file is never touched.
+The file appears under its name only once all of it is on the medium. An
+existing file is never touched.
 
 Examples:
   pmwal create app.wal --size 256MiB
@@ -34,17 +26,17 @@ Examples:
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(commands, "create", run, "create an empty log", "Create an empty log.", _EPILOG)
-    parser.add_argument("path", metavar="PATH", help="the file to create")
+    add_path(parser, "the file to create")
     parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity of the ring (default: 64MiB)")
     parser.add_argument(
         "--align",
         type=_alignment,
         metavar="BYTES",
-        help="alignment of the records, a power of two from 8 to 4096 (default: 64 on DAX, else 8)",
+        help="alignment of records, a power of two from 8 to 4096 (default: 64 on DAX, else 8)",
     )
     add_medium(parser)
     parser.add_argument(
-        "--label", type=_label, default=b"", metavar="TEXT", help="a name kept in the superblock, at most 64 bytes of UTF-8"
+        "--label", type=_label, default=b"", metavar="TEXT", help="a name to store in the superblock, at most 64 bytes of UTF-8"
     )
     add_json(parser)
 
@@ -59,12 +51,12 @@ def _alignment(text: str) -> int:
 def _label(text: str) -> bytes:
     raw = text.encode(errors="surrogateescape")
     if len(raw) > APPLICATION_SIZE:
-        raise argparse.ArgumentTypeError(f"a label takes at most {APPLICATION_SIZE} bytes, this one has {len(raw)}")
+        raise argparse.ArgumentTypeError(f"a label has at most {APPLICATION_SIZE} bytes; this one has {len(raw)}")
     return raw.ljust(APPLICATION_SIZE, b"\0")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Create the log, close it and say what it is."""
+    """Create the log, close it and describe it."""
     with progress_bar("create") as progress:
         wal = open_log(
             args.path,

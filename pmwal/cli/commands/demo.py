@@ -1,59 +1,47 @@
-"""``pmwal demo``: kill a writer of real lines again and again, and prove that nothing it acknowledged was lost."""
+"""``pmwal demo``: kill a writer repeatedly, and prove that nothing it acknowledged was lost."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import secrets
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from pmwal.cli.common import (
-    FAILED,
-    OK,
-    Commands,
-    add_command,
-    add_json,
-    add_medium,
-    add_ordering,
-    number_option,
-    print_json,
-    size_option,
-)
 from pmwal.cli.demo.check import Ledger
 from pmwal.cli.demo.cycle import Demo, WriterEnded
 from pmwal.cli.demo.input import Input, read_input
+from pmwal.cli.demo.location import log_location, scratch_directory
 from pmwal.cli.demo.report import Printer, summary
+from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.formats.framing import as_item
+from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_ordering, number_option, size_option
+from pmwal.cli.terminal import print_json
 from pmwal.errors import PmwalError
 from pmwal.format.layout import CAPACITY_MIN, KIND_MAX, LINE
 from pmwal.opening import open_log
-from pmwal.storage.medium import filesystem
 from pmwal.writing.wal import Wal
 
 _LONGEST = 64 * 1024
-_DISK_DIRECTORIES = ("/var/tmp", ".", "~")
 _EPILOG = """\
-A writer process appends real lines with durable commits, and tells its parent
-over a pipe, outside of the log, when append has returned. The parent kills it
-with SIGKILL at a random moment, opens the log, and compares every record with
-the line that was issued: each acknowledged line must be there, in order and
-byte for byte, and nothing else but the one record that can have been under way
-("extra"). The next writer goes on in the same log; writer and parent truncate
-it, so that the ring wraps, and the writer says what it truncates beforehand.
+A writer process appends real lines with durable commits and reports each
+append that has returned to its parent over a pipe, outside the log. The parent
+kills it with SIGKILL at a random moment, opens the log, and compares every
+record with the line that was appended. Each acknowledged line must be there, in
+order and byte for byte, and nothing else but the one record that may have been
+in flight ("extra"). The next writer continues in the same log. Writer and
+parent truncate the log so that the ring wraps; the writer announces each
+truncation in advance.
 
-SIGKILL ends the process and leaves the kernel alive: it tests the log, not what
-a disk does in a power cut.
+SIGKILL ends the process but not the kernel: this tests the log, not what a disk
+does in a power cut.
 
---sabotage early-ack proves that the demo can fail: its writer acknowledges
-lines before it appends them.
+With --sabotage early-ack the writer acknowledges lines before it appends them,
+to prove that the demo can fail.
 
-Exit status: 0 when the promise was kept, 1 when it was not (the log is kept
-then, and its path printed).
+Exit status: 0 if the log was right after every kill; 1 if it was not, or if
+nothing could be proved (the log is then kept and its path printed).
 
 Examples:
   pmwal demo
@@ -71,25 +59,25 @@ def add(commands: Commands) -> None:
         "demo",
         run,
         "kill a writer, recover, prove that nothing was lost",
-        "Kill a writer of real lines again and again, recover, and prove that nothing\nit acknowledged was lost.",
+        "Kill a writer repeatedly, recover the log each time, and prove that nothing it\nacknowledged was lost.",
         _EPILOG,
     )
     parser.add_argument(
         "--path", metavar="PATH", help="directory for the log, or a new file (default: a temporary directory on a disk)"
     )
-    parser.add_argument("--cycles", type=number_option(1, KIND_MAX), default=5, metavar="N", help="kills (default: 5)")
-    parser.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help="the longest time until a kill (default: 1)")
+    parser.add_argument("--cycles", type=number_option(1, KIND_MAX), default=5, metavar="N", help="number of kills (default: 5)")
+    parser.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help="longest time until a kill (default: 1)")
     parser.add_argument(
-        "--input", metavar="FILE", help="lines to append, - for standard input (default: this machine's own logs and texts)"
+        "--input", metavar="FILE", help="lines to append, - for standard input (default: logs and texts of this machine)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="fixes the moments of the kills (default: a random one)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed for the times of the kills (default: random)")
     add_medium(parser)
     add_ordering(parser)
     parser.add_argument(
         "--size", type=size_option, default=1 << 20, metavar="SIZE", help="capacity (default: 1MiB, so that the ring wraps)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the log in any case")
-    parser.add_argument("--sabotage", choices=("early-ack",), help="prove that the demo can fail: the writer lies")
+    parser.add_argument("--keep", action="store_true", help="keep the log even if all is well")
+    parser.add_argument("--sabotage", choices=("early-ack",), help="prove that the demo can fail: acknowledge before appending")
     add_json(parser)
 
 
@@ -104,20 +92,20 @@ def _seconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the cycles, print what was found, and keep the log when something was wrong."""
+    """Run the cycles and print the results; keep the log if something was wrong."""
     if args.input == "-" and sys.stdin.isatty():
-        args.parser.error("--input - reads standard input, and that is a terminal; pipe something in")
+        args.parser.error("--input - reads standard input, which is a terminal; pipe lines into it")
     seed = secrets.randbelow(10**6) if args.seed is None else args.seed
-    with _scratch() as scratch, _place(args.path) as place:
+    with scratch_directory() as scratch, log_location(args.path) as location:
         lines = read_input(args.input, min(_LONGEST, max(args.size, CAPACITY_MIN) // 16))
-        wal = open_log(place.path, "x", size=args.size, medium=args.medium, ordering=args.ordering)
+        wal = open_log(location.path, "x", size=args.size, medium=args.medium, ordering=args.ordering)
         assert isinstance(wal, Wal)
-        place.made = True
+        location.created = True
         with wal:
             stats = wal.stats()
             next_seq = _fill(wal, lines.lines)
         demo = Demo(
-            path=place.path,
+            path=location.path,
             lines_file=_save(lines, scratch),
             ledger=Ledger(lines.lines),
             scratch=scratch,
@@ -130,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
             next_seq=next_seq,
         )
         printer = Printer(quiet=args.json)
-        printer.header(place.path, stats, lines, seed, args)
-        place.keep = True  # until it is known that nothing is wrong
+        printer.header(location.path, stats, lines, seed, args)
+        location.keep = True  # unless the run ends and is sound
         error = ""
         try:
             for _ in range(args.cycles):
@@ -143,13 +131,13 @@ def run(args: argparse.Namespace) -> int:
         except (PmwalError, OSError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         except KeyboardInterrupt:
-            place.keep = args.keep
+            location.keep = args.keep
             raise
         value = summary(demo, stats, lines, seed, error)
         sound = bool(value["sound"])
-        place.keep = args.keep or not sound
-        if place.keep:
-            value["kept"] = place.path
+        location.keep = args.keep or not sound
+        if location.keep:
+            value["kept"] = location.path
         if args.json:
             print_json(value)
         else:
@@ -158,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fill(wal: Wal, lines: Sequence[bytes]) -> int:
-    """Bring the log near the ring's end, so that the first writers wrap onto old bytes; the next number."""
+    """Fill the ring almost to its end, so that the first writers wrap onto old bytes; return the next number."""
     size = wal.capacity // 16 - LINE
     piece = (b"\n".join(lines) + b"\n")[:size]
     piece = (piece * -(-size // len(piece)))[:size]
@@ -168,62 +156,9 @@ def _fill(wal: Wal, lines: Sequence[bytes]) -> int:
 
 
 def _save(lines: Input, scratch: str) -> str:
-    """The lines as the writer reads them."""
+    """Save the lines in the form that the writer reads."""
     path = Path(scratch, "lines")
     with path.open("wb") as file:
         for line in lines.lines:
-            file.write(len(line).to_bytes(4, "little") + line)
+            file.write(as_item(line))
     return str(path)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A directory for what is not under test."""
-    directory = tempfile.mkdtemp(prefix="pmwal-demo-input-")
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-class _Place:
-    """Where the log goes, and whether it stays."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.made = False
-        self.keep = False
-
-
-@contextlib.contextmanager
-def _place(requested: str | None) -> Iterator[_Place]:
-    """A path for the log; what was made there is removed at the end unless it shall stay."""
-    directory: str | None = None
-    if requested is None or os.path.isdir(requested):
-        directory = tempfile.mkdtemp(prefix="pmwal-demo-", dir=requested if requested is not None else _disk_directory())
-        place = _Place(os.path.join(directory, "demo.wal"))
-    else:
-        place = _Place(requested)
-    try:
-        yield place
-    finally:
-        if not (place.made and place.keep):
-            if place.made:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(place.path)
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
-
-
-def _disk_directory() -> str:
-    """The first writable directory that does not lie in memory; the temporary directory when all do."""
-    usual = tempfile.gettempdir()
-    for directory in (usual, *map(os.path.expanduser, _DISK_DIRECTORIES)):
-        with contextlib.suppress(OSError):
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if filesystem(fd) not in ("tmpfs", "ramfs") and os.access(directory, os.W_OK):
-                    return os.path.abspath(directory)
-            finally:
-                os.close(fd)
-    return usual

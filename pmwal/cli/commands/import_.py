@@ -1,4 +1,4 @@
-"""``pmwal import``: what ``pmwal export`` wrote, or another program, into a log."""
+"""``pmwal import``: append records from a file that ``pmwal export`` or another program wrote."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import sys
 from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
-from pmwal.cli.common import Commands, add_command
 from pmwal.cli.formats.interchange import INTERCHANGES, form_for
+from pmwal.cli.options import Commands, add_command
 
 _EPILOG = """\
-The log is created when it does not exist; else the records follow those that
-are there. Kinds and payloads come back as they were exported; numbers and times
-are the log's own. All of it is durable when the command ends.
+The log is created if it does not exist; otherwise the records are appended.
+Kinds and payloads are kept; sequence numbers and times are assigned anew. All
+records are durable when the command ends.
 
-jsonl            an object a line with data (text) or data_base64, and kind
-length-prefixed  payloads behind 4 bytes of length, little-endian
-parquet, arrow   a column data, and kind if it is there; from a file, not a
-                 pipe; need: pip install 'pmwal[arrow]'
+Formats:
+  jsonl            one JSON object per line: data (text) or data_base64, and
+                   optionally kind
+  length-prefixed  each payload after its length (4 bytes, little-endian)
+  parquet, arrow   a column data, and optionally kind; from a file, not a pipe;
+                   requires pyarrow: pip install 'pmwal[arrow]'
 
-Without --format the ending of FILE decides, else it is jsonl.
+The default format follows from the suffix of FILE (.jsonl, .ndjson, .json,
+.parquet, .arrow, .feather); otherwise it is jsonl.
 
 Examples:
   pmwal import app.wal -i app.parquet --size 1GiB
@@ -36,20 +39,22 @@ def add(commands: Commands) -> None:
         commands,
         "import",
         run,
-        "append records that were exported",
-        "Append records from JSON lines, length-prefixed, Parquet or Arrow.",
+        "append records from an exported file",
+        "Append records from JSON lines, length-prefixed items, Parquet or Arrow.",
         _EPILOG,
     )
-    add_target(parser, "kind of the records that come without one (default: 0)", "print what was appended as JSON, for scripts")
-    parser.add_argument("--format", choices=tuple(INTERCHANGES), help="default: by the ending of FILE, else jsonl")
-    parser.add_argument("-i", "--input", dest="file", metavar="FILE", help="default: standard input")
+    add_target(parser, "kind of records that have none (default: 0)", "report what was appended as JSON, for scripts")
+    parser.add_argument(
+        "--format", choices=tuple(INTERCHANGES), help="format to read (default: from the suffix of FILE, else jsonl)"
+    )
+    parser.add_argument("-i", "--input", dest="file", metavar="FILE", help="read from FILE (default: standard input)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Append the input to its end, with one commit."""
+    """Append the whole input with one commit."""
     form = INTERCHANGES[form_for(args.format, args.file)]
     with _source(args.file) as stream:
-        read = form.read(stream)  # before the log is opened, and perhaps created
+        read = form.read(stream)  # before the log is opened, and possibly created
 
         def items(capacity: int) -> Items:
             return read(capacity, args.kind)

@@ -1,4 +1,4 @@
-"""``pmwal info``: what a file says about itself, whole or damaged. It opens read-only and never writes."""
+"""``pmwal info``: describe a log file, whole or damaged. It opens the file read-only and never writes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import argparse
 import os
 from typing import Any
 
-from pmwal.cli.common import (
-    CORRUPT,
-    OK,
-    UNREADABLE,
-    Commands,
-    add_command,
-    add_json,
-    durability_in_words,
-    end_offset,
-    print_json,
-    progress_bar,
-    records_in_words,
-    torn_in_words,
-)
+from pmwal.cli.exit_status import CORRUPT, OK, UNREADABLE
 from pmwal.cli.formats.printing import printable
+from pmwal.cli.inspection import end_offset
+from pmwal.cli.options import Commands, add_command, add_json, add_path
 from pmwal.cli.superblocks import Superblocks, read_superblocks
+from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.times import local_text, utc_text
+from pmwal.cli.wording import durability_in_words, records_in_words, torn_in_words, writer_in_words
 from pmwal.errors import FormatError
-from pmwal.format.layout import SLOT_CLEAN, SLOT_PIPELINED, SLOTS_PER_PAGE, Superblock, slot_offset
+from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, Superblock, slot_offset
 from pmwal.opening.files import inspect
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import living_writer, read_writer
@@ -34,9 +25,10 @@ from pmwal.units import format_size
 
 _LOST_SHOWN = 3
 _EPILOG = """\
-Exit status: 0, also for a torn log; 2 when the verdict is corrupt; 3 when the
-file cannot be opened as a log (what can be said of it is still printed).
-It never writes, and works beside a running writer.
+The file is never written to, and a writer may be running.
+
+Exit status: 0, even if the log is torn; 2 if it is corrupt; 3 if the file
+cannot be opened as a log (what can be read of it is still printed).
 
 Examples:
   pmwal info app.wal
@@ -49,9 +41,14 @@ Facts = dict[str, Any]
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "info", run, "show what a log is and how it stands", "Show what a log is and how it stands.", _EPILOG
+        commands,
+        "info",
+        run,
+        "show geometry, writer and state of a log",
+        "Show geometry, medium, writer and state of a log.",
+        _EPILOG,
     )
-    parser.add_argument("path", metavar="PATH")
+    add_path(parser)
     add_json(parser)
 
 
@@ -80,7 +77,7 @@ def _collect(path: str) -> Facts:
 
 
 def _open_quietly(path: str, _flags: int) -> int:
-    """Never for writing, and a FIFO is not waited for."""
+    """Open read-only, without waiting for the writer of a FIFO."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
@@ -115,7 +112,7 @@ def _about_superblocks(copies: Superblocks) -> Facts:
 
 
 def _label(block: Superblock) -> tuple[str | None, str]:
-    """The application's bytes as text when they are that, and in hex."""
+    """The application's bytes as text if they are UTF-8, and in hex."""
     raw = block.application.rstrip(b"\0")
     try:
         return raw.decode() or None, block.application.hex()
@@ -203,17 +200,12 @@ def _identity_lines(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _log_lines(facts: Facts) -> list[tuple[str, str]]:
-    medium, records, writer = facts["medium"], facts["records"], facts["writer"]
-    if writer is None:
-        who = "none"
-    else:
-        fate = "running" if writer["alive"] else "gone without closing the log"
-        who = f"process {writer['pid']}, " + (fate if writer["of_this_file"] else "of the file that this is a copy of")
+    medium, records = facts["medium"], facts["records"]
     on = f"{medium['kind']} on {medium['filesystem']}; a record survives {durability_in_words(medium['durability'])}"
     kept = records_in_words(records["first_seq"], records["last_seq"])
     return [
         ("medium", "; ".join([on, *medium["assumptions"]])),
-        ("writer", who),
+        ("writer", writer_in_words(facts["writer"])),
         ("slots", _slots_in_words(facts)),
         ("records", f"{kept}; {format_size(records['used_bytes'])} in use, {records['fill']:.1%} of the ring"),
         ("verdict", _verdict_in_words(facts)),
@@ -225,12 +217,12 @@ def _slots_in_words(facts: Facts) -> str:
     words = []
     if slots["lost"]:
         shown = slots["lost_offsets"][:_LOST_SHOWN]
-        places = ", ".join(
-            f"slot {(offset - facts['geometry']['control_offset']) // 64 % SLOTS_PER_PAGE} of control page "
-            f"{(offset - facts['geometry']['control_offset']) // 4096} (file offset {offset})"
+        control = facts["geometry"]["control_offset"]
+        named = ", ".join(
+            f"slot {(offset - control) % PAGE // SLOT.size} of control page {(offset - control) // PAGE} (file offset {offset})"
             for offset in shown
         )
-        words.append(f"{slots['lost']} of {total} lost: {places}" + (" ..." if len(slots["lost_offsets"]) > len(shown) else ""))
+        words.append(f"{slots['lost']} of {total} lost: {named}" + (" ..." if len(slots["lost_offsets"]) > len(shown) else ""))
     else:
         words.append(f"all {total} whole")
     if slots["impossible"]:
@@ -240,7 +232,7 @@ def _slots_in_words(facts: Facts) -> str:
         flags = [name for bit, name in ((SLOT_CLEAN, "clean close"), (SLOT_PIPELINED, "pipelined")) if newest["flags"] & bit]
         words.append(
             f"newest: generation {newest['generation']}, epoch {newest['epoch']}, tail at record {newest['tail_seq']}, "
-            f"commit pointer behind record {newest['commit_seq']}" + (f" ({', '.join(flags)})" if flags else "")
+            f"commit pointer after record {newest['commit_seq']}" + (f" ({', '.join(flags)})" if flags else "")
         )
     return "; ".join(words)
 

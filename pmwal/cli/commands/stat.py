@@ -1,10 +1,10 @@
-"""``pmwal stat``: what a log's writer is doing, from the live page that it shows to everybody.
+"""``pmwal stat``: show what a log's writer is doing, from its live page.
 
 Invariants
 ----------
-- It looks and does nothing else: it reads the superblock and that page anew each time, whatever the log's size. It is no
-  reader, so it neither judges a log nor makes a writer wake it.
-- Nothing is a rate, or the latency of an interval, unless one process wrote in one epoch between the two looks.
+- It only looks: each sample reads the superblock and the live page, regardless of the size of the log. It is not a reader,
+  so it neither judges the log nor asks the writer to wake it.
+- Rates and the latency of an interval are given only if one process wrote in one epoch between the two samples.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pmwal.cli.common import OK, Commands, add_command, add_json, print_json
+from pmwal.cli.exit_status import OK
+from pmwal.cli.options import Commands, add_command, add_json, add_path
+from pmwal.cli.terminal import print_json
 from pmwal.cli.times import local_text
+from pmwal.cli.wording import writer_in_words
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
@@ -27,25 +30,26 @@ from pmwal.storage.live_page import LiveBounds, LiveWriter, living_writer, read_
 from pmwal.storage.seam import SYSTEM
 from pmwal.units import format_ns, format_size
 
-_BETWEEN = 0.5  # seconds between the two looks of a single report
+_BETWEEN = 0.5  # seconds between the two samples of a single report
 _WATCH = 1.0
 _PIDS = range(1, 1 << 31)
 _VERSION_SIZE = LIVE_BOUNDS.field_size("version_begin")
 
 _EPILOG = """\
-It reads what the writer shows to other processes and nothing else, so it costs
-the same for any log and may be run beside a busy one. Rates are between two
-looks, half a second apart, or SECONDS with --watch. "commits" counts how often
-the writer showed a new state: each commit, truncate and rollback once. Bytes
-are bytes of the ring: headers and padding too.
+Only the page that the writer shares with other processes is read, so the cost
+does not depend on the size of the log and a busy writer is not disturbed.
 
-"latency" is how long the commits between the two looks took, "since open" all
-since the writer opened the log: percentiles at most 1/8 too high, never too
-low, of the commits that the writer timed. It times each one on a disk, and
-one in 64 on DAX and memory. "-": it timed none, or does not show it.
+Rates are measured between two samples, half a second apart or SECONDS with
+--watch. "commits" counts commits, truncates and rollbacks. Bytes are bytes of
+the ring, including headers and padding.
 
-Without a running writer it shows the last writer's last words, which after a
-power cut may be old. What the file really holds: pmwal info, pmwal verify.
+"latency" is how long the commits between the two samples took, "since open" all
+commits since the writer opened the log. Percentiles are at most 1/8 too high
+and never too low. On a disk the writer times every commit, on DAX and memory
+one in 64. "-": none was timed, or the writer does not share it.
+
+Without a running writer the page shows the last writer's last state, which may
+be old after a power cut. For what the file has: pmwal info, pmwal verify.
 
 Examples:
   pmwal stat app.wal
@@ -59,40 +63,45 @@ Facts = dict[str, Any]
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "stat", run, "show what a log's writer is doing", "Show what a log's writer is doing: rates and fill.", _EPILOG
+        commands,
+        "stat",
+        run,
+        "show what a log's writer is doing",
+        "Show what a log's writer is doing: rates, latency, fill.",
+        _EPILOG,
     )
-    parser.add_argument("path", metavar="PATH")
+    add_path(parser)
     parser.add_argument(
         "--watch",
         nargs="?",
         type=_interval,
         const=_WATCH,
         metavar="SECONDS",
-        help="go on until interrupted: in place on a terminal, else a line each time (default: 1)",
+        help="repeat until interrupted: in place on a terminal, else one line each time (default: 1)",
     )
-    add_json(parser, "print JSON, for scripts: one object a line")
+    add_json(parser, "print JSON, for scripts: one object per line")
 
 
 def _interval(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; PATH comes before --watch") from None
-    if not 0.01 <= seconds <= 86400:  # nan is neither
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; PATH comes before --watch") from None
+    if not 0.01 <= seconds <= 86400:  # also refuses nan
         raise argparse.ArgumentTypeError(f"{text} is not from 0.01 to 86400 seconds")
     return seconds
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look twice and report; with --watch again and again."""
-    look = _look(args.path)
+    """Take two samples and report; with --watch repeatedly."""
+    sample = _take_sample(args.path)
     if args.watch is not None:
-        _watch(args, look)
+        _watch(args, sample)
     before = None
-    if look.alive:
+    if sample.alive:
         time.sleep(_BETWEEN)
-        before, look = look, _look(args.path)
-    facts = _facts(args.path, look, before)
+        before, sample = sample, _take_sample(args.path)
+    facts = _facts(args.path, sample, before)
     if args.json:
         print_json(facts)
     else:
@@ -100,17 +109,17 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _watch(args: argparse.Namespace, before: _Look) -> NoReturn:
-    """Report until interrupted, or nobody reads the output."""
+def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
+    """Report until interrupted, or until the output is closed."""
     in_place = not args.json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     drawn = _draw(_facts(args.path, before, None), 0) if in_place else 0
     due = before.monotonic
     while True:
         due = max(due + args.watch, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
-        look = _look(args.path)
-        facts = _facts(args.path, look, before)
-        before = look
+        sample = _take_sample(args.path)
+        facts = _facts(args.path, sample, before)
+        before = sample
         if in_place:
             drawn = _draw(facts, drawn)
         elif args.json:
@@ -121,7 +130,7 @@ def _watch(args: argparse.Namespace, before: _Look) -> NoReturn:
 
 
 def _draw(facts: Facts, drawn: int) -> int:
-    """Put a page in the place of the one that was drawn before, which had so many lines; its own lines."""
+    """Replace the page drawn before, which had ``drawn`` lines; return how many lines this one has."""
     columns = shutil.get_terminal_size().columns
     page = [line[: columns - 1] for line in _page(facts)]  # a line that wraps would take two
     print((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(page), flush=True)
@@ -129,8 +138,8 @@ def _draw(facts: Facts, drawn: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What the live page said at one time. ``version``: how often the writer had shown new bounds."""
+class _Sample:
+    """The live page at one time. ``version`` counts how often the writer had published new bounds."""
 
     monotonic: float
     time_ns: int
@@ -143,13 +152,13 @@ class _Look:
     capacity: int
 
 
-def _look(path: str) -> _Look:
+def _take_sample(path: str) -> _Sample:
     mapping, identity = map_for_reading(path, "auto", SYSTEM)
     try:
         capacity, writer, bounds = identity.block.capacity, read_writer(mapping.load), read_bounds(mapping.load)
         if bounds is not None and not _possible(bounds, capacity):
             bounds = None
-        return _Look(
+        return _Sample(
             monotonic=time.monotonic(),
             time_ns=SYSTEM.now_ns(),
             writer=writer,
@@ -165,80 +174,72 @@ def _look(path: str) -> _Look:
 
 
 def _possible(bounds: LiveBounds, capacity: int) -> bool:
-    """Whether a writer can have shown these: nothing keeps the page from being old, zeros or damaged."""
+    """Whether a writer can have published these: the page has no checksum and may be old, zeros or damaged."""
     in_order = 1 <= bounds.tail.next_seq <= bounds.durable.next_seq <= SEQ_MAX + 1
     return in_order and 0 <= bounds.durable.position - bounds.tail.position <= capacity
 
 
-def _facts(path: str, look: _Look, before: _Look | None) -> Facts:
-    writer, bounds = look.writer, look.bounds
+def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
+    writer, bounds = sample.writer, sample.bounds
     facts: Facts = {
         "path": path,
-        "time_ns": look.time_ns,
-        "writer": {"pid": writer.pid, "alive": look.alive, "of_this_file": look.of_this_file} if writer.pid in _PIDS else None,
-        "capacity": look.capacity,
+        "time_ns": sample.time_ns,
+        "writer": {"pid": writer.pid, "alive": sample.alive, "of_this_file": sample.of_this_file} if writer.pid in _PIDS else None,
+        "capacity": sample.capacity,
     }
     if bounds is None:
         return facts | {"bounds": None, "rates": None, "commit_latency": {"interval": None, "since_open": None}}
-    stored = max(writer.published.next_seq - 1, bounds.durable.next_seq - 1) if look.alive else bounds.durable.next_seq - 1
-    end = max(writer.published.position, bounds.durable.position) if look.alive else bounds.durable.position
-    used = min(end - bounds.tail.position, look.capacity)  # the two lines are not read at one time
+    stored = max(writer.published.next_seq - 1, bounds.durable.next_seq - 1) if sample.alive else bounds.durable.next_seq - 1
+    end = max(writer.published.position, bounds.durable.position) if sample.alive else bounds.durable.position
+    used = min(end - bounds.tail.position, sample.capacity)  # the two cache lines are not read atomically
     facts["bounds"] = {
         "epoch": bounds.epoch,
         "first_seq": bounds.tail.next_seq,
         "last_seq": stored,
         "durable_seq": bounds.durable.next_seq - 1,
         "used_bytes": used,
-        "fill": used / look.capacity,
+        "fill": used / sample.capacity,
     }
-    if look.alive:
-        facts["newest_store_seconds"] = max(0.0, (look.time_ns - writer.heartbeat_ns) / 1e9)
-    rates = None if before is None else _rates(look, before)
+    if sample.alive:
+        facts["newest_store_seconds"] = max(0.0, (sample.time_ns - writer.heartbeat_ns) / 1e9)
+    rates = None if before is None else _rates(sample, before)
     interval = None
-    if rates is not None and before is not None and look.latency is not None and before.latency is not None:
-        interval = look.latency.since(before.latency)
+    if rates is not None and before is not None and sample.latency is not None and before.latency is not None:
+        interval = sample.latency.since(before.latency)
     return facts | {
         "rates": rates,
-        "commit_latency": {"interval": _timed(interval), "since_open": _timed(look.latency)},
+        "commit_latency": {"interval": _timed(interval), "since_open": _timed(sample.latency)},
     }
 
 
 def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
-    """The figures; None when nothing was timed."""
+    """The figures; None if nothing was timed."""
     figures = None if latency is None else latency.as_dict()
     return figures if figures and figures["count"] else None
 
 
-def _rates(look: _Look, before: _Look) -> dict[str, float] | None:
-    """Per second; None when these are not two looks at one writer in one epoch."""
-    now, then = look.bounds, before.bounds
-    seconds = look.monotonic - before.monotonic
-    if not look.alive or now is None or then is None or now.epoch != then.epoch or seconds <= 0:
+def _rates(sample: _Sample, before: _Sample) -> dict[str, float] | None:
+    """Per second; None unless both samples are of one writer in one epoch."""
+    now, then = sample.bounds, before.bounds
+    seconds = sample.monotonic - before.monotonic
+    if not sample.alive or now is None or then is None or now.epoch != then.epoch or seconds <= 0:
         return None
-    if not look.writer.same_process(before.writer):
+    if not sample.writer.same_process(before.writer):
         return None
     return {
         "seconds": seconds,
         "records": (now.durable.next_seq - then.durable.next_seq) / seconds,
         "bytes": (now.durable.position - then.durable.position) / seconds,
-        "commits": (look.version - before.version) / seconds,
+        "commits": (sample.version - before.version) / seconds,
     }
 
 
-def _writer_in_words(facts: Facts) -> str:
-    writer = facts["writer"]
-    if writer is None:
-        return "none"
-    fate = "running" if writer["alive"] else "gone without closing the log"
-    return f"process {writer['pid']}, " + (fate if writer["of_this_file"] else "of the file that this is a copy of")
-
-
 def _page(facts: Facts) -> list[str]:
-    """For people: a line for each fact."""
+    """For people: one line per fact."""
     bounds, rates, latency = facts["bounds"], facts["rates"], facts["commit_latency"]
-    lines = [("writer", _writer_in_words(facts))]
+    lines = [("writer", writer_in_words(facts["writer"]))]
     if bounds is None:
-        lines.append(("records", "the live page says nothing; see pmwal info"))
+        lines.append(("records", "the live page is not valid; see pmwal info"))
     else:
         pending = bounds["last_seq"] - bounds["durable_seq"]
         count = bounds["last_seq"] - bounds["first_seq"] + 1
@@ -258,9 +259,9 @@ def _page(facts: Facts) -> list[str]:
 
 
 def _line(facts: Facts) -> str:
-    """For a pipe: one line."""
+    """For a pipe: one line per sample."""
     bounds, rates = facts["bounds"], facts["rates"]
-    words = [local_text(facts["time_ns"]), _writer_in_words(facts)]
+    words = [local_text(facts["time_ns"]), writer_in_words(facts["writer"])]
     if bounds is not None:
         words.append(f"records {bounds['first_seq']} to {bounds['last_seq']}, durable {bounds['durable_seq']}")
         words.append(f"fill {bounds['fill']:.1%}")

@@ -1,10 +1,10 @@
-"""``pmwal tail``: the newest records, and with ``-f`` each new one.
+"""``pmwal tail``: print the newest records, and with ``-f`` each new one.
 
 Invariants
 ----------
-- A cursor is saved only after everything up to its record was handed to standard output, so that a record may be shown
-  twice (after a kill), but none is left out.
-- What the log no longer has is said on standard error; then it goes on with the oldest that there is.
+- A cursor is saved only after everything up to its record was written to standard output. So a kill may cause records to
+  be printed twice, but never to be left out.
+- Records that are no longer in the log are reported on standard error; printing then continues with the oldest there are.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from itertools import islice
 from pathlib import Path
 
 from pmwal.cli.atomic_file import replacing
-from pmwal.cli.common import FAILED, OK, Commands, add_command, number_option, numbers_in_words, say
+from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
-from pmwal.cli.range_reader import Matches, RangeReader, add_grep, matches_pattern, mention_torn_end
+from pmwal.cli.matching import Matches, add_grep, matches_pattern
+from pmwal.cli.options import Commands, add_command, add_path, number_option
+from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.terminal import say
+from pmwal.cli.wording import numbers_in_words
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
 from pmwal.errors import Overrun
 from pmwal.opening import open
@@ -32,21 +36,22 @@ from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 _LINES = 10
-_TICK = 1.0  # seconds; so often a cursor is saved, and a log looked for that took this one's name
-_REMEMBERED = 1000  # records, to find out how far a rollback went
+_TICK = 1.0  # seconds between saving the cursor and checking whether another log has taken the name
+_REMEMBERED = 1000  # records whose cursors are kept, to find how far back a rollback went
 
 _EPILOG = """\
--f goes on until it is interrupted (status 130), also when the writer closes the
-log and another one opens it, and when another log takes its name.
+-f continues until interrupted (status 130), even if the writer closes the log
+and another one opens it, or another log takes its name.
 
-With --cursor-file the first run shows what it would show without; each later
-one goes on behind the record at which the last one stopped, matching or not.
-When that is gone (overwritten, rolled back, or the log is a new one) it says so
-and shows the oldest that there is. -f saves the cursor each second: killed, it
-may show the last second's records again, but leaves none out. A cursor says
-what the output took, not what a program behind a pipe did with it.
+With --cursor-file the first run prints what it would print without it; each
+later run resumes after the last record that the previous run read, matching or
+not. If that record is gone (overwritten, rolled back, or the log is a new one),
+this is reported and printing starts at the oldest record there is. -f saves the
+cursor every second: if killed, the next run may repeat the last second's
+records, but skips none. A cursor records what was written to standard output,
+not what a program at the other end of a pipe did with it.
 
-Exit status: 0; 1 when records were gone before they could be shown; 130 when
+Exit status: 0; 1 if records were gone before they were printed; 130 if
 interrupted.
 
 Examples:
@@ -60,24 +65,24 @@ Examples:
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "tail", run, "print the newest records, and follow", "Print the newest records, and follow the log.", _EPILOG
+        commands, "tail", run, "print the newest records, and follow", "Print the newest records; with -f follow the log.", _EPILOG
     )
-    parser.add_argument("path", metavar="PATH")
-    parser.add_argument("-f", "--follow", action="store_true", help="show new records as they become durable")
+    add_path(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="print new records as they become durable")
     parser.add_argument(
         "-n",
         "--lines",
         type=number_option(0),
         metavar="N",
-        help=f"begin with the last N (default: {_LINES}; all behind a saved cursor)",
+        help=f"start with the last N records (default: {_LINES}, or all after a saved cursor)",
     )
-    parser.add_argument("--cursor-file", metavar="FILE", help="go on behind the cursor in FILE, and save the last one there")
+    parser.add_argument("--cursor-file", metavar="FILE", help="resume after the cursor in FILE, and save the new cursor there")
     add_grep(parser)
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the newest records, and what follows."""
+    """Print the newest records, and those that follow."""
     return _Tail(args).run()
 
 
@@ -93,11 +98,11 @@ class _Tail:
         self._matches: Matches
         self._form: Form
         self._bookmark = None if args.cursor_file is None else _Bookmark(args.cursor_file)
-        self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # handed to standard output, or not matching; oldest first
+        self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # printed, or not matching; oldest first
         self._missed = False
 
     def run(self) -> int:
-        """Show, and follow; the exit status."""
+        """Print, follow, and return the exit status."""
         start = None if self._bookmark is None else self._bookmark.load()
         if start is not None:
             self._seen.append(start)
@@ -111,14 +116,14 @@ class _Tail:
                     reader.close()
                     say(f"{self._path}: another log has this name now")
                     reader, file = self._open()
-                    next_seq = self._number_behind(reader)
+                    next_seq = self._next_number(reader)
         finally:
             reader.close()
             self._save()
         return FAILED if self._missed else OK
 
     def _open(self) -> tuple[Reader, tuple[int, int]]:
-        """A reader, and what tells its file from others; looked at before, so that no change is overlooked."""
+        """A reader, and the identity of its file, taken before opening it so that no replacement is overlooked."""
         status = os.stat(self._path)
         reader = open(self._path, "r")
         events = EventForms(reader)
@@ -129,14 +134,14 @@ class _Tail:
     def _name_was_taken(self, file: tuple[int, int]) -> bool:
         try:
             status = os.stat(self._path)
-        except FileNotFoundError:  # until another one has the name, this one may be written to
+        except FileNotFoundError:  # until another file has the name, this one may still be written to
             return False
         return (status.st_dev, status.st_ino) != file
 
     def _show_newest(self, reader: Reader) -> int:
-        """Show what is there; the number to go on from."""
+        """Print what the log has; return the number to continue from."""
         lines = _LINES if self._lines is None and not self._seen else self._lines
-        first = self._number_behind(reader)
+        first = self._next_number(reader)
         last = reader.committed_seq
         walk = RangeReader(reader, self._path)
         seen: deque[Cursor] = deque(maxlen=_REMEMBERED)
@@ -146,16 +151,16 @@ class _Tail:
             else:
                 newest_first = _noted(walk.newest_first(first, last), seen.appendleft, _REMEMBERED)
                 newest = list(islice(filter(self._matches, newest_first), lines))
-                next(newest_first, None)  # asked for none, it has not looked at the newest yet
+                next(newest_first, None)  # with -n 0 islice has not read the newest yet
                 print_records(reversed(newest), self._form)
         except Overrun as error:
-            return self._behind_rollback(reader, error)
+            return self._next_after_rollback(reader, error)
         self._seen.extend(seen)
         self._missed |= walk.missed
         return max(first, last + 1)
 
     def _follow(self, reader: Reader, next_seq: int) -> int:
-        """Show what comes, until nothing has come for a tick; the number to go on from."""
+        """Print new records until none has come for a tick; return the number to continue from."""
         save_at = time.monotonic() + _TICK
         try:
             for record in reader.follow(next_seq, timeout=_TICK):
@@ -169,23 +174,23 @@ class _Tail:
         except Overrun as error:
             if error.missed:
                 self._missed = True
-                say(f"{self._path}: {numbers_in_words(next_seq, next_seq + error.missed - 1)} gone before they could be shown")
+                say(f"{self._path}: {numbers_in_words(next_seq, next_seq + error.missed - 1)} gone before they were printed")
                 next_seq += error.missed
             else:
-                next_seq = self._behind_rollback(reader, error)
+                next_seq = self._next_after_rollback(reader, error)
         self._save()
         _refuse_closed_output()
         return next_seq
 
-    def _behind_rollback(self, reader: Reader, error: Overrun) -> int:
+    def _next_after_rollback(self, reader: Reader, error: Overrun) -> int:
         say(f"{self._path}: {error}")
         self._missed = True
-        return self._number_behind(reader)
+        return self._next_number(reader)
 
-    def _number_behind(self, reader: Reader) -> int:
-        """The number after the newest record seen that the log still has, its oldest when there is none.
+    def _next_number(self, reader: Reader) -> int:
+        """The number after the newest record seen that the log still has, or the log's oldest if there is none.
 
-        That it is not the newest one seen, is said.
+        If that is not the newest record seen, this is reported.
         """
         problem: Overrun | None = None
         next_seq: int | None = None
@@ -204,7 +209,7 @@ class _Tail:
             next_seq = reader.first_seq
         if problem is not None:
             self._missed = True
-            say(f"{self._path}: {problem}; going on with record {next_seq}")
+            say(f"{self._path}: {problem}; continuing with record {next_seq}")
         return next_seq
 
     def _save(self) -> None:
@@ -220,7 +225,7 @@ class _Bookmark:
         self._saved: Cursor | None = None
 
     def load(self) -> Cursor | None:
-        """The cursor; None when the file is empty or not there."""
+        """The cursor; None if the file is empty or missing."""
         try:
             text = Path(self._path).read_text(errors="backslashreplace").strip()
         except FileNotFoundError:
@@ -233,7 +238,7 @@ class _Bookmark:
         return self._saved
 
     def save(self, cursor: Cursor) -> None:
-        """Put this one there; a crash leaves the old one or the new one."""
+        """Store the cursor; a crash leaves the old one or the new one."""
         if cursor != self._saved:
             with replacing(self._path) as file:
                 file.write(f"{cursor}\n".encode())
@@ -245,7 +250,7 @@ def _cursor(record: Record) -> Cursor:
 
 
 def _noted(records: Iterable[Record], note: Callable[[Cursor], None], limit: int | None = None) -> Iterator[Record]:
-    """The records, the cursors of the first ``limit`` of them noted as they pass."""
+    """The records; ``note`` gets the cursors of the first ``limit`` as they pass."""
     for count, record in enumerate(records):
         if limit is None or count < limit:
             note(_cursor(record))
@@ -253,7 +258,7 @@ def _noted(records: Iterable[Record], note: Callable[[Cursor], None], limit: int
 
 
 def _refuse_closed_output() -> None:
-    """``BrokenPipeError`` when nobody reads the output any more; without a new record no write would tell."""
+    """Raise ``BrokenPipeError`` if the reader of the output is gone: without a new record no write would reveal it."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if any(events & select.POLLERR for _, events in poll.poll(0)):

@@ -1,21 +1,24 @@
-"""``pmwal truncate``."""
+"""``pmwal truncate``: free the space of old records."""
 
 from __future__ import annotations
 
 import argparse
 
-from pmwal.cli.common import OK, Commands, add_command, add_json, number_option, print_json, records_in_words
+from pmwal.cli.exit_status import OK
+from pmwal.cli.options import Commands, add_command, add_json, add_path, number_option
+from pmwal.cli.terminal import print_json
+from pmwal.cli.wording import records_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
 from pmwal.units import format_size
 
 _EPILOG = """\
-The log is opened for writing, so it is recovered first, and no other process
-may be writing to it.
+The log is opened for writing: it is recovered first, and no other process may
+have it open for writing.
 
 Examples:
   pmwal truncate app.wal --before 1000   record 1000 is the oldest afterwards
-  pmwal truncate app.wal --all           the log is empty; its numbers go on
+  pmwal truncate app.wal --all           the log is empty; numbering continues
 """
 
 
@@ -24,15 +27,15 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands, "truncate", run, "free the space of old records", "Free the space of old records, durably.", _EPILOG
     )
-    parser.add_argument("path", metavar="PATH")
+    add_path(parser)
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--before", type=number_option(1, SEQ_MAX), metavar="SEQ", help="free all records before this number")
+    how.add_argument("--before", type=number_option(1, SEQ_MAX), metavar="SEQ", help="free all records before this one")
     how.add_argument("--all", action="store_true", help="free all records")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Truncate and say what is left."""
+    """Truncate the log, and report what is left."""
     with open(args.path, "r+") as wal:
         before = wal.next_seq if args.all else max(args.before, wal.first_seq)
         if before > wal.next_seq:

@@ -1,26 +1,15 @@
-"""``pmwal verify``."""
+"""``pmwal verify``: check logs as recovery would, without writing."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from pmwal.cli.common import (
-    CORRUPT,
-    FAILED,
-    OK,
-    UNREADABLE,
-    Commands,
-    add_command,
-    add_json,
-    end_offset,
-    look,
-    numbers_in_words,
-    print_json,
-    progress_bar,
-    records_in_words,
-    torn_in_words,
-)
+from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.inspection import end_offset, judge_log
+from pmwal.cli.options import Commands, add_command, add_json
+from pmwal.cli.terminal import print_json, progress_bar
+from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words
 from pmwal.errors import FormatError
 from pmwal.records import RecoveryReport
 from pmwal.recovery.judge import Judgement
@@ -28,17 +17,17 @@ from pmwal.storage.live_page import LiveWriter
 from pmwal.units import format_size
 
 _EPILOG = """\
-Exit status, the worst of all files:
-  0  clean; or not closed, and nothing is torn;
-     or in use, and nothing but its end is unfinished
-  1  torn: a crash left something unfinished, and it was dropped;
-     or one copy of a slot or superblock is lost
-  2  corrupt: acknowledged records are damaged or missing
+Exit status (the worst of all files):
+  0  clean; or not closed, with nothing torn;
+     or in use, with nothing unfinished but its end
+  1  torn: recovery would drop what a crash left unfinished;
+     or one commit slot or superblock copy is lost
+  2  corrupt: acknowledged records are damaged, missing or in doubt
   3  cannot be opened: not a pmwal log, shortened, newer, or no permission
 
 Examples:
   pmwal verify app.wal
-  pmwal verify -q /srv/wal/*.wal || echo "look at them"
+  pmwal verify -q /srv/wal/*.wal || echo "needs attention"
   pmwal verify --json app.wal | jq .report.last_seq
 """
 
@@ -49,17 +38,17 @@ def add(commands: Commands) -> None:
         commands,
         "verify",
         run,
-        "judge logs as recovery would, without writing",
-        "Judge logs as recovery would, without writing. Every record is checked.",
+        "check logs as recovery would, without writing",
+        "Check every record of each log as recovery would, without writing.",
         _EPILOG,
     )
-    parser.add_argument("paths", metavar="PATH", nargs="+")
-    add_json(parser, "print one JSON object a line for each file")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the status says it")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="the log files")
+    add_json(parser, "print one JSON object per file, each on a line")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; only set the exit status")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge each file; the worst status wins."""
+    """Check each file; return the worst status."""
     worst = OK
     for path in args.paths:
         status, line, value = _verify(path)
@@ -77,7 +66,7 @@ def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
     """Status, line and JSON value for one file."""
     try:
         with progress_bar("verify") as progress:
-            judgement, writer = look(path, progress)
+            judgement, writer = judge_log(path, progress)
     except (FormatError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror or str(error)
         value = {"path": path, "status": UNREADABLE, "error": reason}
@@ -99,7 +88,7 @@ def _status(report: RecoveryReport, writer: LiveWriter | None) -> int:
         return CORRUPT
     if report.slots_lost or report.superblocks_lost:
         return FAILED
-    # A running writer's newest record is unfinished until its commit: that is no tear.
+    # A running writer's newest record is unfinished until its commit; it is not torn.
     return FAILED if report.dropped_records and writer is None else OK
 
 
@@ -117,13 +106,13 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
     kept = records_in_words(report.first_seq, report.last_seq)
     torn = torn_in_words(report, end_offset(judgement))
     if writer is not None:
-        end = "; its end is unfinished, as it may be beside a writer" if report.dropped_records else ""
+        end = "; its end is unfinished, as is normal while a writer runs" if report.dropped_records else ""
         return f"in use by process {writer.pid}, sound so far: {kept}{end} {cost}"
     if torn:
-        word = "torn" if report.dropped_records else "sound, but one copy is not"
+        word = "torn" if report.dropped_records else "sound, but one copy is lost"
         return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"
     if report.outcome == "clean":
         return f"clean: {kept} {cost}"
     past = f", {report.kept_past_pointer} of them past the commit pointer" if report.kept_past_pointer else ""
-    doubt = "; damage to what the last two barriers carried could not be told from a torn tail" if report.maybe_acknowledged else ""
+    doubt = "; damage to what the last two barriers wrote would look like a torn tail" if report.maybe_acknowledged else ""
     return f"not closed, nothing torn: {kept}{past}{doubt} {cost}"

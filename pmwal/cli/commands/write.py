@@ -1,8 +1,8 @@
-"""``pmwal write``: standard input into a log, one record for each line or length-prefixed item.
+"""``pmwal write``: append standard input, one record per line or length-prefixed item.
 
 Invariants
 ----------
-- Input is read as it comes: a slow producer's line is appended before its next one is waited for.
+- Input is read as it arrives: a line of a slow producer is appended before waiting for the next.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import argparse
 import sys
 
 from pmwal.cli.appending import Items, add_target, append_to
-from pmwal.cli.common import Commands, add_command
-from pmwal.cli.formats.framing import LENGTH_PREFIXED_HELP, read_items, read_lines
+from pmwal.cli.formats.framing import read_items, read_lines
+from pmwal.cli.options import Commands, add_command
 from pmwal.writing.committer import COMMIT_POLICIES, check_commit
 
 _EPILOG = """\
-The log is created when it does not exist, and recovered when it does. A line is
-a record without its newline; a last line without one counts; an empty line is
+The log is created if it does not exist, and recovered if it does. Newlines are
+not stored; a last line without a newline is a record too, and an empty line is
 an empty record.
 
 Examples:
   tail -F app.log | pmwal write app.wal
   pmwal write --ack app.wal < lines.txt
-  pmwal write --commit manual app.wal < lines.txt     one commit for all of it
-  tail -F app.log | pmwal write --commit 0.05 app.wal   a commit each 50 ms
+  pmwal write --commit manual app.wal < lines.txt       one commit for all
+  tail -F app.log | pmwal write --commit 0.05 app.wal   a commit every 50 ms
   pmwal cat --length-prefixed old.wal | pmwal write --length-prefixed new.wal
 """
 
@@ -35,19 +35,23 @@ def add(commands: Commands) -> None:
         commands,
         "write",
         run,
-        "append the lines of standard input",
+        "append lines of standard input",
         "Append each line of standard input as one record.",
         _EPILOG,
     )
-    add_target(parser, "kind of the records (default: 0)", "print what was appended as JSON, for scripts (not with --ack)")
-    parser.add_argument("--length-prefixed", action="store_true", help=LENGTH_PREFIXED_HELP)
-    parser.add_argument("--ack", action="store_true", help="print each sequence number once its record is durable")
+    add_target(parser, "kind of the records (default: 0)", "report what was appended as JSON, for scripts (not with --ack)")
+    parser.add_argument(
+        "--length-prefixed",
+        action="store_true",
+        help="read items instead of lines: 4 bytes of length (little-endian), then the payload",
+    )
+    parser.add_argument("--ack", action="store_true", help="print each sequence number as soon as its record is durable")
     parser.add_argument(
         "--commit",
         type=_commit_option,
         default="each",
         metavar="{each,manual,SECONDS}",
-        help="each record durable by itself, all at the end, or in the background at most so many seconds later (default: each)",
+        help="commit each record, all at the end, or in the background within SECONDS (default: each)",
     )
 
 
@@ -63,9 +67,9 @@ def _commit_option(text: str) -> str | float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Append standard input to its end."""
+    """Append all of standard input."""
     if args.json and args.ack:
-        args.parser.error("--ack prints one number a line; leave --json out")
+        args.parser.error("--ack prints one number per line; leave --json out")
     read = read_items if args.length_prefixed else read_lines
 
     def items(capacity: int) -> Items:

@@ -1,1 +1,1 @@
-"""What ``pmwal demo`` runs: a writer that is killed again and again, and the check that nothing it acknowledged was lost."""
+"""The parts of ``pmwal demo``: a writer that is killed repeatedly, and the check that nothing it acknowledged was lost."""

@@ -1,4 +1,4 @@
-"""One cycle of the demo: start a writer, kill it at a random moment, recover, compare."""
+"""One cycle of the demo: start a writer, kill it at a random moment, recover the log, compare it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from pmwal.cli.demo.protocol import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUN
 from pmwal.opening import open
 from pmwal.records import RecoveryReport
 
-_START_SECONDS = 60.0  # a writer that has acknowledged nothing by then hangs
-_KEPT = 1000  # newest records that the parent leaves to the next cycle
-_END_SECONDS = 5.0  # for a writer that has closed its pipe
+_START_SECONDS = 60.0  # a writer that has acknowledged nothing by then is stuck
+_KEPT = 1000  # newest records that the parent keeps for the next cycle
+_END_SECONDS = 5.0  # for a writer that has closed its pipe to end
 _PIECE = 1 << 20
 _STARTED = 2 * EVENT.size  # bytes of the first two events: opened, and one acknowledgement
 
 
 class WriterEnded(Exception):
-    """The writer stopped by itself: not what was tested, so nothing is proved."""
+    """The writer stopped before it was killed, so nothing is proved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one kill showed."""
+    """The result of one kill."""
 
     number: int
     killed_after: float
@@ -48,7 +48,7 @@ class Cycle:
 
     @property
     def sound(self) -> bool:
-        """Whether the promise was kept."""
+        """Whether every acknowledged record was kept, and nothing else."""
         return self.finding.sound
 
 
@@ -72,14 +72,14 @@ class Demo:
     line: int = 0
 
     def cycle(self) -> Cycle:
-        """Start a writer, kill it, recover and compare."""
+        """Start a writer, kill it, recover the log and compare it."""
         number = len(self.cycles) + 1
         self.ledger.begin(Run(self.next_seq, self.line, number))
         events, killed_after = self._run_writer(number)
         acknowledged = events[events["what"] == ACKNOWLEDGED]
         self.latencies_ns.append(acknowledged["value"].copy())
         claims, problem = self._claims(events)
-        self.line += len(acknowledged) + 1  # a line that may have been under way is not issued again
+        self.line += len(acknowledged) + 1  # a line that may have been in flight is not issued again
         cycle = self._recover(number, killed_after, len(acknowledged), events, claims)
         if problem:
             cycle.finding.problem(problem)
@@ -105,20 +105,20 @@ class Demo:
         return Cycle(number, killed_after, acknowledged, truncations, seconds, report, finding)
 
     def _claims(self, events: Events) -> tuple[Claims, str]:
-        """What the writer claimed, and what is wrong with the claims themselves."""
+        """What the writer reported, and what is wrong with its report."""
         what, numbers = events["what"], events["number"].astype(np.int64)
         acknowledged = numbers[what == ACKNOWLEDGED]
         problem = ""
         if not np.array_equal(acknowledged, self.next_seq + np.arange(len(acknowledged))):
-            problem = "the acknowledged numbers do not follow one another"
+            problem = "the acknowledged numbers are not consecutive"
         if list(numbers[what == OPENED]) != [self.next_seq]:
-            problem = f"the writer did not go on at number {self.next_seq}"
+            problem = f"the writer did not continue at number {self.next_seq}"
         last = int(acknowledged[-1]) if len(acknowledged) else self.next_seq - 1
         done, begun = numbers[what == TRUNCATED], numbers[what == TRUNCATING]
         return Claims(last, int(max(done, default=self.first_seq)), int(max(begun, default=self.first_seq))), problem
 
     def _run_writer(self, number: int) -> tuple[Events, float]:
-        """The events of a writer that was killed, and how long after its first acknowledgement."""
+        """The events of a writer, and how long after its first acknowledgement it was killed."""
         delay = self.random.uniform(0.05, 1) * self.seconds
         errors = Path(self.scratch, f"writer-{number}")
         received = bytearray()
@@ -136,7 +136,7 @@ class Demo:
 
     @contextlib.contextmanager
     def _writer(self, number: int, error_file: BinaryIO) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """A running writer and the pipe of its events; it is dead afterwards."""
+        """A running writer and the pipe of its events; the writer is killed at the end."""
         events, writer_end = os.pipe()
         try:
             command = [sys.executable, "-m", "pmwal.cli.demo.writer", self.path, self.lines_file]
@@ -164,7 +164,7 @@ class Demo:
 
 
 def _receive(events: int, received: bytearray, deadline: float | None, enough: int | None = None) -> bool:
-    """Take in events until the deadline, or until there are enough bytes of them; False when the pipe ended before."""
+    """Receive events until the deadline, or until there are enough bytes; False if the pipe ended first."""
     while enough is None or len(received) < enough:
         wait = None if deadline is None else deadline - monotonic()
         if wait is not None and wait <= 0:
@@ -178,16 +178,16 @@ def _receive(events: int, received: bytearray, deadline: float | None, enough: i
 
 
 def _why(process: subprocess.Popen[bytes], errors: Path) -> str:
-    """Why there is nothing to kill."""
+    """Why the writer ended before it was killed."""
     try:
         status = process.wait(timeout=_END_SECONDS)
     except subprocess.TimeoutExpired:
         return f"the writer acknowledged nothing in {_START_SECONDS:.0f} seconds"
     last = errors.read_text(errors="backslashreplace").strip().splitlines()[-1:]
-    return ": ".join([f"the writer ended by itself with status {status}", *last])
+    return ": ".join([f"the writer exited on its own with status {status}", *last])
 
 
 def _python_path() -> str:
-    """The writer must run this pmwal and no other."""
+    """A PYTHONPATH with which the writer runs this pmwal and no other."""
     here = str(Path(pmwal.__file__).resolve().parent.parent)
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))

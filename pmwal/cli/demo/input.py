@@ -1,4 +1,4 @@
-"""The demo's input: real lines, from the user or from this machine's own logs and texts."""
+"""The lines that the demo appends: the user's, or else those of this machine's logs and texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_BYTES_MAX = 32 << 20  # what is read of an input; it is repeated all the same
+_BYTES_MAX = 32 << 20  # read of an input at most; the demo repeats it anyway
 _OWN_BYTES = 4 << 20
 _LINES_ENOUGH = 1000
 _NAMES_SHOWN = 3
@@ -18,14 +18,14 @@ _NAMES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Lines, and in words where they come from."""
+    """Lines, and a description of where they come from."""
 
     lines: list[bytes]
     source: str
 
 
 def read_input(name: str | None, longest: int) -> Input:
-    """The lines of a file, of standard input ("-"), or of this machine; longer ones are cut into pieces of ``longest``."""
+    """The lines of a file, of standard input ("-"), or (None) of this machine, in pieces of at most ``longest`` bytes."""
     if name is None:
         return _own_texts(longest)
     if name == "-":
@@ -42,7 +42,7 @@ def _described(pieces: Iterator[bytes], source: str) -> Input:
 
 
 def _own_texts(longest: int) -> Input:
-    """Logs and texts that every Linux machine has; the Python library's own source when they are few."""
+    """Logs and texts that Linux machines have; if they are few, the source of the Python library too."""
     lines: list[bytes] = []
     names: list[str] = []
     size = 0
@@ -56,7 +56,7 @@ def _own_texts(longest: int) -> Input:
                 names.append(str(path))
                 size += sum(map(len, new))
     if not lines:
-        raise ValueError("this machine has no text to read; give some with --input FILE")
+        raise ValueError("found no text on this machine; provide some with --input FILE")
     more = f" and {len(names) - _NAMES_SHOWN} more files" if len(names) > _NAMES_SHOWN else ""
     return Input(lines, ", ".join(names[:_NAMES_SHOWN]) + more)
 
@@ -87,7 +87,7 @@ def _pieces(stream: BinaryIO, longest: int) -> Iterator[bytes]:
 
 
 def _up_to(lines: Iterable[bytes], size: int) -> tuple[list[bytes], bool]:
-    """Lines of about this many bytes in all, and whether any were left."""
+    """Lines of about ``size`` bytes in all, and whether any were left over."""
     taken: list[bytes] = []
     left = size
     for line in lines:

@@ -1,9 +1,9 @@
-"""What the demo's writer tells its parent over a pipe: the only trace of an acknowledgement outside of the log.
+"""The events that the demo's writer sends to its parent over a pipe: the only trace of an acknowledgement outside the log.
 
 Invariants
 ----------
-- An event is one write of 17 bytes, which a pipe takes whole or not at all (pipe(7), PIPE_BUF), so a killed writer leaves no
-  half event; what it wrote before it died stays in the pipe for the parent.
+- An event is one write of 17 bytes, which is atomic on a pipe (pipe(7), PIPE_BUF). So a killed writer leaves no partial
+  event, and what it wrote before it died stays in the pipe for the parent.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ Events = npt.NDArray[np.void]
 
 
 def parse_events(raw: bytes) -> Events:
-    """All whole events in what came through the pipe."""
+    """All whole events among the bytes received."""
     return np.frombuffer(raw, dtype=_DTYPE, count=len(raw) // EVENT.size)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pmwal.cli.common import durability_in_words, records_in_words
 from pmwal.cli.demo.cycle import Cycle, Demo
 from pmwal.cli.demo.input import Input
+from pmwal.cli.wording import durability_in_words, records_in_words
 from pmwal.errors import PmwalError
 from pmwal.opening.files import inspect
 from pmwal.records import WalStats
@@ -23,13 +23,13 @@ _WIDTHS = (4, 8, 12, 5, 7, 9)  # with the verdict they fit a terminal of 80 colu
 
 
 class Printer:
-    """Prints as the demo goes on, or nothing."""
+    """Prints progress and results, unless quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
     def header(self, path: str, stats: WalStats, lines: Input, seed: int, args: argparse.Namespace) -> None:
-        """What is tested, on what, with which lines."""
+        """What is tested, on which medium, with which lines."""
         self._print(f"log      {path}")
         self._print(f"         ring of {format_size(stats.capacity)}, {stats.engine} engine, {stats.ordering} ordering")
         self._print(f"medium   {stats.medium} on {stats.filesystem}, flush: {stats.flush}")
@@ -39,7 +39,7 @@ class Printer:
         self._print(f"         {lines.source}")
         self._print(f"kills    {args.cycles}, each at most {args.seconds:g} s after the first acknowledgement; seed {seed}")
         if args.sabotage:
-            self._print("sabotage the writer acknowledges before it appends: this must fail")
+            self._print("sabotage the writer acknowledges before it appends: the demo must fail")
         self._print("")
         self._print(_row(_HEADINGS))
 
@@ -64,13 +64,13 @@ class Printer:
             self._print(f"      {problem}")
 
     def end(self, value: dict[str, Any]) -> None:
-        """What it all comes to."""
+        """The last recovery, the latencies and the verdict."""
         report = value["recovery"]
         if report is not None:
             kept = records_in_words(report["first_seq"], report["last_seq"])
             self._print(f"\nlast recovery: {report['outcome']} ({report['case']})")
             self._print(f"  {report['reason']}")
-            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them past the commit pointer")
+            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them after the commit pointer")
             self._print(f"  dropped {report['dropped_records']} ({format_size(report['dropped_bytes'])}); epoch {report['epoch']}")
             self._print(f"  {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms")
         latency = value["latency_us"]
@@ -97,7 +97,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def summary(demo: Demo, stats: WalStats, lines: Input, seed: int, error: str) -> dict[str, Any]:
-    """Everything as plain values, ready for JSON."""
+    """All results as plain values, for JSON."""
     cycles = demo.cycles
     acknowledged = sum(cycle.acknowledged for cycle in cycles)
     report = next((cycle.report for cycle in reversed(cycles) if cycle.report is not None), None)
@@ -156,7 +156,7 @@ def _latency(demo: Demo) -> dict[str, float]:
 
 
 def _wraps(path: str) -> int:
-    """How many times the log went past the ring's end."""
+    """How often the log went past the ring's end."""
     with contextlib.suppress(PmwalError, OSError), inspect(path, SYSTEM) as (_, judgement):
         return judgement.end.position // judgement.identity.block.capacity
     return 0
@@ -170,12 +170,12 @@ def _verdict(value: dict[str, Any]) -> list[str]:
         wrong = [f"{value[name]:,} {name}" for name in ("lost", "changed", "foreign") if value[name]]
         return [f"FAILED: {', '.join(wrong) or 'see above'} ({what})"]
     extra = value["kept_extra"]
-    kept = f"{extra} more that {'was' if extra == 1 else 'were'} under way at a kill" if extra else "nothing"
+    kept = f"besides them {extra} in flight at a kill" if extra else "and nothing else"
     return [
         f"PROVED: {what}.",
-        "After every kill the log held each acknowledged line that was not truncated,",
-        f"in order and byte for byte, and besides them {kept}.",
+        "After every kill the log had each acknowledged line that was not truncated,",
+        f"in order and byte for byte, {kept}.",
         "Only the death of a process was tested: nothing here survives a power cut."
         if value["durability"] == "process"
-        else "The machine was not killed: what the disk does in a power cut was not tested.",
+        else "Only the death of a process was tested, not what the disk does in a power cut.",
     ]

@@ -1,9 +1,9 @@
-"""The demo's writer: a process of its own, which appends lines for ever until it is killed.
+"""The demo's writer: a separate process that appends lines until it is killed.
 
 Invariants
 ----------
-- A line is acknowledged only after ``append`` has returned its number, with commit="each": that is the promise under test.
-- It says that it is about to truncate before it does, so that the parent knows what may be gone.
+- A line is acknowledged only after ``append`` has returned its number, with commit="each": the guarantee under test.
+- A truncation is announced before it starts, so that the parent knows which records may be gone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pmwal.cli.formats.framing import read_items
 from pmwal.opening import open
 from pmwal.writing.wal import Wal
 
-AHEAD = 32  # lines that the sabotaged writer acknowledges before it appends the first of them
+AHEAD = 32  # lines that the sabotaged writer acknowledges before appending the first of them
 
 
 def main(argv: list[str]) -> int:
-    """Append until killed, or until nobody listens any more."""
+    """Append until killed, or until the parent has closed the pipe."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
     parser.add_argument("lines")
@@ -43,14 +43,14 @@ def main(argv: list[str]) -> int:
             if args.sabotage == "early-ack":
                 writer.acknowledge_early()
             else:
-                writer.append_for_ever()
+                writer.append_until_killed()
         except BrokenPipeError:
             pass
     return 0
 
 
 class _Writer:
-    """Appends lines in turn, from the one numbered ``start`` on, and tells the parent."""
+    """Appends lines in turn, beginning with line ``start``, and reports to the parent."""
 
     def __init__(self, wal: Wal, lines: list[bytes], start: int, kind: int, events: int) -> None:
         self._wal = wal
@@ -61,11 +61,11 @@ class _Writer:
         self._low_water = wal.capacity // 4
 
     def tell(self, what: int, number: int, value: int = 0) -> None:
-        """One event to the parent."""
+        """Send one event to the parent."""
         os.write(self._events, EVENT.pack(what, number, value))
 
-    def append_for_ever(self) -> None:
-        """The honest way: append, then acknowledge."""
+    def append_until_killed(self) -> None:
+        """The correct order: append, then acknowledge."""
         wal, lines, kind = self._wal, self._lines, self._kind
         for at in count(self._start):
             line = lines[at % len(lines)]
@@ -77,10 +77,10 @@ class _Writer:
                 self._truncate()
 
     def acknowledge_early(self) -> None:
-        """The lie that the demo must catch: a line is acknowledged while it waits for its turn."""
+        """The fault that the demo must catch: lines are acknowledged before they are appended."""
         wal = self._wal
-        for place in range(AHEAD):
-            self.tell(ACKNOWLEDGED, wal.next_seq + place)
+        for ahead in range(AHEAD):
+            self.tell(ACKNOWLEDGED, wal.next_seq + ahead)
         for at in count(self._start):
             seq = wal.append(self._lines[at % len(self._lines)], kind=self._kind)
             self.tell(ACKNOWLEDGED, seq + AHEAD)

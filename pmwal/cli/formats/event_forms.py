@@ -9,26 +9,23 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from pmwal.cli.formats.printing import as_json, as_text, decoded, printable
+from pmwal.cli.formats.printing import Form, as_json, as_text, decoded, printable
 from pmwal.cli.times import local_text, utc_text
 from pmwal.events import Decoder, Event
 from pmwal.events.definition import plain
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
-Form = Callable[[Record], bytes]
-"""How a record is printed."""
-
 
 class EventForms:
-    """Prints the events of a log by their text, and searches in it; all other records, and all other forms, as ever."""
+    """Formats the events of a log in text and JSON, and makes them searchable; other records and forms are unchanged."""
 
     def __init__(self, reader: Reader) -> None:
         self._decoder = Decoder(reader)
-        self._last: tuple[Record | None, Event | None] = None, None  # a record is searched, and then printed
+        self._last: tuple[Record | None, Event | None] = None, None  # one entry: a record is searched first, then printed
 
     def form(self, plain_form: Form) -> Form:
-        """The same form, for events too."""
+        """The form, extended to events."""
         for_event = _FORMS.get(plain_form)
         if for_event is None:
             return plain_form
@@ -40,7 +37,7 @@ class EventForms:
         return shown
 
     def searched(self, record: Record) -> str:
-        """The text that ``--grep`` looks at."""
+        """The text that ``--grep`` searches."""
         event = self._event(record)
         return decoded(record.data) if event is None else _headed(event)
 
@@ -62,7 +59,7 @@ def _as_text(record: Record, event: Event) -> bytes:
 
 
 def _as_json(record: Record, event: Event) -> bytes:
-    """One JSON object on one line, with the event's parts."""
+    """A JSON object on one line, with the event's parts."""
     value = {
         "seq": record.seq,
         "kind": record.kind,
@@ -74,17 +71,17 @@ def _as_json(record: Record, event: Event) -> bytes:
         "arguments": {name: _plain_json(argument) for name, argument in event.arguments.items()},
         "text": event.text,
     }
-    # What no UTF-8 can hold is left as \udcNN, which JSON reads as the same character.
+    # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.
     return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _plain_json(value: Any) -> Any:
-    """A value that JSON has: bytes as ``{"base64": ...}``, times as ISO 8601, what JSON has no number for as text."""
+    """A value for JSON: bytes as ``{"base64": ...}``, times as ISO 8601, numbers that JSON lacks as text."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, float) and value - value != 0:  # infinite or none
+    if isinstance(value, float) and value - value != 0:  # infinite or NaN
         return str(value)
     if isinstance(value, int) and value.bit_length() > 64:
         return plain(value)

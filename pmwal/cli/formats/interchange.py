@@ -1,7 +1,7 @@
-"""The forms in which ``export`` writes records and ``import`` reads them.
+"""The formats that ``export`` writes and ``import`` reads.
 
-JSON lines, Parquet and Arrow carry number, kind, time and payload, the length-prefixed form the payload only. A log gives its own
-numbers and times, so kind and payload are what comes back.
+JSON lines, Parquet and Arrow have sequence number, kind, time and payload; the length-prefixed format has the payload only. An
+import keeps kinds and payloads; the log assigns new numbers and times.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pmwal.cli.formats.tables import Payloads
 from pmwal.format.layout import KIND_MAX
 from pmwal.records import Record
 
-_ESCAPED = 6  # bytes of JSON that a byte of text takes at most: \u0000
-_FRAME = 64 * 1024  # more than all else on a line
+_ESCAPED = 6  # the most bytes of JSON that a byte of text takes: \u0000
+_FRAME = 64 * 1024  # more than the rest of a line takes
 
 
 class Interchange(NamedTuple):
-    """One form. ``read`` makes a stream into a function of the capacity of the log that it is for, and a kind for what has none."""
+    """One format. ``read(stream)`` checks the stream; what it returns reads it, given the log's capacity and a default kind."""
 
     write: Callable[[Iterable[Record], BinaryIO], None]
     read: Callable[[BinaryIO], Callable[[int, int], Payloads]]
     noun: str
-    endings: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
     is_text: bool = False
     has_kinds: bool = True
 
 
 def form_for(name: str | None, path: str | None) -> str:
-    """The form that was asked for by name, or by the ending of a file, or else JSON lines."""
+    """The format of this name, or else the one for the file's suffix, or else JSON lines."""
     if name is not None:
         return name
-    ending = PurePath(path or "").suffix.lower()
-    return next((name for name, form in INTERCHANGES.items() if ending in form.endings), "jsonl")
+    suffix = PurePath(path or "").suffix.lower()
+    return next((name for name, form in INTERCHANGES.items() if suffix in form.suffixes), "jsonl")
 
 
 def _write_json_lines(records: Iterable[Record], stream: BinaryIO) -> None:
@@ -53,7 +53,7 @@ def _read_json_lines(stream: BinaryIO) -> Callable[[int, int], Payloads]:
 
 
 def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
-    """Empty lines are passed over."""
+    """Read the records of JSON lines; empty lines are skipped."""
     for number, line in enumerate(read_lines(stream, _ESCAPED * limit + _FRAME), 1):
         if line.strip():
             try:
@@ -63,17 +63,17 @@ def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
 
 
 def _from_json(value: Any, kind: int) -> tuple[int, bytes]:
-    """Kind and payload of an object as ``as_json`` makes it; the rest is not looked at."""
+    """Kind and payload of an object that ``as_json`` wrote; its other members are ignored."""
     if not isinstance(value, dict):
-        raise ValueError('it is no JSON object like {"kind": 0, "data": "text"}')
+        raise ValueError('not a JSON object like {"kind": 0, "data": "text"}')
     kind = value.get("kind", kind)
     if not isinstance(kind, int) or isinstance(kind, bool) or not 0 <= kind <= KIND_MAX:
         raise ValueError(f'"kind" is not a whole number from 0 to {KIND_MAX}')
     if ("data" in value) == ("data_base64" in value):
-        raise ValueError('it needs either "data" or "data_base64"')
+        raise ValueError('either "data" or "data_base64" is required')
     text = value.get("data", value.get("data_base64"))
     if not isinstance(text, str):
-        raise ValueError("its payload is no string")
+        raise ValueError("the payload is not a string")
     return kind, text.encode() if "data" in value else base64.b64decode(text, validate=True)
 
 

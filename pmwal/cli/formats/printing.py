@@ -1,4 +1,4 @@
-"""Records as text, JSON, hex dumps and raw bytes."""
+"""The formats in which ``cat`` and ``tail`` print records: text, JSON, hex dumps, raw and length-prefixed payloads."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from pmwal.cli.common import Parser
 from pmwal.cli.formats.framing import as_item
+from pmwal.cli.options import Parser
 from pmwal.cli.times import local_text, utc_text
 from pmwal.records import Record
 
 Form: TypeAlias = Callable[[Record], bytes]
-"""What is printed of a record."""
+"""The bytes printed for a record."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _WIDTH = 16
 
 
 def decoded(data: bytes) -> str:
-    """UTF-8 with what is none as ``\\xNN``."""
+    """Bytes as UTF-8 text, with invalid bytes as ``\\xNN``."""
     return data.decode(errors="backslashreplace")
 
 
 def printable(text: str) -> str:
-    """Text that stays on one line and sends nothing to the terminal: control characters as ``\\xNN``, all but tabs.
+    """Text safe for one line of a terminal: control characters except tabs become ``\\xNN``.
 
     >>> printable("two\\nlines \\x1b[31m")
     'two\\\\x0alines \\\\x1b[31m'
@@ -42,7 +42,7 @@ def as_text(record: Record) -> bytes:
 
 
 def as_json(record: Record) -> bytes:
-    """One JSON object on one line; ``data`` when the payload is UTF-8, ``data_base64`` when it is not."""
+    """A JSON object on one line; ``data`` if the payload is UTF-8, else ``data_base64``."""
     value: dict[str, Any] = {
         "seq": record.seq,
         "kind": record.kind,
@@ -57,7 +57,7 @@ def as_json(record: Record) -> bytes:
 
 
 def as_hex(record: Record) -> bytes:
-    """A line about the record, and a dump of its payload."""
+    """A line about the record, then a dump of its payload."""
     lines = [f"{record.seq}  {local_text(record.time_ns)}  kind {record.kind}  {len(record.data)} bytes"]
     for offset in range(0, len(record.data), _WIDTH):
         piece = record.data[offset : offset + _WIDTH]
@@ -72,7 +72,7 @@ def as_raw(record: Record) -> bytes:
 
 
 def as_length_prefixed(record: Record) -> bytes:
-    """The payload behind its length, as ``pmwal write --length-prefixed`` reads it."""
+    """The payload after its length, as ``pmwal write --length-prefixed`` reads it."""
     return as_item(record.data)
 
 
@@ -80,26 +80,26 @@ FORMATS: dict[str, Form] = {"text": as_text, "json": as_json, "hex": as_hex, "ra
 
 
 def add_output(parser: Parser) -> None:
-    """The options that ``form_of`` understands."""
+    """The options that ``form_of`` reads."""
     parser.add_argument(
         "-o",
         "--output",
         choices=tuple(FORMATS),
-        help="text, json (an object a line), hex, or raw (payload and newline); default: text",
+        help="text, json (one object per line), hex, or raw (payload and newline); default: text",
     )
-    parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
-    parser.add_argument("--length-prefixed", action="store_true", help="payloads behind 4 bytes of length, little-endian")
+    parser.add_argument("--json", action="store_const", const="json", dest="output", help="same as -o json")
+    parser.add_argument("--length-prefixed", action="store_true", help="print payloads after 4 bytes of length, little-endian")
 
 
 def form_of(args: argparse.Namespace) -> Form:
-    """The form that was asked for."""
+    """The form that the options select."""
     if args.length_prefixed and args.output not in (None, "raw"):
-        args.parser.error("--length-prefixed is a form of -o raw")
+        args.parser.error("--length-prefixed prints raw payloads; leave -o out")
     return as_length_prefixed if args.length_prefixed else FORMATS[args.output or "text"]
 
 
 def print_records(records: Iterable[Record], form: Form) -> None:
-    """All of them, to standard output."""
+    """Print records to standard output, and flush it."""
     output = sys.stdout.buffer
     for record in records:
         output.write(form(record))

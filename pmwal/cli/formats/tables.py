@@ -1,4 +1,4 @@
-"""Records as tables, through pyarrow: Parquet, and Arrow's file format (Feather version 2).
+"""Records as tables in Parquet and Arrow (Feather version 2) files, through pyarrow.
 
 The columns are ``seq`` (uint64), ``kind`` (uint16), ``time`` (timestamp in ns, UTC) and ``data`` (binary).
 """
@@ -15,12 +15,12 @@ from pmwal.records import Record
 Payloads: TypeAlias = Iterator[tuple[int, bytes]]
 """Kinds and payloads."""
 
-_ROWS, _BYTES = 8192, 16 * 1024 * 1024  # in one piece, at least one row
+_ROWS, _BYTES = 8192, 16 * 1024 * 1024  # limits of a batch that is written; it has at least one row
 _ROWS_READ = 1024
 
 
 def write_parquet(records: Iterable[Record], stream: BinaryIO) -> None:
-    """All records as one Parquet file."""
+    """Write all records as one Parquet file."""
     pyarrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
     schema = _schema(pyarrow)
     with parquet.ParquetWriter(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
@@ -29,7 +29,7 @@ def write_parquet(records: Iterable[Record], stream: BinaryIO) -> None:
 
 
 def read_parquet(stream: BinaryIO) -> Callable[[int, int], Payloads]:
-    """What reads a Parquet file."""
+    """Open a Parquet file; the function returned yields its rows, given the log's capacity and a kind for rows without one."""
     pyarrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
     file = parquet.ParquetFile(_seekable(stream))
     names = _columns(file.schema_arrow)
@@ -37,7 +37,7 @@ def read_parquet(stream: BinaryIO) -> Callable[[int, int], Payloads]:
 
 
 def write_arrow(records: Iterable[Record], stream: BinaryIO) -> None:
-    """All records as one Arrow file."""
+    """Write all records as one Arrow file."""
     pyarrow = _module("pyarrow")
     schema = _schema(pyarrow)
     with pyarrow.ipc.new_file(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
@@ -46,7 +46,7 @@ def write_arrow(records: Iterable[Record], stream: BinaryIO) -> None:
 
 
 def read_arrow(stream: BinaryIO) -> Callable[[int, int], Payloads]:
-    """What reads an Arrow file."""
+    """Open an Arrow file, likewise."""
     pyarrow = _module("pyarrow")
     file = pyarrow.ipc.open_file(_seekable(stream))
     names = _columns(file.schema)
@@ -58,7 +58,7 @@ def _module(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ValueError("Parquet and Arrow need pyarrow, which is not installed: pip install 'pmwal[arrow]'") from None
+        raise ValueError("Parquet and Arrow require pyarrow, which is not installed: pip install 'pmwal[arrow]'") from None
 
 
 def _schema(pyarrow: Any) -> Any:
@@ -110,14 +110,14 @@ def _rows(pyarrow: Any, batches: Iterable[Any], kind: int) -> Payloads:
 
 
 def _seekable(stream: BinaryIO) -> BinaryIO:
-    """These formats keep their table of contents at the end."""
+    """Refuse a pipe: these formats have their table of contents at the end."""
     if not stream.seekable():
         raise ValueError("Parquet and Arrow files cannot be read from a pipe: name the file with -i FILE")
     return stream
 
 
 class _Counting(io.RawIOBase):
-    """A stream that knows how much was written to it, as both formats ask; a pipe does not."""
+    """A stream that counts the bytes written to it: both formats ask for the position, which a pipe does not know."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
