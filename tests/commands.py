@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pmwal.cli import main, stat
+from pmwal.cli import main
+from pmwal.cli.commands import stat
 
 COMMANDS = (
     "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "export", "import", "completion",

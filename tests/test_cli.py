@@ -19,7 +19,8 @@ import pytest
 
 import pmwal
 from commands import COMMANDS, Cli, Ran
-from pmwal.cli import common, truncate, walk
+from pmwal.cli import range_reader, terminal
+from pmwal.cli.commands import truncate
 from pmwal.cli.times import parse_time
 from pmwal.format.layout import PAGE
 from pmwal.writing.engine import Engine
@@ -196,7 +197,7 @@ def test_length_prefixed_items_come_back_as_they_went_in(cli: Cli, shm_dir: Path
     ("stdin", "words"),
     [
         (b"\x02\0\0\0ok\x05\0", "ends inside the length of item 2"),
-        (b"\x02\0\0\0ok\x05\0\0\0abc", "ends inside item 2: 3 of its 5 bytes"),
+        (b"\x02\0\0\0ok\x05\0\0\0abc", "ends inside item 2: only 3 of its 5 bytes"),
         (b"\x02\0\0\0ok\xff\xff\xff\xff", "item 2 of the input: 4294967295 bytes cannot fit"),
     ],
 )
@@ -328,7 +329,7 @@ def test_cat_selects(cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], expect
 
 def test_newest_first_reads_every_piece_once(cli: Cli, shm_dir: Path) -> None:
     """A log longer than one piece comes back whole in reverse."""
-    count = 3 * walk._PIECE + 7
+    count = 3 * range_reader._PIECE + 7
     path = make(shm_dir / "a.wal", count, size="64KiB")
     assert [int(line.split()[0]) for line in cli("cat", "-r", path).lines] == list(range(count, 0, -1))
 
@@ -376,7 +377,7 @@ def test_cat_says_what_was_truncated(cli: Cli, shm_dir: Path) -> None:
     cli("truncate", path, "--before", 8)
     ran = cli("cat", path, "--from", 3)
     assert (ran.status, len(ran.lines)) == (0, 3)
-    assert "records 3 to 7 not in the log any more" in ran.err
+    assert "records 3 to 7 no longer in the log" in ran.err
 
 
 def test_cat_refuses_a_corrupt_log_and_says_what_to_do(cli: Cli, shm_dir: Path) -> None:
@@ -424,13 +425,13 @@ def test_records_overwritten_under_cat_are_counted(shm_dir: Path, capsysbinary: 
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(4):
             wal.append(bytes(3000))
-        walker = walk.Walk(reader, str(path))
+        walker = range_reader.RangeReader(reader, str(path))
         records = walker.oldest_first(1, 4)
         for _ in range(3):
             wal.append(bytes(3000))
         assert (wal.first_seq, [record.seq for record in records]) == (3, [3, 4])
     assert walker.missed
-    assert b"records 1 to 2 gone before they could be read" in capsysbinary.readouterr().err
+    assert b"records 1 to 2 overwritten or truncated before they were read" in capsysbinary.readouterr().err
 
 
 def test_reader_that_goes_away_is_no_error(shm_dir: Path, started: Callable[..., subprocess.Popen[bytes]]) -> None:
@@ -740,13 +741,13 @@ def test_longer_file_is_a_one_line_warning(cli: Cli, shm_dir: Path) -> None:
 
 def test_progress_needs_a_terminal_and_time(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """No bar into a file; without tqdm one hint, and only when the work is long."""
-    with common.progress_bar("verify") as progress:
+    with terminal.progress_bar("verify") as progress:
         assert progress is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     now = time.monotonic()
-    monkeypatch.setattr(common, "monotonic", lambda: now)
-    with common.progress_bar("verify") as progress:
+    monkeypatch.setattr(terminal, "monotonic", lambda: now)
+    with terminal.progress_bar("verify") as progress:
         assert progress is not None
         progress(1, 100)
         assert capsysbinary.readouterr().err == b""
@@ -759,8 +760,8 @@ def test_progress_needs_a_terminal_and_time(monkeypatch: pytest.MonkeyPatch, cap
 def test_progress_bar_goes_forth_and_back(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """The bar takes any order of calls, because a log beside a writer may be judged again from its start."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(common, "_BAR_DELAY", 0)
-    with common.progress_bar("verify") as progress:
+    monkeypatch.setattr(terminal, "_BAR_DELAY", 0)
+    with terminal.progress_bar("verify") as progress:
         assert progress is not None
         for done in (0, 50, 100, 10, 100):
             progress(done, 100)

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.cli import demo_cycle, demo_input, main
-from pmwal.cli.demo_check import Claims, Finding, Ledger, Run, check
-from pmwal.cli.demo_cycle import Demo
-from pmwal.cli.demo_events import EVENT, parse_events
+from pmwal.cli import main
+from pmwal.cli.demo import cycle
+from pmwal.cli.demo.check import Claims, Finding, Ledger, Run, check
+from pmwal.cli.demo.cycle import Demo
+from pmwal.cli.demo.input import read_input
+from pmwal.cli.demo.protocol import EVENT, parse_events
 from pmwal.records import Record
 from support import file_offset, flip, look, payloads
 
@@ -205,11 +207,11 @@ def test_writer_that_ends_by_itself_proves_nothing(
     shm_dir: Path, lines_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a kill there is no proof: status 1, with what the writer said last."""
-    monkeypatch.setattr(demo_cycle, "_python_path", lambda: "/nowhere")
+    monkeypatch.setattr(cycle, "_python_path", lambda: "/nowhere")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     status = main(["demo", *SHORT, "--path", str(shm_dir), "--input", str(lines_file)])
     assert status == 1
-    assert "NOTHING PROVED: the writer ended by itself with status 1" in capsys.readouterr().out
+    assert "NOTHING PROVED: the writer exited on its own with status 1" in capsys.readouterr().out
 
 
 def test_interrupt_leaves_no_writer_and_no_file(
@@ -227,7 +229,7 @@ def test_interrupt_leaves_no_writer_and_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "Popen", remembered)
-    monkeypatch.setattr(demo_cycle, "_receive", interrupt)
+    monkeypatch.setattr(cycle, "_receive", interrupt)
     status, _ = demo("--path", shm_dir, "--input", lines_file)
     assert status == 130
     assert [writer.returncode for writer in writers] == [-9]
@@ -257,7 +259,7 @@ def test_empty_input_is_an_error_and_leaves_nothing(demo: DemoRun, shm_dir: Path
 
 def test_default_input_is_text_of_this_machine() -> None:
     """Without ``--input`` there are real lines on every machine, and it is said from where."""
-    found = demo_input.read_input(None, 4096)
+    found = read_input(None, 4096)
     assert len(found.lines) >= 1000
     assert max(map(len, found.lines)) <= 4096
     assert os.path.exists(found.source.split(",")[0].split(" and ")[0])
@@ -267,6 +269,6 @@ def test_long_lines_are_cut_and_nothing_of_them_is_lost(tmp_path: Path) -> None:
     """Pieces of a line are lines of their own, and together they are the input."""
     text = b"x" * 10 + b"\n" + b"y" * 7 + b"\n\n" + b"z" * 4 + b"\nend"
     (tmp_path / "lines").write_bytes(text)
-    assert demo_input.read_input(str(tmp_path / "lines"), 4).lines == [
+    assert read_input(str(tmp_path / "lines"), 4).lines == [
         b"xxxx", b"xxxx", b"xx", b"yyyy", b"yyy", b"", b"zzzz", b"end",
     ]  # fmt: skip

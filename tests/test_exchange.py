@@ -16,7 +16,7 @@ import pytest
 
 import pmwal
 from commands import COMMANDS, Cli, Ran
-from pmwal.cli import columns, interchange
+from pmwal.cli.formats import interchange, tables
 from support import open_small
 
 PAYLOADS = [
@@ -44,7 +44,7 @@ def contents(path: Path) -> list[tuple[int, bytes]]:
 @pytest.mark.parametrize("form", FORMS)
 def test_what_was_exported_comes_back(cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Payloads, and kinds where the form has them, through a file; into a new log and behind the records of one."""
-    monkeypatch.setattr(columns, "_ROWS", rows)
+    monkeypatch.setattr(tables, "_ROWS", rows)
     path, copy, file = make(shm_dir / "log", kinds=form != "length-prefixed"), shm_dir / "copy", shm_dir / "file"
     assert cli("export", path, "--format", form, "-o", file) == Ran(0, f"{path}: exported 7 records, 1 to 7\n".encode(), "")
     assert cli("import", copy, "--format", form, "-i", file, "--size", "64KiB").text == f"{copy}: appended 7 records, 1 to 7\n"
@@ -112,7 +112,7 @@ def test_length_prefixed_is_that_of_cat_and_write_and_says_what_it_cannot_carry(
     path = make(shm_dir / "log")
     ran = cli("export", path, "--format", "length-prefixed")
     assert (ran.status, ran.out) == (0, cli("cat", path, "--length-prefixed").out)
-    assert "4 records have a kind, which length-prefixed cannot carry" in ran.err
+    assert "4 records have a kind, which length-prefixed leaves out" in ran.err
     assert cli("export", make(shm_dir / "plain", kinds=False), "--format", "length-prefixed").err == ""
     cli("import", shm_dir / "copy", "--format", "length-prefixed", "--kind", 9, stdin=ran.out)
     assert contents(shm_dir / "copy") == [(9, data) for data in PAYLOADS]
@@ -188,10 +188,10 @@ def test_table_from_a_pipe_or_without_pyarrow_is_refused_before_a_log_is_made(
     ("line", "words"),
     [
         (b"text", "line 3 of the input: Expecting value"),
-        (b"[1]", "line 3 of the input: it is no JSON object"),
-        (b"{}", 'line 3 of the input: it needs either "data" or "data_base64"'),
-        (b'{"data": "x", "data_base64": ""}', 'it needs either "data" or "data_base64"'),
-        (b'{"data": 7}', "its payload is no string"),
+        (b"[1]", "line 3 of the input: not a JSON object"),
+        (b"{}", 'line 3 of the input: either "data" or "data_base64" is required'),
+        (b'{"data": "x", "data_base64": ""}', 'either "data" or "data_base64" is required'),
+        (b'{"data": 7}', "the payload is not a string"),
         (b'{"data_base64": "x"}', "line 3 of the input: "),
         (b'{"data_base64": "eA=*"}', "line 3 of the input: "),
         (b'{"data": "x", "kind": 65536}', '"kind" is not a whole number from 0 to 65535'),

@@ -18,7 +18,7 @@ import pytest
 import pmwal
 from commands import Cli, Ran, between_looks
 from pmwal import events
-from pmwal.cli import tail
+from pmwal.cli.commands import tail
 from pmwal.format.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
 from pmwal.storage.seam import SYSTEM
 from support import kill, open_small, overwrite
@@ -132,7 +132,7 @@ def test_cursor_whose_record_is_gone_is_said_and_the_oldest_shown(
     ran = cli("tail", path, "--cursor-file", cursor)
     assert (ran.status, numbers(ran)) == (1, list(range(1, 21)) if expected is None else expected)
     assert words in ran.err
-    assert f"going on with record {numbers(ran)[0]}" in ran.err
+    assert f"continuing with record {numbers(ran)[0]}" in ran.err
     assert cli("tail", path, "--cursor-file", cursor) == Ran(0, b"", "")
 
 
@@ -230,7 +230,7 @@ def test_follow_says_what_a_faster_writer_overwrote(shm_dir: Path, started: Star
         process.send_signal(signal.SIGCONT)
         assert [json.loads(hear(process))["seq"] for _ in range(oldest, newest + 1)] == list(range(oldest, newest + 1))
     process.send_signal(signal.SIGINT)
-    assert complaints(process) == f"pmwal: {path}: records 2 to {oldest - 1} gone before they could be shown\n"
+    assert complaints(process) == f"pmwal: {path}: records 2 to {oldest - 1} gone before they were printed\n"
 
 
 def test_follow_goes_on_behind_a_rollback(shm_dir: Path, started: Start) -> None:
@@ -250,7 +250,7 @@ def test_follow_goes_on_behind_a_rollback(shm_dir: Path, started: Start) -> None
     process.send_signal(signal.SIGINT)
     said = complaints(process)
     assert "rolled back" in said
-    assert "going on with record 3" in said
+    assert "continuing with record 3" in said
 
 
 def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) -> None:
@@ -265,7 +265,7 @@ def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) 
     process.send_signal(signal.SIGINT)
     said = complaints(process)
     assert "another log has this name now" in said
-    assert "going on with record 1" in said
+    assert "continuing with record 1" in said
 
 
 def test_idle_follow_ends_when_nobody_reads_it(shm_dir: Path, started: Start) -> None:
@@ -362,7 +362,7 @@ def test_live_page_that_makes_no_sense_is_not_believed(cli: Cli, shm_dir: Path, 
     overwrite(path, LIVE_WRITER_OFFSET, page)
     ran = cli("stat", path)
     assert (ran.status, ran.err) == (0, "")
-    assert "the live page says nothing; see pmwal info" in ran.text
+    assert "the live page is not valid; see pmwal info" in ran.text
     assert cli("stat", "--json", path).json["bounds"] is None
 
 

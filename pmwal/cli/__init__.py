@@ -1,8 +1,9 @@
 """The command line: ``pmwal COMMAND`` or ``python -m pmwal COMMAND``; ``main`` runs it.
 
-One module for each command; each has ``add``, which describes its options, and ``run``, which returns the exit status.
+``commands`` has one module for each command, ``formats`` the forms in which they read and write records, and ``demo`` what
+``pmwal demo`` runs. The modules beside them are shared by the commands.
 """
 
-from pmwal.cli.command import main
+from pmwal.cli.entry import main
 
 __all__ = ["main"]

@@ -1,9 +1,9 @@
-"""Records into a log, for ``write`` and ``import``.
+"""Appends records to a log, for ``write`` and ``import``.
 
 Invariants
 ----------
-- A number is printed only when its record is durable, and it is flushed at once.
-- What was appended before an error is committed, and acknowledged.
+- A number is printed only after its record is durable, and is flushed at once.
+- Records appended before an error are committed and acknowledged.
 """
 
 from __future__ import annotations
@@ -14,20 +14,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from pmwal.cli.common import (
-    OK,
-    Parser,
-    add_json,
-    add_medium,
-    add_ordering,
-    number_option,
-    print_json,
-    progress_bar,
-    records_in_words,
-    say,
-    size_option,
-    torn_in_words,
-)
+from pmwal.cli.exit_status import OK
+from pmwal.cli.options import Parser, add_json, add_medium, add_ordering, add_path, number_option, size_option
+from pmwal.cli.terminal import print_json, progress_bar, say
+from pmwal.cli.wording import records_in_words, torn_in_words
 from pmwal.errors import Overrun, PmwalError, RecordTooLarge
 from pmwal.format.layout import KIND_MAX
 from pmwal.opening import open_log
@@ -38,15 +28,15 @@ Items = Iterable[tuple[int, bytes]]
 
 
 def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
-    """The log that is appended to, and how."""
-    parser.add_argument("path", metavar="PATH")
-    parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity when the log is created (default: 64MiB)")
+    """The arguments that say which log to append to, and how."""
+    add_path(parser)
+    parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity, if the log is created (default: 64MiB)")
     parser.add_argument("--kind", type=number_option(0, KIND_MAX), default=0, metavar="N", help=kind_help)
     parser.add_argument(
         "--on-full",
         choices=("raise", "overwrite"),
         default="raise",
-        help="a full log ends the command, or loses its oldest records (default: raise)",
+        help="if the log is full: fail, or overwrite the oldest records (default: raise)",
     )
     add_medium(parser)
     add_ordering(parser)
@@ -56,9 +46,9 @@ def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
 def append_to(
     args: argparse.Namespace, items: Callable[[int], Items], noun: str, *, commit: str | float = "manual", ack: bool = False
 ) -> int:
-    """Append what ``items`` makes for a log of this capacity, and say what that was; the exit status.
+    """Append ``items(capacity)``, report what was appended, and return the exit status.
 
-    ``ack``: print each number once its record is durable. ``noun``: what one of them is called in the input.
+    ``ack``: print each number once its record is durable. ``noun``: what the input calls an item, for error messages.
     """
     with progress_bar("open") as progress:
         wal = open_log(
@@ -87,7 +77,7 @@ def append_to(
 
 
 def _append_all(wal: Wal, items: Items, noun: str, acknowledge: Callable[[int], None]) -> int:
-    """The last number; ``acknowledge`` is told now and then through which one everything is durable."""
+    """Append all and return the last number; ``acknowledge(seq)`` is called as everything up to ``seq`` becomes durable."""
     first, last = wal.next_seq, wal.next_seq - 1
     try:
         for kind, data in items:
@@ -109,9 +99,10 @@ def _nothing(seq: int) -> None:
 
 @contextlib.contextmanager
 def _acknowledging(wal: Wal, commit: str | float) -> Iterator[Callable[[int], None]]:
-    """A function that prints the numbers up to one that is durable.
+    """A function that prints all numbers up to a durable one, each once.
 
-    With a background committer a thread calls it as well: else the last line of a slow producer would wait for the next one.
+    With a background committer a thread calls it too: otherwise the last line of a slow producer would be acknowledged only
+    with the next one.
     """
     printed = wal.next_seq - 1
     lock = threading.Lock()
@@ -122,7 +113,7 @@ def _acknowledging(wal: Wal, commit: str | float) -> Iterator[Callable[[int], No
             if seq > printed:
                 sys.stdout.write("".join(f"{number}\n" for number in range(printed + 1, seq + 1)))
                 sys.stdout.flush()
-                printed = seq  # not before: what could not be printed here, the main thread tries again, and ends by the error
+                printed = seq  # only now: after an error here the main thread prints them again, and reports the error
 
     if not isinstance(commit, str):
         threading.Thread(target=_follow, args=(wal, wal.next_seq, acknowledge), name="pmwal-acknowledge", daemon=True).start()
@@ -130,13 +121,13 @@ def _acknowledging(wal: Wal, commit: str | float) -> Iterator[Callable[[int], No
 
 
 def _follow(wal: Wal, seq: int, acknowledge: Callable[[int], None]) -> None:
-    """Acknowledge what becomes durable until the log is closed. Errors of the log are the main thread's to say."""
+    """Acknowledge records as they become durable, until the log is closed. The main thread reports errors of the log."""
     with contextlib.suppress(PmwalError, OSError):
         while not wal.closed:
             try:
                 for record in wal.follow(seq):
                     acknowledge(record.seq)
                     seq = record.seq + 1
-            except Overrun as error:  # overwritten, and so durable
+            except Overrun as error:  # overwritten, and therefore durable
                 seq += error.missed
                 acknowledge(seq - 1)

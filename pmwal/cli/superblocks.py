@@ -1,4 +1,4 @@
-"""What can be said of a file's superblocks and slots, however damaged; for ``pmwal info``."""
+"""What can be read of a file's superblocks and slots, however damaged; for ``pmwal info``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pmwal.format.layout import (
 
 @dataclass(frozen=True, slots=True)
 class Superblocks:
-    """The one in use, the state of both copies in a word or two, and a clue when neither is whole."""
+    """The superblock in use, the state of both copies in a word or two, and a clue if neither is whole."""
 
     block: Superblock | None
     state: tuple[str, str]
@@ -32,7 +32,7 @@ class Superblocks:
 
 
 def read_superblocks(fd: int, size: int) -> Superblocks:
-    """Look for both copies; nothing is believed that its checksum does not cover."""
+    """Look for both copies; nothing is trusted that a valid checksum does not cover."""
     first_page = _page(fd, SUPERBLOCK_OFFSET)
     first = decode_superblock(first_page, 0)
     if first is not None:
@@ -66,7 +66,7 @@ def _state_of_second(first: Superblock, second: Superblock | None, size: int) ->
 
 
 def _clue(fd: int, *pages: bytes) -> str:
-    """Do commit slots validate with a uuid that stands in a damaged superblock? Then this was a log, and which."""
+    """If commit slots validate with the uuid in a damaged superblock, the file was a log, and that log."""
     for page in pages:
         if len(page) < PAGE or not page.startswith(MAGIC):
             continue
@@ -84,6 +84,6 @@ def _clue(fd: int, *pages: bytes) -> str:
 
 
 def _slots(region: bytes, uuid: bytes) -> list[Slot | None]:
-    """The slot at each index, None where there is no whole one of this log."""
+    """The slot at each index, None where there is no whole slot of this log."""
     count = len(region) // SLOT.size
     return [decode_slot(region[at * SLOT.size : (at + 1) * SLOT.size], uuid, at) for at in range(count)]

@@ -1,4 +1,4 @@
-"""Times as people write them (``--since``, ``--until``) and as they read them."""
+"""Times: parsing what people write (``--since``, ``--until``), and formatting."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
 TIME_HELP = """\
-A TIME is ISO 8601 (2026-11-22, 2026-11-22T13:00, or 13:00 for today; with
-+02:00 or Z at the end for a zone, else local time), "10 minutes ago", -10min,
-"2h30m ago", now, today, yesterday (both from midnight), or @SECONDS since 1970."""
+TIME is ISO 8601 (2026-11-22, 2026-11-22T13:00, or 13:00 for today; local unless
+it ends with Z or an offset such as +02:00), "10 minutes ago", "2h30m ago",
+-10min, now, today or yesterday (at midnight), or @SECONDS since 1970."""
 
 _NS = 10**9
 _UNITS = {
@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(text: str, now: datetime | None = None) -> int:
-    """Nanoseconds since 1970 for a time as people write it; ``ValueError`` when it cannot be read.
+    """Nanoseconds since 1970 for a time as people write it; ``ValueError`` if it cannot be parsed.
 
     >>> noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
     >>> parse_time("10 minutes ago", noon) == parse_time("-10min", noon) == parse_time("2026-11-22T11:50Z")
@@ -63,17 +63,17 @@ def parse_time(text: str, now: datetime | None = None) -> int:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f"cannot read the time {text!r}; write 2026-11-22T13:00, '10 minutes ago', today or yesterday") from None
+        raise ValueError(f"cannot parse the time {text!r}; write 2026-11-22T13:00, '10 minutes ago', today or yesterday") from None
     return to_ns(moment.astimezone())  # without a zone it is local time
 
 
 def _midnight(day: date) -> datetime:
-    """Where a day begins here; its offset is its own, also when the clocks change later that day."""
+    """Local midnight, with the offset of that moment: clocks may change later that day."""
     return datetime.combine(day, time()).astimezone()
 
 
 def _parse_span(words: str) -> int | None:
-    """Nanoseconds of ``"-10min"`` or ``"2h 30m ago"``; None when it is no such thing."""
+    """Nanoseconds of ``"-10min"`` or ``"2h 30m ago"``; None if the text is neither."""
     if words.startswith("-"):
         rest = words[1:].strip()
     elif words.endswith("ago"):
@@ -102,7 +102,7 @@ def time_option(text: str) -> int:
 
 
 def join_relative(arguments: Sequence[str]) -> list[str]:
-    """``--since -10min`` as ``--since=-10min``: argparse would take the time for an option.
+    """``--since -10min`` as ``--since=-10min``: otherwise argparse takes the time for an option.
 
     >>> join_relative(["cat", "--since", "-10min", "app.wal"])
     ['cat', '--since=-10min', 'app.wal']
@@ -123,7 +123,7 @@ def to_ns(moment: datetime) -> int:
 
 
 def from_ns(time_ns: int) -> datetime:
-    """The time in UTC, to the microsecond below."""
+    """The time in UTC, rounded down to a microsecond."""
     return _EPOCH + timedelta(microseconds=time_ns // 1000)
 
 

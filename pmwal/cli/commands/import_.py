@@ -1,0 +1,66 @@
+"""``pmwal import``: append records from a file that ``pmwal export`` or another program wrote."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import contextlib
+import sys
+from typing import BinaryIO
+
+from pmwal.cli.appending import Items, add_target, append_to
+from pmwal.cli.formats.interchange import INTERCHANGES, form_for
+from pmwal.cli.options import Commands, add_command
+
+_EPILOG = """\
+The log is created if it does not exist; otherwise the records are appended.
+Kinds and payloads are kept; sequence numbers and times are assigned anew. All
+records are durable when the command ends.
+
+Formats:
+  jsonl            one JSON object per line: data (text) or data_base64, and
+                   optionally kind
+  length-prefixed  each payload after its length (4 bytes, little-endian)
+  parquet, arrow   a column data, and optionally kind; from a file, not a pipe;
+                   requires pyarrow: pip install 'pmwal[arrow]'
+
+The default format follows from the suffix of FILE (.jsonl, .ndjson, .json,
+.parquet, .arrow, .feather); otherwise it is jsonl.
+
+Examples:
+  pmwal import app.wal -i app.parquet --size 1GiB
+  jq -c '{data: .message, kind: 3}' events.json | pmwal import app.wal
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "import",
+        run,
+        "append records from an exported file",
+        "Append records from JSON lines, length-prefixed items, Parquet or Arrow.",
+        _EPILOG,
+    )
+    add_target(parser, "kind of records that have none (default: 0)", "report what was appended as JSON, for scripts")
+    parser.add_argument(
+        "--format", choices=tuple(INTERCHANGES), help="format to read (default: from the suffix of FILE, else jsonl)"
+    )
+    parser.add_argument("-i", "--input", dest="file", metavar="FILE", help="read from FILE (default: standard input)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Append the whole input with one commit."""
+    form = INTERCHANGES[form_for(args.format, args.file)]
+    with _source(args.file) as stream:
+        read = form.read(stream)  # before the log is opened, and possibly created
+
+        def items(capacity: int) -> Items:
+            return read(capacity, args.kind)
+
+        return append_to(args, items, form.noun)
+
+
+def _source(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(sys.stdin.buffer) if path is None else builtins.open(path, "rb")

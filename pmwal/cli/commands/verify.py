@@ -1,0 +1,118 @@
+"""``pmwal verify``: check logs as recovery would, without writing."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.inspection import end_offset, judge_log
+from pmwal.cli.options import Commands, add_command, add_json
+from pmwal.cli.terminal import print_json, progress_bar
+from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words
+from pmwal.errors import FormatError
+from pmwal.records import RecoveryReport
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.live_page import LiveWriter
+from pmwal.units import format_size
+
+_EPILOG = """\
+Exit status (the worst of all files):
+  0  clean; or not closed, with nothing torn;
+     or in use, with nothing unfinished but its end
+  1  torn: recovery would drop what a crash left unfinished;
+     or one commit slot or superblock copy is lost
+  2  corrupt: acknowledged records are damaged, missing or in doubt
+  3  cannot be opened: not a pmwal log, shortened, newer, or no permission
+
+Examples:
+  pmwal verify app.wal
+  pmwal verify -q /srv/wal/*.wal || echo "needs attention"
+  pmwal verify --json app.wal | jq .report.last_seq
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "verify",
+        run,
+        "check logs as recovery would, without writing",
+        "Check every record of each log as recovery would, without writing.",
+        _EPILOG,
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="the log files")
+    add_json(parser, "print one JSON object per file, each on a line")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; only set the exit status")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check each file; return the worst status."""
+    worst = OK
+    for path in args.paths:
+        status, line, value = _verify(path)
+        worst = max(worst, status)
+        if args.quiet:
+            continue
+        if args.json:
+            print_json(value)
+        else:
+            print(line, flush=True)
+    return worst
+
+
+def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
+    """Status, line and JSON value for one file."""
+    try:
+        with progress_bar("verify") as progress:
+            judgement, writer = judge_log(path, progress)
+    except (FormatError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror or str(error)
+        value = {"path": path, "status": UNREADABLE, "error": reason}
+        return UNREADABLE, f"{path}: cannot be opened: {reason}", value
+    report = judgement.report
+    status = _status(report, writer)
+    value = {
+        "path": path,
+        "status": status,
+        "writer": None if writer is None else writer.pid,
+        "torn": torn_in_words(report, end_offset(judgement)),
+        "report": report.as_dict(),
+    }
+    return status, f"{path}: {_in_words(judgement, writer)}", value
+
+
+def _status(report: RecoveryReport, writer: LiveWriter | None) -> int:
+    if report.outcome == "corrupt":
+        return CORRUPT
+    if report.slots_lost or report.superblocks_lost:
+        return FAILED
+    # A running writer's newest record is unfinished until its commit; it is not torn.
+    return FAILED if report.dropped_records and writer is None else OK
+
+
+def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
+    report = judgement.report
+    cost = f"[{report.case}, {format_size(report.bytes_scanned)} read in {report.seconds:.2f} s]"
+    if report.outcome == "corrupt":
+        words = [f"CORRUPT: {report.reason}"]
+        if report.lost_first_seq is not None:
+            words.append(f"{numbers_in_words(report.lost_first_seq, report.lost_last_seq)} lost")
+        if report.damage is not None:
+            words.append("file offsets {} to {}".format(*report.damage))
+        words.append(f"{records_in_words(report.first_seq, report.last_seq)} whole before it")
+        return "; ".join(words) + f" {cost}"
+    kept = records_in_words(report.first_seq, report.last_seq)
+    torn = torn_in_words(report, end_offset(judgement))
+    if writer is not None:
+        end = "; its end is unfinished, as is normal while a writer runs" if report.dropped_records else ""
+        return f"in use by process {writer.pid}, sound so far: {kept}{end} {cost}"
+    if torn:
+        word = "torn" if report.dropped_records else "sound, but one copy is lost"
+        return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"
+    if report.outcome == "clean":
+        return f"clean: {kept} {cost}"
+    past = f", {report.kept_past_pointer} of them past the commit pointer" if report.kept_past_pointer else ""
+    doubt = "; damage to what the last two barriers wrote would look like a torn tail" if report.maybe_acknowledged else ""
+    return f"not closed, nothing torn: {kept}{past}{doubt} {cost}"

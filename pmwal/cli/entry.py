@@ -1,0 +1,187 @@
+"""``main``: parse the arguments, run one command, and turn every error into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from pmwal import __version__
+from pmwal.cli.commands import (
+    cat,
+    completion,
+    create,
+    demo,
+    export,
+    import_,
+    info,
+    repair,
+    stat,
+    tail,
+    truncate,
+    verify,
+    write,
+)
+from pmwal.cli.exit_status import BROKEN_PIPE, CORRUPT, FAILED, INTERRUPTED, LOCKED, OK, UNREADABLE, USAGE
+from pmwal.cli.options import HelpFormatter, Parser
+from pmwal.cli.terminal import say
+from pmwal.cli.times import join_relative
+from pmwal.cli.wording import numbers_in_words
+from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
+
+_DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
+_EPILOG = """\
+Exit status:
+  0    success; for verify: clean, or recovered with nothing torn
+  1    failure; for verify: something is torn; for repair: records were lost;
+       for demo: the log was wrong after a kill, or nothing was proved
+  2    corrupt: acknowledged records are damaged, missing or in doubt
+  3    cannot be opened: not a pmwal log, or an operating system error
+  4    another process has the log open for writing
+  64   usage error
+  130  interrupted
+  141  the reader of the output has gone (broken pipe)
+
+Examples:
+  pmwal demo                              kill a writer, lose nothing
+  pmwal create app.wal --size 64MiB
+  tail -F app.log | pmwal write app.wal   make each line a durable record
+  pmwal tail -f app.wal                   print the last ten, then new ones
+  pmwal verify app.wal && echo sound
+
+'pmwal COMMAND --help' describes the options of a command, with examples.
+Set PMWAL_TRACEBACK=1 to see where an error came from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; raise nothing."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with _short_warnings():
+        for stream in (sys.stdout, sys.stderr):
+            _encode_anything(stream)
+        path: str | None = None
+        try:
+            args = _parser().parse_args(join_relative(arguments))
+            path = getattr(args, "path", None)
+            status: int = args.run(args)
+            sys.stdout.flush()
+        except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
+            status = _flushed(stop.code if isinstance(stop.code, int) else FAILED)
+        except BrokenPipeError:
+            status = _close_output()
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        except Exception as error:
+            if os.environ.get("PMWAL_TRACEBACK"):
+                traceback.print_exc()
+            status = _explain(error, path if isinstance(path, str) else None)
+    return status
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter)
+    parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
+    parser.set_defaults(run=_no_command, root=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, import_, completion):
+        module.add(commands)
+    return parser
+
+
+def _no_command(args: argparse.Namespace) -> int:
+    args.root.print_help(sys.stderr)
+    return USAGE
+
+
+def _explain(error: Exception, path: str | None) -> int:
+    """Report an error in one line (two for damage), and return the exit status."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    if isinstance(error, CorruptWal):
+        say(_corrupt_in_words(error, path))
+        return CORRUPT
+    if isinstance(error, WalLocked):
+        say(str(error))
+        return LOCKED
+    if isinstance(error, FormatError):
+        say(str(error))
+        return UNREADABLE
+    if isinstance(error, OSError):
+        say(_os_error_in_words(error, path))
+        return UNREADABLE
+    if isinstance(error, PmwalError | ValueError):
+        say(str(error))
+        return FAILED
+    say(f"unexpected {type(error).__name__}: {error} (set PMWAL_TRACEBACK=1 to see where)")
+    return FAILED
+
+
+def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
+    words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
+    if error.first_seq is not None:
+        words.append(f"{numbers_in_words(error.first_seq, error.last_seq)} lost")
+    if error.start is not None:
+        words.append(f"file offsets {error.start} to {error.end}")
+    name = path or "PATH"
+    advice = f"\n       Nothing was changed. To read what is whole: pmwal cat --salvage {name}; to repair it: pmwal repair {name}"
+    return "; ".join(words) + advice
+
+
+def _os_error_in_words(error: OSError, path: str | None) -> str:
+    reason = error.strerror or str(error)
+    if isinstance(error, PersistError):
+        return reason
+    name = error.filename
+    if not isinstance(name, str) or name.startswith("/proc/self/fd/"):
+        name = path
+    return reason if name is None else f"{name}: {reason}"
+
+
+def _flushed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _close_output() if status == OK else status
+    return status
+
+
+def _close_output() -> int:
+    """Send the rest of the output nowhere, so that the interpreter's last flush does not fail either."""
+    with contextlib.suppress(OSError, io.UnsupportedOperation):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return BROKEN_PIPE
+
+
+def _encode_anything(stream: TextIO) -> None:
+    """Escape characters that the terminal's encoding lacks, so that no label or payload can end the command."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print each warning as one line, without its position in the source."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = show
+        yield

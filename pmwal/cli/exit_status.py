@@ -1,0 +1,10 @@
+"""Exit statuses; ``pmwal --help`` lists them."""
+
+OK = 0
+FAILED = 1  # something is torn, lost or refused, and no other status fits
+CORRUPT = 2
+UNREADABLE = 3
+LOCKED = 4
+USAGE = 64  # EX_USAGE of sysexits(3); argparse's own 2 would read as "corrupt"
+INTERRUPTED = 130
+BROKEN_PIPE = 141

@@ -1,0 +1,98 @@
+"""The formats that ``export`` writes and ``import`` reads.
+
+JSON lines, Parquet and Arrow have sequence number, kind, time and payload; the length-prefixed format has the payload only. An
+import keeps kinds and payloads; the log assigns new numbers and times.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import PurePath
+from typing import Any, BinaryIO, NamedTuple
+
+from pmwal.cli.formats import tables
+from pmwal.cli.formats.framing import read_items, read_lines
+from pmwal.cli.formats.printing import as_json, as_length_prefixed
+from pmwal.cli.formats.tables import Payloads
+from pmwal.format.layout import KIND_MAX
+from pmwal.records import Record
+
+_ESCAPED = 6  # the most bytes of JSON that a byte of text takes: \u0000
+_FRAME = 64 * 1024  # more than the rest of a line takes
+
+
+class Interchange(NamedTuple):
+    """One format. ``read(stream)`` checks the stream; what it returns reads it, given the log's capacity and a default kind."""
+
+    write: Callable[[Iterable[Record], BinaryIO], None]
+    read: Callable[[BinaryIO], Callable[[int, int], Payloads]]
+    noun: str
+    suffixes: tuple[str, ...] = ()
+    is_text: bool = False
+    has_kinds: bool = True
+
+
+def form_for(name: str | None, path: str | None) -> str:
+    """The format of this name, or else the one for the file's suffix, or else JSON lines."""
+    if name is not None:
+        return name
+    suffix = PurePath(path or "").suffix.lower()
+    return next((name for name, form in INTERCHANGES.items() if suffix in form.suffixes), "jsonl")
+
+
+def _write_json_lines(records: Iterable[Record], stream: BinaryIO) -> None:
+    for record in records:
+        stream.write(as_json(record))
+
+
+def _read_json_lines(stream: BinaryIO) -> Callable[[int, int], Payloads]:
+    return partial(_json_lines, stream)
+
+
+def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
+    """Read the records of JSON lines; empty lines are skipped."""
+    for number, line in enumerate(read_lines(stream, _ESCAPED * limit + _FRAME), 1):
+        if line.strip():
+            try:
+                yield _from_json(json.loads(line), kind)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} of the input: {error}") from None
+
+
+def _from_json(value: Any, kind: int) -> tuple[int, bytes]:
+    """Kind and payload of an object that ``as_json`` wrote; its other members are ignored."""
+    if not isinstance(value, dict):
+        raise ValueError('not a JSON object like {"kind": 0, "data": "text"}')
+    kind = value.get("kind", kind)
+    if not isinstance(kind, int) or isinstance(kind, bool) or not 0 <= kind <= KIND_MAX:
+        raise ValueError(f'"kind" is not a whole number from 0 to {KIND_MAX}')
+    if ("data" in value) == ("data_base64" in value):
+        raise ValueError('either "data" or "data_base64" is required')
+    text = value.get("data", value.get("data_base64"))
+    if not isinstance(text, str):
+        raise ValueError("the payload is not a string")
+    return kind, text.encode() if "data" in value else base64.b64decode(text, validate=True)
+
+
+def _write_items(records: Iterable[Record], stream: BinaryIO) -> None:
+    for record in records:
+        stream.write(as_length_prefixed(record))
+
+
+def _read_items(stream: BinaryIO) -> Callable[[int, int], Payloads]:
+    return partial(_items, stream)
+
+
+def _items(stream: BinaryIO, limit: int, kind: int) -> Payloads:
+    return ((kind, item) for item in read_items(stream, limit))
+
+
+INTERCHANGES = {
+    "jsonl": Interchange(_write_json_lines, _read_json_lines, "line", (".jsonl", ".ndjson", ".json"), is_text=True),
+    "length-prefixed": Interchange(_write_items, _read_items, "item", has_kinds=False),
+    "parquet": Interchange(tables.write_parquet, tables.read_parquet, "row", (".parquet",)),
+    "arrow": Interchange(tables.write_arrow, tables.read_arrow, "row", (".arrow", ".feather")),
+}

@@ -1,0 +1,39 @@
+"""The verdict on a log and its writer, without opening it: nothing here writes."""
+
+from __future__ import annotations
+
+from pmwal.opening.files import inspect, map_for_reading
+from pmwal.records import Progress
+from pmwal.recovery.judge import Judgement
+from pmwal.storage.live_page import LiveWriter, living_writer
+from pmwal.storage.seam import SYSTEM
+
+_JUDGE_TRIES = 5
+
+
+def judge_log(path: str, progress: Progress | None = None) -> tuple[Judgement, LiveWriter | None]:
+    """The verdict on a log, and its writer if one is running.
+
+    Beside a running writer a slot may be read while it is stored, so a lost slot counts only if it stays lost.
+    """
+    for attempt in range(1, _JUDGE_TRIES + 1):
+        with inspect(path, SYSTEM, progress) as (mapping, judgement):
+            writer = living_writer(mapping.load, mapping.inode, SYSTEM)
+        if writer is None or not judgement.report.slots_lost or attempt == _JUDGE_TRIES:
+            break
+    return judgement, writer
+
+
+def running_writer(path: str) -> LiveWriter | None:
+    """The log's writer, if one is running."""
+    mapping, _ = map_for_reading(path, "auto", SYSTEM)
+    try:
+        return living_writer(mapping.load, mapping.inode, SYSTEM)
+    finally:
+        mapping.close()
+
+
+def end_offset(judgement: Judgement) -> int:
+    """The file offset where the kept records end."""
+    block = judgement.identity.block
+    return block.ring_offset + judgement.end.position % block.capacity

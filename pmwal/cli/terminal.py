@@ -1,0 +1,60 @@
+"""What commands print besides their output proper: messages on standard error, JSON values, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from pmwal.records import Progress
+
+_BAR_DELAY = 1.0  # seconds; shorter work shows no bar
+
+
+def say(message: str) -> None:
+    """Print a message to standard error, after all output so far."""
+    sys.stdout.flush()
+    print(f"pmwal: {message}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print a JSON value on one line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Progress | None]:
+    """A callback that draws a bar if standard error is a terminal and the work takes longer than a second."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - an extra: everything works without it
+    except ImportError:
+        yield _hint(what)
+        return
+    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, delay=_BAR_DELAY, leave=False, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if 0 <= done - bar.n < total >> 8:
+                return
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _hint(what: str) -> Progress:
+    """A callback that says once, if the work is long, how to get a progress bar."""
+    hint_after: float | None = monotonic() + _BAR_DELAY
+
+    def progress(done: int, total: int) -> None:
+        nonlocal hint_after
+        if hint_after is not None and monotonic() > hint_after:
+            hint_after = None
+            say(f"{what}: this takes a while; for a progress bar: pip install 'pmwal[cli]'")
+
+    return progress
