@@ -35,9 +35,9 @@ from stressing.interrupt import Interruption
 from stressing.journal import LANES
 from stressing.mutants import MUTANTS
 from stressing.plan import Settings
-from stressing.processes import Violation
 from stressing.results import Results
 from stressing.supervisor import Supervisor
+from violation import Violation
 
 import pmwal
 
