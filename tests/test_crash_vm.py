@@ -22,7 +22,6 @@ from crash.vm import kernel as guest_kernel
 from crash.vm.campaign import Cut, Kept, boot
 from crash.vm.guest import examiner, workload, writer
 from crash.vm.initramfs import Archive
-
 from support import kill
 
 pytestmark = pytest.mark.rigs

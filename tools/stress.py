@@ -29,6 +29,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pmwal
 from benchmark import media
 from stressing import page
 from stressing.interrupt import Interruption
@@ -38,8 +39,6 @@ from stressing.plan import Settings
 from stressing.results import Results
 from stressing.supervisor import Supervisor
 from violation import Violation
-
-import pmwal
 
 USAGE = 2
 MEDIA = ("memory", "emulated-dax", "file", "dax")

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from violation import Violation
 
 from pmwal import Record
 from stressing.journal import STORES, Entries, Op, Opened, State
 from stressing.payloads import STEP, Payloads, life_of
+from violation import Violation
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from violation import Violation
-
 import pmwal
 from stressing.plan import LifePlan
+from violation import Violation
 
 BUSY_SECONDS = 0.3, 0.6  # at least and at most, of a life that a kill is to end in the middle of calls
 FEW = 12  # records that a log needs for a mistake in it to be made

@@ -16,9 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from violation import Violation
-
 from stressing.interrupt import SIGNALS
+from violation import Violation
 
 FAILED = 70  # exit status of a process that has left a report
 PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging

@@ -11,11 +11,10 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from violation import Violation
-
 import pmwal
 from stressing.payloads import TICKETED, Payloads
 from stressing.plan import log_path
+from violation import Violation
 
 SIGHTINGS = 512
 VERIFY_SHARE = 0.05  # of looks

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from violation import Violation
 
 WARM_UP = 0.25  # of the time of a process, that is not judged

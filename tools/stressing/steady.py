@@ -11,11 +11,10 @@ import random
 import time
 from pathlib import Path
 
-from violation import Violation
-
 import pmwal
 from pmwal.storage.mapping import Mapping
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
+from violation import Violation
 
 CAPACITY = 1 << 20
 CALLS = 60  # between an open and the next

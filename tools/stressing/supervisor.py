@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from violation import Violation
 
 import pmwal
 from pmwal.repair import repair
@@ -22,6 +21,7 @@ from stressing.payloads import Payloads
 from stressing.plan import LifePlan, LogPlan, Settings, lives
 from stressing.processes import Child
 from stressing.results import Results
+from violation import Violation
 
 POLL_SECONDS = 0.01
 SAMPLE_SECONDS = 0.25

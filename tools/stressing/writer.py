@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from violation import Violation
-
 import pmwal
 from stressing.journal import Journal, Op, Opened
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
+from violation import Violation
 
 WAIT_SECONDS = 20.0  # for space, with on_full="wait"
 SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet

@@ -22,7 +22,6 @@ from crash.disk.recording import Plan
 from crash.disk.rig import Broken, Rig, Totals, explore, replay
 from crash.disk.storage import StorageError, own_mounts
 from crash.process import die_with_parent
-
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
 from pmwal.native.choice import ENGINES
 from pmwal.units import parse_size

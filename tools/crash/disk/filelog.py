@@ -20,13 +20,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: Python put this directory first, but the imports start at tools/
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import pmwal
 from crash.disk.campaign import main
 from crash.disk.oracle import Found
 from crash.disk.program import NOTE_SIZE
 from crash.disk.recording import NOTES_MAX, Plan, Recording
 from crash.disk.rig import Examine, Rig, look
-
-import pmwal
 from pmwal.storage.seam import SYSTEM
 
 

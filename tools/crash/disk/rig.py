@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import pmwal
 from crash.disk.oracle import Found, Model, critical_spans, notes_in
 from crash.disk.recording import Attach, Plan, Recording, Run, record
 from crash.disk.writelog import Cut, Disk, Entry, parse, sample, survivors
-from violation import Violation
-
-import pmwal
 from pmwal.native.choice import ENGINES
+from violation import Violation
 
 TWICE_EVERY = 4
 """Of that many states one is recovered twice: with both engines it takes longer than all the rest."""

@@ -19,9 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started with -P: this directory is not on the path
 
-from crash.stepper.plan import CAPACITY, CONTROL_SIZE, Call, calls, filling, overwrites
-
 import pmwal
+from crash.stepper.plan import CAPACITY, CONTROL_SIZE, Call, calls, filling, overwrites
 from pmwal.native import native
 from pmwal.storage.seam import SYSTEM
 

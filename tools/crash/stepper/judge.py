@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from crash.stepper.plan import Numbered
-
 import pmwal
+from crash.stepper.plan import Numbered
 from pmwal.errors import PmwalError
 from pmwal.format.control import read_control
 from pmwal.format.layout import Superblock

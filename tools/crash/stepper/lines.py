@@ -19,7 +19,6 @@ from random import Random
 from typing import NamedTuple
 
 from crash.stepper.trace import TraceEvent, What
-
 from pmwal.format.layout import LINE
 
 EXHAUSTIVE = 64  # combinations of lines up to which all of them are tried

@@ -14,9 +14,8 @@ from crash.stepper.judge import Judge, Verdict, remembered_slots
 from crash.stepper.lines import Memory, State
 from crash.stepper.plan import Call, History, calls, filling
 from crash.stepper.trace import HERE, Lost, TraceEvent, What, traced
-from violation import Violation
-
 from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
+from violation import Violation
 
 MEDIUM = "emulated-dax"
 OPEN_EVERY = 100  # states judged on their bytes for each that is also opened

@@ -8,9 +8,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from crash.vm.guest.workload import digest
-
 import pmwal
+from crash.vm.guest.workload import digest
 
 MAP_SHARED_VALIDATE, MAP_SYNC = 0x3, 0x80000  # include/uapi/asm-generic/mman-common.h, mman.h
 _MORE = (b"after", b"", b"the crash" * 100)

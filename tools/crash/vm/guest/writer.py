@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from crash.vm.guest.workload import Life, Step, life, log_name
-
 from pmwal import Wal
 from pmwal.opening import open_log
 from pmwal.storage import medium
