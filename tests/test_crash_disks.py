@@ -17,10 +17,12 @@ import pmwal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-from crash import needs, program, rig, writelog
-from crash.logdisk import SECTOR
-from crash.oracle import Found, Model, Note, Violation, critical_spans
-from crash.writelog import Cut, Entry
+from crash import needs
+from crash.disk import program, rig, writelog
+from crash.disk.logdisk import SECTOR
+from crash.disk.oracle import Found, Model, Note, critical_spans
+from crash.disk.writelog import Cut, Entry
+from violation import Violation
 
 pytestmark = pytest.mark.rigs
 
@@ -35,7 +37,15 @@ FLUSHED = Entry(0, b"")
 def run(name: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A run of a rig, which keeps what is wrong below ``tmp_path``; the test is skipped where the machine cannot."""
     needs.require(*RIGS[name])
-    command = [sys.executable, str(TOOLS / "crash" / f"{name}.py"), "--seed", "1", "--keep", str(tmp_path / "kept"), *arguments]
+    command = [
+        sys.executable,
+        str(TOOLS / "crash" / "disk" / f"{name}.py"),
+        "--seed",
+        "1",
+        "--keep",
+        str(tmp_path / "kept"),
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
@@ -97,7 +107,7 @@ def test_a_control_is_noticed_and_its_state_kept(name: str, control: str, engine
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """On SIGINT, in the midst of a run with everything mounted, the rig ends, and its directory and its loop devices go."""
     needs.require(*RIGS["hostlog"])
-    command = [sys.executable, str(TOOLS / "crash" / "hostlog.py"), "--states", "5000", "--keep", str(tmp_path / "kept")]
+    command = [sys.executable, str(TOOLS / "crash" / "disk" / "hostlog.py"), "--states", "5000", "--keep", str(tmp_path / "kept")]
     process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
 
     def backed() -> list[str]:

@@ -14,11 +14,12 @@ import pytest
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from crash import needs, stepper  # noqa: E402
-from crash.stepper_controls import CONTROLS  # noqa: E402
-from crash.stepper_lines import Line, Memory  # noqa: E402
-from crash.stepper_plan import TOUR, Call, History  # noqa: E402
-from crash.stepper_trace import CannotRun, Event, What, compiled, traced  # noqa: E402
+from crash import needs  # noqa: E402
+from crash.stepper import __main__ as stepper  # noqa: E402
+from crash.stepper.controls import CONTROLS  # noqa: E402
+from crash.stepper.lines import Line, Memory  # noqa: E402
+from crash.stepper.plan import TOUR, Call, History  # noqa: E402
+from crash.stepper.trace import CannotRun, TraceEvent, What, compiled, traced  # noqa: E402
 
 pytestmark = pytest.mark.rigs
 
@@ -110,7 +111,7 @@ def rig() -> None:
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    command = [sys.executable, str(TOOLS / "crash" / "stepper.py"), *map(str, arguments)]
+    command = [sys.executable, str(TOOLS / "crash" / "stepper"), *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if ended.returncode == stepper.CANNOT_RUN:
         unavailable(ended.stderr)
@@ -122,9 +123,9 @@ def byte_mask(first: int, count: int) -> int:
     return ((1 << 8 * count) - 1) << 8 * first
 
 
-def stored(line: int, mask: int, data: int, *, streamed: bool = False, unordered: bool = False, step: int = 0) -> Event:
+def stored(line: int, mask: int, data: int, *, streamed: bool = False, unordered: bool = False, step: int = 0) -> TraceEvent:
     """A store as the tracer tells it."""
-    return Event(What.STREAMED if streamed else What.STORED, unordered, step, 1, 64 * line, mask, data)
+    return TraceEvent(What.STREAMED if streamed else What.STORED, unordered, step, 1, 64 * line, mask, data)
 
 
 def test_instructions_are_told_apart(tmp_path: Path) -> None:
@@ -179,10 +180,10 @@ def test_only_what_was_stored_before_the_write_back_is_durable_at_the_fence() ->
     """A store between write-back and fence stays pending, and so does one without a write-back."""
     memory = Memory(bytes(4096), range(0))
     memory.take(stored(0, WORD, 1))
-    memory.take(Event(What.WRITTEN_BACK, False, 0, 0, 0, 0, 0))
+    memory.take(TraceEvent(What.WRITTEN_BACK, False, 0, 0, 0, 0, 0))
     memory.take(stored(0, WORD, 2))
     memory.take(stored(1, WORD, 3))
-    memory.take(Event(What.FENCED, False, 0, 0, 0, 0, 0))
+    memory.take(TraceEvent(What.FENCED, False, 0, 0, 0, 0, 0))
     assert {offset: line.versions for offset, line in memory.lines.items()} == {0: [1, 2], 64: [0, 3]}
     found = {bytes(memory.image(state)[:72:8]) for state in memory.states(Random(1))}
     assert found == {bytes([first, *[0] * 7, second]) for first in (1, 2) for second in (0, 3)}
@@ -204,8 +205,8 @@ def test_equal_images_have_equal_keys() -> None:
     for memory in (one, other):
         memory.take(stored(0, WORD, 1))
         memory.take(stored(1, WORD, 2))
-    one.take(Event(What.WRITTEN_BACK, False, 0, 0, 64, 0, 0))
-    one.take(Event(What.FENCED, False, 0, 0, 0, 0, 0))
+    one.take(TraceEvent(What.WRITTEN_BACK, False, 0, 0, 64, 0, 0))
+    one.take(TraceEvent(What.FENCED, False, 0, 0, 0, 0, 0))
     assert one.key_of({0: 1}) == other.key_of({0: 1, 64: 2})
     assert one.key_of({0: 0}) != other.key_of({0: 0, 64: 0})
 

@@ -15,11 +15,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
-from crash import needs, vm, vm_image, vm_judge, vm_kernel
-from crash.guest import examiner, workload, writer
-from crash.vm_campaign import Cut, Kept, boot
-from crash.vm_initramfs import Archive
-
+from crash import needs
+from crash.vm import __main__ as vm
+from crash.vm import image, judge
+from crash.vm import kernel as guest_kernel
+from crash.vm.campaign import Cut, Kept, boot
+from crash.vm.guest import examiner, workload, writer
+from crash.vm.initramfs import Archive
 from support import kill
 
 pytestmark = pytest.mark.rigs
@@ -29,7 +31,7 @@ ONE_OF_MANY = pytest.mark.skipif(os.environ.get("PMWAL_TEST_ROUNDS", "1") == "1"
 PATIENCE = 400
 
 
-def logs_after(ack: vm_judge.Ack) -> dict[str, dict[str, Any]]:
+def logs_after(ack: judge.Ack) -> dict[str, dict[str, Any]]:
     """What an examiner answers when exactly what was acknowledged is there."""
     number, done = ack
     life = workload.life(SEED, number)
@@ -47,9 +49,9 @@ def logs_after(ack: vm_judge.Ack) -> dict[str, dict[str, Any]]:
     }
 
 
-def wrong_after(ack: vm_judge.Ack, found: dict[str, dict[str, Any]]) -> str:
+def wrong_after(ack: judge.Ack, found: dict[str, dict[str, Any]]) -> str:
     """What the judge says, in one text."""
-    return "; ".join(vm_judge.violations(SEED, ack, 0, found, "dax"))
+    return "; ".join(judge.violations(SEED, ack, 0, found, "dax"))
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -78,13 +80,13 @@ def test_an_examined_kill_is_allowed(shm_dir: Path) -> None:
     kill(wal)
     found = examiner.examine(shm_dir)
     assert found[life.name]["takes_more"]
-    assert vm_judge.violations(SEED, (0, done), 0, found, "memory") == []
+    assert judge.violations(SEED, (0, done), 0, found, "memory") == []
 
 
 def test_the_judge_accepts_what_was_acknowledged() -> None:
     """A log that holds what it must is no violation, nor is the first creation that did not come to its end."""
     assert wrong_after((3, 30), logs_after((3, 30))) == ""
-    assert vm_judge.violations(SEED, None, 0, {}, "dax") == []
+    assert judge.violations(SEED, None, 0, {}, "dax") == []
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_the_judge_sees_a_changed_payload_a_lost_and_a_returned_log() -> None:
 
 def test_the_info_block_is_what_linux_checks() -> None:
     """The signature, the place of the data, and a checksum over all words with its own field zero."""
-    block = vm_image.info_block(64 << 20)
+    block = image.info_block(64 << 20)
     assert len(block) == 4096
     assert block.startswith(b"NVDIMM_PFN_INFO\0")
-    assert struct.unpack_from("<Q", block, 56) == (vm_image.DATA_OFFSET,)
-    assert struct.unpack_from("<Q", block, 4088) == (vm_image.fletcher64(block[:4088] + bytes(8)),)
-    assert vm_image.fletcher64(struct.pack("<3I", 1, 2, 3)) == (1 + 3 + 6) << 32 | 6
+    assert struct.unpack_from("<Q", block, 56) == (image.DATA_OFFSET,)
+    assert struct.unpack_from("<Q", block, 4088) == (image.fletcher64(block[:4088] + bytes(8)),)
+    assert image.fletcher64(struct.pack("<3I", 1, 2, 3)) == (1 + 3 + 6) << 32 | 6
 
 
 def test_a_copied_image_is_equal(shm_dir: Path) -> None:
@@ -137,7 +139,7 @@ def test_a_copied_image_is_equal(shm_dir: Path) -> None:
             for offset in (*offsets, (8 << 20)):
                 file.seek(offset)
                 file.write(random_bytes(512))
-    copied = vm_image.copy(source, target)
+    copied = image.copy_image(source, target)
     assert source.read_bytes() == target.read_bytes()
     assert copied < 8 << 20
 
@@ -168,17 +170,17 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
     (tmp_path / "modules.builtin").write_text("kernel/lib/built-in.ko\n")
     for name, needed in (("top", "mid_dle,built_in"), ("mid-dle", "low"), ("low", "")):
         (tmp_path / f"{name}.ko").write_bytes(b"\0license=GPL\0depends=" + needed.encode() + b"\0name=x\0")
-    kernel = vm_kernel.Kernel(tmp_path / "vmlinuz", tmp_path)
-    assert [*vm_kernel.load_order(kernel, ["top", "low"])] == ["low", "mid_dle", "top"]
+    kernel = guest_kernel.Kernel(tmp_path / "vmlinuz", tmp_path)
+    assert [*guest_kernel.load_order(kernel, ["top", "low"])] == ["low", "mid_dle", "top"]
     with pytest.raises(LookupError, match="no module other"):
-        vm_kernel.load_order(kernel, ["other"])
+        guest_kernel.load_order(kernel, ["other"])
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without QEMU and a kernel the exit status is 2, and the message says how to get them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(vm_kernel, "_in", lambda root: [])
+    monkeypatch.setattr(guest_kernel, "_in", lambda root: [])
     assert vm.main(["--cuts", "1"]) == vm.CANNOT_RUN
     said = capsys.readouterr().err
     assert "apt-get install qemu-system-x86" in said
@@ -214,7 +216,7 @@ def need_machine(filesystem: str) -> None:
     """Skip, or fail where all rigs are required, when the machine cannot be run here."""
     needs.require("linux-x86_64", "qemu-system-x86_64", f"mkfs.{filesystem}")
     if vm.missing(filesystem):
-        message = f"needs {vm_kernel.REMEDY}"
+        message = f"needs {guest_kernel.REMEDY}"
         if os.environ.get(needs.ALL_REQUIRED) == "1":
             pytest.fail(message)
         pytest.skip(message)
@@ -225,20 +227,20 @@ def test_what_is_kept_is_judged_again(
 ) -> None:
     """A device without a log is right before the first acknowledgement, and wrong after it, as often as it is replayed."""
     need_machine("ext4")
-    image = tmp_path / "empty.img"
-    vm_image.make(image, "ext4", nvdimm=False)
+    empty = tmp_path / "empty.img"
+    image.make_image(empty, "ext4", nvdimm=False)
     with boot(vm.prepare("virtio-blk", "ext4", SEED), shm_dir, print) as rig:
         monkeypatch.setattr(vm, "boot", lambda *_: nullcontext(rig))
         for name, ack, status in (("before", None, 0), ("after", (0, 3), vm.VIOLATION), ("after", (0, 3), vm.VIOLATION)):
             kept, directory = Kept("virtio-blk", "ext4", SEED, Cut(0, ack)), tmp_path / name
             if not directory.exists():
-                kept.save(directory, image)
+                kept.save(directory, empty)
             assert Kept.load(directory) == kept
             assert vm.main(["--replay", str(directory)]) == status
             said = capsys.readouterr().out
             assert ("nothing wrong" in said) == (status == 0)
             assert ("0.wal: its creation was acknowledged, and it is not there" in said) == (status != 0)
-            assert (directory / "cut.img").read_bytes() == image.read_bytes()
+            assert (directory / "cut.img").read_bytes() == empty.read_bytes()
 
 
 def test_replay_of_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

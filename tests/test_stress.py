@@ -31,8 +31,9 @@ from stressing.check import Contents, Look, compare, expect, shown  # noqa: E402
 from stressing.journal import Entries, Journal, Op, State  # noqa: E402
 from stressing.mutants import MUTANTS  # noqa: E402
 from stressing.payloads import STEP, Payloads, first_ticket, longest  # noqa: E402
-from stressing.processes import Child, Violation  # noqa: E402
+from stressing.processes import Child  # noqa: E402
 from stressing.resources import Sample  # noqa: E402
+from violation import Violation  # noqa: E402
 
 pytestmark = pytest.mark.rigs
 

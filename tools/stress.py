@@ -29,17 +29,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pmwal
 from benchmark import media
 from stressing import page
 from stressing.interrupt import Interruption
 from stressing.journal import LANES
 from stressing.mutants import MUTANTS
 from stressing.plan import Settings
-from stressing.processes import Violation
 from stressing.results import Results
 from stressing.supervisor import Supervisor
-
-import pmwal
+from violation import Violation
 
 USAGE = 2
 MEDIA = ("memory", "emulated-dax", "file", "dax")

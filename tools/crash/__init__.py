@@ -1,1 +1,1 @@
-"""Rigs that cut the power of real kernels and real instructions, and look at what pmwal makes of what is left."""
+"""The rigs that cut the power of real kernels and real instructions, and judge what pmwal recovers from what is left."""

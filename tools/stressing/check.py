@@ -22,7 +22,7 @@ import numpy as np
 from pmwal import Record
 from stressing.journal import STORES, Entries, Op, Opened, State
 from stressing.payloads import STEP, Payloads, life_of
-from stressing.processes import Violation
+from violation import Violation
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def expect(before: Contents, entries: Entries, opened: Opened | None, *, overwri
     """Follow the calls of a life from what the log held before it. A rollback under way has taken effect or not."""
     if opened is not None and (opened.first_seq, opened.next_seq) != (before.first_seq, before.next_seq):
         raise Violation(
-            "wrong-bounds",
             f"the writer found records {opened.first_seq} to {opened.next_seq - 1}; "
             f"a look at the log before it found {before.first_seq} to {before.next_seq - 1}",
+            "wrong-bounds",
         )
     rollbacks = entries[(entries["op"] == Op.ROLLBACK) & (entries["state"] != State.REFUSED)]
     returned = rollbacks[rollbacks["state"] == State.DONE]
@@ -148,7 +148,7 @@ def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, f
     kept = calls["first"] < cut
     if (after & kept).any():
         seq = int(calls["first"][after & kept][0])
-        raise Violation("wrong-order", f"record {seq} was appended after a rollback had returned {cut}")
+        raise Violation(f"record {seq} was appended after a rollback had returned {cut}", "wrong-order")
     earlier = kept | (calls["end_ns"] < rollback["start_ns"])
     _follow_stores(expected, calls[earlier], first_seq)
     _discard_from(expected, cut)
@@ -173,7 +173,7 @@ def _discard_from(expected: Expectation, cut: int) -> None:
 def _follow_end(expected: Expectation, next_seq: int, first_seq: int) -> None:
     """The end of a phase, where the log goes up to a number: every call has returned, so each record up to there is one's."""
     if next_seq < expected.next_seq:
-        raise Violation("wrong-order", f"record {expected.next_seq - 1} was returned, and then next_seq was {next_seq}")
+        raise Violation(f"record {expected.next_seq - 1} was returned, and then next_seq was {next_seq}", "wrong-order")
     owners = expected.owners
     expected.beside = [
         call
@@ -186,7 +186,7 @@ def _follow_end(expected: Expectation, next_seq: int, first_seq: int) -> None:
             owners[seq] = None
     expected.next_seq = next_seq
     if len(owners) != next_seq - first_seq:
-        raise Violation("wrong-order", f"numbers up to {next_seq - 1} were given out, and some of them to no call")
+        raise Violation(f"numbers up to {next_seq - 1} were given out, and some of them to no call", "wrong-order")
 
 
 def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> None:
@@ -198,22 +198,22 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
         late = np.flatnonzero(earliest_end[1:] < starts[:-1])
         if len(late):
             seq = int(calls["first"][late[0]])
-            raise Violation("wrong-order", f"record {seq} was appended after a call had returned that got a higher number")
+            raise Violation(f"record {seq} was appended after a call had returned that got a higher number", "wrong-order")
     owners = expected.owners
     size = len(owners)
     for ticket, count, first, last in zip(
         calls["ticket"].tolist(), calls["count"].tolist(), calls["first"].tolist(), calls["last"].tolist(), strict=True
     ):
         if last - first + 1 != count:
-            raise Violation("wrong-order", f"a call that stored {count} records was given numbers {first} to {last}")
+            raise Violation(f"a call that stored {count} records was given numbers {first} to {last}", "wrong-order")
         for place in range(count):
             owners[first + place] = ticket + place * STEP
         size += count
         if len(owners) != size:
-            raise Violation("wrong-order", f"two calls were given number {first}, or one between it and {last}")
+            raise Violation(f"two calls were given number {first}, or one between it and {last}", "wrong-order")
         expected.next_seq = max(expected.next_seq, last + 1)
     if len(calls) and int(calls["first"][0]) < first_seq:
-        raise Violation("wrong-order", f"a call was given number {int(calls['first'][0])}, before the first one {first_seq}")
+        raise Violation(f"a call was given number {int(calls['first'][0])}, before the first one {first_seq}", "wrong-order")
 
 
 def _follow_truncates(expected: Expectation, entries: Entries, first_seq: int) -> None:
@@ -240,19 +240,19 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
     _check_bounds(expected, look)
     if look.next_seq < expected.next_seq:
         seq = look.next_seq
-        raise Violation("missing-record", f"record {seq} is missing: {_account(expected, seq)}; the log ends before it")
+        raise Violation(f"record {seq} is missing: {_account(expected, seq)}; the log ends before it", "missing-record")
     waiting = expected.under_way + expected.beside
     tickets: list[int] = []
     left = 0  # records still due of the call that was under way
     for seq, record in zip(range(look.first_seq, look.next_seq), look.records, strict=True):
         if record.seq != seq:
-            raise Violation("wrong-order", f"record {record.seq} stands where {seq} is due")
+            raise Violation(f"record {record.seq} stands where {seq} is due", "wrong-order")
         if seq == expected.cut:
             left = 0
         ticket = expected.owners.get(seq)
         if left:
             if ticket is not None or not _is(record, tickets[-1] + STEP, payloads):
-                raise Violation("torn-batch", f"record {seq} should be one of a batch, {left} of which are missing")
+                raise Violation(f"record {seq} should be one of a batch, {left} of which are missing", "torn-batch")
             ticket, left = tickets[-1] + STEP, left - 1
         elif ticket is None:
             call, place = _find(waiting, record, payloads, oldest=seq == look.first_seq)
@@ -264,7 +264,7 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
             raise _other(record, ticket, expected, payloads)
         tickets.append(ticket)
     if left and look.next_seq != expected.cut:
-        raise Violation("torn-batch", f"the log ends at record {look.next_seq - 1}, {left} records before the end of its batch")
+        raise Violation(f"the log ends at record {look.next_seq - 1}, {left} records before the end of its batch", "torn-batch")
     return Contents(look.first_seq, tuple(tickets))
 
 
@@ -287,10 +287,10 @@ def _check_bounds(expected: Expectation, look: Look) -> None:
         return
     allowed = " or ".join(map(str, sorted({expected.first_min, *expected.first_others})))
     if not expected.overwrites or first < expected.first_min:
-        raise Violation("wrong-bounds", f"the log begins at record {first} and should begin at {allowed}")
+        raise Violation(f"the log begins at record {first} and should begin at {allowed}", "wrong-bounds")
     # Overwriting frees an eighth of the ring and less than a record more, for a call and a gap of less than a quarter together.
     if look.used < look.capacity // 2 and not expected.rolled_back:
-        raise Violation("wrong-bounds", f"the log begins at record {first}, not {allowed}: only {look.used} bytes are in use")
+        raise Violation(f"the log begins at record {first}, not {allowed}: only {look.used} bytes are in use", "wrong-bounds")
 
 
 def _account(expected: Expectation, seq: int) -> str:
@@ -308,13 +308,13 @@ def _other(record: Record, ticket: int, expected: Expectation, payloads: Payload
     account = _account(expected, record.seq)
     found = payloads.genuine(record.data)
     if found is not None and found != ticket:
-        return Violation("misplaced-record", f"record {record.seq} is another one that was stored ({found:#x}): {account}")
+        return Violation(f"record {record.seq} is another one that was stored ({found:#x}): {account}", "misplaced-record")
     due = payloads.of(ticket)
     at = next((i for i, (a, b) in enumerate(zip(due, record.data, strict=False)) if a != b), min(len(due), len(record.data)))
     return Violation(
-        "changed-record",
         f"record {record.seq} of {len(record.data)} bytes, kind {record.kind}, should have {len(due)} bytes, "
         f"kind {payloads.kind(ticket)}; the first difference is at byte {at}: {account}",
+        "changed-record",
     )
 
 
@@ -322,10 +322,10 @@ def _stranger(record: Record, expected: Expectation, payloads: Payloads) -> Viol
     """Why a record should not be there at all."""
     ticket = payloads.genuine(record.data)
     if ticket is None:
-        return Violation("foreign-record", f"record {record.seq} ({len(record.data)} bytes) was stored by no call under way")
+        return Violation(f"record {record.seq} ({len(record.data)} bytes) was stored by no call under way", "foreign-record")
     of_this_life = life_of(ticket) in map(life_of, expected.issued)
     known = "was given up or refused, or is another part of a call" if of_this_life else "is from before this life"
-    return Violation("resurrected-record", f"record {record.seq} came back: its call {known} (ticket {ticket:#x})")
+    return Violation(f"record {record.seq} came back: its call {known} (ticket {ticket:#x})", "resurrected-record")
 
 
 def shown(sightings: Sequence[tuple[int, int]], expected: Expectation, now: Contents) -> None:
@@ -334,6 +334,6 @@ def shown(sightings: Sequence[tuple[int, int]], expected: Expectation, now: Cont
         if (seq, ticket) in expected.discarded or ticket in expected.exposed:
             continue
         if seq >= now.next_seq:
-            raise Violation("ghost-of-a-reader", f"a reader was shown record {seq}; the log ends at {now.next_seq - 1}")
+            raise Violation(f"a reader was shown record {seq}; the log ends at {now.next_seq - 1}", "ghost-of-a-reader")
         if seq >= now.first_seq and now.tickets[seq - now.first_seq] != ticket:
-            raise Violation("ghost-of-a-reader", f"a reader was shown another record {seq} than the one that is there")
+            raise Violation(f"a reader was shown another record {seq} than the one that is there", "ghost-of-a-reader")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pmwal
 from stressing.plan import LifePlan
-from stressing.processes import Violation
+from violation import Violation
 
 BUSY_SECONDS = 0.3, 0.6  # at least and at most, of a life that a kill is to end in the middle of calls
 FEW = 12  # records that a log needs for a mistake in it to be made
@@ -113,4 +113,4 @@ def after_kill(plan: LifePlan) -> None:
         try:
             change(plan.log.path)
         except pmwal.PmwalError as error:
-            raise Violation("unexpected-error", f"the mutant cannot change the log: {error}") from error
+            raise Violation(f"the mutant cannot change the log: {error}", "unexpected-error") from error

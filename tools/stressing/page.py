@@ -13,7 +13,6 @@ from typing import Any
 
 from benchmark.charts import COLOURS, MARKS
 from benchmark.stats import time_text
-
 from stressing.results import growth_text
 
 CALLS_MIN = 200  # of a piece of the run, for a percentile that high

@@ -17,20 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from stressing.interrupt import SIGNALS
+from violation import Violation
 
 FAILED = 70  # exit status of a process that has left a report
 PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging
 
 _FORK = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class Violation(Exception):
-    """Something that must not happen has happened. ``kind`` is one word for it."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Child:
@@ -68,7 +61,7 @@ class Child:
         """Wait until it has ended by itself."""
         self._process.join(PATIENCE)
         if self.running:
-            raise Violation("hanging", f"{self.name} has not ended for {PATIENCE:g} s after it should have")
+            raise Violation(f"{self.name} has not ended for {PATIENCE:g} s after it should have", "hanging")
 
     def kill(self) -> bool:
         """SIGKILL; whether that is what it died of."""
@@ -92,7 +85,7 @@ class Child:
         if code == FAILED:
             with contextlib.suppress(OSError, ValueError):
                 report = json.loads(self._report.read_text())
-                raise Violation(report["kind"], f"{self.name}: {report['message']}")
+                raise Violation(f"{self.name}: {report['message']}", report["kind"])
         assert code is not None
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        raise Violation("unexpected-end", f"{self.name} ended by {how} and left no report")
+        raise Violation(f"{self.name} ended by {how} and left no report", "unexpected-end")

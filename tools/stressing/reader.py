@@ -14,7 +14,7 @@ from pathlib import Path
 import pmwal
 from stressing.payloads import TICKETED, Payloads
 from stressing.plan import log_path
-from stressing.processes import Violation
+from violation import Violation
 
 SIGHTINGS = 512
 VERIFY_SHARE = 0.05  # of looks
@@ -99,7 +99,7 @@ class _Eye:
             due = start
             for record in islice(reader.read(start), 100):
                 if record.seq != due:
-                    raise Violation("wrong-order", f"a reader was shown record {record.seq} where {due} was due")
+                    raise Violation(f"a reader was shown record {record.seq} where {due} was due", "wrong-order")
                 due += 1
                 ticket = self._ticket(record)
                 if ticket is not None:
@@ -120,13 +120,13 @@ class _Eye:
         with contextlib.suppress(IndexError):
             record = reader[seq]
             if record.seq != seq:
-                raise Violation("wrong-order", f"a reader that asked for record {seq} was shown {record.seq}")
+                raise Violation(f"a reader that asked for record {seq} was shown {record.seq}", "wrong-order")
             self._ticket(record)
         if self._rng.random() < VERIFY_SHARE:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile, when the run goes on with another log
                 report = pmwal.verify(reader.path)
                 if report.outcome == "corrupt":
-                    raise Violation("corrupt-log", f"verify, beside the writer: {report.case}: {report.reason}")
+                    raise Violation(f"verify, beside the writer: {report.case}: {report.reason}", "corrupt-log")
 
     def _ticket(self, record: pmwal.Record) -> int | None:
         data = record.data
@@ -136,7 +136,7 @@ class _Eye:
             data = data[:-1] + bytes([data[-1] ^ 1])
         ticket = self._payloads.genuine(data)
         if ticket is None:
-            raise Violation("changed-record", f"record {record.seq}, shown to a reader, is not what any call stored")
+            raise Violation(f"record {record.seq}, shown to a reader, is not what any call stored", "changed-record")
         return ticket
 
 

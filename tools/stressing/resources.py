@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stressing.processes import Violation
+from violation import Violation
 
 WARM_UP = 0.25  # of the time of a process, that is not judged
 SAMPLES_MIN = 8
@@ -99,4 +99,4 @@ def check(found: dict[str, dict[str, float | None]]) -> None:
         for what, rise in values.items():
             if rise is not None and rise > GROWTH_MAX[what]:
                 message = f"{name}: {what} grew by {rise:.0f} over the run; {GROWTH_MAX[what]} is tolerated"
-                raise Violation(f"leak-of-{what}", message)
+                raise Violation(message, f"leak-of-{what}")

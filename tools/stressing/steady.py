@@ -14,7 +14,7 @@ from pathlib import Path
 import pmwal
 from pmwal.storage.mapping import Mapping
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
-from stressing.processes import Violation
+from violation import Violation
 
 CAPACITY = 1 << 20
 CALLS = 60  # between an open and the next
@@ -57,7 +57,7 @@ def live_long(path: Path, medium: str, engine: str, payloads: Payloads, mutant: 
                 for record in reader.read(max(reader.first_seq, wal.next_seq - 100)):
                     found = payloads.genuine(record.data)
                     if record.kind != kind or (found is None and len(record.data) >= TICKETED):
-                        raise Violation("changed-record", f"record {record.seq} of the steady log is not what was stored")
+                        raise Violation(f"record {record.seq} of the steady log is not what was stored", "changed-record")
                     assert found is None or life_of(found) == _LIFE
         time.sleep(0.02)
 

@@ -19,8 +19,9 @@ from stressing.interrupt import Interruption
 from stressing.journal import Journal, Op, Progress, State
 from stressing.payloads import Payloads
 from stressing.plan import LifePlan, LogPlan, Settings, lives
-from stressing.processes import Child, Violation
+from stressing.processes import Child
 from stressing.results import Results
+from violation import Violation
 
 POLL_SECONDS = 0.01
 SAMPLE_SECONDS = 0.25
@@ -127,7 +128,7 @@ class Supervisor:
             child.check()
             return self._check(plan, before, killed)
         except Violation as violation:
-            raise Violation(violation.kind, f"{plan}: {violation}") from violation
+            raise Violation(f"{plan}: {violation}", violation.kind) from violation
 
     def _look_around(self) -> None:
         """Take samples, and see that the others are well."""
@@ -142,7 +143,7 @@ class Supervisor:
     def _check(self, plan: LifePlan, before: Contents | None, killed: bool) -> Contents | None:
         progress, entries = self._journal.progress, self._journal.entries()
         if not killed and progress != Progress.CLOSED:
-            raise Violation("unexpected-end", "the writer ended by itself, and not after a close")
+            raise Violation("the writer ended by itself, and not after a close", "unexpected-end")
         self._count(plan, killed, progress)
         self._results.count_calls(entries, plan.engine, self._start_ns)
         if before is None and progress == Progress.NOTHING and not plan.log.path.exists():
@@ -177,10 +178,10 @@ class Supervisor:
                 report = log.recovery
                 look = Look(log.first_seq, log.committed_seq + 1, list(log), log.stats().used, log.capacity)
         except (pmwal.PmwalError, OSError) as error:
-            raise Violation("corrupt-log", f"{type(error).__name__}: {error}") from error
+            raise Violation(f"{type(error).__name__}: {error}", "corrupt-log") from error
         self._results.cases[report.case] += 1
         if closed and report.case != "R1":
-            raise Violation("unclean", f"the log was closed, and a look at it says {report.case}: {report.reason}")
+            raise Violation(f"the log was closed, and a look at it says {report.case}: {report.reason}", "unclean")
         return look
 
     def _recover(self, plan: LifePlan, look: Look) -> None:
@@ -193,10 +194,10 @@ class Supervisor:
                 records, scanned = list(log), log.recovery.bytes_scanned
         except (pmwal.PmwalError, OSError) as error:
             message = f"recovery, after a look that found no fault: {type(error).__name__}: {error}"
-            raise Violation("corrupt-log", message) from error
+            raise Violation(message, "corrupt-log") from error
         self._results.recoveries.append((self._now, took, scanned, plan.engine))
         if records != look.records:
-            raise Violation("missing-record", f"recovery kept {len(records)} records; a look before it found {len(look.records)}")
+            raise Violation(f"recovery kept {len(records)} records; a look before it found {len(look.records)}", "missing-record")
 
     def _repair(self, plan: LifePlan, look: Look) -> None:
         """A repair leaves what a kill has left alone, and keeps every record of a copy in which a superblock is damaged."""
@@ -208,13 +209,13 @@ class Supervisor:
             with pmwal.open(copy, "r") as log:
                 records = list(log)
         except (pmwal.PmwalError, OSError) as error:
-            raise Violation("bad-repair", f"repair of a log in which a look found no fault: {error}") from error
+            raise Violation(f"repair of a log in which a look found no fault: {error}", "bad-repair") from error
         copy.unlink()
         Path(copied.backup).unlink()
         if report.backup or path.read_bytes() != content:
-            raise Violation("bad-repair", f"the log needs none, and was changed: {'; '.join(report.actions)}")
+            raise Violation(f"the log needs none, and was changed: {'; '.join(report.actions)}", "bad-repair")
         if records != look.records:
-            raise Violation("bad-repair", f"of {len(look.records)} records it kept {len(records)}: {'; '.join(copied.actions)}")
+            raise Violation(f"of {len(look.records)} records it kept {len(records)}: {'; '.join(copied.actions)}", "bad-repair")
 
     def _kill_reader(self) -> None:
         number = self._rng.randrange(1, self._settings.readers)

@@ -14,7 +14,7 @@ import pmwal
 from stressing.journal import Journal, Op, Opened
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
-from stressing.processes import Violation
+from violation import Violation
 
 WAIT_SECONDS = 20.0  # for space, with on_full="wait"
 SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet
@@ -234,7 +234,7 @@ class Worker:
             through = self._wal.commit()
             self._lane.done(through)
             if self._stands and through < self._last:
-                raise Violation("commit-too-early", f"commit() returned {through} after record {self._last} was stored")
+                raise Violation(f"commit() returned {through} after record {self._last} was stored", "commit-too-early")
 
     def wait(self) -> None:
         """Wait for the last record of this thread. It is there, so the timeout is none: that is for a record to come."""
@@ -244,7 +244,7 @@ class Worker:
                 durable = self._wal.wait_durable(self._last, timeout=_PAUSE)
                 self._lane.done()
                 if not durable and self._stands:
-                    raise Violation("commit-too-early", f"wait_durable({self._last}) gave up, and the record is there")
+                    raise Violation(f"wait_durable({self._last}) gave up, and the record is there", "commit-too-early")
 
     @property
     def _stands(self) -> bool:
@@ -268,7 +268,7 @@ class Worker:
                 return
             self._lane.done(found)
             if found < before:
-                raise Violation("wrong-bounds", f"truncate(before={before}) returned {found}")
+                raise Violation(f"truncate(before={before}) returned {found}", "wrong-bounds")
 
     def rollback(self) -> None:
         """Discard some of the newest records, alone or beside calls of other threads; at last see how far the log goes."""
@@ -286,7 +286,7 @@ class Worker:
             else:
                 self._lane.done(found)
                 if found != after + 1:
-                    raise Violation("wrong-bounds", f"rollback(after={after}) returned {found}")
+                    raise Violation(f"rollback(after={after}) returned {found}", "wrong-bounds")
                 if self._plan.mutant == "repeated-rollback":
                     time.sleep(_PAUSE)
                     with contextlib.suppress(ValueError):
@@ -305,10 +305,10 @@ class Worker:
         try:
             for record in self._wal.read(start, start + 20):
                 if record.seq != due:
-                    raise Violation("wrong-order", f"read() gave record {record.seq} where {due} was due")
+                    raise Violation(f"read() gave record {record.seq} where {due} was due", "wrong-order")
                 due += 1
                 if len(record.data) >= TICKETED and self._payloads.genuine(record.data) is None:
-                    raise Violation("changed-record", f"record {record.seq}, read by its writer, is not what any call stored")
+                    raise Violation(f"record {record.seq}, read by its writer, is not what any call stored", "changed-record")
         except pmwal.Overrun:
             pass
 
@@ -318,9 +318,9 @@ class Worker:
         with contextlib.suppress(IndexError, pmwal.Overrun):
             record = self._wal[seq]
             if record.seq != seq:
-                raise Violation("wrong-order", f"wal[{seq}] gave record {record.seq}")
+                raise Violation(f"wal[{seq}] gave record {record.seq}", "wrong-order")
             if len(record.data) >= TICKETED and self._payloads.genuine(record.data) is None:
-                raise Violation("changed-record", f"record {seq}, looked up by its writer, is not what any call stored")
+                raise Violation(f"record {seq}, looked up by its writer, is not what any call stored", "changed-record")
 
     def open_again(self) -> None:
         """A second writer is refused, and the first goes on."""
@@ -328,9 +328,9 @@ class Worker:
             pmwal.open(self._plan.log.path, "r+").close()
         except pmwal.WalLocked as error:
             if error.pid != os.getpid():
-                raise Violation("wrong-owner", f"WalLocked names process {error.pid}; the writer is {os.getpid()}") from error
+                raise Violation(f"WalLocked names process {error.pid}; the writer is {os.getpid()}", "wrong-owner") from error
         else:
-            raise Violation("two-writers", "the log was opened for writing a second time")
+            raise Violation("the log was opened for writing a second time", "two-writers")
 
 
 WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (

@@ -1,0 +1,182 @@
+"""A run of the program under test on a disk whose writes are logged: several lives, and power cuts between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+from crash.disk import preload
+from crash.disk.logdisk import SECTOR
+from crash.disk.program import Settings
+from crash.disk.storage import StorageError, logged
+from crash.disk.writelog import Cut, Entry, copy_file, cut_off, parse, sample, save
+from crash.process import die_with_parent
+
+PROGRAM = Path(__file__).with_name("program.py")
+NOTES_MAX = 4096
+PATIENCE = 60.0
+"""Seconds after which a life of the program is taken for hanging."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one recording is of; with the same plan the program makes the same calls, but for the order of its threads."""
+
+    rig: str
+    seed: int
+    engine: str
+    ordering: str
+    control: str | None
+    states: int
+    size: int  # of the ring
+    control_size: int  # of the slots' region
+    filesystem: str = ""
+    lives: int = 3
+    operations: int = 60  # of each life
+
+    def __str__(self) -> str:
+        control = f"control {self.control}" if self.control else ""
+        ring = f"ring {self.size >> 10} KiB, slots {self.control_size >> 10} KiB"
+        return ", ".join(filter(None, (self.filesystem, self.engine, self.ordering, ring, f"seed {self.seed}", control)))
+
+
+@dataclass
+class Recording:
+    """A disk before a run, and the log of the run, in a directory; the notes lie behind the first ``limit`` bytes."""
+
+    plan: Plan
+    directory: Path
+    limit: int
+    unit: int = SECTOR  # what the disk writes wholly or not at all
+
+    @property
+    def initial(self) -> Path:
+        """The disk before the run."""
+        return self.directory / "initial.img"
+
+    @property
+    def log(self) -> Path:
+        """The log of its writes."""
+        return self.directory / "writes.log"
+
+    @property
+    def state(self) -> Path:
+        """The state that is looked at."""
+        return self.directory / "state.img"
+
+    def keep(self, directory: Path, cut: Cut) -> None:
+        """Keep it with the cut at which something is wrong."""
+        directory.mkdir(parents=True)
+        for path in (self.initial, self.log, self.state):
+            subprocess.run(["cp", "--sparse=always", path, directory], check=True)
+        facts = {"plan": asdict(self.plan), "limit": self.limit, "unit": self.unit, "cut": cut._asdict()}
+        (directory / "recording.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+Attach = Callable[[Recording, Path], contextlib.AbstractContextManager[Path]]
+"""The path of the log on a disk, for a block."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recording gave."""
+
+    recording: Recording
+    entries: list[Entry]
+    cuts: list[Cut]  # those whose states the program itself went on with
+    failure: StorageError | None  # it could not go on
+
+
+def record(recording: Recording, attach: Attach, *, repairs: bool) -> Run:
+    """Let the program live all its lives.
+
+    A life that is killed leaves the kernel's cache to the next one. Between two of them the power is cut: the next life finds
+    one of the states that this may leave, and its recovery is logged like all else. A control has no such cut, because the
+    program might not survive what the control broke.
+    """
+    plan, directory, limit = recording.plan, recording.directory, recording.limit
+    random = Random(f"{plan.seed}/power")
+    lives = list(range(plan.lives))
+    split = 0 if plan.control else random.randrange(1, plan.lives)
+    disk, image, log = directory / "disk", directory / "disk.img", directory / "part.log"
+    environment = _environment(plan, directory)
+    entries: list[Entry] = []
+    cuts: list[Cut] = []
+    failure = None
+    for part in filter(None, (lives[:split], lives[split:])):
+        if entries:
+            cut = random.choice(sample(entries, limit, random, 20)[10:])  # of the later ones, which have more to lose
+            entries = cut_off(entries, cut, limit, recording.unit)
+            cuts.append(Cut(len(entries), len(entries), "flushed", 0))
+            image.unlink()
+            log.unlink()
+        _make_image(recording, entries, image)
+        notes = sum(entry.offset >= limit for entry in entries)
+        with logged(image, log, disk), attach(recording, disk) as path:
+            for life in part:
+                settings = Settings(
+                    path=str(path),
+                    notes=str(disk),
+                    notes_at=limit,
+                    first_note=notes,
+                    seed=plan.seed,
+                    life=life,
+                    last_life=life == plan.lives - 1,
+                    operations=plan.operations,
+                    ordering=plan.ordering,
+                    size=plan.size,
+                    control_size=plan.control_size,
+                    repairs=repairs,
+                    acknowledges_early=plan.control == "early-ack",
+                )
+                try:
+                    notes = _live(settings, environment)
+                except StorageError as error:
+                    failure = error
+                    break
+        entries += parse(log)
+        if failure:
+            break
+    save(entries, recording.log)
+    return Run(recording, entries, cuts, failure)
+
+
+def _environment(plan: Plan, directory: Path) -> dict[str, str]:
+    environment = {**os.environ, "PMWAL_ENGINE": plan.engine}
+    if plan.control in ("no-sync", "sync-file-range"):
+        environment["LD_PRELOAD"] = str(preload.build(plan.control, directory))
+    return environment
+
+
+def _make_image(recording: Recording, entries: list[Entry], image: Path) -> None:
+    """The disk with these entries on it."""
+    copy_file(recording.initial, image)
+    with image.open("r+b", buffering=0) as file:
+        for entry in entries:
+            os.pwrite(file.fileno(), entry.data, entry.offset)
+
+
+def _live(settings: Settings, environment: dict[str, str]) -> int:
+    """One life of the program, in a process of its own; how many notes there are then."""
+    command = [sys.executable, str(PROGRAM), settings.dump()]
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        preexec_fn=die_with_parent,
+    )
+    if done.returncode != (0 if settings.last_life else -signal.SIGKILL):
+        said = f"{done.stdout}{done.stderr}"
+        raise StorageError(f"life {settings.life} of the program ended with {done.returncode}:\n{said}")
+    return int(done.stdout)

@@ -1,0 +1,89 @@
+"""The traced program: it opens a log through the native engine and makes the calls of a seed, each between two markers.
+
+    child.py LOG BASE MAPS PACKAGE ORDERING SEED
+
+Before the first call it fills the log and copies it to BASE, and to MAPS what is mapped where. The engine has to come from the
+directory PACKAGE. It runs until it is killed, and under nothing but the tracer: elsewhere its markers would end it.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started with -P: this directory is not on the path
+
+import pmwal
+from crash.stepper.plan import CAPACITY, CONTROL_SIZE, Call, calls, filling, overwrites
+from pmwal.native import native
+from pmwal.storage.seam import SYSTEM
+
+
+def prepared(wal: pmwal.Wal, call: Call) -> tuple[Callable[[], Any], Any]:
+    """A call with its arguments made up, and what it must return."""
+    payloads = [data for _, _, data in call.records]
+    kind = call.records[0][1] if call.records else 0
+    if call.name == "append":
+        return partial(wal.append, payloads[0], kind=kind), call.seq
+    if call.name == "store":
+        return partial(wal.append, payloads[0], kind=kind, commit=False), call.seq
+    last = call.seq + len(payloads) - 1
+    if call.name == "extend":
+        return partial(wal.extend, payloads, kind=kind), (call.seq, last)
+    if call.name == "batch":
+        return partial(batch, wal, payloads, kind), (call.seq, last)
+    if call.name == "reserve":
+        return partial(reserve, wal, payloads[0], kind), call.seq
+    if call.name == "commit":
+        return wal.commit, call.seq
+    if call.name == "rollback":
+        return partial(wal.rollback, after=call.seq - 1), call.seq
+    return partial(wal.truncate, before=call.seq), call.seq
+
+
+def batch(wal: pmwal.Wal, payloads: list[bytes], kind: int) -> tuple[int, int]:
+    """``extend`` by another way."""
+    with wal.batch() as staged:
+        for payload in payloads:
+            staged.append(payload, kind=kind)
+    return staged.first, staged.last
+
+
+def reserve(wal: pmwal.Wal, payload: bytes, kind: int) -> int:
+    """``append`` by another way."""
+    reservation = wal.reserve(len(payload), kind=kind)
+    with reservation as view:
+        view[:] = payload
+    return reservation.seq
+
+
+def main() -> None:
+    """Open the log, then call, bracket, check."""
+    log, base, maps, package, ordering, seed = sys.argv[1:]
+    SYSTEM.control_size = CONTROL_SIZE  # still the very object by which the native engine knows that it may store by itself
+    on_full = "overwrite" if overwrites(int(seed)) else "raise"
+    wal = pmwal.open(log, "x", size=CAPACITY, medium="emulated-dax", ordering=ordering, on_full=on_full)
+    if native is None or not Path(native.__file__).is_relative_to(package):
+        sys.exit(f"the native engine is not that of {package}")
+    prepared(wal, filling())[0]()
+    gc.disable()  # a collection in a call would only be stepped through
+    mark = signal.raise_signal
+    shutil.copyfile("/proc/self/maps", maps)
+    shutil.copyfile(log, base)
+    for call in calls(int(seed)):
+        function, expected = prepared(wal, call)
+        mark(signal.SIGUSR1)
+        answer = function()
+        mark(signal.SIGUSR2)
+        if answer != expected:
+            sys.exit(f"{call}: it returned {answer!r}, not {expected!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""One run: step the program, follow the memory, judge every state that it may leave."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from crash.stepper.judge import Judge, Verdict, remembered_slots
+from crash.stepper.lines import Memory, State
+from crash.stepper.plan import Call, History, calls, filling
+from crash.stepper.trace import HERE, Lost, TraceEvent, What, traced
+from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
+from violation import Violation
+
+MEDIUM = "emulated-dax"
+OPEN_EVERY = 100  # states judged on their bytes for each that is also opened
+_LINES_TOLD = 6
+_TUNABLES = "glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000"
+"""Large copies go by vectors: a string instruction is one step for each of its bytes, and most copy what is no part of the log."""
+
+
+@dataclass
+class Counts:
+    """What a run did."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    instructions: int = 0
+    events: dict[What, int] = field(default_factory=lambda: dict.fromkeys(What, 0))
+    states: int = 0
+    distinct: int = 0
+    opened: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """As it is printed."""
+        stores = self.events[What.STORED] + self.events[What.STREAMED]
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.calls.items()))
+        return (
+            f"{self.calls.total()} calls ({kinds}), "
+            f"{self.instructions} instructions, {stores} stores ({self.events[What.STREAMED]} streamed), "
+            f"{self.events[What.WRITTEN_BACK]} write-backs, {self.events[What.FENCED]} fences; "
+            f"{self.states} states, {self.distinct} distinct, {self.opened} of them opened; "
+            f"{self.seconds:.1f} seconds, {self.states / max(self.seconds, 1e-9):.0f} states/s"
+        )
+
+
+class Run:
+    """Follows one traced program. ``package`` is the directory from which it imports pmwal."""
+
+    def __init__(self, work: Path, ordering: str, seed: int, package: Path) -> None:
+        self.counts = Counts()
+        self.log = work / "stepped.wal"
+        self.base = work / "base.wal"
+        self.maps = work / "maps"
+        self._scratch = work / "opened.wal"
+        self._package = package
+        self._ordering = ordering
+        self._seed = seed
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(package),
+            "PYTHONHASHSEED": "0",
+            "PMWAL_ENGINE": "native",
+            "OPENBLAS_NUM_THREADS": "1",  # numpy's library starts threads when it is loaded
+            "GLIBC_TUNABLES": _TUNABLES,
+        }
+        self._rng = Random(seed)
+        self._history = History()
+        self._known: dict[int, Verdict] = {}
+
+    def until(self, tracer: Path, distinct: int) -> None:
+        """Go on until so many distinct states were checked, and to the end of the call under way; ``Violation`` ends it."""
+        arguments = [str(self.log), str(self.base), str(self.maps), str(self._package), self._ordering, str(self._seed)]
+        command = [sys.executable, "-P", str(HERE / "child.py"), *arguments]
+        plan = calls(self._seed)
+        started = time.perf_counter()
+        try:
+            with traced(tracer, self.log, command, self._environment) as events, remembered_slots():
+                for event in events:
+                    self._count(event)
+                    if event.what is What.CALL_BEGINS:
+                        call = next(plan)
+                        self._begin(call)
+                    elif event.what is What.CALL_RETURNS:
+                        self._history.finish(call)
+                        self._check_all(call, event)
+                        self.counts.calls["overwrite" if call.frees else call.name] += 1
+                        if self.counts.distinct >= distinct:
+                            return
+                    else:
+                        self._step(call, event)
+            raise Lost("the traced program ended by itself")
+        finally:
+            self.counts.seconds = time.perf_counter() - started
+
+    def _count(self, event: TraceEvent) -> None:
+        self.counts.events[event.what] += 1
+        self.counts.instructions = event.step
+
+    def _begin(self, call: Call) -> None:
+        if not self.counts.calls.total():
+            image = self.base.read_bytes()
+            self._memory = Memory(image, range(LIVE_OFFSET, LIVE_OFFSET + PAGE))
+            self._judge = Judge(image, MEDIUM, self._scratch)
+            self._history.begin(filling())
+            self._history.finish(filling())
+        self._history.begin(call)
+
+    def _step(self, call: Call, event: TraceEvent) -> None:
+        if event.what is What.FENCED:
+            self._check_all(call, event)  # the most that may be lost at a time
+        new = self._memory.take(event)
+        if new:
+            for state in self._memory.states_with(self._rng, event.offset, new):
+                self._check(state, call, event)
+
+    def _check_all(self, call: Call, event: TraceEvent) -> None:
+        for state in self._memory.states(self._rng):
+            self._check(state, call, event)
+
+    def _check(self, state: State, call: Call, event: TraceEvent) -> None:
+        self.counts.states += 1
+        key = self._memory.key_of(state)
+        verdict = self._known.get(key)
+        if verdict is None:
+            self.counts.distinct += 1
+            image = self._memory.image(state)
+            verdict = self._known[key] = self._judge.judged(image)
+            if self.counts.distinct % OPEN_EVERY == 0:
+                self.counts.opened += 1
+                opened = self._judge.opened(image)
+                if opened != verdict and not verdict.corrupt:
+                    self._violated(f"judged {verdict.case}, opened {opened.case}: {opened.reason}", state, call, event)
+        if verdict.corrupt:
+            self._violated(f"corrupt ({verdict.case}): {verdict.reason}", state, call, event)
+        problem = self._history.problem(verdict.first, verdict.records)
+        if problem is not None:
+            self._violated(problem, state, call, event)
+
+    def _violated(self, problem: str, state: State, call: Call, event: TraceEvent) -> None:
+        lines = self._memory.lines
+        lost = [offset for offset, line in lines.items() if state.get(offset, line.base) != line.newest]
+        told = [f"{self._place(offset)} ({lines[offset].waits_for})" for offset in lost[:_LINES_TOLD]]
+        if len(lost) > len(told):
+            told.append(f"{len(lost) - len(told)} more")
+        doing = event.what.name.lower().replace("_", " ")
+        if event.what in (What.STORED, What.STREAMED, What.WRITTEN_BACK):
+            doing += f" {self._place(event.offset)}"
+        where = f"call {call.number} ({call}), instruction {event.step} at {self._where(event.rip)}: {doing}"
+        gone = ", ".join(told) or "nothing that was stored"
+        raise Violation(f"{problem}\n  in {where}\n  acknowledged: {self._history.acknowledged}; lost in whole or in part: {gone}")
+
+    def _place(self, offset: int) -> str:
+        """An offset of the file in words."""
+        block = self._judge.block
+        if offset >= block.ring_offset:
+            return f"ring+{offset - block.ring_offset:#x}"
+        return f"slot {(offset - CONTROL_OFFSET) // LINE}" if offset >= CONTROL_OFFSET else f"file+{offset:#x}"
+
+    def _where(self, rip: int) -> str:
+        """An address of the program as file and offset, for ``addr2line -f -e``."""
+        for line in self.maps.read_text().splitlines():
+            addresses, _, start, *_, name = line.split(maxsplit=5)
+            first, last = (int(address, 16) for address in addresses.split("-"))
+            if first <= rip < last:
+                return f"{name.strip()}+{rip - first + int(start, 16):#x}"
+        return f"{rip:#x}"

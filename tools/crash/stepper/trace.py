@@ -1,0 +1,100 @@
+"""Compiles and runs ``trace.c``: the events of a program that is single-stepped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from pmwal.format.layout import LINE
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "trace.c"
+REFUSED = 101  # the tracer's exit status where ptrace(2) is not allowed
+
+
+class CannotRun(Exception):
+    """This machine does not have or does not allow what the rig needs."""
+
+
+class Lost(Exception):
+    """The rig itself failed: something was not built, or the traced program did what cannot be followed."""
+
+
+class What(IntEnum):
+    """What an event is; the order is that of ``enum what``."""
+
+    CALL_BEGINS = 0
+    CALL_RETURNS = 1
+    STORED = 2
+    STREAMED = 3
+    WRITTEN_BACK = 4
+    FENCED = 5
+
+
+class TraceEvent(NamedTuple):
+    """What one instruction did to one line of the file; see ``struct event``."""
+
+    what: What
+    unordered: bool
+    step: int
+    rip: int
+    offset: int
+    mask: int
+    data: int
+
+
+_EVENT = struct.Struct(f"<IIQQQ{LINE}s{LINE}s")
+_WHAT = tuple(What)
+
+
+def compiled(directory: Path) -> Path:
+    """The tracer, compiled into this directory."""
+    program = directory / "trace"
+    compiler = os.environ.get("CC") or shutil.which("gcc") or "cc"
+    command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", str(program)]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise CannotRun(f"{compiler} is missing: apt-get install gcc") from error
+    if made.returncode:
+        raise Lost(f"{' '.join(command)}\n{made.stderr}")
+    return program
+
+
+@contextlib.contextmanager
+def traced(tracer: Path, file: Path, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Iterator[TraceEvent]]:
+    """The events of a program that maps ``file``, as they happen. It is ended when the block is left."""
+    process = subprocess.Popen(
+        [str(tracer), str(file), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        bufsize=1 << 20,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        yield _events(process.stdout, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _events(stream: IO[bytes], process: subprocess.Popen[bytes]) -> Iterator[TraceEvent]:
+    while len(raw := stream.read(_EVENT.size)) == _EVENT.size:
+        what, unordered, step, rip, offset, mask, data = _EVENT.unpack(raw)
+        line = int.from_bytes(mask, "little"), int.from_bytes(data, "little")
+        yield TraceEvent(_WHAT[what], bool(unordered), step, rip, offset, *line)
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace").strip()
+    if process.wait() == REFUSED:
+        raise CannotRun(said)
+    if process.returncode:
+        raise Lost(f"the traced program ended with status {process.returncode}: {said}")

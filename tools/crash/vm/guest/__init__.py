@@ -1,0 +1,1 @@
+"""What runs in the guest. The host imports ``workload`` too, to know what the guest was doing."""

@@ -1,0 +1,139 @@
+"""The first process of the guest: mounts, loads kernel modules, and does what the host says over a virtio port.
+
+A request and its answer are lines of JSON. "look" mounts the device and says what pmwal takes it for, "write" writes until the
+power goes, "examine" mounts the device, examines what is there, and unmounts it again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import select
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crash.vm.guest import examiner, writer
+
+MODULES = Path("/modules")
+MOUNT_POINT = Path("/mnt")
+PATIENCE = 20.0
+_FINIT_MODULE = 313  # x86-64
+T = TypeVar("T")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    """``OSError`` when a call of the C library failed."""
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: Path, kind: str, options: str = "") -> None:
+    """mount(2)."""
+    target.mkdir(exist_ok=True)
+    check(_LIBC.mount(source.encode(), bytes(target), kind.encode(), 0, options.encode()), f"mount {source} ({kind} {options})")
+
+
+def unmount(target: Path) -> None:
+    """umount(2)."""
+    check(_LIBC.umount2(bytes(target), 0), f"umount {target}")
+
+
+def load_modules(names: list[str]) -> None:
+    """Load these kernel modules in this order; one that is loaded already is left alone."""
+    for name in names:
+        if not Path("/sys/module", name).exists():
+            with (MODULES / f"{name}.ko").open("rb") as file:
+                check(_LIBC.syscall(_FINIT_MODULE, file.fileno(), b"", 0), f"load {name}")
+
+
+def wait_for(find: Callable[[], T | None], what: str) -> T:
+    """What a driver brings, when it is there."""
+    end = time.monotonic() + PATIENCE
+    while (found := find()) is None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} does not appear")
+        time.sleep(0.01)
+    return found
+
+
+def open_port(name: str, flags: int) -> int:
+    """The virtio port that the host gave this name."""
+
+    def find() -> str | None:
+        for path in Path("/sys/class/virtio-ports").glob("*/name"):
+            if path.read_text().strip() == name:
+                return path.parent.name
+        return None
+
+    return os.open(f"/dev/{wait_for(find, f'port {name}')}", flags)
+
+
+def acknowledge(port: int, number: int, step: int) -> None:
+    """The line is in the host's file when this returns.
+
+    write(2) returns when the line is in the port's queue. The port can be written to again when the host has taken it out, which
+    QEMU does after it has written it to the file.
+    """
+    line = f"{number} {step}\n".encode()
+    if os.write(port, line) != len(line):
+        raise OSError("an acknowledgement was cut short")
+    select.select([], [port], [])
+
+
+class Disk:
+    """The device under test and its file system."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.device = Path("/dev", request["device"])
+        self.filesystem: str = request["filesystem"]
+        self.options: str = request["options"]
+
+        load_modules(request["modules"])
+
+    def __enter__(self) -> Path:
+        wait_for(lambda: self.device.exists() or None, str(self.device))
+        mount(str(self.device), MOUNT_POINT, self.filesystem, self.options)
+        return MOUNT_POINT
+
+    def __exit__(self, *exc: object) -> None:
+        unmount(MOUNT_POINT)
+
+
+def obey(request: dict[str, Any], acks: int) -> dict[str, Any]:
+    """The answer to a request."""
+    match request["do"]:
+        case "look":
+            with Disk(request) as directory:
+                return examiner.look(directory)
+        case "examine":
+            with Disk(request) as directory:
+                return {"logs": examiner.examine(directory)}
+        case "write":
+            with Disk(request) as directory:
+                writer.write(directory, lambda number, step: acknowledge(acks, number, step), request)
+            return {}
+    raise ValueError(request["do"])
+
+
+def main(ports: list[str]) -> None:
+    """Answer until the power goes. ``ports`` are the kernel modules without which there are no ports."""
+    for source, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
+        mount(source, Path(target), source)
+    load_modules(ports)
+    acks = open_port("acks", os.O_WRONLY)
+    with open(open_port("control", os.O_RDWR), "r+b", buffering=0) as port:
+        requests = io.BufferedReader(port)
+        port.write(json.dumps({"kernel": os.uname().release}).encode() + b"\n")
+        for line in requests:
+            try:
+                answer = obey(json.loads(line), acks)
+            except Exception:
+                answer = {"error": traceback.format_exc()}
+            port.write(json.dumps(answer).encode() + b"\n")

@@ -1,0 +1,105 @@
+"""The writer: life after life on the device under test; each step is acknowledged to the host when it has returned.
+
+A control is a deliberate mistake that the rig must notice. It changes what surrounds pmwal, never pmwal itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from crash.vm.guest.workload import Life, Step, life, log_name
+from pmwal import Wal
+from pmwal.opening import open_log
+from pmwal.storage import medium
+from pmwal.storage.seam import SYSTEM, Seam
+
+Acknowledge = Callable[[int, int], None]
+
+
+class NoSync(Seam):
+    """Barriers that wait for nothing."""
+
+    def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
+        """Leave the pages dirty."""
+
+
+class NoFileSync(Seam):
+    """A file and its name that are never made durable."""
+
+    def sync_file(self, fd: int) -> None:
+        """Leave it to the kernel."""
+
+
+def create(path: Path, of: Life, seam: Seam) -> Wal:
+    """A new log."""
+    wal = open_log(path, "x", size=of.size, ordering=of.ordering, seam=seam)
+    assert isinstance(wal, Wal)
+    return wal
+
+
+def perform(wal: Wal, step: Step) -> None:
+    """One step on an open log; it is durable on return, unless it is "store"."""
+    match step.call:
+        case "append":
+            wal.append(step.items[0])
+        case "store":
+            wal.append(step.items[0], commit=False)
+        case "extend":
+            wal.extend(step.items)
+        case "batch":
+            with wal.batch() as batch:
+                for item in step.items:
+                    batch.append(item)
+        case "reserve":
+            with wal.reserve(len(step.items[0])) as view:
+                view[:] = step.items[0]
+        case "commit":
+            wal.commit()
+        case "truncate":
+            wal.truncate(before=step.bound)
+        case "rollback":
+            wal.rollback(after=step.bound)
+        case "close":
+            wal.close()
+        case unknown:
+            raise ValueError(unknown)
+
+
+def live(directory: Path, seed: int, number: int, acknowledge: Acknowledge, early: bool, seam: Seam) -> None:
+    """One life. The log of the life before goes when this one is there.
+
+    ``early`` acknowledges each step before it is taken, but for the creation, which takes so long that any cut would hit it.
+    """
+    this = life(seed, number)
+    os.environ["PMWAL_ENGINE"] = this.engine
+    wal: Wal | None = None
+    for done, step in enumerate(this.steps):
+        before = early and wal is not None
+        if before:
+            acknowledge(number, done)
+        if wal is None:
+            wal = create(directory / this.name, this, seam)
+        else:
+            perform(wal, step)
+        if not before:
+            acknowledge(number, done)
+        if step.call == "create":
+            (directory / log_name(number - 1)).unlink(missing_ok=True)
+
+
+def write(directory: Path, acknowledge: Acknowledge, settings: dict[str, Any]) -> None:
+    """Lives without end, or ``settings["lives"]`` of them."""
+    control, first = settings["control"], settings["first_life"]
+    seam: Seam = SYSTEM
+    if control == "no-sync":
+        seam = NoSync()
+    elif control == "no-map-sync":
+        medium.MAP_SYNC_OR_FAIL = 0x3  # without MAP_SYNC: any mapping is taken for DAX then
+        seam = NoFileSync()
+    for number in itertools.count(first) if settings["lives"] is None else range(first, first + settings["lives"]):
+        live(directory, settings["seed"], number, acknowledge, control == "early-ack", seam)
