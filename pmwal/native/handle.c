@@ -1,6 +1,6 @@
 /* The short way through append, extend and commit: one C call for what is ordinary.
  *
- * pmwal.writing.wal.Wal has the same methods in Python; pmwal.native.NativeWal inherits from both. Whatever is out of the ordinary (wrong
+ * pmwal.writing.wal.Wal has the same methods in Python; NativeWal inherits from both. Whatever is out of the ordinary (wrong
  * arguments, no room, a closed or poisoned handle, a lock that somebody holds, a test's seam) goes to the Python method under its
  * own name with "_slow" in front, before anything is stored. So all policy and all messages have one place, and it is not here.
  */
