@@ -36,7 +36,7 @@ FACES = (
 
 FOR_USERS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "pytest_pmwal.py", "examples/kvstore.py")),
-    *(ROOT / "docs" / name for name in ("index.md", "api.md", "events.md")),
+    *(ROOT / "docs" / name for name in ("index.md", "api.md", "events.md", "SECURITY.md")),
     *sorted(ROOT.glob("docs/guide-*.md")),
 ]
 """What users read and copy. The other documents are for contributors and may name private modules."""
