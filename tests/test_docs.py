@@ -147,3 +147,24 @@ def test_tests_that_the_testing_page_names_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert len(rows) == 50
     assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
+
+
+GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+"""The groups that keepachangelog.com 1.1.0 knows, in its order."""
+
+
+def test_changelog_has_the_form_of_keep_a_changelog() -> None:
+    """Unreleased first, then versions with their dates, newest first; in each only known groups, in order and not empty."""
+    versions: list[str] = []
+    groups: list[str] = []
+    for section in read_sections(ROOT / "CHANGELOG.md")[2:]:
+        version = re.fullmatch(r"\[(Unreleased|\d+\.\d+\.\d+)\](?: - (\d{4}-\d{2}-\d{2}))?", section.title)
+        if version:
+            assert (version[1] == "Unreleased") == (version[2] is None)
+            versions.append(version[2] or "now")
+            groups = []
+        else:
+            groups.append(section.title)
+            assert groups == [group for group in GROUPS if group in groups]
+            assert any(line.startswith("- ") for line in section.lines)
+    assert versions == ["now", *sorted(versions[1:], reverse=True)]

@@ -41,7 +41,7 @@ FOR_USERS = [
 ]
 """What users read and copy. The other documents are for contributors and may name private modules."""
 
-ALLOWED_PRIVATE = {"CHANGELOG.md": {"pmwal.handler", "pmwal.layout", "pmwal.format.layout"}}
+ALLOWED_PRIVATE = {"CHANGELOG.md": {"pmwal.handler.LogHandler", "pmwal.layout", "pmwal.format.layout"}}
 """The changelog tells users which old import paths warn."""
 
 
@@ -232,7 +232,7 @@ def is_public(name: str) -> bool:
     rest = name.removeprefix(face).removeprefix(".").split(".")[0]
     if not rest:
         return True
-    if name in ("pmwal.integrations", "pmwal.__version__"):
+    if name in ("pmwal.integrations", "pmwal.__all__", "pmwal.__version__"):
         return True
     module = faces().get(face)
     if module is None:
