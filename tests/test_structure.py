@@ -29,7 +29,7 @@ EXTENSION = "pmwal.native._native"
 """The extension module: plain C beside the package, which imports nothing."""
 
 PURE = (
-    *("units", "errors", "records", "cursor", "latency", "recovery.verdict", "recovery.superblock", "reading.walk"),
+    *("opening.units", "errors", "records", "cursor", "latency", "recovery.verdict", "recovery.superblock", "reading.walk"),
     *(name.removeprefix("pmwal.") for name in MODULES if name.startswith("pmwal.format") and name != "pmwal.format.scan"),
 )
 """The parts that know no I/O: format, ring arithmetic, arguments, verdicts."""

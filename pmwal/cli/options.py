@@ -9,8 +9,8 @@ from typing import NoReturn, TypeAlias
 from pmwal.cli.exit_status import USAGE
 from pmwal.format.layout import CAPACITY_MAX
 from pmwal.opening.options import ORDERINGS
+from pmwal.opening.units import format_size, parse_size
 from pmwal.storage.medium import MEDIUMS
-from pmwal.units import format_size, parse_size
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
-from pmwal.units import format_size
 
 
 def records_in_words(first: int, last: int) -> str:

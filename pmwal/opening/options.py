@@ -11,8 +11,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, TypedDict
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
+from pmwal.opening.units import parse_size
 from pmwal.storage.medium import MEDIUMS, Medium
-from pmwal.units import parse_size
 
 MODES = ("a", "x", "r+", "r")
 ORDERINGS = ("auto", "strict", "pipelined")

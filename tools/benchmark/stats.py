@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pmwal.units import format_ns
+from pmwal.opening.units import format_ns
 
 time_text = format_ns
 """Nanoseconds as a person writes them."""

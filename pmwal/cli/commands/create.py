@@ -10,7 +10,7 @@ from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import durability_in_words
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
 from pmwal.opening import open_log
-from pmwal.units import format_size
+from pmwal.opening.units import format_size
 from pmwal.writing.wal import Wal
 
 _EPILOG = """\

@@ -17,11 +17,11 @@ from pmwal.cli.wording import durability_in_words, records_in_words, torn_in_wor
 from pmwal.errors import FormatError
 from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, Superblock, slot_offset
 from pmwal.opening.files import inspect
+from pmwal.opening.units import format_size
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import living_writer, read_writer
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
-from pmwal.units import format_size
 
 _LOST_SHOWN = 3
 _EPILOG = """\

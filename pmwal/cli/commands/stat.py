@@ -26,9 +26,9 @@ from pmwal.cli.wording import writer_in_words
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
+from pmwal.opening.units import format_ns, format_size
 from pmwal.storage.live_page import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
 from pmwal.storage.seam import SYSTEM
-from pmwal.units import format_ns, format_size
 
 _BETWEEN = 0.5  # seconds between the two samples of a single report
 _WATCH = 1.0

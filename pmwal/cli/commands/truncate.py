@@ -10,7 +10,7 @@ from pmwal.cli.terminal import print_json
 from pmwal.cli.wording import records_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
-from pmwal.units import format_size
+from pmwal.opening.units import format_size
 
 _EPILOG = """\
 The log is opened for writing: it is recovered first, and no other process may

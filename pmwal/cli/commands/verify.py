@@ -11,10 +11,10 @@ from pmwal.cli.options import Commands, add_command, add_json
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words
 from pmwal.errors import FormatError
+from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import LiveWriter
-from pmwal.units import format_size
 
 _EPILOG = """\
 Exit status (the worst of all files):

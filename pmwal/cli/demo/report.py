@@ -13,9 +13,9 @@ from pmwal.cli.demo.input import Input
 from pmwal.cli.wording import durability_in_words, records_in_words
 from pmwal.errors import PmwalError
 from pmwal.opening.files import inspect
+from pmwal.opening.units import format_size
 from pmwal.records import WalStats
 from pmwal.storage.seam import SYSTEM
-from pmwal.units import format_size
 
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 _HEADINGS = ("kill", "after", "acknowledged", "extra", "dropped", "recovery", "verdict")

@@ -24,7 +24,7 @@ from crash.disk.storage import StorageError, own_mounts
 from crash.process import die_with_parent
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
 from pmwal.native.choice import ENGINES
-from pmwal.units import parse_size
+from pmwal.opening.units import parse_size
 
 ORDERINGS = ("pipelined", "strict")
 SHAPES = (
