@@ -148,12 +148,12 @@ def test_records_overwritten_under_cat_are_counted(shm_dir: Path, capsysbinary: 
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(4):
             wal.append(bytes(3000))
-        walker = range_reader.RangeReader(reader, str(path))
-        records = walker.oldest_first(1, 4)
+        ranges = range_reader.RangeReader(reader, str(path))
+        records = ranges.oldest_first(1, 4)
         for _ in range(3):
             wal.append(bytes(3000))
         assert (wal.first_seq, [record.seq for record in records]) == (3, [3, 4])
-    assert walker.missed
+    assert ranges.missed
     assert b"records 1 to 2 overwritten or truncated before they were read" in capsysbinary.readouterr().err
 
 
