@@ -1,4 +1,4 @@
-"""Other processes for the tests: forked ones that run a function, and fresh interpreters that run a script."""
+"""Other processes for tests: forked ones that run a function, and new interpreters that run a script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 PATIENCE = 30.0
-"""Seconds after which a process that says nothing is taken for hanging."""
+"""Seconds after which a silent process counts as stuck."""
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -28,7 +28,7 @@ class Died(Exception):
     """The process ended without an answer. ``code`` is its exit status, negative for a signal."""
 
     def __init__(self, code: int | None) -> None:
-        super().__init__(f"the process ended with {code} and without an answer")
+        super().__init__(f"the process ended with status {code}, without an answer")
         self.code = code
 
 
@@ -41,25 +41,25 @@ class Child:
         self.pid: int = process.pid
 
     def say(self, message: Any) -> None:
-        """Send it something."""
+        """Send a message to the process."""
         self._pipe.send(message)
 
     def heard(self, timeout: float = 0) -> bool:
-        """Whether it has sent something, or ended."""
+        """Whether the process has sent a message, or ended."""
         return self._pipe.poll(timeout)
 
     def hear(self) -> Any:
-        """What it sent next; ``Died`` when it ended first."""
+        """The next message from the process; ``Died`` if it ended first."""
         if not self._pipe.poll(PATIENCE):
-            raise TimeoutError(f"process {self.pid} has said nothing for {PATIENCE} s")
+            raise TimeoutError(f"process {self.pid} has been silent for {PATIENCE} s")
         try:
             return self._pipe.recv()
         except EOFError:
             raise Died(self.wait()) from None
 
     def wait(self) -> int | None:
-        """Wait for its end and return its exit status."""
-        # Not join(timeout): that waits for a pipe to close, which the process's own forked children keep open.
+        """Wait until the process ends; return its exit status."""
+        # Not join(timeout): it waits for a pipe that the process's own forked children keep open.
         deadline = time.monotonic() + PATIENCE
         while self._process.exitcode is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -83,7 +83,7 @@ def child(body: Callable[..., None], *args: Any) -> Iterator[Child]:
 
     process = _FORK.Process(target=run, daemon=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside the test runner's threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn about forking while the test runner has threads
         process.start()
     there.close()
     running = Child(process, here)
@@ -103,7 +103,7 @@ def _answer(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...
 
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function in a forked process: what it returns is returned, what it raises is raised, ``Died`` when it dies."""
+    """Run a function in a forked process and return its result or raise its exception; ``Died`` if the process dies."""
     with child(_answer, function, args) as running:
         fine, value = running.hear()
         running.wait()
@@ -113,12 +113,12 @@ def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def run_script(source: str, *args: object, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter, which finds modules where the installed ones are and not where it stands."""
+    """Run a script in a new interpreter, which imports installed modules and nothing from the working directory."""
     command = [sys.executable, "-P", "-c", textwrap.dedent(source), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-# -- a small file system of one's own
+# -- a small file system for one process
 
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _CLONE_NEWUSER = 0x10000000
@@ -126,7 +126,7 @@ _MS_RDONLY, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 1, 32, 16384, 1 << 18  # linux/m
 
 
 class CannotMount(Exception):
-    """This machine lets the tests mount nothing."""
+    """This machine does not permit tests to mount anything."""
 
 
 def _system(call: str, *args: Any) -> None:
@@ -152,9 +152,9 @@ def _mounted(directory: Path, options: str, function: Callable[..., Any], args: 
 
 
 def on_tmpfs(directory: Path, options: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function in a process that sees a new tmpfs at ``directory``; nobody else does, and it goes with the process.
+    """Run a function in a process of its own with a tmpfs mounted at ``directory``; the mount ends with the process.
 
-    The test is skipped where the machine forbids that.
+    The test is skipped if the machine does not permit that.
     """
     try:
         return elsewhere(_mounted, directory, options, function, args)

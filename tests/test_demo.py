@@ -52,7 +52,7 @@ def lines_file(tmp_path: Path) -> Path:
 
 
 def records(first: int, last: int, kind: int = 1, line: int = 0, first_seq: int = 1) -> Iterator[Record]:
-    """The records that a writer stored which began at ``first_seq`` with this line."""
+    """The records of a writer that began at ``first_seq`` with this line."""
     for seq in range(first, last + 1):
         yield Record(seq, kind, 0, LINES[(line + seq - first_seq) % len(LINES)])
 
@@ -69,7 +69,7 @@ SOUND = Claims(last_seq=10, truncated=1, truncating=1)
 
 
 def test_exactly_what_was_acknowledged_is_sound() -> None:
-    """Every acknowledged line in order, and at most the one that was under way."""
+    """A log is sound if it has every acknowledged line in order, and at most one more."""
     assert check(records(1, 10), SOUND, ledger(), 1, 11) == Finding(compared=10)
     assert check(records(1, 11), SOUND, ledger(), 1, 12) == Finding(compared=11, extra=1)
 
@@ -102,7 +102,7 @@ def test_exactly_what_was_acknowledged_is_sound() -> None:
 def test_each_kind_of_wrong_log_is_found(
     found: Iterator[Record], claims: Claims, first_seq: int, next_seq: int, expected: dict[str, int]
 ) -> None:
-    """Lost, changed and foreign records are counted and said; none passes."""
+    """Lost, changed and foreign records are counted and reported; none passes."""
     finding = check(found, claims, ledger(), first_seq, next_seq)
     assert not finding.sound
     assert finding.problems
@@ -110,13 +110,13 @@ def test_each_kind_of_wrong_log_is_found(
 
 
 @pytest.mark.parametrize("first_seq", [1, 3, 5])
-def test_a_truncate_under_way_may_have_happened_or_not(first_seq: int) -> None:
-    """Between a truncation that had begun and the last one that had finished every front is right."""
+def test_truncate_in_flight_may_have_happened_or_not(first_seq: int) -> None:
+    """The first record may be any from the last finished truncation to the one begun."""
     assert check(records(first_seq, 10), Claims(10, truncated=1, truncating=5), ledger(), first_seq, 11).sound
 
 
 def test_record_of_an_earlier_writer_is_not_taken_for_the_later_ones() -> None:
-    """A number that was issued again after a drop must hold the later line."""
+    """A number issued again after a drop must have the later line."""
     book = ledger(Run(1, 0, 1), Run(6, 3, 2))
     right = [*records(1, 5), *records(6, 8, kind=2, line=3, first_seq=6)]
     assert check(right, Claims(8, 1, 1), book, 1, 9).sound
@@ -124,8 +124,8 @@ def test_record_of_an_earlier_writer_is_not_taken_for_the_later_ones() -> None:
     assert check(ghost, Claims(8, 1, 1), book, 1, 9).foreign == 1
 
 
-def test_events_come_back_as_they_were_sent() -> None:
-    """A half event at the end, which no pipe can hold, would not be taken for one."""
+def test_events_are_parsed_as_they_were_sent() -> None:
+    """Whole events are parsed; a partial one at the end, which a pipe cannot produce, is ignored."""
     events = parse_events(EVENT.pack(2, 7, 1500) + EVENT.pack(3, 2**63, 0) + b"\x02")
     assert [event.tolist() for event in events] == [(2, 7, 1500), (3, 2**63, 0)]
 
@@ -135,7 +135,7 @@ def test_events_come_back_as_they_were_sent() -> None:
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_two_kills_on_tmpfs_lose_nothing(demo: DemoRun, shm_dir: Path, lines_file: Path, ordering: str) -> None:
-    """The promise holds; the ring wraps; latencies are there; nothing is left behind."""
+    """No acknowledged line is lost, the ring wraps, latencies are reported, and no file is left."""
     status, value = demo("--path", shm_dir, "--input", lines_file, "--seed", 1, "--ordering", ordering, "--size", "64KiB")
     assert (status, value["sound"], value["error"]) == (0, True, "")
     assert (value["lost"], value["changed"], value["foreign"]) == (0, 0, 0)
@@ -151,7 +151,7 @@ def test_two_kills_on_tmpfs_lose_nothing(demo: DemoRun, shm_dir: Path, lines_fil
 
 
 def test_two_kills_on_disk_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines_file: Path) -> None:
-    """The same on a disk, as people see it; ``--keep`` leaves a log that can be read."""
+    """The same holds on a disk, with output for people; ``--keep`` leaves a readable log."""
     path = tmp_path / "kept.wal"
     status = main(["demo", *SHORT, "--path", str(path), "--input", str(lines_file), "--keep"])
     lines = capsys.readouterr().out.splitlines()
@@ -166,8 +166,8 @@ def test_two_kills_on_disk_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         assert set(payloads(reader)) <= issued
 
 
-def test_writer_that_lies_is_caught(demo: DemoRun, shm_dir: Path, lines_file: Path) -> None:
-    """The negative control: acknowledging before appending ends in status 1, and the log is kept."""
+def test_writer_that_acknowledges_early_is_caught(demo: DemoRun, shm_dir: Path, lines_file: Path) -> None:
+    """Negative control: acknowledging before appending has status 1, and the log is kept."""
     status, value = demo("--path", shm_dir, "--input", lines_file, "--sabotage", "early-ack", "--seed", 1)
     assert (status, value["sound"]) == (1, False)
     assert value["lost"] > 0
@@ -179,7 +179,7 @@ def test_writer_that_lies_is_caught(demo: DemoRun, shm_dir: Path, lines_file: Pa
 def test_log_that_breaks_the_promise_is_caught(
     demo: DemoRun, shm_dir: Path, lines_file: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
-    """Between kill and recovery the log loses, changes or replaces records: each is status 1."""
+    """A log that loses, changes or replaces records between kill and recovery has status 1."""
     recover = Demo._recover
 
     def harmed(self: Demo, *arguments: Any) -> Any:
@@ -203,10 +203,10 @@ def test_log_that_breaks_the_promise_is_caught(
     assert {"lose-the-last": "lost", "flip-a-bit": "corrupt", "roll-back-and-write": "differs"}[harm] in problem
 
 
-def test_writer_that_ends_by_itself_proves_nothing(
+def test_writer_that_exits_on_its_own_proves_nothing(
     shm_dir: Path, lines_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a kill there is no proof: status 1, with what the writer said last."""
+    """A writer that exits before its kill proves nothing: status 1, with its last message."""
     monkeypatch.setattr(cycle, "_python_path", lambda: "/nowhere")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     status = main(["demo", *SHORT, "--path", str(shm_dir), "--input", str(lines_file)])
@@ -217,7 +217,7 @@ def test_writer_that_ends_by_itself_proves_nothing(
 def test_interrupt_leaves_no_writer_and_no_file(
     shm_dir: Path, lines_file: Path, monkeypatch: pytest.MonkeyPatch, demo: DemoRun
 ) -> None:
-    """Ctrl-C while a writer runs is status 130; the writer is dead and the log removed."""
+    """Ctrl-C while a writer runs has status 130, kills the writer and removes the log."""
     writers: list[Any] = []
     start = subprocess.Popen
 
@@ -237,7 +237,7 @@ def test_interrupt_leaves_no_writer_and_no_file(
 
 
 def test_existing_file_is_never_used(demo: DemoRun, shm_dir: Path, lines_file: Path) -> None:
-    """The demo appends to a log of its own and to no other."""
+    """The demo refuses a file that exists, and leaves it alone."""
     path = shm_dir / "mine.wal"
     with pmwal.open(path, size="64KiB") as wal:
         wal.append(b"mine")
@@ -249,7 +249,7 @@ def test_existing_file_is_never_used(demo: DemoRun, shm_dir: Path, lines_file: P
 
 
 def test_empty_input_is_an_error_and_leaves_nothing(demo: DemoRun, shm_dir: Path, tmp_path: Path) -> None:
-    """There must be at least one line."""
+    """An input without lines is an error, and no file is left."""
     (tmp_path / "empty").touch()
     status, error = demo("--path", shm_dir, "--input", tmp_path / "empty")
     assert status == 1
@@ -258,7 +258,7 @@ def test_empty_input_is_an_error_and_leaves_nothing(demo: DemoRun, shm_dir: Path
 
 
 def test_default_input_is_text_of_this_machine() -> None:
-    """Without ``--input`` there are real lines on every machine, and it is said from where."""
+    """Without ``--input`` the lines come from this machine's texts, and their source is named."""
     found = read_input(None, 4096)
     assert len(found.lines) >= 1000
     assert max(map(len, found.lines)) <= 4096
@@ -266,7 +266,7 @@ def test_default_input_is_text_of_this_machine() -> None:
 
 
 def test_long_lines_are_cut_and_nothing_of_them_is_lost(tmp_path: Path) -> None:
-    """Pieces of a line are lines of their own, and together they are the input."""
+    """A long line becomes several lines, which together are the input."""
     text = b"x" * 10 + b"\n" + b"y" * 7 + b"\n\n" + b"z" * 4 + b"\nend"
     (tmp_path / "lines").write_bytes(text)
     assert read_input(str(tmp_path / "lines"), 4).lines == [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 import pmwal
-from commands import COMMANDS, Cli, Ran
+from commands import Cli, Ran
 from pmwal.cli.formats import interchange, tables
 from support import open_small
 
@@ -27,7 +26,7 @@ COLUMNAR = ("parquet", "arrow")
 
 
 def make(path: Path, *, kinds: bool = True) -> Path:
-    """A closed log of these payloads, with kinds up to the greatest."""
+    """A closed log of ``PAYLOADS``, with kinds up to the largest."""
     with open_small(path) as wal:
         for number, data in enumerate(PAYLOADS):
             wal.append(data, kind=(0, 7, 65535)[number % 3] if kinds else 0)
@@ -42,8 +41,8 @@ def contents(path: Path) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("rows", [2, 8192])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_was_exported_comes_back(cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Payloads, and kinds where the form has them, through a file; into a new log and behind the records of one."""
+def test_exported_records_can_be_imported(cli: Cli, shm_dir: Path, form: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads, and kinds where the format has them, survive a round trip, into a new log and after existing records."""
     monkeypatch.setattr(tables, "_ROWS", rows)
     path, copy, file = make(shm_dir / "log", kinds=form != "length-prefixed"), shm_dir / "copy", shm_dir / "file"
     assert cli("export", path, "--format", form, "-o", file) == Ran(0, f"{path}: exported 7 records, 1 to 7\n".encode(), "")
@@ -56,7 +55,7 @@ def test_what_was_exported_comes_back(cli: Cli, shm_dir: Path, form: str, rows: 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_export_to_a_pipe_is_the_same_file(cli: Cli, shm_dir: Path, form: str) -> None:
-    """Also for the forms that want to know how far they have written."""
+    """A pipe gets the same bytes, even in formats that ask for the position."""
     path, file = make(shm_dir / "log"), shm_dir / "file"
     cli("export", path, "--format", form, "-o", file)
     command = [sys.executable, "-m", "pmwal", "export", str(path), "--format", form]
@@ -65,7 +64,7 @@ def test_export_to_a_pipe_is_the_same_file(cli: Cli, shm_dir: Path, form: str) -
 
 @pytest.mark.parametrize("form", ["jsonl", "length-prefixed"])
 def test_import_reads_a_pipe(cli: Cli, shm_dir: Path, form: str) -> None:
-    """Standard input, when no file is named."""
+    """Without ``-i`` the input is standard input."""
     path = make(shm_dir / "log", kinds=False)
     stream = cli("export", path, "--format", form).out
     cli("import", shm_dir / "copy", "--format", form, stdin=stream)
@@ -74,7 +73,7 @@ def test_import_reads_a_pipe(cli: Cli, shm_dir: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_empty_log_is_exported_and_imported(cli: Cli, shm_dir: Path, form: str) -> None:
-    """A table without rows is a table."""
+    """A table without rows is valid."""
     open_small(shm_dir / "log").close()
     assert cli("export", shm_dir / "log", "--format", form, "-o", shm_dir / "file").status == 0
     assert cli("import", shm_dir / "copy", "--format", form, "-i", shm_dir / "file").text.endswith("appended no records\n")
@@ -91,8 +90,8 @@ def test_empty_log_is_exported_and_imported(cli: Cli, shm_dir: Path, form: str) 
         ("a", "jsonl"),
     ],
 )
-def test_ending_of_the_file_says_the_form(cli: Cli, shm_dir: Path, name: str, form: str) -> None:
-    """On both ways; without a known one it is JSON lines."""
+def test_suffix_of_the_file_selects_the_format(cli: Cli, shm_dir: Path, name: str, form: str) -> None:
+    """Export and import choose the format by suffix; an unknown suffix means JSON lines."""
     path = make(shm_dir / "log")
     cli("export", path, "-o", shm_dir / name)
     cli("export", path, "--format", form, "-o", shm_dir / "named")
@@ -102,13 +101,13 @@ def test_ending_of_the_file_says_the_form(cli: Cli, shm_dir: Path, name: str, fo
 
 
 def test_json_lines_are_those_of_cat(cli: Cli, shm_dir: Path) -> None:
-    """One definition: what ``cat`` and ``tail`` print as JSON can be imported, too."""
+    """JSON lines that ``cat`` and ``tail`` print can be imported."""
     path = make(shm_dir / "log")
     assert cli("export", path).out == cli("cat", path, "-o", "json").out
 
 
-def test_length_prefixed_is_that_of_cat_and_write_and_says_what_it_cannot_carry(cli: Cli, shm_dir: Path) -> None:
-    """Kinds are lost there, and that is said when there are any."""
+def test_length_prefixed_is_that_of_cat_and_write_and_reports_dropped_kinds(cli: Cli, shm_dir: Path) -> None:
+    """The length-prefixed format drops kinds, and reports it if there are any."""
     path = make(shm_dir / "log")
     ran = cli("export", path, "--format", "length-prefixed")
     assert (ran.status, ran.out) == (0, cli("cat", path, "--length-prefixed").out)
@@ -120,7 +119,7 @@ def test_length_prefixed_is_that_of_cat_and_write_and_says_what_it_cannot_carry(
 
 @pytest.mark.parametrize("form", COLUMNAR)
 def test_table_has_number_kind_time_and_payload(cli: Cli, shm_dir: Path, form: str) -> None:
-    """As pyarrow reads it, and with it pandas, Polars and DuckDB."""
+    """pyarrow reads these columns, and so do pandas, Polars and DuckDB."""
     path, file = make(shm_dir / "log"), shm_dir / f"file.{form}"
     cli("export", path, "-o", file)
     table = pyarrow.parquet.read_table(file) if form == "parquet" else pyarrow.ipc.open_file(file).read_all()
@@ -145,8 +144,8 @@ def test_table_has_number_kind_time_and_payload(cli: Cli, shm_dir: Path, form: s
     ],
 )
 @pytest.mark.parametrize("form", COLUMNAR)
-def test_tables_of_other_programs_are_taken(cli: Cli, shm_dir: Path, form: str, table: Any, expected: Any) -> None:
-    """Payloads as bytes or text, kinds when there are any; what cannot be a record is refused in words."""
+def test_tables_of_other_programs_can_be_imported(cli: Cli, shm_dir: Path, form: str, table: Any, expected: Any) -> None:
+    """Payloads may be bytes or text and kinds are optional; rows that cannot be records are refused with a message."""
     file, path = shm_dir / f"file.{form}", shm_dir / "log"
     made = pyarrow.table(table)
     if form == "parquet":
@@ -165,7 +164,7 @@ def test_tables_of_other_programs_are_taken(cli: Cli, shm_dir: Path, form: str, 
 def test_table_from_a_pipe_or_without_pyarrow_is_refused_before_a_log_is_made(
     cli: Cli, shm_dir: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what to do instead."""
+    """The message says what to do instead."""
 
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
@@ -202,15 +201,15 @@ def test_table_from_a_pipe_or_without_pyarrow_is_refused_before_a_log_is_made(
         (b'{"data": "' + b"x" * 200_000, "line 3 of the input: "),
     ],
 )
-def test_line_that_is_no_record_is_named_and_earlier_ones_are_kept(cli: Cli, shm_dir: Path, line: bytes, words: str) -> None:
-    """As ``write`` does; an empty line is none."""
+def test_invalid_line_is_named_and_earlier_ones_are_kept(cli: Cli, shm_dir: Path, line: bytes, words: str) -> None:
+    """The records before it are kept; an empty line is skipped."""
     ran = cli("import", shm_dir / "log", "--size", "4KiB", stdin=b'{"data": "kept"}\n\n' + line + b'\n{"data": "later"}\n')
     assert (ran.status, words in ran.err, "Traceback" in ran.err) == (1, True, False)
     assert contents(shm_dir / "log") == [(0, b"kept")]
 
 
 def test_export_over_the_log_itself_is_refused(cli: Cli, shm_dir: Path) -> None:
-    """Also under another name."""
+    """Exporting over the log is refused, even under another name."""
     path = make(shm_dir / "log")
     os.link(path, shm_dir / "name")
     for name in ("log", "name"):
@@ -219,7 +218,7 @@ def test_export_over_the_log_itself_is_refused(cli: Cli, shm_dir: Path) -> None:
 
 
 def test_export_that_fails_leaves_the_old_file(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing else, whatever went wrong in the middle."""
+    """A failed export leaves the old file and no temporary one."""
     path, file = make(shm_dir / "log"), shm_dir / "file"
     assert cli("export", path, "-o", file).status == 0
     before = file.read_bytes()
@@ -236,8 +235,8 @@ def test_export_that_fails_leaves_the_old_file(cli: Cli, shm_dir: Path, monkeypa
     assert (ran.status, ran.err) == (3, f"pmwal: {shm_dir / 'missing'}: No such file or directory\n")
 
 
-def test_export_to_what_cannot_be_replaced_writes_to_it(cli: Cli, shm_dir: Path) -> None:
-    """A FIFO stays one."""
+def test_export_to_a_fifo_writes_to_it(cli: Cli, shm_dir: Path) -> None:
+    """A FIFO is written to, not replaced."""
     path, fifo = make(shm_dir / "log"), shm_dir / "fifo"
     os.mkfifo(fifo)
     with subprocess.Popen(["cat", str(fifo)], stdout=subprocess.PIPE) as reader:
@@ -248,56 +247,10 @@ def test_export_to_what_cannot_be_replaced_writes_to_it(cli: Cli, shm_dir: Path)
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_bytes_are_kept_off_a_terminal(cli: Cli, shm_dir: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status 64; into a file it is no matter what standard output is."""
+def test_binary_output_is_kept_off_a_terminal(cli: Cli, shm_dir: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binary output to a terminal has status 64; output to a file is unaffected."""
     path = make(shm_dir / "log")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     ran = cli("export", path, "--format", form)
     assert (ran.status, ran.out) == (64, b"")
     assert cli("export", path, "--format", form, "-o", shm_dir / "file").status == 0
-
-
-# -- completion
-
-
-def complete(script: Path, *words: str) -> list[str]:
-    """What bash offers for the last of these words."""
-    quoted = " ".join(f"'{word}'" for word in words)
-    code = f"""
-        source {script}
-        COMP_WORDS=({quoted})
-        COMP_CWORD={len(words) - 1}
-        _shtab_pmwal
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, cwd=script.parent)
-    return result.stdout.split()
-
-
-def test_bash_completes_commands_options_and_files(cli: Cli, shm_dir: Path) -> None:
-    """The script is run by bash itself."""
-    script = shm_dir / "script"
-    script.write_bytes(cli("completion", "bash").out)
-    assert complete(script, "pmwal", "ta") == ["tail"]
-    assert set(COMMANDS) <= set(complete(script, "pmwal", ""))
-    assert complete(script, "pmwal", "tail", "--cursor") == ["--cursor-file"]
-    make(shm_dir / "app.wal")
-    assert complete(script, "pmwal", "tail", "app") == ["app.wal"]
-    assert complete(script, "pmwal", "tail", "--cursor-file", "app") == ["app.wal"]
-
-
-def test_script_for_zsh_is_one(cli: Cli, shm_dir: Path) -> None:
-    """It names itself to compinit; where zsh is, it takes it."""
-    script = shm_dir / "_pmwal"
-    script.write_bytes(cli("completion", "zsh").out)
-    assert script.read_bytes().startswith(b"#compdef pmwal\n")
-    if shutil.which("zsh"):
-        subprocess.run(["zsh", "-n", str(script)], check=True)
-
-
-def test_completion_without_its_library_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status 1."""
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    ran = cli("completion", "bash")
-    assert (ran.status, ran.out) == (1, b"")
-    assert "pip install 'pmwal[cli]'" in ran.err

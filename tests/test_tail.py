@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import Any
 import pytest
 
 import pmwal
-from commands import Cli, Ran, between_looks
+from commands import Cli, Ran
 from pmwal import events
 from pmwal.cli.commands import tail
-from pmwal.format.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
 from pmwal.storage.seam import SYSTEM
-from support import kill, open_small, overwrite
+from support import kill, open_small
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -34,29 +31,26 @@ def make(path: Path, count: int = 20) -> Path:
 
 
 def append(path: Path, *lines: bytes) -> None:
-    """Further records."""
+    """Append further records."""
     with open_small(path) as wal:
         wal.extend(lines)
 
 
 def numbers(ran: Ran) -> list[int]:
-    """Which records were shown as text."""
+    """The numbers of the records printed as text."""
     return [int(line.split()[0]) for line in ran.lines]
 
 
 def hear(process: subprocess.Popen[bytes]) -> bytes:
-    """The next line of its output."""
+    """The next line of the process's output."""
     assert process.stdout is not None
     return process.stdout.readline()
 
 
 def complaints(process: subprocess.Popen[bytes]) -> str:
-    """All that it says on standard error until it ends."""
+    """All of the process's standard error, until it ends."""
     assert process.stderr is not None
     return process.stderr.read().decode()
-
-
-# -- tail
 
 
 @pytest.mark.parametrize(
@@ -71,20 +65,20 @@ def complaints(process: subprocess.Popen[bytes]) -> str:
     ],
 )
 def test_tail_shows_the_last_that_match(cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], expected: Any) -> None:
-    """Ten when it is not told how many, as tail(1) and journalctl do."""
+    """Without ``-n`` the last ten are printed, as by tail(1) and journalctl."""
     ran = cli("tail", make(shm_dir / "log"), *arguments)
     assert (ran.status, ran.err, numbers(ran)) == (0, "", list(expected))
 
 
 @pytest.mark.parametrize("form", [(), ("-o", "json"), ("--json",), ("-o", "hex"), ("-o", "raw"), ("--length-prefixed",)])
 def test_tail_has_the_forms_of_cat(cli: Cli, shm_dir: Path, form: tuple[str, ...]) -> None:
-    """The same bytes."""
+    """``tail`` prints the same bytes as ``cat`` in every format."""
     path = make(shm_dir / "log")
     assert cli("tail", path, "-n", 3, *form).out == cli("cat", path, "-n", 3, *form).out
 
 
-def test_each_run_goes_on_where_the_last_one_stopped(cli: Cli, shm_dir: Path) -> None:
-    """All that is new, and only that; -n limits it; what does not match is passed over for good."""
+def test_each_run_resumes_where_the_last_one_stopped(cli: Cli, shm_dir: Path) -> None:
+    """Each run prints exactly what is new; ``-n`` limits it; records that do not match are not printed later."""
     path, cursor = make(shm_dir / "log"), shm_dir / "cursor"
     for lines, arguments, expected in (
         ((), (), list(range(11, 21))),
@@ -104,7 +98,7 @@ def test_each_run_goes_on_where_the_last_one_stopped(cli: Cli, shm_dir: Path) ->
 
 
 def test_empty_log_saves_no_cursor(cli: Cli, shm_dir: Path) -> None:
-    """And an empty file is as good as none."""
+    """An empty cursor file is treated as missing."""
     open_small(shm_dir / "log").close()
     for _ in range(2):
         assert cli("tail", shm_dir / "log", "--cursor-file", shm_dir / "cursor") == Ran(0, b"", "")
@@ -120,10 +114,10 @@ def test_empty_log_saves_no_cursor(cli: Cli, shm_dir: Path) -> None:
         (lambda wal: (wal.rollback(after=18), wal.extend([b"x"] * 2)), "record 20 is not the one that the cursor names", None),
     ],
 )
-def test_cursor_whose_record_is_gone_is_said_and_the_oldest_shown(
+def test_cursor_whose_record_is_gone_is_reported_and_the_oldest_printed(
     cli: Cli, shm_dir: Path, change: Callable[[pmwal.Wal], Any], words: str, expected: list[int] | None
 ) -> None:
-    """Status 1, one line on standard error, and the next run is in order again."""
+    """The status is 1 with a line on standard error, and the next run is normal again."""
     path, cursor = make(shm_dir / "log"), shm_dir / "cursor"
     cli("tail", path, "--cursor-file", cursor)
     append(path, *[b"x"] * 5)
@@ -136,8 +130,8 @@ def test_cursor_whose_record_is_gone_is_said_and_the_oldest_shown(
     assert cli("tail", path, "--cursor-file", cursor) == Ran(0, b"", "")
 
 
-def test_file_that_holds_no_cursor_is_named_and_left_alone(cli: Cli, shm_dir: Path) -> None:
-    """It may be somebody's file."""
+def test_file_without_a_cursor_is_named_and_left_alone(cli: Cli, shm_dir: Path) -> None:
+    """The file may belong to something else."""
     path, cursor = make(shm_dir / "log"), shm_dir / "notes"
     cursor.write_text("my notes\n")
     ran = cli("tail", path, "--cursor-file", cursor)
@@ -148,7 +142,7 @@ def test_file_that_holds_no_cursor_is_named_and_left_alone(cli: Cli, shm_dir: Pa
 
 @pytest.mark.parametrize("step", ["write", "sync_file", "replace"])
 def test_cursor_file_is_replaced_whole_or_not_at_all(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """When a step fails the old cursor stands, and nothing lies about; a file behind a symbolic link is that file."""
+    """If a step fails the old cursor stays and no temporary file is left; a symbolic link is followed, not replaced."""
     path, real, link = make(shm_dir / "log"), shm_dir / "cursor", shm_dir / "link"
     link.symlink_to(real)
     cli("tail", path, "--cursor-file", link)
@@ -170,8 +164,8 @@ def test_cursor_file_is_replaced_whole_or_not_at_all(cli: Cli, shm_dir: Path, mo
     assert real.read_text() != before
 
 
-def test_cursor_waits_until_the_output_has_everything(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be printed is shown again."""
+def test_cursor_is_saved_only_after_the_output_has_everything(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that could not be printed are printed by the next run."""
     path, cursor = make(shm_dir / "log"), shm_dir / "cursor"
     cli("tail", path, "--cursor-file", cursor)
     append(path, b"x", b"y")
@@ -181,8 +175,8 @@ def test_cursor_waits_until_the_output_has_everything(cli: Cli, shm_dir: Path, m
     assert numbers(cli("tail", path, "--cursor-file", cursor)) == [21, 22]
 
 
-def test_follow_goes_on_over_closes_and_kills_until_interrupted(shm_dir: Path, started: Start) -> None:
-    """Status 130, not a word on standard error, and the cursor is saved."""
+def test_follow_continues_across_closes_and_kills_until_interrupted(shm_dir: Path, started: Start) -> None:
+    """``-f`` follows across writers; SIGINT has status 130, no message, and saves the cursor."""
     path, cursor = make(shm_dir / "log"), shm_dir / "cursor"
     process = started("tail", "-f", "-n", 1, "-o", "raw", "--cursor-file", cursor, path)
     assert hear(process) == b"line 20\n"
@@ -195,14 +189,17 @@ def test_follow_goes_on_over_closes_and_kills_until_interrupted(shm_dir: Path, s
     with open_small(path) as wal:
         wal.append(b"fourth")
         assert hear(process) == b"fourth\n"
-        expected = wal[wal.next_seq - 1].cursor
+        wal.append(b"fifth")
+        assert hear(process) == b"fifth\n"
+        # The signal may arrive after the last record was printed and before it is noted, so that the next run repeats it.
+        expected = {wal[wal.next_seq - 2].cursor + "\n", wal[wal.next_seq - 1].cursor + "\n"}
     process.send_signal(signal.SIGINT)
     assert (complaints(process), process.wait()) == ("", 130)
-    assert cursor.read_text() == f"{expected}\n"
+    assert cursor.read_text() in expected
 
 
-def test_follow_shows_events_filled_in_also_of_the_log_that_took_the_name(shm_dir: Path, started: Start) -> None:
-    """The definitions of the one explain nothing of the other; ``--grep`` looks at the text."""
+def test_follow_formats_events_even_of_the_log_that_took_the_name(shm_dir: Path, started: Start) -> None:
+    """Each log's events use that log's definitions; ``--grep`` searches the text."""
     path, other = shm_dir / "log", shm_dir / "other"
     with open_small(path) as wal:
         events.Logger(wal).event("order {id} filled")(7)
@@ -216,8 +213,8 @@ def test_follow_shows_events_filled_in_also_of_the_log_that_took_the_name(shm_di
     assert "another log has this name now" in complaints(process)
 
 
-def test_follow_says_what_a_faster_writer_overwrote(shm_dir: Path, started: Start) -> None:
-    """Then it goes on with the oldest."""
+def test_follow_reports_what_a_faster_writer_overwrote(shm_dir: Path, started: Start) -> None:
+    """The gap is reported, and printing continues with the oldest record."""
     path = shm_dir / "log"
     with open_small(path, on_full="overwrite") as wal:
         wal.append(b"first")
@@ -233,8 +230,8 @@ def test_follow_says_what_a_faster_writer_overwrote(shm_dir: Path, started: Star
     assert complaints(process) == f"pmwal: {path}: records 2 to {oldest - 1} gone before they were printed\n"
 
 
-def test_follow_goes_on_behind_a_rollback(shm_dir: Path, started: Start) -> None:
-    """With the first record that is new, not with the whole log."""
+def test_follow_continues_after_a_rollback(shm_dir: Path, started: Start) -> None:
+    """Printing continues with the first new record, not with the whole log."""
     path = shm_dir / "log"
     with open_small(path) as wal:
         wal.extend([b"a", b"b", b"c", b"d"])
@@ -254,7 +251,7 @@ def test_follow_goes_on_behind_a_rollback(shm_dir: Path, started: Start) -> None
 
 
 def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) -> None:
-    """As ``tail -F`` does, and says so."""
+    """A log that takes the name is followed, as by ``tail -F``, and this is reported."""
     path, other = make(shm_dir / "log"), shm_dir / "other"
     process = started("tail", "-f", "-n", 1, "-o", "raw", path)
     assert hear(process) == b"line 20\n"
@@ -268,140 +265,11 @@ def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) 
     assert "continuing with record 1" in said
 
 
-def test_idle_follow_ends_when_nobody_reads_it(shm_dir: Path, started: Start) -> None:
-    """Without a new record, and quietly."""
+def test_idle_follow_ends_when_its_output_is_closed(shm_dir: Path, started: Start) -> None:
+    """Without any new record a closed output ends the command silently."""
     process = started("tail", "-f", "-n", 1, make(shm_dir / "log"))
     assert hear(process).endswith(b"line 20\n")
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(20) == 141
     assert complaints(process) == ""
-
-
-# -- stat
-
-
-def test_stat_shows_what_a_writer_did_between_two_looks(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers of records, of bytes of the ring, and of commits, for the time that it says."""
-    path = shm_dir / "log"
-    with open_small(path, commit="manual") as wal:
-        wal.extend([b"x"] * 3)
-        wal.commit()
-
-        def work() -> None:
-            for _ in range(2):
-                wal.extend([bytes(100)] * 4)
-                wal.commit()
-            wal.append(b"pending")
-
-        between_looks(monkeypatch, work)
-        facts = cli("stat", path, "--json").json
-        assert facts["writer"] == {"pid": os.getpid(), "alive": True, "of_this_file": True}
-        rates, bounds = facts["rates"], facts["bounds"]
-        assert [round(rates[name] * rates["seconds"]) for name in ("records", "bytes", "commits")] == [8, 8 * 152, 2]
-        assert (bounds["first_seq"], bounds["last_seq"], bounds["durable_seq"]) == (1, 12, 11)
-        assert bounds["used_bytes"] == wal.stats().used
-        assert facts["newest_store_seconds"] >= 0
-        between_looks(monkeypatch, lambda: None)
-        text = cli("stat", path).text
-        assert f"process {os.getpid()}, running" in text
-        assert "1 to 12, 12 in all; 1 not durable yet" in text
-        assert "0 records/s" in text
-
-
-@pytest.mark.parametrize("command", [("stat",), ("stat", "--json")])
-def test_stat_writes_nothing_and_takes_no_lock(cli: Cli, shm_dir: Path, command: tuple[str, ...]) -> None:
-    """Not even the word that says that a reader waits."""
-    path = make(shm_dir / "log")
-    before = path.read_bytes()
-    with open_small(path):
-        during = path.read_bytes()
-        assert cli(*command, path).status == 0
-        assert path.read_bytes() == during
-    assert before != during
-
-
-def test_writer_that_is_gone_has_no_rates(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed, killed, or the writer of the file that this is a copy of: each in words."""
-    path, copy = shm_dir / "log", shm_dir / "copy"
-    with open_small(path) as wal:
-        wal.append(b"x")
-        shutil.copyfile(path, copy)
-        assert "of the file that this is a copy of" in cli("stat", copy).text
-        wal.append(b"y")
-    assert cli("stat", path).lines[0].split() == ["writer", "none"]
-    facts = cli("stat", path, "--json").json
-    assert (facts["writer"], facts["rates"], facts["bounds"]["last_seq"]) == (None, None, 2)
-    script = "import pmwal, os, sys; wal = pmwal.open(sys.argv[1]); wal.append(b'z'); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
-    between_looks(monkeypatch)
-    assert "gone without closing the log" in cli("stat", path).text
-
-
-def test_new_writer_between_two_looks_makes_no_rates(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another epoch counts from elsewhere."""
-    path = make(shm_dir / "log")
-    wals = [open_small(path)]
-
-    def again() -> None:
-        wals[0].close()
-        wals[0] = open_small(path)
-        wals[0].append(b"x")
-
-    between_looks(monkeypatch, again)
-    facts = cli("stat", path, "--json").json
-    wals[0].close()
-    assert (facts["rates"], facts["bounds"]["last_seq"]) == (None, 21)
-
-
-@pytest.mark.parametrize("page", [bytes(64), b"\xff" * 64, bytes(range(64))], ids=["zeros", "ones", "noise"])
-def test_live_page_that_makes_no_sense_is_not_believed(cli: Cli, shm_dir: Path, page: bytes) -> None:
-    """After a power cut it may hold anything."""
-    path = make(shm_dir / "log")
-    overwrite(path, LIVE_OFFSET, page)
-    overwrite(path, LIVE_WRITER_OFFSET, page)
-    ran = cli("stat", path)
-    assert (ran.status, ran.err) == (0, "")
-    assert "the live page is not valid; see pmwal info" in ran.text
-    assert cli("stat", "--json", path).json["bounds"] is None
-
-
-def test_stat_of_another_file_is_status_3(cli: Cli, shm_dir: Path) -> None:
-    """As every command that opens a log."""
-    (shm_dir / "foreign").write_bytes(bytes(10000))
-    assert cli("stat", shm_dir / "foreign").status == 3
-
-
-def test_watch_on_a_pipe_is_a_line_each_time(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text or an object; Ctrl-C is status 130."""
-    path = shm_dir / "log"
-    with open_small(path) as wal:
-        for arguments in ((), ("--json",)):
-            between_looks(monkeypatch, *[lambda: wal.append(b"x")] * 3)
-            ran = cli("stat", path, "--watch", *arguments)
-            assert (ran.status, ran.err, len(ran.lines)) == (130, "", 3)
-            if arguments:
-                assert [json.loads(line)["bounds"]["last_seq"] for line in ran.lines] == [4, 5, 6]
-            else:
-                assert all("records/s" in line for line in ran.lines)
-
-
-@pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_watch_on_a_terminal_stays_in_place(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
-    """The first page is drawn at once; each other one goes up as many lines as the last one had. A dumb one gets lines."""
-    path = shm_dir / "log"
-    monkeypatch.setenv("TERM", term)
-    monkeypatch.setenv("COLUMNS", "40")
-    with open_small(path) as wal:
-        between_looks(monkeypatch, *[lambda: wal.append(b"x")] * 2)
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-        ran = cli("stat", path, "--watch")
-    assert ran.status == 130
-    if term == "dumb":
-        assert (ran.out.count(b"\x1b"), len(ran.lines)) == (0, 2)
-        return
-    first, second, third = ran.text.split("\x1b[J")
-    assert first.endswith("\x1b[6F")
-    assert second.endswith("\x1b[8F")
-    assert [page.count("\n") for page in (first, second, third)] == [6, 8, 8]
-    assert max(map(len, third.splitlines())) <= 39

@@ -92,14 +92,14 @@ def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace
         say(f"{args.path}: {numbers_in_words(args.first, first - 1)} no longer in the log")
     first = max(first, args.first or 0)
     last = last if args.last is None else min(last, args.last)
-    walk = RangeReader(reader, args.path)
+    ranges = RangeReader(reader, args.path)
     if args.lines is None and not args.reverse:
-        print_records(filter(matches, walk.oldest_first(first, last)), form)
+        print_records(filter(matches, ranges.oldest_first(first, last)), form)
     else:
-        newest = islice(filter(matches, walk.newest_first(first, last)), args.lines)
+        newest = islice(filter(matches, ranges.newest_first(first, last)), args.lines)
         print_records(newest if args.reverse else reversed(list(newest)), form)
     mention_torn_end(args.path, reader)
-    return FAILED if walk.missed else OK
+    return FAILED if ranges.missed else OK
 
 
 def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:

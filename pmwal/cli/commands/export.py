@@ -68,16 +68,16 @@ def run(args: argparse.Namespace) -> int:
         if args.file is not None and os.path.exists(args.file) and os.path.samefile(args.path, args.file):
             args.parser.error("-o names the log itself; choose another file")
         first, last = reader.first_seq, reader.committed_seq
-        walk, kinds = RangeReader(reader, args.path), _Kinds()
+        ranges, kinds = RangeReader(reader, args.path), _Kinds()
         with _target(args.file) as stream:
-            form.write(kinds.watch(walk.oldest_first(first, last)), stream)
+            form.write(kinds.watch(ranges.oldest_first(first, last)), stream)
             stream.flush()
         if kinds.count and not form.has_kinds:
             say(f"{args.path}: {kinds.count} records have a kind, which {name} leaves out; jsonl, parquet and arrow keep it")
         if args.file is not None:
             print(f"{args.path}: exported {records_in_words(first, last)}")
         mention_torn_end(args.path, reader)
-    return FAILED if walk.missed else OK
+    return FAILED if ranges.missed else OK
 
 
 @contextlib.contextmanager

@@ -143,20 +143,20 @@ class _Tail:
         lines = _LINES if self._lines is None and not self._seen else self._lines
         first = self._next_number(reader)
         last = reader.committed_seq
-        walk = RangeReader(reader, self._path)
+        ranges = RangeReader(reader, self._path)
         seen: deque[Cursor] = deque(maxlen=_REMEMBERED)
         try:
             if lines is None:
-                print_records(filter(self._matches, _noted(walk.oldest_first(first, last), seen.append)), self._form)
+                print_records(filter(self._matches, _noted(ranges.oldest_first(first, last), seen.append)), self._form)
             else:
-                newest_first = _noted(walk.newest_first(first, last), seen.appendleft, _REMEMBERED)
+                newest_first = _noted(ranges.newest_first(first, last), seen.appendleft, _REMEMBERED)
                 newest = list(islice(filter(self._matches, newest_first), lines))
                 next(newest_first, None)  # with -n 0 islice has not read the newest yet
                 print_records(reversed(newest), self._form)
         except Overrun as error:
             return self._next_after_rollback(reader, error)
         self._seen.extend(seen)
-        self._missed |= walk.missed
+        self._missed |= ranges.missed
         return max(first, last + 1)
 
     def _follow(self, reader: Reader, next_seq: int) -> int:

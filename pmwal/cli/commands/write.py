@@ -61,8 +61,8 @@ def _commit_option(text: str) -> str | float:
         commit = text if text in COMMIT_POLICIES else float(text)
         check_commit(commit)
     except ValueError:
-        policies = " or ".join(COMMIT_POLICIES)
-        raise argparse.ArgumentTypeError(f"{text!r} is neither {policies} nor a number of seconds above 0") from None
+        policies = ", ".join(COMMIT_POLICIES)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {policies} or a number of seconds above 0") from None
     return commit
 
 

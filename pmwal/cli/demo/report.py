@@ -170,7 +170,7 @@ def _verdict(value: dict[str, Any]) -> list[str]:
         wrong = [f"{value[name]:,} {name}" for name in ("lost", "changed", "foreign") if value[name]]
         return [f"FAILED: {', '.join(wrong) or 'see above'} ({what})"]
     extra = value["kept_extra"]
-    kept = f"besides them {extra} in flight at a kill" if extra else "and nothing else"
+    kept = f"and {extra} more in flight at a kill" if extra else "and nothing else"
     return [
         f"PROVED: {what}.",
         "After every kill the log had each acknowledged line that was not truncated,",
