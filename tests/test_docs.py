@@ -76,7 +76,7 @@ def is_there(name: str) -> bool:
 
 
 def can_run(section: Section) -> bool:
-    """Whether all is there that a section says it needs, in comments of the form "needs NAME"."""
+    """Whether everything is installed that a section says it needs, in comments of the form "needs NAME"."""
     return all(map(is_there, re.findall(r"^<!-- needs ([\w.]+) -->$", "\n".join(section.lines), re.MULTILINE)))
 
 
@@ -123,7 +123,7 @@ def test_relative_links_resolve(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_named_files_exist(path: Path) -> None:
-    """Each file of the project that stands in backticks is there."""
+    """Each file of the project that is named in backticks exists."""
     named = re.findall(r"`((?:pmwal|tests|docs|tools|examples)/[\w./-]*)`", prose(path))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
