@@ -23,4 +23,4 @@ html_title = f"pmwal {__version__}"
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"
-smartquotes = False  # what stands in quotes is mostly code
+smartquotes = False  # most quoted text is code

@@ -6,6 +6,7 @@ import ast
 import doctest
 import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def modules() -> set[str]:
     return packages | {path.stem for path in PACKAGE.glob("*.py")}
 
 
+@cache
 def imported_by(name: str) -> set[str]:
     """What a module, or a package with all that is in it, imports of pmwal, the extension module left out."""
     sources = [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/**/*.py")]
@@ -74,7 +76,7 @@ def is_there(name: str) -> bool:
 
 
 def can_run(section: Section) -> bool:
-    """Whether all is there that a section says it needs, in comments of the form "needs NAME"."""
+    """Whether everything is installed that a section says it needs, in comments of the form "needs NAME"."""
     return all(map(is_there, re.findall(r"^<!-- needs ([\w.]+) -->$", "\n".join(section.lines), re.MULTILINE)))
 
 
@@ -121,7 +123,7 @@ def test_relative_links_resolve(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_named_files_exist(path: Path) -> None:
-    """Each file of the project that stands in backticks is there."""
+    """Each file of the project that is named in backticks exists."""
     named = re.findall(r"`((?:pmwal|tests|docs|tools|examples)/[\w./-]*)`", prose(path))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
@@ -147,6 +149,31 @@ def test_tests_that_the_testing_page_names_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert len(rows) == 50
     assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
+
+
+def commands(path: Path) -> dict[str, list[str]]:
+    """The commands of a document that a comment marks, by their names."""
+    found = re.findall(r"^<!-- (\w+) command -->\n```sh\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return {name: block.splitlines() for name, block in found}
+
+
+def test_marked_commands_are_where_ci_takes_them_from() -> None:
+    """Each is one line in the document for those who run it: users the README, contributors CONTRIBUTING.md."""
+    readme, contributing = commands(ROOT / "README.md"), commands(ROOT / "docs" / "CONTRIBUTING.md")
+    assert (sorted(readme), sorted(contributing)) == (["demo", "test"], ["docs", "rigs"])
+    assert {1} == {len(lines) for lines in (readme | contributing).values()}
+
+
+def test_pre_commit_has_the_ruff_of_the_tests() -> None:
+    """The pinned version lies in the range of setup.cfg, so that both formatters agree."""
+    pinned = re.search(
+        r"ruff-pre-commit\n\s+rev: v(\d+)\.(\d+)\.\d+$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE
+    )
+    allowed = re.search(r"^ *ruff>=(\d+)\.(\d+),<(\d+)\.(\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert allowed is not None
+    low, high = tuple(map(int, allowed.groups()[:2])), tuple(map(int, allowed.groups()[2:]))
+    assert low <= tuple(map(int, pinned.groups())) < high
 
 
 GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")

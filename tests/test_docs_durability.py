@@ -132,7 +132,7 @@ OPENS: dict[str, Callable[[Wal], None]] = {
     "open, cleanly closed": _close,
     "open, records past the newest slot": _append_pending,
 }
-"""The rows that are watched from outside of a handle."""
+"""The rows that are observed from outside a handle."""
 
 
 def order_table(ordering: str) -> dict[str, str]:
@@ -189,7 +189,7 @@ def test_durability_table_has_the_steps_of_an_open(operation: str, ordering: str
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_durability_table_has_the_steps_of_a_creation(ordering: str, shm_dir: Path) -> None:
-    """A creation ends with the sync of the directory behind the link; the steps of an open of a clean log follow."""
+    """A creation ends with the sync of the directory after the link; the steps of an open of a clean log follow."""
     path = shm_dir / "test.wal"
     wal, seam = open_watched(path, ordering)
     steps = steps_of(seam.events, superblock(path))
@@ -240,7 +240,7 @@ WINDOW = {
 
 @pytest.mark.parametrize("damaged", WINDOW)
 def test_window_of_maybe_acknowledged_is_as_described(damaged: str, shm_dir: Path) -> None:
-    """Damage behind the last slot is told from a torn tail exactly when something stored after its barrier is whole."""
+    """Damage past the last slot is told from a torn tail exactly when something stored after its barrier is whole."""
     ordering, numbers, case, maybe = WINDOW[damaged]
     path = shm_dir / "test.wal"
     wal, _ = open_watched(path, ordering, commit="manual")
@@ -257,7 +257,7 @@ def test_window_of_maybe_acknowledged_is_as_described(damaged: str, shm_dir: Pat
 
 
 def test_commit_with_nothing_pending_closes_the_window(shm_dir: Path) -> None:
-    """What docs/durability.md advises helps: damage to the last record is reported then."""
+    """The advice of docs/durability.md helps: damage to the last record is reported then."""
     path = shm_dir / "test.wal"
     wal, _ = open_watched(path, "pipelined")
     wal.append(b"first")
@@ -271,15 +271,15 @@ def test_commit_with_nothing_pending_closes_the_window(shm_dir: Path) -> None:
 # -- what docs/recovery.md says of salvage, repair and the report
 
 
-def damaged_behind_a_rollback(path: Path, *behind: bytes) -> None:
-    """Record 4 was rolled back, stands whole in the gap before the ring's end, and was replaced by a longer one, now damaged."""
+def damaged_after_a_rollback(path: Path, *later: bytes) -> None:
+    """Record 4 was rolled back, is still whole in the gap before the ring's end, and was replaced by a longer one, now damaged."""
     wal, _ = open_watched(path, "strict")
     wal.extend([bytes(7000), bytes(7000), b"keep"])
     wal.truncate(before=3)
     wal.extend([b"old 4", b"old 5"])
     wal.rollback(after=3)
     wal.append(bytes(3000))
-    wal.extend(behind)
+    wal.extend(later)
     wal.close()
     flip(path, file_offset(superblock(path), whole_records(path)[4].position) + HEADER)
 
@@ -287,16 +287,16 @@ def damaged_behind_a_rollback(path: Path, *behind: bytes) -> None:
 def test_salvage_with_a_slot_hands_out_nothing_that_was_rolled_back(shm_dir: Path) -> None:
     """A discarded record in the gap before the ring's end neither comes back nor hides the one that replaced it."""
     path = shm_dir / "test.wal"
-    damaged_behind_a_rollback(path, b"new 5", b"new 6")
+    damaged_after_a_rollback(path, b"new 5", b"new 6")
     with pmwal.open(path, "r", recover="salvage") as reader:
         salvaged = [(record.seq, record.data) for record in reader]
     assert salvaged == [(3, b"keep"), (5, b"new 5"), (6, b"new 6")]
 
 
 def test_repair_with_a_slot_keeps_nothing_that_was_rolled_back(shm_dir: Path) -> None:
-    """Where the damage begins the repaired log ends, also when a discarded record with the right number stands there."""
+    """Where the damage begins the repaired log ends, also when a discarded record with the right number is there."""
     path = shm_dir / "test.wal"
-    damaged_behind_a_rollback(path)
+    damaged_after_a_rollback(path)
     repair(path)
     with pmwal.open(path, "r") as reader:
         assert payloads(reader) == [b"keep"]

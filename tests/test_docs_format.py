@@ -39,7 +39,7 @@ def draw(structure: Structure) -> str:
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.title)
 def test_format_table_is_the_structure(structure: Structure) -> None:
-    """Offset, size, name and meaning of each field stand in docs/format.md, and nothing else does."""
+    """Offset, size, name and meaning of each field are in docs/format.md, and nothing else is."""
     expected = [
         [str(structure.offsets[field.name]), str(structure.field_size(field.name)), field.name, field.meaning]
         for field in structure.fields
@@ -68,13 +68,13 @@ def constants() -> dict[str, int]:
 
 
 def test_format_constants_are_those_of_the_code() -> None:
-    """Every number of the layout stands in the table, with its value."""
+    """Every number of the layout is in the table, with its value."""
     table = {row[0]: row[1] for row in read_table(read_section("format.md", "Limits and constants"), "name")}
     assert {name: str(value) for name, value in constants().items()} == table
 
 
 def test_format_constants_are_the_same_in_other_words() -> None:
-    """What a constant is "also" written as is its value."""
+    """The "also" column has the same value in other words."""
     units = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "TiB": 1 << 40}
     for name, value, also, _ in read_table(read_section("format.md", "Limits and constants"), "name"):
         if also:

@@ -12,7 +12,7 @@ import pytest
 import pmwal
 
 OLD_NAMES = ("pmwal.handler", "pmwal.layout", "pmwal.sink")
-"""Modules that only warn that what they held has moved."""
+"""Modules that only warn that their content has moved."""
 
 MODULES = sorted(
     module.name

@@ -132,7 +132,8 @@ def test_names_in_comments_and_documents_lead_somewhere() -> None:
     """When a module moves or goes, every comment and document that names it is changed with it."""
     paths = [path for path in written() if path != Path(__file__)]  # this file names some that lead nowhere
     assert len(paths) >= 250
-    assert [f"{path.relative_to(ROOT)}: {name}" for path in paths for name in stale_names(prose_of(path))] == []
+    suspects = [path for path in paths if stale_names(path.read_text())]  # most have none even in code, which is quick to see
+    assert [f"{path.relative_to(ROOT)}: {name}" for path in suspects for name in stale_names(prose_of(path))] == []
 
 
 @pytest.mark.parametrize(
