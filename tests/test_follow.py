@@ -18,6 +18,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.reading import follow
 from pmwal.reading.walk import Walker
+from pmwal.records import Bound
 from pmwal.storage.live_page import read_writer
 from processes import child
 from support import kill, open_small
@@ -264,7 +265,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
 
         def news(line: bytes = before.line, epoch: int = epoch, seq: int = 2) -> Any:
             return scan.scanner.follow(
-                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, last.end, seq, epoch, 4096, 10
+                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, Bound(last.end, seq), epoch, 4096, 10
             )
 
         assert news() is None  # nothing was stored since
@@ -280,7 +281,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         assert news(seq=3) is None  # another record stands there
         wal.truncate(before=3)
         assert news() is None  # it is gone
-        with pytest.raises(TypeError, match="a line of the live page"):
+        with pytest.raises(TypeError, match="line of the live page"):
             news(b"")
         wal.rollback(after=2)
         assert news(seq=3) is None

@@ -100,7 +100,7 @@ for directory in ("/dev/shm", None):
                 print(medium, ordering, "done", flush=True)
 """
 
-MUTANT = ("scan.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
+MUTANT = ("iterator.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
 """A payload that is copied into too short a buffer (a regular expression): what --mutant builds, to see that it is noticed."""
 
 UNINITIALISED = ("UninitCondition", "UninitValue", "SyscallParam", "ClientCheck")

@@ -13,7 +13,7 @@
 
 /* Of one interpreter. */
 struct module_state {
-    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *walk_type, *scanner_type, *retained_type, *emitter_type;
+    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *retained_type, *emitter_type;
     PyObject *name_kind, *name_commit;
 };
 
@@ -40,7 +40,7 @@ typedef struct {
 bool lock_try(Lock *lock);
 void lock_release(Lock *lock);
 
-extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, walk_spec, scanner_spec, retained_spec, emitter_spec;
+extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, retained_spec, emitter_spec;
 
 struct bound {
     uint64_t position, seq; /* the number of the first record at or after the position */

@@ -259,7 +259,14 @@ class Reader(ArrayReader):
         if self._scan is None or not met.line or last is None or last.seq + 1 != first:
             return None
         news = self._scan.scanner.follow(
-            Record, self._mapping.fd, self._block.ring_offset, met.line, last.end, first, self._seen_epoch, CHUNK, RECORDS_MAX
+            Record,
+            self._mapping.fd,
+            self._block.ring_offset,
+            met.line,
+            Bound(last.end, first),
+            self._seen_epoch,
+            CHUNK,
+            RECORDS_MAX,
         )
         if news is None:
             return None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from pmwal.format.layout import HEADER, PAGE, Slot, Superblock
-from pmwal.format.ring import Found, Load, RingReader, Scan, has_due_epoch
+from pmwal.format.ring import Found, Load, RingReader, Scan, has_expected_epoch
 from pmwal.records import Bound
 
 _PIECE = 4 * 1024 * 1024
@@ -111,7 +111,7 @@ def belongs(found: Found, slot: Slot) -> bool:
     """
     if found.position >= slot.commit_position:
         return found.header.epoch >= slot.epoch
-    return has_due_epoch(found, slot.epoch, slot.epoch_first_seq)
+    return has_expected_epoch(found, slot.epoch, slot.epoch_first_seq)
 
 
 def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot) -> Iterator[Found]:
