@@ -114,7 +114,7 @@ def test_forged_length_of_a_committed_record_is_corruption(shm_dir: Path, length
 
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS.keys())
 def test_forged_length_past_the_pointer_ends_the_log_there(shm_dir: Path, length: int) -> None:
-    """Scenario 15 in a torn tail: what cannot be a record is dropped, whatever its length says."""
+    """Scenario 15 in a torn tail: what cannot be a record is dropped, whatever its length field says."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **STRICT)
     wal.append(b"1" * 100)
@@ -267,7 +267,7 @@ def test_record_before_the_rings_end_fits_or_wraps(shm_dir: Path, options: dict[
 
 @pytest.mark.parametrize("start", [0, 64, 2048, 4096 - 64])
 def test_full_ring_is_never_read_as_empty(place: Place, start: int) -> None:
-    """Scenario 17: records that fill the ring to its last byte, from any place in it."""
+    """Scenario 17: records that fill the ring to its last byte, from any ring offset."""
     wal = open_small(place.path, size=4096, align=64, **place.options)
     fill_to(wal, start)
     expected = []
@@ -339,14 +339,14 @@ def test_crash_while_the_first_record_of_a_lap_is_stored(shm_dir: Path, options:
 
 
 def reader_data(path: Path, seq: int) -> bytes:
-    """One payload, read from the file by the place that recovery found it in."""
+    """One payload, read from the file at the position where recovery found it."""
     found, block = whole_records(path)[seq], superblock(path)
     start = file_offset(block, found.position) + HEADER
     return path.read_bytes()[start : start + found.header.length]
 
 
 def old_record_before_the_end(wal: Wal) -> None:
-    """Scenario 18a up to the rollback: 3 is kept; an old 4 stands just before the ring's end, a gap of 56 bytes after it."""
+    """Scenario 18a up to the rollback: 3 is kept; an old 4 lies just before the ring's end, a gap of 56 bytes after it."""
     wal.append(bytes(1200))
     wal.append(bytes(1200))
     wal.append(b"3" * (4096 - 2 * record_size(1200, 8) - 256 - HEADER))
@@ -357,7 +357,7 @@ def old_record_before_the_end(wal: Wal) -> None:
 
 @pytest.mark.parametrize("size", [250, 600, 1000])
 def test_discarded_record_before_the_rings_end_does_not_hide_the_one_that_wrapped(place: Place, size: int) -> None:
-    """Scenario 18a: the old 4, whole and with the right number in the right place, neither wins nor ends the scan."""
+    """Scenario 18a: the old 4, whole and with the right number at the right position, neither wins nor ends the scan."""
     wal = open_small(place.path, size=4096, align=8, **place.options)
     old_record_before_the_end(wal)
     wal.rollback(after=3)
@@ -408,7 +408,7 @@ def old_record_that_wrapped(wal: Wal, size: int) -> None:
 @pytest.mark.parametrize("size", [250, 600])
 @pytest.mark.parametrize("followed", [False, True], ids=["last", "followed"])
 def test_damaged_record_is_never_replaced_by_a_discarded_one_that_wrapped(shm_dir: Path, size: int, followed: bool) -> None:
-    """Scenario 18a with damage: the new 4 is damaged, the old 4 at the next lap's start whole; no read may hand out the old."""
+    """Scenario 18a with damage: the new 4 is damaged, the old 4 at the next lap's start whole; no read may return the old."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, align=8, **STRICT)
     old_record_that_wrapped(wal, size)
@@ -446,7 +446,7 @@ BOUNDS: dict[str, Callable[[Wal], object]] = {
 
 @pytest.mark.parametrize("call", BOUNDS.values(), ids=BOUNDS.keys())
 def test_bounds_are_never_set_at_a_discarded_record_that_wrapped(shm_dir: Path, call: Callable[[Wal], object]) -> None:
-    """Scenario 18a with damage: a slot must not name the old 4's place, which is past the end of the log."""
+    """Scenario 18a with damage: a slot must not name the old 4's position, which is past the end of the log."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, align=8, **STRICT)
     old_record_that_wrapped(wal, 600)
@@ -460,7 +460,7 @@ def test_bounds_are_never_set_at_a_discarded_record_that_wrapped(shm_dir: Path, 
 
 
 def test_record_shorter_than_the_gap_at_the_next_laps_start_does_not_follow(shm_dir: Path) -> None:
-    """Scenario 18a: it would have fitted before the ring's end, so whatever its number and epoch it is not the next one."""
+    """Scenario 18a: it would have fitted before the ring's end, so with any number and epoch it is not the next one."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, align=8, **STRICT)
     fill_to(wal, 4096 - 256)
@@ -480,7 +480,7 @@ def test_record_shorter_than_the_gap_at_the_next_laps_start_does_not_follow(shm_
 @CRASH_MEDIA
 @pytest.mark.parametrize("room", [0, 64, 128])
 def test_lost_first_of_a_batch_whose_second_wrapped_is_a_torn_tail(shm_dir: Path, options: dict[str, Any], room: int) -> None:
-    """Scenario 18b: the second stands whole at the next lap's start; that is no corruption, and none of the batch is kept."""
+    """Scenario 18b: the second is whole at the next lap's start; that is no corruption, and none of the batch is kept."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, **options)
     fill_to(wal, 4096 - room - 192)
@@ -610,7 +610,7 @@ def test_one_commit_flushes_all_that_was_stored_since_the_last_over_the_rings_en
 
 
 def jump(path: Path, **fields: int) -> None:
-    """Let an empty, cleanly closed log go on from other numbers, as if it had come that far."""
+    """Make an empty, cleanly closed log continue from other numbers, as if it had reached them."""
     slot = look(path).control.newest
     assert slot is not None
     block = superblock(path)
@@ -630,13 +630,13 @@ def jump(path: Path, **fields: int) -> None:
 
 
 def put_slot(path: Path, block: Superblock, slot: Slot) -> None:
-    """Put a slot into its place without looking at the log, which is not whole until a whole turn is there."""
+    """Write a slot at its index without opening the log, which is not valid until a whole turn is there."""
     index = slot_index(slot.generation, block.control_pages)
     overwrite(path, slot_offset(index), encode_slot(slot, block.uuid, index))
 
 
 def jumped_log(path: Path, options: dict[str, Any], **fields: int) -> Wal:
-    """An empty log that has come as far as ``fields`` say."""
+    """An empty log that has reached the numbers in ``fields``."""
     open_small(path, **options).close()
     jump(path, **fields)
     return open_small(path, **options)
@@ -674,7 +674,7 @@ def append_until_full(wal: Wal, items: Iterable[bytes]) -> list[tuple[int, bytes
 
 
 def test_last_number_is_refused_before_it_wraps(place: Place) -> None:
-    """Scenario 20: near 2^64 append, extend and reserve say WalFull; what is there stays readable, closes and opens."""
+    """Scenario 20: near 2^64 append, extend and reserve raise WalFull; the log stays readable, closes and opens."""
     wal = jumped_log(place.path, place.options, seq=SEQ_MAX - 4)
     with pytest.raises(pmwal.WalFull):
         wal.extend([b"x"] * 8)
@@ -696,7 +696,7 @@ def test_last_number_is_refused_before_it_wraps(place: Place) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_last_position_is_refused_before_it_wraps(place: Place, size: int) -> None:
-    """Scenario 20: near 2^63 append says WalFull; no position in the file is past the limit."""
+    """Scenario 20: near 2^63 append raises WalFull; no position in the file is past the limit."""
     start = (POSITION_MAX - 3000) // SMALL_RING * SMALL_RING + SMALL_RING - 3072  # a multiple of every alignment
     wal = jumped_log(place.path, {**place.options, "on_full": "overwrite"}, position=start)
     stored = append_until_full(wal, (b"%03d" % number + bytes(size) for number in range(100)))
@@ -712,7 +712,7 @@ def test_last_position_is_refused_before_it_wraps(place: Place, size: int) -> No
 
 @pytest.mark.parametrize("position", [1 << 31, 1 << 32, 1 << 53, 1 << 62], ids=["2^31", "2^32", "2^53", "2^62"])
 def test_positions_pass_powers_of_two(shm_place: Place, position: int) -> None:
-    """Scenario 20: a log that crosses 2^31, 2^32, 2^53 or 2^62 bytes is killed on the way and goes on."""
+    """Scenario 20: a log that crosses 2^31, 2^32, 2^53 or 2^62 bytes is killed on the way and continues."""
     wal = jumped_log(shm_place.path, {**shm_place.options}, position=position - 512)
     for number in range(8):
         wal.append(b"%d" % number * 100)
@@ -765,7 +765,7 @@ def test_last_generation_is_refused_before_it_wraps(shm_place: Place, left: int)
 
 
 def test_numbers_that_wrap_in_a_file_are_refused(shm_dir: Path) -> None:
-    """Scenario 20: a record or slot past the limits, as a bug or an enemy would write it, never makes numbers go backwards."""
+    """Scenario 20: a record or slot past the limits, as a bug or an attacker would write it, never makes numbers decrease."""
     path = shm_dir / "test.wal"
     wal = jumped_log(path, STRICT, seq=SEQ_MAX - 1)
     kill(wal)

@@ -165,7 +165,7 @@ def torn_tail(path: Path) -> None:
 
 
 def old_epoch_behind(path: Path) -> None:
-    """Past the end stand two whole records of an older epoch, which a rollback discarded."""
+    """Past the end lie two whole records of an older epoch, which a rollback discarded."""
     wal = open_small(path, **STRICT)
     for number in range(1, 6):
         wal.append(b"record %d" % number)
@@ -193,7 +193,7 @@ def damaged_after_close(path: Path) -> None:
 
 
 def discarded_record_in_place_of_a_committed_one(path: Path) -> None:
-    """The medium forgot the last write: where the committed 3 stood, the 3 that a rollback discarded is whole again."""
+    """The medium forgot the last write: where the committed 3 was, the 3 that a rollback discarded is whole again."""
     wal = three(path)
     found = whole_records(path)[3]
     start, old = file_offset(superblock(path), found.position), path.read_bytes()
@@ -281,7 +281,7 @@ def at_the_rings_end(path: Path) -> None:
 
 
 def newer_epoch_at_the_next_lap(path: Path) -> None:
-    """The next record, at the next lap's start, is of an epoch that no slot tells of."""
+    """The next record, at the next lap's start, is of an epoch that no slot names."""
     at_the_rings_end(path)
     craft_record(path, 16384, epoch=7)
 
@@ -293,7 +293,7 @@ def wrong_number_at_the_next_lap(path: Path) -> None:
 
 
 def wrong_number_in_the_right_place(path: Path) -> None:
-    """Exactly where the last record ends stands one of this epoch with another number."""
+    """Exactly where the last record ends lies one of this epoch with another number."""
     killed(path)
     craft_record(path, newest_slot(path).commit_position, seq=9)
 
@@ -338,7 +338,7 @@ def two_slots_torn(path: Path) -> None:
 
 
 def two_places_lost(path: Path) -> None:
-    """Two places that were never used since creation are torn; the newest slot is whole."""
+    """Two slots that were not used since creation are torn; the newest slot is whole."""
     killed(path)
     generation = newest_slot(path).generation
     damage_slot(path, generation + 20)
@@ -394,7 +394,7 @@ class Case(NamedTuple):
 
     label: str
     build: Callable[[Path], None]
-    kept: int  # so many records, from 1 on where ``facts`` name no other first_seq
+    kept: int  # number of records, from 1 on unless ``facts`` name another first_seq
     outcome: str = "recovered"
     facts: dict[str, Any] = {}  # noqa: RUF012 - fields of the report; never changed
 
@@ -518,7 +518,7 @@ def test_slot_written_before_its_data_is_loud_and_good_records_stay_readable(shm
 
 
 def test_slot_torn_at_any_word_leaves_the_slot_before_it(shm_place: Place) -> None:
-    """Scenario 9: the newest slot holds new words up to any one of them, or from any one on, and old ones elsewhere."""
+    """Scenario 9: the newest slot has new words up to any one of them, or from any one on, and old ones elsewhere."""
     wal = three(shm_place.path, dict(shm_place.options))
     old = shm_place.path.read_bytes()
     wal.append(b"record 4", commit=False)
@@ -567,7 +567,7 @@ def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, wo
 
 
 def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Path) -> None:
-    """Scenario 10: while the clock runs backwards, and whichever of two slots stands first in the file."""
+    """Scenario 10: while the clock runs backwards, and whichever of two slots comes first in the file."""
     path = shm_dir / "test.wal"
     seam = FakeSeam()
     wal = open_small(path, seam=seam, **STRICT)
@@ -758,7 +758,7 @@ IMPOSSIBLE: dict[str, Callable[[Slot], Slot]] = {
 
 @pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 def test_slot_that_contradicts_itself_is_corrupt_wherever_it_stands(shm_dir: Path, change: Callable[[Slot], Slot]) -> None:
-    """Scenario 13: a right checksum over wrong numbers is never passed over in silence for an older slot."""
+    """Scenario 13: a slot with a right checksum and wrong numbers is never silently ignored in favour of an older one."""
     path = shm_dir / "test.wal"
     wal = three(path)
     for number in range(4, 60):
@@ -775,7 +775,7 @@ def test_slot_that_contradicts_itself_is_corrupt_wherever_it_stands(shm_dir: Pat
 
 
 def test_whole_slot_in_the_place_of_another_generation_is_corrupt(shm_dir: Path) -> None:
-    """Scenario 13: a slot must stand where its generation belongs."""
+    """Scenario 13: a slot must be at the index of its generation."""
     path = shm_dir / "test.wal"
     killed(path)
     slot, block = newest_slot(path), superblock(path)

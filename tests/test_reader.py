@@ -1,4 +1,4 @@
-"""Readers beside a writer in another process, after its end, across rollbacks, and on copies (scenarios 34, 35 and 38)."""
+"""Readers while another process writes, after its end, across rollbacks, and on copies (scenarios 34, 35 and 38)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_reader_shows_after_a_kill_what_recovery_keeps(place: Place) -> None:
 
 
 def test_reader_never_shows_less_after_a_kill_than_before(place: Place) -> None:
-    """A look at ``recovery`` or a verdict while the writer lived does not hide what it acknowledged later."""
+    """Reading ``recovery`` or a verdict while the writer lived does not hide what it acknowledged later."""
     with writer(place.path, **place.options) as log, pmwal.open(place.path, "r") as reader:
         log("append", b"1")
         assert reader.recovery.records == 1
@@ -191,7 +191,7 @@ def test_readers_of_one_log_do_not_disturb_one_another(path: Path) -> None:
 
 
 def test_overrun_counts_what_is_missing(path: Path) -> None:
-    """A reader behind a flight recorder learns how many records it lost, at the call and in the middle of an iteration."""
+    """A reader that falls behind a flight recorder is told how many records it missed, at the call and during an iteration."""
     with writer(path, on_full="overwrite", size="1MiB") as log, pmwal.open(path, "r") as reader:
         log("extend", [bytes(1000)] * 500)
         running = reader.read()
@@ -212,7 +212,7 @@ def test_overrun_counts_what_is_missing(path: Path) -> None:
 
 
 def checked(seq: int) -> bytes:
-    """A payload that says which record it belongs to in all its bytes."""
+    """A payload that names its record in all its bytes."""
     return struct.pack("<Q", seq) * (1 + seq * 7919 % 97)
 
 
@@ -266,16 +266,16 @@ def test_slow_reader_never_gets_torn_bytes(path: Path, options: dict[str, Any]) 
 
 
 def test_record_is_handed_out_from_the_bytes_that_were_checked(path: Path) -> None:
-    """Bytes that change between two loads are never handed out, in any part of the ring."""
+    """Bytes that change between two loads are never delivered, in any part of the ring."""
     expected = [bytes([number]) * 900 for number in range(1, 18)]
     with open_small(path) as wal:
         wal.extend(expected)
     raw, block, seen = path.read_bytes(), superblock_of(path), set[int]()
 
     def load(offset: int, length: int) -> bytes:
-        places = range(offset, offset + length)
-        data = bytes(raw[at] ^ (0xFF if at in seen else 0) for at in places)
-        seen.update(places)
+        offsets = range(offset, offset + length)
+        data = bytes(raw[at] ^ (0xFF if at in seen else 0) for at in offsets)
+        seen.update(offsets)
         return data
 
     shown: list[pmwal.Record] = []
@@ -302,7 +302,7 @@ def test_verify_beside_a_flight_recorder_is_no_false_alarm(path: Path) -> None:
 
 
 def test_reader_of_many_laps_keeps_a_bounded_index(path: Path) -> None:
-    """What a reader remembers of where records start does not grow with the bytes that it has read."""
+    """A reader's index of record starts does not grow with the bytes that it has read."""
     with open_small(path, size="128KiB", on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(40):
             first, last = wal.extend([bytes(10_000)] * 10)
@@ -314,13 +314,13 @@ def test_reader_of_many_laps_keeps_a_bounded_index(path: Path) -> None:
 
 
 def test_rollback_of_what_was_handed_out_is_an_overrun(path: Path) -> None:
-    """A reader that passed the records is told, also when others of the same size and number took their place."""
+    """A reader that passed the records is told, even if others of the same size and number replaced them."""
     with writer(path) as log, pmwal.open(path, "r") as reader:
         log("extend", [b"old-%d" % number for number in range(1, 7)])
         assert len(list(reader)) == 6
         log("rollback", after=3)
         log("extend", [b"new-%d" % number for number in range(4, 9)])
-        with pytest.raises(pmwal.Overrun, match="record 6, handed out before, was rolled back; read again"):
+        with pytest.raises(pmwal.Overrun, match="record 6, read before, was rolled back; read again"):
             reader.read(start=7)
         assert payloads(reader)[2:5] == [b"old-3", b"new-4", b"new-5"]
         assert [record.seq for record in reader.read(start=8)] == [8]
@@ -337,12 +337,12 @@ def test_rollback_past_a_reader_does_not_concern_it(path: Path) -> None:
 
 
 def test_rollback_to_where_the_log_ends_before_the_reader_is_an_overrun(path: Path) -> None:
-    """Also when nothing took the place of what was discarded."""
+    """Even if nothing replaced the discarded records."""
     with writer(path) as log, pmwal.open(path, "r") as reader:
         log("extend", [b"1", b"2", b"3"])
         assert len(list(reader)) == 3
         log("rollback", after=1)
-        with pytest.raises(pmwal.Overrun, match="record 3, handed out before, was rolled back"):
+        with pytest.raises(pmwal.Overrun, match="record 3, read before, was rolled back"):
             reader.read(start=4)
         assert payloads(reader) == [b"1"]
         with pytest.raises(IndexError):
@@ -351,7 +351,7 @@ def test_rollback_to_where_the_log_ends_before_the_reader_is_an_overrun(path: Pa
 
 @pytest.mark.parametrize("length", [900, 1024 - HEADER])
 def test_rollback_in_the_middle_of_an_iteration_is_an_overrun(path: Path, length: int) -> None:
-    """An iteration never goes over from discarded records to those that took their place, whatever their size."""
+    """An iteration never continues from discarded records to those that replaced them, of any size."""
     old, new = b"o" * length, b"n" * length
     with writer(path, size="1MiB") as log, pmwal.open(path, "r") as reader:
         log("extend", [old] * 1000)
@@ -416,7 +416,7 @@ def drop_rights() -> None:
 
 @pytest.mark.parametrize("leave", [leave_clean, leave_killed])
 def test_log_without_write_permission_can_be_read(path: Path, leave: Callable[[Path], None]) -> None:
-    """Another user reads and verifies a file that it may not write; writing is the PermissionError that it is."""
+    """Another user reads and verifies a file that it may not write; opening it for writing is a PermissionError."""
     leave(path)
     path.parent.chmod(0o755)
     path.chmod(0o444)
@@ -451,7 +451,7 @@ def test_log_of_another_user_can_be_read_beside_its_writer(path: Path) -> None:
 
 
 def test_log_without_any_permission_is_an_error(path: Path) -> None:
-    """No right to read is the PermissionError that it is."""
+    """Without permission to read, opening is a PermissionError."""
     leave_clean(path)
     path.parent.chmod(0o755)
     path.chmod(0)
@@ -523,7 +523,7 @@ def fill(pipe: Connection, path: Path, options: dict[str, Any]) -> None:
 
 
 def look_at_copy(copy: Path, mode: str, durable: int) -> list[int] | None:
-    """The numbers that a copy shows, None when it is refused. What it shows must be true, unbroken and hold ``durable``."""
+    """The numbers that a copy shows, None if it is refused. They must be right and consecutive, and include ``durable``."""
     try:
         with pmwal.open(copy, mode) as log:
             shown = contents(log)
@@ -541,7 +541,7 @@ def look_at_copy(copy: Path, mode: str, durable: int) -> list[int] | None:
 def test_copy_made_beside_the_writer_is_a_prefix_or_refused(
     path: Path, ordering: str, copying: Callable[[Path, Path], None]
 ) -> None:
-    """What a copy shows begins with the first record and holds all that was durable before; or opening it says no."""
+    """A copy shows the first record and all that was durable before it was made; or opening it is refused."""
     opened = copies = 0
     options = {"medium": "file", "ordering": ordering, "size": "128KiB"}
     for turn in range(3):
@@ -564,7 +564,7 @@ def test_copy_made_beside_the_writer_is_a_prefix_or_refused(
 
 @pytest.mark.parametrize("copying", [copy_forward, copy_backward, copy_slowly])
 def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Callable[[Path, Path], None]) -> None:
-    """The same while old records are overwritten: what a copy shows is unbroken and as new as the moment of copying."""
+    """The same while old records are overwritten: a copy shows consecutive records, as new as the moment of copying."""
     copy = path.with_name("copy.wal")
     with child(write_fast, path, {"medium": "file", "on_full": "overwrite", "size": "128KiB"}) as process:
         process.hear()
@@ -579,7 +579,7 @@ def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Call
 
 
 def test_reader_forgets_where_records_stood_before_a_writer_came(path: Path) -> None:
-    """What it knew of the log without a writer may be rolled back since: no false alarm, and the new records are read."""
+    """What it knew of the log without a writer may have been rolled back: no false alarm, and the new records are read."""
     with open_small(path, size="256KiB") as wal:
         wal.extend([b"old" * 300] * 200)
     with pmwal.open(path, "r") as reader:
@@ -640,7 +640,7 @@ def test_writer_that_ends_during_a_verdict_is_no_damage(path: Path, monkeypatch:
 
 
 def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: a verdict was given again on a copy, and what changed while that was made was not noticed."""
+    """Found by the stress runs: a verdict was repeated on a copy, and changes while the copy was made were not noticed."""
     wal = pmwal.open(path, size="64KiB", on_full="overwrite")
     wal.extend([bytes(1000)] * 40)
 
@@ -669,7 +669,7 @@ def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeyp
 
 
 def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: in a small ring the writer laps whoever copies it, more often than a verdict is given again."""
+    """Found by the stress runs: in a small ring the writer laps each copy, more often than the verdict is repeated."""
     wal = pmwal.open(path, size="64KiB", on_full="overwrite")
     wal.extend([bytes(1000)] * 40)
     laps, load = iter(range(6 * snapshot._TRIES)), Mapping.load
@@ -688,7 +688,7 @@ def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monke
 
 
 def test_damage_beside_no_writer_stays_damage(path: Path) -> None:
-    """The negative control of the two above: a verdict is given again only when somebody may have written."""
+    """The negative control of the two above: a verdict is repeated only if a writer may have caused it."""
     with pmwal.open(path, size="64KiB") as wal:
         wal.extend([b"%d" % number * 100 for number in range(9)])
     flip(path, file_offset(superblock_of(path), whole_records(path)[5].position) + 60)
