@@ -236,9 +236,9 @@ def test_rows_that_go_meanwhile_are_not_handed_out(change: str, shm_dir: Path, m
                 wal.rollback(after=50) if change == "rollback" else wal.truncate(before=90)
             return take(source, scan, at, *rest)
 
-        take = pmwal.reading.arrays._take
+        take = pmwal.reading.arrays._copy_run
         monkeypatch.setattr("pmwal.reading.arrays._IN_PLACE", 1)
-        monkeypatch.setattr("pmwal.reading.arrays._take", meanwhile)
+        monkeypatch.setattr("pmwal.reading.arrays._copy_run", meanwhile)
         with pytest.raises(pmwal.Overrun):
             wal.read_array(TICK)
 

@@ -1,4 +1,4 @@
-"""Cursors: going on behind the very record that was read last, or being told that it is not there any more."""
+"""Cursors: resuming after the record that was read last, or being told that it is gone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Handle = pmwal.Wal | pmwal.Reader
 
 
 def follow_now(handle: Handle, start: str) -> Iterator[pmwal.Record]:
-    """What follow hands out without waiting."""
+    """What follow returns without waiting."""
     return handle.follow(start, timeout=0)
 
 
 def read_now(handle: Handle, start: str) -> Iterator[pmwal.Record]:
-    """What read hands out."""
+    """What read returns."""
     return handle.read(start)
 
 
@@ -39,7 +39,7 @@ def numbers(records: Iterator[pmwal.Record]) -> list[int]:
 
 @WAYS
 def test_cursor_means_after_that_record(place: Place, way: Way) -> None:
-    """On writer and reader; behind the newest record there is nothing yet, and that is no error."""
+    """On writer and reader; after the newest record there is nothing yet, and that is no error."""
     with open_small(place.path, **place.options) as wal, pmwal.open(place.path, "r") as reader:
         wal.extend([b"a", b"b", b"c"])
         cursors = [record.cursor for record in wal]

@@ -105,7 +105,7 @@ def small(path: Path, *, clean: bool, ordering: str) -> Image:
 
 @pytest.fixture
 def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remember what a control region says: most damage leaves it as it was."""
+    """Parse equal control regions once: most damage leaves them as they were."""
     monkeypatch.setattr(judge, "read_control", functools.lru_cache(maxsize=64)(control.read_control))
 
 
@@ -129,7 +129,7 @@ def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, o
 @pytest.mark.native_engine
 @pytest.mark.parametrize(("clean", "ordering"), STATES)
 def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
-    """A flipped bit of a superblock or a slot: its copy, or the slot before, stands in, and the report says so.
+    """A flipped bit of a superblock or a slot: its copy, or the slot before, is used, and the report says so.
 
     The verdict depends on the superblock in use, the slots and the ring only, so each pair of the first two is judged once.
     """

@@ -18,6 +18,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.reading import follow
 from pmwal.reading.walk import Walker
+from pmwal.records import Bound
 from pmwal.storage.live_page import read_writer
 from processes import child
 from support import kill, open_small
@@ -27,7 +28,7 @@ PATIENCE = 20.0
 
 
 def follow_elsewhere(pipe: Any, path: Path, options: dict[str, Any]) -> None:
-    """Say each record that a reader in this process follows, then how it ended."""
+    """Report each record that a reader in this process follows, then how it ended."""
     with pmwal.open(path, "r") as reader:
         pipe.send("ready")
         try:
@@ -40,7 +41,7 @@ def follow_elsewhere(pipe: Any, path: Path, options: dict[str, Any]) -> None:
 
 
 def wait_until(true: Any) -> None:
-    """Until ``true()`` is."""
+    """Wait until ``true()`` is true."""
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline
@@ -48,7 +49,7 @@ def wait_until(true: Any) -> None:
 
 
 def test_reader_elsewhere_gets_each_record_and_ends_when_the_writer_closes(place: Place) -> None:
-    """Through several laps of the ring, with truncates behind the reader."""
+    """Through several laps of the ring, with truncates of what was read."""
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
         for number in range(COUNT):
@@ -62,7 +63,7 @@ def test_reader_elsewhere_gets_each_record_and_ends_when_the_writer_closes(place
 
 
 def test_thread_follows_its_own_writer_and_ends_at_close(place: Place) -> None:
-    """Wal.follow hands out what is durable; what is only appended is not handed out."""
+    """Wal.follow delivers what is durable, and not what is only appended."""
     got: list[int] = []
     wal = open_small(place.path, commit="manual", **place.options)
     follower = threading.Thread(target=lambda: got.extend(record.seq for record in wal.follow()))
@@ -80,7 +81,7 @@ def test_thread_follows_its_own_writer_and_ends_at_close(place: Place) -> None:
 
 
 def test_timeout_counts_from_the_last_record(shm_dir: Path) -> None:
-    """Without a record for so long it ends; a record in time lets it go on."""
+    """It ends after this time without a record; a record in time lets it continue."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         start = time.monotonic()
         assert list(reader.follow(timeout=0.2)) == []
@@ -135,7 +136,7 @@ def test_killed_writers_successor_is_followed(place: Place) -> None:
 
 
 def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
-    """A follower must not go on behind records that do not exist any more, even when nothing has taken their numbers."""
+    """A follower must not continue after records that no longer exist, even if nothing has taken their numbers."""
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
         wal.extend([b"a", b"b", b"c"])
@@ -148,7 +149,7 @@ def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
     """One that would sleep for longer than this test waits; a close wakes it, too."""
     monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
-    monkeypatch.setattr(follow.Bell, "PATIENCE", 10 * PATIENCE)
+    monkeypatch.setattr(follow, "PAUSE_MAX", 10 * PATIENCE)
     path = shm_dir / "log"
 
     def asleep() -> bool:
@@ -161,7 +162,7 @@ def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch,
         assert reader.hear() == "ready"
         for number in range(1, 4):
             wait_until(asleep)
-            time.sleep(0.01)  # from the word to the sleep
+            time.sleep(0.01)  # time to fall asleep after setting the word
             assert wal.append(b"x", commit=number % 2 == 0) == number
             wal.commit()
             assert reader.heard(PATIENCE)
@@ -252,7 +253,7 @@ def test_record_behind_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, 
 @pytest.mark.native_engine
 @pytest.mark.skipif(native is None, reason="needs the native engine")
 def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new(shm_dir: Path) -> None:
-    """For anything else C gives nothing, and the reader looks by itself."""
+    """In any other case C returns None, and the Python side decides."""
     path = shm_dir / "log"
     with open_small(path) as wal, pmwal.open(path, "r") as reader:
         wal.append(b"a")
@@ -264,7 +265,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
 
         def news(line: bytes = before.line, epoch: int = epoch, seq: int = 2) -> Any:
             return scan.scanner.follow(
-                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, last.end, seq, epoch, 4096, 10
+                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, Bound(last.end, seq), epoch, 4096, 10
             )
 
         assert news() is None  # nothing was stored since
@@ -277,10 +278,10 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         assert news(before._replace(start_time=before.start_time + 1).line) is None
         assert news(before._replace(inode=before.inode + 1).line) is None
         assert news(epoch=epoch + 1) is None
-        assert news(seq=3) is None  # another record stands there
+        assert news(seq=3) is None  # another record is there
         wal.truncate(before=3)
         assert news() is None  # it is gone
-        with pytest.raises(TypeError, match="a line of the live page"):
+        with pytest.raises(TypeError, match="line of the live page"):
             news(b"")
         wal.rollback(after=2)
         assert news(seq=3) is None

@@ -42,7 +42,7 @@ def body(text: str, size: int = 56) -> bytes:
 
 
 def leave_torn_tail(place: Place) -> tuple[bytes, dict[int, Found]]:
-    """A killed log with records 1 to 3 acknowledged, 4 torn and 5 whole; the file before the tear, and where records stand."""
+    """A killed log with records 1 to 3 acknowledged, 4 torn and 5 whole; the file before the tear, and where the records are."""
     wal = open_small(place.path, **place.options)
     for number in (1, 2, 3):
         wal.append(body(f"acknowledged {number}"))
@@ -62,7 +62,7 @@ def standing_at(path: Path, position: int) -> Found | None:
 
 
 def test_ghost_behind_a_torn_record_does_not_follow_its_replacement(place: Place) -> None:
-    """Scenario 1: the old 5 still stands whole, with the right number in the right place, behind the new 4."""
+    """Scenario 1: the old 5 is still whole, with the right number at the right position, after the new 4."""
     _, found = leave_torn_tail(place)
     wal = open_small(place.path, **place.options)
     assert [seq for seq, _ in contents(wal)] == [1, 2, 3]
@@ -267,7 +267,7 @@ def crash_at(step: int) -> Any:
 
 
 def test_epoch_is_new_for_each_open_and_each_rollback(shm_place: Place) -> None:
-    """A generation is never used again, whatever a crash left: it is greater than any in a slot or a record."""
+    """A generation is never used again after any crash: it is greater than any in a slot or a record."""
     epochs = []
     for _ in range(3):
         wal = open_small(shm_place.path, **shm_place.options)

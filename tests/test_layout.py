@@ -126,7 +126,7 @@ def test_superblock_round_trip(block: Superblock, copy: int) -> None:
 @FAST
 @given(slot=slots, uuid=uuids, index=st.integers(0, 1 << 14))
 def test_slot_round_trip(slot: Slot, uuid: bytes, index: int) -> None:
-    """What was encoded for a place is decoded from it."""
+    """What was encoded for a location is decoded from it."""
     raw = encode_slot(slot, uuid, index)
     assert len(raw) == LINE
     assert slot == decode_slot(raw, uuid, index)
@@ -167,18 +167,18 @@ def test_every_structure_keeps_the_fields_that_it_names(data: st.DataObject) -> 
 
 @pytest.mark.parametrize("fill", [0, 255], ids=["zeros", "ones"])
 @FAST
-@given(uuid=uuids | st.sampled_from([bytes(16), b"\xff" * 16]), place=st.integers(0, (1 << 64) - 1))
-def test_zeros_and_ones_are_never_a_valid_structure(fill: int, uuid: bytes, place: int) -> None:
-    """Whatever the log's uuid and the place: the content rules them out before any checksum is looked at."""
+@given(uuid=uuids | st.sampled_from([bytes(16), b"\xff" * 16]), location=st.integers(0, (1 << 64) - 1))
+def test_zeros_and_ones_are_never_a_valid_structure(fill: int, uuid: bytes, location: int) -> None:
+    """With any uuid and at any location: the content rules them out before any checksum is verified."""
     for copy in (0, 1):
         assert decode_superblock(bytes([fill]) * PAGE, copy) is None
     line = bytes([fill]) * LINE
-    assert decode_slot(line, uuid, place) is None
-    assert header_problem(decode_header(line), place, 1 << 40, 8, LENGTH_MAX) is not None
+    assert decode_slot(line, uuid, location) is None
+    assert header_problem(decode_header(line), location, 1 << 40, 8, LENGTH_MAX) is not None
 
 
 def test_zeros_and_ones_are_ruled_out_even_with_a_checksum_that_fits() -> None:
-    """The field rules do not lean on the checksum: it is made to fit here."""
+    """The rules for fields do not rely on the checksum: here it is right."""
     uuid = bytes(range(16))
     for fill in (0, 255):
         body = bytes([fill]) * (LINE - 4)
@@ -209,7 +209,7 @@ def test_no_single_flipped_bit_of_a_record_validates(payload: bytes) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         found = decode_header(bytes(flipped))
         possible = header_problem(found, 128, 4096, 8, 2000) is None
-        # A reader takes the checksum over the length that the header says.
+        # A reader checksums the length that the header names.
         stored = (bytes(flipped) + bytes(4096))[: HEADER + found.length] if possible else b""
         assert not possible or record_crc(stored, uuid, 128) != found.crc, bit
 
@@ -226,25 +226,25 @@ def test_no_single_flipped_bit_of_a_superblock_validates() -> None:
 
 
 def test_slot_validates_in_its_own_place_only() -> None:
-    """Copied to any other place of a control region, it is not valid there."""
+    """Copied to any other slot index, it is not valid there."""
     uuid = bytes(range(16))
     for index in (0, 1, 63, 64, 2047):
         raw = encode_slot(initial_slot(), uuid, index)
-        assert [index] == [place for place in range(2048) if decode_slot(raw, uuid, place) is not None]
+        assert [index] == [other for other in range(2048) if decode_slot(raw, uuid, other) is not None]
 
 
 @FAST
-@given(uuid=uuids, other=uuids, place=st.integers(0, POSITION_MAX), shift=st.integers(1, 1 << 40), payload=payload_bytes)
-def test_wrong_log_or_wrong_position_never_validates(uuid: bytes, other: bytes, place: int, shift: int, payload: bytes) -> None:
-    """A record of another log, of another position, or of the same place a lap later has another checksum."""
-    raw = encode_header(Header(0, len(payload), 7, 0, 1, 2, 3, 0, 0, 1), payload, uuid, place)
+@given(uuid=uuids, other=uuids, position=st.integers(0, POSITION_MAX), shift=st.integers(1, 1 << 40), payload=payload_bytes)
+def test_wrong_log_or_wrong_position_never_validates(uuid: bytes, other: bytes, position: int, shift: int, payload: bytes) -> None:
+    """A record of another log, of another position, or of the same ring offset a lap later has another checksum."""
+    raw = encode_header(Header(0, len(payload), 7, 0, 1, 2, 3, 0, 0, 1), payload, uuid, position)
     crc = decode_header(raw).crc
     for elsewhere in (shift, 4096, 1 << 32, 1 << 62):
-        assert crc != record_crc(raw + payload, uuid, place + elsewhere)
+        assert crc != record_crc(raw + payload, uuid, position + elsewhere)
     if other != uuid:
-        assert crc != record_crc(raw + payload, other, place)
-        slot = encode_slot(initial_slot(), uuid, place % 2048)
-        assert decode_slot(slot, other, place % 2048) is None
+        assert crc != record_crc(raw + payload, other, position)
+        slot = encode_slot(initial_slot(), uuid, position % 2048)
+        assert decode_slot(slot, other, position % 2048) is None
 
 
 def test_superblock_of_another_format_or_with_an_impossible_geometry_is_none() -> None:
@@ -317,12 +317,12 @@ def test_eight_byte_fields_are_aligned_so_that_each_is_stored_atomically() -> No
 
 @pytest.mark.parametrize("pages", [2, 3, 5, 32, CONTROL_SIZE_MAX // PAGE])
 def test_generations_take_every_place_once_in_a_turn_and_never_the_same_page_twice_running(pages: int) -> None:
-    """A place is overwritten only a whole turn later."""
+    """A slot is overwritten only a whole turn later."""
     turn = pages * SLOTS_PER_PAGE
-    places = [slot_index(generation, pages) for generation in range(2 * turn)]
-    assert sorted(places[:turn]) == list(range(turn))
-    assert places[:turn] == places[turn:]
-    assert all(one // SLOTS_PER_PAGE != two // SLOTS_PER_PAGE for one, two in pairwise(places))
+    indexes = [slot_index(generation, pages) for generation in range(2 * turn)]
+    assert sorted(indexes[:turn]) == list(range(turn))
+    assert indexes[:turn] == indexes[turn:]
+    assert all(one // SLOTS_PER_PAGE != two // SLOTS_PER_PAGE for one, two in pairwise(indexes))
     assert slot_offset(turn - 1) + SLOT.size == CONTROL_OFFSET + pages * PAGE
 
 
@@ -424,7 +424,7 @@ GOLDEN_FILES = pytest.mark.parametrize("name", GOLDEN)
 
 @GOLDEN_FILES
 def test_golden_file_is_read_with_its_literal_contents(name: str) -> None:
-    """For ever: by verify and by a reader, where it lies."""
+    """By every later version: by verify and by a reader, in place."""
     facts, records = GOLDEN[name]
     report = pmwal.verify(DATA / name)
     found = (report.case, report.outcome, report.epoch, report.kept_past_pointer, report.dropped_records)
@@ -435,7 +435,7 @@ def test_golden_file_is_read_with_its_literal_contents(name: str) -> None:
 
 @GOLDEN_FILES
 def test_golden_file_is_opened_for_writing_and_goes_on(shm_dir: Path, name: str) -> None:
-    """For ever: recovered, appended to, killed, closed and opened again; in each ordering."""
+    """By every later version: recovered, appended to, killed, closed and opened again, in each ordering."""
     _, records = GOLDEN[name]
     for ordering in ("strict", "pipelined"):
         path = shm_dir / f"{ordering}.wal"
@@ -480,8 +480,8 @@ def test_bytes_of_version_1_are_these() -> None:
     assert raw[PAGE - 4 : PAGE] == bytes.fromhex("b9b123ea")
     slot = look(path).control.newest
     assert slot == Slot(1, 8, 1, 376, 6, 0, 1, 1)
-    place = slot_offset(slot_index(8, 2))
-    assert raw[place : place + LINE] == bytes.fromhex(
+    offset = slot_offset(slot_index(8, 2))
+    assert raw[offset : offset + LINE] == bytes.fromhex(
         "a92cb994 01000000 0800000000000000 0100000000000000 7801000000000000"
         "0600000000000000 0000000000000000 0100000000000000 01000000 00000000"
     )

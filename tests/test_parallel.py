@@ -1,6 +1,6 @@
-"""A recovery by several threads comes to what one thread and the reference engine come to, whatever stands in the ring.
+"""A recovery by several threads has the same result as one by one thread and as the reference engine, for any ring.
 
-The parts of a run begin at guesses, so what matters is what a guess can meet: damage before and behind it, batches across it, a
+The parts of a run begin at guesses, so what matters is what a guess can hit: damage before and after it, batches across it, a
 record inside of a record, and the end of the log. tools/fuzz/ring_fuzz.c checks how two parts are put together.
 """
 
@@ -64,7 +64,7 @@ def processors() -> Iterator[Any]:
 
 
 def verdict(raw: bytes, block: Superblock, *, native_scan: bool) -> Judgement:
-    """The judgement on these bytes, without what differs by the way to it: seconds, and how close the notes of starts are."""
+    """The judgement on these bytes, without what may differ between ways to it: seconds, and the density of the index."""
     identity = identify(lambda offset, length: raw[offset : offset + length], len(raw), "log")
     scan = scan_for(block, memoryview(raw)) if native_scan else None
     judgement = judge(lambda offset, length: raw[offset : offset + length], identity, None, scan)
@@ -72,7 +72,7 @@ def verdict(raw: bytes, block: Superblock, *, native_scan: bool) -> Judgement:
 
 
 def same_verdict(raw: bytes, block: Superblock, processors: Any) -> Judgement:
-    """The verdict that all ways come to."""
+    """The verdict on which all ways agree."""
     found = verdict(raw, block, native_scan=True)
     processors(1)
     alone = verdict(raw, block, native_scan=True)
@@ -82,7 +82,7 @@ def same_verdict(raw: bytes, block: Superblock, processors: Any) -> Judgement:
 
 
 def test_whole_log(log: tuple[bytes, Superblock, list[int]], processors: Any) -> None:
-    """Every record is found, and what is noted of their starts is in order."""
+    """Every record is found, and the index of their starts is in order."""
     raw, block, starts = log
     judgement = same_verdict(raw, block, processors)
     assert judgement.end.next_seq - judgement.tail.next_seq == len(starts)
@@ -114,7 +114,7 @@ def test_damage_anywhere(log: tuple[bytes, Superblock, list[int]], processors: A
 
 @pytest.mark.parametrize("seq", [3, 400, 100_000])
 def test_record_inside_of_a_record(tmp_path: Path, processors: Any, seq: int) -> None:
-    """A payload may hold what is a whole record of this very log at this very place: it is met as a payload, not as a record."""
+    """A payload may contain a whole record of this log for exactly this position: it is read as a payload, not as a record."""
     path = tmp_path / "log"
     wal = pmwal.open(path, "x", size=SIZE, commit="manual")
     block = superblock(path)

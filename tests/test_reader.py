@@ -1,4 +1,4 @@
-"""Readers beside a writer in another process, after its end, across rollbacks, and on copies (scenarios 34, 35 and 38)."""
+"""Readers while another process writes, after its end, across rollbacks, and on copies (scenarios 34, 35 and 38)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,12 @@ import pytest
 import pmwal
 from callers import until
 from conftest import Place
-from pmwal.format.layout import HEADER, PAGE, Superblock
-from pmwal.format.ring import Load, overlay
+from pmwal.format.layout import HEADER, PAGE
 from pmwal.opening import open_log
 from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound
-from pmwal.recovery import snapshot
-from pmwal.recovery.judge import Judgement, judge
-from pmwal.recovery.superblock import Identity
-from pmwal.storage.mapping import Mapping
 from processes import Child, child, elsewhere, make_read_only, on_tmpfs
-from support import FakeSeam, contents, file_offset, flip, kill, open_small, payloads, whole_records
+from support import FakeSeam, contents, file_offset, flip, open_small, payloads, whole_records
 from support import superblock as superblock_of
 
 NOBODY = 65534
@@ -119,7 +114,7 @@ def test_reader_shows_after_a_kill_what_recovery_keeps(place: Place) -> None:
 
 
 def test_reader_never_shows_less_after_a_kill_than_before(place: Place) -> None:
-    """A look at ``recovery`` or a verdict while the writer lived does not hide what it acknowledged later."""
+    """Reading ``recovery`` or a verdict while the writer lived does not hide what it acknowledged later."""
     with writer(place.path, **place.options) as log, pmwal.open(place.path, "r") as reader:
         log("append", b"1")
         assert reader.recovery.records == 1
@@ -191,7 +186,7 @@ def test_readers_of_one_log_do_not_disturb_one_another(path: Path) -> None:
 
 
 def test_overrun_counts_what_is_missing(path: Path) -> None:
-    """A reader behind a flight recorder learns how many records it lost, at the call and in the middle of an iteration."""
+    """A reader that falls behind a flight recorder is told how many records it missed, at the call and during an iteration."""
     with writer(path, on_full="overwrite", size="1MiB") as log, pmwal.open(path, "r") as reader:
         log("extend", [bytes(1000)] * 500)
         running = reader.read()
@@ -212,7 +207,7 @@ def test_overrun_counts_what_is_missing(path: Path) -> None:
 
 
 def checked(seq: int) -> bytes:
-    """A payload that says which record it belongs to in all its bytes."""
+    """A payload that names its record in all its bytes."""
     return struct.pack("<Q", seq) * (1 + seq * 7919 % 97)
 
 
@@ -266,16 +261,16 @@ def test_slow_reader_never_gets_torn_bytes(path: Path, options: dict[str, Any]) 
 
 
 def test_record_is_handed_out_from_the_bytes_that_were_checked(path: Path) -> None:
-    """Bytes that change between two loads are never handed out, in any part of the ring."""
+    """Bytes that change between two loads are never delivered, in any part of the ring."""
     expected = [bytes([number]) * 900 for number in range(1, 18)]
     with open_small(path) as wal:
         wal.extend(expected)
     raw, block, seen = path.read_bytes(), superblock_of(path), set[int]()
 
     def load(offset: int, length: int) -> bytes:
-        places = range(offset, offset + length)
-        data = bytes(raw[at] ^ (0xFF if at in seen else 0) for at in places)
-        seen.update(places)
+        offsets = range(offset, offset + length)
+        data = bytes(raw[at] ^ (0xFF if at in seen else 0) for at in offsets)
+        seen.update(offsets)
         return data
 
     shown: list[pmwal.Record] = []
@@ -302,7 +297,7 @@ def test_verify_beside_a_flight_recorder_is_no_false_alarm(path: Path) -> None:
 
 
 def test_reader_of_many_laps_keeps_a_bounded_index(path: Path) -> None:
-    """What a reader remembers of where records start does not grow with the bytes that it has read."""
+    """A reader's index of record starts does not grow with the bytes that it has read."""
     with open_small(path, size="128KiB", on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(40):
             first, last = wal.extend([bytes(10_000)] * 10)
@@ -314,13 +309,13 @@ def test_reader_of_many_laps_keeps_a_bounded_index(path: Path) -> None:
 
 
 def test_rollback_of_what_was_handed_out_is_an_overrun(path: Path) -> None:
-    """A reader that passed the records is told, also when others of the same size and number took their place."""
+    """A reader that passed the records is told, even if others of the same size and number replaced them."""
     with writer(path) as log, pmwal.open(path, "r") as reader:
         log("extend", [b"old-%d" % number for number in range(1, 7)])
         assert len(list(reader)) == 6
         log("rollback", after=3)
         log("extend", [b"new-%d" % number for number in range(4, 9)])
-        with pytest.raises(pmwal.Overrun, match="record 6, handed out before, was rolled back; read again"):
+        with pytest.raises(pmwal.Overrun, match="record 6, read before, was rolled back; read again"):
             reader.read(start=7)
         assert payloads(reader)[2:5] == [b"old-3", b"new-4", b"new-5"]
         assert [record.seq for record in reader.read(start=8)] == [8]
@@ -337,12 +332,12 @@ def test_rollback_past_a_reader_does_not_concern_it(path: Path) -> None:
 
 
 def test_rollback_to_where_the_log_ends_before_the_reader_is_an_overrun(path: Path) -> None:
-    """Also when nothing took the place of what was discarded."""
+    """Even if nothing replaced the discarded records."""
     with writer(path) as log, pmwal.open(path, "r") as reader:
         log("extend", [b"1", b"2", b"3"])
         assert len(list(reader)) == 3
         log("rollback", after=1)
-        with pytest.raises(pmwal.Overrun, match="record 3, handed out before, was rolled back"):
+        with pytest.raises(pmwal.Overrun, match="record 3, read before, was rolled back"):
             reader.read(start=4)
         assert payloads(reader) == [b"1"]
         with pytest.raises(IndexError):
@@ -351,7 +346,7 @@ def test_rollback_to_where_the_log_ends_before_the_reader_is_an_overrun(path: Pa
 
 @pytest.mark.parametrize("length", [900, 1024 - HEADER])
 def test_rollback_in_the_middle_of_an_iteration_is_an_overrun(path: Path, length: int) -> None:
-    """An iteration never goes over from discarded records to those that took their place, whatever their size."""
+    """An iteration never continues from discarded records to those that replaced them, of any size."""
     old, new = b"o" * length, b"n" * length
     with writer(path, size="1MiB") as log, pmwal.open(path, "r") as reader:
         log("extend", [old] * 1000)
@@ -416,7 +411,7 @@ def drop_rights() -> None:
 
 @pytest.mark.parametrize("leave", [leave_clean, leave_killed])
 def test_log_without_write_permission_can_be_read(path: Path, leave: Callable[[Path], None]) -> None:
-    """Another user reads and verifies a file that it may not write; writing is the PermissionError that it is."""
+    """Another user reads and verifies a file that it may not write; opening it for writing is a PermissionError."""
     leave(path)
     path.parent.chmod(0o755)
     path.chmod(0o444)
@@ -451,7 +446,7 @@ def test_log_of_another_user_can_be_read_beside_its_writer(path: Path) -> None:
 
 
 def test_log_without_any_permission_is_an_error(path: Path) -> None:
-    """No right to read is the PermissionError that it is."""
+    """Without permission to read, opening is a PermissionError."""
     leave_clean(path)
     path.parent.chmod(0o755)
     path.chmod(0)
@@ -523,7 +518,7 @@ def fill(pipe: Connection, path: Path, options: dict[str, Any]) -> None:
 
 
 def look_at_copy(copy: Path, mode: str, durable: int) -> list[int] | None:
-    """The numbers that a copy shows, None when it is refused. What it shows must be true, unbroken and hold ``durable``."""
+    """The numbers that a copy shows, None if it is refused. They must be right and consecutive, and include ``durable``."""
     try:
         with pmwal.open(copy, mode) as log:
             shown = contents(log)
@@ -541,7 +536,7 @@ def look_at_copy(copy: Path, mode: str, durable: int) -> list[int] | None:
 def test_copy_made_beside_the_writer_is_a_prefix_or_refused(
     path: Path, ordering: str, copying: Callable[[Path, Path], None]
 ) -> None:
-    """What a copy shows begins with the first record and holds all that was durable before; or opening it says no."""
+    """A copy shows the first record and all that was durable before it was made; or opening it is refused."""
     opened = copies = 0
     options = {"medium": "file", "ordering": ordering, "size": "128KiB"}
     for turn in range(3):
@@ -564,7 +559,7 @@ def test_copy_made_beside_the_writer_is_a_prefix_or_refused(
 
 @pytest.mark.parametrize("copying", [copy_forward, copy_backward, copy_slowly])
 def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Callable[[Path, Path], None]) -> None:
-    """The same while old records are overwritten: what a copy shows is unbroken and as new as the moment of copying."""
+    """The same while old records are overwritten: a copy shows consecutive records, as new as the moment of copying."""
     copy = path.with_name("copy.wal")
     with child(write_fast, path, {"medium": "file", "on_full": "overwrite", "size": "128KiB"}) as process:
         process.hear()
@@ -579,7 +574,7 @@ def test_copy_of_a_flight_recorder_is_whole_or_refused(path: Path, copying: Call
 
 
 def test_reader_forgets_where_records_stood_before_a_writer_came(path: Path) -> None:
-    """What it knew of the log without a writer may be rolled back since: no false alarm, and the new records are read."""
+    """What it knew of the log without a writer may have been rolled back: no false alarm, and the new records are read."""
     with open_small(path, size="256KiB") as wal:
         wal.extend([b"old" * 300] * 200)
     with pmwal.open(path, "r") as reader:
@@ -588,110 +583,3 @@ def test_reader_forgets_where_records_stood_before_a_writer_came(path: Path) -> 
             wal.rollback(after=10)
             wal.extend([b"new %d" % number * 20 for number in range(11, 201)])
             assert [record.data for record in reader.read(start=150)] == [b"new %d" % n * 20 for n in range(150, 201)]
-
-
-# -- verdicts while writers come and go
-
-
-def beside(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Have ``act`` done once, after the first verdict has read the commit slots and before it reads records."""
-    done: list[bool] = []
-
-    def racing(load: Load, identity: Identity, *rest: Any, **options: Any) -> Judgement:
-        def slow(offset: int, length: int) -> bytes:
-            data = load(offset, length)
-            if not done and identity.block.control_offset <= offset < identity.block.ring_offset:
-                done.append(True)
-                act()
-            return data
-
-        return judge(slow, identity, *rest, **options)
-
-    monkeypatch.setattr(snapshot, "judge", racing)
-
-
-def test_writer_that_starts_during_a_readers_verdict_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: the slots of before its epoch and the records of after looked like an older log's."""
-    pmwal.open(path, size="64KiB").close()
-    writers: list[pmwal.Wal] = []
-
-    def start() -> None:
-        writers.append(pmwal.open(path))
-        writers[0].append(b"first of a new epoch")
-
-    beside(monkeypatch, start)
-    with pmwal.open(path, "r") as reader:
-        assert payloads(reader) == [b"first of a new epoch"]
-    writers[0].close()
-
-
-def test_writer_that_ends_during_a_verdict_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: it had wrapped the ring and closed between the slots and the records."""
-    wal = pmwal.open(path, size="64KiB", on_full="overwrite")
-    wal.extend([bytes(1000)] * 40)
-
-    def end() -> None:
-        for _ in range(200):
-            wal.append(bytes(1000))
-        wal.close()
-
-    beside(monkeypatch, end)
-    assert pmwal.verify(path).case == "R1"
-
-
-def test_copy_that_a_writer_tore_before_it_died_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: a verdict was given again on a copy, and what changed while that was made was not noticed."""
-    wal = pmwal.open(path, size="64KiB", on_full="overwrite")
-    wal.extend([bytes(1000)] * 40)
-
-    def lap() -> None:
-        for _ in range(200):
-            wal.append(bytes(1000))
-
-    beside(monkeypatch, lap)  # the first verdict meets a writer
-    copy, living = snapshot.snapshot, snapshot.living_writer
-    copies: list[Load] = []
-
-    def torn(load: Load, block: Superblock) -> Load:
-        """A copy whose slots are older than its records; then the writer dies."""
-        if copies:
-            return copy(load, block)
-        slots = load(block.control_offset, block.control_size)
-        lap()
-        copies.append(copy(overlay(load, [(block.control_offset, slots)]), block))
-        return copies[0]
-
-    monkeypatch.setattr(snapshot, "snapshot", torn)
-    monkeypatch.setattr(snapshot, "living_writer", lambda *page: None if copies else living(*page))
-    assert pmwal.verify(path).outcome == "recovered"
-    assert copies
-    kill(wal)
-
-
-def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: in a small ring the writer laps whoever copies it, more often than a verdict is given again."""
-    wal = pmwal.open(path, size="64KiB", on_full="overwrite")
-    wal.extend([bytes(1000)] * 40)
-    laps, load = iter(range(6 * snapshot._TRIES)), Mapping.load
-
-    def overtaken(self: Mapping, offset: int, length: int) -> bytes:
-        loaded = load(self, offset, length)
-        if self is not wal._engine.mapping and length == wal._engine.block.control_size and next(laps, None) is not None:
-            for _ in range(100):
-                wal.append(bytes(1000))
-        return loaded
-
-    monkeypatch.setattr(Mapping, "load", overtaken)
-    assert pmwal.verify(path).outcome == "recovered"
-    assert next(laps, None) is None
-    kill(wal)
-
-
-def test_damage_beside_no_writer_stays_damage(path: Path) -> None:
-    """The negative control of the two above: a verdict is given again only when somebody may have written."""
-    with pmwal.open(path, size="64KiB") as wal:
-        wal.extend([b"%d" % number * 100 for number in range(9)])
-    flip(path, file_offset(superblock_of(path), whole_records(path)[5].position) + 60)
-    assert pmwal.verify(path).outcome == "corrupt"
-    with pytest.raises(pmwal.CorruptWal):
-        pmwal.open(path, "r")

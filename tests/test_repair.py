@@ -43,7 +43,7 @@ def damage(path: Path, seq: int) -> None:
 
 
 def test_records_before_the_damage_are_kept_and_the_rest_is_in_the_backup(path: Path) -> None:
-    """R4: the log goes on behind the last record before the damage; the damaged file keeps every byte."""
+    """R4: the log continues after the last record before the damage; the damaged file keeps every byte."""
     damage(path, 12)
     before = path.read_bytes()
     report = repair(path)
@@ -60,7 +60,7 @@ def test_records_before_the_damage_are_kept_and_the_rest_is_in_the_backup(path: 
 
 
 def test_what_repair_left_out_never_comes_back(path: Path) -> None:
-    """New records of the same sizes take the places of the old; after a kill the old ones behind them are not there."""
+    """New records of the same sizes overwrite the old; after a kill the old ones after them are not there."""
     damage(path, 12)
     repair(path)
     wal = open_small(path, medium="file")
@@ -108,7 +108,7 @@ def test_damaged_superblock_copy_is_written_again(path: Path, copy: int) -> None
 
 
 def test_lost_slot_is_written_again(path: Path) -> None:
-    """R7: afterwards every place holds what it must."""
+    """R7: afterwards every slot index has the right slot."""
     overwrite(path, CONTROL_OFFSET + 40 * LINE, bytes(LINE))
     assert pmwal.verify(path).slots_lost == 1
     repair(path)
@@ -156,7 +156,7 @@ def test_backup_never_replaces_a_file(path: Path) -> None:
 
 
 def test_owner_and_mode_stay(path: Path) -> None:
-    """Whoever could read the log still can."""
+    """Users who could read the log still can."""
     path.chmod(0o640)
     damage(path, 12)
     repair(path)
@@ -164,7 +164,7 @@ def test_owner_and_mode_stay(path: Path) -> None:
 
 
 def test_crash_at_any_step_of_a_repair_leaves_the_damaged_or_the_repaired_log(path: Path) -> None:
-    """Scenario 27: the name always holds one of the two, and the damaged bytes are never lost."""
+    """Scenario 27: the name always refers to one of the two, and the damaged bytes are never lost."""
     damage(path, 12)
     before = path.read_bytes()
     count = 0

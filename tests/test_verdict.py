@@ -21,7 +21,7 @@ def all_facts() -> Iterator[Facts]:
 
 
 def reachable(facts: Facts) -> bool:
-    """What a judge can establish: later facts only when the earlier ones allowed to look."""
+    """What a judge can establish: later facts only if the earlier ones allow it."""
     if facts.superblocks == 0:
         return not (facts.slot_impossible or facts.clean)
     looked = facts.slots and not facts.slot_impossible and facts.slots_lost < 2
@@ -37,7 +37,7 @@ def reachable(facts: Facts) -> bool:
 
 
 def expected_label(facts: Facts) -> str:
-    """The table told a second time, as a ladder: the first step that holds. Damage is looked for before good news."""
+    """The table a second time, as a ladder: the first step that applies. Damage comes before good news."""
     if facts.superblocks == 0:
         return "R11"
     if facts.slot_impossible:

@@ -31,7 +31,10 @@ TESTS = (
     "test_handles.py",
     "test_batches.py",
     "test_framing.py",
+    "test_flush_ranges.py",
+    "test_limits.py",
     "test_reader.py",
+    "test_verdict_races.py",
     "test_takeover.py",
     "test_damage.py",
     "test_arrays.py",
@@ -40,7 +43,7 @@ TESTS = (
     "test_metrics.py",
     "test_surroundings.py",
 )
-QUICK = ("test_framing.py",)
+QUICK = ("test_framing.py", "test_limits.py")
 QUICK_ONLY = "native and (payloads or fits or forged or torn or generation)"
 BUILD_TIMEOUT = 300
 
@@ -100,7 +103,7 @@ for directory in ("/dev/shm", None):
                 print(medium, ordering, "done", flush=True)
 """
 
-MUTANT = ("scan.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
+MUTANT = ("iterator.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
 """A payload that is copied into too short a buffer (a regular expression): what --mutant builds, to see that it is noticed."""
 
 UNINITIALISED = ("UninitCondition", "UninitValue", "SyscallParam", "ClientCheck")

@@ -1,1 +1,1 @@
-"""The bytes of a log: what each one means, what a whole record is, which slot is the newest. No I/O."""
+"""The bytes of a log: their meaning, what a whole record is, which slot is the newest. No I/O."""

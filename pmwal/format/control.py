@@ -2,9 +2,9 @@
 
 Invariants
 ----------
-- Creation fills every place with a valid slot, and a place is overwritten only by the generation a whole turn later, so
-  every place has exactly one slot that it may hold: a lost or torn one is always visible.
-- One store is under way at a time and has its own barrier, so a crash leaves at most one place torn.
+- Creation writes a valid slot at every slot index, and a slot is overwritten only by the generation one turn later. So for every
+  index exactly one generation is right: a lost or torn slot is always noticed.
+- One slot is stored at a time and has its own barrier, so a crash tears at most one.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ _Mask = npt.NDArray[np.bool_]
 class Control:
     """What the control region says.
 
-    ``newest`` is the valid slot with the highest generation, ``lost_places`` are the indexes that hold neither their own
-    generation nor the one a turn older, ``impossible`` says what contradicts itself in a slot whose checksum is right.
+    ``newest`` is the valid slot with the highest generation, the commit pointer. ``lost_slots`` are the indexes of slots that are
+    not valid, or not of the generation that ``newest`` calls for. ``impossible`` says what is contradictory in a slot with a
+    right checksum. ``epoch_max`` is the greatest epoch in a valid slot.
     """
 
     newest: Slot | None
-    lost_places: tuple[int, ...]
+    lost_slots: tuple[int, ...]
     impossible: str | None
     epoch_max: int
 
     @property
     def lost(self) -> int:
-        """How many slots are lost."""
-        return len(self.lost_places)
+        """Number of lost slots."""
+        return len(self.lost_slots)
 
 
 def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]:
-    """What no log of this geometry can have written: for each reason, which slots it is true of, and how it is said of one."""
+    """What no log of this geometry can have written: for each reason, the slots that it applies to, and its text."""
     epoch, generation, flags = slots["epoch"], slots["generation"], slots["flags"]
     commit, tail = slots["commit_position"], slots["tail_position"]
     commit_seq, tail_seq, first = slots["commit_seq"], slots["tail_seq"], slots["epoch_first_seq"]
@@ -67,7 +68,7 @@ def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]
     yield (epoch == 0) != (generation == 0), "epoch 0 after creation"
     yield (commit > POSITION_MAX) | (commit % block.alignment != 0), "commit position {commit_position}"
     yield (tail > commit) | (tail % block.alignment != 0), "tail {tail_position} against commit {commit_position}"
-    # From here on a difference may have wrapped around zero, but then one of the reasons above holds, too, and is said.
+    # From here on a difference may have wrapped around zero, but then one of the reasons above applies, and is reported first.
     used, records = commit - tail, commit_seq + 1 - tail_seq
     yield used > block.capacity, f"tail {{tail_position}} and commit {{commit_position}} in a ring of {block.capacity}"
     numbers = (tail_seq < 1) | (tail_seq > commit_seq + 1) | (first < 1) | (first > commit_seq + 1)
@@ -78,7 +79,7 @@ def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]
 
 
 def due_generations(newest: int, block: Superblock) -> npt.NDArray[np.uint64]:
-    """The generation that each place holds when ``newest`` is the newest one; 0 for one never used."""
+    """The right generation for each slot index when ``newest`` is the newest one; 0 for an index not used yet."""
     indexes = np.arange(block.turn)
     firsts = indexes % SLOTS_PER_PAGE * block.control_pages + indexes // SLOTS_PER_PAGE
     ago = ((newest % block.turn - firsts) % block.turn).astype(np.uint64)
@@ -89,7 +90,7 @@ def due_generations(newest: int, block: Superblock) -> npt.NDArray[np.uint64]:
 def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
     """Judge all slots of a control region.
 
-    ``checks``, when it is known already, has a byte for each slot, which is not 0 where the checksum is right.
+    ``checks``, if it is known already, has a byte for each slot, which is not 0 if the checksum is right.
     """
     stored = np.frombuffer(raw, _STORED, block.turn)
     if checks is None:
@@ -107,18 +108,18 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
 
 
 def _first_problem(slots: _Columns, valid: _Mask, block: Superblock) -> str | None:
-    """What contradicts itself in the first of the valid slots in which something does."""
+    """What is contradictory in the first valid slot with a contradiction."""
     own = slots["generation"] % block.turn
-    places = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
-    elsewhere = (slots["generation"] != 0) & (places != np.arange(block.turn, dtype=np.uint64))
-    reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at a place that is not its own")]
+    indexes = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
+    elsewhere = (slots["generation"] != 0) & (indexes != np.arange(block.turn, dtype=np.uint64))
+    reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at the slot index of another")]
     wrong = valid & np.logical_or.reduce([mask for mask, _ in reasons])
     if not wrong.any():
         return None
     index = int(wrong.argmax())
     text = next(text for mask, text in reasons if mask[index])
-    page, place = divmod(index, SLOTS_PER_PAGE)
-    where = f"slot {place} of control page {page} (file offset {slot_offset(index)})"
+    page, index_in_page = divmod(index, SLOTS_PER_PAGE)
+    where = f"slot {index_in_page} of control page {page} (file offset {slot_offset(index)})"
     return f"{where}: {text.format(**_slot(slots, index)._asdict())}"
 
 

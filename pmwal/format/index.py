@@ -1,4 +1,4 @@
-"""A sparse map from sequence numbers to positions, so that finding a record does not walk the whole log."""
+"""A sparse index from sequence numbers to positions, so that finding a record does not walk the whole log."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from collections.abc import Iterable
 from pmwal.records import Bound
 
 INDEX_STEP = 32 * 1024
-"""Bytes of the ring between two entries."""
+"""Bytes of the ring between two entries, at least."""
 
 
 class SparseIndex:
-    """Where some records start, in order; at most one entry for every ``step`` bytes of the ring."""
+    """Where some records start, in order: at most one entry per ``INDEX_STEP`` bytes of the ring."""
 
-    def __init__(self, step: int, entries: Iterable[Bound] = ()) -> None:
-        self._step = step
+    def __init__(self, entries: Iterable[Bound] = ()) -> None:
         self._entries = list(entries)
 
     @property
     def entries(self) -> list[Bound]:
-        """The list itself, in order: the native engine adds to it."""
+        """The list itself, in order: the native engine appends to it."""
         return self._entries
 
     def add(self, start: Bound) -> None:
-        """Note where the newest record starts, when the last note is far enough behind."""
-        if not self._entries or start.position - self._entries[-1].position >= self._step:
+        """Note where the newest record starts, if the last entry is at least ``INDEX_STEP`` before it."""
+        if not self._entries or start.position - self._entries[-1].position >= INDEX_STEP:
             self._entries.append(start)
 
     def floor(self, seq: int, tail: Bound) -> Bound:
-        """The nearest known start at or before this number, and never before ``tail``."""
-        at = bisect_right(self._entries, seq, key=_number)
-        found = self._entries[at - 1] if at else tail
+        """The last known start at or before this number, and never before ``tail``."""
+        after = bisect_right(self._entries, seq, key=_number)
+        found = self._entries[after - 1] if after else tail
         return found if found.next_seq >= tail.next_seq else tail
 
     def drop_before(self, seq: int) -> None:
-        """Forget what lies before this number."""
+        """Remove the entries before this number."""
         if not self._entries or self._entries[0].next_seq >= seq:
             return
         del self._entries[: bisect_right(self._entries, seq - 1, key=_number)]
 
     def drop_from(self, seq: int) -> None:
-        """Forget this number and all after it."""
+        """Remove the entries from this number on."""
         del self._entries[bisect_right(self._entries, seq - 1, key=_number) :]
 
 

@@ -3,10 +3,10 @@
 Invariants
 ----------
 - All numbers are little-endian; every offset follows from the fields before it.
-- Every checksum is a CRC32C seeded with the log's uuid and the structure's *place* (superblock copy number, slot index,
-  or a record's logical position), so bytes of another log, another slot or another lap of the ring never validate.
+- Every checksum is a CRC32C seeded with the log's uuid and the structure's own location (superblock copy number, slot index, or
+  a record's logical position), so bytes of another log, another slot or another lap of the ring never validate.
 - All-zero and all-ones bytes are never a valid structure: a magic, a tail number of at least 1, a record number of at
-  least 1 and a batch index below its count rule them out before any checksum is looked at.
+  least 1 and a batch index below its count rule them out before any checksum is verified.
 - Positions are logical byte offsets that only grow; the ring offset is the position modulo the capacity.
 
 A file::
@@ -63,15 +63,15 @@ EPOCH_MAX = (1 << 32) - 2
 GENERATION_MAX = (1 << 64) - 2
 POSITION_MAX = (1 << 63) - 1
 KIND_MAX = (1 << 16) - 1
-KIND_APPLICATION_MAX = 0xFFDF  # by convention: the kinds above it are of records that pmwal itself reads, events so far
+KIND_APPLICATION_MAX = 0xFFDF  # by convention: pmwal itself uses the kinds above it, so far for events
 LENGTH_MAX = (1 << 32) - 1
 TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
 
 SLOT_CLEAN = 1  # written by close: nothing was stored after it
-SLOT_PIPELINED = 2  # the epoch's commits are acknowledged ahead of the slot
+SLOT_PIPELINED = 2  # commits of the epoch are acknowledged before a slot names them
 SLOT_FLAGS = SLOT_CLEAN | SLOT_PIPELINED
 
-POINTER_LAG_MAX = 1 << 20  # bytes that a pipelined log acknowledges past its newest slot before it writes the next
+POINTER_LAG_MAX = 1 << 20  # bytes that a pipelined log acknowledges past its newest slot before it writes another
 
 
 class Field(NamedTuple):
@@ -144,7 +144,7 @@ RECORD = Structure(
     Field("epoch", "I", "epoch in which it was stored"),
     Field("kind", "H", "the application's"),
     Field("flags", "H", "zero"),
-    Field("batch_index", "I", "place in its batch, from 0"),
+    Field("batch_index", "I", "index in its batch, from 0"),
     Field("batch_count", "I", "records in its batch, 1 for a record of its own"),
 )
 
@@ -178,7 +178,7 @@ LIVE_FOLLOWERS = Structure(
 
 LIVE_LATENCY = Structure(
     "live page: latency",
-    Field("step", "Q", "one commit of so many is timed, a power of two; 0 when the writer shows no latency"),
+    Field("step", "Q", "one commit in this many is timed, a power of two; 0 when the writer shows no latency"),
     Field("counters", f"{COARSE.counters}I", "commits timed since the open, by duration; each wraps at 2^32"),
 )
 
@@ -190,7 +190,7 @@ STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY
 HEADER = RECORD.size
 SLOTS_PER_PAGE = PAGE // SLOT.size
 
-# The relations the code relies on. A C engine asserts the same ones when it is compiled.
+# Relations that the code relies on. The C engine asserts them at compile time.
 assert SUPERBLOCK.size == PAGE
 assert SLOT.size == LINE == LIVE_BOUNDS.size == LIVE_WRITER.size
 assert RECORD.size == 48
@@ -203,7 +203,7 @@ assert CAPACITY_MIN >= 2 * (HEADER + ALIGN_DEFAULT)
 
 _CRC_SIZE = 4
 _unpack_record = RECORD.struct.unpack_from
-_PLACE = struct.Struct("<Q")
+_LOCATION = struct.Struct("<Q")
 
 
 class Slot(NamedTuple):
@@ -236,7 +236,7 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What is fixed when a log is created."""
+    """The properties of a log that are fixed at its creation."""
 
     uuid: bytes
     control_size: int
@@ -261,7 +261,7 @@ class Superblock:
 
     @property
     def turn(self) -> int:
-        """Number of slots in the control region: a place is overwritten this many generations later."""
+        """Number of slots in the control region: a slot is overwritten this many generations later."""
         return self.control_pages * SLOTS_PER_PAGE
 
     @property
@@ -286,15 +286,15 @@ class Superblock:
         return min(self.capacity // 2 // self.alignment * self.alignment - HEADER, LENGTH_MAX)
 
 
-def seed_crc(uuid: bytes, place: int) -> int:
-    """The checksum that a structure of this log at this place starts from."""
-    seed: int = crc32c(_PLACE.pack(place), uuid_crc(uuid))
+def seed_crc(uuid: bytes, location: int) -> int:
+    """The seed for the checksum of a structure of this log: its copy number, slot index or position is ``location``."""
+    seed: int = crc32c(_LOCATION.pack(location), uuid_crc(uuid))
     return seed
 
 
 @lru_cache(maxsize=64)
 def uuid_crc(uuid: bytes) -> int:
-    """The checksum of a log's uuid, from which all seeds go on."""
+    """The checksum of a log's uuid, which all seeds continue."""
     crc: int = crc32c(uuid)
     return crc
 
@@ -323,7 +323,7 @@ def encode_superblock(block: Superblock, copy: int) -> bytes:
 
 
 def decode_superblock(page: bytes, copy: int) -> Superblock | None:
-    """The superblock in these 4096 bytes, or None when they are not a whole one that describes a possible file."""
+    """The superblock in these 4096 bytes, or None unless they are a whole one of a possible geometry."""
     if len(page) != PAGE or page[: len(MAGIC)] != MAGIC:
         return None
     fields = dict(zip(SUPERBLOCK.offsets, SUPERBLOCK.struct.unpack(page), strict=True))
@@ -363,7 +363,7 @@ def geometry_problem(block: Superblock) -> str | None:
 
 
 def slot_index(generation: int, control_pages: int) -> int:
-    """The place of a generation's slot: consecutive ones never share a page."""
+    """The slot index of a generation. Consecutive generations never share a page."""
     return generation % control_pages * SLOTS_PER_PAGE + generation // control_pages % SLOTS_PER_PAGE
 
 
@@ -373,7 +373,7 @@ def slot_offset(index: int) -> int:
 
 
 def slot_body(slot: Slot) -> bytes:
-    """The 60 bytes of a slot behind its checksum, which are the same at every index."""
+    """The 60 bytes of a slot after its checksum, which are the same at every index."""
     return SLOT.struct.pack(0, *slot, 0)[_CRC_SIZE:]
 
 
@@ -384,7 +384,7 @@ def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
 
 
 def decode_slot(raw: bytes, uuid: bytes, index: int) -> Slot | None:
-    """The slot in these 64 bytes, or None when they are not a whole one of this log at this index."""
+    """The slot in these 64 bytes, or None unless they are a whole one of this log at this index."""
     _, *fields, reserved = SLOT.struct.unpack(raw)
     slot = Slot._make(fields)
     return slot if not reserved and slot.tail_seq and slot_checks(raw, uuid, index) else None
@@ -401,12 +401,12 @@ def _slot_seed(uuid: bytes, index: int) -> int:
 
 
 def initial_slot() -> Slot:
-    """The slot of generation 0 that creation puts into every place: an empty log, cleanly closed."""
+    """The slot of generation 0 that creation writes at every index: an empty log, cleanly closed."""
     return Slot(0, 0, 1, 0, 0, 0, 1, SLOT_CLEAN)
 
 
 def encode_header(header: Header, payload: bytes, uuid: bytes, position: int) -> bytes:
-    """The 48 bytes of a record's header at its position; ``header.crc`` is computed here, whatever was given."""
+    """The 48 bytes of a record's header at its position; ``header.crc`` is ignored and computed here."""
     body = RECORD.struct.pack(*header)[_CRC_SIZE:]
     crc = crc32c(payload, crc32c(body, seed_crc(uuid, position)))
     return struct.pack("<I", crc) + body
@@ -418,9 +418,9 @@ def decode_header(raw: bytes, offset: int = 0) -> Header:
 
 
 def header_problem(header: Header, position: int, room: int, alignment: int, payload_max: int) -> str | None:
-    """Why no record can have this header at this position with ``room`` bytes to the ring's end, or None.
+    """Why no record can have this header at this position, with ``room`` bytes to the ring's end, or None.
 
-    It costs no checksum and looks at nothing beyond the header: a length is believed only after this.
+    It reads the header only and verifies no checksum. A length must pass it before it is used.
     """
     if header.seq < 1 or header.seq > SEQ_MAX or header.epoch < 1 or header.flags:
         return "number, epoch or flags impossible"
@@ -434,16 +434,16 @@ def header_problem(header: Header, position: int, room: int, alignment: int, pay
 
 
 def record_crc(header_and_payload: bytes | memoryview, uuid: bytes, position: int) -> int:
-    """The checksum that the record in these bytes must carry at this position."""
+    """The checksum that a record with these bytes must have at this position."""
     return int(crc32c(header_and_payload[_CRC_SIZE:], seed_crc(uuid, position)))
 
 
 def record_size(length: int, alignment: int) -> int:
-    """Bytes that a record with a payload of ``length`` takes in the ring."""
+    """Bytes of the ring that a record with a payload of ``length`` takes."""
     return -(-(HEADER + length) // alignment) * alignment
 
 
 def place_record(position: int, size: int, capacity: int) -> int:
-    """Where a record of ``size`` bytes starts in a log that ends at ``position``: here, or at the next lap's start."""
+    """Where a record of ``size`` bytes starts in a log that ends at ``position``: there, or at the start of the next lap."""
     room = capacity - position % capacity
     return position if size <= room else position + room

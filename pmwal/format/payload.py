@@ -1,4 +1,4 @@
-"""Arguments of the calls that store: payloads and kinds, checked before anything is touched."""
+"""Arguments of the calls that store: payloads and kinds, checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmwal.format.layout import KIND_MAX, Superblock
 
 
 def as_payload(data: Any, block: Superblock) -> bytes:
-    """A private copy of any contiguous buffer, so that what is checksummed is what is stored."""
+    """A private copy of any contiguous buffer, so that the bytes checksummed are the bytes stored."""
     if isinstance(data, str):
         raise TypeError("a record is bytes, not str; encode it first: text.encode()")
     try:
@@ -25,7 +25,7 @@ def as_payload(data: Any, block: Superblock) -> bytes:
 
 
 def check_length(length: int, block: Superblock) -> int:
-    """The length, when a record of it can fit into this log; ``RecordTooLarge`` when not."""
+    """The length; ``RecordTooLarge`` if no record of this length fits into this log."""
     if length > block.payload_max:
         raise RecordTooLarge(f"a record of {length} bytes cannot fit; the largest payload of this log is {block.payload_max} bytes")
     return length
@@ -37,7 +37,7 @@ def as_number(seq: Any) -> int:
 
 
 def check_kind(kind: int) -> int:
-    """The kind, when it fits its field."""
+    """The kind; ``ValueError`` if it does not fit its field."""
     if not isinstance(kind, int) or not 0 <= kind <= KIND_MAX:
         raise ValueError(f"kind must be an int from 0 to {KIND_MAX}, not {kind!r}")
     return kind

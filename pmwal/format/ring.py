@@ -1,11 +1,11 @@
-"""Reading the ring: is there a whole record at this position, and where does the next one stand. Pure but for ``load``.
+"""Finding records in the ring: is there a whole one at this position, and where does the next one start. Pure but for ``load``.
 
 Invariants
 ----------
-- Nothing that a header says is believed before ``header_problem`` found it possible and its checksum was right, and the
-  checksum is taken over a private copy: bytes that change meanwhile are never handed out.
-- A record that does not fit before the ring's end stands at the next lap's start, so wherever one may have wrapped both
-  places are looked at, and an older epoch at the first never hides a newer one at the second.
+- No field of a header is used before ``header_problem`` accepted the header, and no record counts before its checksum was verified.
+  The checksum is taken over a private copy, and a record is made from that copy: bytes that change meanwhile are never delivered.
+- A record that does not fit before the ring's end starts at the next lap. So wherever a record may have wrapped, both positions are
+  examined, and a record of an older epoch at the first never hides a newer one at the second.
 """
 
 from __future__ import annotations
@@ -26,33 +26,44 @@ from pmwal.native import native
 from pmwal.records import Bound, Record
 
 Load = Callable[[int, int], bytes]
-"""A private copy of ``length`` bytes of the file from ``offset``."""
+"""``load(offset, length)``: a private copy of these bytes of the file."""
 
-CHUNK = 256 * 1024  # what a walk copies at a time
-_RUN_MAX = 16 * 1024 * 1024  # bytes that a run takes at once
-RECORDS_MAX = 256  # records that are made at once
+CHUNK = 256 * 1024  # bytes that a walk copies at a time
+_RUN_MAX = 16 * 1024 * 1024  # bytes that one call of ``run`` covers
+RECORDS_MAX = 256  # records that one call of ``records`` makes
 
 
 class Scan(NamedTuple):
-    """What lets a scan run in C. ``window`` is the whole file, to be looked at in place, or None."""
+    """Lets a scan run in C. ``file`` is the whole file, to be scanned in place, if nobody writes it; otherwise None."""
 
     scanner: native.Scanner
-    window: memoryview | None
+    file: memoryview | None
 
 
 class Rules(NamedTuple):
-    """Which records a run takes: numbers below ``stop_seq`` that end at or before ``limit`` and have the epoch that their number
-    calls for; with ``batches``, a batch counts from its first record to its last or not at all."""
+    """Which records a scan takes: numbers below ``stop_seq`` that end at or before ``limit`` and have the epoch that their number
+    calls for. With ``batches``, a batch counts from its first record to its last or not at all."""
 
     stop_seq: int
     limit: int
     epoch: int
     epoch_first_seq: int
-    batches: bool
+    batches: bool = False
+
+
+class Window(NamedTuple):
+    """Bytes of the ring from ring offset ``start`` on, and the number in the header at the ring's start.
+
+    Near the ring's end a scan stops before a record of number ``lap_seq``: the right one may be the one at the ring's start.
+    """
+
+    data: memoryview | bytes
+    start: int
+    lap_seq: int
 
 
 class Run(NamedTuple):
-    """How far a run got: its end, the last epoch and the highest ``durable`` mark met, and where some records start."""
+    """How far a run got: its end, its last epoch, the highest ``durable`` mark so far, and where some of its records start."""
 
     at: Bound
     epoch: int
@@ -75,7 +86,7 @@ def overlay(load: Load, patches: Sequence[tuple[int, bytes]]) -> Load:
 
 
 class Found(NamedTuple):
-    """A whole record: where it starts and ends, and its header."""
+    """A whole record in the ring: where it starts and ends, and its header."""
 
     position: int
     end: int
@@ -83,9 +94,9 @@ class Found(NamedTuple):
 
 
 class RingReader:
-    """Looks at a ring through private copies of up to 256 KiB.
+    """Reads a ring through private copies of up to ``chunk`` bytes.
 
-    One reader serves one walk: it never looks twice at what it copied, so a new walk takes a new reader.
+    One reader serves one walk: it never loads again what it has copied, so a new walk needs a new reader.
     """
 
     def __init__(self, block: Superblock, load: Load, chunk: int = CHUNK, scan: Scan | None = None) -> None:
@@ -95,14 +106,14 @@ class RingReader:
         self._chunk_size = chunk
         self._chunk = b""
         self._chunk_start = 0
-        self._checked = (-1, b"", 0)  # position, private copy and where in it the payload begins, of the last record found
-        self._lap: RingReader | None = None  # looks at the ring's start, so that this one's chunk stays where the walk is
+        self._checked = (-1, b"", 0)  # of the last record found: position, private copy, offset of its payload in the copy
+        self._lap: RingReader | None = None  # reads the ring's start, so that this reader's chunk stays where the walk is
         self._capacity, self._alignment, self._payload_max = block.capacity, block.alignment, block.payload_max
         self._size_max = record_size(block.payload_max, block.alignment)
         self._peeked = b""  # the private copy that the last header came from
 
     def _copy(self, offset: int, length: int) -> tuple[bytes, int]:
-        """Bytes that hold ``length`` bytes of the ring from ``offset``, and where in them they begin."""
+        """A copy that contains ``length`` bytes of the ring from ``offset``, and where in it they begin."""
         begin = offset - self._chunk_start
         if begin < 0 or begin + length > len(self._chunk):
             size = max(length, min(self._chunk_size, self._capacity - offset))
@@ -112,7 +123,7 @@ class RingReader:
         return self._chunk, begin
 
     def peek(self, position: int) -> Header | None:
-        """The header at this position when one is possible there; its checksum is not looked at."""
+        """The header at this position if it is a possible one. Its checksum is not verified."""
         offset = position % self._capacity
         room = self._capacity - offset
         if room < HEADER:
@@ -124,13 +135,13 @@ class RingReader:
         return header
 
     def whole(self, position: int) -> Found | None:
-        """The whole record that starts at exactly this position, whatever its number, or None."""
+        """The whole record that starts at exactly this position, of any number, or None."""
         header = self.peek(position)
         return None if header is None else self._check(position, header)
 
     def _check(self, position: int, header: Header) -> Found | None:
         raw, begin = self._copy(position % self._capacity, HEADER + header.length)
-        # Header and payload are taken from one private copy: the header may have changed since it was peeked at in another.
+        # Header and payload come from one private copy; if the header was peeked at in another, it may have changed since.
         if raw is not self._peeked and decode_header(raw, begin) != header:
             return None
         stored = memoryview(raw)[begin : begin + HEADER + header.length]
@@ -140,7 +151,7 @@ class RingReader:
         return Found(position, position + record_size(header.length, self._alignment), header)
 
     def numbered(self, position: int, seq: int) -> Found | None:
-        """The whole record with this number in a log that goes on at ``position``: here or at the next lap's start."""
+        """The whole record with this number, at ``position`` or at the start of the next lap."""
         here: Found | None = None
         header = self.peek(position)
         if header is not None and header.seq == seq:
@@ -148,11 +159,11 @@ class RingReader:
         there = self._at_next_lap(position, seq)
         if here is None or (there is not None and there.header.epoch > here.header.epoch):
             return there
-        # Two whole ones: the first has to be checked again, because ``record`` hands out what was checked last.
+        # Two whole records: check the first again, because ``record`` delivers what was checked last.
         return here if there is None else self._check(here.position, here.header)
 
     def next_lap(self, position: int) -> int | None:
-        """The next lap's start, when a record of this log may have wrapped to it from ``position``."""
+        """The start of the next lap, if a record that follows ``position`` may have wrapped to it."""
         room = self._capacity - position % self._capacity
         return position + room if room < self._size_max else None
 
@@ -170,69 +181,57 @@ class RingReader:
         self._peeked = b""  # this header comes from another copy
         return self._check(start, header)
 
-    # -- many at once, by the native engine: the ordinary case only, so what stops it is looked at one by one
+    # -- runs of records, by the native engine. It takes the ordinary case only; the caller examines what stops it record by record.
 
     def run(self, at: Bound, rules: Rules, epoch: int, mark: int, last_start: int | None) -> Run:
         """Follow whole records from ``at`` on, none of an epoch before ``epoch``, as far as the ordinary case goes.
 
-        ``last_start`` is where the newest known start lies; ``starts`` in the answer go on from it.
+        ``last_start`` is the newest record start that the caller knows, ``mark`` the highest ``durable``; the answer adds to them.
         """
         if self._scan is None or at.next_seq >= rules.stop_seq:
             return Run(at, epoch, mark, [])
-        window, start = self._window(at.position)
-        position, seq, epoch, mark, outside, starts = self._scan.scanner.run(
-            window,
-            start,
-            *at,
-            rules.stop_seq,
-            rules.limit,
-            rules.epoch,
-            rules.epoch_first_seq,
-            self._lap_number(),
-            rules.batches,
-            _RUN_MAX,
-            epoch,
-            mark,
-            last_start,
-        )
+        window = self._window(at.position)
+        position, seq, epoch, mark, outside, starts = self._scan.scanner.run(window, at, rules, epoch, mark, last_start, _RUN_MAX)
         if outside:
-            self._chunk = b""  # what is next does not fit into what was copied
+            self._chunk = b""  # the next record is not wholly in the copy
         return Run(Bound(position, seq), epoch, mark, starts)
 
-    def records(self, at: Bound, stop_seq: int, limit: int, epoch: int, epoch_first_seq: int) -> list[tuple[Record, int, int, int]]:
-        """Some records from ``at`` on as (record, position, end, checksum); none when the next one is not an ordinary case."""
+    def records(self, at: Bound, rules: Rules) -> list[tuple[Record, int, int, int]]:
+        """Some records from ``at`` on as (record, position, end, checksum). None if the next one is not an ordinary case."""
         if self._scan is None:
             return []
-        window, start = self._window(at.position)
-        lap_number = self._lap_number()
-        many: list[tuple[Record, int, int, int]] = self._scan.scanner.records(
-            Record, window, start, *at, stop_seq, limit, epoch, epoch_first_seq, lap_number, RECORDS_MAX
+        records: list[tuple[Record, int, int, int]] = self._scan.scanner.records(
+            Record, self._window(at.position), at, rules, RECORDS_MAX
         )
-        if len(many) < RECORDS_MAX:
+        if len(records) < RECORDS_MAX:
             self._chunk = b""
-        return many
+        return records
 
-    def _window(self, position: int) -> tuple[memoryview | bytes, int]:
-        """Bytes of the ring that hold this position, and the ring offset at which they begin."""
+    def _window(self, position: int) -> Window:
+        """A part of the ring that contains this position."""
         assert self._scan is not None
-        if self._scan.window is not None:
-            return self._scan.window[self.block.ring_offset : self.block.file_size], 0
-        offset = position % self._capacity
-        self._copy(offset, min(HEADER, self._capacity - offset))
-        return self._chunk, self._chunk_start
-
-    def _lap_number(self) -> int:
-        """The number in the header at the ring's start: another record of that number may stand there."""
-        return decode_header(self._load(self.block.ring_offset, HEADER)).seq
+        data: memoryview | bytes
+        if self._scan.file is not None:
+            data, start = self._scan.file[self.block.ring_offset : self.block.file_size], 0
+        else:
+            offset = position % self._capacity
+            self._copy(offset, min(HEADER, self._capacity - offset))
+            data, start = self._chunk, self._chunk_start
+        return Window(data, start, lap_seq(self.block, self._load))
 
     def record(self, found: Found) -> Record:
-        """The record that this reader found last, from the very bytes that were checked."""
+        """The record that this reader found last, made from the very bytes that were checked."""
         position, raw, start = self._checked
         assert position == found.position
         header = found.header
         return Record(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
 
 
-def has_due_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
-    """Whether a record has the epoch that its number calls for in a log whose newest epoch begins with that number."""
+def lap_seq(block: Superblock, load: Load) -> int:
+    """The number in the header at the ring's start, whole or not."""
+    return decode_header(load(block.ring_offset, HEADER)).seq
+
+
+def has_expected_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
+    """Whether a record has the epoch that its number calls for, in a log whose newest epoch begins with ``epoch_first_seq``."""
     return found.header.epoch == epoch if found.header.seq >= epoch_first_seq else found.header.epoch < epoch

@@ -1,4 +1,4 @@
-"""Arrays as records: each row is one payload, its bytes as they are in memory."""
+"""Arrays as records: each row is one payload, with its bytes as in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT_MAX = (1 << 32) - 1
 
 
 class Rows(NamedTuple):
-    """The payloads of so many ``records``, of ``length`` bytes each, one after another in ``data``."""
+    """``records`` payloads of ``length`` bytes each, one after another in ``data``."""
 
     data: memoryview
     records: int
@@ -25,11 +25,11 @@ class Rows(NamedTuple):
     def payloads(self) -> list[bytes]:
         """Private copies of all of them."""
         data, length = self.data.tobytes(), self.length
-        return [data[at * length : (at + 1) * length] for at in range(self.records)]
+        return [data[row * length : (row + 1) * length] for row in range(self.records)]
 
 
 def as_rows(array: Any, block: Superblock) -> Rows:
-    """The rows of a 2-D array, or the items of a 1-D one of structured dtype; an array that is not contiguous is copied."""
+    """The rows of a 2-D array, or the items of a 1-D one of structured dtype. An array that is not contiguous is copied."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"extend_array takes a numpy array, not {type(array).__name__}; for other items there is extend()")
     _refuse_objects(array.dtype)
@@ -49,13 +49,13 @@ def as_rows(array: Any, block: Superblock) -> Rows:
 
 
 def empty_rows(count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
-    """An array of so many items, and its bytes."""
+    """A new array of ``count`` items, and its bytes."""
     data = np.empty(count * dtype.itemsize, np.uint8)
     return np.ndarray((count,), dtype, data), data.data
 
 
 def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
-    """The front of an array that has room for so many items, and its bytes."""
+    """The first ``count`` items of ``out``, and their bytes."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a numpy array, not {type(out).__name__}")
     if out.ndim == 0 or (out.dtype, out.shape[1:]) != (dtype.base, dtype.shape):
@@ -63,17 +63,17 @@ def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[
     if len(out) < count:
         raise ValueError(f"out has room for {len(out)} of {count} records")
     if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out is read-only, or its items do not stand side by side")
+        raise ValueError("out is read-only or not contiguous")
     front = out[:count]
     return front, (front.reshape(-1).view(np.uint8) if front.nbytes else np.empty(0, np.uint8)).data
 
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """A dtype whose items are plain bytes."""
+    """The dtype, if its items are plain bytes of a known length; otherwise ``TypeError``."""
     found = np.dtype(dtype)
     _refuse_objects(found)
     if found.itemsize == 0 and found.kind in "SU":
-        raise TypeError(f"{dtype!r} does not say how long its items are; write it as S16, for example")
+        raise TypeError(f"{dtype!r} does not say how long its items are; write S16, for example")
     return found
 
 

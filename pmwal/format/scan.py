@@ -1,4 +1,4 @@
-"""Looking at a ring in C, where the native engine is there and wanted."""
+"""Whether scans of a log run in C: where the native engine is installed and not switched off."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pmwal.native import native
 from pmwal.records import Bound
 
 
-def scan_for(block: Superblock, window: memoryview | None = None) -> Scan | None:
-    """What lets a scan of this log run in C; None with the Python engine. ``window`` is the whole file, mapped and still."""
+def scan_for(block: Superblock, file: memoryview | None = None) -> Scan | None:
+    """Lets scans of this log run in C; None with the Python engine. ``file`` is the whole file, mapped, if nobody writes it."""
     if native is None or os.environ.get("PMWAL_ENGINE") == "python":
         return None
     scanner = native.Scanner(block.capacity, block.alignment, block.payload_max, uuid_crc(block.uuid), Bound)
-    return Scan(scanner, window)
+    return Scan(scanner, file)

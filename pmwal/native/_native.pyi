@@ -123,19 +123,21 @@ class Emitter:
     ) -> Emitter: ...
     def __call__(self, *args: object, **keywords: object) -> int: ...
 
-class Walk(Iterator[Any]):
+# The tuples that scans take are pmwal.records.Bound, and Rules and Window of pmwal.format.ring.
+_Bound = tuple[int, int]
+_Rules = tuple[int, int, int, int, bool]
+_Window = tuple[Buffer, int, int]
+_Checked = tuple[Any, int, int, int]  # record, position, end, checksum
+
+class RecordIterator(Iterator[Any]):
     def __new__(
         cls,
         core: Core,
         record_type: type,
         step: Callable[[int, int], tuple[Any, int]],
-        position: int,
-        seq: int,
-        stop_seq: int,
-        limit: int,
-        epoch: int,
-        epoch_first_seq: int,
-    ) -> Walk: ...
+        at: _Bound,
+        rules: _Rules,
+    ) -> RecordIterator: ...
     def __next__(self) -> Any: ...
 
 class Scanner:
@@ -143,60 +145,25 @@ class Scanner:
     def slots(self, control: Buffer, /) -> bytes: ...
     def run(
         self,
-        window: Buffer,
-        start: int,
-        position: int,
-        seq: int,
-        stop_seq: int,
-        limit: int,
-        epoch: int,
-        epoch_first_seq: int,
-        lap_seq: int,
-        batches: bool,
-        bytes_max: int,
+        window: _Window,
+        at: _Bound,
+        rules: _Rules,
         epoch_min: int,
         mark: int,
-        index_last: int | None,
+        last_start: int | None,
+        bytes_max: int,
     ) -> tuple[int, int, int, int, bool, list[Any]]: ...
-    def records(
-        self,
-        record_type: type,
-        window: Buffer,
-        start: int,
-        position: int,
-        seq: int,
-        stop_seq: int,
-        limit: int,
-        epoch: int,
-        epoch_first_seq: int,
-        lap_seq: int,
-        count_max: int,
-    ) -> list[tuple[Any, int, int, int]]: ...
+    def records(self, record_type: type, window: _Window, at: _Bound, rules: _Rules, count_max: int) -> list[_Checked]: ...
     def follow(
         self,
         record_type: type,
         fd: int,
         ring_offset: int,
         writer: Buffer,
-        position: int,
-        seq: int,
+        at: _Bound,
         epoch: int,
         bytes_max: int,
         count_max: int,
-    ) -> tuple[bytes, int, list[tuple[Any, int, int, int]]] | None: ...
-    def rows(
-        self,
-        window: Buffer,
-        start: int,
-        position: int,
-        seq: int,
-        count: int,
-        limit: int,
-        epoch: int,
-        epoch_first_seq: int,
-        lap_seq: int,
-        rows: Buffer,
-        first: int,
-        length: int,
-    ) -> int: ...
+    ) -> tuple[bytes, int, list[_Checked]] | None: ...
+    def rows(self, window: _Window, at: _Bound, rules: _Rules, rows: Buffer, first: int, length: int) -> int: ...
     def candidates(self, window: Buffer, position: int, count: int, epoch: int, seq_min: int, newer_seq_min: int) -> list[int]: ...

@@ -66,7 +66,7 @@ struct record {
     uint32_t epoch; /* epoch in which it was stored */
     uint16_t kind; /* the application's */
     uint16_t flags; /* zero */
-    uint32_t batch_index; /* place in its batch, from 0 */
+    uint32_t batch_index; /* index in its batch, from 0 */
     uint32_t batch_count; /* records in its batch, 1 for a record of its own */
 };
 
@@ -134,7 +134,7 @@ static_assert(sizeof(struct live_followers) == 4, "live_followers");
 
 /* live page: latency */
 struct live_latency {
-    uint64_t step; /* one commit of so many is timed, a power of two; 0 when the writer shows no latency */
+    uint64_t step; /* one commit in this many is timed, a power of two; 0 when the writer shows no latency */
     uint32_t counters[280]; /* commits timed since the open, by duration; each wraps at 2^32 */
 };
 

@@ -145,7 +145,7 @@ static int execute(PyObject *module)
     state->name_commit = PyUnicode_InternFromString("commit");
     if (!state->name_kind || !state->name_commit || add_type(module, &lock_spec, &state->lock_type) ||
         add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
-        add_type(module, &record_spec, &state->record_type) || add_type(module, &walk_spec, &state->walk_type) ||
+        add_type(module, &record_spec, &state->record_type) || add_type(module, &iterator_spec, &state->iterator_type) ||
         add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &retained_spec, &state->retained_type) ||
         add_type(module, &emitter_spec, &state->emitter_type))
         return -1;
@@ -163,7 +163,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->core_type);
     Py_VISIT(state->handle_type);
     Py_VISIT(state->record_type);
-    Py_VISIT(state->walk_type);
+    Py_VISIT(state->iterator_type);
     Py_VISIT(state->scanner_type);
     Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
@@ -177,7 +177,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->core_type);
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->record_type);
-    Py_CLEAR(state->walk_type);
+    Py_CLEAR(state->iterator_type);
     Py_CLEAR(state->scanner_type);
     Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);

@@ -1,10 +1,10 @@
-/* Runs of whole records by several threads at once: checksums of memory that was not touched for long wait for it, and a system
- * in recovery is down.
+/* Runs of whole records by several threads at once: checksums of memory that is not cached are bound by its latency, and a system
+ * is down during recovery.
  *
  * Invariants
- * - Where a part begins is a guess: a whole record somewhere behind. What follows from it counts only when the part before it ended
- *   exactly there (join_run()), so a wrong guess costs time and nothing else. Where the parts of an array begin is known.
- * - A thread touches nothing of Python, and has ended before run_parts() returns.
+ * - The start of each part but the first is a guess: some whole record further on. Its results count only if the part before ended
+ *   exactly there (join_run()), so a wrong guess costs time and nothing else. For the rows of an array the starts are known.
+ * - A thread uses nothing of Python, and has ended before run_parts() or take_rows_in_parts() returns.
  */
 #define _GNU_SOURCE
 #include "parallel.h"
@@ -23,9 +23,9 @@ struct part {
     struct run_rules rules;
     struct run from, run;
     struct starts starts;
-    bool whole; /* no access faulted */
+    bool readable; /* no access faulted */
     pthread_t thread;
-} __attribute__((aligned(128))); /* no two threads share a line */
+} __attribute__((aligned(128))); /* no two threads share a cache line */
 
 static int note(void *context, uint64_t position, uint64_t seq)
 {
@@ -48,7 +48,7 @@ static void *run_part(void *context)
 {
     struct part *part = context;
     part->run = part->from;
-    part->whole = fault_run(part->window->bytes, part->window->length, run_body, part);
+    part->readable = fault_run(part->window->bytes, part->window->length, run_body, part);
     return NULL;
 }
 
@@ -58,7 +58,7 @@ struct guess {
     bool found;
 };
 
-/* Not before the run itself is known to go on: behind a log's end there is nothing to find, and all of it would be searched. */
+/* Only once the run itself is known to continue: past the end of a log there is nothing to find, and a search would read it all. */
 static void guess_body(void *context)
 {
     struct guess *guess = context;
@@ -75,7 +75,7 @@ static unsigned processors(void)
     return sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
 }
 
-/* How many threads are worth their start for so many bytes. */
+/* How many threads are worth their start for this many bytes. */
 static uint64_t parts_for(uint64_t bytes)
 {
     uint64_t wanted = bytes / PART_MIN < 2 ? 1 : processors();
@@ -117,15 +117,15 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
     for (unsigned i = 1; i < begun; i++)
         pthread_join(parts[i].thread, NULL);
 
-    bool whole = parts[0].whole;
+    bool readable = parts[0].readable;
     *run = parts[0].run;
     starts->count = parts[0].starts.count;
-    for (unsigned i = 1; whole && i < begun && join_run(run, &parts[i].from, &parts[i].run); i++) {
+    for (unsigned i = 1; readable && i < begun && join_run(run, &parts[i].from, &parts[i].run); i++) {
         memmove(starts->pairs + 2 * starts->count, parts[i].starts.pairs, 2 * parts[i].starts.count * sizeof *starts->pairs);
         starts->count += parts[i].starts.count;
-        whole = parts[i].whole;
+        readable = parts[i].readable;
     }
-    return whole;
+    return readable;
 }
 
 struct share {
@@ -134,7 +134,7 @@ struct share {
     const struct row_rules *rules;
     uint64_t position, seq, count, taken;
     unsigned char *rows;
-    bool whole; /* no access faulted */
+    bool readable; /* no access faulted */
     pthread_t thread;
 } __attribute__((aligned(128)));
 
@@ -147,7 +147,7 @@ static void share_body(void *context)
 static void *take_share(void *context)
 {
     struct share *share = context;
-    share->whole = fault_run(share->window->bytes, share->window->length, share_body, share);
+    share->readable = fault_run(share->window->bytes, share->window->length, share_body, share);
     return NULL;
 }
 
@@ -169,12 +169,12 @@ bool take_rows_in_parts(const struct geometry *g, const struct window *window, c
     for (unsigned i = 1; i < begun; i++)
         pthread_join(shares[i].thread, NULL);
 
-    bool whole = true, all = true;
+    bool readable = true, all = true;
     *taken = 0;
-    for (unsigned i = 0; whole && all && i < begun; i++) {
-        whole = shares[i].whole;
+    for (unsigned i = 0; readable && all && i < begun; i++) {
+        readable = shares[i].readable;
         *taken += shares[i].taken;
         all = shares[i].taken == shares[i].count;
     }
-    return whole;
+    return readable;
 }

@@ -12,18 +12,18 @@ struct starts {
     size_t count, room;
 };
 
-/* How many starts a run of so many bytes may note: any part may go through a batch that is as long as the whole. */
+/* How many starts a run of this many bytes may note: any part may run through a batch that is as long as the whole. */
 static inline size_t starts_room(uint64_t bytes)
 {
     return PARTS_MAX * (bytes / PMWAL_INDEX_STEP + 2);
 }
 
-/* Does what run_on() does, under a fault guard and by as many threads as there are processors for; `starts` has room for what it
- * notes. False when an access to the window faulted. */
+/* run_on() under a fault guard, by as many threads as there are processors for them. `starts` has room for starts_room() pairs.
+ * False if an access to the window faulted. */
 bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
                struct starts *starts);
 
-/* Does what take_rows() does, likewise; `taken` is what it returns. */
+/* take_rows(), likewise; `taken` is what it returns. */
 bool take_rows_in_parts(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
                         uint64_t seq, uint64_t count, unsigned char *rows, uint64_t *taken);
 

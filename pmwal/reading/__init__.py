@@ -1,1 +1,1 @@
-"""Handing out records: the walk, the reader, following, arrays."""
+"""Reading records: the walk over a view, the reader, following, arrays."""

@@ -2,9 +2,10 @@
 
 Invariants
 ----------
-- A record's checksum is taken over its bytes in the array, or in another private copy, never over what may still change.
-- The array is allocated for what can lie between two positions of the ring, not for what a file says that it holds.
-- The native engine takes runs of whole records, side by side; whatever else comes next the walk of the handle judges.
+- A record's checksum is taken over its bytes in the array, or in another private copy, never over bytes that may still change.
+- The array is allocated for the records that fit between two positions of the ring, not for the number that a file claims.
+- The native engine takes runs of whole records that lie side by side. Every other record is left to the handle's walk, which checks
+  it or raises.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pmwal.format.layout import HEADER, Superblock, decode_header, record_size
-from pmwal.format.ring import Scan
+from pmwal.format.layout import Superblock, record_size
+from pmwal.format.ring import Scan, Window, lap_seq
 from pmwal.format.rows import as_dtype, empty_rows, given_rows
 from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View
 from pmwal.records import Bound, Record
 from pmwal.storage.mapping import Mapping
 
-_IN_PLACE = 16 * 1024 * 1024  # bytes of a mapping that are taken at once: other threads may go on in between
-_COPIED = 256 * 1024  # bytes of a file that are loaded at once
+_IN_PLACE = 16 * 1024 * 1024  # bytes of a mapping that one call takes: between calls other threads may run
+_COPIED = 256 * 1024  # bytes of a file that one call loads
 
 
 class Source(NamedTuple):
-    """The records from number ``first`` up to, not including, ``stop`` of a view, and how a handle gets at them."""
+    """The records of a view from number ``first`` up to, not including, ``stop``, and how their handle finds and reads them."""
 
     block: Superblock
     mapping: Mapping
@@ -38,11 +39,11 @@ class Source(NamedTuple):
     first: int
     stop: int
     locate: Callable[[int], Bound]
-    """Where the record with this number starts; raises what ``read`` raises."""
+    """Where the record with this number starts. Raises as ``read`` does."""
     walk: Callable[[Bound, int], Iterator[Record]]
-    """The records from a bound up to, not including, a number; raises what ``read`` raises."""
+    """The records from a bound up to, not including, a number. Raises as ``read`` does."""
     is_kept: Callable[[int], bool]
-    """Whether the record with this number was not truncated since. A rollback takes the last record, too: the walk tells."""
+    """Whether the record with this number has not been truncated since. A rollback also takes the last record: the walk notices."""
 
 
 class ArrayReader(ABC):
@@ -50,7 +51,7 @@ class ArrayReader(ABC):
 
     @abstractmethod
     def _source(self, start: int | None, stop: int | None) -> Source:
-        """What ``read(start, stop)`` would hand out."""
+        """The records that ``read(start, stop)`` would return."""
 
     def read_array(
         self,
@@ -62,9 +63,9 @@ class ArrayReader(ABC):
     ) -> npt.NDArray[Any]:
         """The payloads of the records from number ``start`` up to, not including, ``stop``, as an array of this dtype.
 
-        Each record is one item, whose bytes are taken as they are. The array is a new one, or the front of ``out``, of the same
-        dtype: memory that is used again costs nothing to get. Raises as ``read`` does; ``ValueError`` names the first record
-        whose length is not the dtype's ``itemsize``. ``out`` holds anything then.
+        Each record is one item; its bytes are used as they are. The array is a new one, or the front of ``out``, of the same dtype:
+        reusing ``out`` avoids page faults. Raises as ``read`` does; ``ValueError`` names the first record whose length is not the
+        dtype's ``itemsize``. On error the contents of ``out`` are undefined.
 
         >>> import numpy, pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -80,67 +81,58 @@ def _read(source: Source, dtype: np.dtype[Any], out: npt.NDArray[Any] | None) ->
     size = record_size(dtype.itemsize, source.block.alignment)
     room = (source.view.end.position - source.view.tail.position) // size
     wanted = max(0, source.stop - source.first)
-    count = min(wanted, room)  # with more wanted than there is room for, one has another length
+    count = min(wanted, room)  # if more are wanted than fit, one of them has another length
     array, rows = empty_rows(count, dtype) if out is None else given_rows(out, count, dtype)
     scan = scan_for(source.block)
     seq, at = source.first, None
     while seq < source.stop:
         at = source.locate(seq) if at is None else at
         if scan is not None and source.is_kept(seq):
-            taken = _take(source, scan, at, rows, dtype.itemsize)
-            seq, at = seq + taken, Bound(at.position + taken * size, seq + taken)
-            if taken and seq < source.stop - 1:
+            copied = _copy_run(source, scan, at, rows, dtype.itemsize)
+            seq, at = seq + copied, Bound(at.position + copied * size, seq + copied)
+            assert seq < source.stop, "the last record is left to the walk"
+            if copied and seq < source.stop - 1:
                 continue
-        # Without a scan all of them; else the one that is no ordinary case, and the last, so that the handle knows it.
+        # Without a scan this walk takes all records. With one it takes the next, which is no ordinary case, or the last of all:
+        # the handle notes it, and the walk raises if it was rolled back.
         for record in source.walk(at, source.stop if scan is None else seq + 1):
-            _put(rows, seq - source.first, record, dtype)
+            _copy_record(record, rows, seq - source.first, dtype)
             seq += 1
         at = None
     return array
 
 
-def _take(source: Source, scan: Scan, at: Bound, rows: memoryview, length: int) -> int:
-    """How many records from here on were whole, side by side and of this length: their payloads are in ``rows`` now.
+def _copy_run(source: Source, scan: Scan, at: Bound, rows: memoryview, length: int) -> int:
+    """Copy the payloads of whole records of this length that lie side by side from ``at`` on; how many there were.
 
-    It leaves the last one. What cannot be read is left, too: the walk says why.
+    It leaves the last record of the source, and whatever cannot be read, to the walk.
     """
-    block, mapping, view = source.block, source.mapping, source.view
+    block, mapping = source.block, source.mapping
     offset, size = at.position % block.capacity, record_size(length, block.alignment)
-    count = source.stop - 1 - at.next_seq
+    wanted = source.stop - 1 - at.next_seq
     with contextlib.suppress(OSError):
-        lap_number = decode_header(mapping.load(block.ring_offset, HEADER)).seq
-        whole = mapping.window()
-        if whole is None:
-            bytes_max = min(max(size, _COPIED // size * size), count * size, block.capacity - offset)
-            window = memoryview(mapping.load(block.ring_offset + offset, bytes_max))
+        start_seq = lap_seq(block, mapping.load)
+        file = mapping.window()
+        if file is None:
+            bytes_max = min(max(size, _COPIED // size * size), wanted * size, block.capacity - offset)
+            data = memoryview(mapping.load(block.ring_offset + offset, bytes_max))
         else:
-            window, offset = whole[block.ring_offset : block.file_size], 0
+            data, offset = file[block.ring_offset : block.file_size], 0
         try:
-            return scan.scanner.rows(
-                window,
-                offset,
-                *at,
-                min(count, max(1, _IN_PLACE // size)),
-                view.end.position,
-                view.epoch,
-                view.epoch_first_seq,
-                lap_number,
-                rows,
-                at.next_seq - source.first,
-                length,
-            )
+            rules = source.view.rules(at.next_seq + min(wanted, max(1, _IN_PLACE // size)))
+            return scan.scanner.rows(Window(data, offset, start_seq), at, rules, rows, at.next_seq - source.first, length)
         finally:
-            window.release()
-            if whole is not None:
-                whole.release()
+            data.release()
+            if file is not None:
+                file.release()
     return 0
 
 
-def _put(rows: memoryview, place: int, record: Record, dtype: np.dtype[Any]) -> None:
+def _copy_record(record: Record, rows: memoryview, index: int, dtype: np.dtype[Any]) -> None:
     length = dtype.itemsize
     if len(record.data) != length:
         raise ValueError(
             f"record {record.seq} has {len(record.data)} bytes, and an item of {dtype} has {length}; "
-            "read the records before and after it by themselves, with start and stop"
+            "read the records before and after it separately, with start and stop"
         )
-    rows[place * length : (place + 1) * length] = record.data
+    rows[index * length : (index + 1) * length] = record.data

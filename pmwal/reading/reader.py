@@ -1,11 +1,11 @@
-"""Reading a log beside its writer, or without one. It takes no lock and stores nothing.
+"""Reading a log while another process writes it, or without a writer. It takes no lock and stores no record.
 
 Invariants
 ----------
 - With a living writer it shows what the live page says is durable; without one, what recovery would keep.
-- Every record is checked in a private copy: bytes that change under it are never handed out.
-- A number may come to mean another record only through a rollback or a recovery, and both begin an epoch. So when the
-  epoch has changed, the last record handed out is validated once more before anything that follows it is.
+- Every record is checked in a private copy: bytes that change meanwhile are never delivered.
+- A number can come to mean another record only through a rollback or a recovery, and both begin an epoch. So when the epoch has
+  changed, the last delivered record is validated again before a record after it is delivered.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import NoReturn
 from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
-from pmwal.format.index import INDEX_STEP, SparseIndex
+from pmwal.format.index import SparseIndex
 from pmwal.format.layout import PAGE
 from pmwal.format.payload import as_number
-from pmwal.format.ring import CHUNK, RECORDS_MAX, RingReader
+from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import Bell, follow
+from pmwal.reading.follow import PAUSE_MAX, follow
 from pmwal.reading.walk import Delivered, View, Walker, deliver, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -37,21 +37,42 @@ from pmwal.storage.live_page import decode_writer, living_writer, read_both, rea
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
-_TRIES = 8  # looks at a log that is changed meanwhile
+_TRIES = 8  # attempts to read a log that changes meanwhile
 
 
-class _Met:
-    """The line of the writer that a ``follow`` saw last, none before the first; when it was known to be alive (monotonic)."""
+class _KnownWriter:
+    """What one ``follow`` knows of the writer: its last line in the live page (empty at first), and when it was last known alive.
 
-    __slots__ = ("alive_at", "line")
+    A line that changed was stored by a living process. One that was killed stores nothing, and another writer's line differs. So
+    the bounds in the live page may be believed without asking the kernel, for as long as one wait takes at most.
+    """
+
+    __slots__ = ("_alive_at", "line")
 
     def __init__(self) -> None:
         self.line = b""
-        self.alive_at = 0.0
+        self._alive_at = 0.0
+
+    def saw(self, line: bytes, alive_at: float) -> None:
+        """The writer of this line was alive at this time (monotonic)."""
+        self.line, self._alive_at = line, alive_at
+
+    def view(self, load: Load) -> View | None:
+        """The known writer's view from the live page, or None if its liveness must be rechecked."""
+        live = read_both(load) if self.line else None
+        if live is None:
+            return None
+        bounds, line = live
+        now = time.monotonic()
+        if line != self.line and decode_writer(line).same_process(decode_writer(self.line)):
+            self.saw(line, now)
+        elif line != self.line or now - self._alive_at >= PAUSE_MAX:
+            return None
+        return View(*bounds)
 
 
 class Reader(ArrayReader):
-    """A log opened for reading (``pmwal.open(path, "r")``): any number, in any process, beside a writer or without one.
+    """A log opened for reading (``pmwal.open(path, "r")``), by any number of processes, with or without a writer.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -69,17 +90,17 @@ class Reader(ArrayReader):
         self._seam = seam
         self._salvaging = salvaging
         self._closed = False
-        self._index = SparseIndex(INDEX_STEP)
+        self._index = SparseIndex()
         self._scan = scan_for(identity.block)
         self._judged: tuple[int, Judgement] | None = None
         self._seen_epoch = 0
-        self._last: Delivered | None = None  # the last record handed out, in epoch ``_seen_epoch``
+        self._last: Delivered | None = None  # the last delivered record, in epoch ``_seen_epoch``
         self._view()
 
-    # -- what there is
+    # -- the current extent of the log
 
     def _view(self) -> View:
-        """What is there to read now. ``CorruptWal`` when there is no writer and recovery would refuse the log."""
+        """What can be read now. ``CorruptWal`` if there is no writer and recovery would refuse the log."""
         self._check_open()
         for _ in range(_TRIES):
             view = self._view_of_writer() if self._has_writer() else None
@@ -87,22 +108,23 @@ class Reader(ArrayReader):
                 return view
             judgement = self._judge()
             if judgement.row.outcome != "corrupt" or self._salvaging or not self._has_writer():
-                break  # a writer that has come meanwhile may have changed what was judged, and shows its own bounds
+                break  # otherwise a writer that opened the log meanwhile may have changed what was judged, and shows its bounds
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
         slot = judgement.control.newest
         return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
 
     def _view_of_writer(self) -> View | None:
-        """What the writer shows, which lives; None when its page does not come to rest."""
-        self._judged = None  # what was true before this writer came, it may have rolled back
+        """What the living writer shows; None if its page keeps changing."""
+        self._judged = None  # this writer may have rolled back what was judged before it opened the log
         bounds = read_bounds(self._mapping.load)
         return None if bounds is None else View(*bounds)
 
     def _judge(self) -> Judgement:
         """The verdict on the log as it is now.
 
-        Without a writer it stays as it is until another one has written slots; a writer stores records without any.
+        Without a writer it is valid until the slots change, because every open for writing writes slots before it stores a record.
+        With a writer it is not remembered: a writer stores records without writing slots.
         """
         if self._has_writer():
             return judge_beside(self._mapping, self._identity, self._seam)
@@ -122,12 +144,12 @@ class Reader(ArrayReader):
 
     @property
     def first_seq(self) -> int:
-        """Number of the oldest record, or of the next one when the log is empty."""
+        """Number of the oldest record, or of the next one if the log is empty."""
         return self._view().tail.next_seq
 
     @property
     def committed_seq(self) -> int:
-        """Number of the newest record that this reader shows; ``first_seq - 1`` when there is none."""
+        """Number of the newest record that this reader shows; ``first_seq - 1`` if there is none."""
         return self._view().end.next_seq - 1
 
     def __len__(self) -> int:
@@ -136,19 +158,19 @@ class Reader(ArrayReader):
 
     @property
     def recovery(self) -> RecoveryReport:
-        """What recovery would say of the file as it is now."""
+        """What recovery would report for the file as it is now."""
         self._check_open()
         return self._judge().report
 
     # -- reading
 
     def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
+        """The records from number ``start`` up to, not including, ``stop``. The end is fixed at the call.
 
-        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before
-        ``first_seq``, for a cursor whose record is not in the log any more (unless the next one is) or is another one now,
-        for records that are overwritten under it, and when the record before ``start`` that it handed out was rolled back;
-        ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
+        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before ``first_seq``;
+        for a cursor whose record was rolled back or replaced, or was truncated together with the next one; for records that are
+        overwritten while they are read; and if the record before ``start`` that it delivered was rolled back. Raises
+        ``CorruptWal`` for damage and ``ValueError`` for text that is no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -173,7 +195,7 @@ class Reader(ArrayReader):
 
     def _source(self, start: int | None, stop: int | None) -> Source:
         if self._salvaging:
-            raise ValueError('read_array() takes records without a gap; open the log without recover="salvage"')
+            raise ValueError('read_array() needs consecutive records; open the log without recover="salvage"')
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
         view = self._view()
         first, end = self._begin(view, start, stop)
@@ -181,24 +203,24 @@ class Reader(ArrayReader):
         return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
 
     def _begin(self, view: View, start: int | None, stop: int | None) -> tuple[int, int]:
-        """Make ready to hand out records of this view; the first number, and the one after the last."""
+        """Prepare to deliver records of this view; the first number, and the one after the last."""
         if start is not None and start < view.tail.next_seq:
             raise gone(start, view.tail)
         if start is not None:
             self._revalidate(view)
         if view.epoch != self._seen_epoch:
             self._seen_epoch, self._last = view.epoch, None
-            self._index = SparseIndex(INDEX_STEP, () if self._judged is None else self._judged[1].index)
+            self._index = SparseIndex(() if self._judged is None else self._judged[1].index)
         self._index.drop_before(view.tail.next_seq)
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
         return view.tail.next_seq if start is None else start, end
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
-        """The records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+        """The records from number ``start`` on (the oldest if None), then each new one as soon as it is durable.
 
-        It sleeps meanwhile, and a writer wakes it. It ends when the writer closes the log, and after ``timeout`` seconds without a
-        record. While there is no writer it waits for one: when a writer was killed, the next one's records follow. ``start``
-        may be a cursor. Raises as ``read`` does.
+        It sleeps in between, and a writer wakes it. It ends when the writer closes the log, and after ``timeout`` seconds without a
+        record. Without a writer it waits for one: after a writer was killed, the next one's records follow. ``start`` may be a
+        cursor. Raises as ``read`` does.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -211,62 +233,47 @@ class Reader(ArrayReader):
             raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
         view = self._view()
         first = view.tail.next_seq if start is None else self._number(start, view)
-        return follow(partial(Bell, self._mapping, self._seam), partial(self._look, _Met()), first, timeout)
+        return follow(self._mapping, self._seam, partial(self._poll, _KnownWriter()), first, timeout)
 
-    def _look(self, met: _Met, first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to hand out now; None when a writer that was there has closed the log."""
+    def _poll(self, writer: _KnownWriter, first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
         self._check_open()
-        records = self._right_behind(met, first)
+        records = self._poll_native(writer, first)
         if records is not None:
             return records
-        view = self._shown_by(met)
+        view = writer.view(self._mapping.load)
         if view is None:
             alive_at = time.monotonic()
-            writer = living_writer(self._mapping.load, self._mapping.inode, self._seam)
-            # After the writer: one that is gone has shown all that it stored.
-            view = (self._view_of_writer() if writer is not None else None) or self._view()
-            if first >= view.end.next_seq and writer is None and met.line and self._judge().report.outcome == "clean":
+            living = living_writer(self._mapping.load, self._mapping.inode, self._seam)
+            # The view comes after the check: a writer that is gone by then has stored nothing since.
+            view = (self._view_of_writer() if living is not None else None) or self._view()
+            if first >= view.end.next_seq and living is None and writer.line and self._judge().report.outcome == "clean":
                 self._revalidate(view)
                 return None
-            if writer is not None:
-                met.line, met.alive_at = writer.line, alive_at
+            if living is not None:
+                writer.saw(living.line, alive_at)
         if first < view.end.next_seq:
             return self._read(view, first, None)
         self._revalidate(view)
         return iter(())
 
-    def _shown_by(self, met: _Met) -> View | None:
-        """What the writer that was met shows; None when it is to be asked for first whether it is alive.
-
-        One that has shown something new was alive then. One that was killed meanwhile has shown nothing since, and another one's
-        line differs: the page may be believed for as long as a wait takes at most.
-        """
-        live = read_both(self._mapping.load) if met.line else None
-        if live is None:
-            return None
-        bounds, line = live
-        now = time.monotonic()
-        if line != met.line and decode_writer(line).same_process(decode_writer(met.line)):
-            met.line, met.alive_at = line, now
-        elif line != met.line or now - met.alive_at >= Bell.PATIENCE:
-            return None
-        return View(*bounds)
-
-    def _right_behind(self, met: _Met, first: int) -> Iterator[Record] | None:
-        """In one call of C what ``_shown_by`` and a walk would come to: new records of this writer and epoch, behind the last one
-        handed out, with nothing in between that needs a second look."""
+    def _poll_native(self, writer: _KnownWriter, first: int) -> Iterator[Record] | None:
+        """Fast path: the same writer's new records of the same epoch, right after the last one, in one C call. None if there are
+        none, or if anything needs a second look."""
         last = self._last
-        if self._scan is None or not met.line or last is None or last.seq + 1 != first:
+        if self._scan is None or not writer.line or last is None or last.seq + 1 != first:
             return None
+        at = Bound(last.end, first)
         news = self._scan.scanner.follow(
-            Record, self._mapping.fd, self._block.ring_offset, met.line, last.end, first, self._seen_epoch, CHUNK, RECORDS_MAX
+            Record, self._mapping.fd, self._block.ring_offset, writer.line, at, self._seen_epoch, CHUNK, RECORDS_MAX
         )
         if news is None:
             return None
-        met.line, first_seq, many = news
-        met.alive_at = time.monotonic()
+        line, first_seq, records = news
+        assert (records[0][0].seq, records[-1][0].seq) == (first, first + len(records) - 1), "no record is left out"
+        writer.saw(line, time.monotonic())
         self._index.drop_before(first_seq)
-        return deliver(many, self._note_delivery)
+        return deliver(records, self._note_delivery)
 
     def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
         if first < end:
@@ -276,10 +283,10 @@ class Reader(ArrayReader):
         self._check_open()
         last = self._last
         if last is not None and last.seq + 1 == first:
-            return Bound(last.end, first)  # whoever reads on from there looks whether it is there
+            return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
         near = self._index.floor(first, view.tail)
         if last is not None and near.next_seq < last.seq < first:
-            near = Bound(last.end, last.seq + 1)  # it was there, and this epoch's index knows less
+            near = Bound(last.end, last.seq + 1)  # nearer than what the index knows
         found = self._walker.locate(view, near, first)
         return Bound(found.position, first)
 
@@ -293,7 +300,7 @@ class Reader(ArrayReader):
         self._index.add(Bound(record.position, record.seq))
 
     def _revalidate(self, view: View) -> None:
-        """``Overrun`` when the last record handed out was rolled back since."""
+        """``Overrun`` if the last delivered record was rolled back since."""
         last = self._last
         if last is None or view.epoch == self._seen_epoch or last.seq < view.tail.next_seq:
             return
@@ -301,15 +308,15 @@ class Reader(ArrayReader):
         same = now is not None and (now.header.seq, now.header.crc) == (last.seq, last.crc)
         if not same or last.seq >= view.end.next_seq:
             self._last = None
-            raise Overrun(f"record {last.seq}, handed out before, was rolled back; read again from an earlier one")
+            raise Overrun(f"record {last.seq}, read before, was rolled back; read again from an earlier one")
 
     def _explain(self, at: Bound, before: View) -> PmwalError:
-        """Why the record that a walk expected at this bound is not there."""
+        """Why a walk did not find the record at this bound."""
         now = self._view()
         return missing(self._block, at, now.tail, cut=now.epoch != before.epoch)
 
     def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
-        """Every whole record, around damage; numbers may be missing."""
+        """Every whole record around the damage; numbers may be missing."""
         judgement = self._judge()
         reader = RingReader(self._block, self._mapping.load)
         for found in salvage(self._mapping.load, judgement):
@@ -333,7 +340,7 @@ class Reader(ArrayReader):
             raise IndexError(f"record {seq} cannot be salvaged")
         return record
 
-    # -- about the handle
+    # -- the handle
 
     @property
     def path(self) -> str:
@@ -351,7 +358,7 @@ class Reader(ArrayReader):
         return self._closed
 
     def stats(self) -> WalStats:
-        """Where the log lies; the counters of writing are zero.
+        """Facts about the log and its medium. The counters of writing are zero.
 
         >>> import pmwal
         >>> pmwal.open(path, size="64KiB").close()
@@ -382,7 +389,7 @@ class Reader(ArrayReader):
         )
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         if not self._closed:
             self._closed = True
             self._mapping.close()

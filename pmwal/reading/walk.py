@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.layout import HEADER, PAGE, Superblock
-from pmwal.format.ring import CHUNK, Found, Load, RingReader, Scan, has_due_epoch
+from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Scan, has_expected_epoch
 from pmwal.records import Bound, Record
 
 _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
@@ -35,7 +35,11 @@ class View(NamedTuple):
 
         Records that were rolled back or dropped may be whole, too; and records stored after this view was taken are newer.
         """
-        return found.end <= self.end.position and has_due_epoch(found, self.epoch, self.epoch_first_seq)
+        return found.end <= self.end.position and has_expected_epoch(found, self.epoch, self.epoch_first_seq)
+
+    def rules(self, stop_seq: int) -> Rules:
+        """What a scan of this view takes, up to but not including ``stop_seq``."""
+        return Rules(stop_seq, self.end.position, self.epoch, self.epoch_first_seq)
 
 
 class Delivered(NamedTuple):
@@ -67,9 +71,9 @@ class Walker:
     def walk(self, view: View, start: Bound, stop_seq: int) -> Iterator[Record]:
         """The records from ``start`` up to, not including, number ``stop_seq``."""
         ring = RingReader(self.block, self.load, min(CHUNK, max(PAGE, view.end.position - start.position)), self.scan)
-        at = start
+        at, rules = start, view.rules(stop_seq)
         while at.next_seq < stop_seq:
-            run = ring.records(at, stop_seq, view.end.position, view.epoch, view.epoch_first_seq)
+            run = ring.records(at, rules)
             if not run:
                 found = self._expect(ring, view, at)
                 run = [(ring.record(found), found.position, found.end, found.header.crc)]

@@ -1,1 +1,1 @@
-"""What a crash left: facts, the search for evidence, the verdict, and what can be salvaged. It never writes."""
+"""What a crash left: facts, the search for evidence, the verdict, and salvage. It never writes."""

@@ -1,27 +1,30 @@
-"""Looking for whole records where no chain leads: past the end, past damage, or without a pointer.
+"""Searching for whole records that no chain of records leads to: past the end, past damage, or without a commit pointer.
 
 Invariants
 ----------
-- Nearly all bytes are ruled out by what a header must say of itself; only what is left over costs a checksum, and the bytes
-  that those may cost are bounded, so that a hostile file cannot make a search endless.
-- What was found is whole, but belongs to the log only with the epoch that its number and place call for.
+- Nearly all bytes are ruled out by the fields of a header alone. Only the rest cost a checksum, and the bytes to be checksummed are
+  bounded, so that a hostile file cannot make a search endless.
+- A record that is found is whole, but belongs to the log only with the epoch that its number and position call for.
+- The search past the end never gives up silently: if its budget is used up before a record that matters, that is evidence of
+  damage, because damage must never pass for a torn tail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from pmwal.format.layout import HEADER, PAGE, Slot, Superblock
-from pmwal.format.ring import Found, Load, RingReader, Scan, has_due_epoch
+from pmwal.format.ring import Found, Load, RingReader, Scan, has_expected_epoch
 from pmwal.records import Bound
 
 _PIECE = 4 * 1024 * 1024
 
 
 class Budget:
-    """Bounds what a hostile file can make a search spend on checksums."""
+    """Limits the bytes that a hostile file can make a search checksum."""
 
     def __init__(self, capacity: int) -> None:
         self._left = 4 * capacity + (1 << 20)
@@ -43,11 +46,11 @@ def candidates(
     reached: Callable[[int], None] | None = None,
     scan: Scan | None = None,
 ) -> Iterator[int]:
-    """Positions in [start, stop), at most a lap apart, that may hold a header within these limits; no checksums.
+    """Positions in [start, stop), at most a lap apart, where a header within these limits may start. No checksum is verified.
 
-    The limits: of this ``epoch`` and a number of at least ``seq_min``, or of a greater epoch and ``newer_seq_min``.
-    Nearly all bytes are ruled out by ``durable <= position``, eight bytes at a time. ``reached`` is told now and then how far
-    the search is.
+    The limits: of this ``epoch`` and a number of at least ``seq_min``, or of a greater epoch and at least ``newer_seq_min``.
+    ``durable <= position`` rules out nearly all bytes, eight at a time. ``reached`` is called now and then with the position that
+    the search has reached.
     """
     for position, raw, length in _pieces(block, load, start, stop):
         if reached is not None:
@@ -61,7 +64,7 @@ def candidates(
         if count <= 0:
             continue
         numbers, marks = words[1 : 1 + count : step], words[2 : 2 + count : step]
-        # The whole piece against its last position first, then the few that are left each against its own.
+        # First all headers of the piece against its last position, then the few that remain each against its own.
         likely = np.flatnonzero((numbers >= min(seq_min, newer_seq_min)) & (marks <= position + 8 * count))
         likely = likely[marks[likely] <= np.uint64(position) + likely.astype(np.uint64) * np.uint64(block.alignment)]
         numbers, epochs = numbers[likely], words[4 : 4 + count : step][likely] & np.uint64(0xFFFFFFFF)
@@ -72,9 +75,9 @@ def candidates(
 
 
 def unplaced(block: Superblock, load: Load) -> Iterator[int]:
-    """Positions of all possible headers of the whole ring, when no slot tells which lap the ring is in.
+    """Positions of all possible headers in the whole ring, when no slot tells which lap the ring is in.
 
-    ``durable`` is at most a lap behind its record's own position, so it says the lap.
+    ``durable`` is at most one lap before its record's own position, so it determines the lap.
     """
     for offset, raw, _ in _pieces(block, load, 0, block.capacity):
         words = np.frombuffer(raw, dtype="<u8")
@@ -92,7 +95,7 @@ def unplaced(block: Superblock, load: Load) -> Iterator[int]:
 def _pieces(block: Superblock, load: Load, start: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
     """The ring from ``start`` to ``stop`` as (position, bytes, length), in pieces that never cross the ring's end.
 
-    The bytes go on past the length by less than a header, so that every header stands whole in exactly one piece.
+    The bytes extend past the length by less than a header, so that every header is wholly in exactly one piece.
     """
     position = start
     while position < stop:
@@ -105,17 +108,85 @@ def _pieces(block: Superblock, load: Load, start: int, stop: int) -> Iterator[tu
 
 
 def belongs(found: Found, slot: Slot) -> bool:
-    """Whether a whole record has an epoch that its number and its place call for, in a log with this commit pointer.
+    """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
 
-    What a rollback or an earlier recovery discarded is whole, too, but has an older one.
+    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one.
     """
     if found.position >= slot.commit_position:
         return found.header.epoch >= slot.epoch
-    return has_due_epoch(found, slot.epoch, slot.epoch_first_seq)
+    return has_expected_epoch(found, slot.epoch, slot.epoch_first_seq)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the search past the end found."""
+
+    acknowledged: str | None = None  # why records that were durable must be missing
+    newer: str | None = None  # why a newer epoch must have begun
+    position: int = 0  # of the first record that says one of the two
+    seq: int = 0  # and its number, if it is of the first kind
+    epoch_max: int = 0  # the greatest epoch of a whole record newer than the log's
+    dropped_records: int = 0  # whole records that a torn tail explains
+    dropped_end: int = 0
+
+
+def search_past(
+    block: Superblock, load: Load, stop: Bound, limit: int, slot: Slot, reached: Callable[[int], None], scan: Scan | None
+) -> Evidence:
+    """Examine every position from ``stop`` to ``limit`` for whole records that a torn tail cannot explain."""
+    evidence = Evidence()
+    reader, budget = RingReader(block, load, chunk=PAGE), Budget(block.capacity)
+    search = candidates(
+        block,
+        load,
+        stop.position,
+        limit,
+        epoch=slot.epoch,
+        seq_min=stop.next_seq,
+        newer_seq_min=1,
+        reached=reached,
+        scan=scan,
+    )
+    for position in search:
+        header = reader.peek(position)
+        if header is None:
+            continue
+        if not budget.spend(header.length):
+            if header.epoch > slot.epoch or header.durable > stop.position:
+                evidence.acknowledged = evidence.acknowledged or (
+                    f"too much past position {stop.position} looks like records; damage cannot be ruled out"
+                )
+                break
+            continue
+        found = reader.whole(position)
+        if found is not None:
+            _weigh(evidence, found, stop, slot)
+    return evidence
+
+
+def _weigh(evidence: Evidence, found: Found, stop: Bound, slot: Slot) -> None:
+    """Add what a whole record past ``stop`` proves."""
+    header = found.header
+    if header.epoch > slot.epoch:
+        evidence.epoch_max = max(evidence.epoch_max, header.epoch)
+        evidence.newer = evidence.newer or (
+            f"record {header.seq} of epoch {header.epoch} lies past the end of a log of epoch {slot.epoch}"
+        )
+        evidence.position = evidence.position or found.position
+    elif header.durable > stop.position:
+        evidence.acknowledged = evidence.acknowledged or (
+            f"record {header.seq} says that the log was durable up to position {header.durable}, but number "
+            f"{stop.next_seq} at position {stop.position} is not whole"
+        )
+        evidence.position = evidence.position or found.position
+        evidence.seq = evidence.seq or header.seq
+    else:
+        evidence.dropped_records += 1
+        evidence.dropped_end = max(evidence.dropped_end, found.end)
 
 
 def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot) -> Iterator[Found]:
-    """Whole records past damage at ``stop`` and before ``limit``, in order, each with a greater number than the last."""
+    """Whole records after damage at ``stop`` and before ``limit``, in order of their positions and numbers."""
     reader = RingReader(block, load, chunk=PAGE)
     budget = Budget(block.capacity)
     seq, position = stop.next_seq, stop.position + block.alignment
@@ -145,7 +216,7 @@ def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot)
 
 
 def rebuilt(block: Superblock, load: Load) -> list[Found]:
-    """Without a pointer: the whole records of the last lap, in order of their numbers, a newer epoch before an older."""
+    """Without a commit pointer: the whole records in the ring, in order of their numbers; of two, that of the newer epoch."""
     reader = RingReader(block, load, chunk=PAGE)
     budget = Budget(block.capacity)
     best: dict[int, Found] = {}

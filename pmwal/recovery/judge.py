@@ -1,13 +1,12 @@
-"""What a log's bytes say: superblock, pointer, whole records, end, and the verdict. It reads and never writes.
+"""The verdict on a log: superblock, commit pointer, whole records, end. It reads and never writes.
 
 Invariants
 ----------
-- The live page is never read: after a crash it may say anything.
-- A record is kept only behind an unbroken run of whole records from the tail on: each has the next number, the epoch
-  that its number calls for, and stands where the one before ended or at the next lap's start.
+- The live page is never read: after a crash its contents are undefined.
+- A record is kept only at the end of an unbroken run of whole records from the tail on: each has the next number, the epoch that
+  its number calls for, and starts where the one before ended or at the start of the next lap.
 - Past the slot's pointer a batch counts from its first record to its last or not at all.
-- The search for evidence past the end never ends in silence: when what it may spend on checksums is used up, the verdict
-  is corrupt, because damage must never pass for a torn tail.
+- Nothing past the end is ignored: a record there that a torn tail cannot explain makes the verdict corrupt (evidence.py).
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from time import perf_counter
 
 from pmwal.errors import CorruptWal
 from pmwal.format.control import Control, read_control
-from pmwal.format.index import INDEX_STEP
-from pmwal.format.layout import HEADER, PAGE, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
+from pmwal.format.index import SparseIndex
+from pmwal.format.layout import HEADER, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
 from pmwal.format.ring import Found, Load, RingReader, Rules, Scan
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import Budget, belongs, candidates, resync
+from pmwal.recovery.evidence import Evidence, belongs, resync, search_past
 from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
 
-_PROGRESS_STEP = 8192  # records between two calls of Progress
+_PROGRESS_STEP = 8192  # records between two progress reports
 
 
 @dataclass(slots=True)
 class Judgement:
-    """The verdict and what a writer needs to go on from it. ``tail`` to ``end`` are the records that are kept."""
+    """The verdict, and what a writer needs to continue the log. The records from ``tail`` to ``end`` are kept."""
 
     identity: Identity
     control: Control
@@ -48,7 +47,7 @@ class Judgement:
         start, end = report.damage if report.damage is not None else (None, None)
         return CorruptWal(
             f"{path}: {report.reason} ({report.case}: {self.row.meaning}). Nothing was changed. "
-            f'Read what is whole with pmwal.open(path, "r", recover="salvage"), or run: pmwal repair {path}',
+            f'Read the whole records with pmwal.open(path, "r", recover="salvage"), or run: pmwal repair {path}',
             first_seq=report.lost_first_seq,
             last_seq=report.lost_last_seq,
             start=start,
@@ -58,7 +57,7 @@ class Judgement:
 
 
 def judge(load: Load, identity: Identity, progress: Progress | None = None, scan: Scan | None = None) -> Judgement:
-    """Read the log and give the verdict. It raises nothing for damage."""
+    """The verdict on a log. Damage raises nothing."""
     started = perf_counter()
     judgement = _Judge(load, identity, progress, scan).run()
     judgement.report = replace(judgement.report, seconds=perf_counter() - started)
@@ -66,21 +65,21 @@ def judge(load: Load, identity: Identity, progress: Progress | None = None, scan
 
 
 class _Judge:
-    """One pass over a log: slots, records from the tail on, then what stands past their end."""
+    """One pass over a log: slots, records from the tail on, then the search past their end."""
 
     def __init__(self, load: Load, identity: Identity, progress: Progress | None, scan: Scan | None) -> None:
         self.identity = identity
         self.block = identity.block
         self.load = load
         self.progress = progress
-        self.start = 0  # where the scan began
-        self.total = 0  # bytes that this verdict will have looked at
+        self.start = 0  # position at which the walk began
+        self.total = 0  # bytes that this verdict will read
         self.scan = scan
         self.ring = RingReader(self.block, load, scan=scan)
-        self.searched = 0
-        self.index: list[Bound] = []
-        self.mark = 0  # the highest in-band commit pointer among the records reached
-        self.epoch_met = 0
+        self.searched = 0  # bytes that the search past the end read
+        self.index = SparseIndex()
+        self.mark = 0  # the highest in-band commit pointer (``durable``) among the records reached
+        self.epoch_met = 0  # the greatest epoch of a whole record
 
     def run(self) -> Judgement:
         block = self.block
@@ -108,14 +107,14 @@ class _Judge:
         if stop != pointer:
             return self._damaged_before_pointer(slots, slot, stop, pointer)
         if clean:
-            newer = self._stands_at(pointer, slot)
+            newer = self._impossible_at(pointer, slot)
             facts = replace(slots, clean=True, newer_past_stop=newer is not None)
             return self._verdict(facts, slot, tail, pointer, reason=newer or "")
         stop = self._walk_past_pointer(pointer, slot)
         return self._judge_tail(slots, slot, tail, stop)
 
     def _walk_to_pointer(self, tail: Bound, pointer: Bound, slot: Slot) -> Bound:
-        """The end of the unbroken run from the tail: the pointer, when nothing before it is damaged."""
+        """The end of the unbroken run from the tail: the pointer, if nothing before it is damaged."""
         at, epoch = tail, 1
         rules = Rules(pointer.next_seq, pointer.position, slot.epoch, slot.epoch_first_seq, batches=False)
         while at.next_seq < pointer.next_seq:
@@ -135,13 +134,16 @@ class _Judge:
         return at
 
     def _run(self, at: Bound, rules: Rules, epoch: int) -> tuple[Bound, int]:
-        """Go on by the native engine, as far as it goes by itself."""
+        """Continue with the native engine, as far as the ordinary case goes."""
         while True:
-            last = self.index[-1].position if self.index else None
+            starts = self.index.entries
+            last = starts[-1].position if starts else None
             run = self.ring.run(at, rules, epoch, self.mark, last)
-            self.index += run.starts
+            starts += run.starts
             if run.at == at:
                 return at, epoch
+            assert run.at > at, "a run only advances"
+            assert run.epoch >= epoch, "epochs never fall"
             at, epoch, self.mark = run.at, run.epoch, run.mark
             self.epoch_met = max(self.epoch_met, epoch)
             self._report(at.position - self.start)
@@ -151,7 +153,7 @@ class _Judge:
             self.progress(done, self.total)
 
     def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
-        """The end of what is whole past the pointer; an unfinished batch is not."""
+        """The end of the whole records past the pointer. An unfinished batch does not count."""
         end, limit = pointer, slot.tail_position + self.block.capacity
         rules = Rules(SEQ_MAX, limit, slot.epoch, slot.epoch_first_seq, batches=True)
         while True:
@@ -164,12 +166,12 @@ class _Judge:
             end = Bound(batch[-1].end, batch[-1].header.seq + 1)
 
     def _whole_batch(self, start: Bound, slot: Slot) -> list[Found]:
-        """The batch that starts at ``start``, whole from its first to its last record; empty when it is not."""
+        """The batch that starts at ``start``; empty unless it is whole from its first to its last record."""
         batch: list[Found] = []
         at = start
         while not batch or len(batch) < batch[0].header.batch_count:
             found = self.ring.numbered(*at)
-            # The ring may go on into the oldest record: what it holds is not past the end but before the tail.
+            # Past one lap from the tail the ring contains the oldest records, which are not past the end but before it.
             if found is None or found.end - slot.tail_position > self.block.capacity:
                 return []
             header = found.header
@@ -184,24 +186,23 @@ class _Judge:
         header = found.header
         self.mark = max(self.mark, header.durable)
         self.epoch_met = max(self.epoch_met, header.epoch)
-        if not self.index or found.position - self.index[-1].position >= INDEX_STEP:
-            self.index.append(Bound(found.position, header.seq))
+        self.index.add(Bound(found.position, header.seq))
 
-    def _stands_at(self, stop: Bound, slot: Slot) -> str | None:
-        """What in the right place no crash can have left there: a newer epoch, or this epoch with another number."""
+    def _impossible_at(self, stop: Bound, slot: Slot) -> str | None:
+        """Which record at the end no crash can have left there: one of a newer epoch, or of this one with another number."""
         here = self.ring.whole(stop.position)
         if here is not None and here.header.epoch >= slot.epoch:
             epoch, seq = here.header.epoch, here.header.seq
             if epoch > slot.epoch or seq != stop.next_seq or slot.flags & SLOT_CLEAN:
-                return f"record {seq} of epoch {epoch} stands where number {stop.next_seq} of epoch {slot.epoch} would"
+                return f"record {seq} of epoch {epoch} lies where number {stop.next_seq} of epoch {slot.epoch} belongs"
         there = self.ring.numbered(*stop)
         if there is not None and there.header.epoch > slot.epoch:
-            return f"record {there.header.seq} of epoch {there.header.epoch} follows the log of epoch {slot.epoch}"
+            return f"record {there.header.seq} of epoch {there.header.epoch} follows a log of epoch {slot.epoch}"
         return None
 
     def _judge_tail(self, slots: Facts, slot: Slot, tail: Bound, stop: Bound) -> Judgement:
-        """Rows R2, R3, R5, R6, R7 and R10: the scan reached the pointer and stopped at ``stop``."""
-        newer = self._stands_at(stop, slot)
+        """Rows R2, R3, R5, R6, R7 and R10: the walk reached the pointer and stopped at ``stop``."""
+        newer = self._impossible_at(stop, slot)
         evidence = self._search(stop, tail, slot)
         torn_end = self._torn_end(stop, slot)
         dropped_records = evidence.dropped_records + (torn_end > 0)
@@ -225,64 +226,22 @@ class _Judge:
         )
 
     def _torn_end(self, stop: Bound, slot: Slot) -> int:
-        """Where the torn record at ``stop`` would end, 0 when nothing of this epoch was begun there."""
+        """Where the torn record at ``stop`` would end; 0 if no record of this epoch was begun there."""
         if self.ring.numbered(*stop) is not None:
-            return 0  # whole: the search counts it
+            return 0  # it is whole, so the search counts it
         for position in (stop.position, self.ring.next_lap(stop.position)):
             header = None if position is None else self.ring.peek(position)
             if position is not None and header is not None and (header.seq, header.epoch) == (stop.next_seq, slot.epoch):
                 return position + record_size(header.length, self.block.alignment)
         return 0
 
-    def _search(self, stop: Bound, tail: Bound, slot: Slot) -> _Evidence:
-        """Look at every place past the stop for whole records that a torn tail cannot explain."""
-        evidence = _Evidence()
-        block = self.block
-        reader = RingReader(block, self.load, chunk=PAGE)
-        budget = Budget(block.capacity)
-        limit = tail.position + block.capacity
-        search = candidates(
-            block,
-            self.load,
-            stop.position,
-            limit,
-            epoch=slot.epoch,
-            seq_min=stop.next_seq,
-            newer_seq_min=1,
-            reached=lambda position: self._report(position - tail.position),
-            scan=self.scan,
+    def _search(self, stop: Bound, tail: Bound, slot: Slot) -> Evidence:
+        """What whole records past ``stop`` prove."""
+        limit = tail.position + self.block.capacity
+        evidence = search_past(
+            self.block, self.load, stop, limit, slot, lambda position: self._report(position - tail.position), self.scan
         )
-        for position in search:
-            header = reader.peek(position)
-            if header is None:
-                continue
-            serious = header.epoch > slot.epoch or header.durable > stop.position
-            if not budget.spend(header.length):
-                if serious:
-                    evidence.acknowledged = evidence.acknowledged or (
-                        f"too much past position {stop.position} looks like records; damage cannot be ruled out"
-                    )
-                    break
-                continue
-            found = reader.whole(position)
-            if found is None:
-                continue
-            if header.epoch > slot.epoch:
-                self.epoch_met = max(self.epoch_met, header.epoch)
-                evidence.newer = evidence.newer or (
-                    f"record {header.seq} of epoch {header.epoch} stands past the log of epoch {slot.epoch}"
-                )
-                evidence.position = evidence.position or position
-            elif header.durable > stop.position:
-                evidence.acknowledged = evidence.acknowledged or (
-                    f"record {header.seq} says that the log was durable up to position {header.durable}, but number "
-                    f"{stop.next_seq} at position {stop.position} is not whole"
-                )
-                evidence.position = evidence.position or position
-                evidence.seq = evidence.seq or header.seq
-            else:
-                evidence.dropped_records += 1
-                evidence.dropped_end = max(evidence.dropped_end, found.end)
+        self.epoch_met = max(self.epoch_met, evidence.epoch_max)
         self.searched += max(0, limit - stop.position)
         return evidence
 
@@ -314,6 +273,7 @@ class _Judge:
         lost: tuple[int | None, int | None] = (None, None),
         evidence_end: int = 0,
     ) -> Judgement:
+        assert tail <= end, "the tail never passes the end"
         self._report(self.total)
         row = classify(facts)
         corrupt = row.outcome == "corrupt"
@@ -341,13 +301,14 @@ class _Judge:
             bytes_scanned=end.position - tail.position + self.searched + self.block.control_size,
         )
         epoch_max = max(self.control.epoch_max, self.epoch_met)
-        return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index)
+        return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index.entries)
 
     def _count_past(self, pointer: int, end: Bound) -> int:
-        """How many of the kept records end past the commit pointer, which is the slot or the highest mark."""
-        if end.position <= pointer or not self.index:
+        """How many kept records end past the commit pointer, which is the slot's or the highest mark."""
+        starts = self.index.entries
+        if end.position <= pointer or not starts:
             return 0
-        at = self.index[max(bisect_right(self.index, pointer, key=_position) - 1, 0)]
+        at = starts[max(bisect_right(starts, pointer, key=_position) - 1, 0)]
         while at.position < pointer:
             found = self.ring.numbered(*at)
             if found is None or found.end > pointer:
@@ -356,7 +317,7 @@ class _Judge:
         return end.next_seq - at.next_seq
 
     def _file_range(self, start: int, end: int) -> tuple[int, int]:
-        """The damage as byte offsets in the file; its end may lie before its start where it wraps."""
+        """The damage as byte offsets in the file. If it wraps, its end lies before its start."""
         block = self.block
         end = max(end, start + HEADER)
         return block.ring_offset + start % block.capacity, block.ring_offset + (end - 1) % block.capacity + 1
@@ -364,15 +325,3 @@ class _Judge:
 
 def _position(bound: Bound) -> int:
     return bound.position
-
-
-@dataclass(slots=True)
-class _Evidence:
-    """What the search past the end found."""
-
-    acknowledged: str | None = None
-    newer: str | None = None
-    position: int = 0
-    seq: int = 0
-    dropped_records: int = 0
-    dropped_end: int = 0

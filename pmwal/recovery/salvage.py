@@ -1,4 +1,4 @@
-"""Reading around damage: every whole record that belongs to the log."""
+"""Salvage: every whole record of a damaged log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmwal.recovery.judge import Judgement
 
 
 def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
-    """Every whole record around the damage, in order of their numbers."""
+    """Every whole record around the damage, in order of the numbers."""
     block = judgement.identity.block
     slot = judgement.control.newest
     if slot is None or judgement.row.label in ("R8", "R9", "R9b"):

@@ -1,4 +1,15 @@
-"""The verdict on a log that may be written meanwhile: judged in place, and if that says "corrupt", on private copies."""
+"""The verdict on a log that another process may write meanwhile: judged in place, and if that says corrupt, on private copies.
+
+Invariants
+----------
+- A verdict other than corrupt needs no copy: the judge checks every record in a private copy of its bytes.
+- A corrupt verdict is final if no writer lives and the slots have not changed since it was begun: every open for writing writes
+  slots before it stores a record, so no writer has come and gone. Beside a living writer it is repeated on a copy, and final
+  after ``_TRIES`` copies.
+- A copy is safe against a writer that appends, truncates, rolls back or overwrites: the slots are copied first, so the ring
+  contains all that they name, and the copy is repeated if tail or epoch changed meanwhile. It is not safe against a writer that
+  laps every copy for ``_STEADY_SECONDS``: the last copy is judged as it is, and its verdict is one of the tries.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +25,17 @@ from pmwal.storage.live_page import living_writer
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
-_TRIES = 8  # verdicts beside a writer that changes what is judged
-_STEADY_SECONDS = 0.1  # so long a copy is taken again during which the tail moved
+_TRIES = 8  # verdicts on copies beside a living writer
+_STEADY_SECONDS = 0.1  # how long a copy is repeated because tail or epoch changed during it
 
 
 def snapshot(load: Load, block: Superblock) -> Load:
-    """A private copy of the slots and the ring, taken in the order in which a running writer changes them.
+    """A private copy of the slots and the ring, in an order that a running writer does not overtake.
 
-    The slots come first, so the ring holds all that they name; then the ring from the tail on, because that is where an
-    overwriting writer is next, and a copy of a large ring is faster than it. In a small one it may come round all the same. It
-    shows the tail that it frees, and the epoch of a rollback, before it stores anything there: a copy is taken again when these
-    are others behind it.
+    The slots come first, so the ring contains all that they name; then the ring from the tail on, because an overwriting writer
+    stores there next, and copying a large ring is faster than writing it. In a small ring the writer may overtake the copy all the
+    same. But it shows the new tail, and the epoch of a rollback, before it stores anything in the freed space: so the copy is
+    repeated if either has changed when it is done.
     """
     deadline = time.monotonic() + _STEADY_SECONDS
     while True:
@@ -39,17 +50,13 @@ def snapshot(load: Load, block: Superblock) -> Load:
 
 
 def _tail_and_epoch(load: Load) -> tuple[int, int, int]:
-    """Of the live page, which may be nonsense where no writer is; each word by itself is as it was stored."""
+    """From the live page, which may be nonsense without a writer. Each word on its own is as it was stored."""
     _, tail_position, tail_seq, _, _, epoch, _, _ = LIVE_BOUNDS.struct.unpack(load(LIVE_OFFSET, LIVE_BOUNDS.size))
     return tail_position, tail_seq, epoch
 
 
 def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
-    """The verdict on a log that may be written meanwhile.
-
-    A corrupt one counts when nobody can have written while it was made: no writer lives, and none has come and gone, which
-    would have left other slots. Otherwise it is given again, on a copy, ``_TRIES`` times while a writer lives.
-    """
+    """The verdict on a log that may be written meanwhile; see the invariants above."""
     block = identity.block
     scan = scan_for(block)
     copied, tries = False, 0

@@ -1,9 +1,9 @@
-"""Is this file a pmwal log, and which: the superblock that is used.
+"""Whether a file is a pmwal log, and its superblock.
 
 Invariants
 ----------
-- Nothing of a file is mapped or believed before a superblock of it was found whole, by checksum, in one of its two places.
-- The second copy is looked for wherever a control region may end, because its place depends on the first.
+- Nothing of a file is mapped or used before one of its two superblock copies was found whole, by checksum.
+- If copy 0 is damaged, copy 1 is searched for wherever a control region may end, because only copy 0 says where it is.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from pmwal.format.ring import Load
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The superblock that is used, and how many of its copies are whole."""
+    """The superblock in use, and how many of its copies are whole."""
 
     block: Superblock
     copies: int
 
 
 def identify(load: Load, file_size: int, name: str) -> Identity:
-    """Find a whole superblock; ``FormatError`` when there is none, or when this version must not touch the file."""
+    """Find a whole superblock; ``FormatError`` if there is none, or if this version must not use the file."""
     if file_size < PAGE:
         raise FormatError(f"{name}: not a pmwal log: {file_size} bytes are less than a superblock")
     first_page = load(SUPERBLOCK_OFFSET, PAGE)
@@ -55,7 +55,7 @@ def identify(load: Load, file_size: int, name: str) -> Identity:
                 break
     block = first if first is not None else second
     if second != block:
-        second = None  # whole, but of another log: not a copy of the one in use
+        second = None  # whole, but of another log
     if block is None:
         raise FormatError(f"{name}: {_why_unreadable(first_page)}")
     if block.version_major > VERSION_MAJOR or block.incompatible & ~KNOWN_INCOMPATIBLE:

@@ -3,7 +3,7 @@
 Invariants
 ----------
 - Every combination of facts matches exactly one row; ``tests/test_verdict.py`` walks them all.
-- A row that says "corrupt" is never reached by a crash of a medium that keeps the promises of docs/durability.md.
+- No crash leads to a row that says "corrupt", on a medium that meets the assumptions in docs/durability.md.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen, as far as a verdict depends on it.
+    """What was found, as far as the verdict depends on it.
 
-    Later facts are only established when the earlier ones allow it: no scan without a slot, no search for evidence when
-    the scan stopped before the pointer.
+    Later facts are only established if the earlier ones allow it: no walk without a slot, and no search for evidence if the walk
+    stopped before the pointer.
     """
 
     superblocks: int  # whole copies, 0 to 2; 0 also for a short file or a newer version
-    slot_impossible: bool = False  # a slot whose checksum is right contradicts itself or the geometry
+    slot_impossible: bool = False  # a slot with a right checksum contradicts itself or the geometry
     slots: bool = True  # there is a valid slot
     slots_lost: int = 0
     clean: bool = False  # the newest slot was written by a clean close
-    reaches_pointer: bool = True  # whole records with the right numbers and epochs from the tail to the newest slot's pointer
-    acknowledged_past_stop: bool = False  # further on: this epoch, with a durable mark past the stop
-    newer_past_stop: bool = False  # further on: a greater epoch; or in the right place: this epoch, another number
-    dropped: bool = False  # something unfinished of this epoch stands at or past the stop
+    reaches_pointer: bool = True  # whole records, with the right numbers and epochs, from the tail to the newest slot's pointer
+    acknowledged_past_stop: bool = False  # past the stop: a record of this epoch whose durable mark is past the stop
+    newer_past_stop: bool = False  # past the stop: a greater epoch; or at the stop: this epoch, another number
+    dropped: bool = False  # an unfinished record of this epoch is at or past the stop
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: its label, the outcome, what it means, and when it applies."""
+    """One row of the table: label, outcome, meaning, and when it applies."""
 
     label: str
     outcome: str
@@ -85,7 +85,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "R5",
         "corrupt",
-        "a later record says that what stood here was durable",
+        "a later record says that this position was durable",
         lambda f: _scanned(f) and f.reaches_pointer and f.acknowledged_past_stop,
     ),
     Row(
@@ -97,13 +97,13 @@ TABLE: tuple[Row, ...] = (
     Row(
         "R7",
         "recovered",
-        "one commit slot is torn or lost; its neighbour stands in",
+        "one commit slot is torn or lost; the others suffice",
         lambda f: _sound(f) and f.superblocks == 2 and f.slots_lost == 1,
     ),
     Row(
         "R8",
         "corrupt",
-        "a commit slot with a right checksum says what cannot be",
+        "a commit slot with a right checksum contradicts itself or the geometry",
         lambda f: _readable(f) and f.slot_impossible,
     ),
     Row(

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pmwal.errors import PmwalError, WalFull
-from pmwal.format.index import INDEX_STEP, SparseIndex
+from pmwal.format.index import SparseIndex
 from pmwal.format.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
@@ -106,7 +106,7 @@ class Engine:
         self.mapping = mapping
         self.block = block
         self.pipelined = pipelined
-        self.index = SparseIndex(INDEX_STEP, index)
+        self.index = SparseIndex(index)
         self.writing = self.lock_type()
         self.guard = self.lock_type()
         self.changed = threading.Condition(self.guard)

@@ -233,17 +233,8 @@ class NativeWal(_native.Handle, Wal):
         if start is None and first == view.tail.next_seq:
             start = view.tail
         position = _UNKNOWN if start is None else start.position
-        return _native.Walk(
-            self._engine.core,
-            Record,
-            partial(self._step, view),
-            position,
-            first,
-            end,
-            view.end.position,
-            view.epoch,
-            view.epoch_first_seq,
-        )
+        at = Bound(position, first)
+        return _native.RecordIterator(self._engine.core, Record, partial(self._step, view), at, view.rules(end))
 
     def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
         """What C leaves to this side: the record with this number, and where it ends."""

@@ -24,7 +24,7 @@ from pmwal.errors import PersistError
 from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import Bell, follow
+from pmwal.reading.follow import follow
 from pmwal.reading.walk import View, Walker, gone, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
@@ -325,7 +325,7 @@ class Wal(ArrayReader):
         [b'a', b'b']
         """
         engine = self._access.to_store()
-        return follow(partial(Bell, engine.mapping, engine.seam), self._look, self._number(start, engine.view), timeout)
+        return follow(engine.mapping, engine.seam, self._look, self._number(start, engine.view), timeout)
 
     def _look(self, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to hand out now; None when the handle is closed."""

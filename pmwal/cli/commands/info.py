@@ -125,7 +125,7 @@ def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
     block, newest = judgement.identity.block, judgement.control.newest
     named, living = read_writer(mapping.load), living_writer(mapping.load, mapping.inode, SYSTEM)
     used = judgement.end.position - judgement.tail.position
-    lost = judgement.control.lost_places
+    lost = judgement.control.lost_slots
     return {
         "status": CORRUPT if report.outcome == "corrupt" else OK,
         "writer": None

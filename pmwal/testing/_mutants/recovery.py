@@ -12,7 +12,8 @@ from pmwal.format.layout import Slot
 from pmwal.format.ring import Found, RingReader
 from pmwal.opening import takeover
 from pmwal.records import Bound
-from pmwal.recovery.judge import _Evidence, _Judge
+from pmwal.recovery.evidence import Evidence
+from pmwal.recovery.judge import _Judge
 from pmwal.storage.mapping import Mapping
 from pmwal.testing._mutants.seam import Patch
 from pmwal.writing.engine import Engine
@@ -71,7 +72,7 @@ def epoch_reused_after_fallback() -> list[Patch]:
 
 def evidence_ignored() -> list[Patch]:
     """Take whatever is not whole past the pointer for a torn tail, and look no further."""
-    return [Patch(_Judge, "_search", lambda self, stop, tail, slot: _Evidence())]
+    return [Patch(_Judge, "_search", lambda self, stop, tail, slot: Evidence())]
 
 
 def whole_records_dropped() -> list[Patch]:
@@ -95,7 +96,7 @@ def lost_slot_left() -> list[Patch]:
     original = takeover._store_again
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
-        filled = replace(judgement, control=replace(judgement.control, lost_places=()))
+        filled = replace(judgement, control=replace(judgement.control, lost_slots=()))
         original(mapping, filled, slot, copies)
 
     return [Patch(takeover, "_store_again", store_again)]

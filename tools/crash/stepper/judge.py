@@ -61,7 +61,7 @@ class Judge:
         def explain(at: Bound, view: View) -> PmwalError:
             return missing(self.block, at, view.tail, cut=False)
 
-        scan = self._scan._replace(window=window)
+        scan = self._scan._replace(file=window)
         judgement = judge(load, self._identity, scan=scan)
         report, slot = judgement.report, judgement.control.newest
         if report.outcome == "corrupt" or slot is None:

@@ -1,0 +1,148 @@
+/* RecordIterator: what Wal.read returns with the native engine.
+ *
+ * Invariants
+ * - A record is delivered from a private copy of its payload, and the checksum is taken over that copy.
+ * - C takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, after a truncate or
+ *   rollback, and where two records may have the same number, the Python side decides.
+ */
+#include "scan.h"
+
+#include "fault.h"
+
+typedef struct {
+    PyObject_HEAD
+    Core *core;
+    PyTypeObject *record_type;
+    PyObject *step; /* step(position, seq) -> (record, its end), or raises: the Python side's answer for one record */
+    struct bound at;
+    struct run_rules rules;
+} RecordIterator;
+
+/* Whether the next record may be taken at the iterator's position: nothing suggests that it lies elsewhere, or that it is gone. */
+static bool is_ordinary(const RecordIterator *iterator)
+{
+    const Core *core = iterator->core;
+    return core->base && core->forks == fork_count && iterator->at.seq >= core->state.tail.seq &&
+           core->state.epoch == iterator->rules.epoch;
+}
+
+/* Copies the header at the iterator's position; false when the Python side has to look. */
+static bool copy_header(const RecordIterator *iterator, union header *copied, uint64_t *end, uint64_t *offset)
+{
+    const Core *core = iterator->core;
+    const struct geometry *g = &core->geometry;
+    const struct run_rules *rules = &iterator->rules;
+    const unsigned char *ring = core->base + core->ring_offset;
+    const struct record *header = &copied->record;
+    const uint64_t position = iterator->at.position, seq = iterator->at.seq;
+    struct record first = {0};
+    *offset = position % g->capacity;
+    uint64_t room = g->capacity - *offset;
+    if (room < PMWAL_HEADER || !fault_copy(core->base, core->size, copied, ring + *offset, sizeof *copied))
+        return false;
+    if (room < g->size_max && !fault_copy(core->base, core->size, &first, ring, sizeof first))
+        return false;
+    if (first.seq == seq || header->seq != seq || !header_possible(g, header, position, room))
+        return false;
+    *end = position + record_size(g, header->length);
+    return *end <= rules->limit && (seq >= rules->epoch_first_seq ? header->epoch == rules->epoch : header->epoch < rules->epoch);
+}
+
+static bool copy_payload(const Core *core, uint64_t offset, void *to, size_t length)
+{
+    return fault_copy(core->base, core->size, to, core->base + core->ring_offset + offset + PMWAL_HEADER, length);
+}
+
+static PyObject *next_slowly(RecordIterator *iterator)
+{
+    PyObject *record, *answer = PyObject_CallFunction(iterator->step, "KK", (unsigned long long)iterator->at.position,
+                                                      (unsigned long long)iterator->at.seq);
+    unsigned long long end;
+    if (!answer)
+        return NULL;
+    if (!PyArg_ParseTuple(answer, "OK;a record and its end", &record, &end))
+        record = NULL;
+    else {
+        Py_INCREF(record);
+        iterator->at = (struct bound){end, iterator->at.seq + 1};
+    }
+    Py_DECREF(answer);
+    return record;
+}
+
+static PyObject *next_record(RecordIterator *iterator)
+{
+    union header header;
+    uint64_t end, offset;
+    if (iterator->at.seq >= iterator->rules.stop_seq)
+        return NULL;
+    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset))
+        return next_slowly(iterator);
+    PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
+    if (!data)
+        return NULL;
+    char *to = PyBytes_AS_STRING(data);
+    if (copy_payload(iterator->core, offset, to, header.record.length) &&
+        record_crc(iterator->core->geometry.uuid_crc, iterator->at.position, &header, to) == header.record.crc) {
+        PyObject *record = record_new(iterator->record_type, &header.record, data);
+        if (record)
+            iterator->at = (struct bound){end, iterator->at.seq + 1};
+        return record;
+    }
+    Py_DECREF(data);
+    return next_slowly(iterator);
+}
+
+static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"core", "record_type", "step", "at", "rules", NULL};
+    PyObject *core, *record_type, *step;
+    struct bound at;
+    struct run_rules rules;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOO&O&:RecordIterator", names, state_of(type)->core_type, &core,
+                                     &record_type, &step, parse_bound, &at, parse_rules, &rules) ||
+        !check_record_type(type, record_type))
+        return NULL;
+    RecordIterator *iterator = (RecordIterator *)type->tp_alloc(type, 0);
+    if (!iterator)
+        return NULL;
+    iterator->core = (Core *)Py_NewRef(core);
+    iterator->record_type = (PyTypeObject *)Py_NewRef(record_type);
+    iterator->step = Py_NewRef(step);
+    iterator->at = at;
+    iterator->rules = rules;
+    return (PyObject *)iterator;
+}
+
+static int traverse(RecordIterator *iterator, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(iterator));
+    Py_VISIT(iterator->core);
+    Py_VISIT(iterator->record_type);
+    Py_VISIT(iterator->step);
+    return 0;
+}
+
+static void dealloc(RecordIterator *iterator)
+{
+    PyTypeObject *type = Py_TYPE(iterator);
+    PyObject_GC_UnTrack(iterator);
+    Py_XDECREF(iterator->core);
+    Py_XDECREF(iterator->record_type);
+    Py_XDECREF(iterator->step);
+    type->tp_free(iterator);
+    Py_DECREF(type);
+}
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "The records of a log opened for writing, one after the other."},
+    {Py_tp_new, create},
+    {Py_tp_traverse, traverse},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next_record},
+    {0},
+};
+
+PyType_Spec iterator_spec = {"pmwal.native._native.RecordIterator", sizeof(RecordIterator), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, slots};

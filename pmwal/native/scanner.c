@@ -1,0 +1,367 @@
+/* Scanner: runs of whole records for recovery, verify and Reader, and the searches of recovery.
+ *
+ * Invariants
+ * - It takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, and where two
+ *   records may have the same number, the Python side decides.
+ * - run(), records() and candidates() need bytes that do not change: a private copy, or a mapping that nobody writes. rows()
+ *   takes each checksum over its own copy, so its bytes may change.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "scan.h"
+
+#include "crc32c.h"
+#include "fault.h"
+#include "parallel.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct geometry geometry;
+    PyTypeObject *bound_type;
+} Scanner;
+
+/* An access to a mapped window faulted. */
+static void raise_unreadable(void)
+{
+    const char *reason = "the file was shortened while it was mapped, or the medium failed";
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, reason);
+    if (error)
+        PyErr_SetObject(PyExc_OSError, error);
+    Py_XDECREF(error);
+}
+
+/* The starts before `end` as a list of bound_type; what lies further on is part of a batch that was not whole. */
+static PyObject *list_starts(const Scanner *scanner, const struct starts *starts, uint64_t end)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < starts->count && starts->pairs[2 * i] < end; i++) {
+        PyObject *start = bound_new(scanner->bound_type, starts->pairs[2 * i], starts->pairs[2 * i + 1]);
+        if (!start || PyList_Append(list, start))
+            Py_CLEAR(list);
+        Py_XDECREF(start);
+    }
+    return list;
+}
+
+static PyObject *run_in(const Scanner *scanner, const struct window *window, const struct run_rules *rules, struct run *run)
+{
+    struct starts starts = {.room = starts_room(rules->bytes_max < window->length ? rules->bytes_max : window->length)};
+    PyObject *list = NULL;
+    starts.pairs = PyMem_New(uint64_t, 2 * starts.room);
+    if (!starts.pairs)
+        return PyErr_NoMemory();
+    if (run_parts(&scanner->geometry, window, rules, run, &starts))
+        list = list_starts(scanner, &starts, run->position);
+    else
+        raise_unreadable();
+    PyMem_Free(starts.pairs);
+    if (!list)
+        return NULL;
+    return Py_BuildValue("(KKKKON)", (unsigned long long)run->position, (unsigned long long)run->seq,
+                         (unsigned long long)run->epoch_min, (unsigned long long)run->mark, run->outside ? Py_True : Py_False,
+                         list);
+}
+
+static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "at", "rules", "epoch_min", "mark", "last_start", "bytes_max", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    unsigned long long epoch_min, mark, index_last = 0, bytes_max;
+    PyObject *last_start, *answer = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&O&O&KKOK:run", names, parse_window, &window, parse_bound, &at, parse_rules,
+                                     &rules, &epoch_min, &mark, &last_start, &bytes_max))
+        return NULL;
+    rules.lap_seq = window.lap_seq;
+    rules.bytes_max = bytes_max;
+    if (last_start != Py_None)
+        index_last = PyLong_AsUnsignedLongLong(last_start);
+    if (!PyErr_Occurred()) {
+        struct run run = {.position = at.position, .seq = at.seq, .epoch_min = (uint32_t)epoch_min, .mark = mark,
+                          .index_last = index_last, .index_any = last_start != Py_None};
+        answer = run_in(scanner, &window.bytes, &rules, &run);
+    }
+    PyBuffer_Release(&window.buffer);
+    return answer;
+}
+
+/* A list of (record, position, end, checksum): the records from `at` on that the window contains and the rules take. */
+static PyObject *list_records(const Scanner *scanner, PyTypeObject *record_type, const struct window *window,
+                              const struct run_rules *rules, struct bound at, uint64_t count_max)
+{
+    const struct geometry *g = &scanner->geometry;
+    PyObject *list = PyList_New(0);
+    while (list && at.seq < rules->stop_seq && (uint64_t)PyList_GET_SIZE(list) < count_max) {
+        union header copied;
+        const struct record *header = &copied.record;
+        if ((at.seq == rules->lap_seq && g->capacity - at.position % g->capacity < g->size_max) ||
+            record_at(g, window, at.position, &copied) != WHOLE || header->seq != at.seq)
+            break;
+        uint64_t end = at.position + record_size(g, header->length);
+        if (end > rules->limit ||
+            (at.seq >= rules->epoch_first_seq ? header->epoch != rules->epoch : header->epoch >= rules->epoch))
+            break;
+        const char *payload = (const char *)window->bytes + (at.position % g->capacity - window->start) + PMWAL_HEADER;
+        PyObject *data = PyBytes_FromStringAndSize(payload, header->length);
+        PyObject *record = data ? record_new(record_type, header, data) : NULL;
+        PyObject *item = NULL;
+        if (record)
+            item = Py_BuildValue("(NKKI)", record, (unsigned long long)at.position, (unsigned long long)end, header->crc);
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        at = (struct bound){end, at.seq + 1};
+    }
+    return list;
+}
+
+static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"record_type", "window", "at", "rules", "count_max", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    PyObject *record_type, *list = NULL;
+    unsigned long long count_max;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO&O&O&K:records", names, &record_type, parse_window, &window, parse_bound,
+                                     &at, parse_rules, &rules, &count_max))
+        return NULL;
+    rules.lap_seq = window.lap_seq;
+    if (check_record_type(Py_TYPE(scanner), record_type))
+        list = list_records(scanner, (PyTypeObject *)record_type, &window.bytes, &rules, at, count_max);
+    PyBuffer_Release(&window.buffer);
+    return list;
+}
+
+/* The two lines of the live page that a writer stores at each commit. */
+struct live_lines {
+    struct live_bounds bounds;
+    struct live_writer writer;
+};
+
+static_assert(offsetof(struct live_lines, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+
+static bool load(int fd, void *to, size_t length, uint64_t offset)
+{
+    ssize_t count;
+    Py_BEGIN_ALLOW_THREADS
+    count = pread(fd, to, length, (off_t)offset);
+    Py_END_ALLOW_THREADS
+    return count == (ssize_t)length;
+}
+
+/* Whether the writer that a follower knows shows records from `at` on, in the epoch that the follower knows. The bounds must be the
+ * same twice in a row; the writer's line is loaded with the first, so it is no newer than they are. */
+static bool load_news(int fd, const struct live_writer *known, struct bound at, uint64_t epoch, struct live_lines *lines)
+{
+    struct live_bounds again;
+    const struct live_bounds *bounds = &lines->bounds;
+    const struct live_writer *writer = &lines->writer;
+    if (!load(fd, lines, sizeof *lines, PMWAL_LIVE_OFFSET) || !load(fd, &again, sizeof again, PMWAL_LIVE_OFFSET))
+        return false;
+    if (memcmp(bounds, &again, sizeof again) || bounds->version_begin != bounds->version_end)
+        return false;
+    return memcmp(writer, known, sizeof *known) && writer->pid == known->pid && writer->start_time == known->start_time &&
+           !memcmp(writer->boot_id, known->boot_id, sizeof known->boot_id) && writer->inode == known->inode &&
+           bounds->epoch == epoch && bounds->tail_seq <= at.seq && at.seq <= bounds->durable_seq &&
+           at.position < bounds->durable_position;
+}
+
+/* The records from `at` on that one load of at most `bytes_max` finds; none where the file cannot be read. */
+static PyObject *load_records(const Scanner *scanner, PyTypeObject *record_type, int fd, uint64_t ring_offset,
+                              const struct live_bounds *bounds, struct bound at, uint64_t bytes_max, uint64_t count_max)
+{
+    const struct geometry *g = &scanner->geometry;
+    uint64_t start = at.position % g->capacity, room = g->capacity - start, length = bounds->durable_position - at.position;
+    length = length < room ? length : room;
+    length = length < bytes_max ? length : bytes_max;
+    struct record lap = {0};
+    PyObject *list = NULL, *copy = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (!copy)
+        return NULL;
+    bool may_wrap = room - length < g->size_max; /* else no record in this window can lie at the ring's start instead */
+    if (load(fd, PyBytes_AS_STRING(copy), length, ring_offset + start) && (!may_wrap || load(fd, &lap, sizeof lap, ring_offset))) {
+        struct window window = {(const unsigned char *)PyBytes_AS_STRING(copy), start, length};
+        struct run_rules rules = {.stop_seq = bounds->durable_seq + 1, .limit = bounds->durable_position,
+                                  .epoch = (uint32_t)bounds->epoch, .epoch_first_seq = bounds->epoch_first_seq, .lap_seq = lap.seq};
+        list = list_records(scanner, record_type, &window, &rules, at, count_max);
+    } else
+        list = PyList_New(0);
+    Py_DECREF(copy);
+    return list;
+}
+
+static PyObject *scanner_follow(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"record_type", "fd", "ring_offset", "writer", "at", "epoch", "bytes_max", "count_max", NULL};
+    Py_buffer writer;
+    struct bound at;
+    PyObject *record_type;
+    int fd;
+    unsigned long long ring_offset, epoch, bytes_max, count_max;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKy*O&KKK:follow", names, &record_type, &fd, &ring_offset, &writer,
+                                     parse_bound, &at, &epoch, &bytes_max, &count_max))
+        return NULL;
+    struct live_writer known;
+    struct live_lines lines;
+    bool is_line = writer.len == sizeof known;
+    if (is_line)
+        memcpy(&known, writer.buf, sizeof known);
+    PyBuffer_Release(&writer);
+    if (!is_line)
+        PyErr_SetString(PyExc_TypeError, "writer is not a writer's line of the live page");
+    if (!is_line || !check_record_type(Py_TYPE(scanner), record_type))
+        return NULL;
+    if (!load_news(fd, &known, at, epoch, &lines))
+        Py_RETURN_NONE;
+    PyObject *list = load_records(scanner, (PyTypeObject *)record_type, fd, ring_offset, &lines.bounds, at, bytes_max, count_max);
+    if (!list)
+        return NULL;
+    if (!PyList_GET_SIZE(list)) {
+        Py_DECREF(list);
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(y#KN)", (const char *)&lines.writer, (Py_ssize_t)sizeof lines.writer,
+                         (unsigned long long)lines.bounds.tail_seq, list);
+}
+
+static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "at", "rules", "rows", "first", "length", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    Py_buffer rows;
+    unsigned long long first, length;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&O&O&w*KK:rows", names, parse_window, &window, parse_bound, &at, parse_rules,
+                                     &rules, &rows, &first, &length))
+        return NULL;
+    const struct geometry *g = &scanner->geometry;
+    struct row_rules row_rules = {rules.limit, rules.epoch, rules.epoch_first_seq, window.lap_seq, length};
+    uint64_t taken = 0, room = (uint64_t)rows.len, count = rules.stop_seq > at.seq ? rules.stop_seq - at.seq : 0;
+    PyObject *answer = NULL;
+    count = rows_within(g, &window.bytes, &row_rules, at.position, at.seq, count);
+    if (length && (first > room / length || count > room / length - first))
+        PyErr_SetString(PyExc_ValueError, "the rows do not fit");
+    else if (!take_rows_in_parts(g, &window.bytes, &row_rules, at.position, at.seq, count,
+                                 (unsigned char *)rows.buf + first * length, &taken))
+        raise_unreadable();
+    else
+        answer = PyLong_FromUnsignedLongLong(taken);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&window.buffer);
+    return answer;
+}
+
+/* Which commit slots of a control region have the checksum of their slot index: one byte for each. */
+static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(control, &buffer, PyBUF_SIMPLE))
+        return NULL;
+    Py_ssize_t count = buffer.len / (Py_ssize_t)sizeof(struct slot);
+    PyObject *answer = PyBytes_FromStringAndSize(NULL, count);
+    for (Py_ssize_t i = 0; answer && i < count; i++) {
+        const unsigned char *bytes = (const unsigned char *)buffer.buf + i * (Py_ssize_t)sizeof(struct slot);
+        uint32_t stored, crc = seed_crc(scanner->geometry.uuid_crc, (uint64_t)i);
+        memcpy(&stored, bytes, sizeof stored);
+        crc = crc32c(crc, bytes + sizeof stored, sizeof(struct slot) - sizeof stored);
+        PyBytes_AS_STRING(answer)[i] = crc == stored;
+    }
+    PyBuffer_Release(&buffer);
+    return answer;
+}
+
+static PyObject *scanner_candidates(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "position", "count", "epoch", "seq_min", "newer_seq_min", NULL};
+    Py_buffer buffer;
+    unsigned long long position, count, epoch, seq_min, newer_seq_min;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*KKKKK:candidates", names, &buffer, &position, &count, &epoch, &seq_min,
+                                     &newer_seq_min))
+        return NULL;
+    const uint64_t step = scanner->geometry.alignment;
+    const unsigned char *bytes = buffer.buf;
+    PyObject *list = PyList_New(0);
+    for (uint64_t at = 0; list && at < count && at + PMWAL_HEADER <= (uint64_t)buffer.len; at += step) {
+        struct record header;
+        memcpy(&header.seq, bytes + at + offsetof(struct record, seq), sizeof header.seq);
+        memcpy(&header.durable, bytes + at + offsetof(struct record, durable), sizeof header.durable);
+        /* This rules out zeros, and nearly all payloads. */
+        if (header.seq == 0 || header.durable > position + at)
+            continue;
+        memcpy(&header.epoch, bytes + at + offsetof(struct record, epoch), sizeof header.epoch);
+        if (!(header.epoch == epoch && header.seq >= seq_min) && !(header.epoch > epoch && header.seq >= newer_seq_min))
+            continue;
+        PyObject *item = PyLong_FromUnsignedLongLong(position + at);
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    PyBuffer_Release(&buffer);
+    return list;
+}
+
+static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", "bound_type", NULL};
+    unsigned long long capacity, alignment, payload_max;
+    unsigned int uuid_crc;
+    PyObject *bound_type;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc,
+                                     &PyType_Type, &bound_type))
+        return NULL;
+    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !capacity || alignment < 8 ||
+        alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
+        PyErr_SetString(PyExc_ValueError, "no log has this geometry");
+        return NULL;
+    }
+    Scanner *scanner = (Scanner *)type->tp_alloc(type, 0);
+    if (scanner) {
+        scanner->geometry = (struct geometry){capacity, alignment, payload_max, 0, uuid_crc};
+        scanner->geometry.size_max = record_size(&scanner->geometry, payload_max);
+        scanner->bound_type = (PyTypeObject *)Py_NewRef(bound_type);
+    }
+    return (PyObject *)scanner;
+}
+
+static int scanner_traverse(Scanner *scanner, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(scanner));
+    Py_VISIT(scanner->bound_type);
+    return 0;
+}
+
+static void scanner_dealloc(Scanner *scanner)
+{
+    PyTypeObject *type = Py_TYPE(scanner);
+    PyObject_GC_UnTrack(scanner);
+    Py_XDECREF(scanner->bound_type);
+    type->tp_free(scanner);
+    Py_DECREF(type);
+}
+
+static PyMethodDef scanner_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"follow", (PyCFunction)(void (*)(void))scanner_follow, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
+    {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},
+    {0},
+};
+
+static PyType_Slot scanner_slots[] = {
+    {Py_tp_doc, "Finds records in bytes of a ring of this geometry."},
+    {Py_tp_new, scanner_create},
+    {Py_tp_traverse, scanner_traverse},
+    {Py_tp_dealloc, scanner_dealloc},
+    {Py_tp_methods, scanner_methods},
+    {0},
+};
+
+PyType_Spec scanner_spec = {"pmwal.native._native.Scanner", sizeof(Scanner), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, scanner_slots};
