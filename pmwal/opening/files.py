@@ -113,9 +113,7 @@ def lock_existing(path: str, seam: Seam) -> WriterLock | None:
 
 def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
     """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines."""
-    fd = os.open(
-        f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS
-    )  # the same file by an open file description of its own: see Mapping and WriterLock
+    fd = os.open(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
     try:
         identity = _identify(fd, path)
         block = identity.block

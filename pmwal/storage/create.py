@@ -75,7 +75,7 @@ def create_file(
             )
             problem = geometry_problem(block)
             if problem is not None:
-                raise ValueError(f"{path}: a log cannot have {problem}")
+                raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
             seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
             found = detect(fd, medium, path)
             if alignment is None:
