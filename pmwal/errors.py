@@ -8,7 +8,7 @@
     ├── RecordTooLarge       (ValueError) the record can never fit
     ├── CorruptWal           the medium lost or changed acknowledged data; nothing was changed
     ├── FormatError          not a pmwal log, or a shortened one, or one of a newer version
-    ├── PersistError         (OSError) the medium failed to make data durable: the handle takes no more calls
+    ├── PersistError         (OSError) the medium failed to make data durable: the handle stores nothing more
     ├── ForkedWal            a forked child used its parent's handle
     ├── Overrun              the records to be read were overwritten, truncated or rolled back
     └── UnsupportedMedium    this file system cannot be the requested medium
@@ -145,7 +145,7 @@ class FormatError(PmwalError):
 
 
 class PersistError(PmwalError, OSError):
-    """The medium failed to make data durable, or the file was shortened while it was mapped. The handle takes no more calls.
+    """The medium failed to make data durable, or the file was shortened while it was mapped. The handle stores nothing more.
 
     There is no retry: the kernel reports a write-back error once and then calls the pages clean, so a second attempt would succeed
     and prove nothing. ``committed_seq`` is the last sequence number known to be durable. Open the log again to learn what the
