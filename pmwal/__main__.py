@@ -1,4 +1,4 @@
-"""``python -m pmwal``: the command line."""
+"""The command line as ``python -m pmwal``."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Cursors: short text that names one record, for those who go on reading where they stopped.
+"""Cursors: opaque text that names one record, to resume reading after it.
 
-A number alone cannot do that: after a rollback, or in a new log, it names another record.
+A sequence number cannot do that: after a rollback, or in a new log, it names another record.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 _FORM = re.compile(r"([1-9][0-9]{0,19})-([0-9a-f]{8})")
-_FACTS = struct.Struct("<qH")
+_REST = struct.Struct("<qH")
 
 
 class Cursor(NamedTuple):
-    """A record's number, and a checksum over the rest of it."""
+    """A record's sequence number, and a checksum over the rest of the record."""
 
     seq: int
     check: int
@@ -27,16 +27,16 @@ class Cursor(NamedTuple):
 
 def cursor_of(seq: int, kind: int, time_ns: int, data: bytes) -> Cursor:
     """The cursor that names this record."""
-    return Cursor(seq, crc32c(data, crc32c(_FACTS.pack(time_ns, kind))))
+    return Cursor(seq, crc32c(data, crc32c(_REST.pack(time_ns, kind))))
 
 
 def parse_cursor(text: str) -> Cursor:
-    """A cursor from its text; ``ValueError`` when it is none.
+    """A cursor from its text; ``ValueError`` if it is not one.
 
     >>> parse_cursor("17-0badcafe").seq
     17
     """
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no cursor; a cursor is the text that record.cursor gives, like '17-0badcafe'")
+        raise ValueError(f"{text!r} is no cursor; a cursor is the text of record.cursor, like '17-0badcafe'")
     return Cursor(int(match[1]), int(match[2], 16))

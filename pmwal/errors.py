@@ -1,26 +1,26 @@
-"""Every error that pmwal raises on its own account.
+"""Every error that pmwal raises itself.
 
     PmwalError
-    ├── WalClosed            the handle was closed: open the log again
+    ├── WalClosed            the handle is closed: open the log again
     ├── ReentrantCall        a call from inside another call on the same handle (signal handler, batch)
-    ├── WalFull              no room: truncate, or open with on_full="wait" or "overwrite"
-    ├── WalLocked            another writer has the log
+    ├── WalFull              no space left: truncate, or open with on_full="wait" or "overwrite"
+    ├── WalLocked            another writer has the log open
     ├── RecordTooLarge       (ValueError) the record can never fit
-    ├── CorruptWal           the medium lost or changed acknowledged data: nothing was touched
-    ├── FormatError          not a pmwal file, a shortened one, or one of a newer version
-    ├── PersistError         (OSError) the medium refused to make data durable: the handle is finished
+    ├── CorruptWal           the medium lost or changed acknowledged data; nothing was changed
+    ├── FormatError          not a pmwal log, or a shortened one, or one of a newer version
+    ├── PersistError         (OSError) the medium failed to make data durable: the handle stores nothing more
     ├── ForkedWal            a forked child used its parent's handle
-    ├── Overrun              a reader asked for records that were overwritten, truncated or rolled back
-    └── UnsupportedMedium    this file system cannot be what was asked of it
+    ├── Overrun              the records to be read were overwritten, truncated or rolled back
+    └── UnsupportedMedium    this file system cannot be the requested medium
 
-Errors of the operating system at open (no such file, permission, no space) stay the ``OSError`` that they are.
+Errors of the operating system at open (no such file, permission denied, no space) are raised as the ``OSError`` that they are.
 """
 
 from __future__ import annotations
 
 
 class PmwalError(Exception):
-    """Root of all errors that pmwal raises on its own account.
+    """Base class of all errors that pmwal raises itself.
 
     >>> import pmwal
     >>> issubclass(pmwal.WalFull, pmwal.PmwalError)
@@ -29,7 +29,7 @@ class PmwalError(Exception):
 
 
 class WalClosed(PmwalError):
-    """The handle was closed. The caller's fault: open the log again.
+    """The handle is closed, which is the caller's mistake. Open the log again.
 
     >>> import pmwal
     >>> wal = pmwal.open(path, size="64KiB")
@@ -41,9 +41,10 @@ class WalClosed(PmwalError):
 
 
 class ReentrantCall(PmwalError):
-    """A call came from inside another call on the same handle and thread; it would have to wait for itself.
+    """A call from inside another call on the same handle and thread, which would have waited for itself.
 
-    It comes from a signal handler, a ``__del__``, or the body of ``batch()`` or ``reserve()``. Nothing was stored.
+    It was made in a signal handler, a ``__del__``, or the body of ``batch()`` or ``reserve()``. Nothing was stored; make it when
+    the outer call has returned.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal, wal.batch() as batch:
@@ -54,7 +55,9 @@ class ReentrantCall(PmwalError):
 
 
 class WalFull(PmwalError):
-    """No room for the record, and the policy says not to make any (or the time-out passed). Nothing was stored.
+    """No space for the record, and ``on_full`` does not make any, or the time-out passed. Nothing was stored.
+
+    ``truncate`` what was processed, or open the log with ``on_full="wait"`` or ``"overwrite"``.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="4KiB") as wal:
@@ -68,9 +71,9 @@ class WalFull(PmwalError):
 
 
 class WalLocked(PmwalError):
-    """Another handle, here or in another process, is the log's writer.
+    """Another handle, in this process or another one, has the log open for writing. Wait for it, or read with ``mode="r"``.
 
-    ``pid`` is its process id, or None when the live page does not name a living process.
+    ``pid`` is the process id of that writer, None if it is unknown.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -87,7 +90,9 @@ class WalLocked(PmwalError):
 
 
 class RecordTooLarge(PmwalError, ValueError):
-    """The record, or the batch, cannot fit into this log however empty it is. Nothing was stored.
+    """The record or batch does not fit into this log even when it is empty. Nothing was stored.
+
+    Use smaller records, or a log with a larger ring.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="4KiB") as wal:
@@ -98,11 +103,11 @@ class RecordTooLarge(PmwalError, ValueError):
 
 
 class CorruptWal(PmwalError):
-    """The log holds less, or other, than what it acknowledged. Nothing was changed.
+    """Acknowledged records are missing or damaged. The file was not changed.
 
-    ``first_seq`` to ``last_seq`` are the numbers that are lost (None where they cannot be told), ``start`` and ``end``
-    the byte range of the file in which the damage stands, ``reason`` says what was found.
-    ``pmwal.open(path, "r", recover="salvage")`` reads what is whole; ``pmwal repair`` makes the log usable again.
+    ``first_seq`` to ``last_seq`` are the sequence numbers of the lost records (None if unknown), ``start`` and ``end`` the byte
+    range of the damage in the file, ``reason`` what was found. ``pmwal.open(path, "r", recover="salvage")`` reads every whole
+    record; ``pmwal repair`` makes the log usable again.
 
     >>> import pmwal
     >>> error = pmwal.CorruptWal("damaged", first_seq=7, last_seq=7, start=139264, end=139328, reason="checksum")
@@ -129,7 +134,7 @@ class CorruptWal(PmwalError):
 
 
 class FormatError(PmwalError):
-    """The file is no pmwal log, is shorter than its own superblock says, or was written by a newer version.
+    """The file is not a pmwal log, is shorter than its superblock says, or was written by a newer version.
 
     >>> import pmwal
     >>> _ = path.write_bytes(b"something else")
@@ -140,10 +145,11 @@ class FormatError(PmwalError):
 
 
 class PersistError(PmwalError, OSError):
-    """The medium refused to make data durable, or shrank under the mapping. The handle is finished for good.
+    """The medium failed to make data durable, or the file was shortened while it was mapped. The handle stores nothing more.
 
-    The kernel reports a write-back error once and then calls the pages clean, so a second try would succeed and mean
-    nothing. ``committed_seq`` is the last number known to be durable; open the log again to find what the medium holds.
+    There is no retry: the kernel reports a write-back error once and then calls the pages clean, so a second attempt would succeed
+    and prove nothing. ``committed_seq`` is the last sequence number known to be durable. Open the log again to learn what the
+    medium has.
 
     >>> import errno, pmwal
     >>> error = pmwal.PersistError(errno.EIO, "msync failed", committed_seq=41)
@@ -157,7 +163,7 @@ class PersistError(PmwalError, OSError):
 
 
 class ForkedWal(PmwalError):
-    """A forked child used its parent's handle. The child must open its own reader, or a log of its own.
+    """A forked child used its parent's handle. The child can open a reader, or a log of its own.
 
     >>> import pmwal
     >>> issubclass(pmwal.ForkedWal, pmwal.PmwalError)
@@ -166,9 +172,9 @@ class ForkedWal(PmwalError):
 
 
 class Overrun(PmwalError):
-    """The records asked for are gone: overwritten, truncated, or rolled back after they had been read.
+    """The requested records are gone: overwritten or truncated, or rolled back after they were read.
 
-    ``missed`` counts the records between the one asked for and the oldest that is still there.
+    ``missed`` is the number of records between the requested one and the oldest that is left.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -187,7 +193,7 @@ class Overrun(PmwalError):
 
 
 class UnsupportedMedium(PmwalError):
-    """The file system cannot be the medium that was asked for, or the platform is not one that pmwal runs on.
+    """The file system cannot be the requested medium, or pmwal does not run on this platform.
 
     >>> import pmwal
     >>> pmwal.open(path, medium="dax")

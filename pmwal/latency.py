@@ -1,9 +1,9 @@
-"""How long commits took: counters in the layout of HdrHistogram, and what they say.
+"""Commit latencies: counters in the layout of HdrHistogram, and the figures computed from them.
 
-Counter ``b * half + (ns >> b)`` counts durations of ``ns``, where ``b`` is the least for which ``ns >> b`` is below ``2 * half``:
-exact below ``2 * half`` ns, and from there on within 1/half of the duration, up to 137 seconds. A handle counts with a ``half`` of
-128: a histogram of HdrHistogram with two significant digits from 1 to ``NS_MAX``. The live page has room for a ``half`` of 8. The
-native engine counts in C, by the same constants.
+Counter ``b * half + (ns >> b)`` counts durations of ``ns``, where ``b`` is the smallest for which ``ns >> b`` is below
+``2 * half``. Durations below ``2 * half`` ns are exact, longer ones within 1/half of the duration, up to 137 seconds. A handle
+counts with a ``half`` of 128, as an HdrHistogram with two significant digits from 1 to ``NS_MAX``. The live page has space for a
+``half`` of 8. The native engine counts in C, with the same constants.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import numpy as np
 _Counts = np.ndarray[Any, np.dtype[Any]]  # of unsigned integers
 
 NS_MAX = (1 << 37) - 1
-"""Anything longer is counted as this; ``total_ns`` and ``max_ns`` have it as it is."""
+"""A longer duration is counted as this one; ``total_ns`` and ``max_ns`` are not limited."""
 
 SAMPLE_STEP = 64
-"""Where a barrier is no system call one commit of so many is timed: two looks at the clock add a fifth to it."""
+"""Where a barrier is not a system call, one commit in SAMPLE_STEP is timed: reading the clock twice adds a fifth to its cost."""
 
 assert SAMPLE_STEP & (SAMPLE_STEP - 1) == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Which durations each counter counts. ``half``: counters for each doubling of the duration, a power of two."""
+    """The durations that each counter counts. ``half``: counters per doubling of the duration, a power of two."""
 
     half: int
 
     @property
     def counters(self) -> int:
-        """How many there are."""
+        """Number of counters."""
         return (NS_MAX.bit_length() - self.half.bit_length() + 2) * self.half
 
     def counter_of(self, ns: int) -> int:
-        """Which counter counts this duration.
+        """Index of the counter for this duration.
 
         >>> [FINE.counter_of(ns) for ns in (255, 256, 257, 258, 1 << 60)], COARSE.counter_of(257)
         ([255, 256, 256, 257, 3967], 48)
@@ -56,11 +56,12 @@ class Scale:
         return ((counter - shift * self.half + 1) << shift) - 1
 
     def percentile(self, counts: _Counts, percent: float) -> int:
-        """The time in ns within which so many percent of what was counted was done, rounded up to the longest that its counter
-        counts; 0 when nothing was. ``percent``: 0 to 100, else ``ValueError``.
+        """The duration in ns that this percentage of the counted ones does not exceed, rounded up to the longest of its counter.
+
+        0 if nothing was counted. ``percent``: 0 to 100, else ``ValueError``.
         """
         if not 0 <= percent <= 100:
-            raise ValueError(f"a percentile is from 0 to 100, not {percent!r}")
+            raise ValueError(f"a percentile must be from 0 to 100, not {percent!r}")
         summed = counts.cumsum()
         if not len(summed) or not summed[-1]:
             return 0
@@ -69,21 +70,21 @@ class Scale:
 
 
 FINE = Scale(128)
-"""Of a handle."""
+"""The scale of a handle."""
 
 COARSE = Scale(8)
-"""Of the live page."""
+"""The scale of the live page."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyHistogram:
-    """How long the commits of a handle took, in ns: from the begin of a commit until everything it carries is durable.
+    """Commit latencies of a handle in ns: from the start of a commit until everything in it is durable.
 
-    Calls that share a commit count once, and so does the wait for the interpreter, when other threads compute. On memory and DAX a
-    durable ``append`` stores and commits in one step, and its time is of both. Failed commits are not counted.
+    Calls that share a commit count once. Waiting for the interpreter while other threads compute is included. On memory and DAX a
+    durable ``append`` stores and commits in one step, and both are timed. Failed commits are not counted.
 
-    ``step``: one commit of so many was timed, 1 on a disk and 64 where a barrier is no system call. ``max_ns`` is the longest
-    of those. Percentiles are at most 1/128 too high, never too low. All is 0 while nothing was timed.
+    One commit in ``step`` is timed: 1 on a disk, 64 where a barrier is not a system call. ``max_ns`` is the longest that was timed.
+    Percentiles are at most 1/128 too high, never too low. Every figure is 0 until a commit was timed.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB", medium="file") as wal:
@@ -104,7 +105,7 @@ class LatencyHistogram:
 
     @property
     def count(self) -> int:
-        """How many commits were timed."""
+        """Number of commits that were timed."""
         return int(self._array().sum())
 
     @property
@@ -128,22 +129,22 @@ class LatencyHistogram:
         return self.percentile(99.9)
 
     def percentile(self, percent: float) -> int:
-        """The time in ns within which so many percent of the commits were done. ``percent``: 0 to 100, else ``ValueError``."""
+        """The latency in ns that this percentage of the commits does not exceed. ``percent``: 0 to 100, else ``ValueError``."""
         return min(FINE.percentile(self._array(), percent), self.max_ns)
 
     def buckets(self) -> list[tuple[int, int]]:
-        """For each counter that is not 0, the longest duration in ns that it counts, and how many there were; shortest first."""
+        """(longest latency in ns, number of commits) for each counter that is not 0, shortest first."""
         counts = self._array()
         return [(FINE.longest_in(int(counter)), int(counts[counter])) for counter in np.flatnonzero(counts)]
 
     def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
-        """What came after an earlier snapshot of the same handle. Its ``max_ns`` is at most 1/128 too high."""
+        """The commits after an earlier snapshot of the same handle. ``max_ns`` is at most 1/128 too high."""
         counts = self._array() - earlier._array() if earlier.counters else self._array()
         longest = min(FINE.percentile(counts, 100), self.max_ns)
         return LatencyHistogram(counts.tobytes(), self.total_ns - earlier.total_ns, longest, self.step)
 
     def as_dict(self) -> dict[str, float]:
-        """The figures as plain values, ready for JSON; without the counters."""
+        """The figures as plain values, ready for JSON, without the counters."""
         return {
             "count": self.count,
             "mean_ns": self.mean,
@@ -155,7 +156,7 @@ class LatencyHistogram:
         }
 
     def as_hdr(self) -> Any:
-        """The same as an ``hdrh.histogram.HdrHistogram``, to be merged, encoded and drawn by the tools for those.
+        """The same as an ``hdrh.histogram.HdrHistogram``, to merge, encode or plot it.
 
         Needs the package hdrhistogram: ``pip install 'pmwal[metrics]'``, else ``ImportError``.
         """
@@ -169,7 +170,7 @@ class LatencyHistogram:
         return histogram
 
     def __repr__(self) -> str:
-        """The figures, not thousands of counters."""
+        """The figures; the counters are thousands of bytes."""
         return f"<{self.count} commits timed: p50 {self.p50} ns, p99 {self.p99} ns, p99.9 {self.p999} ns, max {self.max_ns} ns>"
 
     def _array(self) -> _Counts:
@@ -178,10 +179,10 @@ class LatencyHistogram:
 
 @dataclass(frozen=True, slots=True)
 class LiveLatency:
-    """How long the commits of a writer took since it opened the log, by its live page: ``COARSE`` counters of 32 bits that wrap.
+    """Commit latencies of a writer since it opened the log, from its live page: ``COARSE`` counters of 32 bits that wrap.
 
-    Percentiles and the maximum are at most 1/8 too high, never too low. ``step``: as of ``LatencyHistogram``. Whatever the bytes
-    are, the figures are integers: nothing keeps a live page from being old or damaged.
+    Percentiles and the maximum are at most 1/8 too high, never too low. ``step``: as for ``LatencyHistogram``. A live page may be
+    old or damaged; any bytes give integers.
 
     >>> def counted(*durations):
     ...     counts = np.zeros(COARSE.counters, "<u4")
@@ -195,11 +196,11 @@ class LiveLatency:
     counters: bytes
 
     def since(self, earlier: LiveLatency) -> LiveLatency:
-        """What the same writer counted after an earlier look, if no counter counted 2^32 commits in between."""
+        """The commits after an earlier snapshot of the same writer, if no counter counted 2^32 commits in between."""
         return LiveLatency(self.step, (self._array() - earlier._array()).tobytes())
 
     def as_dict(self) -> dict[str, int]:
-        """The figures as plain values; all but ``step`` are 0 while nothing was timed."""
+        """The figures as plain values; all but ``step`` are 0 until a commit was timed."""
         counts = self._array()
         return {
             "count": int(counts.sum(dtype=np.uint64)),
@@ -214,7 +215,7 @@ class LiveLatency:
 
 
 class LatencyRecorder:
-    """The counters of a handle whose engine is in Python."""
+    """The counters of a handle with the engine in Python."""
 
     def __init__(self) -> None:
         self._counters = array("Q", bytes(8 * FINE.counters))
@@ -227,5 +228,5 @@ class LatencyRecorder:
         self._max_ns = max(self._max_ns, ns)
 
     def snapshot(self, step: int) -> LatencyHistogram:
-        """All that was counted until now."""
+        """The counters as they are now."""
         return LatencyHistogram(self._counters.tobytes(), self._total_ns, self._max_ns, step)

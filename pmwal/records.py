@@ -1,4 +1,4 @@
-"""What the log hands out: records, the report of a recovery, and counters."""
+"""What a log hands out: records, the report of a recovery, and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmwal.latency import LatencyHistogram
 from pmwal.native import native
 
 Progress = Callable[[int, int], None]
-"""Called now and then with (bytes done, bytes in all)."""
+"""Called from time to time with (bytes done, bytes in total)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class _PlainRecord:
 if TYPE_CHECKING or native is None:  # noqa: SIM108  (a type checker takes no conditional expression for a base)
     _RecordBase = _PlainRecord
 else:
-    _RecordBase = native.Record  # the same, made a hundred times faster
+    _RecordBase = native.Record  # the same, created a hundred times faster
 
 
 class Record(_RecordBase):
-    """One record, equal by value. ``time_ns`` is wall clock, ns since 1970: information, never an order.
+    """One record, compared by value. ``time_ns`` is the wall clock in ns since 1970, for information only: ``seq`` gives the order.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -44,9 +44,9 @@ class Record(_RecordBase):
 
     @property
     def cursor(self) -> str:
-        """Short text to keep, so as to go on later behind this very record: ``read(start=cursor)``, ``follow(start=cursor)``.
+        """An opaque token: pass it as ``start`` to ``read`` or ``follow`` to resume after this record.
 
-        Unlike a number it does not name another record after a rollback, or in a new log.
+        A sequence number may name another record after a rollback, or in a new log; a cursor does not.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -59,7 +59,7 @@ class Record(_RecordBase):
 
 
 class Bound(NamedTuple):
-    """A place between two records: a logical position, and the number of the first record at or after it."""
+    """A boundary between records: a logical position, and the sequence number of the first record at or after it."""
 
     position: int
     next_seq: int
@@ -70,17 +70,18 @@ START = Bound(0, 1)
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What an open or a verify found, kept and dropped.
+    """What ``open`` or ``verify`` found, kept and dropped.
 
     - ``outcome``: ``"created"``, ``"clean"``, ``"recovered"`` or ``"corrupt"``; ``case``: the row of docs/recovery.md.
     - ``epoch``: of the newest slot; ``first_seq`` to ``last_seq``: the ``records`` that are kept.
-    - ``kept_past_pointer``: whole records kept although no pointer had named them yet.
-    - ``dropped_records``, ``dropped_bytes``: what a crash left unfinished past the end. None of it was acknowledged,
-      unless ``maybe_acknowledged``: in a pipelined log that ended uncleanly, damage to what the last two barriers
-      carried cannot be told from a torn tail.
-    - ``slots_lost``, ``superblocks_lost``: damaged copies that a whole one stood in for.
-    - ``reason``: in words; ``damage``: byte range of the file; ``lost_first_seq`` to ``lost_last_seq``: numbers lost to it.
-    - ``bytes_scanned`` and ``seconds``: what it cost.
+    - ``kept_past_pointer``: whole records that are kept although they lie past the commit pointer.
+    - ``dropped_records``, ``dropped_bytes``: unfinished writes past the end. None of them was acknowledged, unless
+      ``maybe_acknowledged``: after an unclean end of a pipelined log, damage to the writes of the last two barriers cannot be
+      distinguished from a torn tail.
+    - ``slots_lost``, ``superblocks_lost``: damaged copies for which a whole one was used.
+    - ``reason``: what was found, in words; ``damage``: its byte range in the file; ``lost_first_seq`` to ``lost_last_seq``: the
+      sequence numbers that are lost.
+    - ``bytes_scanned``, ``seconds``: what it cost.
 
     >>> import pmwal
     >>> pmwal.open(path, size="64KiB").close()
@@ -115,16 +116,16 @@ class RecoveryReport:
 
 @dataclass(frozen=True, slots=True)
 class WalStats:
-    """Where a handle writes, and what it has done since it was opened. Sizes in bytes.
+    """Where a handle writes, and what it has done since it was opened. Sizes are in bytes.
 
-    ``durability`` is ``"power"`` where an acknowledged record survives a power cut, ``"process"`` where it survives
-    only the death of the process; ``assumptions`` names what the file system weakens. ``flush`` is what a barrier does.
+    ``durability`` is ``"power"`` if an acknowledged record survives a power cut, ``"process"`` if it survives only the death of the
+    process; ``assumptions`` names what the file system weakens. ``flush`` is how a barrier flushes.
 
-    - ``appends``, ``bytes``: records stored, and their payload; ``used`` of ``capacity``: what records take in the ring.
-    - ``commits`` that made something durable, the ``barriers`` they took, ``slots_written``, and ``commit_latency`` in ns.
-    - ``overwritten``: records that made room for newer ones; ``dropped``: records that were refused with ``WalFull``;
-      ``waits``: calls that waited for room; ``errors``: 1 when the medium has failed.
-    - ``recovery``: what this open found, None for a reader, which finds out when it is asked.
+    - ``appends``, ``bytes``: records stored, and their payload; ``used``: the part of ``capacity`` that records occupy.
+    - ``commits``: those that made something durable; ``barriers``: what they took; ``slots_written``; ``commit_latency`` in ns.
+    - ``overwritten``: records overwritten by newer ones; ``dropped``: records refused with ``WalFull``; ``waits``: calls that
+      waited for space; ``errors``: 1 if the medium has failed, else 0.
+    - ``recovery``: the report of this open; None for a reader, which judges the log only when needed.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:

@@ -2,11 +2,12 @@
 
 Invariants
 ----------
-- The damaged file is never written to. A repaired copy is built without a name, made durable, judged, and only then takes
-  the name, in one rename; the damaged file has its second name before that. A crash leaves the one or the other.
-- uuid, positions and numbers stay as they were, and a new epoch begins: nothing that was left out can validate again.
-- What is kept is one unbroken run: the records from the tail to the damage, or, when no slot can be trusted, the longest run
-  of consecutive whole records. A log with a hole would be no log.
+- The damaged file is never written to. The repaired copy is judged, then written without a name and made durable. Only then the
+  damaged file gets its backup name, and the copy takes the log's name in one rename. A crash leaves the damaged file or the
+  repaired one.
+- uuid, positions and sequence numbers stay, and a new epoch starts: nothing that was left out can validate again.
+- The kept records are one unbroken run: those from the tail to the damage, or, if no slot can be trusted, the longest run of
+  consecutive whole records. A log cannot have a hole.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ from pmwal.storage.seam import SYSTEM, Seam
 class RepairReport:
     """What a repair did, or with ``dry_run`` would do.
 
-    ``before`` and ``after`` are the verdicts; ``kept_records`` are in the log, ``lost_records`` are whole but stand behind the
-    damage and remain readable in ``backup`` only; ``lost_first_seq`` to ``lost_last_seq`` are the numbers that are gone.
+    ``before`` and ``after`` are the verdicts. ``kept_records``: how many are in the repaired log. ``lost_records``: how many whole
+    ones lie after the damage and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence numbers that
+    are gone. ``actions``: the steps, in words.
     """
 
     path: str
@@ -74,11 +76,12 @@ def repair(
     seam: Seam = SYSTEM,
     progress: Progress | None = None,
 ) -> RepairReport:
-    """Rebuild a damaged log beside the damaged file and put it in its place.
+    """Build a repaired copy of a damaged log and put it in the log's place; the damaged file is kept under another name.
 
-    ``backup``: the name that the damaged file keeps, ``PATH.damaged`` (or ``.damaged-2`` and so on) when None; it must not
-    exist and must lie in the same directory. A log that needs no repair is left alone. Raises ``FormatError`` when both
-    superblocks are damaged, ``WalLocked`` when a writer has the log, ``OSError``.
+    ``backup``: that name, in the same directory and not yet taken; ``PATH.damaged`` (or ``.damaged-2`` and so on) when None.
+    ``dry_run`` only reports what would be done. A log that needs no repair is left alone. Raises ``FormatError`` if both
+    superblocks are damaged, ``CorruptWal`` if the repaired log would be damaged too, ``WalLocked`` if a writer has the log open,
+    ``OSError``.
 
     >>> import pmwal
     >>> from pmwal.repair import repair
@@ -90,14 +93,18 @@ def repair(
     directory, base = os.path.split(name)
     lock = None if dry_run else lock_existing(name, seam)
     if lock is None and not dry_run:
-        raise FileNotFoundError(f"{name}: it was replaced while it was opened; try again")
+        raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
         with inspect(name, seam, progress) as (mapping, judgement):
             plan = _Plan(judgement, mapping.load)
             target = _backup_name(directory, base, backup) if plan.needed else ""
             after = judge(plan.load, identify(plan.load, mapping.size, name)).report if plan.needed else judgement.report
             if after.outcome == "corrupt":
-                raise CorruptWal(f"{name}: the rebuilt log would be no better: {after.reason}", reason=after.reason)
+                raise CorruptWal(
+                    f"{name}: the rebuilt log would be damaged too: {after.reason}; "
+                    'copy what pmwal.open(path, "r", recover="salvage") reads into a new log',
+                    reason=after.reason,
+                )
             report = plan.report(name, target, dry_run, after)
             if plan.needed and not dry_run:
                 _replace(directory, base, target, plan, mapping.size, seam, progress)
@@ -108,7 +115,7 @@ def repair(
 
 
 class _Plan:
-    """Which records are kept, and the bytes of the repaired file."""
+    """The records that are kept, and the bytes of the repaired file."""
 
     def __init__(self, judgement: Judgement, load: Load) -> None:
         self.judgement = judgement
@@ -145,7 +152,7 @@ class _Plan:
             return ("nothing: the log needs no repair",)
         actions = [f"keep the damaged file as {backup}"]
         if self.judgement.identity.copies < 2:
-            actions.append("write the damaged superblock copy again from the whole one")
+            actions.append("rewrite the damaged superblock copy from the whole one")
         if self.judgement.row.outcome == "corrupt":
             actions.append(f"keep {kept} records, {self.tail.next_seq} to {self.end.next_seq - 1}, and leave out the rest")
         if self._without_pointer():
@@ -157,7 +164,7 @@ class _Plan:
         return self.judgement.row.label in ("R8", "R9", "R9b")
 
     def _keep(self) -> tuple[Bound, Bound, int]:
-        """Tail and end of what is kept, and the greatest epoch met."""
+        """Tail and end of the kept records, and the greatest epoch found."""
         judgement, epoch = self.judgement, self.judgement.epoch_max
         if judgement.row.outcome != "corrupt":
             return judgement.tail, judgement.end, epoch
@@ -175,7 +182,7 @@ class _Plan:
         return Bound(run[0].position, run[0].header.seq), Bound(run[-1].end, run[-1].header.seq + 1), epoch
 
     def _control(self, epoch: int) -> list[tuple[int, bytes]]:
-        """Both superblocks, an empty live page and a control region in which every place is as it should be."""
+        """Both superblocks, an empty live page, and a control region with the due slot in every place; as (file offset, bytes)."""
         block = self.block
         if epoch >= EPOCH_MAX:
             raise FormatError("the log has used up its epochs; start a new one and copy the records into it")
@@ -205,7 +212,7 @@ class _Plan:
 
 
 def _follow(reader: RingReader, judgement: Judgement) -> Iterator[Found]:
-    """Consecutive whole records from the tail on that belong to the log; an epoch never gives way to an older one."""
+    """The consecutive whole records from the tail that belong to the log; an epoch is never followed by an older one."""
     slot, tail = judgement.control.newest, judgement.tail
     assert slot is not None
     at, epoch = tail, 1
@@ -220,7 +227,7 @@ def _follow(reader: RingReader, judgement: Judgement) -> Iterator[Found]:
 
 
 def _runs(records: list[Found], block: Superblock) -> list[list[Found]]:
-    """Records in order, split wherever one does not stand right behind the one before."""
+    """The records in order, split wherever one does not directly follow the one before."""
     runs: list[list[Found]] = []
     for found in records:
         if runs and _adjoins(runs[-1], found, block.capacity):
@@ -254,7 +261,7 @@ def _backup_name(directory: str, base: str, backup: str | None) -> str:
 
 
 def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
-    """Write the repaired file, give the damaged one its second name, and let the repaired one take the first."""
+    """Write the repaired file, link the damaged one to its backup name, and rename the repaired one over it."""
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         remove_orphans(directory, directory_fd, base, seam)

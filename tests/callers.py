@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pmwal
+from support import open_small, payloads
 
 PATIENCE = 20.0
 """Seconds after which a thread that gets nowhere is taken for hanging."""
@@ -57,3 +59,9 @@ class Call(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def open_and_close(path: Path) -> list[bytes]:
+    """Open the log for writing, look, and close it."""
+    with open_small(path, "r+") as wal:
+        return payloads(wal)

@@ -82,7 +82,7 @@ def test_package_exports_what_it_promises() -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_has_one_root(error: type[Exception]) -> None:
-    """``except PmwalError`` catches whatever pmwal raises on its own account."""
+    """``except PmwalError`` catches every error that pmwal raises itself."""
     assert issubclass(error, pmwal.PmwalError)
 
 
@@ -130,7 +130,7 @@ def test_new_log_is_empty(place: Place) -> None:
 
 
 def test_truncated_to_nothing_keeps_counting(place: Place) -> None:
-    """A log emptied by truncate goes on with the next number, also after it was opened again."""
+    """A log emptied by truncate continues with the next number, also after it was opened again."""
     with open_small(place.path, **place.options) as wal:
         wal.extend([b"a", b"b", b"c"])
         assert wal.truncate(before=4) == 4
@@ -201,7 +201,7 @@ def test_modes_create_open_and_refuse(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["text", "bytes", "path"])
-def test_path_is_whatever_names_a_file(path: Path, name: str) -> None:
+def test_path_is_str_bytes_or_pathlike(path: Path, name: str) -> None:
     """str, bytes and PathLike name the same log."""
     given: Any = {"text": str(path), "bytes": os.fsencode(path), "path": path}[name]
     with pmwal.open(given, size="64KiB") as wal:
@@ -210,7 +210,7 @@ def test_path_is_whatever_names_a_file(path: Path, name: str) -> None:
     assert pmwal.verify(given).records == 1
 
 
-def test_relative_path_is_where_the_process_stands(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_is_relative_to_the_working_directory_at_open(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare name is created in the working directory, and the handle does not care when that changes."""
     monkeypatch.chdir(shm_dir)
     with pmwal.open("bare.wal", size="64KiB") as wal:
@@ -316,7 +316,7 @@ def test_records_start_at_multiples_of_the_alignment(path: Path, align: int) -> 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_file_is_private_to_its_owner(path: Path, umask: int) -> None:
-    """Mode 0600 whatever the umask would allow, because a log holds data."""
+    """Mode 0600 with any umask, because a log contains data."""
     old = os.umask(umask)
     try:
         open_small(path).close()

@@ -418,7 +418,7 @@ def test_log_replaced_while_it_is_opened_is_looked_for_again(shm_path: Path, mon
 
 
 def test_full_tmpfs_is_an_error_at_creation(shm_path: Path) -> None:
-    """No space is an OSError at open with nothing left behind; what fits works; a full file system does not stop a log."""
+    """No space is an OSError at open that leaves nothing; a log that fits works; a full file system does not stop a log."""
 
     def body() -> list[str]:
         with pytest.raises(OSError) as caught:

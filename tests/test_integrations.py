@@ -184,7 +184,7 @@ def test_loguru_serialized_message_is_json(loguru: Any, log: Path) -> None:
 
 
 def test_loguru_reports_what_the_sink_raises(loguru: Any, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And goes on; told catch=False it raises into the program."""
+    """And continues; with catch=False it raises into the program."""
     sink = Sink(log, size=SIZE)
     number = loguru.add(sink)
     loguru.info("x" * (1 << 16))

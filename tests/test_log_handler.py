@@ -96,7 +96,7 @@ def test_record_is_the_formatted_text_and_its_kind_the_level(handler: Watched) -
 
 
 def test_dictconfig_builds_a_handler_of_plain_keywords(log: Path) -> None:
-    """Level, formatter and filters by dictConfig's own means; a second dictConfig closes the first one's log and goes on in it."""
+    """Level, formatter and filters by dictConfig's own means; a second dictConfig closes the first one's log and continues it."""
     config: dict[str, Any] = {
         "version": 1,
         "formatters": {"short": {"format": "%(levelname)s %(message)s"}},
@@ -390,7 +390,7 @@ def test_threads_log_without_a_lock_and_lose_nothing(handler: Watched) -> None:
 
 
 def worker(pipe: Any, parents: Watched, path: str, misuses: bool) -> None:
-    """A worker as gunicorn forks them: it opens a handler of its own first, or goes on with its parent's."""
+    """A worker as gunicorn forks them: it opens a handler of its own first, or uses its parent's."""
     handler = parents if misuses else Watched(path, size=SIZE)
     logger = logger_of(handler)
     for number in range(50):

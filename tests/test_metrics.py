@@ -290,7 +290,7 @@ def test_figures_of_the_live_page_are_at_most_an_eighth_too_high_and_never_too_l
 
 
 def test_open_of_a_writer_clears_the_latencies(path: Path) -> None:
-    """Behind a clean close, a kill, and whatever else the page said; a reader clears nothing."""
+    """After a clean close, a kill, and damage to the page; a reader clears nothing."""
     for end in (pmwal.Wal.close, kill):
         wal = open_small(path, medium="file")
         assert live_latency(path) == coarse(wal.stats().commit_latency) == LiveLatency(1, bytes(4 * COARSE.counters))
@@ -337,7 +337,7 @@ def test_counter_that_wrapped_counts_on(path: Path) -> None:
 
 @pytest.mark.python_engine
 def test_writer_lets_a_counter_wrap(path: Path) -> None:
-    """In C an integer of 32 bits does so by itself."""
+    """In C an integer of 32 bits does so anyway."""
     with open_small(path, medium="file", seam=Stopwatch([1000, 1000])) as wal:
         wal._engine._live._counters[COARSE.counter_of(1000)] = (1 << 32) - 1
         wal.append(b"x")
@@ -347,7 +347,7 @@ def test_writer_lets_a_counter_wrap(path: Path) -> None:
 
 
 def test_damage_to_the_live_page_does_not_reach_the_handle(path: Path) -> None:
-    """The handle counts by itself, and a counter that it stores is right again."""
+    """The handle has its own counters, and each counter that it stores is right again."""
     with open_small(path, medium="file", seam=Stopwatch([100, 1000])) as wal:
         wal.append(b"x")
         show(path, 1, b"\xff" * (4 * COARSE.counters))

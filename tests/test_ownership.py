@@ -1,4 +1,4 @@
-"""One writer: across handles, paths, links, processes and forks (scenarios 32 and 33)."""
+"""One writer: across handles, paths, links and processes (scenario 32)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,41 +19,16 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.format.layout import LIVE_WRITER, LIVE_WRITER_OFFSET, PAGE
+from callers import open_and_close
+from pmwal.format.layout import LIVE_WRITER, LIVE_WRITER_OFFSET
 from processes import child, elsewhere, run_script
-from support import Event, FakeSeam, open_small, overwrite, payloads
-
-OLD_LIVE_PAGE = slice(PAGE, 2 * PAGE)
+from support import open_small, overwrite, payloads
 
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
     """Where the log is."""
     return shm_dir / "test.wal"
-
-
-def lasting(path: Path) -> bytes:
-    """The file without its live page."""
-    raw = bytearray(path.read_bytes())
-    raw[OLD_LIVE_PAGE] = bytes(PAGE)
-    return bytes(raw)
-
-
-def open_and_close(path: Path) -> list[bytes]:
-    """Open the log for writing, look, and close it."""
-    with open_small(path, "r+") as wal:
-        return payloads(wal)
-
-
-def open_when_forgotten(path: Path) -> list[bytes]:
-    """The same, as soon as a child that was just forked has run so far that it let go of its copy of the lock."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return open_and_close(path)
-        except pmwal.WalLocked:
-            assert time.monotonic() < deadline, "the child keeps the lock"
-            time.sleep(0.001)
 
 
 def hold(pipe: Connection, path: Path) -> None:
@@ -68,14 +40,6 @@ def hold(pipe: Connection, path: Path) -> None:
     wal.close()
     pipe.send("closed")
     pipe.recv()
-
-
-def sleep_until_forgotten(pipe: Connection) -> None:
-    """In a forked child: live until the test lets go of the pipe, and then end without any cleaning up."""
-    try:
-        pipe.recv()
-    finally:
-        os._exit(0)
 
 
 # -- the lock (scenario 32)
@@ -115,7 +79,7 @@ def _linked(path: Path, link: Callable[[Path, Path], None]) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["same-process", "other-process"])
 def test_second_writer_is_refused_by_whatever_name(path: Path, where: str, name: str) -> None:
-    """WalLocked with the owner's pid, for every name of the same file; the owner goes on, and after its close it works."""
+    """WalLocked with the owner's pid, for every name of the same file; the owner continues, and after its close the other opens."""
     with open_small(path) as wal:
         wal.append(b"1")
         other = NAMES[name](path)
@@ -253,322 +217,6 @@ def test_threads_that_open_at_once_make_one_owner(path: Path) -> None:
         assert (len(owners), refused) == (1, [os.getpid()] * 7)
         owners.pop().close()
         refused.clear()
-
-
-# -- fork (scenario 33)
-
-USES: dict[str, Callable[[Any], Any]] = {
-    "append": lambda wal: wal.append(b"child"),
-    "extend": lambda wal: wal.extend([b"child"]),
-    "batch": lambda wal: wal.batch(),
-    "reserve": lambda wal: wal.reserve(5),
-    "commit": lambda wal: wal.commit(),
-    "wait_durable": lambda wal: wal.wait_durable(1),
-    "truncate": lambda wal: wal.truncate(before=2),
-    "rollback": lambda wal: wal.rollback(after=0),
-    "read": lambda wal: wal.read(),
-    "iterate": list,
-    "index": lambda wal: wal[1],
-    "len": len,
-    "first_seq": lambda wal: wal.first_seq,
-    "next_seq": lambda wal: wal.next_seq,
-    "committed_seq": lambda wal: wal.committed_seq,
-    "enter": lambda wal: wal.__enter__(),
-}
-
-
-@pytest.mark.parametrize("name", USES)
-def test_use_in_a_forked_child_is_refused(path: Path, name: str) -> None:
-    """ForkedWal says what to do, nothing is stored, and the parent's handle works on."""
-    with open_small(path) as wal:
-        wal.append(b"1")
-        wal.append(b"2", commit=False)
-        before = path.read_bytes()
-        with pytest.raises(pmwal.ForkedWal, match=r'belongs to the parent process; open a log of your own, or .*"r"\)'):
-            elsewhere(USES[name], wal)
-        assert path.read_bytes() == before
-        assert wal.append(b"3") == 3
-        assert payloads(wal) == [b"1", b"2", b"3"]
-
-
-@pytest.mark.parametrize("moment", ["entered", "ended"])
-@pytest.mark.parametrize("kind", ["batch", "reserve"])
-def test_block_that_was_begun_before_the_fork_stores_nothing_in_the_child(path: Path, kind: str, moment: str) -> None:
-    """A batch or reservation that the child enters or ends is refused there, and is the parent's to finish."""
-    with open_small(path) as wal:
-        wal.append(b"1")
-        before = lasting(path)
-        block: Any = wal.batch() if kind == "batch" else wal.reserve(1)
-
-        def end_block() -> None:
-            block.__exit__(None, None, None)
-
-        if moment == "entered":
-            with pytest.raises(pmwal.ForkedWal):
-                elsewhere(block.__enter__)
-        with block as inside:
-            if kind == "batch":
-                inside.append(b"2")
-            else:
-                inside[0] = ord("2")
-            if moment == "ended":
-                with pytest.raises(pmwal.ForkedWal):
-                    elsewhere(end_block)
-            assert lasting(path) == before
-        assert payloads(wal) == [b"1", b"2"]
-
-
-def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: Path) -> None:
-    """An iterator of the parent's handle gives the child no records, not even those that it had already loaded."""
-    with open_small(path) as wal:
-        wal.extend([b"1", b"2"])
-        running = wal.read()
-        assert next(running).seq == 1
-        with pytest.raises(pmwal.ForkedWal):
-            elsewhere(next, running)
-        assert next(running).seq == 2
-
-
-def test_child_of_a_thread_that_is_storing_does_not_hang(path: Path) -> None:
-    """A lock that was held at the fork is never waited for in the child."""
-    inside, go_on = threading.Event(), threading.Event()
-
-    def hook(event: Event) -> None:
-        if event.name == "store":
-            inside.set()
-            go_on.wait(20)
-
-    seam = FakeSeam()
-    with open_small(path, seam=seam) as wal:
-        seam.hook = hook
-        storing = threading.Thread(target=lambda: wal.append(b"1"))
-        storing.start()
-        assert inside.wait(20)
-        try:
-            for use in (USES["append"], USES["commit"], USES["read"]):
-                with pytest.raises(pmwal.ForkedWal):
-                    elsewhere(use, wal)
-            elsewhere(wal.close)
-            assert elsewhere(open_and_close, _other_log(path)) == []
-        finally:
-            seam.hook = None
-            go_on.set()
-            storing.join()
-        assert payloads(wal) == [b"1"]
-
-
-def _other_log(path: Path) -> Path:
-    other = path.with_name("other.wal")
-    open_small(other).close()
-    return other
-
-
-def test_close_in_a_forked_child_only_lets_go(path: Path) -> None:
-    """close, a with block and a dropped handle change nothing in the child, and say nothing."""
-
-    def let_go() -> list[bool]:
-        with wal_of_parent[0]:
-            pass
-        return [wal_of_parent[0].closed]
-
-    def closes() -> list[bool]:
-        wal_of_parent[0].close()
-        wal_of_parent[0].close()
-        return [wal_of_parent[0].closed]
-
-    def drops() -> list[bool]:
-        wal_of_parent.clear()
-        gc.collect()
-        return [True]
-
-    wal_of_parent = [open_small(path)]
-    wal_of_parent[0].append(b"1", commit=False)
-    before = path.read_bytes()
-    assert elsewhere(closes) == [True]
-    assert elsewhere(drops) == [True]
-    with pytest.raises(pmwal.ForkedWal):
-        elsewhere(let_go)
-    assert path.read_bytes() == before
-    assert wal_of_parent[0].append(b"2") == 2
-    wal_of_parent[0].close()
-    assert open_and_close(path) == [b"1", b"2"]
-
-
-def test_ends_of_forked_children_write_nothing(path: Path) -> None:
-    """Normal exit inside and outside the with block, os._exit, an exception and SIGKILL: the parent's log is untouched."""
-    result = run_script(
-        """
-        import os, signal, sys
-        import pmwal
-
-        path = sys.argv[1]
-
-        def lasting():
-            with open(path, "rb") as file:
-                raw = bytearray(file.read())
-            raw[4096:8192] = bytes(4096)
-            return raw
-
-        def locked():
-            child = os.fork()
-            if not child:
-                try:
-                    pmwal.open(path)
-                except pmwal.WalLocked as error:
-                    os._exit(0 if error.pid == os.getppid() else 2)
-                os._exit(1)
-            return os.waitpid(child, 0)[1]
-
-        kinds = ["exit", "_exit", "raise", "kill", "close", "fall"]
-        with pmwal.open(path, size="64KiB") as wal:
-            wal.append(b"1")
-            wal.append(b"2", commit=False)
-            before = lasting()
-            for kind in kinds:
-                child = os.fork()
-                if not child:
-                    if kind == "exit":
-                        sys.exit(0)
-                    if kind == "_exit":
-                        os._exit(0)
-                    if kind == "raise":
-                        sys.stderr = None
-                        raise KeyError
-                    if kind == "kill":
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    if kind == "close":
-                        wal.close()
-                        sys.exit(0)
-                    break
-                _, status = os.waitpid(child, 0)
-                print(kind, status, lasting() == before, locked())
-        if child:
-            print("parent", wal.closed)
-        """,
-        path,
-    )
-    assert result.stdout.splitlines() == [
-        "exit 0 True 0",
-        "_exit 0 True 0",
-        "raise 256 True 0",
-        "kill 9 True 0",
-        "close 0 True 0",
-        "fall 0 True 0",
-        "parent True",
-    ], result.stderr
-    assert open_and_close(path) == [b"1", b"2"]
-
-
-def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
-    """Own the log, start a child in some way that outlives this process, and say so."""
-
-    def fork() -> None:
-        if os.fork() == 0:
-            sleep_until_forgotten(pipe)
-
-    def fork_in_a_thread() -> None:
-        thread = threading.Thread(target=fork, daemon=True)
-        thread.start()
-        thread.join(0.3)  # a fork that is made to wait until the lock is registered is a good answer
-
-    if how == "fork-at-link":
-
-        def hook(event: Event) -> None:
-            if event.name == "link":
-                fork_in_a_thread()
-
-        wal = open_small(path, seam=FakeSeam(hook))
-    elif how == "fork-at-lock":
-        open_small(path).close()
-        real = fcntl.flock
-
-        def flock(fd: int, operation: int) -> None:
-            real(fd, operation)
-            fork_in_a_thread()
-
-        fcntl.flock = flock  # type: ignore[assignment]
-        wal = open_small(path)
-        fcntl.flock = real
-    elif how == "fork-at-open":
-        open_small(path).close()
-        real_open = os.open
-
-        def opens(name: Any, flags: int, *args: Any, **options: Any) -> int:
-            fd = real_open(name, flags, *args, **options)
-            if name == str(path):
-                fork_in_a_thread()
-            return fd
-
-        os.open = opens  # type: ignore[assignment]
-        wal = open_small(path)
-        os.open = real_open
-    else:
-        wal = open_small(path)
-    wal.append(b"1")
-    if how == "fork":
-        fork()
-    elif how == "fork-twice":
-        if os.fork() == 0:
-            fork()
-            sleep_until_forgotten(pipe)
-    elif how == "exec":
-        os.set_inheritable(pipe.fileno(), True)
-        subprocess.Popen([sys.executable, "-c", f"import os; os.read({pipe.fileno()}, 1)"], close_fds=False)
-    pipe.send("open")
-    pipe.recv()
-    wal.close()
-    pipe.send("closed")
-    time.sleep(30)
-
-
-@pytest.mark.parametrize("how", ["fork", "fork-twice", "exec", "fork-at-link", "fork-at-open", "fork-at-lock"])
-def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how: str) -> None:
-    """The lock dies with the owner, however its child came to be: the next open works and finds the records."""
-    with child(fork_and_wait, path, how) as owner:
-        assert owner.hear() == "open"
-        with pytest.raises(pmwal.WalLocked) as caught:
-            open_small(path)
-        assert caught.value.pid == owner.pid
-        owner.kill()
-        assert open_when_forgotten(path) == [b"1"]
-
-
-def test_log_closed_while_a_child_lives_is_free(path: Path) -> None:
-    """close gives the log away at once, whatever children there are."""
-    with child(fork_and_wait, path, "exec") as owner:
-        owner.hear()
-        owner.say("close")
-        assert owner.hear() == "closed"
-        assert open_and_close(path) == [b"1"]
-
-
-def test_forked_child_may_open_its_own_reader_and_its_own_log(path: Path) -> None:
-    """What the error advises works: a reader of the parent's log, and a log of the child's."""
-
-    def in_child() -> tuple[list[bytes], list[bytes]]:
-        with pmwal.open(path, "r") as reader, open_small(path.with_name("own.wal")) as own:
-            own.append(b"mine")
-            return payloads(reader), payloads(own)
-
-    with open_small(path) as wal:
-        wal.append(b"1")
-        assert elsewhere(in_child) == ([b"1"], [b"mine"])
-        assert wal.append(b"2") == 2
-
-
-def test_reader_works_on_in_a_forked_child(path: Path) -> None:
-    """A reader has no lock to lose: parent and child both read with it, and close it apart."""
-    with open_small(path) as wal:
-        wal.append(b"1")
-        with pmwal.open(path, "r") as reader:
-
-            def read_and_close() -> list[bytes]:
-                with reader:
-                    return payloads(reader)
-
-            assert elsewhere(read_and_close) == [b"1"]
-            wal.append(b"2")
-            assert payloads(reader) == [b"1", b"2"]
 
 
 # -- sending handles to other processes

@@ -1,4 +1,4 @@
-"""Reading ahead: the same bytes as any other way, whatever is asked for and wherever it fails, and nothing stays in the cache."""
+"""Read-ahead: the same bytes as a plain read for every range and after every failure, and nothing stays in the cache."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer
 
 
 def test_record_behind_a_clean_slot_is_never_passed_over(shm_dir: Path) -> None:
-    """Scenario 28: where the flag was not cleared the verdict is loud, whether the record behind it is of this epoch or a later."""
+    """Scenario 28: where the flag was not cleared the verdict is loud, be the record after it of this epoch or a later."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **STRICT)
     wal.append(b"before")
@@ -280,12 +280,12 @@ def test_pointer_lags_by_a_bounded_number_of_bytes(shm_dir: Path) -> None:
     wal = open_small(path, size="4MiB", **PIPELINED)
     for _ in range(3):
         engine = wal._engine
-        behind = engine.generation, engine.pointer
-        while wal._engine.state.head.position + 60048 - behind[1] <= POINTER_LAG_MAX:
+        before = engine.generation, engine.pointer
+        while wal._engine.state.head.position + 60048 - before[1] <= POINTER_LAG_MAX:
             wal.append(bytes(60000))
-            assert behind == (engine.generation, engine.pointer)
+            assert before == (engine.generation, engine.pointer)
         wal.append(bytes(60000))
-        assert behind[0] + 1 == engine.generation
+        assert before[0] + 1 == engine.generation
         assert engine.state.durable.position == engine.pointer
     kill(wal)
 
@@ -305,7 +305,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     acknowledged = state_of(wal)
     wal.append(b"earlier", commit=False)
     items = [b"lost %d" % number * 9 for number in range(4)]
-    seam.arm(stored - 1, after=True, error=KeyboardInterrupt)  # with all four stored the batch stands whole on the medium
+    seam.arm(stored - 1, after=True, error=KeyboardInterrupt)  # with all four stored the whole batch is on the medium
     with pytest.raises(KeyboardInterrupt):
         wal.extend(items)
     interrupted = len(seam.events)
@@ -409,7 +409,7 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
         assert wal.next_seq in (3, 5)
     assert wal.first_seq in ((1, 3) if name == "truncate" else (1,))
     assert trace.marks[0][1] == before
-    wal.append(b"goes on")
+    wal.append(b"continues")
     wal.close()
 
 

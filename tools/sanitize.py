@@ -40,6 +40,7 @@ TESTS = (
     "test_arrays.py",
     "test_events.py",
     "test_follow.py",
+    "test_medium.py",
     "test_metrics.py",
     "test_surroundings.py",
 )

@@ -1,1 +1,1 @@
-"""Adapters for libraries that pmwal does not need. One module each."""
+"""Adapters for libraries that pmwal does not require, one module each."""

@@ -19,11 +19,11 @@ from pmwal.logs.sink import SinkOptions, SinkOwner
 
 
 class Sink(SinkOwner):
-    """What ``logger.add`` takes; the arguments are those of ``pmwal.LogHandler``.
+    """A sink for ``logger.add``; the arguments are those of ``pmwal.LogHandler``.
 
-    A record is what loguru formatted (JSON with ``serialize=True``), in UTF-8 without the newline at its end; its ``kind`` is the
-    level's number. Errors are raised to loguru, which reports them and goes on, unless it was told ``catch=False``. loguru closes
-    the log at ``logger.remove()`` and at exit.
+    A record is the message as loguru formatted it (JSON with ``serialize=True``), in UTF-8 without the newline at the end; its
+    ``kind`` is the number of the level. Errors are raised to loguru, which reports them and continues, unless ``catch=False`` was
+    given to ``add``. loguru closes the log at ``logger.remove()`` and at exit.
 
     >>> sink = Sink(path, size="1MiB")
     >>> sink.write("a line\\n")
@@ -32,7 +32,7 @@ class Sink(SinkOwner):
     >>> sink.stop()
     """
 
-    # loguru looks for ``write`` and ``stop``. It would call a ``flush`` after every line: the barrier is called ``commit`` here.
+    # loguru calls ``write`` and ``stop``. It would call ``flush`` after every line, so that method is called ``commit`` here.
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Sink(SinkOwner):
         self._sink = _Sink(path, options)
 
     def write(self, message: str) -> None:
-        """Store one message of loguru, or a line of text as level 0. Raises as ``pmwal.Wal.append`` does."""
+        """Store a message of loguru, or a line of text with level 0. Raises what ``pmwal.Wal.append`` raises."""
         record: Any = getattr(message, "record", None)
         try:
             line = message.removesuffix("\n").encode("utf-8", "backslashreplace")
@@ -58,7 +58,7 @@ class Sink(SinkOwner):
             raise
 
     def commit(self) -> None:
-        """The durability barrier: what was logged before is durable when this returns. Raises ``PersistError``."""
+        """Make everything that was logged durable. Raises ``PersistError``."""
         self._sink.flush()
 
     def stop(self) -> None:

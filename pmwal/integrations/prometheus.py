@@ -30,22 +30,22 @@ COUNTERS = {
     "barriers": ("barriers", "Barriers: flushes of the medium, or fences."),
     "overwritten": ("overwritten", "Records that were overwritten by newer ones."),
     "dropped": ("dropped", "Records that were refused because the ring was full."),
-    "waits": ("waits", "Calls that waited for room in the ring."),
-    "errors": ("errors", "1 when the medium has failed and the log takes nothing any more."),
+    "waits": ("waits", "Calls that waited for space in the ring."),
+    "errors": ("errors", "1 if the medium has failed and the log takes no more records."),
 }
-"""Name of each counter without ``pmwal_`` and ``_total`` -> attribute of ``WalStats``, and what it counts."""
+"""Name of each counter without ``pmwal_`` and ``_total`` -> attribute of ``WalStats``, and its help text."""
 
 GAUGES = {
     "capacity_bytes": ("capacity", "Size of the ring."),
-    "used_bytes": ("used", "What records take of the ring."),
+    "used_bytes": ("used", "The part of the ring that records occupy."),
     "recovery_seconds": ("recovery.seconds", "How long the last open took to recover the log."),
     "recovery_scanned_bytes": ("recovery.bytes_scanned", "Bytes that the last open read to recover the log."),
     "recovery_records": ("recovery.records", "Records that the last open found."),
-    "recovery_dropped_records": ("recovery.dropped_records", "Unfinished records that the last open dropped behind the end."),
+    "recovery_dropped_records": ("recovery.dropped_records", "Unfinished records past the end that the last open dropped."),
     "recovery_slots_lost": ("recovery.slots_lost", "Commit slots that the last open found damaged."),
     "recovery_superblocks_lost": ("recovery.superblocks_lost", "Superblock copies that the last open found damaged."),
 }
-"""Name of each gauge without ``pmwal_`` -> attribute of ``WalStats``, and what it says."""
+"""Name of each gauge without ``pmwal_`` -> attribute of ``WalStats``, and its help text."""
 
 BUCKETS_NS = (*(digit * 10**power for power in range(2, 10) for digit in (1, 2, 5)), 10**10)
 """Upper bounds of the buckets of ``pmwal_commit_latency_seconds``: 100 ns to 10 s, three in each decade."""
@@ -54,10 +54,10 @@ BUCKETS_NS = (*(digit * 10**power for power in range(2, 10) for digit in (1, 2, 
 class Collector(_Base):
     """Counters and latencies of any number of open logs, each labelled ``log`` with its path.
 
-    Give all logs of a registry to one collector, or ``add`` them as they are opened. It looks at the logs when it is scraped, and
-    costs them nothing otherwise. It keeps no log open: one that is closed or dropped is no longer reported.
+    Pass all logs of a registry to one collector, or ``add`` them as they are opened. It reads their figures when it is scraped, and
+    costs nothing otherwise. It keeps no log open; a log that is closed or dropped is no longer reported.
 
-    Where a barrier is no system call the histogram counts one commit in 64; take rates of commits from ``pmwal_commits_total``.
+    Where a barrier is not a system call, the histogram counts one commit in 64: take commit rates from ``pmwal_commits_total``.
 
     >>> import pmwal
     >>> from prometheus_client import CollectorRegistry
@@ -81,7 +81,7 @@ class Collector(_Base):
         self._wals.append(weakref.ref(wal))
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus scrapes."""
+        """The metrics of all open logs."""
         logs = list(self._figures())
         for name, (attribute, text) in COUNTERS.items():
             counter = CounterMetricFamily(f"pmwal_{name}", text, labels=["log"])
@@ -93,9 +93,9 @@ class Collector(_Base):
             for path, stats in logs:
                 gauge.add_metric([path], attrgetter(attribute)(stats))
             yield gauge
-        info = InfoMetricFamily("pmwal_log", "Where a log lies, and how it is made durable.", labels=["log"])
+        info = InfoMetricFamily("pmwal_log", "The medium of a log, and how records are made durable on it.", labels=["log"])
         latency = HistogramMetricFamily(
-            "pmwal_commit_latency_seconds", "From the begin of a commit until it is durable.", labels=["log"]
+            "pmwal_commit_latency_seconds", "Time from the start of a commit until it is durable.", labels=["log"]
         )
         for path, stats in logs:
             info.add_metric([path], _facts(stats))
@@ -104,7 +104,7 @@ class Collector(_Base):
         yield latency
 
     def _figures(self) -> Iterator[tuple[str, WalStats]]:
-        """Path and figures of each open log of this process; a forked child has none of its parent's."""
+        """Path and figures of each open log of this process, which in a forked child are not those of its parent."""
         for known in self._wals:
             wal = _open_log(known)
             if wal is None:
@@ -133,7 +133,7 @@ def _facts(stats: WalStats) -> dict[str, str]:
 
 
 def _buckets(latency: LatencyHistogram) -> list[tuple[str, float]]:
-    """How many commits took at most so many seconds. A duration within 1/128 below a bound may be in the next bucket."""
+    """Commits up to each bound in seconds. A duration within 1/128 below a bound may be in the next bucket."""
     counted, bounds = latency.buckets(), []
     for bound in BUCKETS_NS:
         bounds.append((str(bound / 1e9), float(sum(count for longest, count in counted if longest <= bound))))

@@ -24,11 +24,11 @@ from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, refuse_pickle
 
 
 class LoggerFactory(SinkOwner):
-    """What ``structlog.configure(logger_factory=...)`` takes; the arguments are those of ``pmwal.LogHandler``.
+    """A factory for ``structlog.configure(logger_factory=...)``; the arguments are those of ``pmwal.LogHandler``.
 
-    A record is what the last processor made, text or bytes, in UTF-8; its ``kind`` is the number that ``logging`` gives to the
-    method it was logged with. What goes wrong with the log is counted and printed to stderr (unless ``logging.raiseExceptions`` is
-    false), and not raised. The log is closed when factory and loggers are gone, and at exit.
+    A record is the text (in UTF-8) or the bytes that the last processor returned; its ``kind`` is the number of the method's level
+    in ``logging``. Errors of the log are counted and printed to stderr (unless ``logging.raiseExceptions`` is false), and not
+    raised. The log is closed when the factory and its loggers are gone, and at exit.
 
     >>> factory = LoggerFactory(path, size="1MiB")
     >>> factory().warning('{"event": "late"}')
@@ -52,7 +52,7 @@ class LoggerFactory(SinkOwner):
         weakref.finalize(self, self._sink.close)
 
     def __call__(self, *args: object) -> WalLogger:
-        """A logger. structlog passes what ``get_logger`` was given: the first is its ``name``."""
+        """A new logger. structlog passes the arguments of ``get_logger``; the first one is its ``name``."""
         return WalLogger(self, str(args[0]) if args else None)
 
     def write(self, message: str | bytes, level: int) -> None:
@@ -66,7 +66,7 @@ class LoggerFactory(SinkOwner):
                 print("--- Logging error ---", *traceback.format_exception(error), file=sys.stderr, sep="\n")
 
     def flush(self) -> None:
-        """The durability barrier: what was logged before is durable when this returns. Raises ``PersistError``."""
+        """Make everything that was logged durable. Raises ``PersistError``."""
         self._sink.flush()
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class LoggerFactory(SinkOwner):
 
 
 class WalLogger:
-    """The logger that structlog wraps: one method for each level."""
+    """The logger that structlog wraps, with a method for each level."""
 
     def __init__(self, factory: LoggerFactory, name: str | None) -> None:
         self._factory = factory  # keeps the log open

@@ -1,1 +1,1 @@
-"""Logs for logging libraries: the sink, LogHandler, JSON."""
+"""Logs of logging libraries: ``LogHandler``, the sink that it shares with ``pmwal.integrations``, and JSON."""

@@ -1,6 +1,6 @@
-"""JSON for structured log records, by the fastest library that is there: orjson, msgspec, or the standard one.
+"""JSON for structured log records, by the fastest library that is installed: orjson, msgspec, or the standard one.
 
-No value makes a record impossible: what JSON has no form for is stored as text, and NaN and the infinities as null.
+No value makes a record impossible: a value without a JSON form is stored as text, NaN and the infinities as null.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 LIBRARIES = ("orjson", "msgspec")
-"""In order of preference; the standard library is always there."""
+"""In order of preference; the standard library is the last resort."""
 
 Encode = Callable[[dict[str, Any]], bytes]
 
@@ -41,17 +41,17 @@ def encoder(libraries: Sequence[str] = LIBRARIES) -> Encode:
 def _encode(fast: Encode, document: dict[str, Any]) -> bytes:
     try:
         return fast(document)
-    except (TypeError, ValueError, OverflowError):  # large integers, lone surrogates, keys, NaN: each library has limits of its own
+    except (TypeError, ValueError, OverflowError):  # large integers, lone surrogates, keys, NaN: the limits differ by library
         return _by_standard_library(_plain(document))
 
 
 def _by_standard_library(document: dict[str, Any]) -> bytes:
     text = json.dumps(document, default=str, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, which JSON takes for the same
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, which is the same in JSON
 
 
 def _plain(value: Any) -> Any:
-    """The same value of types that JSON has, as the standard library understands them."""
+    """The value in types that JSON has, as the standard library does it."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):

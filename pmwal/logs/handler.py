@@ -1,4 +1,4 @@
-"""``LogHandler``: the standard library's ``logging`` into a log."""
+"""``LogHandler``: a handler for the standard library's ``logging``."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pmwal.logs.encoder import Encode, encoder
 from pmwal.logs.sink import Sink, SinkOptions, SinkOwner
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-"""Attributes that a ``LogRecord`` has by itself; all others came with ``extra=`` or from a filter."""
+"""Attributes of every ``LogRecord``; all others came with ``extra=`` or from a filter."""
 _PLAIN = logging.Formatter()
 
 
 class LogHandler(SinkOwner, logging.Handler):
-    """A ``logging`` handler that stores each record in a log, without waiting for a disk. All arguments are plain, for dictConfig.
+    """A ``logging`` handler that stores each record in a log and does not wait for a disk. All arguments suit ``dictConfig``.
 
-    - ``path``: the log; created, or recovered and continued. ``{pid}`` in it becomes the process id: a log has one writer, so each
-      process needs one of its own. ``size``: of the ring when it is created, 64 MiB when None.
-    - ``commit``: whatever it is, a record survives the death of the process, SIGKILL too, as soon as the logging call returns, as
-      with a ``FileHandler``. A number of seconds bounds what a power cut can take, and how late readers in other processes see a
-      record, with a thread in the background. The default is 1: what people expect of a log that they also want to watch, at the
-      price of waking that thread once a second at most. "manual" has no thread and leaves both to ``sync_level``, ``flush()`` and
-      ``close()``: the least latency. "each" makes every call return durable: on a disk it waits for the disk.
+    - ``path``: the log, created or else recovered and continued. ``{pid}`` in it becomes the process id: a log has one writer, so
+      each process needs a log of its own. ``size``: of the ring at creation; None means 64 MiB.
+    - ``commit``: with any value a record survives the death of the process, even by SIGKILL, as soon as the logging call returns,
+      as with a ``FileHandler``. A number of seconds also bounds how much a power cut can lose, and how late readers in other
+      processes see a record; a background thread commits. The default of 1 suits a log that is also watched, and wakes that thread
+      at most once a second. "manual" has the lowest latency: no thread, and ``sync_level``, ``flush()`` and ``close()`` commit.
+      "each" makes every call return durable: on a disk it waits for the disk.
     - ``sync_level``: records of this level (number or name) and above are durable when the call returns.
-    - ``on_full``: "overwrite" the oldest records, or "raise": keep the old ones, and drop and report the new one.
-    - ``structured``: store a line of JSON with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, and, where there are
-      any, ``exc``, ``stack`` and ``extra``, by orjson or msgspec when one is installed. Otherwise the formatted text is stored.
-      Both are UTF-8 without a newline at the end; the record's ``kind`` is the level's number.
-    - ``medium``: as for ``pmwal.open``, which says what else can be raised here, and only here.
+    - ``on_full``: "overwrite" the oldest records, or "raise": keep them, and drop and report the new one.
+    - ``structured``: store a line of JSON with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and, if present,
+      ``exc``, ``stack`` and ``extra``, encoded by orjson or msgspec if one is installed. Otherwise the formatted text is stored.
+      Both are UTF-8 without a newline at the end; the record's ``kind`` is the number of the level.
+    - ``medium``: as for ``pmwal.open``, which also documents the errors that can be raised here, and only here.
 
-    A logging call raises nothing: what goes wrong is counted and goes to ``handleError``. That includes the use of a handler in a
-    forked child of the process that opened it. The child opens a handler of its own after the fork.
+    A logging call raises nothing: an error is counted and passed to ``handleError``. That includes the use of a handler in a forked
+    child of the process that opened it; the child has to open a handler of its own after the fork.
 
-    There is no lock around ``emit``: the log orders the records, and threads share commits. So a formatter or filter that keeps
-    state of its own must protect it itself.
+    There is no lock around ``emit``: the log orders the records, and threads share commits. A formatter or filter with state of its
+    own must protect that state.
 
     >>> import logging, pmwal
     >>> handler = pmwal.LogHandler(path, size="1MiB")
@@ -61,7 +61,7 @@ class LogHandler(SinkOwner, logging.Handler):
         medium: str = "auto",
         level: int | str = logging.NOTSET,
     ) -> None:
-        # The log first: a handler that could not open it must not be left in logging's list of handlers to shut down.
+        # The log first: if it cannot be opened, the handler must not be in logging's list of handlers to shut down.
         options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
         self._sink = Sink(path, options)
         try:
@@ -72,7 +72,7 @@ class LogHandler(SinkOwner, logging.Handler):
             raise
 
     def createLock(self) -> None:
-        """No lock: see the class."""
+        """Set no lock; see the class."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -91,13 +91,13 @@ class LogHandler(SinkOwner, logging.Handler):
             line = self.format(record).encode("utf-8", "backslashreplace") if encode is None else encode(self._document(record))
             self._sink.store(line, record.levelno)
         except RecursionError as error:
-            self._sink.count(error)  # no stack is left to report it on, and the program that ran out of it will say so itself
+            self._sink.count(error)  # there is no stack left to report it with, and the program's own code will hit the limit too
         except Exception as error:
             self._sink.count(error)
             self.handleError(record)
 
     def _document(self, record: logging.LogRecord) -> dict[str, Any]:
-        """A record as a dict of what JSON can hold, as far as its extra fields can."""
+        """The record as a dict for JSON."""
         document: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname,
@@ -116,9 +116,9 @@ class LogHandler(SinkOwner, logging.Handler):
         return document
 
     def flush(self) -> None:
-        """The durability barrier: what was logged before is durable when this returns. Raises ``PersistError``.
+        """Make everything that was logged durable. Raises ``PersistError``.
 
-        On a closed handler, and in a forked child, there is nothing to do.
+        On a closed handler, and in a forked child, it does nothing.
 
         >>> import logging, pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
@@ -132,7 +132,7 @@ class LogHandler(SinkOwner, logging.Handler):
         self._sink.flush()
 
     def close(self) -> None:
-        """Commit, close the log, and leave logging's list of handlers. Idempotent; ``logging.shutdown`` calls it at exit."""
+        """Commit, close the log, and leave logging's list of handlers. ``logging.shutdown`` calls it at exit. Idempotent."""
         try:
             self._sink.close()
         finally:

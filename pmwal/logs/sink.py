@@ -1,12 +1,12 @@
-"""A log that takes lines from a logging library: what ``LogHandler`` and ``pmwal.integrations`` have in common.
+"""A log that takes lines from a logging library: what ``LogHandler`` and ``pmwal.integrations`` share.
 
 Invariants
 ----------
-- A line is in the mapped file when ``store`` returns: it survives the death of this process. What else it survives is up to the
-  commit policy, to ``sync_level`` and to ``flush``.
-- ``store`` raises. Its caller hands the error to ``count``, whether it raises it further or reports it.
+- A line is in the mapped file when ``store`` returns, so it survives the death of this process. The commit policy, ``sync_level``
+  and ``flush`` decide what else it survives.
+- ``store`` raises. Its caller passes the error to ``count``, whether or not it re-raises it.
 - A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it.
-- Nothing here takes a lock of its own: one that is held during a fork would hang the child.
+- Nothing here takes a lock of its own: one that another thread holds during a fork would block the child for good.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ class Sink:
             wal = open_with(self.path, options)
         except WalLocked as error:
             who = "another process" if error.pid is None else "this process" if error.pid == self._pid else f"process {error.pid}"
-            raise WalLocked(f"{self.path}: {who} has it open, and a log has one writer; {_advice(self.path)}", error.pid) from None
+            raise WalLocked(
+                f"{self.path}: {who} has it open, and a log has only one writer; {_advice(self.path)}", error.pid
+            ) from None
         assert isinstance(wal, Wal)
         self.wal = wal
         self._append = wal.append
 
     def store(self, line: bytes, level: int) -> None:
-        """Store one line, and commit at once from ``sync_level`` on. ``level`` becomes the record's ``kind``.
+        """Store one line, and commit it if its level is at least ``sync_level``. ``level`` becomes the record's ``kind``.
 
         Raises ``WalFull``, ``RecordTooLarge``, ``PersistError``, ``WalClosed``, ``ForkedWal``.
         """
@@ -71,29 +73,29 @@ class Sink:
                 self._append(line, kind=kind)
         except ForkedWal:
             raise ForkedWal(
-                f"{self.path}: it was opened by process {self._pid} and this is its forked child {os.getpid()}, whose record was "
-                f"not stored; open a log of its own in the child, after the fork; {_advice(self.path)}"
+                f"{self.path}: it was opened by process {self._pid}, and this is its forked child {os.getpid()}, whose record was "
+                f"not stored; open a log for the child after the fork; {_advice(self.path)}"
             ) from None
 
     def count(self, error: Exception) -> None:
-        """One record more that could not be stored, or not as asked."""
-        # Whole without a lock: the interpreter changes threads at calls and loops only.
+        """Count a record that could not be stored, or not made durable as asked."""
+        # Atomic without a lock: the interpreter switches threads only at calls and loops.
         if isinstance(error, WalFull):
             self._dropped += 1
         else:
             self._errors += 1
 
     def flush(self) -> None:
-        """Return when all that was stored is durable. On a closed log, and in a forked child, there is nothing to do."""
+        """Make everything that was stored durable. On a closed log, and in a forked child, it does nothing."""
         if os.getpid() == self._pid and not self.wal.closed:
             self.wal.commit()
 
     def close(self) -> None:
-        """Commit and close. Idempotent; in a forked child it only lets go."""
+        """Commit and close. In a forked child it only lets go of the handle. Idempotent."""
         self.wal.close()
 
     def stats(self) -> SinkStats:
-        """The counters. A forked child has written nothing; its errors go on from its parent's."""
+        """The counters. A forked child has written nothing; its errors are added to those of its parent."""
         if os.getpid() != self._pid:
             return SinkStats(dropped=self._dropped, errors=self._errors)
         wal = self.wal.stats()
@@ -101,17 +103,17 @@ class Sink:
 
 
 class SinkOwner:
-    """What all have that are given log records and keep them in a sink."""
+    """The common part of everything that stores log records through a sink."""
 
     _sink: Sink
 
     @property
     def wal(self) -> Wal:
-        """The open log, to read or follow what was stored."""
+        """The open log, to read or follow the records."""
         return self._sink.wal
 
     def stats(self) -> SinkStats:
-        """How many records were written, overwritten, dropped, and lost to errors since the log was opened.
+        """The number of records written, overwritten, dropped, and lost to errors since the log was opened.
 
         >>> import pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
@@ -135,14 +137,14 @@ def _level_number(level: int | str) -> int:
 
 
 def refuse_pickle(thing: Any) -> NoReturn:
-    """What ``__reduce__`` of everything with a sink does."""
+    """The ``__reduce__`` of everything that has a sink."""
     name = type(thing).__name__
     raise TypeError(
-        f"a {name} cannot be sent to another process: one process writes a log. Open a {name} there, with a path of its own; "
-        "or send the records to the process that has this one, for example through logging.handlers.QueueHandler"
+        f"a {name} cannot be sent to another process: a log has only one writer. Open a {name} there, with a path of its own; "
+        "or send the records to the process of this one, for example through logging.handlers.QueueHandler"
     )
 
 
 def _advice(path: str) -> str:
     stem, suffix = os.path.splitext(path)
-    return f'give each process a path of its own, for example "{stem}-{PID_FIELD}{suffix}", where {PID_FIELD} becomes its id'
+    return f'give each process a path of its own, for example "{stem}-{PID_FIELD}{suffix}": {PID_FIELD} becomes the process id'

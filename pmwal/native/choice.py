@@ -1,6 +1,6 @@
-"""Which engine a log is opened with: the native one where it is there, or what the environment says.
+"""Which engine a log is opened with: the native one if it was built, else the one in Python.
 
-``PMWAL_ENGINE=python`` or ``native`` forces one. ``PMWAL_REQUIRE_NATIVE=1`` makes a missing native engine an error instead of a
+``PMWAL_ENGINE=python`` or ``native`` selects one. With ``PMWAL_REQUIRE_NATIVE=1`` a missing native engine is an error instead of a
 warning.
 """
 
@@ -13,11 +13,11 @@ from functools import cache
 from pmwal.native import native, problem
 
 ENGINES = ("native", "python")
-_HOW = "install a C compiler (gcc or clang) and the headers of Python, and then pmwal again"
+_HOW = "install a C compiler (gcc or clang) and the Python headers, then reinstall pmwal"
 
 
 def chosen_engine() -> str:
-    """ "native" or "python". ``ImportError`` when the native engine is demanded and missing, ``ValueError`` for another name."""
+    """The name of the engine. ``ImportError`` if the native one is required and missing, ``ValueError`` for an unknown name."""
     name = os.environ.get("PMWAL_ENGINE", "")
     if name not in ("", *ENGINES):
         raise ValueError(f"PMWAL_ENGINE must be one of {', '.join(ENGINES)}, not {name!r}")

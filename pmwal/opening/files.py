@@ -29,7 +29,7 @@ _TRIES = 16  # a file that was created, replaced or removed between two steps is
 
 @contextlib.contextmanager
 def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator[tuple[Mapping, Judgement]]:
-    """A log mapped for reading and the verdict on it."""
+    """Map a log for reading and judge it, also beside a running writer; yields both."""
     mapping, identity = map_for_reading(path, "auto", seam)
     try:
         yield mapping, judge_beside(mapping, identity, seam, progress)
@@ -38,7 +38,7 @@ def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator
 
 
 def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identity]:
-    """The file mapped read-only and its superblock; ``FormatError`` when it is no log."""
+    """The file mapped for reading, and its superblock; ``FormatError`` if it is not a log."""
     fd = os.open(path, _READ_FLAGS)
     try:
         identity = _identify(fd, path)
@@ -50,7 +50,7 @@ def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identi
 
 
 def _identify(fd: int, path: str) -> Identity:
-    """The superblock, read without a mapping, so that nothing of a wrong file is ever mapped."""
+    """The superblock, read without a mapping, so that no byte of a wrong file is ever mapped."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path}: not a pmwal log: {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
@@ -64,7 +64,7 @@ def lock_log(
     seam: Seam,
     progress: Progress | None,
 ) -> tuple[WriterLock, bool]:
-    """Lock the log at ``path`` for writing, creating it if the mode says so; also whether it was created."""
+    """Lock the log at ``path`` for writing, or create it, as the mode says; the lock, and whether the log was created."""
     for _ in range(_TRIES):
         if options.mode != "x":
             try:
@@ -93,7 +93,7 @@ def lock_log(
 
 
 def lock_existing(path: str, seam: Seam) -> WriterLock | None:
-    """Lock the log at ``path`` for writing; None when another file took its name meanwhile."""
+    """Lock the log at ``path`` for writing; None if another file took its name meanwhile."""
     fd = open_to_lock(path, _WRITE_FLAGS)
     try:
         _identify(fd, path)
@@ -112,8 +112,8 @@ def lock_existing(path: str, seam: Seam) -> WriterLock | None:
 
 
 def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
-    """The locked file mapped to be written, and its superblock. ``by_lines``: the engine can flush cache lines."""
-    fd = os.open(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, an open description of its own
+    """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines."""
+    fd = os.open(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
     try:
         identity = _identify(fd, path)
         block = identity.block
@@ -137,7 +137,7 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
 
 
 def check_geometry(path: str, block: Superblock, options: Options) -> None:
-    """``ValueError`` when a size or an alignment was asked for that is not the log's own."""
+    """``ValueError`` if the options give a size or an alignment other than the log's own."""
     if options.capacity is not None and options.capacity != block.capacity:
         raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out")
     if options.align is not None and options.align != block.alignment:
@@ -145,10 +145,10 @@ def check_geometry(path: str, block: Superblock, options: Options) -> None:
 
 
 def _prepare(fd: int, size: int, medium: Medium, seam: Seam) -> None:
-    """Before mapping: allocate holes, sync, and on a disk drop the cache, in which there may be large folios."""
-    if os.fstat(fd).st_blocks * 512 < size:  # copied sparsely; a store into a hole of a full disk is a SIGBUS
+    """Prepare the file to be mapped for writing: no holes, nothing unsynced, and on a disk no large folios in the cache."""
+    if os.fstat(fd).st_blocks * 512 < size:  # a sparse copy: on a full disk, a store into a hole would raise SIGBUS
         seam.allocate(fd, size)
-    with contextlib.suppress(OSError):  # an error of the writer before; recovery stores again what it keeps
+    with contextlib.suppress(OSError):  # an error that the last writer did not see; recovery stores again what it keeps
         seam.sync_file(fd)
     if medium.kind == "file":
         drop_cache(fd)

@@ -1,13 +1,14 @@
-"""Taking over a log to write to it: judge what is there, make durable what is kept, begin a new epoch.
+"""Taking over a log for writing: judge it, make durable what is kept, and start a new epoch.
 
-Invariants of a recovery
-------------------------
-- It believes nothing volatile. What it reads may be in the page cache only (the writer was killed, or its msync failed),
-  so it syncs once, ignoring an error that the dead writer never saw; judges; then stores again, from a private copy that it
-  validated, the slot it recovered from and every record it keeps past that slot's pointer; that barrier must succeed.
-- Two slots of a new epoch follow before it returns, so what it dropped never validates again.
-- It can be killed anywhere and run again: until those slots are durable the log reads as before, and after them it reads
-  as recovered. A corrupt verdict changes nothing.
+Invariants
+----------
+- Nothing volatile is trusted. What recovery reads may be in the page cache only (the last writer was killed, or its msync failed).
+  So the file is synced once, ignoring an error that the dead writer never saw, and judged. Then the slot that the verdict rests on
+  and every record kept past its commit pointer are stored again, from private copies that were validated, and that barrier must
+  succeed.
+- Two slots of a new epoch are durable before it returns, so nothing that was dropped can validate again.
+- It can be killed at any step and repeated: until those slots are durable the log reads as before, afterwards as recovered. A
+  corrupt verdict changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pmwal.storage.readahead import read_ahead
 from pmwal.storage.seam import Seam
 from pmwal.writing.engine import Engine, State
 
-_TRIES = 16  # a medium that gives another answer at every read is judged again
+_TRIES = 16  # verdicts on a medium that reads differently each time
 
 
 def take_over(
@@ -39,7 +40,7 @@ def take_over(
     progress: Progress | None,
     engine_type: type[Engine],
 ) -> tuple[Engine, RecoveryReport]:
-    """Recover: judge, make durable what is kept, begin a new epoch."""
+    """Recover: judge, make durable what is kept, start a new epoch. The engine can store when this returns."""
     for _ in range(_TRIES):
         judgement = _judge(mapping, identity, progress)
         if judgement.row.outcome == "corrupt":
@@ -48,7 +49,7 @@ def take_over(
         if copies is not None:
             break
     else:
-        raise PersistError(errno.EIO, f"{path}: the medium gives another answer at every read; nothing was changed")
+        raise PersistError(errno.EIO, f"{path}: the medium reads differently each time; nothing was changed; check the device")
     slot = judgement.control.newest
     assert slot is not None  # every verdict without one is corrupt
     tail, end = judgement.tail, judgement.end
@@ -64,7 +65,7 @@ def take_over(
 
 
 def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> Judgement:
-    """The verdict on a log that nobody else writes, so that it can be looked at in place."""
+    """The verdict on a log that nobody else writes, so it is safe to judge it in place."""
     if mapping.on_disk and identity.block.capacity >= LARGE_RING:
         with read_ahead(mapping.fd, mapping.load) as load:
             return judge(load, identity, progress, scan_for(identity.block))
@@ -77,10 +78,10 @@ def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> J
 
 
 def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]] | None:
-    """The records past the slot's pointer in private copies, as (file offset, bytes), validated once more.
+    """Private copies of the records past the commit pointer, as (file offset, bytes), validated once more.
 
-    None when they are no longer what was judged: a page that an msync has failed on counts as clean, so it may have been
-    dropped from the cache since, and what comes from the disk then may be older records of the same numbers.
+    None if they have changed since the verdict: after a failed msync a page counts as clean, so it may have been dropped from the
+    cache, and the disk may have older records with the same sequence numbers.
     """
     block, slot = judgement.identity.block, judgement.control.newest
     assert slot is not None
@@ -97,9 +98,9 @@ def _copy_kept(mapping: Mapping, judgement: Judgement) -> list[tuple[int, bytes]
 
 
 def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
-    """Make durable what the recovery rests on and may be in the cache only: the slot, and what is kept past its pointer.
+    """Make durable what the verdict rests on and may be in the cache only: the slot, and the records past its commit pointer.
 
-    A lost slot is filled up with what its place is due, so that the next crash, which may tear another, is not one too many.
+    Lost slots are written again, each with the generation due in its place: the next crash may tear another slot.
     """
     block = judgement.identity.block
     stores = []

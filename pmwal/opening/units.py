@@ -1,4 +1,4 @@
-"""Sizes and durations as people write and read them."""
+"""Sizes and durations with units, as people write and read them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def format_ns(ns: float) -> str:
     ('0 ns', '999 ns', '1.23 µs', '1 ms', '60 s')
     """
     for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if ns >= 0.9995 * size:  # else it would be rounded to 1e+03 of the next smaller unit
+        if ns >= 0.9995 * size:  # a smaller unit would show it as 1e+03
             return f"{ns / size:.3g} {unit}"
     return f"{ns:.0f} ns"

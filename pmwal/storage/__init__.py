@@ -1,1 +1,1 @@
-"""Where the bytes lie: the medium, its mapping and barrier, the lock, new files, the live page, the seam."""
+"""Where the bytes are stored: seam, medium, mapping, live page, lock, creation, read-ahead."""

@@ -1,11 +1,12 @@
-"""Creating a log: at every crash point another process sees no file or a whole one.
+"""Creating a log: a crash leaves no file under the log's name, or a complete one.
 
 Invariants
 ----------
-- The file has no name until every byte of it is durable and its lock is held; link(2) gives it the name, or fails when
-  somebody was first. Where O_TMPFILE works, a crash leaves nothing behind.
-- Blocks are allocated and zeros written before, in single pages: an unwritten extent would cost a journal transaction
-  at its first commit, a large folio 2048 sectors at every one.
+- The file gets its name by link(2), which fails if the name is taken, and only when all its bytes are durable and its lock is held.
+  With O_TMPFILE a crash leaves nothing at all.
+- Blocks are allocated and zeros written first, in single pages: an unwritten extent would cost a journal transaction at its first
+  commit, a large folio 2048 sectors at every commit.
+- Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pmwal.format.layout import (
     TIME_MAX,
     TIME_MIN,
     Superblock,
+    decode_slot,
     encode_slot,
     encode_superblock,
     geometry_problem,
@@ -36,6 +38,7 @@ from pmwal.format.layout import (
     slot_offset,
 )
 from pmwal.records import Progress
+from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
 from pmwal.storage.medium import detect
 from pmwal.storage.seam import Seam
@@ -54,12 +57,12 @@ def create_file(
     seam: Seam,
     progress: Progress | None = None,
 ) -> WriterLock:
-    """Create an empty log under ``path`` and own it. ``FileExistsError`` when somebody was first."""
+    """Create an empty log under ``path`` and lock it for writing. ``FileExistsError`` if the name is taken."""
     directory, name = os.path.split(os.path.abspath(path))
-    if os.path.lexists(path):  # link(2) decides; this only saves the work
+    if os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    owner: WriterLock | None = None
+    lock: WriterLock | None = None
     try:
         with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
             block = Superblock(
@@ -72,24 +75,24 @@ def create_file(
             )
             problem = geometry_problem(block)
             if problem is not None:
-                raise ValueError(f"{path}: no log can have {problem}")
-            seam.allocate(fd, block.file_size)  # whole at once, so that it is one extent where that is possible
+                raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
+            seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
             found = detect(fd, medium, path)
             if alignment is None:
                 block = replace(block, alignment=found.alignment)
             _fill(fd, block, seam, progress)
-            owner_fd = duplicate_locked(fd)
+            lock_fd = duplicate_locked(fd)
             try:
-                owner = WriterLock(owner_fd, path, seam)
+                lock = WriterLock(lock_fd, path, seam)
             except BaseException:
-                close_locked(owner_fd)
+                close_locked(lock_fd)
                 raise
             seam.link(source, name, directory_fd)
             seam.sync_file(directory_fd)
-        return owner
+        return lock
     except BaseException:
-        if owner is not None:
-            owner.release()
+        if lock is not None:
+            lock.release()
         raise
     finally:
         os.close(directory_fd)
@@ -103,6 +106,11 @@ def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> 
             progress(offset + PAGE, block.file_size)
     slot = initial_slot()
     slots = b"".join(encode_slot(slot, block.uuid, index) for index in range(block.turn))
+    if CHECKING:
+        check(len(slots) == block.control_size, f"{len(slots)} bytes of slots in a control region of {block.control_size}")
+        places = [slots[start : start + SLOT.size] for start in range(0, len(slots), SLOT.size)]
+        whole = all(decode_slot(place, block.uuid, index) == slot for index, place in enumerate(places))
+        check(whole, "a slot of a new log is not whole")
     for offset in range(0, len(slots), PAGE):
         seam.write(fd, slots[offset : offset + PAGE], slot_offset(offset // SLOT.size))
     seam.write(fd, encode_superblock(block, 0), SUPERBLOCK_OFFSET)
@@ -114,8 +122,7 @@ def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> 
 def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> Iterator[tuple[int, str]]:
     """A new file in ``directory`` without a name, as (descriptor, source for ``seam.link``).
 
-    Where the file system has no O_TMPFILE it has a hidden name until the end; what a crash leaves of those is removed
-    by the next one that comes along.
+    If the file system has no O_TMPFILE, the file has a hidden name meanwhile; the next creation removes what a crash leaves of it.
     """
     hidden: str | None = None
     try:
@@ -137,7 +144,7 @@ def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> It
 
 
 def hidden_name(name: str) -> str:
-    """A new hidden name for a file that is to become ``name``: no longer than any directory takes."""
+    """A new hidden name for a file that is to become ``name``, of fixed length: ``name`` may be as long as file names can be."""
     return f"{_hidden_prefix(name)}{secrets.token_hex(8)}"
 
 
@@ -146,19 +153,19 @@ def _hidden_prefix(name: str) -> str:
 
 
 def _hidden_file(directory_fd: int, name: str) -> tuple[int, str]:
-    """A file with a hidden name and a lock on it, which says that it is no orphan."""
+    """A file with a hidden name, locked to show that it is no orphan."""
     while True:
         hidden = hidden_name(name)
         fd = open_to_lock(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE, dir_fd=directory_fd)
         fcntl.flock(fd, fcntl.LOCK_SH)
-        # Before the lock was taken another creation may have taken it for an orphan.
+        # Before it was locked, another creation may have removed it as an orphan.
         if os.fstat(fd).st_nlink:
             return fd, hidden
         close_locked(fd)
 
 
 def remove_orphans(directory: str, directory_fd: int, name: str, seam: Seam) -> None:
-    """Remove what a crash left of hidden files that were to become ``name``."""
+    """Remove the hidden files of creations of ``name`` that crashed: those that are not locked."""
     for orphan in os.listdir(directory):
         if not orphan.startswith(_hidden_prefix(name)):
             continue

@@ -2,11 +2,12 @@
 
 Invariants
 ----------
-- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process that it
-  names is alive, by process id, start time and boot id, and writes this very file, by inode: a copy has no writer.
-- The bounds are one 64-byte line with the same version at both ends; a reader takes it when both agree twice running.
-  What it reads within them it validates record by record all the same.
-- Each counter of the latencies is stored by itself, from the writer's own. Nobody decides by them.
+- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process it names is alive
+  (same process id, start time and boot id) and the page names the inode of this very file: a copy of a log has no writer.
+- The bounds are one 64-byte line with the same version at both ends. A reader accepts it when two loads in a row agree, and still
+  validates every record within the bounds.
+- Each latency counter is stored on its own from the writer's copy, so a reader may see one commit more or less. Nothing depends on
+  them.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from pmwal.storage.seam import Seam
 _TRIES = 1000
 _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _VERSION = LIVE_BOUNDS.field_size("version_begin")
-_STAT_MAX = 4096  # more than 52 numbers and a name take
+_STAT_MAX = 4096  # bytes: more than the 52 fields of /proc/PID/stat take
 _PUBLISHED = struct.Struct("<QQ")
 _COUNTER = struct.Struct("<I")
 _COUNTERS_OFFSET = LIVE_LATENCY_OFFSET + LIVE_LATENCY.offsets["counters"]
 
 
 class LiveBounds(NamedTuple):
-    """What a running writer shows: oldest kept record, end of what is durable, epoch and the first number of it."""
+    """What a running writer publishes: tail, durable end, epoch, and the first sequence number of the epoch."""
 
     tail: Bound
     durable: Bound
@@ -55,7 +56,7 @@ class LiveBounds(NamedTuple):
 
 
 class LiveWriter(NamedTuple):
-    """Who writes."""
+    """The writer's line: its process, its heartbeat, and how far it has stored."""
 
     pid: int
     start_time: int
@@ -66,14 +67,14 @@ class LiveWriter(NamedTuple):
 
     @property
     def line(self) -> bytes:
-        """As it stands in the live page."""
+        """The line as bytes of the live page."""
         position, next_seq = self.published
         return LIVE_WRITER.struct.pack(
             self.pid, self.start_time, self.boot_id, self.heartbeat_ns, position, next_seq - 1, self.inode
         )
 
     def same_process(self, other: LiveWriter) -> bool:
-        """Whether both name one process, writing one file."""
+        """Whether both name the same process, writing the same file."""
         return (self.pid, self.start_time, self.boot_id, self.inode) == (
             other.pid, other.start_time, other.boot_id, other.inode
         )  # fmt: skip
@@ -93,11 +94,11 @@ class LivePage:
         self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
 
     def clear_latency(self, timing_step: int) -> None:
-        """Show that no commit took any time yet, and that one of so many will be timed."""
+        """Clear the latency counters, and publish that one commit in ``timing_step`` will be timed."""
         self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
-        """Publish new bounds, and that the writer lives."""
+        """Publish new bounds and the writer's line, and wake waiting readers."""
         self._version += 1
         tail, durable = bounds.tail, bounds.durable
         line = LIVE_BOUNDS.struct.pack(
@@ -113,30 +114,30 @@ class LivePage:
         self._wake()
 
     def publish(self, published: Bound, time_ns: int) -> None:
-        """Show how far the log is stored, durable or not, after a store at this time."""
+        """Publish how far the log is stored, durable or not; ``time_ns`` becomes the heartbeat of the next ``show``."""
         self._heartbeat_ns = time_ns
         offset = LIVE_WRITER_OFFSET + LIVE_WRITER.offsets["published_position"]
         self._mapping.store(offset, _PUBLISHED.pack(published.position, published.next_seq - 1))
 
     def count(self, ns: int) -> None:
-        """Show how long one more commit took. The native engine does it by itself."""
+        """Count one commit. The native engine counts in C."""
         counter = COARSE.counter_of(ns)
         self._counters[counter] = (self._counters[counter] + 1) % (1 << 8 * _COUNTER.size)
         self._mapping.store(_COUNTERS_OFFSET + counter * _COUNTER.size, _COUNTER.pack(self._counters[counter]))
 
     def retire(self) -> None:
-        """Say that nobody writes."""
+        """Take the writer's name off the page, and wake waiting readers."""
         self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
         self._wake()
 
     def _wake(self) -> None:
-        """Wake the readers that sleep until the bounds change."""
+        """Wake the readers that wait for new bounds, if there are any."""
         if native is not None and self._mapping.load(LIVE_FOLLOWERS_OFFSET, LIVE_FOLLOWERS.size) != _NOBODY:
             self._mapping.store(LIVE_FOLLOWERS_OFFSET, _NOBODY)
             native.futex_wake(self._mapping.map, LIVE_OFFSET)
 
     def writer_line(self, published: Bound) -> bytes:
-        """The line that names this writer."""
+        """This writer's line."""
         return LiveWriter(self._pid, self._start_time, self._boot_id, self._heartbeat_ns, published, self._inode).line
 
 
@@ -145,18 +146,18 @@ def _clamped(time_ns: int) -> int:
 
 
 def read_writer(load: Load) -> LiveWriter:
-    """Who the live page names, alive or not."""
+    """The writer that the live page names, alive or not."""
     return decode_writer(load(LIVE_WRITER_OFFSET, LIVE_WRITER.size))
 
 
 def decode_writer(line: bytes) -> LiveWriter:
-    """Who this line of the live page names."""
+    """The writer that this line names."""
     pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(line)
     return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode)
 
 
 def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
-    """The writer that the live page of the file with this inode names, when that process is alive."""
+    """The writer that the live page names, if that process is alive and writes the file with this inode."""
     writer = read_writer(load)
     if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id() or writer.inode != inode:
         return None
@@ -165,19 +166,19 @@ def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
 
 
 def read_bounds(load: Load) -> LiveBounds | None:
-    """The bounds that the live page shows; None when the line never came to rest."""
-    page = _at_rest(load, LINE)
+    """The published bounds; None if the line kept changing."""
+    page = _stable(load, LINE)
     return None if page is None else _bounds(page)
 
 
 def read_both(load: Load) -> tuple[LiveBounds, bytes] | None:
-    """The bounds, and the writer's line as it was when they were shown or before; None when they never came to rest."""
-    page = _at_rest(load, 2 * LINE)
+    """The published bounds, and the writer's line as of then or earlier; None if the bounds kept changing."""
+    page = _stable(load, 2 * LINE)
     return None if page is None else (_bounds(page[:LINE]), page[LINE:])
 
 
-def _at_rest(load: Load, length: int) -> bytes | None:
-    """So much of the live page; just after it was loaded its bounds were still the same."""
+def _stable(load: Load, length: int) -> bytes | None:
+    """The first ``length`` bytes of the live page, if the bounds were unchanged right after the load."""
     before = b""
     for _ in range(_TRIES):
         page = load(LIVE_OFFSET, length)
@@ -191,9 +192,9 @@ def _at_rest(load: Load, length: int) -> bytes | None:
 
 
 def read_latency(load: Load) -> LiveLatency | None:
-    """How long the commits took since the writer opened the log, alive or not; None when the live page does not say.
+    """Commit latencies since the last writer opened the log, whether it is alive or not; None if the live page has none.
 
-    Counters that change meanwhile count one commit more or less.
+    Counters that change during the load may be off by one commit.
     """
     page = load(LIVE_LATENCY_OFFSET, LIVE_LATENCY.size)
     step, *_ = LIVE_LATENCY.struct.unpack(page)
@@ -206,7 +207,7 @@ def _bounds(line: bytes) -> LiveBounds:
 
 
 def process_start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone or a zombie."""
+    """Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22); None if it is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read(_STAT_MAX)

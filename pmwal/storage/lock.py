@@ -19,6 +19,7 @@ import os
 import threading
 
 from pmwal.errors import WalLocked
+from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.live_page import living_writer
 from pmwal.storage.seam import Seam
 
@@ -55,6 +56,9 @@ class WriterLock:
             return
         with _guard:
             if self._held:
+                if CHECKING:
+                    status = os.fstat(self.fd)
+                    check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
                 self._held = False
                 _locked.discard(self._key)
                 close_locked(self.fd)

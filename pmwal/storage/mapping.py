@@ -1,14 +1,12 @@
-"""A log's file in memory: the mapping, its barrier, and a page of it to wait on.
+"""A log's file in memory: the mapping and its barrier, and the pages that readers wait on.
 
 Invariants
 ----------
-- A barrier covers every page that was touched, and has returned without an error before anyone is told that data is
-  durable. One that failed is never repeated: the kernel reports a write-back error once and calls the pages clean.
-- MAP_SHARED_VALIDATE is what makes the kernel refuse MAP_SYNC where DAX is not real; MAP_SHARED would ignore it.
-- The size of the file is looked at before the mapping is touched: a file that was shortened under a mapping would
-  answer with SIGBUS. Readers map nothing at all: a hole in a copied file on a full tmpfs would, too.
-- On a disk the page cache is kept in single pages. Write-back works by folio, so one dirty line in a 1 MiB folio costs
-  2048 sectors where a 4 KiB one costs 8.
+- A barrier has returned without an error for all its ranges before anyone is told that they are durable. One that failed is never
+  repeated: the kernel reports a write-back error once and then calls the pages clean.
+- The size of the file is checked before the mapping is touched: in a file that was shortened, the access would raise SIGBUS.
+  Readers map nothing, because in a sparse copy on a full tmpfs even a load from a hole raises SIGBUS.
+- Nothing is stored outside the file or through a read-only mapping, and no barrier includes the live page.
 """
 
 from __future__ import annotations
@@ -20,18 +18,19 @@ import os
 from collections.abc import Callable
 
 from pmwal.errors import PersistError
-from pmwal.format.layout import PAGE
+from pmwal.format.layout import LIVE_OFFSET, PAGE
+from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.medium import Medium
 from pmwal.storage.seam import Seam
 
-_READ_AHEAD = 64 * 1024  # from this size on a load asks for its pages, and as many again, at once
+_READ_AHEAD = 64 * 1024  # bytes: a load of this size or more prefetches its own pages and as many after them
 
 
 class Mapping:
-    """A log's file, mapped when it is ``writable``: the one owner of the mapping and of the descriptor behind it.
+    """A log's file, mapped if ``writable``. It owns the mapping and the descriptor.
 
-    ``fd`` is an open file description of its own: the kernel's cursor of write-back errors hangs on it, and a forked
-    child that keeps it keeps no lock.
+    ``fd`` is an open file description of its own: the kernel keeps the cursor of write-back errors there, and a forked child that
+    keeps it keeps no lock.
     """
 
     def __init__(self, fd: int, size: int, medium: Medium, seam: Seam, *, writable: bool) -> None:
@@ -46,33 +45,33 @@ class Mapping:
         self._before_close: Callable[[], None] | None = None
         if writable:
             self._map = mmap.mmap(fd, size, flags=medium.map_flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        if self.on_disk:
+        if self.on_disk:  # no read-ahead, by call or by fault: it would fill the cache with large folios (see drop_cache)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
             if self._map is not None:
                 self._map.madvise(mmap.MADV_RANDOM)
 
     @property
     def map(self) -> mmap.mmap:
-        """What is mapped, for the native engine."""
+        """The raw mapping, for the native engine."""
         assert self._map is not None
         return self._map
 
     def before_close(self, action: Callable[[], None]) -> None:
-        """Have this called before the mapping goes: a mapping cannot be closed while somebody holds its address."""
+        """Call this before unmapping: a mapping cannot be closed while something holds its address."""
         self._before_close = action
 
     def window(self) -> memoryview | None:
-        """The whole file, to be looked at in place; None where it is better read in large pieces, or not mapped.
+        """A view of the whole file in place; None if it is not mapped, or better read in large pieces.
 
-        It must be released before the mapping is closed.
+        Release it before the mapping is closed.
         """
         return None if self._map is None or self.on_disk else memoryview(self._map)
 
     def check_size(self) -> None:
-        """``PersistError`` when the file no longer covers the mapping.
+        """``PersistError`` if the file no longer covers the mapping.
 
-        By lseek(2), because a stat(2) makes the next store give the inode a fresh time stamp (multigrain time stamps,
-        Linux 6.13), and the next msync write that, too: 8 sectors more for each commit on an ext4 without a journal.
+        It uses lseek(2), because after a stat(2) the next store gives the inode a fresh time stamp (multigrain timestamps, Linux
+        6.13), which the next msync writes too: 8 more sectors for each commit on an ext4 without a journal.
         """
         size = os.lseek(self.fd, 0, os.SEEK_END)
         if size < self.size:
@@ -80,6 +79,8 @@ class Mapping:
 
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
+        if CHECKING:
+            check(0 <= offset <= offset + length <= self.size, f"load of {length} bytes at {offset} of {self.size}")
         self.check_size()
         if self.on_disk and length >= _READ_AHEAD:
             self.prefetch(offset, 2 * length)
@@ -95,16 +96,21 @@ class Mapping:
 
     def store(self, offset: int, data: bytes) -> None:
         """Store bytes; they are durable after a ``barrier`` over them."""
+        if CHECKING:
+            check(self._map is not None, "store through a read-only mapping")
+            check(0 <= offset < offset + len(data) <= self.size, f"store of {len(data)} bytes at {offset} of {self.size}")
         self.check_size()
         assert self._map is not None
         self._seam.store(self._map, offset, data)
 
     def barrier(self, *ranges: tuple[int, int]) -> None:
-        """Make the bytes of these (start, end) ranges of the file durable; ``OSError`` is final.
+        """Make these (start, end) ranges of the file durable; an ``OSError`` is final.
 
-        On memory nothing is to be done: the kernel keeps the pages when the process dies, and what another process reads
-        it validates by checksum, number and epoch, so a store that overtook another could only make it look again.
+        On memory there is nothing to do: the kernel keeps the pages when the process dies, and another process validates what it
+        reads by checksum, sequence number and epoch, so a reordered store could only make it read again.
         """
+        if CHECKING:
+            self._check_ranges(ranges)
         self.barriers += 1
         if self.medium.kind == "memory":
             return
@@ -117,6 +123,11 @@ class Mapping:
             first = start // PAGE * PAGE
             self._flush(first, -(-end // PAGE) * PAGE - first)
 
+    def _check_ranges(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        for start, end in ranges:
+            check(0 <= start < end <= self.size, f"barrier over bytes {start} to {end} of {self.size}")
+            check(end <= LIVE_OFFSET or start >= LIVE_OFFSET + PAGE, f"barrier over the live page: bytes {start} to {end}")
+
     def _flush(self, offset: int, length: int) -> None:
         assert self._map is not None
         while True:
@@ -127,7 +138,7 @@ class Mapping:
                 continue
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Ask for these pages in the background, in single pages (POSIX_FADV_WILLNEED ignores read-ahead's folio sizes)."""
+        """Start reading these pages into the cache, as single pages: POSIX_FADV_WILLNEED ignores read-ahead's folio sizes."""
         if self.on_disk:
             start = offset // PAGE * PAGE
             end = min(offset + length, self.size)
@@ -135,7 +146,7 @@ class Mapping:
                 os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
-        """Unmap and close; what was stored stays in the page cache. Idempotent."""
+        """Unmap and close; stored bytes stay in the page cache. Idempotent."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             if self._before_close is not None:
@@ -146,9 +157,9 @@ class Mapping:
 
 
 class SharedPage:
-    """The beginning of a file, by a descriptor of its own that outlives the log's handle: to wait on, and for hints.
+    """The first ``size`` bytes of a file, for a reader to wait on and leave hints in; its descriptor may outlive the log's handle.
 
-    ``map`` is None where this process may not write to the file.
+    ``map`` is None if this process may not write to the file.
     """
 
     def __init__(self, fd: int, size: int, seam: Seam) -> None:
@@ -167,11 +178,11 @@ class SharedPage:
             raise
 
     def load(self, offset: int, length: int) -> bytes:
-        """These bytes; fewer when the file was cut off."""
+        """These bytes; fewer if the file was shortened."""
         return os.pread(self._fd, length, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Through the descriptor: a store into a mapping of a file that was cut off is a SIGBUS."""
+        """Write through the descriptor: in a file that was shortened, a store into the mapping would raise SIGBUS."""
         if os.lseek(self._fd, 0, os.SEEK_END) >= offset + len(data):
             self._seam.write(self._fd, data, offset)
 
@@ -183,6 +194,9 @@ class SharedPage:
 
 
 def drop_cache(fd: int) -> None:
-    """Let go of the cached pages of a file whose data is on its disk, and with them of large folios."""
+    """Drop the cached pages of a file whose data is on disk, so that single pages take the place of large folios.
+
+    Write-back works by folio: one dirty line in a 1 MiB folio costs 2048 sectors, in a 4 KiB one 8.
+    """
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

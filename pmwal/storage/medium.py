@@ -1,4 +1,12 @@
-"""The medium under a log: what it is, what a barrier on it takes, and what its file system weakens."""
+"""The medium under a log: what it is, what a barrier on it takes, and which assumptions its file system weakens.
+
+Invariants
+----------
+- A medium is "dax" only where the kernel has accepted MAP_SYNC. MAP_SHARED_VALIDATE makes it refuse that where DAX is not real;
+  MAP_SHARED would ignore it, and cache-line flushes without MAP_SYNC make nothing durable.
+- No option gives a disk less than msync: "memory" and "emulated-dax" are refused outside tmpfs and ramfs.
+- ``durability`` follows from the file system and from no option: tmpfs and ramfs never claim to survive a power cut.
+"""
 
 from __future__ import annotations
 
@@ -54,20 +62,20 @@ _ASSUMPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """What a log lies on. ``kind`` is "dax", "file", "memory" or "emulated-dax"."""
+    """What a log is stored on. ``kind`` is "dax", "file", "memory" or "emulated-dax"."""
 
     kind: str
     filesystem: str
-    lines: str | None = None  # the instruction that flushes cache lines, where the engine has one
+    lines: str | None = None  # the instruction that flushes cache lines, if the engine has one
 
     @property
     def durability(self) -> str:
-        """What an acknowledged record survives: "power" (and all less), or only the death of the "process"."""
+        """What an acknowledged record survives: a "power" cut, or only the death of the "process"."""
         return "process" if self.filesystem in _IN_MEMORY else "power"
 
     @property
     def flush(self) -> str:
-        """What a barrier does."""
+        """How a barrier flushes: "msync", the instruction for cache lines, or "none"."""
         if self.kind == "memory":
             return "none"
         return self.lines if self.lines is not None and self.kind in _BY_LINES else "msync"
@@ -79,30 +87,30 @@ class Medium:
 
     @property
     def pipelined(self) -> bool:
-        """Whether ``ordering="auto"`` is pipelined: where a barrier is a device flush and not a fence."""
+        """Whether ``ordering="auto"`` is pipelined: a barrier is a device flush, not a fence."""
         return self.kind == "file"
 
     @property
     def map_flags(self) -> int:
-        """How its file is mapped: on DAX so that the kernel refuses where the mapping would not be durable by cache flushes."""
+        """The flags of mmap(2)."""
         return MAP_SYNC_OR_FAIL if self.kind == "dax" else mmap.MAP_SHARED
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What this file system weakens."""
+        """What this file system weakens, in words."""
         return _ASSUMPTIONS.get(self.filesystem, ())
 
 
 def check_platform() -> None:
-    """``UnsupportedMedium`` where pmwal cannot work at all."""
+    """``UnsupportedMedium`` if pmwal cannot run on this platform."""
     if not sys.platform.startswith("linux") or sys.byteorder != "little":
         raise UnsupportedMedium(f"pmwal runs on little-endian Linux, not on {sys.platform} ({sys.byteorder}-endian)")
-    if mmap.PAGESIZE != PAGE:  # the format's pages are what one msync makes durable
+    if mmap.PAGESIZE != PAGE:  # the format relies on msync covering exactly its pages
         raise UnsupportedMedium(f"pmwal needs memory pages of {PAGE} bytes; this kernel has {mmap.PAGESIZE}")
 
 
 def filesystem(fd: int) -> str:
-    """The file system that holds this file, by its magic (statfs(2)); the number in hex when it has no name here."""
+    """Name of the file system of this file, by its magic number (statfs(2)); the number in hex if it is not known here."""
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(512)
     if libc.fstatfs(fd, buffer):
@@ -113,9 +121,9 @@ def filesystem(fd: int) -> str:
 
 
 def detect(fd: int, requested: str, name: str) -> Medium:
-    """What the open file lies on, by trying MAP_SYNC and by statfs; ``UnsupportedMedium`` when that is not ``requested``.
+    """The medium of an open file of at least one page, by trying MAP_SYNC and by statfs(2).
 
-    The file needs a page at least.
+    ``UnsupportedMedium`` if it cannot be the ``requested`` one.
     """
     system = filesystem(fd)
     if requested in ("memory", "emulated-dax"):
@@ -146,14 +154,14 @@ def _maps_sync(fd: int) -> bool:
 
 @cache
 def flush_instruction() -> str | None:
-    """The instruction by which the native engine flushes cache lines here; None without that engine, or without one.
+    """The instruction that the native engine flushes cache lines with on this CPU; None without one, or without that engine.
 
-    Where the caches are in the persistence domain (eADR) it is "eadr": nothing is flushed, and a fence orders the stores.
+    "eadr" where the caches are in the persistence domain: nothing is flushed, and a fence orders the stores.
     """
     return None if native is None else native.setup_persistence(_caches_are_durable())
 
 
 def _caches_are_durable() -> bool:
-    """Whether all persistent memory here keeps what is in the caches (Linux, Documentation/ABI/testing/sysfs-bus-nd)."""
+    """Whether a power cut keeps the CPU caches for all persistent memory here (Documentation/ABI/testing/sysfs-bus-nd)."""
     domains = [path.read_text().strip() for path in Path("/sys/bus/nd/devices").glob("region*/persistence_domain")]
     return bool(domains) and set(domains) == {"cpu_cache"}

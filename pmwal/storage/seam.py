@@ -1,11 +1,11 @@
-"""The seam to the outside: everything that changes a log's file, and every fact that comes from around it.
+"""The seam: the one object through which pmwal changes files, and learns what comes from outside.
 
 Invariants
 ----------
-- The native engine stores by itself when this very object is the seam, and through the methods of any other.
-- No other module stores into a mapping, flushes, syncs, writes to a log's file or gives it a name, so that a test that
-  replaces this object sees (and can refuse, delay or record) every step of the code that ships.
-- Clock, uuid, process id, boot id and the size of the control region come from here too, so that a test can fix them.
+- No other module stores into a mapping, flushes, syncs, writes to a log's file or gives it a name. So a test that replaces this
+  object sees every step of the code that ships, and can delay or refuse it.
+- Clock, uuid, process id, boot id and the size of the control region come from here, so a test can fix them.
+- The native engine stores on its own if the seam is ``SYSTEM``, and calls the methods of any other seam.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pmwal.native import native
 
 
 class Seam:
-    """The real outside. Tests derive from it."""
+    """The real operating system. Tests derive from it."""
 
     control_size = CONTROL_SIZE_DEFAULT
 
@@ -31,7 +31,7 @@ class Seam:
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        """A clock that only goes forward, in ns; only differences mean something."""
+        """A clock that never goes back, in ns; only differences have a meaning."""
         return time.monotonic_ns()
 
     def new_uuid(self) -> bytes:
@@ -39,11 +39,11 @@ class Seam:
         return uuid.uuid4().bytes
 
     def pid(self) -> int:
-        """This process."""
+        """The id of this process."""
         return os.getpid()
 
     def boot_id(self) -> bytes:
-        """16 bytes that change with every boot (random(4)); zeros where there is no /proc."""
+        """16 bytes that change with every boot (random(4)); zeros if there is no /proc."""
         return _boot_id()
 
     def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
@@ -55,11 +55,11 @@ class Seam:
         mapping.flush(offset, length)
 
     def stream(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
-        """Store whole cache lines past the cache. Native engine only, like the next two."""
+        """Store whole cache lines with non-temporal stores. Native engine only, like the next two."""
         native.stream(mapping, offset, data)
 
     def write_back(self, mapping: mmap.mmap, offset: int, length: int) -> None:
-        """Start to write back every cache line of these bytes; ``fence`` waits for it."""
+        """Start writing back every cache line of these bytes; ``fence`` waits for it."""
         native.write_back(mapping, offset, length)
 
     def fence(self) -> None:
@@ -67,11 +67,11 @@ class Seam:
         native.fence()
 
     def allocate(self, fd: int, size: int) -> None:
-        """Give the file its size and blocks; "no space" is said here and not by a signal later."""
+        """Give the file its size and blocks, so that a full disk is an error here and not a SIGBUS later."""
         os.posix_fallocate(fd, 0, size)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
-        """Write all bytes to the file at the offset."""
+        """Write all of these bytes at an offset of the file."""
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
@@ -81,7 +81,7 @@ class Seam:
         os.fsync(fd)
 
     def link(self, source: str, target: str, directory_fd: int) -> None:
-        """Give a file a second name, or an unnamed one its first; fails when the name is taken."""
+        """Give a file a second name, or an unnamed file its first; fails if the name is taken."""
         os.link(source, target, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=True)
 
     def replace(self, source: str, target: str, directory_fd: int) -> None:
@@ -94,7 +94,7 @@ class Seam:
 
 
 @cache
-def _boot_id() -> bytes:  # once: followers ask again and again, and a process ends with its boot
+def _boot_id() -> bytes:  # read once: followers ask often, and no process outlives its boot
     try:
         return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
     except (OSError, ValueError):

@@ -1,0 +1,16 @@
+"""Checks of invariants at run time: on when PMWAL_CHECK=1 is in the environment at import.
+
+A check that fails is a bug in pmwal, hence an ``AssertionError``; ``python -O`` does not remove it.
+"""
+
+from __future__ import annotations
+
+import os
+
+CHECKING = os.environ.get("PMWAL_CHECK") == "1"
+
+
+def check(holds: bool, invariant: str) -> None:
+    """Raise ``AssertionError`` with this text unless the invariant holds. Call it only if ``CHECKING``."""
+    if not holds:
+        raise AssertionError(f"pmwal broke an invariant of its own, please report this: {invariant}")

@@ -1,0 +1,128 @@
+"""Media: each is what the file system under the log can be, and the statistics claim no more than that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from conftest import SHM
+from support import open_small, payloads
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """Where the log is."""
+    return shm_dir / "test.wal"
+
+
+@pytest.fixture(scope="module")
+def log_bytes() -> bytes:
+    """The bytes of a closed log with three records."""
+    path = SHM / f"pmwal-test-{os.getpid()}.wal"
+    try:
+        with open_small(path) as wal:
+            wal.extend([b"a", b"b", b"c"])
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_dax_is_refused_where_it_is_not_real(shm_dir: Path, tmp_path: Path) -> None:
+    """medium="dax" needs MAP_SYNC; without it nothing is created, and the message says what to mount or to use instead."""
+    for directory in (shm_dir, tmp_path):
+        path = directory / "test.wal"
+        with pytest.raises(pmwal.UnsupportedMedium, match=r'-o dax on persistent memory; MAP_SYNC is refused.*medium="auto"'):
+            open_small(path, medium="dax")
+        assert list(directory.iterdir()) == []
+        open_small(path).close()
+        before = path.read_bytes()
+        for mode in ("a", "r+", "r"):
+            with pytest.raises(pmwal.UnsupportedMedium, match=str(path)):
+                pmwal.open(path, mode, medium="dax")
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("medium", ["memory", "emulated-dax"])
+def test_memory_is_refused_on_a_disk(tmp_path: Path, medium: str) -> None:
+    """What would skip the flushes of a disk is not taken for memory."""
+    path = tmp_path / "test.wal"
+    with pytest.raises(pmwal.UnsupportedMedium, match=rf'medium="{medium}" needs tmpfs, ramfs or a memfd.*use medium="auto"'):
+        open_small(path, medium=medium)
+    assert list(tmp_path.iterdir()) == []
+    open_small(path).close()
+    for mode in ("a", "r"):
+        with pytest.raises(pmwal.UnsupportedMedium):
+            pmwal.open(path, mode, medium=medium)
+
+
+@pytest.mark.parametrize(
+    ("medium", "expected"),
+    [
+        ("auto", ("memory", "process", "tmpfs", "strict", 8)),
+        ("memory", ("memory", "process", "tmpfs", "strict", 8)),
+        ("file", ("file", "process", "tmpfs", "pipelined", 8)),
+        ("emulated-dax", ("emulated-dax", "process", "tmpfs", "strict", 64)),
+    ],
+)
+def test_stats_of_tmpfs_do_not_claim_power_safety(path: Path, medium: str, expected: tuple[Any, ...]) -> None:
+    """Whatever it is taken for, what lies on tmpfs survives the process and no more."""
+    with open_small(path, medium=medium) as wal:
+        stats = wal.stats()
+        assert (stats.medium, stats.durability, stats.filesystem, stats.ordering, stats.alignment) == expected
+        assert stats.flush
+        assert stats.assumptions == ()
+        with pmwal.open(path, "r", medium=medium) as reader:
+            assert (reader.stats().medium, reader.stats().durability) == expected[:2]
+
+
+def test_stats_of_a_disk_name_it(tmp_path: Path) -> None:
+    """On a disk "auto" is a file, power-safe, and pipelined."""
+    with open_small(tmp_path / "test.wal") as wal:
+        stats = wal.stats()
+    assert (stats.medium, stats.durability, stats.ordering) == ("file", "power", "pipelined")
+    assert stats.flush == "msync"
+    assert stats.filesystem not in ("tmpfs", "ramfs", "")
+
+
+def test_log_keeps_its_alignment_on_another_medium(path: Path, tmp_path: Path) -> None:
+    """A log that moves from memory to a disk and back is the same log."""
+    with open_small(path, medium="emulated-dax") as wal:
+        wal.extend([b"a", b"b"])
+    moved = tmp_path / "moved.wal"
+    shutil.copyfile(path, moved)
+    with open_small(moved) as wal:
+        assert (wal.stats().medium, wal.stats().alignment) == ("file", 64)
+        wal.append(b"c")
+    shutil.copyfile(moved, path)
+    with open_small(path) as wal:
+        assert payloads(wal) == [b"a", b"b", b"c"]
+
+
+def test_memfd_is_memory(log_bytes: bytes) -> None:
+    """A log in a memfd opens by its name under /proc."""
+    fd = os.memfd_create("pmwal-test")
+    try:
+        os.write(fd, log_bytes)
+        with open_small(f"/proc/self/fd/{fd}", "r+") as wal:
+            assert wal.stats().medium == "memory"
+            assert payloads(wal) == [b"a", b"b", b"c"]
+            wal.append(b"d")
+        with pmwal.open(f"/proc/self/fd/{fd}", "r") as reader:
+            assert payloads(reader) == [b"a", b"b", b"c", b"d"]
+    finally:
+        os.close(fd)
+
+
+def test_other_platforms_are_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pmwal cannot work open says which platform it needs, and creates nothing."""
+    for name, value in (("platform", "darwin"), ("byteorder", "big")):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys." + name, value)
+            with pytest.raises(pmwal.UnsupportedMedium, match="runs on little-endian Linux"):
+                pmwal.open(path)
+    assert list(path.parent.iterdir()) == []
