@@ -355,6 +355,26 @@ def test_dropped_handle_is_a_crash_with_a_warning(place: Place) -> None:
         assert payloads(wal) == [b"durable"]
 
 
+def test_handle_is_not_dropped_while_something_of_it_is_in_use(path: Path) -> None:
+    """A batch, a reservation and an iterator hold the handle that they came from, and let go of it with themselves."""
+    with open_small(path).batch() as batch:
+        batch.append(b"1")
+        gc.collect()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del batch
+    reservation = open_small(path).reserve(1)
+    with reservation as view:
+        view[:] = b"2"
+        gc.collect()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del reservation
+    records = open_small(path).read()
+    gc.collect()
+    assert next(records).data == b"1"
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del records
+
+
 def test_dropped_handle_lets_go_also_when_warnings_are_errors(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under -W error the log can be opened again all the same."""
     raised: list[Any] = []

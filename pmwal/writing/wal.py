@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -23,21 +22,19 @@ import numpy as np
 from pmwal.errors import PersistError
 from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
-from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import Bell, follow
-from pmwal.reading.walk import View, gone, resume, walk
-from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.records import Bound, RecoveryReport, WalStats
 from pmwal.storage.lock import Ownership
 from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.committer import Committer
-from pmwal.writing.engine import Engine, State
+from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
+from pmwal.writing.wal_reads import WalReads
 from pmwal.writing.write_path import WritePath
 
 
-class Wal(ArrayReader):
+class Wal(WalReads):
     """A log opened for writing; ``pmwal.open`` makes one. Safe for threads; one writer per log.
 
     >>> import pmwal
@@ -61,12 +58,11 @@ class Wal(ArrayReader):
         on_full: str,
         timeout: float | None,
     ) -> None:
+        self._committer: Committer | None = None
         self._path = path
-        self._engine = engine
         self._ownership = ownership
         self._recovery = recovery
-        self._committer: Committer | None = None
-        self._access = Access(path, engine, ownership)
+        super().__init__(engine, Access(path, engine, ownership))
         self._retained = Retained(engine)
         self._space = Space(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
         self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
@@ -266,128 +262,6 @@ class Wal(ArrayReader):
                     self._retained.roll_back(Bound(position, after + 1))
             return engine.state.head.next_seq
 
-    # -- reading
-
-    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
-
-        It shows what this handle has appended, durable or not. A ``start`` that is a ``Record.cursor`` means "after that
-        record". Raises ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is not in the log any more
-        (unless the next one is) or is another one now, and for records that are truncated, overwritten or rolled back under
-        it; ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
-
-        >>> import pmwal
-        >>> with pmwal.open(path, size="64KiB") as wal:
-        ...     first, last = wal.extend([b"a", b"b", b"c"])
-        ...     [record.data for record in wal.read(start=2)]
-        [b'b', b'c']
-        """
-        engine = self._access.to_read()
-        return self._walk(engine, *self._bounds(engine, start, stop))
-
-    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
-        """What may be read now, the first number of it, and the one after the last."""
-        view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
-        first = self._number(start, view)
-        end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
-        if first < view.tail.next_seq:
-            raise gone(first, view.tail)
-        return view, first, end
-
-    def _source(self, start: int | None, stop: int | None) -> Source:
-        engine = self._access.to_read()
-        view, first, end = self._bounds(engine, start, stop)
-
-        def is_kept(seq: int) -> bool:
-            return seq >= self._access.to_read().state.tail.next_seq
-
-        def walk_on(at: Bound, stop: int) -> Iterator[Record]:
-            return self._walk(engine, view, at.next_seq, stop, at)
-
-        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
-
-    def _number(self, start: int | str | None, view: View) -> int:
-        """With which record a read or a follow begins."""
-        if start is None:
-            return view.tail.next_seq
-        return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
-
-    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
-        """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
-
-        It sleeps meanwhile, so it is for a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. ``start`` may be a cursor. Raises as ``read`` does, and ``PersistError`` when the log has failed.
-
-        >>> import pmwal
-        >>> with pmwal.open(path, size="64KiB") as wal:
-        ...     first, last = wal.extend([b"a", b"b"])
-        ...     [record.data for record in wal.follow(timeout=0)]
-        [b'a', b'b']
-        """
-        engine = self._access.to_store()
-        return follow(partial(Bell, engine.mapping, engine.seam), self._look, self._number(start, engine.view), timeout)
-
-    def _look(self, first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to hand out now; None when the handle is closed."""
-        self._access.refuse_fork()
-        if self._access.closed or self._access.closing:
-            return None
-        self._access.refuse_poison()
-        return self.read(first, self.committed_seq + 1)
-
-    def _locate(self, view: View, seq: int) -> Bound:
-        """Where the record with this number starts."""
-        if seq == view.tail.next_seq:
-            return view.tail
-        try:
-            return Bound(self._access.to_read().find(seq).position, seq)
-        except OSError as error:
-            raise self._access.fail(error) from error
-
-    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
-        if first < end:
-            at = self._locate(view, first) if start is None else start
-            try:
-                for record in walk(engine.block, self._load, view, at, end, engine.explain):
-                    self._access.to_read().check_kept(record.seq, view)
-                    yield record
-            except OSError as error:
-                raise self._access.fail(error) from error
-
-    def _load(self, offset: int, length: int) -> bytes:
-        return self._access.to_read().mapping.load(offset, length)
-
-    def __iter__(self) -> Iterator[Record]:
-        return self.read()
-
-    def __getitem__(self, seq: int) -> Record:
-        if not isinstance(seq, int):
-            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
-        if not self.first_seq <= seq < self.next_seq:
-            raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
-        record = next(self.read(seq, seq + 1), None)
-        if record is None:
-            raise IndexError(f"no record {seq}: it was rolled back meanwhile")
-        return record
-
-    def __len__(self) -> int:
-        return self.next_seq - self.first_seq
-
-    @property
-    def first_seq(self) -> int:
-        """Number of the oldest record, or of the next one when the log is empty."""
-        return self._state.tail.next_seq
-
-    @property
-    def next_seq(self) -> int:
-        """The number that the next record will have."""
-        return self._state.head.next_seq
-
-    @property
-    def committed_seq(self) -> int:
-        """Everything up to this number is durable."""
-        return self._state.durable.next_seq - 1
-
     # -- about the handle
 
     @property
@@ -523,13 +397,6 @@ class Wal(ArrayReader):
             "a pmwal.Wal cannot be sent to another process: its lock belongs to this one. "
             'Send the path and open it there, with mode="r" to read beside this writer.'
         )
-
-    # -- inside
-
-    @property
-    def _state(self) -> State:
-        self._access.refuse_fork()
-        return self._engine.state
 
     def _fail(self, error: OSError) -> PersistError:
         """``Access.fail``, under the name that the native handle calls it by."""
