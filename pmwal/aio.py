@@ -26,6 +26,7 @@ from pmwal.errors import WalClosed, WalFull
 from pmwal.format.payload import as_number
 from pmwal.opening import open as open_wal
 from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.writing.internals import first_number, yield_at_barriers
 from pmwal.writing.wal import Wal
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
@@ -130,7 +131,7 @@ class AsyncWal:
         self._turn = asyncio.Lock()  # who waits for room waits in turn
         self._freed = asyncio.Event()
         self._closing: asyncio.Future[BaseException | None] | None = None  # its result is what the close raised
-        wal._engine.yield_at_barriers()
+        yield_at_barriers(wal)
 
     # -- storing
 
@@ -296,7 +297,7 @@ class AsyncWal:
         the records behind the one that it names. Raises as ``Wal.read`` does, and ``PersistError`` when the log has failed.
         """
         self._check()
-        next_seq = self._wal._number(start, self._wal._access.to_store().view)
+        next_seq = first_number(self._wal, start)
         waiting_since = time.monotonic()
         while self._closing is None:
             before = next_seq

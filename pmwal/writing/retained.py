@@ -13,7 +13,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pmwal.errors import WalFull
@@ -55,18 +55,35 @@ class Retained:
 
     def __init__(self, engine: Engine) -> None:
         self.records: dict[bytes, RetainedRecord] = {}
-        self.adopted = False  # whether what the log already held was looked for
+        self.adopted = False  # whether the log was searched for what it retained before it was opened
+        self.called = "retained records"  # in messages
         self._engine = engine
 
-    def add(self, record: RetainedRecord) -> None:
-        """Keep one more, and make it room. The caller holds ``guard``."""
+    def adopt(self, records: Iterable[RetainedRecord], called: str) -> None:
+        """Retain what the log contained when it was opened, as far as there is room. The caller holds both locks."""
+        self.called = called
+        for record in records:
+            with contextlib.suppress(WalFull):
+                self._add(record)
+        self.adopted = True
+
+    def get(self, kind: int, payload: bytes) -> RetainedRecord:
+        """The record with this payload, retained from now on. The caller holds ``guard``."""
+        record = self.records.get(payload)
+        if record is None:
+            record = RetainedRecord(kind, payload)
+            self._add(record)
+        return record
+
+    def _add(self, record: RetainedRecord) -> None:
+        """Retain one more, and reserve space for a copy of each."""
         block = self._engine.block
         sizes = [record_size(len(payload), block.alignment) for payload in (*self.records, record.payload)]
         headroom = sum(sizes) + max(sizes)  # and a gap at the ring's end, which is smaller than the copy that leaves it
         if headroom > block.capacity // 4:
             raise WalFull(
-                f"{len(sizes)} definitions of events with {sum(map(len, self.records)) + len(record.payload)} bytes are too many "
-                f"for a ring of {block.capacity} bytes; define fewer, or create a larger log"
+                f"{len(sizes)} {self.called} with {sum(map(len, self.records)) + len(record.payload)} bytes are too many "
+                f"for a ring of {block.capacity} bytes; use fewer, or create a larger log"
             )
         self.records[record.payload] = record
         self._engine.headroom = headroom

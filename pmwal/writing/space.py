@@ -102,4 +102,4 @@ class Space:
     @property
     def _headroom(self) -> str:
         headroom = self._engine.headroom
-        return f", {headroom} of them kept for definitions of events" if headroom else ""
+        return f", {headroom} of them kept for {self._retained.called}" if headroom else ""
