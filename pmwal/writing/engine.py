@@ -201,9 +201,7 @@ class Engine:
                 batch_index=place,
                 batch_count=len(payloads),
             )
-            padding = bytes(size - HEADER - len(payload))
-            stored = encode_header(header, payload, block.uuid, position) + payload + padding
-            self.mapping.store(block.ring_offset + position % block.capacity, stored)
+            self._store_record(position, header, payload)
             starts.append(Bound(position, seq))
             position, seq = position + size, seq + 1
         # They become part of the log in one assignment.
@@ -221,6 +219,13 @@ class Engine:
     def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
         """Store the rows of an array as one batch; else like ``store``."""
         return self.store(rows.payloads(), (kind,) * rows.records)
+
+    def _store_record(self, position: int, header: Header, payload: bytes) -> None:
+        """Store one record, with its padding, at this position."""
+        block = self.block
+        padding = bytes(-(HEADER + len(payload)) % block.alignment)
+        stored = encode_header(header, payload, block.uuid, position) + payload + padding
+        self.mapping.store(block.ring_offset + position % block.capacity, stored)
 
     def _prefetch(self, position: int) -> None:
         """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""
@@ -277,14 +282,14 @@ class Engine:
     def move_tail(self, tail: Bound) -> None:
         """Free the space before ``tail``."""
         self.commit()
+        self.index.drop_before(tail.next_seq)  # first: an interrupt may keep this from being reached after the change
         self._change(self.state._replace(tail=tail))
-        self.index.drop_before(tail.next_seq)
 
     def roll_back(self, end: Bound) -> None:
         """Discard all from ``end`` on. The caller holds ``writing`` too."""
         self._settle()
+        self.index.drop_from(end.next_seq)  # first, as in ``move_tail``: an entry of a discarded record would mislead ``find``
         self.start_epoch(end)
-        self.index.drop_from(end.next_seq)
 
     def close(self) -> None:
         """Commit what is pending and write the slot that says "closed cleanly"."""
