@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("PMWAL_CHECK", "1")  # before pmwal is imported: see pmwal/writing/checks.py
+
 import shutil
 import tempfile
 from collections.abc import Iterator

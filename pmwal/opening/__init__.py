@@ -16,6 +16,7 @@ from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
 from pmwal.storage.medium import MEDIUMS, check_platform, flush_instruction
 from pmwal.storage.seam import SYSTEM, Seam
+from pmwal.writing.checks import checked
 from pmwal.writing.committer import check_commit
 from pmwal.writing.engine import Engine
 from pmwal.writing.space import FULL_POLICIES
@@ -140,7 +141,7 @@ def open_log(
     capacity = None if size is None else capacity_of(size)
     check_platform()
     is_native = chosen_engine() == "native"
-    engine_type: type[Engine] = NativeEngine if is_native else Engine
+    engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
     if mode == "r":
         return _open_reader(name, capacity, align, medium, seam, salvaging=recover == "salvage")

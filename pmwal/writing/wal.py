@@ -26,6 +26,7 @@ from pmwal.records import Bound, RecoveryReport, WalStats
 from pmwal.storage.lock import Ownership
 from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
+from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
 from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
@@ -63,8 +64,9 @@ class Wal(WalReads):
         self._ownership = ownership
         self._recovery = recovery
         super().__init__(engine, Access(path, engine, ownership))
-        self._retained = Retained(engine)
-        self._space = Space(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
+        self._batch_type = checked(Batch)
+        self._retained = checked(Retained)(engine)
+        self._space = checked(Space)(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
         self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
         if not isinstance(commit, str):
             self._committer = Committer(engine, commit, self, f"pmwal-committer {path}")
@@ -150,7 +152,7 @@ class Wal(WalReads):
         ((1, 2), 1, 2)
         """
         self._access.to_store()
-        return Batch(self, self._write_path)
+        return self._batch_type(self, self._write_path)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
         """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
