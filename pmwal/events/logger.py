@@ -2,9 +2,9 @@
 
 Invariants
 ----------
-- Before an event is stored a copy of its definition is in the log, or it is stored in the same batch: see
-  ``pmwal/writing/retained.py`` for how it stays there as long as an event needs it.
-- What an earlier process left in the log is kept likewise: the definitions are looked for when the first logger is made.
+- Before an event is stored, a copy of its definition is in the log or goes into the same batch. Definitions are retained records
+  (``pmwal/writing/retained.py``): a copy stays in the log as long as an event needs it.
+- Definitions that an earlier process left in the log are retained too: the first logger of a handle searches for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pmwal.writing.wal import Wal
 class Logger:
     """Makes calls that store events in a log opened for writing. ``name`` goes with each event, like the name of a logger.
 
-    Any number of them may share a log. The first one reads the log once, for the definitions of events that it holds.
+    Any number of loggers may share a log. The first one reads the log once, to find the definitions of events in it.
 
     >>> import pmwal
     >>> from pmwal import events
@@ -46,11 +46,11 @@ class Logger:
     def event(self, format: str, *, level: int = logging.INFO) -> Callable[..., int]:
         """A call that stores one event and returns its sequence number.
 
-        ``format``: like that of ``str.format``, with fields that are names, positions or ``{}``; ``ValueError`` for attributes,
-        items, nested fields and widths of more than three digits. The call takes as many arguments as there are fields, by
-        position, or by name where a field has one: int, float, bool, str, bytes, None, datetime, and what is a subclass of these or
-        an index (integers of numpy). It raises ``TypeError``, naming the event, for other arguments, and all that
-        ``Wal.append`` raises; it commits as the log was opened to. ``WalFull`` here when the definitions would fill the ring.
+        ``format`` is like that of ``str.format``, with fields that are names, positions or ``{}``; ``ValueError`` for attributes,
+        items, nested fields and widths of more than three digits. The call takes one argument for each field, by position, or by
+        name where the field has one: int, float, bool, str, bytes, None, datetime, subclasses of these, and integers of numpy (any
+        object with ``__index__``). It raises ``TypeError``, naming the event, for other arguments, and what ``Wal.append`` raises;
+        it commits as the log was opened to. ``event`` itself raises ``WalFull`` when the definitions would fill the ring.
 
         >>> import pmwal
         >>> from pmwal import events

@@ -139,8 +139,8 @@ class EngineChecks(Engine):
         slot = decode_slot(self.mapping.load(slot_offset(index), LINE), self.block.uuid, index)
         says = None if slot is None else (slot.generation, slot.epoch, slot.epoch_first_seq, *slot[3:7])
         (commit, next_seq), (tail, first_seq) = state.durable, state.tail
-        stands = (self.generation, state.epoch, state.epoch_first_seq, commit, next_seq - 1, tail, first_seq)
-        hold(says == stands, "the slot on the medium says what the state says", says, stands)
+        due = (self.generation, state.epoch, state.epoch_first_seq, commit, next_seq - 1, tail, first_seq)
+        hold(says == due, "the slot on the medium says what the state says", says, due)
         self._slot_generation = self.generation
         self._slots = (self._slots[1], state)
 
@@ -178,7 +178,7 @@ class PythonEngineChecks(EngineChecks):
 
     @property
     def state(self) -> State:
-        """Where the log stands."""
+        """The bounds of the log and its epoch."""
         return self._state
 
     @state.setter

@@ -1,11 +1,11 @@
-"""The writer's handle: policy, waiting, poison, and the calls that users make.
+"""The writer's handle: the calls that users make. ``wal_reads`` has those that read.
 
 Invariants
 ----------
-- Every call checks first that this process may use the handle at all (open, not forked, not poisoned) and that its
-  thread is not already inside a call; only then does it wait for a lock.
-- All of a call's records are in private memory, and there is room for them, before the first one is stored.
-- An ``OSError`` from the medium is final: the handle is poisoned and every later call says so with the same errno.
+- Every call asks ``Access`` for the engine before it waits for a lock, and goes through ``Access`` again, with the lock held,
+  before it touches the medium.
+- Arguments are checked, and copied into private memory, before any lock is taken.
+- Closing or dropping a handle releases the lock on the log last, when nothing can store through this handle any more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pmwal.writing.write_path import WritePath
 
 
 class Wal(WalReads):
-    """A log opened for writing; ``pmwal.open`` makes one. Safe for threads; one writer per log.
+    """A log opened for writing; made by ``pmwal.open``. Thread-safe. A log has one writer at a time.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -76,8 +76,8 @@ class Wal(WalReads):
     def append(self, data: Any, *, kind: int = 0, commit: bool | None = None) -> int:
         """Append one record and return its sequence number.
 
-        ``data``: any contiguous buffer. ``kind``: 0 to 65535, the application's. ``commit``: True returns when the record
-        is durable, False at once (a later commit makes it so), None does what the handle was opened with.
+        ``data`` is any contiguous buffer, ``kind`` a number from 0 to 65535 for the application. With ``commit=True`` it returns
+        when the record is durable, with False at once (a later commit makes it durable), with None as the log was opened to.
         Raises ``RecordTooLarge``, ``WalFull``, ``PersistError``.
 
         >>> import pmwal
@@ -97,8 +97,8 @@ class Wal(WalReads):
     def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them, with one commit; return the first and last number.
 
-        For nothing it returns ``(next_seq, next_seq - 1)``. The items are taken before anything is stored, so an
-        exception in the iterable leaves the log untouched. Raises as ``append`` does.
+        For no items it returns ``(next_seq, next_seq - 1)``. All items are taken before anything is stored, so an exception in the
+        iterable leaves the log untouched. Raises what ``append`` raises.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -120,8 +120,9 @@ class Wal(WalReads):
     def extend_array(self, a: np.ndarray[Any, Any], *, kind: int = 0) -> tuple[int, int]:
         """Append each row of a numpy array as one record, all or none, with one commit; return the first and last number.
 
-        ``a``: 2-D of any dtype, or 1-D of a structured one; the bytes are stored as they are, whatever their order. Nobody may
-        change them meanwhile: a record could hold some of both. Raises as ``extend`` does, ``TypeError`` for a dtype of objects.
+        ``a`` is 2-D of any dtype, or 1-D of a structured one; its bytes are stored as they are, in their byte order. No thread may
+        change them during the call: a record could get old and new bytes. Raises what ``extend`` raises, and ``TypeError`` for a
+        dtype of objects.
 
         >>> import numpy, pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -141,8 +142,8 @@ class Wal(WalReads):
     def batch(self) -> Batch:
         """A context in which records are staged; all or none of them are stored when it ends, with one commit.
 
-        An exception in its body discards them. It holds the writer: other threads wait, and so the numbers that
-        ``append`` returns inside are final.
+        An exception in its body discards them. Other threads that append wait until it ends, so the numbers that ``append`` returns
+        inside are final.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -155,10 +156,10 @@ class Wal(WalReads):
         return self._batch_type(self, self._write_path)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
-        """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
+        """A context that gives you ``n`` zeroed bytes to fill; they become one record when it ends, with the number ``seq``.
 
-        An exception in its body discards them, and so does a slice or array of the view that is still alive at the
-        end (``BufferError``). It holds the writer: other threads wait.
+        An exception in its body discards them, and so does a slice or array of the view that is still alive at the end
+        (``BufferError``). Other threads that append wait until it ends.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -176,7 +177,7 @@ class Wal(WalReads):
     # -- durability
 
     def commit(self) -> int:
-        """Make everything appended so far durable; return the number through which it is.
+        """Make everything appended so far durable; return the last durable number.
 
         With nothing pending it lets the commit pointer catch up, so that recovery has nothing to search for.
         Raises ``PersistError``.
@@ -196,9 +197,9 @@ class Wal(WalReads):
             return engine.state.durable.next_seq - 1
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> bool:
-        """Wait until this number is durable, committing it if nobody else does; False after ``timeout`` seconds.
+        """Wait until this number is durable, and commit it if no other thread does; False after ``timeout`` seconds.
 
-        A number that is not appended yet is waited for. Raises ``PersistError``.
+        It waits for a number that is not appended yet, too. Raises ``PersistError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB", commit="manual") as wal:
@@ -220,7 +221,7 @@ class Wal(WalReads):
     def truncate(self, before: int) -> int:
         """Free the space of all records before this number, durably; return the new ``first_seq``.
 
-        ``before`` is from ``first_seq`` (nothing happens) to ``next_seq`` (the log is empty then), else ``ValueError``.
+        ``before`` is from ``first_seq`` (nothing changes) to ``next_seq`` (empties the log), else ``ValueError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -244,7 +245,7 @@ class Wal(WalReads):
     def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``.
 
-        ``after`` is from ``first_seq - 1`` (the log is empty then) to ``next_seq - 1`` (nothing happens), else ``ValueError``.
+        ``after`` is from ``first_seq - 1`` (empties the log) to ``next_seq - 1`` (nothing changes), else ``ValueError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -273,7 +274,7 @@ class Wal(WalReads):
 
     @property
     def path(self) -> str:
-        """The path it was opened with."""
+        """The path that the log was opened with."""
         return self._path
 
     @property
@@ -283,7 +284,7 @@ class Wal(WalReads):
 
     @property
     def free(self) -> int:
-        """Bytes of the ring that are free; a record takes 48 more than its payload, and padding."""
+        """Free bytes of the ring. A record takes its payload, 48 bytes more, and padding."""
         state = self._state
         return self.capacity - (state.head.position - state.tail.position)
 
@@ -293,7 +294,7 @@ class Wal(WalReads):
         return self._access.closed
 
     def stats(self) -> WalStats:
-        """Where the handle writes, and counters since it was opened.
+        """Where the log lies and how it is written, and counters since it was opened.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -329,10 +330,10 @@ class Wal(WalReads):
         )
 
     def close(self) -> None:
-        """Commit what is pending, mark the log as cleanly closed, and give it to the next writer. Idempotent.
+        """Commit what is pending, mark the log as cleanly closed, and release it for the next writer. Idempotent.
 
-        In a forked child, and on a poisoned handle, it only lets go. A batch or a reservation of this thread that is still
-        open is discarded. Raises ``PersistError`` when the last commit fails.
+        In a forked child it does nothing to the log, and on a poisoned handle it only releases it. A batch or a reservation of this
+        thread that is still open is discarded. Raises ``PersistError`` when the last commit fails.
         """
         access = self._access
         if access.closed:
@@ -380,7 +381,7 @@ class Wal(WalReads):
         self.close()
 
     def __del__(self) -> None:
-        # A dropped handle is a process crash: nothing is committed, only the lock goes.
+        # A dropped handle is like a process crash: nothing is committed, only the lock is released.
         access = getattr(self, "_access", None)
         if access is None or access.closed or access.forked:
             return

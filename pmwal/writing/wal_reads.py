@@ -29,12 +29,12 @@ class WalReads(ArrayReader):
         self._access = access
 
     def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
+        """The records from number ``start`` up to, not including, ``stop``; the end is fixed at the call.
 
-        It shows what this handle has appended, durable or not. A ``start`` that is a ``Record.cursor`` means "after that
-        record". Raises ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is not in the log any more
-        (unless the next one is) or is another one now, and for records that are truncated, overwritten or rolled back under
-        it; ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
+        It includes records that are not durable yet. A ``start`` that is a ``Record.cursor`` means "after that record". Raises
+        ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is no longer in the log (unless the next one is)
+        or has been replaced, and for records that are truncated, overwritten or rolled back during the read; ``CorruptWal`` for
+        damage; ``ValueError`` for text that is no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -48,8 +48,8 @@ class WalReads(ArrayReader):
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
-        It sleeps meanwhile, so it is for a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. ``start`` may be a cursor. Raises as ``read`` does, and ``PersistError`` when the log has failed.
+        It sleeps in between, so give it a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
+        without a record. ``start`` may be a cursor. Raises what ``read`` raises, and ``PersistError`` when the log has failed.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -88,7 +88,7 @@ class WalReads(ArrayReader):
 
     @property
     def committed_seq(self) -> int:
-        """Everything up to this number is durable."""
+        """The last durable number: everything up to it is durable."""
         return self._state.durable.next_seq - 1
 
     # -- inside
@@ -99,7 +99,7 @@ class WalReads(ArrayReader):
         return self._engine.state
 
     def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
-        """What may be read now, the first number of it, and the one after the last."""
+        """The view to read, its first number to hand out, and the number after the last."""
         view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
         first = self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
@@ -108,13 +108,13 @@ class WalReads(ArrayReader):
         return view, first, end
 
     def _number(self, start: int | str | None, view: View) -> int:
-        """With which record a read or a follow begins."""
+        """The number with which a read or a follow begins."""
         if start is None:
             return view.tail.next_seq
         return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
 
     def _look(self, first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to hand out now; None when the handle is closed."""
+        """The next records for ``follow``; None when the handle is closed."""
         self._access.refuse_fork()
         if self._access.closed or self._access.closing:
             return None
