@@ -1,12 +1,12 @@
-"""A log in an event loop: tasks append, and those that wait for the disk share its barriers.
+"""A log in an event loop: tasks append, and tasks that wait for the disk share its barriers.
 
 Invariants
 ----------
 - The loop's thread waits for no barrier of records. Where a barrier is a system call, one thread of the log runs it, and appends
-  go on meanwhile (with the native engine); where it is a fence, or nothing, a commit is part of the append, and asks no thread.
-- A task that waits is told when its record is durable, or why it is not: by the barrier that begins after its append, by a failure,
-  or by ``close``, which commits. A barrier wakes the loop once, for all tasks that it concerns.
-- A task that is cancelled takes nothing back: what it appended stays in the log and becomes durable with the next barrier.
+  continue meanwhile (with the native engine); where it is a fence, or nothing, a commit is part of the append and needs no thread.
+- A waiting task learns when its record is durable, or why it is not: from the barrier that begins after its append, from a failure,
+  or from ``close``, which commits. A barrier wakes the loop once, for all the tasks that it concerns.
+- Cancelling a task undoes nothing: what it appended stays in the log and becomes durable with the next barrier.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pmwal.format.payload import as_number
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.writing.internals import first_number, yield_at_barriers
 from pmwal.writing.wal import Wal
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
@@ -77,7 +78,7 @@ def open(
 
 
 class Opening:
-    """What ``open`` returns: ``async with`` it, which closes the log at the end, or ``await`` it."""
+    """Returned by ``open``: ``async with`` it, which closes the log at the end, or ``await`` it."""
 
     def __init__(self, begin: Callable[[], Any], *, waits: bool, timeout: float | None) -> None:
         self._begin = begin
@@ -91,7 +92,7 @@ class Opening:
         try:
             wal = await asyncio.wrap_future(opening)
         except BaseException:
-            opening.add_done_callback(_close_unused)  # a task that is cancelled leaves the thread to its work
+            opening.add_done_callback(_close_unused)  # if the task was cancelled, the thread still finishes the open
             thread.shutdown(wait=False)
             raise
         self._wal = AsyncWal(wal, thread, waits=self._waits, timeout=self._timeout)
@@ -114,9 +115,9 @@ def _close_unused(opening: Future[Wal]) -> None:
 
 
 class AsyncWal:
-    """A log opened for writing by one event loop; ``pmwal.aio.open`` makes one.
+    """A log opened for writing by one event loop; made by ``pmwal.aio.open``.
 
-    Reading (``read``, ``follow``) looks at the ring on the loop's thread.
+    Reading (``read``, ``follow``) takes place on the loop's thread.
 
     >>> import asyncio, pmwal.aio
     >>> async def main():
@@ -131,26 +132,26 @@ class AsyncWal:
 
     def __init__(self, wal: Wal, thread: ThreadPoolExecutor, *, waits: bool, timeout: float | None) -> None:
         self._wal = wal
-        self._thread = thread  # one thread: commits, truncates and the close follow one another
+        self._thread = thread  # one thread, so commits, truncates and the close run one after another
         self._loop = asyncio.get_running_loop()
         self._waits = waits
         self._timeout = timeout
         self._at_once = wal.stats().flush != "msync"
-        self._waiting: list[asyncio.Future[None]] = []  # who waits until a number is durable
-        self._awaited: list[int] = []  # and until which
+        self._waiting: list[asyncio.Future[None]] = []  # tasks that wait until a number is durable
+        self._awaited: list[int] = []  # and which number each waits for
         self._committing = False  # a barrier is under way, or about to be
         self._followers: list[asyncio.Future[None]] = []
-        self._turn = asyncio.Lock()  # who waits for room waits in turn
+        self._turn = asyncio.Lock()  # tasks wait for room in the order in which they came
         self._freed = asyncio.Event()
         self._closing: asyncio.Future[BaseException | None] | None = None  # its result is what the close raised
-        wal._engine.yield_at_barriers()
+        yield_at_barriers(wal)
 
     # -- storing
 
     async def append(self, data: Any, *, kind: int = 0) -> int:
         """Append one record and return its number once it is durable. Raises what ``Wal.append`` raises.
 
-        With ``on_full="wait"`` the task waits for a ``truncate``, and nobody else does. A task that is cancelled while it waits for
+        With ``on_full="wait"`` only this task waits for a ``truncate``, not the loop. A task that is cancelled while it waits for
         the barrier leaves its record in the log.
         """
         self._check()
@@ -165,9 +166,9 @@ class AsyncWal:
         return seq
 
     def append_nowait(self, data: Any, *, kind: int = 0) -> int:
-        """Append one record and return its number at once; it is durable after a later ``append``, ``durable`` or ``commit``.
+        """Append one record and return its number at once; a later ``append``, ``durable`` or ``commit`` makes it durable.
 
-        Raises what ``Wal.append`` raises; ``WalFull`` with ``on_full="wait"``, too.
+        Raises what ``Wal.append`` raises; ``WalFull`` also with ``on_full="wait"``.
         """
         return self._wal.append(data, kind=kind, commit=False)
 
@@ -179,7 +180,7 @@ class AsyncWal:
         return first, last
 
     async def _store(self, store: Callable[[], T]) -> T:
-        """Store; where that is the policy, wait for room, behind those who wait already."""
+        """Store; if the policy is to wait for room, wait after the tasks that wait already."""
         if not self._waits:
             return store()
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -199,7 +200,7 @@ class AsyncWal:
     # -- durability
 
     async def durable(self, seq: int) -> None:
-        """Return when the record with this number, and all before it, are durable. Raises ``PersistError``.
+        """Return when the record with this number and all before it are durable. Raises ``PersistError``.
 
         ``ValueError`` for a number that is not appended yet.
         """
@@ -211,7 +212,7 @@ class AsyncWal:
             await self._until_durable(seq)
 
     async def commit(self) -> int:
-        """Make everything appended so far durable; return the number through which it is.
+        """Make everything appended so far durable; return the last durable number.
 
         With nothing pending it lets the commit pointer catch up, as ``Wal.commit`` does.
         """
@@ -223,7 +224,7 @@ class AsyncWal:
         return await self._run(self._wal.commit)
 
     async def truncate(self, before: int) -> int:
-        """Free the space of all records before this number, durably; return the new ``first_seq``. Who waits for room goes on."""
+        """Free the space of all records before this number, durably; return the new ``first_seq``. Waiting tasks resume."""
         self._check()
         return await self._run(partial(self._wal.truncate, before))
 
@@ -240,7 +241,7 @@ class AsyncWal:
             await self._next_barrier(seq)
 
     def _next_barrier(self, seq: int) -> asyncio.Future[None]:
-        """What is done when this number is durable."""
+        """A future that is done when this number is durable."""
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
         self._awaited.append(seq)
@@ -253,25 +254,25 @@ class AsyncWal:
         self._thread.submit(self._commit)
 
     def _commit(self) -> None:
-        """On the log's thread: one barrier for everything that is appended by now."""
+        """On the log's thread: one barrier for everything appended so far."""
         error: BaseException | None = None
         try:
             self._wal.wait_durable(self._wal.next_seq - 1)
         except BaseException as caught:
             error = caught
-        with contextlib.suppress(RuntimeError):  # the loop was closed, and with it all that waited
+        with contextlib.suppress(RuntimeError):  # the loop was closed, so no task waits any more
             self._loop.call_soon_threadsafe(self._committed, error)
 
     def _committed(self, error: BaseException | None) -> None:
-        """On the loop: tell whom it concerns, and begin the next barrier for the others."""
+        """On the loop: wake the tasks that it concerns, and begin the next barrier for the others."""
         self._committing = False
         self._tell(error)
-        if self._waiting and self._closing is None:  # else close() commits, and tells them
+        if self._waiting and self._closing is None:  # else close() commits and wakes them
             self._begin_commit()
         self._tell_followers()
 
     def _tell(self, error: BaseException | None) -> None:
-        """End the wait of those whose record is durable, or was rolled back, and with an error that of all others."""
+        """End the wait of tasks whose record is durable or was rolled back; after an error, that of all others with it."""
         durable, next_seq = self._wal.committed_seq, self._wal.next_seq
         waiting, awaited = self._waiting, self._awaited
         self._waiting, self._awaited = [], []
@@ -281,13 +282,13 @@ class AsyncWal:
             if seq <= durable or seq >= next_seq:
                 waiter.set_result(None)
             elif error is not None:
-                waiter.set_exception(copy.copy(error))  # its own: a raise adds to the traceback
+                waiter.set_exception(copy.copy(error))  # a copy for each: raising adds to the traceback
             else:
                 self._waiting.append(waiter)
                 self._awaited.append(seq)
 
     async def _run(self, action: Callable[[], T]) -> T:
-        """Do something that takes barriers; a task that is cancelled meanwhile does not undo it."""
+        """Do something that takes barriers; cancelling the task does not undo it."""
         answer = action() if self._at_once else await self._loop.run_in_executor(self._thread, action)
         self._freed.set()
         self._tell_followers()
@@ -296,7 +297,7 @@ class AsyncWal:
     # -- reading
 
     def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``, durable or not: as ``Wal.read``.
+        """The records from number ``start`` up to, not including, ``stop``, durable or not, as from ``Wal.read``.
 
         ``start`` may be a cursor.
         """
@@ -305,11 +306,11 @@ class AsyncWal:
     async def follow(self, start: int | str | None = None, timeout: float | None = None) -> AsyncIterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
-        It ends when the log is closed, and after ``timeout`` seconds without a record. ``start`` may be a cursor:
-        the records behind the one that it names. Raises as ``Wal.read`` does, and ``PersistError`` when the log has failed.
+        It ends when the log is closed, and after ``timeout`` seconds without a record. A ``start`` that is a cursor means "after
+        that record". Raises what ``Wal.read`` raises, and ``PersistError`` when the log has failed.
         """
         self._check()
-        next_seq = self._wal._number(start, self._wal._access.to_store().view)
+        next_seq = first_number(self._wal, start)
         waiting_since = time.monotonic()
         while self._closing is None:
             before = next_seq
@@ -353,12 +354,12 @@ class AsyncWal:
 
     @property
     def committed_seq(self) -> int:
-        """Everything up to this number is durable."""
+        """The last durable number: everything up to it is durable."""
         return self._wal.committed_seq
 
     @property
     def path(self) -> str:
-        """The path it was opened with."""
+        """The path that the log was opened with."""
         return self._wal.path
 
     @property
@@ -372,14 +373,14 @@ class AsyncWal:
         return self._wal.closed
 
     def stats(self) -> WalStats:
-        """Where the log lies, and counters since it was opened: as ``Wal.stats``."""
+        """Where the log lies and how it is written, and counters since it was opened, as from ``Wal.stats``."""
         return self._wal.stats()
 
     async def close(self) -> None:
         """Commit what is pending, and close the log. Idempotent.
 
-        Tasks that wait for a barrier return when it has passed; those that wait for room get ``WalClosed``. Raises ``PersistError``
-        when the last commit fails, as they do.
+        Tasks that wait for a barrier return when it has completed; tasks that wait for room get ``WalClosed``. When the last commit
+        fails it raises ``PersistError``, and so do they.
         """
         if self._closing is not None and self._closing.get_loop() is asyncio.get_running_loop():
             await asyncio.shield(self._closing)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("PMWAL_CHECK", "1")  # before pmwal is imported: see pmwal/writing/checks.py
+
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,8 +24,9 @@ SHM = Path("/dev/shm")
 BOTH_ENGINES = {
     "test_aio", "test_arrays", "test_batches", "test_calls", "test_committer", "test_creation", "test_cursor", "test_damage",
     "test_events", "test_flush_ranges", "test_follow", "test_fork", "test_framing", "test_ghosts", "test_handles", "test_histories",
-    "test_limits", "test_log_handler", "test_medium", "test_metrics", "test_ownership", "test_pointer", "test_reader", "test_recovery_table",
-    "test_repair", "test_sectors", "test_statemachine", "test_surroundings", "test_takeover", "test_verdict_races",
+    "test_limits", "test_log_handler", "test_medium", "test_metrics", "test_ownership", "test_pointer", "test_reader",
+    "test_recovery_table", "test_repair", "test_sectors", "test_statemachine", "test_surroundings", "test_takeover",
+    "test_verdict_races",
 }  # fmt: skip
 """The modules whose tests run once with each engine."""
 

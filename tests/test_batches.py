@@ -455,6 +455,25 @@ def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, nu
     return bool(signal_at.raised_in)
 
 
+def test_every_record_is_found_after_an_interrupted_rollback(shm_dir: Path) -> None:
+    """Found by the run-time checks: an index entry of a discarded record misled look-ups, which called whole records damaged."""
+    path = shm_dir / "test.wal"
+    raised_in, number = "?", 0
+    while raised_in:
+        wal = open_small(path, size="256KiB")
+        wal.extend([b"old" * 1000] * 40)
+        assert len(wal._engine.index.entries) > 2
+        with contextlib.suppress(KeyboardInterrupt), SignalAt(number) as signal_at:
+            wal.rollback(after=5)
+        raised_in = signal_at.raised_in
+        first, last = wal.extend([b"new" * 800] * 40)
+        assert {wal[seq].data for seq in range(first, last + 1, 5)} == {b"new" * 800}, raised_in
+        kill(wal)
+        path.unlink()
+        number += 1
+    assert number > 5
+
+
 def test_exception_in_the_iterable_of_extend_stores_nothing(place: Place) -> None:
     """Scenario 24: the items are taken before the first is stored."""
     seam = FakeSeam()

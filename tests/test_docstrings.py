@@ -38,7 +38,8 @@ def test_public_name_has_a_docstring_with_an_example(name: str) -> None:
     """Each public name, and each public method of the two handles, is explained."""
     thing = getattr(pmwal, name)
     assert ">>>" in (thing.__doc__ or ""), name
-    members = {key: value for key, value in vars(thing).items() if not key.startswith("_")} if isinstance(thing, type) else {}
+    ours = [base for base in reversed(thing.__mro__) if base.__module__.startswith("pmwal")] if isinstance(thing, type) else []
+    members = {key: value for base in ours for key, value in vars(base).items() if not key.startswith("_")}
     for key, value in members.items():
         if callable(value) or isinstance(value, property):
             assert value.__doc__, f"{name}.{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import gc
@@ -26,6 +27,30 @@ from support import SMALL_RING, Crash, Event, FakeSeam, contents, fail_flush, ki
 def path(shm_dir: Path) -> Path:
     """Where a test that does not care about the medium keeps its log."""
     return shm_dir / "test.wal"
+
+
+def reaches_inside(source: str, wal: pmwal.Wal) -> set[str]:
+    """The private attributes of a handle that a module uses on anything but its own ``self``."""
+    private = {name for name in [*vars(wal), *dir(wal)] if name.startswith("_") and not name.startswith("__")}
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr in private and ast.unparse(node.value) != "self"
+    }
+
+
+def test_only_the_writing_package_reaches_inside_a_handle(path: Path) -> None:
+    """Events and the event loop go through pmwal.writing.internals, the rest through what users have; the check can fail."""
+    package = Path(pmwal.__file__).parent
+    with open_small(path) as wal:
+        reached = {
+            str(file.relative_to(package)): found
+            for file in package.rglob("*.py")
+            if not file.is_relative_to(package / "writing") and not file.is_relative_to(package / "testing")
+            if (found := reaches_inside(file.read_text(), wal))
+        }
+        assert reached == {}
+        assert reaches_inside("self._wal._engine.halt()", wal) == {"_engine"}
 
 
 # -- durability
@@ -353,6 +378,26 @@ def test_dropped_handle_is_a_crash_with_a_warning(place: Place) -> None:
     with open_small(place.path, **place.options) as wal:
         assert wal.recovery.outcome == "recovered"
         assert payloads(wal) == [b"durable"]
+
+
+def test_handle_is_not_dropped_while_something_of_it_is_in_use(path: Path) -> None:
+    """A batch, a reservation and an iterator hold the handle that they came from, and let go of it with themselves."""
+    with open_small(path).batch() as batch:
+        batch.append(b"1")
+        gc.collect()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del batch
+    reservation = open_small(path).reserve(1)
+    with reservation as view:
+        view[:] = b"2"
+        gc.collect()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del reservation
+    records = open_small(path).read()
+    gc.collect()
+    assert next(records).data == b"1"
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del records
 
 
 def test_dropped_handle_lets_go_also_when_warnings_are_errors(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

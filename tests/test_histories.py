@@ -15,6 +15,7 @@ from pagecache import PageCache
 from pmwal.format.layout import PAGE
 from pmwal.opening import takeover
 from pmwal.records import Bound
+from pmwal.writing.checks import unchecked
 from pmwal.writing.engine import Engine, State
 from support import kill, open_small, payloads
 
@@ -137,7 +138,8 @@ def test_the_rig_catches_a_deliberate_bug(
     mutant(monkeypatch)
     for seed in range(SEEDS_TO_CATCH):
         try:
-            History(shm_dir / f"{seed}.wal", seed, ordering=ordering, on_full="raise").run(ROUNDS)
+            with unchecked():  # the model must notice it
+                History(shm_dir / f"{seed}.wal", seed, ordering=ordering, on_full="raise").run(ROUNDS)
         except (AssertionError, pmwal.CorruptWal):
             return
     pytest.fail(f"{mutant.__name__} survived {SEEDS_TO_CATCH} histories")

@@ -1,4 +1,4 @@
-"""A logger for hot paths: a call stores an event's number and its arguments; the text is made when it is read.
+"""A logger for hot paths: a call stores an event's number and its arguments; the text is made when the event is read.
 
 >>> import pmwal
 >>> from pmwal import events
@@ -9,7 +9,7 @@
 ...     [event.text for event in events.read(wal)]
 ['order 17 filled 5 @ 1.25', 'order 18 filled 1 @ 99.50']
 
-docs/events.md says what the records look like and what is guaranteed.
+docs/events.md describes the records and the guarantees.
 """
 
 from pmwal.events.decoder import Decoder, Event, read

@@ -1,9 +1,9 @@
-"""Arguments of an event as bytes: one tag each, and what it announces. ``pmwal/native/emitter.c`` packs the same bytes.
+"""Arguments of an event as bytes: a tag and a value each. ``pmwal/native/emitter.c`` packs the same bytes.
 
 Invariants
 ----------
-- Each value says its own type and length, so arguments can be read without their definition.
-- Nothing that a payload says is believed before it is known to lie inside: bytes from anywhere unpack, or are ``ValueError``.
+- Each value carries its own type and length, so arguments can be read without their definition.
+- A length is checked against the payload before it is used: any bytes unpack, or raise ``ValueError``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIXED: dict[int, Value] = {NONE: None, FALSE: False, TRUE: True}
 
 
 def pack(value: object) -> bytes:
-    """One argument. ``TypeError`` when no event stores values of its type.
+    """One argument as bytes. ``TypeError`` when events do not store values of its type.
 
     >>> pack(7).hex(), pack("é").hex()
     ('030700000000000000', '0602000000c3a9')
@@ -63,7 +63,7 @@ def _pack_datetime(value: datetime) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[Value, ...]:
-    """All arguments. ``ValueError`` when these bytes are none.
+    """All arguments. ``ValueError`` when the bytes are not arguments.
 
     >>> unpack(pack(7) + pack(None) + pack(b"raw"))
     (7, None, b'raw')

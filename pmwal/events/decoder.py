@@ -1,10 +1,10 @@
-"""Reading events: each with the definition that it refers to, wherever in the log that stands.
+"""Reading events, each with its definition, wherever in the log that is.
 
 Invariants
 ----------
-- A definition is known by its own checksum, so a wrong one cannot explain an event.
-- What no definition explains is still handed out, with its arguments.
-- No record is looked at for definitions twice, however many events are unexplained: what was learned stays true.
+- A definition is identified by its own checksum, so a wrong one cannot explain an event.
+- An event without a definition is still handed out, with its arguments.
+- No record is searched for definitions twice, however many events lack theirs: a definition never changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: ``values`` are its arguments, ``definition`` says what they mean, None when the log does not.
+    """One event: ``values`` are its arguments, ``definition`` their meaning, or None when the log does not define it.
 
     >>> import pmwal
     >>> from pmwal import events
@@ -60,7 +60,7 @@ class Event:
 
     @property
     def arguments(self) -> dict[str, Value]:
-        """The arguments by name; those without one, and all when the names are unknown, by position: "0", "1", ..."""
+        """The arguments by name; those without a name, or all when the definition is unknown, by position: "0", "1", ..."""
         names = map(str, range(len(self.values))) if self.definition is None else self.definition.parameters
         return dict(zip(names, self.values, strict=True))
 
@@ -78,10 +78,10 @@ class Event:
 
 
 class Decoder:
-    """Makes events of the records of a log: for ``follow()``, and for whoever reads records anyway.
+    """Makes events of the records of a log: for ``follow()``, and for programs that read records anyway.
 
-    It learns the definitions that pass through it. For an event that none of these explains it reads the log itself: what stands
-    before the event, then what stands behind it.
+    It learns the definitions that pass through it. For an event that none of these explains it reads the log itself: the records
+    before the event, then those after it.
 
     >>> import pmwal
     >>> from pmwal import events
@@ -95,10 +95,10 @@ class Decoder:
     def __init__(self, source: Wal | Reader) -> None:
         self._source = source
         self._known: dict[int, Definition] = {}
-        self._searched = 0  # all records up to this number were looked at
+        self._searched = 0  # all records up to this number were searched for definitions
 
     def decode(self, record: Record) -> Event | None:
-        """The event that a record holds; None when it holds none, but a definition or something else."""
+        """The event in a record; None when the record is a definition or something else."""
         self._learn(record)
         if record.kind != EVENT_KIND or len(record.data) < NUMBER_SIZE:
             return None
@@ -124,7 +124,7 @@ class Decoder:
                 self._known[definition.number] = definition
 
     def _search(self, stop: int | None) -> None:
-        """Learn what the log defines before this number, or anywhere; what is gone meanwhile is not needed."""
+        """Learn the definitions before this number, or all; what is truncated meanwhile is not needed."""
         with contextlib.suppress(Overrun):
             for record in self._source.read(max(self._searched + 1, self._source.first_seq), stop):
                 self._learn(record)
@@ -132,7 +132,7 @@ class Decoder:
 
 
 def read(source: Wal | Reader, start: int | str | None = None, stop: int | None = None) -> Iterator[Event]:
-    """The events among the records that ``source.read(start, stop)`` hands out. Raises as that does.
+    """The events among the records of ``source.read(start, stop)``. Raises what that raises.
 
     >>> import pmwal
     >>> from pmwal import events

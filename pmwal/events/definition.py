@@ -1,10 +1,10 @@
-"""Definitions of events: a format, a level and a name, stored once and referred to by a number that is made from them.
+"""Definitions of events: a format, a level and a name, stored once and referred to by a number computed from them.
 
 Invariants
 ----------
-- The number is a checksum of the stored definition: whoever stores the same one, in whichever process and whenever, gets the
-  same number, and any copy of it, wherever in the log it stands, explains all its events.
-- A format is data. It names parameters and says how wide a field is; it can reach no attribute or item, and no large memory.
+- The number is a checksum of the stored definition: the same definition has the same number in every process and at any time, and
+  any copy of it, anywhere in the log, explains all its events.
+- A format is data. It names parameters and field widths; it cannot reach attributes or items, or ask for much memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Piece(NamedTuple):
 
 
 class Definition:
-    """What an event means. ``parameters`` are the names of its arguments; those that are digits can only be given by position.
+    """The meaning of an event. ``parameters`` are the names of its arguments; those that are digits are positional only.
 
     >>> definition = Definition("order {id} filled {qty} @ {px:.2f}", 20, "orders")
     >>> definition.parameters, definition.text((17, 5, 1.25))
@@ -62,7 +62,7 @@ class Definition:
 
     @classmethod
     def decode(cls, payload: bytes) -> Definition | None:
-        """The definition that a record holds; None when it holds none."""
+        """The definition in a record; None when there is none."""
         try:
             fields = json.loads(payload.decode("utf-8", "surrogatepass"))
             definition = cls(*(_typed(fields, name, kind) for name, kind in (("format", str), ("level", int), ("name", str))))
@@ -76,7 +76,7 @@ class Definition:
         return sum(name.isdigit() for name in self.parameters)
 
     def bind(self, args: Sequence[object], keywords: Mapping[str, object]) -> list[object]:
-        """The arguments of a call in the order of the parameters. ``TypeError`` when they are others than these."""
+        """The arguments of a call in the order of the parameters. ``TypeError`` when they do not match."""
         names = self.parameters
         if len(args) > len(names):
             raise TypeError(f"{self} takes {len(names)} arguments{self._listed()}, and {len(args)} were given by position")
@@ -96,7 +96,7 @@ class Definition:
         return f" ({', '.join(self.parameters)})" if self.parameters else ""
 
     def text(self, values: Sequence[Value]) -> str:
-        """The format filled in. A value that its field cannot show is shown plainly: an event is never lost to its format."""
+        """The format filled in. A value that its field cannot format is shown plainly: no event is lost to its format."""
         parts: list[str] = []
         for piece in self._pieces:
             parts.append(piece.text)
@@ -115,7 +115,7 @@ class Definition:
 
 
 def plain(value: Value) -> str:
-    """A value as text, whatever it is."""
+    """A value as text."""
     try:
         return repr(value) if isinstance(value, bytes) else str(value)
     except ValueError:

@@ -2,30 +2,30 @@
 
 Invariants
 ----------
-- Before an event is stored a copy of its definition is in the log, or it is stored in the same batch: see
-  ``pmwal/writing/retained.py`` for how it stays there as long as an event needs it.
-- What an earlier process left in the log is kept likewise: the definitions are looked for when the first logger is made.
+- Before an event is stored, a copy of its definition is in the log or goes into the same batch. Definitions are retained records
+  (``pmwal/writing/retained.py``): a copy stays in the log as long as an event needs it.
+- Definitions that an earlier process left in the log are retained too: the first logger of a handle searches for them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from pmwal.errors import WalFull
 from pmwal.events.arguments import pack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
 from pmwal.native import native
-from pmwal.writing.retained import Retained, RetainedRecord
+from pmwal.records import Record
+from pmwal.writing.internals import append_needing, retain, retain_found
+from pmwal.writing.retained import RetainedRecord
 from pmwal.writing.wal import Wal
 
 
 class Logger:
     """Makes calls that store events in a log opened for writing. ``name`` goes with each event, like the name of a logger.
 
-    Any number of them may share a log. The first one reads the log once, for the definitions of events that it holds.
+    Any number of loggers may share a log. The first one reads the log once, to find the definitions of events in it.
 
     >>> import pmwal
     >>> from pmwal import events
@@ -41,19 +41,16 @@ class Logger:
             raise TypeError(f"events are stored in a log opened for writing, a pmwal.Wal, not in a {type(wal).__name__}")
         self._wal = wal
         self._name = name
-        engine = wal._access.to_store()
-        with engine.writing, engine.guard:
-            if not wal._retained.adopted:
-                _adopt(wal, wal._retained)
+        retain_found(wal, _definitions, "definitions of events")
 
     def event(self, format: str, *, level: int = logging.INFO) -> Callable[..., int]:
         """A call that stores one event and returns its sequence number.
 
-        ``format``: like that of ``str.format``, with fields that are names, positions or ``{}``; ``ValueError`` for attributes,
-        items, nested fields and widths of more than three digits. The call takes as many arguments as there are fields, by
-        position, or by name where a field has one: int, float, bool, str, bytes, None, datetime, and what is a subclass of these or
-        an index (integers of numpy). It raises ``TypeError``, naming the event, for other arguments, and all that
-        ``Wal.append`` raises; it commits as the log was opened to. ``WalFull`` here when the definitions would fill the ring.
+        ``format`` is like that of ``str.format``, with fields that are names, positions or ``{}``; ``ValueError`` for attributes,
+        items, nested fields and widths of more than three digits. The call takes one argument for each field, by position, or by
+        name where the field has one: int, float, bool, str, bytes, None, datetime, subclasses of these, and integers of numpy (any
+        object with ``__index__``). It raises ``TypeError``, naming the event, for other arguments, and what ``Wal.append`` raises;
+        it commits as the log was opened to. ``event`` itself raises ``WalFull`` when the definitions would fill the ring.
 
         >>> import pmwal
         >>> from pmwal import events
@@ -67,19 +64,14 @@ class Logger:
             raise TypeError("the format of an event is a str, its level an int")
         wal = self._wal
         definition = Definition(format, int(level), self._name)
-        engine = wal._access.to_store()
-        with engine.guard:
-            kept = wal._retained.records.get(definition.payload)
-            if kept is None:
-                kept = RetainedRecord(DEFINITION_KIND, definition.payload)
-                wal._retained.add(kept)
-        emitter = Emitter(wal, definition, kept)
+        retained = retain(wal, DEFINITION_KIND, definition.payload)
+        emitter = Emitter(wal, definition, retained)
         if native is None or not isinstance(wal, native.Handle):
             return emitter
         positional = definition.positional
         return native.Emitter(
             wal,
-            kept,
+            retained,
             emitter,
             definition.number,
             EVENT_KIND,
@@ -93,10 +85,10 @@ class Logger:
 class Emitter:
     """One event as a call, in Python."""
 
-    def __init__(self, wal: Wal, definition: Definition, kept: RetainedRecord) -> None:
+    def __init__(self, wal: Wal, definition: Definition, retained: RetainedRecord) -> None:
         self._wal = wal
         self._definition = definition
-        self._retained = kept
+        self._retained = retained
         self._number = definition.number.to_bytes(NUMBER_SIZE, "little")
 
     def __call__(self, /, *args: object, **keywords: object) -> int:
@@ -110,18 +102,18 @@ class Emitter:
                     f"{definition}: {name} is of type {type(value).__name__}; an event stores int, float, bool, str, bytes, None "
                     "and datetime, so convert it first, for example with str()"
                 ) from None
-        return self._wal._write_path.append_needing(self._retained, b"".join(parts), EVENT_KIND)
+        return append_needing(self._wal, self._retained, b"".join(parts), EVENT_KIND)
 
     def __repr__(self) -> str:
         return f"<pmwal.events call {self._definition.format!r}>"
 
 
-def _adopt(wal: Wal, kept: Retained) -> None:
-    """Keep what events of earlier processes need. The caller holds ``writing`` and ``guard``: nothing changes meanwhile."""
+def _definitions(records: Iterator[Record]) -> list[RetainedRecord]:
+    """The definitions among these records, those with the latest events first."""
     first_used: dict[bytes, int] = {}
     last_used: dict[bytes, int] = {}
     newest: dict[bytes, RetainedRecord] = {}
-    for record in wal.read():
+    for record in records:
         if record.kind == EVENT_KIND:
             number = record.data[:NUMBER_SIZE]
             first_used.setdefault(number, record.seq)
@@ -132,9 +124,7 @@ def _adopt(wal: Wal, kept: Retained) -> None:
                 number = definition.number.to_bytes(NUMBER_SIZE, "little")
                 newest.setdefault(number, RetainedRecord(DEFINITION_KIND, record.data)).seq = record.seq
                 first_used.setdefault(number, record.seq)
-    for number in sorted(newest, key=lambda number: last_used.get(number, 0), reverse=True):
-        newest[number].first_used = first_used[number]
-        newest[number].last_used = last_used.get(number, 0)
-        with contextlib.suppress(WalFull):  # a log that defines more than its ring can keep: the latest used ones are kept
-            kept.add(newest[number])
-    kept.adopted = True
+    for number, retained in newest.items():
+        retained.first_used = first_used[number]
+        retained.last_used = last_used.get(number, 0)
+    return sorted(newest.values(), key=lambda retained: retained.last_used, reverse=True)

@@ -17,6 +17,7 @@ from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
 from pmwal.storage.medium import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
+from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
 from pmwal.writing.wal import Wal
 
@@ -114,7 +115,7 @@ def open_with(
     is_native = chosen_engine() == "native"
     if options.mode == "r":
         return _open_reader(name, options, seam)
-    engine_type: type[Engine] = NativeEngine if is_native else Engine
+    engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
     lock, created = lock_log(name, options, application, seam, progress)
     try:

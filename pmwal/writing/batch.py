@@ -1,9 +1,12 @@
-"""Records that are made up before they are stored: batches and reservations.
+"""Records that are prepared before they are stored: batches and reservations.
 
 Invariants
 ----------
-- Whoever is inside the block holds ``writing``, so the numbers it was told are final; it is let go however the block ends.
-- Nothing reaches the ring before the block has ended well, so an exception in it leaves nothing to undo.
+Those marked [c] are checked at run time in test builds: see ``pmwal/writing/checks.py``.
+
+- [c] The thread inside the block holds ``writing``, so the numbers that it was told are final. The lock is released however the
+  block ends.
+- Nothing reaches the ring before the block has ended without an exception, so an exception leaves nothing to undo.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from pmwal.writing.write_path import WritePath
 
 
 class Batch:
-    """Records staged for one commit; ``Wal.batch`` makes one. ``first`` and ``last`` are their numbers.
+    """Records staged for one commit; made by ``Wal.batch``. ``first`` and ``last`` are their numbers.
 
-    Raises at its end what ``Wal.append`` raises; nothing of it is stored then.
+    The end of the block raises what ``Wal.append`` raises; then none of them is stored.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -31,7 +34,7 @@ class Batch:
     """
 
     def __init__(self, wal: object, write_path: WritePath) -> None:
-        self._wal = wal  # a handle that nobody holds any more lets go of the log: not while a batch of it may be open
+        self._wal = wal  # a handle that is dropped releases the log: not while a batch of it may be open
         self._write_path = write_path
         self._payloads: list[bytes] = []
         self._kinds: list[int] = []
@@ -43,7 +46,7 @@ class Batch:
         if self._used:
             raise ValueError("a batch is used once; make another")
         _take(engine.writing)
-        self._open = self._used = True  # nothing that an interrupt could cut short stands between the lock and here
+        self._open = self._used = True  # no interrupt can arrive between taking the lock and here
         return self
 
     def append(self, data: Any, *, kind: int = 0) -> int:
@@ -63,7 +66,7 @@ class Batch:
 
     @property
     def first(self) -> int:
-        """Number of its first record. ``ValueError`` before it is open."""
+        """Number of its first record. ``ValueError`` before the block begins."""
         if self._first is None:
             if not self._open:
                 raise ValueError("the batch has no numbers before its with block begins")
@@ -72,7 +75,7 @@ class Batch:
 
     @property
     def last(self) -> int:
-        """Number of its last record; ``first - 1`` while there is none."""
+        """Number of its last record so far; ``first - 1`` while it is empty."""
         return self.first + len(self._payloads) - 1
 
     def __len__(self) -> int:
@@ -91,9 +94,9 @@ class Batch:
 
 
 class Reservation:
-    """Bytes for one record, to be filled in place; ``Wal.reserve`` makes one. ``seq`` is its number once it is stored.
+    """Bytes for one record, to be filled in place; made by ``Wal.reserve``. ``seq`` is its number once it is stored.
 
-    Raises at its end what ``Wal.append`` raises, or ``BufferError`` when a slice of the view is still alive.
+    The end of the block raises what ``Wal.append`` raises, or ``BufferError`` when a slice of the view is still alive.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -116,7 +119,7 @@ class Reservation:
     def seq(self) -> int:
         """Number of the record. ``ValueError`` before it is stored."""
         if self._seq is None:
-            raise ValueError("the reservation has no number: its with block did not end well, or not yet")
+            raise ValueError("the reservation has no number: its with block has not ended, or ended with an exception")
         return self._seq
 
     def __enter__(self) -> memoryview:
@@ -124,7 +127,7 @@ class Reservation:
             raise ValueError("a reservation is used once; make another")
         view = memoryview(self._buffer)
         _take(self._write_path.access.to_store().writing)
-        self._view = view  # nothing that an interrupt could cut short stands between the lock and here
+        self._view = view  # as in ``Batch.__enter__``
         return view
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -137,7 +140,7 @@ class Reservation:
             self._write_path.commit_by_policy(self.seq)
 
     def _sealed(self) -> bytes:
-        """The bytes, when nobody can change them any more."""
+        """The bytes, once nobody can change them."""
         assert self._view is not None
         try:
             self._view.release()
@@ -152,7 +155,7 @@ class Reservation:
 
 
 def _take(lock: threading.RLock) -> None:
-    """Acquire a lock that a later call releases, and do not keep it when an interrupt arrives meanwhile."""
+    """Acquire a lock that a later call releases; release it if an interrupt arrives meanwhile."""
     try:
         lock.acquire()
     except BaseException:

@@ -1,11 +1,11 @@
-"""The background committer of ``open(..., commit=seconds)``: one thread that makes durable what nobody else committed.
+"""The background committer of ``open(..., commit=seconds)``: one thread that makes durable what no call has committed.
 
 Invariants
 ----------
 - A record is part of a commit that begins at most ``interval`` seconds after it was stored.
 - While nothing is pending the thread sleeps without a time limit; the first store wakes it.
-- It ends with the handle: at close, at interpreter exit, when the handle is dropped, at the first failed commit (the handle is
-  poisoned by then, so that every later call says so), and it is not there in a forked child.
+- It ends with the handle: at close, at interpreter exit, when the handle is dropped, and at the first failed commit (the handle
+  is poisoned then, so every later call reports it). A forked child has none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Committer:
         self._wal = weakref.ref(wal)
         self._pid = os.getpid()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)  # of its own accord it never ends
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)  # it must not block interpreter exit
         self._thread.start()
         atexit.register(self._finish)
 
@@ -49,7 +49,7 @@ class Committer:
         while self._pending() and not self._stopping.wait(self._interval):
             try:
                 self._commit()
-            except PmwalError:  # closed meanwhile; or the medium failed, and the handle says so from now on
+            except PmwalError:  # closed meanwhile; or the medium failed, which every later call reports
                 return
 
     def _commit(self) -> None:
@@ -66,7 +66,7 @@ class Committer:
         return not self._stopping.is_set()
 
     def _finish(self) -> None:
-        """At interpreter exit: nobody else would commit what is still pending."""
+        """At interpreter exit: commit what is pending, for no call will."""
         if os.getpid() == self._pid:
             self.stop()
             self._commit()
@@ -78,7 +78,7 @@ class Committer:
             self._thread.join()
 
     def release(self) -> None:
-        """Let the thread end by itself."""
+        """Tell the thread to end, and do not wait for it."""
         atexit.unregister(self._finish)
         if os.getpid() == self._pid:
             self._stopping.set()

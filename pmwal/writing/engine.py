@@ -2,24 +2,28 @@
 
 Invariants
 ----------
-- Three positions: what is stored and whole (``head``), what is durable (``durable``), where the log begins (``tail``). They
-  and the epoch live in one immutable ``State`` that is replaced by one assignment, so an exception between any two
-  instructions leaves either the old state or the new one.
-- A slot names only what a completed barrier has made durable. Its generation counts on from the last slot whose own
+Those marked [c] are checked at run time in test builds: see ``pmwal/writing/checks.py``.
+
+- [c] ``tail <= durable <= head``: where the log begins, how far it is durable, how far it is stored. They and the epoch live in one
+  immutable ``State`` that is replaced by one assignment, so an exception between any two instructions leaves either the old
+  state or the new one.
+- [c] A state only grows, except that a new epoch may move the head back.
+- [c] A slot names only what a completed barrier has made durable. Its generation is one more than that of the last slot whose own
   barrier completed, so an interrupted slot is stored again in its own place.
-- What a slot starts (an epoch), discards (a rollback) or frees (a tail) takes effect in ``State`` only after two slots
-  carry it, in different pages, each behind its own barrier: losing either one loses nothing.
-- Space is reused only below a tail that has taken effect.
-- ``durable`` in a record is what was durable before its store began: it never names what a barrier still under way will
-  make durable, because the kernel may write the record's page before that barrier completes.
-- A store that ended by an exception may have left whole records past the head. Before anything else is stored or made
+- [c] What a slot starts (an epoch), discards (a rollback) or frees (a tail) takes effect in ``State`` only after two slots
+  carry it, in different pages, each followed by its own barrier: losing either one loses nothing.
+- [c] Space is reused only below a tail that has taken effect.
+- [c] ``durable`` in a record is what was durable before its store began. It never names what a barrier still under way will make
+  durable, because the kernel may write the record's page before that barrier completes.
+- A store that ended with an exception may have left whole records past the head. Before anything else is stored or made
   durable a new epoch begins, in which they no longer validate.
+- [c] The index names only records between tail and head, in order. Entries are dropped before the tail or the epoch changes.
 
-Locks: ``guard`` is held by whoever stores or changes the state; ``writing`` by whoever means to store, for as long as its
-numbers and its room must not be taken by another (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
+Locks: a thread holds ``guard`` while it stores or changes the state, and ``writing`` while it intends to store and nobody else may
+take its numbers or its space (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
 
-This is the reference. ``pmwal.native`` derives from it and does in C what touches the medium: ``store``, ``commit`` and the methods
-under "the medium" below. What follows from what (epochs, tails, strays, slots in twos) stands here only.
+This is the reference. ``pmwal.writing.native_engine`` derives from it and does in C what touches the medium: ``store``, ``commit``
+and the methods under "the medium" below. The rules (epochs, tails, stray records, changes carried by two slots) are here only.
 """
 
 from __future__ import annotations
@@ -61,12 +65,12 @@ from pmwal.storage.live_page import LiveBounds, LivePage
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
-_PREFETCH = 1 << 20  # bytes ahead of the writer whose pages are asked for
-_FREE_AHEAD_MAX = 1 << 20  # overwrite frees the ring in pieces of an eighth, at most this
+_PREFETCH = 1 << 20  # bytes ahead of the head that are kept resident
+_FREE_AHEAD_MAX = 1 << 20  # bytes: overwriting frees an eighth of the ring at a time, at most this
 
 
 class State(NamedTuple):
-    """Where the log stands. Each bound is a position and the number of the first record after it."""
+    """The bounds of the log and its epoch. Each bound is a position and the number of the first record after it."""
 
     tail: Bound
     head: Bound
@@ -76,7 +80,7 @@ class State(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What some records take: how many they are, their bytes without and with headers and padding, and where the log would end."""
+    """What storing some records takes: their count, their bytes without and with headers and padding, the log's end after them."""
 
     records: int
     payload_bytes: int
@@ -89,7 +93,7 @@ class Engine:
 
     name = "python"
     lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
-    headroom = 0  # bytes of the ring that the handle leaves free, for copies of what it must keep
+    headroom = 0  # bytes of the ring that the handle leaves free for copies of retained records
 
     def __init__(
         self,
@@ -112,7 +116,7 @@ class Engine:
         self.changed = threading.Condition(self.guard)
         self.seam = seam
         self._live = LivePage(mapping, seam)
-        self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit of so many is timed
+        self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit in this many is timed
         self._begin(state, slot)
 
     def _begin(self, state: State, slot: Slot) -> None:
@@ -122,8 +126,8 @@ class Engine:
         self.pointer = slot.commit_position  # what the newest slot names
         self.appends = self.stored_bytes = self.commits = self.slots_written = 0
         self._latencies = LatencyRecorder()
-        self._stray_records = False  # whole records may stand past the head
-        self._stray_slot = False  # a slot may stand that says other than the state
+        self._stray_records = False  # there may be whole records past the head
+        self._stray_slot = False  # the newest slot may differ from the state
         self._prefetched = state.head.position
 
     @property
@@ -137,7 +141,7 @@ class Engine:
         return self._latencies.snapshot(self.timing_step)
 
     def halt(self) -> None:
-        """The handle takes no more calls that store. An engine with a short way past the handle closes it."""
+        """The handle takes no more calls that store. An engine with a fast path past the handle closes it."""
 
     def yield_at_barriers(self) -> None:
         """Let other threads run Python during every barrier, also where it would be faster to keep them waiting."""
@@ -178,7 +182,7 @@ class Engine:
         return position
 
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
-        """Store one batch behind the head and publish it; its first and last number. There must be room for it."""
+        """Store one batch at the head and publish it; its first and last number. There must be room for it."""
         self._settle()
         state, block = self.state, self.block
         time_ns = min(max(self.seam.now_ns(), TIME_MIN), TIME_MAX)
@@ -201,9 +205,7 @@ class Engine:
                 batch_index=place,
                 batch_count=len(payloads),
             )
-            padding = bytes(size - HEADER - len(payload))
-            stored = encode_header(header, payload, block.uuid, position) + payload + padding
-            self.mapping.store(block.ring_offset + position % block.capacity, stored)
+            self._store_record(position, header, payload)
             starts.append(Bound(position, seq))
             position, seq = position + size, seq + 1
         # They become part of the log in one assignment.
@@ -219,8 +221,15 @@ class Engine:
         return state.head.next_seq, seq - 1
 
     def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
-        """Store the rows of an array as one batch; else like ``store``."""
+        """Like ``store``, for the rows of an array."""
         return self.store(rows.payloads(), (kind,) * rows.records)
+
+    def _store_record(self, position: int, header: Header, payload: bytes) -> None:
+        """Store one record, with its padding, at this position."""
+        block = self.block
+        padding = bytes(-(HEADER + len(payload)) % block.alignment)
+        stored = encode_header(header, payload, block.uuid, position) + payload + padding
+        self.mapping.store(block.ring_offset + position % block.capacity, stored)
 
     def _prefetch(self, position: int) -> None:
         """Keep the pages ahead of the writer resident: a cold page costs a read before its first store."""
@@ -261,7 +270,7 @@ class Engine:
             self._become(self.state)
 
     def start_first_epoch(self, end: Bound) -> None:
-        """Begin the epoch of this open at ``end``; only then, its latencies cleared, does the live page name this writer."""
+        """Begin the epoch of this open at ``end``. The live page names this writer only then, with its latencies cleared."""
         self._check_epochs()
         self._live.clear_latency(self.timing_step)
         self.start_epoch(end)
@@ -277,13 +286,13 @@ class Engine:
     def move_tail(self, tail: Bound) -> None:
         """Free the space before ``tail``."""
         self.commit()
+        self.index.drop_before(tail.next_seq)  # first: an interrupt may keep this from being reached after the change
         self._change(self.state._replace(tail=tail))
-        self.index.drop_before(tail.next_seq)
 
     def roll_back(self, end: Bound) -> None:
-        """Discard all from ``end`` on. The caller holds ``writing`` too."""
+        """Discard everything from ``end`` on. The caller holds ``writing`` too."""
         self._settle()
-        self.index.drop_from(end.next_seq)  # first: an exception may come right after the rollback has taken effect
+        self.index.drop_from(end.next_seq)  # first, as in ``move_tail``: an entry of a discarded record would mislead ``find``
         self.start_epoch(end)
 
     def close(self) -> None:
@@ -325,7 +334,7 @@ class Engine:
             self.mapping.barrier((base + first, base + capacity), (base, base + first + length - capacity))
 
     def _write_slot(self, state: State, flags: int = 0) -> None:
-        """Store the next slot, which says this state, and wait for its barrier."""
+        """Store this state in the next slot, and wait for its barrier."""
         self._check_generations()
         slot = Slot(
             epoch=state.epoch,
@@ -378,15 +387,15 @@ class Engine:
         return Walker(self.block, self.mapping.load, self.explain).locate(view, near, seq)
 
     def check_kept(self, seq: int, view: View) -> None:
-        """Raise ``Overrun`` when this record of an earlier view was rolled back since.
+        """Raise ``Overrun`` when this record of an earlier view has been rolled back.
 
-        Its bytes may still stand where they stood. What has its number now, if anything, is of a later epoch.
+        Its bytes may still be in place. The record that has its number now, if any, is of a later epoch.
         """
         if self.state.epoch != view.epoch and self.find(seq).header.epoch > view.epoch:
             raise rolled_back(seq)
 
     def free_ahead(self, end: int) -> Bound:
-        """The tail that lets the log end at ``end`` and leaves some room more, for ``on_full="overwrite"``."""
+        """The tail that lets the log end at ``end`` with some room to spare, for ``on_full="overwrite"``."""
         view, capacity = self.view, self.block.capacity
         wanted = end - capacity + min(capacity // 8, _FREE_AHEAD_MAX)
         at = view.tail

@@ -2,11 +2,12 @@
 
 Invariants
 ----------
-- What follows from what (epochs, tails, strays, slots in twos) is inherited from ``Engine``. C stores records, waits for barriers
-  and writes the slots that commits need; given the same calls, both engines leave the same bytes.
-- C keeps the state. It changes it by itself in ``append``, ``extend`` and commits only, and only while neither lock is held by
-  the Python side and nobody waits to be told of a change.
-- The mapping lets go of C's address before it is closed.
+- The rules (epochs, tails, stray records, changes carried by two slots) are inherited from ``Engine``, and so are their checks at
+  run time. C stores records, waits for barriers and writes the slots that commits need; given the same calls, both engines
+  leave the same bytes.
+- C keeps the state. On its own it changes it only in ``append``, ``extend`` and commits, and only while the Python side holds
+  neither lock and no thread waits for a change.
+- C releases the address of the mapping before it is closed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pmwal.writing.wal import Wal
 from pmwal.writing.write_path import WritePath
 
 _BARRIERS = {"none": _native.BARRIER_NONE, "msync": _native.BARRIER_MSYNC}
-_UNKNOWN = (1 << 64) - 1  # a position that no record has: look the number up first
+_UNKNOWN = (1 << 64) - 1  # no record's position: look the number up first
 
 
 class NativeEngine(Engine):
@@ -65,7 +66,7 @@ class NativeEngine(Engine):
 
     @property
     def state(self) -> State:  # type: ignore[override]
-        """Where the log stands."""
+        """The bounds of the log and its epoch."""
         return _state(self.core)
 
     @property
@@ -134,7 +135,7 @@ class NativeEngine(Engine):
         self.core.stray_slot = stray
 
     def halt(self) -> None:
-        """Send every call the long way, where the handle refuses it."""
+        """Close the fast path: the handle in Python refuses every call."""
         self.core.halt()
 
     def yield_at_barriers(self) -> None:
@@ -142,7 +143,7 @@ class NativeEngine(Engine):
         self.core.yields = True
 
     def wait_for_change(self, timeout: float | None) -> None:
-        """Wait as ``Engine`` does; meanwhile calls go the long way, because only that tells who waits."""
+        """Wait as ``Engine`` does; meanwhile calls take the slow path, which alone notifies waiting threads."""
         self.core.watched += 1
         try:
             super().wait_for_change(timeout)
@@ -150,7 +151,7 @@ class NativeEngine(Engine):
             self.core.watched -= 1
 
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
-        """Store one batch behind the head and publish it; its first and last number."""
+        """Store one batch at the head and publish it; its first and last number."""
         self._settle()
         first = self.state.head.next_seq
         self.core.store(payloads, kinds)
@@ -209,9 +210,9 @@ class NativeWritePath(WritePath):
 
 
 class NativeWal(_native.Handle, Wal):
-    """``Wal`` with a short way through ``append``, ``extend``, ``commit`` and ``read``.
+    """``Wal`` with a fast path through ``append``, ``extend``, ``commit`` and ``read``.
 
-    ``Handle`` does in C what is ordinary, and calls the method of ``Wal`` under its name with ``_slow`` in front for all else.
+    ``Handle`` does the ordinary cases in C and leaves all others to the method of ``Wal``, named with ``_slow`` in front.
     """
 
     _slow_append = Wal.append
@@ -237,7 +238,7 @@ class NativeWal(_native.Handle, Wal):
         return _native.RecordIterator(self._engine.core, Record, partial(self._step, view), at, view.rules(end))
 
     def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
-        """What C leaves to this side: the record with this number, and where it ends."""
+        """What C leaves to Python: the record with this number, and where it ends."""
         engine = self._access.to_read()
         try:
             engine.check_kept(seq, view)

@@ -1,19 +1,21 @@
-"""Records that others in the log need: while they do, the log keeps a copy, stored again before the tail passes the last one.
+"""Retained records: appended again before the tail passes their last copy, while other records depend on them.
 
 Invariants
 ----------
-- ``seq`` of a kept record is the number of its newest copy between tail and head, or 0. It changes under ``guard`` only, and it is
-  set back before the copy goes, so whoever finds it set and stores before ``guard`` is let go stores behind a copy.
-- ``last_used`` is never below the number of the newest record that needs it, so what nothing needs any more is forgotten.
-- The engine leaves ``headroom`` bytes of the ring to copies: there is always room for one of each, also in a full log.
-- Copies are stored and durable before the tail moves, unless numbers behind the head were promised to a batch. Then they are
-  ``owed``: stored by whoever holds the writer, as soon as it has stored what it promised.
+Those marked [c] are checked at run time in test builds: see ``pmwal/writing/checks.py``.
+
+- [c] ``seq`` of a retained record is the number of its newest copy between tail and head, or 0. It changes under ``guard`` only,
+  and is reset before the copy goes, so a thread that finds it set and stores before it releases ``guard`` stores after a copy.
+- ``last_used`` is never below the number of the newest record that depends on it, so a record is dropped only when none does.
+- [c] The engine reserves ``headroom`` bytes of the ring: there is always room for one copy of each, even in a full log.
+- [c] Copies are stored and durable before the tail moves, unless a batch has been told the numbers after the head. Then they are
+  ``owed``: the thread that holds ``writing`` stores them right after its batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pmwal.errors import WalFull
@@ -34,11 +36,11 @@ class _PlainRetained:
 if TYPE_CHECKING or native is None:  # noqa: SIM108  (a type checker takes no conditional expression for a base)
     _RetainedBase = _PlainRetained
 else:
-    _RetainedBase = native.Retained  # the same, where C can look at it
+    _RetainedBase = native.Retained  # the same, readable from C
 
 
 class RetainedRecord(_RetainedBase):
-    """One record to keep, and where things stand with it."""
+    """One retained record, and which records depend on it."""
 
     __slots__ = ("first_used", "kind", "owed", "payload")
 
@@ -46,36 +48,53 @@ class RetainedRecord(_RetainedBase):
         super().__init__()
         self.kind = kind
         self.payload = payload
-        self.first_used = 0  # no record before this one needs it; 0 when none does
-        self.owed = False  # a copy has gone, or goes now, that records still need
+        self.first_used = 0  # no record before this number depends on it; 0 when none does
+        self.owed = False  # its copy is gone, or about to go, and records still depend on it
 
 
 class Retained:
-    """The records that a log keeps, by payload."""
+    """The retained records of a log, by payload."""
 
     def __init__(self, engine: Engine) -> None:
         self.records: dict[bytes, RetainedRecord] = {}
-        self.adopted = False  # whether what the log already held was looked for
+        self.adopted = False  # whether the log was searched for what it retained before it was opened
+        self.called = "retained records"  # in messages
         self._engine = engine
 
-    def add(self, record: RetainedRecord) -> None:
-        """Keep one more, and make it room. The caller holds ``guard``."""
+    def adopt(self, records: Iterable[RetainedRecord], called: str) -> None:
+        """Retain what the log contained when it was opened, as far as there is room. The caller holds both locks."""
+        self.called = called
+        for record in records:
+            with contextlib.suppress(WalFull):
+                self._add(record)
+        self.adopted = True
+
+    def get(self, kind: int, payload: bytes) -> RetainedRecord:
+        """The record with this payload, retained from now on. The caller holds ``guard``."""
+        record = self.records.get(payload)
+        if record is None:
+            record = RetainedRecord(kind, payload)
+            self._add(record)
+        return record
+
+    def _add(self, record: RetainedRecord) -> None:
+        """Retain one more, and reserve space for a copy of each."""
         block = self._engine.block
         sizes = [record_size(len(payload), block.alignment) for payload in (*self.records, record.payload)]
         headroom = sum(sizes) + max(sizes)  # and a gap at the ring's end, which is smaller than the copy that leaves it
         if headroom > block.capacity // 4:
             raise WalFull(
-                f"{len(sizes)} definitions of events with {sum(map(len, self.records)) + len(record.payload)} bytes are too many "
-                f"for a ring of {block.capacity} bytes; define fewer, or create a larger log"
+                f"{len(sizes)} {self.called} with {sum(map(len, self.records)) + len(record.payload)} bytes are too many "
+                f"for a ring of {block.capacity} bytes; use fewer, or create a larger log"
             )
         self.records[record.payload] = record
         self._engine.headroom = headroom
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[bool]:
-        """Hold ``writing``, if copies may be needed and nobody holds it; whether they may be stored now.
+        """Hold ``writing`` if copies may be needed and no thread holds it; whether copies may be stored now.
 
-        It never waits: the one that holds the writer may be waiting for the very truncate that asks.
+        It never waits: the thread that holds ``writing`` may itself be waiting for this truncate.
         """
         writing = self._engine.writing
         free = bool(self.records) and not owned(writing) and writing.acquire(blocking=False)
@@ -86,7 +105,7 @@ class Retained:
                 writing.release()
 
     def move_tail(self, tail: Bound, *, may_store: bool) -> None:
-        """``Engine.move_tail``, with copies of what it would pass. The caller holds ``guard``, and to store ``writing``."""
+        """``Engine.move_tail``, with copies of what it would pass. The caller holds ``guard``, and ``writing`` if ``may_store``."""
         for record in self.records.values():
             if 0 < record.seq < tail.next_seq:
                 self._lose(record, needed=record.last_used >= tail.next_seq)
@@ -97,7 +116,7 @@ class Retained:
             self.settle()
 
     def roll_back(self, end: Bound) -> None:
-        """``Engine.roll_back``, with copies of what it discards and older records need. The caller holds both locks."""
+        """``Engine.roll_back``, with copies of what it discards and older records depend on. The caller holds both locks."""
         for record in self.records.values():
             record.last_used = min(record.last_used, end.next_seq - 1)
             if record.seq >= end.next_seq:
@@ -106,7 +125,7 @@ class Retained:
         self.settle()
 
     def settle(self) -> None:
-        """Store copies of what is owed, durably, if there is room. The caller holds ``writing`` and ``guard``."""
+        """Store the copies that are owed, durably, if there is room. The caller holds ``writing`` and ``guard``."""
         engine = self._engine
         owed = [record for record in self.records.values() if record.owed]
         if not owed:
@@ -121,7 +140,7 @@ class Retained:
         engine.commit()
 
     def stored(self, record: RetainedRecord, seq: int) -> None:
-        """A copy stands at this number."""
+        """Note a copy with this number."""
         record.seq, record.owed = seq, False
         record.first_used = record.first_used or seq
 

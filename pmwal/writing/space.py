@@ -1,10 +1,12 @@
-"""Space for what is to be stored, when the ring is full: raise, wait for a truncate, or overwrite the oldest.
+"""What to do when the ring is full: raise, wait for a truncate, or overwrite the oldest records.
 
 Invariants
 ----------
-- ``headroom`` of the engine stays free: it is for copies of records that the log keeps (see ``kept``).
-- Space that was found stays until ``guard`` is let go: nobody else stores, and the tail only moves on.
-- What a call waits or makes room for is reckoned anew each time the log has changed: a copy may stand behind the head then.
+Those marked [c] are checked at run time in test builds: see ``pmwal/writing/checks.py``.
+
+- [c] The engine's ``headroom`` stays free: it is for copies of retained records (see ``pmwal/writing/retained.py``).
+- Space that was found stays free until ``guard`` is released: nobody else stores, and the tail only moves forwards.
+- [c] The space that a call needs is computed again whenever the log has changed: a copy may have been stored at the head.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pmwal.writing.retained import Retained
 
 
 class Space:
-    """Makes room by a policy, and counts what that took. The caller of each method holds ``writing`` and ``guard``."""
+    """Makes room by one of ``FULL_POLICIES``, and counts what that took. The caller holds ``writing`` and ``guard``."""
 
     def __init__(
         self, path: str, engine: Engine, access: Access, retained: Retained, *, on_full: str, timeout: float | None
@@ -61,7 +63,7 @@ class Space:
             raise
 
     def _check(self, need: Need) -> None:
-        """Raise for what would not fit into an empty log either."""
+        """Raise for records that would not fit into an empty log either."""
         if need.stored_bytes > self._size:
             raise RecordTooLarge(
                 f"{need.records} records of {need.payload_bytes} bytes together cannot fit into a ring of "
@@ -100,4 +102,4 @@ class Space:
     @property
     def _headroom(self) -> str:
         headroom = self._engine.headroom
-        return f", {headroom} of them kept for definitions of events" if headroom else ""
+        return f", {headroom} of them kept for {self._retained.called}" if headroom else ""

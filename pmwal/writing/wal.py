@@ -1,11 +1,11 @@
-"""The writer's handle: policy, waiting, poison, and the calls that users make.
+"""The writer's handle: the calls that users make. ``wal_reads`` has those that read.
 
 Invariants
 ----------
-- Every call checks first that this process may use the handle at all (open, not forked, not poisoned) and that its
-  thread is not already inside a call; only then does it wait for a lock.
-- All of a call's records are in private memory, and there is room for them, before the first one is stored.
-- An ``OSError`` from the medium is final: the handle is poisoned and every later call says so with the same errno.
+- Every call asks ``Access`` for the engine before it waits for a lock, and goes through ``Access`` again, with the lock held,
+  before it touches the medium.
+- Arguments are checked, and copied into private memory, before any lock is taken.
+- Closing or dropping a handle releases the lock on the log last, when nothing can store through this handle any more.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -23,22 +22,21 @@ import numpy as np
 from pmwal.errors import PersistError
 from pmwal.format.payload import as_number, as_payload, check_kind, check_length
 from pmwal.format.rows import as_rows
-from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import follow
-from pmwal.reading.walk import View, Walker, gone, resume
-from pmwal.records import Bound, Record, RecoveryReport, WalStats
+from pmwal.records import Bound, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
 from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
+from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
-from pmwal.writing.engine import Engine, State
+from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
+from pmwal.writing.wal_reads import WalReads
 from pmwal.writing.write_path import WritePath
 
 
-class Wal(ArrayReader):
-    """A log opened for writing; ``pmwal.open`` makes one. Safe for threads; one writer per log.
+class Wal(WalReads):
+    """A log opened for writing; made by ``pmwal.open``. Thread-safe. A log has one writer at a time.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -61,14 +59,14 @@ class Wal(ArrayReader):
         on_full: str,
         timeout: float | None,
     ) -> None:
+        self._committer: Committer | None = None
         self._path = path
-        self._engine = engine
         self._writer_lock = writer_lock
         self._recovery = recovery
-        self._committer: Committer | None = None
-        self._access = Access(path, engine, writer_lock)
-        self._retained = Retained(engine)
-        self._space = Space(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
+        super().__init__(engine, Access(path, engine, writer_lock))
+        self._batch_type = checked(Batch)
+        self._retained = checked(Retained)(engine)
+        self._space = checked(Space)(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
         self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
         if not isinstance(commit, str):
             self._committer = Committer(engine, commit, self, f"pmwal-committer {path}")
@@ -78,8 +76,8 @@ class Wal(ArrayReader):
     def append(self, data: Any, *, kind: int = 0, commit: bool | None = None) -> int:
         """Append one record and return its sequence number.
 
-        ``data``: any contiguous buffer. ``kind``: 0 to 65535, the application's. ``commit``: True returns when the record
-        is durable, False at once (a later commit makes it so), None does what the handle was opened with.
+        ``data`` is any contiguous buffer, ``kind`` a number from 0 to 65535 for the application. With ``commit=True`` it returns
+        when the record is durable, with False at once (a later commit makes it durable), with None as the log was opened to.
         Raises ``RecordTooLarge``, ``WalFull``, ``PersistError``.
 
         >>> import pmwal
@@ -99,8 +97,8 @@ class Wal(ArrayReader):
     def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them, with one commit; return the first and last number.
 
-        For nothing it returns ``(next_seq, next_seq - 1)``. The items are taken before anything is stored, so an
-        exception in the iterable leaves the log untouched. Raises as ``append`` does.
+        For no items it returns ``(next_seq, next_seq - 1)``. All items are taken before anything is stored, so an exception in the
+        iterable leaves the log untouched. Raises what ``append`` raises.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -122,8 +120,9 @@ class Wal(ArrayReader):
     def extend_array(self, a: np.ndarray[Any, Any], *, kind: int = 0) -> tuple[int, int]:
         """Append each row of a numpy array as one record, all or none, with one commit; return the first and last number.
 
-        ``a``: 2-D of any dtype, or 1-D of a structured one; the bytes are stored as they are, whatever their order. Nobody may
-        change them meanwhile: a record could hold some of both. Raises as ``extend`` does, ``TypeError`` for a dtype of objects.
+        ``a`` is 2-D of any dtype, or 1-D of a structured one; its bytes are stored as they are, in their byte order. No thread may
+        change them during the call: a record could get old and new bytes. Raises what ``extend`` raises, and ``TypeError`` for a
+        dtype of objects.
 
         >>> import numpy, pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -143,8 +142,8 @@ class Wal(ArrayReader):
     def batch(self) -> Batch:
         """A context in which records are staged; all or none of them are stored when it ends, with one commit.
 
-        An exception in its body discards them. It holds the writer: other threads wait, and so the numbers that
-        ``append`` returns inside are final.
+        An exception in its body discards them. Other threads that append wait until it ends, so the numbers that ``append`` returns
+        inside are final.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -154,13 +153,13 @@ class Wal(ArrayReader):
         ((1, 2), 1, 2)
         """
         self._access.to_store()
-        return Batch(self, self._write_path)
+        return self._batch_type(self, self._write_path)
 
     def reserve(self, n: int, *, kind: int = 0) -> Reservation:
-        """A context that hands out ``n`` zeroed bytes to fill; they become one record when it ends, ``seq`` its number.
+        """A context that gives you ``n`` zeroed bytes to fill; they become one record when it ends, with the number ``seq``.
 
-        An exception in its body discards them, and so does a slice or array of the view that is still alive at the
-        end (``BufferError``). It holds the writer: other threads wait.
+        An exception in its body discards them, and so does a slice or array of the view that is still alive at the end
+        (``BufferError``). Other threads that append wait until it ends.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -178,7 +177,7 @@ class Wal(ArrayReader):
     # -- durability
 
     def commit(self) -> int:
-        """Make everything appended so far durable; return the number through which it is.
+        """Make everything appended so far durable; return the last durable number.
 
         With nothing pending it lets the commit pointer catch up, so that recovery has nothing to search for.
         Raises ``PersistError``.
@@ -198,9 +197,9 @@ class Wal(ArrayReader):
             return engine.state.durable.next_seq - 1
 
     def wait_durable(self, seq: int, timeout: float | None = None) -> bool:
-        """Wait until this number is durable, committing it if nobody else does; False after ``timeout`` seconds.
+        """Wait until this number is durable, and commit it if no other thread does; False after ``timeout`` seconds.
 
-        A number that is not appended yet is waited for. Raises ``PersistError``.
+        It waits for a number that is not appended yet, too. Raises ``PersistError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB", commit="manual") as wal:
@@ -222,7 +221,7 @@ class Wal(ArrayReader):
     def truncate(self, before: int) -> int:
         """Free the space of all records before this number, durably; return the new ``first_seq``.
 
-        ``before`` is from ``first_seq`` (nothing happens) to ``next_seq`` (the log is empty then), else ``ValueError``.
+        ``before`` is from ``first_seq`` (nothing changes) to ``next_seq`` (empties the log), else ``ValueError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -246,7 +245,7 @@ class Wal(ArrayReader):
     def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``.
 
-        ``after`` is from ``first_seq - 1`` (the log is empty then) to ``next_seq - 1`` (nothing happens), else ``ValueError``.
+        ``after`` is from ``first_seq - 1`` (empties the log) to ``next_seq - 1`` (nothing changes), else ``ValueError``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -266,128 +265,6 @@ class Wal(ArrayReader):
                     self._retained.roll_back(Bound(position, after + 1))
             return engine.state.head.next_seq
 
-    # -- reading
-
-    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``; the end is fixed now.
-
-        It shows what this handle has appended, durable or not. A ``start`` that is a ``Record.cursor`` means "after that
-        record". Raises ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is not in the log any more
-        (unless the next one is) or is another one now, and for records that are truncated, overwritten or rolled back under
-        it; ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
-
-        >>> import pmwal
-        >>> with pmwal.open(path, size="64KiB") as wal:
-        ...     first, last = wal.extend([b"a", b"b", b"c"])
-        ...     [record.data for record in wal.read(start=2)]
-        [b'b', b'c']
-        """
-        engine = self._access.to_read()
-        return self._walk(engine, *self._bounds(engine, start, stop))
-
-    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
-        """What may be read now, the first number of it, and the one after the last."""
-        view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
-        first = self._number(start, view)
-        end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
-        if first < view.tail.next_seq:
-            raise gone(first, view.tail)
-        return view, first, end
-
-    def _source(self, start: int | None, stop: int | None) -> Source:
-        engine = self._access.to_read()
-        view, first, end = self._bounds(engine, start, stop)
-
-        def is_kept(seq: int) -> bool:
-            return seq >= self._access.to_read().state.tail.next_seq
-
-        def walk_on(at: Bound, stop: int) -> Iterator[Record]:
-            return self._walk(engine, view, at.next_seq, stop, at)
-
-        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
-
-    def _number(self, start: int | str | None, view: View) -> int:
-        """With which record a read or a follow begins."""
-        if start is None:
-            return view.tail.next_seq
-        return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
-
-    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
-        """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
-
-        It sleeps meanwhile, so it is for a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. ``start`` may be a cursor. Raises as ``read`` does, and ``PersistError`` when the log has failed.
-
-        >>> import pmwal
-        >>> with pmwal.open(path, size="64KiB") as wal:
-        ...     first, last = wal.extend([b"a", b"b"])
-        ...     [record.data for record in wal.follow(timeout=0)]
-        [b'a', b'b']
-        """
-        engine = self._access.to_store()
-        return follow(engine.mapping, engine.seam, self._look, self._number(start, engine.view), timeout)
-
-    def _look(self, first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to hand out now; None when the handle is closed."""
-        self._access.refuse_fork()
-        if self._access.closed or self._access.closing:
-            return None
-        self._access.refuse_poison()
-        return self.read(first, self.committed_seq + 1)
-
-    def _locate(self, view: View, seq: int) -> Bound:
-        """Where the record with this number starts."""
-        if seq == view.tail.next_seq:
-            return view.tail
-        try:
-            return Bound(self._access.to_read().find(seq).position, seq)
-        except OSError as error:
-            raise self._access.fail(error) from error
-
-    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
-        if first < end:
-            at = self._locate(view, first) if start is None else start
-            try:
-                for record in Walker(engine.block, self._load, engine.explain).walk(view, at, end):
-                    self._access.to_read().check_kept(record.seq, view)
-                    yield record
-            except OSError as error:
-                raise self._access.fail(error) from error
-
-    def _load(self, offset: int, length: int) -> bytes:
-        return self._access.to_read().mapping.load(offset, length)
-
-    def __iter__(self) -> Iterator[Record]:
-        return self.read()
-
-    def __getitem__(self, seq: int) -> Record:
-        if not isinstance(seq, int):
-            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
-        if not self.first_seq <= seq < self.next_seq:
-            raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
-        record = next(self.read(seq, seq + 1), None)
-        if record is None:
-            raise IndexError(f"no record {seq}: it was rolled back meanwhile")
-        return record
-
-    def __len__(self) -> int:
-        return self.next_seq - self.first_seq
-
-    @property
-    def first_seq(self) -> int:
-        """Number of the oldest record, or of the next one when the log is empty."""
-        return self._state.tail.next_seq
-
-    @property
-    def next_seq(self) -> int:
-        """The number that the next record will have."""
-        return self._state.head.next_seq
-
-    @property
-    def committed_seq(self) -> int:
-        """Everything up to this number is durable."""
-        return self._state.durable.next_seq - 1
-
     # -- about the handle
 
     @property
@@ -397,7 +274,7 @@ class Wal(ArrayReader):
 
     @property
     def path(self) -> str:
-        """The path it was opened with."""
+        """The path that the log was opened with."""
         return self._path
 
     @property
@@ -407,7 +284,7 @@ class Wal(ArrayReader):
 
     @property
     def free(self) -> int:
-        """Bytes of the ring that are free; a record takes 48 more than its payload, and padding."""
+        """Free bytes of the ring. A record takes its payload, 48 bytes more, and padding."""
         state = self._state
         return self.capacity - (state.head.position - state.tail.position)
 
@@ -417,7 +294,7 @@ class Wal(ArrayReader):
         return self._access.closed
 
     def stats(self) -> WalStats:
-        """Where the handle writes, and counters since it was opened.
+        """Where the log lies and how it is written, and counters since it was opened.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -453,10 +330,10 @@ class Wal(ArrayReader):
         )
 
     def close(self) -> None:
-        """Commit what is pending, mark the log as cleanly closed, and give it to the next writer. Idempotent.
+        """Commit what is pending, mark the log as cleanly closed, and release it for the next writer. Idempotent.
 
-        In a forked child, and on a poisoned handle, it only lets go. A batch or a reservation of this thread that is still
-        open is discarded. Raises ``PersistError`` when the last commit fails.
+        In a forked child it does nothing to the log, and on a poisoned handle it only releases it. A batch or a reservation of this
+        thread that is still open is discarded. Raises ``PersistError`` when the last commit fails.
         """
         access = self._access
         if access.closed:
@@ -504,7 +381,7 @@ class Wal(ArrayReader):
         self.close()
 
     def __del__(self) -> None:
-        # A dropped handle is a process crash: nothing is committed, only the lock goes.
+        # A dropped handle is like a process crash: nothing is committed, only the lock is released.
         access = getattr(self, "_access", None)
         if access is None or access.closed or access.forked:
             return
@@ -523,13 +400,6 @@ class Wal(ArrayReader):
             "a pmwal.Wal cannot be sent to another process: its lock belongs to this one. "
             'Send the path and open it there, with mode="r" to read beside this writer.'
         )
-
-    # -- inside
-
-    @property
-    def _state(self) -> State:
-        self._access.refuse_fork()
-        return self._engine.state
 
     def _fail(self, error: OSError) -> PersistError:
         """``Access.fail``, under the name that the native handle calls it by."""

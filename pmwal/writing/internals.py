@@ -1,0 +1,48 @@
+"""What ``pmwal.events`` and ``pmwal.aio`` may do with a ``Wal`` beyond its public methods. They reach no deeper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from pmwal.records import Record
+from pmwal.writing.retained import RetainedRecord
+from pmwal.writing.wal import Wal
+
+Find = Callable[[Iterator[Record]], Iterable[RetainedRecord]]
+"""Finds, among the records of a log, those that it must retain; the most important ones first."""
+
+
+def retain_found(wal: Wal, find: Find, called: str) -> None:
+    """Retain what an earlier process left in the log, once for each handle; ``called`` is what messages call such records.
+
+    What there is no room for is not retained. Raises what ``Wal.append`` raises.
+    """
+    engine = wal._access.to_store()
+    with engine.writing, engine.guard:  # nothing changes between the look at the log and the first store
+        if not wal._retained.adopted:
+            wal._retained.adopt(find(wal.read()), called)
+
+
+def retain(wal: Wal, kind: int, payload: bytes) -> RetainedRecord:
+    """The retained record with this payload; a new one, not in the log yet, if there is none. ``WalFull`` for one too many."""
+    engine = wal._access.to_store()
+    with engine.guard:
+        return wal._retained.get(kind, payload)
+
+
+def append_needing(wal: Wal, needed: RetainedRecord, data: bytes, kind: int) -> int:
+    """Append a record that depends on a retained one, and the retained one in the same batch if the log has no copy of it.
+
+    It commits as the handle was opened to. Raises what ``Wal.append`` raises.
+    """
+    return wal._write_path.append_needing(needed, data, kind)
+
+
+def first_number(wal: Wal, start: int | str | None) -> int:
+    """The number with which ``Wal.follow(start)`` begins. Raises what that raises."""
+    return wal._number(start, wal._access.to_store().view)
+
+
+def yield_at_barriers(wal: Wal) -> None:
+    """Let other threads run Python during every barrier of this log, also where it would be faster to keep them waiting."""
+    wal._engine.yield_at_barriers()

@@ -1,0 +1,156 @@
+"""What a writer's handle reads: its own log, including records that are not durable yet.
+
+Invariants
+----------
+- The end of a read is fixed at the call. On a poisoned handle it is the end of what is durable.
+- Each record is checked in a private copy, and once more for a rollback, before it is handed out.
+- An iterator holds the handle, so the log stays open while it is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from pmwal.format.payload import as_number
+from pmwal.reading.arrays import ArrayReader, Source
+from pmwal.reading.follow import follow
+from pmwal.reading.walk import View, Walker, gone, resume
+from pmwal.records import Bound, Record
+from pmwal.writing.access import Access
+from pmwal.writing.engine import Engine, State
+
+
+class WalReads(ArrayReader):
+    """The reading half of ``Wal``."""
+
+    def __init__(self, engine: Engine, access: Access) -> None:
+        self._engine = engine
+        self._access = access
+
+    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records from number ``start`` up to, not including, ``stop``; the end is fixed at the call.
+
+        It includes records that are not durable yet. A ``start`` that is a ``Record.cursor`` means "after that record". Raises
+        ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is no longer in the log (unless the next one is)
+        or has been replaced, and for records that are truncated, overwritten or rolled back during the read; ``CorruptWal`` for
+        damage; ``ValueError`` for text that is no cursor.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     [record.data for record in wal.read(start=2)]
+        [b'b', b'c']
+        """
+        engine = self._access.to_read()
+        return self._walk(engine, *self._bounds(engine, start, stop))
+
+    def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
+        """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
+
+        It sleeps in between, so give it a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
+        without a record. ``start`` may be a cursor. Raises what ``read`` raises, and ``PersistError`` when the log has failed.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     first, last = wal.extend([b"a", b"b"])
+        ...     [record.data for record in wal.follow(timeout=0)]
+        [b'a', b'b']
+        """
+        engine = self._access.to_store()
+        return follow(engine.mapping, engine.seam, self._look, self._number(start, engine.view), timeout)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
+
+    def __getitem__(self, seq: int) -> Record:
+        if not isinstance(seq, int):
+            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        if not self.first_seq <= seq < self.next_seq:
+            raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
+        record = next(self.read(seq, seq + 1), None)
+        if record is None:
+            raise IndexError(f"no record {seq}: it was rolled back meanwhile")
+        return record
+
+    def __len__(self) -> int:
+        return self.next_seq - self.first_seq
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest record, or of the next one when the log is empty."""
+        return self._state.tail.next_seq
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next record will have."""
+        return self._state.head.next_seq
+
+    @property
+    def committed_seq(self) -> int:
+        """The last durable number: everything up to it is durable."""
+        return self._state.durable.next_seq - 1
+
+    # -- inside
+
+    @property
+    def _state(self) -> State:
+        self._access.refuse_fork()
+        return self._engine.state
+
+    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
+        """The view to read, its first number to hand out, and the number after the last."""
+        view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
+        first = self._number(start, view)
+        end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
+        if first < view.tail.next_seq:
+            raise gone(first, view.tail)
+        return view, first, end
+
+    def _number(self, start: int | str | None, view: View) -> int:
+        """The number with which a read or a follow begins."""
+        if start is None:
+            return view.tail.next_seq
+        return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
+
+    def _look(self, first: int) -> Iterator[Record] | None:
+        """The next records for ``follow``; None when the handle is closed."""
+        self._access.refuse_fork()
+        if self._access.closed or self._access.closing:
+            return None
+        self._access.refuse_poison()
+        return self.read(first, self.committed_seq + 1)
+
+    def _locate(self, view: View, seq: int) -> Bound:
+        """Where the record with this number starts."""
+        if seq == view.tail.next_seq:
+            return view.tail
+        try:
+            return Bound(self._access.to_read().find(seq).position, seq)
+        except OSError as error:
+            raise self._access.fail(error) from error
+
+    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
+        if first < end:
+            at = self._locate(view, first) if start is None else start
+            try:
+                for record in Walker(engine.block, self._load, engine.explain).walk(view, at, end):
+                    self._access.to_read().check_kept(record.seq, view)
+                    yield record
+            except OSError as error:
+                raise self._access.fail(error) from error
+
+    def _load(self, offset: int, length: int) -> bytes:
+        return self._access.to_read().mapping.load(offset, length)
+
+    def _source(self, start: int | None, stop: int | None) -> Source:
+        engine = self._access.to_read()
+        view, first, end = self._bounds(engine, start, stop)
+
+        def is_kept(seq: int) -> bool:
+            return seq >= self._access.to_read().state.tail.next_seq
+
+        def walk_on(at: Bound, stop: int) -> Iterator[Record]:
+            return self._walk(engine, view, at.next_seq, stop, at)
+
+        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
