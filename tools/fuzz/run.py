@@ -1,4 +1,4 @@
-"""Build the fuzzer of pmwal/native/ring.c with AddressSanitizer and UndefinedBehaviorSanitizer, and run it for a while.
+"""Build the fuzzer of pmwal/native/ring.c with sanitizers (address, undefined behaviour) and checks, and run it for a while.
 
     python tools/fuzz/run.py [--seconds N] [--engine auto|libfuzzer|standalone] [--seed N] [--keep FILE]
     python tools/fuzz/run.py --replay FILE           one kept input
@@ -24,7 +24,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "pmwal" / "native"
 CORPUS = HERE / "corpus"
-FLAGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DPMWAL_CHECKS"]
 MUTANT_SECONDS = 20
 
 MUTANTS: dict[str, tuple[str, str]] = {
@@ -119,9 +119,10 @@ def build(directory: Path, engine: str, mutant: str | None = None) -> Path:
     if engine == "libfuzzer":
         compiler = [os.environ.get("CLANG", "clang"), "-fsanitize=fuzzer,address,undefined"]
     else:
-        compiler = [os.environ.get("CC", "gcc"), "-fsanitize=address,undefined", "-DSTANDALONE"]
+        compiler = [os.environ.get("CC", "gcc"), "-fsanitize=address,undefined"]
     warnings = ["-Wno-unused"] if mutant else ["-Werror"]
     sources = [str(HERE / "ring_fuzz.c"), str(ring), str(NATIVE / "crc32c.c")]
+    sources += [str(HERE / "standalone.c")] if engine == "standalone" else []
     command = [*compiler, *FLAGS, *warnings, f"-I{NATIVE}", *sources, "-o", str(program)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -134,7 +135,11 @@ def build(directory: Path, engine: str, mutant: str | None = None) -> Path:
 
 def run(program: Path, engine: str, seconds: float, seed: int, keep: Path, inputs: Path = CORPUS) -> Result:
     """Run the fuzzer from the corpus on."""
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
     with tempfile.TemporaryDirectory() as grown:
         if engine == "standalone":
             command = [str(program), "-s", str(seconds), "-r", str(seed), "-k", str(keep), str(inputs)]
@@ -153,7 +158,7 @@ def run(program: Path, engine: str, seconds: float, seed: int, keep: Path, input
 def first_lines(output: str, count: int = 30) -> str:
     """The part of a report that says what was found."""
     lines = output.splitlines()
-    start = next((at for at, line in enumerate(lines) if re.search(r"ERROR|runtime error|not true", line)), 0)
+    start = next((at for at, line in enumerate(lines) if re.search(r"ERROR|runtime error|not true|check failed", line)), 0)
     return "\n".join(lines[start : start + count])
 
 
@@ -165,7 +170,7 @@ def check_mutants(names: list[str], engine: str, seconds: float, seed: int) -> l
             program = build(Path(work), engine, name)
             result = run(program, engine, seconds, seed, Path(work) / "crash")
             program.unlink()
-            what = re.search(r"ERROR: AddressSanitizer: \S+|not true: .*|runtime error: .*", result.output)
+            what = re.search(r"ERROR: AddressSanitizer: \S+|not true: .*|check failed: .*|runtime error: .*", result.output)
             print(f"{name:<24} {'noticed: ' + what.group(0)[:90] if what and result.found else 'NOT NOTICED'}", flush=True)
             if not (what and result.found):
                 missed.append(name)
