@@ -662,9 +662,10 @@ def test_interrupted_rollback_leaves_no_note_of_where_its_records_were(
             become(self, state)
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(engine, "_become", interrupted)
-            wal.rollback(after=3)
+            with pytest.raises(KeyboardInterrupt):
+                wal.rollback(after=3)
         payloads = [bytes(7 * number) for number in range(100)]
         wal.extend(payloads)
         assert [wal[seq].data for seq in range(4, 104)] == payloads

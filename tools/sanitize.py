@@ -1,4 +1,4 @@
-"""Run tests over a native engine that is built with AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.
+"""Run tests over a native engine built with checks, AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.
 
     python tools/sanitize.py [--quick] [--mutant] [TEST ...]    files in tests/ (default: those that use the engine most)
     python tools/sanitize.py --valgrind [--mutant]              a short script with the calls of a log, under memcheck
@@ -138,7 +138,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
         if not count:
             raise CannotRun(f"nothing in {name} matches {old!r}")
         path.write_text(changed)
-    environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CFLAGS": cflags, "PMWAL_LDFLAGS": ldflags}
+    environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CHECK": "1", "PMWAL_CFLAGS": cflags, "PMWAL_LDFLAGS": ldflags}
     environment.setdefault("CC", "gcc")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)

@@ -75,6 +75,7 @@ static uint64_t page_end(uint64_t offset)
 
 static int sync_pages(Core *core, uint64_t first, uint64_t end)
 {
+    PMWAL_CHECK((first | end) % PMWAL_PAGE == 0 && first < end && end <= page_end(core->size));
     while (msync(core->base + first, end - first, MS_SYNC))
         if (errno != EINTR)
             return errno;
@@ -122,6 +123,7 @@ static int barrier_over(Core *core, const struct range *ranges, size_t count)
 static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, struct range ranges[2])
 {
     uint64_t capacity = core->geometry.capacity, first = start % capacity, length = end - start;
+    PMWAL_CHECK(start <= end && length <= capacity);
     if (start == end)
         return 0;
     if (first + length <= capacity) {
@@ -136,6 +138,10 @@ static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, str
 /* The slot that says `state` but for what is durable, for the next generation; its place in the file is returned. */
 static uint64_t build_slot(const Core *core, union commit_slot *slot, const struct log_state *state, struct bound durable, uint32_t flags)
 {
+    PMWAL_CHECK(core->generation < PMWAL_GENERATION_MAX);
+    PMWAL_CHECK(state->tail.position <= durable.position && state->tail.seq <= durable.seq);
+    PMWAL_CHECK(state->epoch >= core->state.epoch && state->epoch <= UINT32_MAX);
+    PMWAL_CHECK(durable.position >= core->pointer || state->epoch > core->state.epoch);
     uint64_t generation = core->generation + 1;
     uint64_t index = generation % core->control_pages * PMWAL_SLOTS_PER_PAGE +
                      generation / core->control_pages % PMWAL_SLOTS_PER_PAGE;
@@ -148,6 +154,10 @@ static uint64_t build_slot(const Core *core, union commit_slot *slot, const stru
     slot->words[6] = state->tail.seq;
     slot->words[7] = flags | (core->pipelined ? (uint32_t)PMWAL_SLOT_PIPELINED : 0);
     slot->words[0] |= crc32c_words(core->geometry.uuid_crc, index, slot->words, 8);
+    PMWAL_CHECK(slot->slot.generation == core->generation + 1 && index < core->control_pages * PMWAL_SLOTS_PER_PAGE);
+    PMWAL_CHECK(slot->slot.epoch == state->epoch && slot->slot.epoch_first_seq == state->epoch_first_seq);
+    PMWAL_CHECK(slot->slot.commit_position == durable.position && slot->slot.commit_seq + 1 == durable.seq);
+    PMWAL_CHECK(slot->slot.tail_position == state->tail.position && slot->slot.tail_seq == state->tail.seq);
     return PMWAL_CONTROL_OFFSET + index * sizeof *slot;
 }
 
@@ -252,6 +262,7 @@ static int note_latency(Core *core, int64_t duration_ns)
 /* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
 static int settle_flush(Core *core, int status)
 {
+    PMWAL_CHECK((status < 0) == (PyErr_Occurred() != NULL));
     if (status > 0)
         return check_size(core) == EIO ? raise_fault(core) : raise_final(core, status);
     if (status < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
@@ -279,6 +290,7 @@ static void durable_body(void *context)
         order_stores(core);
     }
     struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
+    PMWAL_CHECK(page->bounds.version_end == core->live_version);
     page->bounds.version_begin = core->live_version + 1;
     __atomic_thread_fence(__ATOMIC_RELEASE);
     page->bounds.durable_position = position;
@@ -295,6 +307,8 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
 {
     struct batch batch;
     batch_of(&batch, core, pieces, count);
+    PMWAL_CHECK(core_is_free(core));
+    PMWAL_CHECK(core_commits_at_once(core));
     if (now_ns(core, &batch.time_ns))
         return -1;
     bool timed = is_timed(core);
@@ -304,6 +318,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         return raise_fault(core);
     int64_t took = timed ? monotonic_ns() - start : 0;
     take_in(&batch);
+    PMWAL_CHECK(core->state.head.position == batch.end.position);
     core->live_version++;
     core->state.durable = core->state.head;
     core->commits++;
@@ -314,6 +329,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         core->slots_written++;
         core->barriers++;
     }
+    check_core(core);
     return timed ? note_latency(core, took) : 0;
 }
 
@@ -321,6 +337,7 @@ int core_store_synced(Core *core, const struct piece *piece)
 {
     struct batch batch;
     batch_of(&batch, core, piece, 1);
+    PMWAL_CHECK(core_syncs_at_once(core, piece->length));
     note_thread(core);
     uint64_t size = record_size(&core->geometry, piece->length);
     /* A write behind the end of a shortened file would make it longer again, and succeed. */
@@ -352,6 +369,7 @@ int core_store_synced(Core *core, const struct piece *piece)
     take_in(&batch);
     core->state.durable = core->state.head;
     core->commits++;
+    check_core(core);
     return core_show(core) ? -1 : note_latency(core, took);
 }
 
@@ -367,6 +385,7 @@ struct flush {
 static int flush_through(Core *core, struct flush *flush)
 {
     struct range ranges[2];
+    PMWAL_CHECK(core->state.durable.position < flush->target.position);
     size_t count = ranges_between(core, core->state.durable.position, flush->target.position, ranges);
     flush->names = !core->pipelined || flush->target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
     int status = barrier_over(core, ranges, count);
@@ -382,6 +401,7 @@ static int flush_through(Core *core, struct flush *flush)
  * would come just after it began. No longer than a barrier takes, and not for a while after one waited for somebody who did not come. */
 static void gather(Core *core)
 {
+    PMWAL_CHECK(core->flushing);
     if (core->waiting + 1 >= core->expected)
         return;
     if (core->gather_rest) {
@@ -408,6 +428,7 @@ static int flush_beside_others(Core *core, struct flush *flush)
 {
     int64_t begin, done;
     int status;
+    PMWAL_CHECK(lock_is_mine(core->guard));
     core->wanted = core->state.head;
     core->flushing = true;
     Py_BEGIN_ALLOW_THREADS
@@ -430,6 +451,7 @@ static int flush_beside_others(Core *core, struct flush *flush)
 static int persist_published(Core *core)
 {
     struct flush flush = {.target = core->state.head};
+    check_guarded(core);
     if (check_failed(core))
         return -1;
     if (flush.target.position == core->state.durable.position)
@@ -440,12 +462,14 @@ static int persist_published(Core *core)
     if (status)
         return settle_flush(core, status);
     if (flush.names) {
+        PMWAL_CHECK(flush.slot.slot.commit_position == flush.target.position);
         core->generation = flush.slot.slot.generation;
         core->pointer = flush.slot.slot.commit_position;
         core->slots_written++;
     }
     core->state.durable = flush.target;
     core->commits++;
+    check_core(core);
     return core_show(core);
 }
 
@@ -463,6 +487,7 @@ static int commit_published(Core *core)
 /* Wakes all who wait for a flush. */
 static void wake(Core *core)
 {
+    PMWAL_CHECK(!core->flushing);
     pthread_mutex_lock(&core->flush_mutex);
     core->expected = core->waiting + 1;
     core->waiting = 0;
@@ -474,6 +499,7 @@ static void wake(Core *core)
 int core_flush(Core *core)
 {
     struct range ranges[2];
+    check_guarded(core);
     size_t count = ranges_between(core, core->state.durable.position, core->state.head.position, ranges);
     if (check_failed(core))
         return -1;
@@ -493,6 +519,7 @@ int core_commit(Core *core)
 int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 {
     union commit_slot slot;
+    check_guarded(core);
     if (check_failed(core))
         return -1;
     uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
@@ -548,5 +575,6 @@ int core_commit_through(Core *core, uint64_t seq)
                 return -1;
         }
     }
+    PMWAL_CHECK(core->state.durable.seq > seq || core->state.head.seq <= seq);
     return 0;
 }

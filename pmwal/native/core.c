@@ -39,14 +39,26 @@ static PyObject *core_get_latency(Core *core, void *Py_UNUSED(closure))
                          (unsigned long long)latency->total_ns, (unsigned long long)latency->max_ns);
 }
 
+/* Within an epoch bounds only grow; the tail does in any case. */
+static void check_growth(const struct log_state *before, const struct log_state *after)
+{
+    PMWAL_CHECK(before->epoch <= after->epoch);
+    PMWAL_CHECK(before->tail.position <= after->tail.position && before->tail.seq <= after->tail.seq);
+    PMWAL_CHECK(before->epoch < after->epoch || before->durable.position <= after->durable.position);
+    PMWAL_CHECK(before->epoch < after->epoch || before->head.position == after->head.position);
+}
+
 static PyObject *core_become(Core *core, PyObject *value)
 {
     struct log_state state;
     if (check_mapped(core) || parse_state(value, &state))
         return NULL;
+    check_guarded(core);
+    check_growth(&core->state, &state);
     core->state = state;
     core->head_offset = state.head.position % core->geometry.capacity;
     core->index_next = 0;
+    check_core(core);
     if (core_show(core))
         return NULL;
     Py_RETURN_NONE;
@@ -257,6 +269,7 @@ static void fill(Core *core, const struct module_state *module, const struct arg
     memcpy(&core->writer, a->writer, sizeof core->writer);
     core->prefetched = core->state.head.position;
     core->head_offset = core->state.head.position % a->capacity;
+    check_core(core);
 }
 
 static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords)

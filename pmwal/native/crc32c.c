@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "check.h"
+
 #define HEADER_WORDS 6
 #define POLYNOMIAL UINT32_C(0x82f63b78) /* bit-reflected */
 
@@ -30,6 +32,7 @@ static void fill_table(void)
 uint32_t crc32c_table(uint32_t crc, const void *data, size_t length)
 {
     const unsigned char *at = data;
+    PMWAL_CHECK(table[0][1]); /* crc32c_setup() came first */
     crc = ~crc;
     for (; length >= 8; at += 8, length -= 8) {
         uint64_t word;
@@ -108,6 +111,7 @@ static inline uint64_t load64(const unsigned char *at)
 HARDWARE static inline uint64_t three_streams(uint64_t crc, const unsigned char *at, size_t words)
 {
     uint64_t second = 0, third = 0;
+    PMWAL_CHECK(words && words <= WORDS_MAX);
     size_t each = 8 * words, i = 0;
     for (; i < each - 8; i += 8) {
         if (i % 64 == 0 && words >= PREFETCH_MIN) { /* across the ends of pages, where the processor's own prefetch stops */

@@ -45,6 +45,7 @@ static bool put_tag(struct packed *packed, enum tag tag, size_t more)
     if ((size_t)(packed->end - packed->at) < 1 + more)
         return false;
     *packed->at++ = (unsigned char)tag;
+    PMWAL_CHECK((size_t)(packed->end - packed->at) >= more);
     return true;
 }
 
@@ -178,6 +179,7 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
         self->kept->last_used = seq;
         int status = handle_store(handle, &piece, &commit);
         if (status <= 0) {
+            PMWAL_CHECK(self->kept->seq < seq);
             Py_INCREF(handle);
             PyObject *answer = handle_stored(handle, status, seq, commit);
             Py_DECREF(handle);

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
+
 /* No signal mask is saved. The compiler's own saves few registers, and a guard is entered at every append. */
 #if defined(__x86_64__) || !defined(__clang__)
 typedef void *jump[5];
@@ -23,7 +25,6 @@ typedef jmp_buf jump;
 struct guard {
     jump back;
     uintptr_t start, end;
-    struct guard *outer;
 };
 
 static __thread struct guard *volatile active __attribute__((tls_model("initial-exec")));
@@ -84,15 +85,22 @@ bool fault_run(const void *base, size_t size, void (*body)(void *context), void 
     struct guard guard; /* field by field: an initializer would zero the whole of `back` at every store */
     guard.start = (uintptr_t)base;
     guard.end = (uintptr_t)base + size;
-    guard.outer = active;
+    PMWAL_CHECK(!active);
     bool whole = SET_JUMP(guard.back) == 0;
     if (whole) {
         active = &guard;
         body(context);
     }
-    active = guard.outer;
+    active = NULL;
     return whole;
 }
+
+#ifdef PMWAL_CHECKS
+bool fault_inside(void)
+{
+    return active;
+}
+#endif
 
 struct copy {
     void *to;

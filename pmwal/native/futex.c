@@ -9,8 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "check.h"
+
 void futex_wake(const void *word)
 {
+    PMWAL_CHECK((uintptr_t)word % 4 == 0);
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 

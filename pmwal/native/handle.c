@@ -120,6 +120,7 @@ PyObject *handle_stored(Handle *self, int status, uint64_t seq, bool commit)
 {
     if (status)
         return fail(self);
+    PMWAL_CHECK(self->core->state.head.seq > seq);
     if (commit && !commit_through(self, seq))
         return NULL;
     return PyLong_FromUnsignedLongLong(seq);

@@ -2,6 +2,7 @@
 #ifndef PMWAL_LATENCY_H
 #define PMWAL_LATENCY_H
 
+#include "check.h"
 #include "format.h"
 
 struct latency {
@@ -24,6 +25,7 @@ static inline uint64_t latency_add(struct latency *latency, int64_t duration_ns)
     uint64_t ns = duration_ns > 0 ? (uint64_t)duration_ns : 0;
     uint64_t kept = ns < PMWAL_LATENCY_NS_MAX ? ns : PMWAL_LATENCY_NS_MAX;
     uint64_t live = latency_counter(kept, PMWAL_LIVE_LATENCY_HALF);
+    PMWAL_CHECK(live < PMWAL_LIVE_LATENCY_COUNTERS);
     latency->counters[latency_counter(kept, PMWAL_LATENCY_HALF)]++;
     latency->live_counters[live]++;
     latency->total_ns += ns;

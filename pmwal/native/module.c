@@ -6,6 +6,7 @@
 
 #include "core.h"
 
+#include "check.h"
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"
@@ -130,6 +131,15 @@ static PyMethodDef functions[] = {
     {0},
 };
 
+static bool checks_are_on(void)
+{
+#ifdef PMWAL_CHECKS
+    return true;
+#else
+    return false;
+#endif
+}
+
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
     *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -151,7 +161,8 @@ static int execute(PyObject *module)
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
-        PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC))
+        PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC) ||
+        PyModule_AddObjectRef(module, "checks", checks_are_on() ? Py_True : Py_False))
         return -1;
     return PyModule_AddStringConstant(module, "CRC32C", crc32c_name());
 }

@@ -47,6 +47,7 @@ int raise_errno(int number)
 
 int raise_final(Core *core, int number)
 {
+    PMWAL_CHECK(number > 0);
     core->failed = number;
     core->halted = true;
     return raise_errno(number);
@@ -87,6 +88,7 @@ int check_size(Core *core)
 int call_seam(Core *core, const char *method, const char *format, ...)
 {
     va_list arguments;
+    PMWAL_CHECK(!PyErr_Occurred());
     if (check_size(core))
         return raise_fault(core);
     va_start(arguments, format);
@@ -107,6 +109,7 @@ int call_seam(Core *core, const char *method, const char *format, ...)
 /* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
 int put(Core *core, uint64_t offset, const void *data, size_t length)
 {
+    PMWAL_CHECK(offset >= PMWAL_LIVE_OFFSET && offset + length <= PMWAL_CONTROL_OFFSET + core->control_pages * PMWAL_PAGE);
     if (core->seam)
         return call_seam(core, "store", "(OKy#)", core->mapping, (unsigned long long)offset, data, (Py_ssize_t)length);
     return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault(core);

@@ -1,6 +1,8 @@
 /* A record as Python sees it. Numbers stay C integers until somebody asks for them: reading makes millions of these a second. */
 #include "record.h"
 
+#include "check.h"
+
 typedef struct {
     PyObject_HEAD
     unsigned long long seq;
@@ -11,6 +13,7 @@ typedef struct {
 
 static Record *make(PyTypeObject *type, unsigned long long seq, unsigned short kind, long long time_ns, PyObject *data)
 {
+    PMWAL_CHECK(PyBytes_CheckExact(data));
     Record *record = (Record *)type->tp_alloc(type, 0);
     if (!record) {
         Py_DECREF(data);

@@ -36,6 +36,8 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
         return NOT_WHOLE;
     if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
         return OUTSIDE;
+    PMWAL_CHECK(offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
+    PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= position);
     /* The header as it was copied, so that what was found possible is what the checksum covers. */
     return record_crc(g->uuid_crc, position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
 }
@@ -81,6 +83,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
         if (header.durable > mark)
             mark = header.durable;
         position = end;
+        PMWAL_CHECK(position <= rules->limit);
         seq++;
         if (batch_index == 0) {
             run->position = position;
@@ -126,6 +129,7 @@ uint64_t rows_within(const struct geometry *g, const struct window *window, cons
     /* There may be two of this number, here and at the next lap's start: that is for the caller. */
     if (rules->lap_seq >= seq && rules->lap_seq - seq < count && room - (rules->lap_seq - seq) * size < g->size_max)
         count = rules->lap_seq - seq;
+    PMWAL_CHECK(count * size <= room && count * size <= held);
     return count;
 }
 

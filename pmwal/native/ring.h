@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "check.h"
 #include "format.h"
 
 struct geometry {
@@ -39,6 +40,7 @@ struct place {
 /* Where a record of this size starts in a log that ends at `end`: here, or at the next lap's start. */
 static inline struct place place_record(const struct geometry *g, struct place end, uint64_t size)
 {
+    PMWAL_CHECK(end.offset < g->capacity);
     uint64_t room = g->capacity - end.offset;
     return size <= room ? end : (struct place){end.position + room, 0};
 }

@@ -47,10 +47,23 @@ void note_thread(Core *core)
     core->last_thread = thread;
 }
 
+/* A record is about to be stored there: in one piece, after the head, and over nothing that the log still holds. */
+static inline void check_start(const Core *core, struct place start, uint64_t size)
+{
+    const struct geometry *g = &core->geometry;
+    PMWAL_CHECK(start.position % g->alignment == 0 && size % g->alignment == 0);
+    PMWAL_CHECK(start.offset == start.position % g->capacity);
+    PMWAL_CHECK(start.offset + size <= g->capacity);
+    PMWAL_CHECK(start.position >= core->state.head.position);
+    PMWAL_CHECK(start.position + size - core->state.tail.position <= g->capacity);
+}
+
 /* Fills a header but for its checksum, a word at a time: see union header. */
 static inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
 {
     const struct log_state *state = &batch->core->state;
+    PMWAL_CHECK(piece->length <= batch->core->geometry.payload_max);
+    PMWAL_CHECK(place < batch->count && batch->count <= UINT32_MAX);
     header->words[0] = piece->length << 32;
     header->words[1] = state->head.seq + place;
     header->words[2] = state->durable.position;
@@ -78,6 +91,8 @@ static void build(const Core *core, unsigned char *to, union header *header, con
 {
     unsigned char *payload = to + PMWAL_HEADER;
     uint64_t padding = size - PMWAL_HEADER - piece->length;
+    PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
+    PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
     memcpy(payload, piece->bytes, piece->length);
     if (padding)
         memset(payload + piece->length, 0, padding);
@@ -131,6 +146,7 @@ static int store_recorded(const struct batch *batch)
         union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
         if (!bytes)
@@ -158,6 +174,7 @@ void store_records(struct batch *batch)
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
         unsigned char *to = core->base + core->ring_offset + start.offset;
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         if (streams(core, size))
             build_streaming(core, to, &header, &piece, start.position, size);
@@ -210,6 +227,7 @@ static int touch(Core *core, uint64_t offset, uint64_t length)
 
 static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
 {
+    PMWAL_CHECK(offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity);
     if (touch(core, offset, length))
         return -1;
     while (length) {
@@ -258,7 +276,9 @@ static int store_written(struct batch *batch, uint64_t total)
         }
         if (!filled)
             from = start;
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
+        PMWAL_CHECK(filled + size <= total);
         build(core, staged + filled, &header, &piece, start.position, size);
         filled += size;
         end = end_record(&core->geometry, start, size);
@@ -276,6 +296,7 @@ int store_synced(struct batch *batch, unsigned char *staged)
     uint64_t size = record_size(&core->geometry, batch->pieces->length);
     struct place start = place_record(&core->geometry, core_head(core), size);
     struct touched touched = touched_by(core, core->ring_offset + start.offset, size);
+    check_start(core, start, size);
     if (size > PMWAL_PAGE && !fault_run(core->base, core->size, touch_body, &touched))
         return EIO;
     struct iovec piece = {staged, size};
@@ -308,8 +329,10 @@ void prefetch(Core *core)
 static void note_start_of(Core *core, uint64_t position, uint64_t seq)
 {
     Py_ssize_t length = PyList_GET_SIZE(core->index);
+    PMWAL_CHECK(!fault_inside());
     if (length) {
         uint64_t last = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(core->index, length - 1), 0));
+        PMWAL_CHECK(last < position);
         if (position - last < PMWAL_INDEX_STEP) {
             core->index_next = last + PMWAL_INDEX_STEP;
             return;
@@ -331,6 +354,7 @@ void take_in(const struct batch *batch)
     Core *core = batch->core;
     const struct geometry *g = &core->geometry;
     struct place end = core_head(core);
+    PMWAL_CHECK(core->stray_records);
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
         struct place start = place_record(g, end, size);
@@ -345,12 +369,16 @@ void take_in(const struct batch *batch)
     core->state.head.seq += batch->count;
     core->head_offset = end.offset;
     core->stray_records = false;
+    check_core(core);
 }
 
 static int store_batch(struct batch *batch)
 {
     Core *core = batch->core;
     uint64_t total = 0;
+    PMWAL_CHECK(lock_admits(core->writing));
+    PMWAL_CHECK(lock_admits(core->guard) || core->flushing);
+    PMWAL_CHECK(!core->stray_records && !core->stray_slot);
     if (check_mapped(core) || check_failed(core) || now_ns(core, &batch->time_ns))
         return -1;
     if (core->barrier == BARRIER_MSYNC) {
