@@ -1,7 +1,8 @@
-"""The C engine, for the build; everything else about the package is in setup.cfg.
+"""Builds the C engine; everything else about the package is in setup.cfg.
 
-Without a C compiler the package installs without it, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that an
-error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers). PMWAL_CHECK=1 builds the checks of pmwal/native/check.h in.
+Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
+an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of
+pmwal/native/check.h.
 """
 
 import os

@@ -503,7 +503,7 @@ def test_check_notices_a_caller_that_breaks_the_rules(real: Path, shm_dir: Path,
 
 @pytest.mark.parametrize("mutant", NOTICED_BY_THE_FUZZER)
 def test_fuzzer_notices_a_mutant_by_a_check(tmp_path: Path, mutant: str) -> None:
-    """Where hostile bytes pass a test that is missing in ring.c, the check behind it fails."""
+    """Where hostile bytes pass a test that is missing in ring.c, the check after it fails."""
     command = [sys.executable, FUZZ, "--engine", "standalone", "--mutant", mutant, "--seed", "1", "--seconds", "20"]
     ended = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 1

@@ -1,8 +1,8 @@
-/* The type Core: the part of an engine that is in C, as pmwal.writing.native_engine drives it. The caller holds the locks of the engine.
+/* The type Core, which pmwal.writing.native_engine drives. The caller holds the locks of the engine.
  *
  * Invariants
  * - The interpreter's lock guards every field.
- * - `base` is NULL once the mapping is let go; nothing touches the mapping then.
+ * - `base` is NULL once the mapping is released; nothing touches the mapping then.
  */
 #include <errno.h>
 #include <string.h>
@@ -64,7 +64,7 @@ static PyObject *core_become(Core *core, PyObject *value)
     Py_RETURN_NONE;
 }
 
-/* `payloads`: a list or tuple of bytes; `kinds`: as many integers. The pieces are to be freed. NULL with an exception set. */
+/* `payloads`: a list or tuple of bytes; `kinds`: as many integers. The caller frees the pieces. NULL with an exception set. */
 static struct piece *pieces_of(PyObject *payloads, PyObject *kinds)
 {
     Py_ssize_t count = PySequence_Fast_GET_SIZE(payloads);
@@ -107,7 +107,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     return answer;
 }
 
-/* One batch of `count` rows of `length` bytes each, which stand one after another. */
+/* One batch of `count` rows of `length` bytes each, contiguous in memory. */
 static PyObject *core_store_rows_method(Core *core, PyObject *args)
 {
     Py_buffer rows;
@@ -179,7 +179,7 @@ static PyObject *core_detach(Core *core, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* What Core() is called with; the references are borrowed. */
+/* The arguments of Core(); the references are borrowed. */
 struct arguments {
     PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
     unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
@@ -217,7 +217,7 @@ static const char *problem_with(const struct arguments *a)
     return NULL;
 }
 
-/* Takes the mapping, in which the log must lie. 0, or -1 with an exception set. */
+/* Takes the mapping, which must be large enough for the log. 0, or -1 with an exception set. */
 static int attach(Core *core, const struct arguments *a)
 {
     if (PyObject_GetBuffer(a->mapping, &core->map, PyBUF_WRITABLE))
@@ -225,7 +225,7 @@ static int attach(Core *core, const struct arguments *a)
     core->size = (size_t)core->map.len;
     if (a->ring_offset > core->size || a->capacity > core->size - a->ring_offset ||
         PMWAL_CONTROL_OFFSET + a->control_pages * PMWAL_PAGE > a->ring_offset) {
-        PyErr_SetString(PyExc_ValueError, "the mapping does not hold the log");
+        PyErr_SetString(PyExc_ValueError, "the mapping is too small for the log");
         return -1;
     }
     core->base = core->map.buf;

@@ -64,7 +64,7 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
-    bool yields;          /* every msync(2) releases the interpreter: see lets_go() */
+    bool yields;          /* every msync(2) releases the interpreter: see commit.c */
     bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: others may store meanwhile */
     int failed;           /* errno of a barrier that failed */

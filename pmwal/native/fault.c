@@ -10,7 +10,7 @@
 
 #include "check.h"
 
-/* No signal mask is saved. The compiler's own saves few registers, and a guard is entered at every append. */
+/* No signal mask is saved, and the compiler's builtins save few registers: a guard is entered at every append. */
 #if defined(__x86_64__) || !defined(__clang__)
 typedef void *jump[5];
 #define SET_JUMP(jump) __builtin_setjmp(jump)
@@ -29,13 +29,13 @@ struct guard {
 
 static __thread struct guard *volatile active __attribute__((tls_model("initial-exec")));
 
-static __thread bool passing __attribute__((tls_model("initial-exec"))); /* inside the previous handler, which may pass it back */
+/* Inside the previous handler, which may pass the fault back. */
+static __thread bool passing __attribute__((tls_model("initial-exec")));
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
 
-/* A handler that somebody put over this one may pass a fault on by raise(3), as faulthandler does: inside a guard there is nothing
- * else that could have raised it. */
+/* A handler installed over this one may pass a fault on by raise(3), as faulthandler does. Inside a guard nothing else does. */
 static bool from_this_thread(const siginfo_t *info)
 {
     return info->si_code == SI_TKILL && info->si_pid == getpid();
@@ -57,7 +57,7 @@ static void handle(int number, siginfo_t *info, void *context)
             previous.sa_handler(number);
         passing = false;
     } else if (is_function || previous.sa_handler == SIG_DFL || !sent) {
-        signal(number, SIG_DFL); /* the access faults again, now as if this handler had never been */
+        signal(number, SIG_DFL); /* the access faults again, as if this handler had never been installed */
         if (sent)
             raise(number);
     }

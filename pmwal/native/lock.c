@@ -1,7 +1,7 @@
-/* A reentrant lock for the locks of an engine.
+/* The reentrant lock of an engine.
  *
- * threading.RLock would do, but C code that holds the interpreter can look at the fields of this one, and so tell in a nanosecond
- * that nobody is inside. threading.Condition works on it by _release_save, _acquire_restore and _is_owned.
+ * threading.RLock would do, but the fields of this one tell C code that holds the interpreter, within a nanosecond, that nobody is
+ * inside. threading.Condition works on it through _release_save, _acquire_restore and _is_owned.
  */
 #include "lock.h"
 
@@ -25,7 +25,7 @@ void lock_release(Lock *lock)
     }
 }
 
-/* Waits for the lock and takes it once; false with an exception set when a signal handler raised meanwhile. */
+/* Waits for the lock and takes it once; false with an exception set if a signal handler raised. */
 static bool lock_wait(Lock *lock)
 {
     PyLockStatus status = PyThread_acquire_lock_timed(lock->block, 0, 0);
@@ -91,7 +91,7 @@ static PyObject *lock_is_owned(Lock *lock, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(lock_is_mine(lock));
 }
 
-/* For threading.Condition: let go altogether, and say how to take it again. */
+/* For threading.Condition: releases it entirely; the count to restore. */
 static PyObject *lock_release_save(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
     if (!lock_is_mine(lock)) {
@@ -111,7 +111,7 @@ static PyObject *lock_acquire_restore(Lock *lock, PyObject *saved)
     unsigned long count = PyLong_AsUnsignedLong(saved);
     if (PyErr_Occurred())
         return NULL;
-    /* A condition must hold its lock when it returns, whatever a signal handler raises: that is raised once the lock is held. */
+    /* A condition must hold its lock when it returns, so what a signal handler raises is raised once the lock is held. */
     PyObject *type = NULL, *value = NULL, *trace = NULL;
     while (!lock_wait(lock)) {
         Py_XDECREF(type);

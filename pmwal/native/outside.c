@@ -1,4 +1,4 @@
-/* How the C engine reaches what is around it: errors, the clock, the seam. */
+/* How a Core reaches what is around it: errors, the clock, the file, a test's seam. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -57,7 +57,8 @@ int raise_fault(Core *core)
 {
     core->failed = EIO;
     core->halted = true;
-    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO,
+                                            "the file was shortened while it was mapped, or the medium failed");
     if (error) {
         PyErr_SetObject(PyExc_OSError, error);
         Py_DECREF(error);
@@ -78,7 +79,8 @@ int check_mapped(Core *core)
     return -1;
 }
 
-/* A file that was shortened faults where nobody catches it, and msync(2) does not say. By lseek(2): see medium.py. */
+/* A mapping past the end of a shortened file faults outside of any guard, and msync(2) does not report it. Why by lseek(2): see
+ * pmwal/storage/mapping.py. */
 int check_size(Core *core)
 {
     off_t size = lseek(core->fd, 0, SEEK_END);
@@ -106,7 +108,6 @@ int call_seam(Core *core, const char *method, const char *format, ...)
     return 0;
 }
 
-/* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
 int put(Core *core, uint64_t offset, const void *data, size_t length)
 {
     PMWAL_CHECK(offset >= PMWAL_LIVE_OFFSET && offset + length <= PMWAL_CONTROL_OFFSET + core->control_pages * PMWAL_PAGE);

@@ -1,4 +1,4 @@
-/* A record as Python sees it. Numbers stay C integers until somebody asks for them: reading makes millions of these a second. */
+/* The base of pmwal.Record. Numbers stay C integers until they are read: scans create millions of records a second. */
 #include "record.h"
 
 #include "check.h"

@@ -1,9 +1,9 @@
-/* Storing records behind the head, and taking them into the log.
+/* Storing records at the head, and making them part of the log.
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
  * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
- * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while a record is stray.
+ * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,10 +23,10 @@
 
 #define PUBLISHED (PMWAL_LIVE_WRITER_OFFSET + offsetof(struct live_writer, published_position))
 
-#define LARGE_STORE (32 * 1024)      /* from here on a batch goes into the page cache by pwrite(2): no fault for each page */
-#define WRITE_BEHIND (64 * 1024)     /* bytes of a larger batch that the disk begins with while the rest is built */
-#define PREFETCH (UINT64_C(1) << 20) /* bytes ahead of the writer whose pages are asked for */
-#define STREAM_MIN 1024              /* from here on a record bypasses the cache; a smaller one is written back faster */
+#define LARGE_STORE (32 * 1024)      /* a larger batch goes into the page cache by pwrite(2), which takes no fault for each page */
+#define WRITE_BEHIND (64 * 1024)     /* bytes of such a batch after which the disk starts on them, while the rest is built */
+#define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
+#define STREAM_MIN 1024              /* a larger record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
 
 static inline struct piece piece_at(const struct batch *batch, size_t place)
@@ -47,7 +47,7 @@ void note_thread(Core *core)
     core->last_thread = thread;
 }
 
-/* A record is about to be stored there: in one piece, after the head, and over nothing that the log still holds. */
+/* Where a record is about to be stored: in one piece, not before the head, and over nothing that the log still keeps. */
 static inline void check_start(const Core *core, struct place start, uint64_t size)
 {
     const struct geometry *g = &core->geometry;
@@ -58,7 +58,7 @@ static inline void check_start(const Core *core, struct place start, uint64_t si
     PMWAL_CHECK(start.position + size - core->state.tail.position <= g->capacity);
 }
 
-/* Fills a header but for its checksum, a word at a time: see union header. */
+/* Fills a header except for its checksum, word by word: see union header. */
 static inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
 {
     const struct log_state *state = &batch->core->state;
@@ -72,14 +72,14 @@ static inline void fill_header(const struct batch *batch, union header *header, 
     header->words[5] = (uint64_t)place | (uint64_t)batch->count << 32;
 }
 
-/* Shows in the mapping how far the log is stored, durable or not. */
+/* Shows on the live page how far the log is stored, durable or not. Under a fault guard. */
 static void show_published(const Core *core, uint64_t position, uint64_t seq)
 {
     uint64_t published[2] = {position, seq};
     memcpy(core->base + PUBLISHED, published, sizeof published);
 }
 
-/* Whether a record of this size is stored past the cache: whole lines that no other record shares, and enough of them. */
+/* Whether a record of this size bypasses the cache: it has its cache lines to itself, and enough of them. */
 static inline bool streams(const Core *core, uint64_t size)
 {
     return size >= STREAM_MIN && core->streams;
@@ -101,7 +101,7 @@ static void build(const Core *core, unsigned char *to, union header *header, con
         memcpy(to + 8 * i, &header->words[i], 8);
 }
 
-/* The same past the cache, by chunks. The first one, which holds the header, is streamed last. */
+/* The same past the cache, in chunks. The first chunk, with the header, is streamed last. */
 static void build_streaming(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
                             uint64_t position, uint64_t size)
 {
@@ -114,7 +114,8 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     unsigned char chunk[CHUNK] __attribute__((aligned(64)));
     uint64_t done = CHUNK - PMWAL_HEADER;
     memcpy(first + PMWAL_HEADER, piece->bytes, done);
-    uint32_t crc = crc32c_record(core->geometry.uuid_crc, (struct crc32c_header){position, header->words}, first + PMWAL_HEADER, done);
+    struct crc32c_header words = {position, header->words};
+    uint32_t crc = crc32c_record(core->geometry.uuid_crc, words, first + PMWAL_HEADER, done);
     for (uint64_t at = CHUNK; at < size; at += CHUNK) {
         uint64_t length = size - at < CHUNK ? size - at : CHUNK;
         uint64_t payload = piece->length - done < length ? piece->length - done : length;
@@ -129,7 +130,7 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     stream(to, first, CHUNK);
 }
 
-/* Shows how far the log is stored, durable or not; the caller has moved the head. */
+/* The same through put(); the caller has moved the head. */
 static int publish_recorded(Core *core)
 {
     uint64_t published[2] = {core->state.head.position, core->state.head.seq - 1};
@@ -195,7 +196,6 @@ static void store_body(void *context)
     show_published(batch->core, batch->end.position, batch->core->state.head.seq + batch->count - 1);
 }
 
-/* Straight into the mapping. */
 static int store_mapped(struct batch *batch)
 {
     return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault(batch->core);
@@ -243,8 +243,8 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
     return 0;
 }
 
-/* Has the disk begin with the whole pages of what was just written: it works while the next piece is built, and the barrier finds
- * less to do. Nothing is promised by it, nor is an error lost: msync(2) reports what becomes of these pages. */
+/* Starts writing the whole pages of what was just stored, so that the disk works while the next piece is built and the barrier has
+ * less to do. It promises nothing, and loses no error: msync(2) reports those of these pages too. */
 static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
 {
     uint64_t first = offset & ~(PMWAL_PAGE - 1), end = (offset + length) & ~(PMWAL_PAGE - 1);
@@ -252,7 +252,7 @@ static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
         sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
 }
 
-/* Into the page cache by pwrite(2), in pieces that the ring holds in one run. */
+/* Into the page cache by pwrite(2), in pieces that are contiguous in the ring. */
 static int store_written(struct batch *batch, uint64_t total)
 {
     Core *core = batch->core;
@@ -325,7 +325,7 @@ void prefetch(Core *core)
     core->prefetched = position + PREFETCH;
 }
 
-/* Notes a record in the sparse index, when the newest note is far enough behind. Losing a note only makes a look-up longer. */
+/* Adds a record to the sparse index if the newest entry is far enough back. A lost entry only makes a look-up longer. */
 static void note_start_of(Core *core, uint64_t position, uint64_t seq)
 {
     Py_ssize_t length = PyList_GET_SIZE(core->index);
@@ -338,7 +338,7 @@ static void note_start_of(Core *core, uint64_t position, uint64_t seq)
             return;
         }
     }
-    int collects = PyGC_Disable(); /* a collection runs finalizers, and one of them may use or close this very log */
+    int collects = PyGC_Disable(); /* a collection runs finalizers, which may use or close this very log */
     PyObject *entry = bound_new(core->bound_type, position, seq);
     if (collects)
         PyGC_Enable();

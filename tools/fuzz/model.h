@@ -53,7 +53,7 @@ static struct ring make_ring(const struct parameters *p, const uint8_t *data, si
 {
     static const uint64_t capacities[] = {4096, 8192, 16384, 3 * 32768};
     struct ring ring = {.g = {.alignment = UINT64_C(8) << p->alignment % 10, .uuid_crc = p->uuid_crc}};
-    /* Small ones, too: their ends are met more often. */
+    /* Small ones too: runs meet their ends more often. */
     ring.g.capacity = p->capacity % 8 < 4 ? capacities[p->capacity % 8]
                                           : (2 + (uint64_t)(p->capacity >> 3)) * ring.g.alignment;
     ring.g.payload_max = pick_payload_max(p->payload, &ring.g);
@@ -70,7 +70,7 @@ static uint32_t checksum(const struct geometry *g, uint64_t position, const unsi
     return crc32c_table(crc, stored + 4, PMWAL_HEADER - 4 + length);
 }
 
-/* The headers of one lap from `start` on get right checksums where they are possible. Later ones may spoil earlier ones. */
+/* Gives right checksums to the possible headers of one lap from `start` on. Later ones may invalidate earlier ones. */
 static void seal(struct ring *ring, uint64_t start)
 {
     for (uint64_t at = 0; at < ring->g.capacity; at += ring->g.alignment) {
@@ -86,7 +86,7 @@ static void seal(struct ring *ring, uint64_t start)
     }
 }
 
-/* Records from `position` on, mostly as a log would have them; what they are is drawn from the bytes that stand there. */
+/* Makes records from `position` on, mostly as in a real log; the bytes already there serve as random numbers. */
 static void chain(struct ring *ring, const struct parameters *p, uint64_t position)
 {
     const struct geometry *g = &ring->g;

@@ -38,7 +38,7 @@ static void look_everywhere(const struct ring *ring, const struct parameters *p,
 {
     const struct geometry *g = &ring->g;
     struct window part = window_of(ring, p->window_start, p->window_length);
-    /* Not everywhere in a large ring: what a run meets there is looked at anyway. */
+    /* Not everywhere in a large ring: the runs below look at the records there anyway. */
     uint64_t step = g->alignment * (1 + g->capacity / g->alignment / LOOKS) - (p->mode & ODD ? g->alignment / 2 + 1 : 0);
     for (uint64_t at = 0; at < g->capacity; at += step)
         look_at(ring, &part, position + at);
@@ -70,7 +70,7 @@ static void forget_past(struct notes *notes, uint64_t position)
         notes->count--;
 }
 
-/* That a run which began at `from` took what the rules take, and stopped where they say. */
+/* A run that began at `from` took what the rules take, and stopped where they say. */
 static void check_run(const struct ring *ring, const struct run_rules *rules, const struct run *from, const struct run *run,
                       const struct notes *notes, bool reached_end)
 {
@@ -105,7 +105,7 @@ static void check_run(const struct ring *ring, const struct run_rules *rules, co
     CHECK(run->mark == from->mark || run->mark <= position);
     if (!reached_end)
         return;
-    /* What is next is a record that the rules do not take, or a batch that is not all there. */
+    /* Next is a record that the rules do not take, or an incomplete batch. */
     while (may_take(ring, rules, position, seq, epoch, &header) && rules->batches) {
         if (batch_index == 0)
             batch_count = header.batch_count;
@@ -120,7 +120,7 @@ static void check_run(const struct ring *ring, const struct run_rules *rules, co
     CHECK(rules->batches || !may_take(ring, rules, position, seq, epoch, &header));
 }
 
-/* Goes on from window to window, and a few bytes at a time, until nothing moves; what comes out is as with one window. */
+/* Continues from window to window, a few bytes at a time, until nothing moves; the result is that of one window. */
 static struct run run_in_parts(const struct ring *ring, const struct run_rules *rules, const struct parameters *p, struct run run,
                                struct notes *notes)
 {
@@ -150,7 +150,7 @@ static struct run run_in_parts(const struct ring *ring, const struct run_rules *
     }
 }
 
-/* A run from where it begins and one from somewhere behind, put together: what one run over both is, or less. */
+/* A run and a second one from a later start, joined: the one run over both, or less. */
 static void check_joined(const struct ring *ring, uint64_t first, const struct run_rules *rules, const struct run *from,
                          const struct run *whole)
 {
@@ -180,7 +180,7 @@ static void check_joined(const struct ring *ring, uint64_t first, const struct r
 
 /* -- take_rows */
 
-/* That the rows which were taken are what the rules take, side by side, and the next record is none of them. */
+/* The rows that were taken are adjacent records that the rules take, and the next record is none. */
 static void check_rows(const struct ring *ring, const struct window *window, struct run_rules rules, const struct run *from)
 {
     const struct geometry *g = &ring->g;
@@ -232,7 +232,7 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
         CHECK(parts.epoch_min == run.epoch_min && pieced.count == notes.count);
         check_run(ring, &rules, &from, &parts, &pieced, true);
 
-        /* Where there is no room for more notes the run ends, and says where. */
+        /* Without room for more notes the run ends, and says where. */
         struct run cut = from;
         run_on(g, &whole, &rules, &cut, note, &few);
         forget_past(&few, cut.position);
@@ -265,7 +265,7 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
 
 /* -- places */
 
-/* A log that ends at `position` goes on with a record of this length: it stays in one piece, and both bounds stay in step. */
+/* The next record of a log that ends at `position`: it is in one piece, and position and offset agree. */
 static void check_places(const struct ring *ring, uint64_t position, uint64_t length)
 {
     const struct geometry *g = &ring->g;

@@ -47,7 +47,7 @@ static void look_at(const struct input *input)
     LLVMFuzzerTestOneInput(input->bytes, input->size);
 }
 
-/* xorshift64*; libc's differs from machine to machine, and a seed has to give the same inputs everywhere. */
+/* xorshift64*: libc's generator differs between machines, and a seed must give the same inputs everywhere. */
 static uint64_t draw(uint64_t below)
 {
     random_state ^= random_state >> 12;
@@ -104,7 +104,7 @@ static void mutate_once(struct input *input)
     }
 }
 
-/* Whole records are rare in mutated bytes; one input in four has its ring drawn afresh, for CHAIN to make some. */
+/* Whole records are rare in mutated bytes, so one input in four gets a new random ring from which CHAIN makes some. */
 static void draw_ring(struct input *input)
 {
     input->size = sizeof(struct parameters) + draw(8) * draw(512);
@@ -137,7 +137,7 @@ static int by_name(const void *one, const void *two)
     return strcmp(*(char *const *)one, *(char *const *)two);
 }
 
-/* In the order of their names, whatever the file system's is: the seed's inputs depend on it. */
+/* In the order of their names, not the file system's: the inputs of a seed depend on it. */
 static void take_directory(const char *path)
 {
     char *names[POOL], full[4096];
