@@ -228,19 +228,31 @@ def seam_in_memory(directory: Path) -> None:
         wal.append(b"x")
 
 
-@scenario
-def last_generation(directory: Path) -> None:
-    """A log that uses up the generations of its slots."""
+def fill_from(directory: Path, slot: layout.Slot) -> None:
+    """Append to a log whose newest slot is this one, until something is used up."""
     with opened(directory) as wal:
         block = wal._engine.block
     with (directory / "log").open("r+b") as file:
-        for generation in range(layout.GENERATION_MAX - 9 - block.turn, layout.GENERATION_MAX - 8):
+        for generation in range(slot.generation - block.turn + 1, slot.generation + 1):
             index = layout.slot_index(generation, block.control_pages)
             file.seek(layout.slot_offset(index))
-            file.write(layout.encode_slot(layout.Slot(5, generation, 1, 0, 0, 0, 1, layout.SLOT_CLEAN), block.uuid, index))
+            file.write(layout.encode_slot(slot._replace(generation=generation), block.uuid, index))
     with contextlib.suppress(pmwal.WalFull), opened(directory) as wal:
         while True:
             wal.append(b"")
+
+
+@scenario
+def last_generation(directory: Path) -> None:
+    """A log that uses up the generations of its slots."""
+    fill_from(directory, layout.Slot(5, layout.GENERATION_MAX - 9, 1, 0, 0, 0, 1, layout.SLOT_CLEAN))
+
+
+@scenario
+def last_position(directory: Path) -> None:
+    """A log that uses up the positions."""
+    position = (layout.POSITION_MAX - 500) // 8 * 8
+    fill_from(directory, layout.Slot(5, 5000, 1, position, 0, position, 1, layout.SLOT_CLEAN))
 
 
 @scenario
@@ -320,7 +332,6 @@ MISUSES: dict[str, Callable[[pmwal.Wal, _native.Core, list[int]], object]] = {
     "two-heads": become(epoch=1, head=-SMALL),
     "longer-than-the-ring": become(epoch=1, head=1 << 14, head_seq=1),
     "crooked": become(epoch=1, head=1),
-    "past-the-last-position": become(epoch=1, tail=1 << 63, head=1 << 63, durable=1 << 63),
     "durable-before-its-slot": become(epoch=1, durable=-SMALL, durable_seq=-1),
     "slot-of-an-older-epoch": write(epoch=-1),
     "slot-before-its-tail": write(tail=1 << 10),

@@ -355,6 +355,13 @@ MUTANTS = [
         "store.c: lock_admits(core->guard) || core->flushing",
     ),
     Mutant("core.h", "!core->stray_records &&", "", "stray", "store.c: !core->stray_records && !core->stray_slot"),
+    Mutant(
+        "handle.c",
+        "state->head.position > PMWAL_POSITION_MAX - 2 * core->geometry.capacity || ",
+        "",
+        "last_position",
+        "store.c: start.position + size <= PMWAL_POSITION_MAX",
+    ),
 ]
 BROKEN_BY_CALLERS = {
     "older-epoch": "core.c: before->epoch <= after->epoch",
@@ -367,7 +374,6 @@ BROKEN_BY_CALLERS = {
     "two-heads": "core.h: (s->durable.position == s->head.position) == (s->durable.seq == s->head.seq)",
     "longer-than-the-ring": "core.h: s->head.position - s->tail.position <= core->geometry.capacity",
     "crooked": "core.h: ((s->tail.position | s->durable.position | s->head.position) & (core->geometry.alignment - 1)) == 0",
-    "past-the-last-position": "core.h: s->head.position <= PMWAL_POSITION_MAX && s->head.seq - 1 <= PMWAL_SEQ_MAX",
     "durable-before-its-slot": "core.h: core->pointer <= s->durable.position",
     "slot-of-an-older-epoch": "commit.c: state->epoch >= core->state.epoch && state->epoch <= UINT32_MAX",
     "slot-before-its-tail": "commit.c: state->tail.position <= durable.position && state->tail.seq <= durable.seq",
@@ -520,6 +526,18 @@ def test_build_without_checks_is_as_if_there_were_none(tmp_path: Path, name: str
         path.write_text(re.sub(r"^ +PMWAL_CHECK\(.*\);", "", path.read_text(), flags=re.MULTILINE))
     compile_source(cut, name, tmp_path / "without.o", "-O2")
     assert (tmp_path / "with.o").read_bytes() == (tmp_path / "without.o").read_bytes()
+
+
+@pytest.mark.parametrize("wanted", ["1", "0"])
+def test_environment_turns_the_checks_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    """PMWAL_CHECK=1 at the build is what builds the checks in."""
+    monkeypatch.setenv("PMWAL_CHECK", wanted)
+    monkeypatch.setenv("PMWAL_REQUIRE_NATIVE", "1")
+    shutil.copytree(NATIVE, tmp_path / "pmwal" / "native", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    run(sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "built", cwd=tmp_path)
+    (made,) = tmp_path.glob("built/pmwal/native/_native*.so")
+    assert (b"check failed" in made.read_bytes()) == (wanted == "1")
 
 
 def test_extension_says_whether_it_has_checks() -> None:

@@ -101,7 +101,6 @@ static inline void check_core(const Core *core)
     PMWAL_CHECK((s->durable.position == s->head.position) == (s->durable.seq == s->head.seq));
     PMWAL_CHECK(s->head.position - s->tail.position <= core->geometry.capacity);
     PMWAL_CHECK(((s->tail.position | s->durable.position | s->head.position) & (core->geometry.alignment - 1)) == 0);
-    PMWAL_CHECK(s->head.position <= PMWAL_POSITION_MAX && s->head.seq - 1 <= PMWAL_SEQ_MAX);
     PMWAL_CHECK(core->head_offset == s->head.position % core->geometry.capacity);
     PMWAL_CHECK(core->pointer <= s->durable.position);
     PMWAL_CHECK(core->commits <= core->appends);

@@ -55,6 +55,7 @@ static inline void check_start(const Core *core, struct place start, uint64_t si
     PMWAL_CHECK(start.offset == start.position % g->capacity);
     PMWAL_CHECK(start.offset + size <= g->capacity);
     PMWAL_CHECK(start.position >= core->state.head.position);
+    PMWAL_CHECK(start.position + size <= PMWAL_POSITION_MAX);
     PMWAL_CHECK(start.position + size - core->state.tail.position <= g->capacity);
 }
 
