@@ -1,7 +1,8 @@
-"""The C engine, for the build; everything else about the package is in setup.cfg.
+"""Builds the C engine; everything else about the package is in setup.cfg.
 
-Without a C compiler the package installs without it, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that an
-error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers).
+Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
+an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of
+pmwal/native/check.h.
 """
 
 import os
@@ -15,13 +16,15 @@ def flags(name: str) -> list[str]:
     return os.environ.get(name, "").split()
 
 
+checks = ["-DPMWAL_CHECKS"] if os.environ.get("PMWAL_CHECK") == "1" else []
+
 setup(
     ext_modules=[
         Extension(
             "pmwal.native._native",
             sources=sorted(glob("pmwal/native/*.c")),
             depends=sorted(glob("pmwal/native/*.h")),
-            extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *flags("PMWAL_CFLAGS")],
+            extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *checks, *flags("PMWAL_CFLAGS")],
             extra_link_args=["-pthread", *flags("PMWAL_LDFLAGS")],
             optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
         )

@@ -990,9 +990,9 @@ def test_check_of_the_header_sees_a_changed_layout(
 
 
 @needs_checkout
-@pytest.mark.parametrize(("compiler", "flag"), [("gcc", "-O2"), ("clang", "-O2"), ("clang", "-DNDEBUG")])
+@pytest.mark.parametrize(("compiler", "flag"), [("gcc", "-O2"), ("gcc", "-DPMWAL_CHECKS"), ("clang", "-O2"), ("clang", "-DNDEBUG")])
 def test_sources_compile_without_a_warning(compiler: str, flag: str) -> None:
-    """-Wall -Wextra -Werror is silent with each compiler that is here, with and without assertions."""
+    """-Wall -Wextra -Werror is silent with each compiler that is here, with and without assertions and checks."""
     include = Path(sysconfig.get_path("include"))
     if shutil.which(compiler) is None or not (include / "Python.h").exists():
         pytest.skip(f"no {compiler}, or no Python.h")

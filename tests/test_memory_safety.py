@@ -1,4 +1,4 @@
-"""The C engine under AddressSanitizer and UndefinedBehaviorSanitizer, its fuzzers, and proof that they would notice a mistake."""
+"""The C engine under sanitizers, its fuzzers, and proof that they notice a mistake."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_no_input_makes_the_ring_read_outside_of_its_window(tmp_path: Path) -> N
 @pytest.mark.usefixtures("gcc")
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_fuzzer_notices_a_check_that_is_missing(mutant: str, tmp_path: Path) -> None:
-    """The test above can fail: with one check taken out of ring.c the same fuzzer stops and keeps the input."""
+    """The test above can fail: without one of the tests in ring.c the same fuzzer stops and keeps the input."""
     command = ["--engine", "standalone", "--mutant", mutant, "--seed", 1]
     found = run_tool(FUZZ / "run.py", *command, "--seconds", MUTANT_SECONDS, directory=tmp_path)
     assert found.returncode == 1, found.stdout + found.stderr

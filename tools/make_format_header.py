@@ -1,9 +1,9 @@
-"""Write pmwal/native/format.h: the on-media format for the C engine, from the one definition in pmwal/format/layout.py.
+"""Write pmwal/native/format.h, the on-media format for the C engine, from its only definition, pmwal/format/layout.py.
 
     python tools/make_format_header.py [--check]
 
-The header is kept in the repository, because the package's build must not need the package. ``--check`` exits with 1 when the
-one that is kept is not the one that layout.py makes; a test runs it.
+The header is in the repository, because building the package must not need the package. ``--check`` exits with 1 when it is out of
+date; a test runs it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Run tests over a native engine that is built with AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.
+"""Run tests over a native engine built with checks, AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.
 
     python tools/sanitize.py [--quick] [--mutant] [TEST ...]    files in tests/ (default: those that use the engine most)
     python tools/sanitize.py --valgrind [--mutant]              a short script with the calls of a log, under memcheck
 
 The package is copied and built in a temporary directory; the checkout keeps its own extension. Reports of all processes are
-collected, also of those that a test expects to die. Exit status: 0; 1 a report, or a test failed; 2 it could not be built or run.
+collected, including those that a test expects to die. Exit status: 0; 1 a report or a failed test; 2 it could not be built or run.
 
-Leaks are not looked for: the interpreter itself gives much of its memory never back. A SIGBUS is not an error here: the engine
-catches it, when a file is shortened under its mapping.
+Leaks are not reported, because the interpreter itself never frees much of its memory. A SIGBUS is not an error: the engine catches
+it when a file is shortened under its mapping.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ for directory in ("/dev/shm", None):
 """
 
 MUTANT = ("iterator.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
-"""A payload that is copied into too short a buffer (a regular expression): what --mutant builds, to see that it is noticed."""
+"""What --mutant builds (a regular expression): a payload copied into a buffer that is too short, which must be noticed."""
 
 UNINITIALISED = ("UninitCondition", "UninitValue", "SyscallParam", "ClientCheck")
-"""Kinds of which the interpreter has some of its own: int.from_bytes of zeros reads a digit that nobody wrote (CPython 3.11)."""
+"""Kinds that the interpreter itself causes: int.from_bytes of zeros reads a digit that was never written (CPython 3.11)."""
 
 
 class CannotRun(Exception):
@@ -116,7 +116,7 @@ class CannotRun(Exception):
 
 
 def library(name: str, compiler: str) -> str:
-    """The path of a shared library of the compiler's."""
+    """The path of one of the compiler's shared libraries."""
     try:
         found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
@@ -142,7 +142,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
         if not count:
             raise CannotRun(f"nothing in {name} matches {old!r}")
         path.write_text(changed)
-    environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CFLAGS": cflags, "PMWAL_LDFLAGS": ldflags}
+    environment = {**os.environ, "PMWAL_REQUIRE_NATIVE": "1", "PMWAL_CHECK": "1", "PMWAL_CFLAGS": cflags, "PMWAL_LDFLAGS": ldflags}
     environment.setdefault("CC", "gcc")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     made = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
@@ -152,7 +152,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
 
 
 def copied(tests: list[str], work: Path) -> list[str]:
-    """What pytest is told: names from the command line as they are, else the files that are there."""
+    """The files in the copy that match these names or patterns."""
     found = [str(path) for name in tests for path in sorted((work / "tests").glob(name))]
     if not found:
         raise CannotRun(f"no tests: {tests}")
@@ -160,7 +160,7 @@ def copied(tests: list[str], work: Path) -> list[str]:
 
 
 def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bool) -> int:
-    """Build with the sanitizers and run tests; the number of things that were wrong."""
+    """Build with the sanitizers and run tests; the number of reports and failures."""
     compiler = os.environ.get("CC", "gcc")
     preload = f"{library('libasan.so', compiler)} {library('libubsan.so', compiler)}"
     build(work, mutant, f"{SANITIZE} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1", SANITIZE)
@@ -172,7 +172,7 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
         "LD_PRELOAD": preload,
         "ASAN_OPTIONS": f"detect_leaks=0:handle_sigbus=0:allocator_may_return_null=1:{common}",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:{common}",
-        "PYTHONMALLOC": "malloc",  # else the interpreter's own pools hide the borders of objects
+        "PYTHONMALLOC": "malloc",  # the interpreter's own pools would hide the ends of objects
         "PYTHONPATH": str(work),
         "PMWAL_ENGINE": "native",
     }
@@ -190,7 +190,7 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
 
 
 def counts(error: ElementTree.Element) -> bool:
-    """Whether an error of valgrind's may be ours: any wrong access, and what is uninitialised in the extension."""
+    """Whether a valgrind error may be ours: any invalid access, and uninitialised values used in the extension."""
     objects = [obj.text or "" for obj in error.iter("obj")]
     if any("/ld-linux" in name for name in objects):
         return False  # the loader compares strings by whole words
@@ -204,7 +204,7 @@ def told(error: ElementTree.Element) -> str:
 
 
 def run_valgrind(work: Path, mutant: bool) -> int:
-    """Build with debug information and run the script under valgrind; the number of things that were wrong."""
+    """Build with debug information and run the script under valgrind; the number of errors."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CannotRun("valgrind is missing")
@@ -223,7 +223,7 @@ def run_valgrind(work: Path, mutant: bool) -> int:
     ours = [wrong for wrong in errors if counts(wrong)]
     for wrong in ours:
         print(told(wrong), file=sys.stderr)
-    print(f"the script ended with {status}; {len(ours)} errors, {len(errors) - len(ours)} of the interpreter's own left out")
+    print(f"the script ended with {status}; {len(ours)} errors, {len(errors) - len(ours)} of the interpreter's own not counted")
     return len(ours) + (status != 0)
 
 
@@ -238,7 +238,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, run, say what was found."""
+    """Build, run, report."""
     options, further = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="pmwal-sanitize-") as name:
         try:

@@ -10,6 +10,7 @@ BARRIER_NONE: int
 BARRIER_LINES: int
 BARRIER_MSYNC: int
 CRC32C: str
+checks: bool  # whether the checks of pmwal/native/check.h are built in
 
 StateTuple = tuple[int, int, int, int, int, int, int, int]
 

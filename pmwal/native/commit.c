@@ -1,12 +1,12 @@
 /* Durability: barriers, slots, the live page, and commits that threads share.
  *
  * Invariants
- * - Whoever makes something durable holds `guard`. While `flushing` is set, the holder has only a barrier under way, whose end it
- *   fixes before it begins, so others may store behind the head; they may change nothing else.
- * - At most one msync(2) is under way, so no other can take away its error.
- * - `durable`, `pointer` and `generation` move only after the barrier that makes it true.
- * - The interpreter is let go only around msync(2) and while a thread waits for another one's, and nothing in between relies on what
- *   it read before, except what `guard` protects.
+ * - The thread that makes something durable holds `guard`. While `flushing` is set it only waits for a barrier, whose end it fixed
+ *   beforehand, so others may store at the head; they may change nothing else.
+ * - At most one msync(2) is under way, so no other can consume its error.
+ * - `durable`, `pointer` and `generation` move only after the barrier that makes them true.
+ * - The interpreter is released only around msync(2) and while a thread waits for another's. Code after that relies on nothing it
+ *   read before, except what `guard` protects.
  */
 #include <errno.h>
 #include <string.h>
@@ -22,10 +22,10 @@
 #include "futex.h"
 #include "persist.h"
 
-#define SLOW_RETURN_NS 1000000 /* longer than that to get the interpreter back: somebody else computes */
-#define HOLD 512               /* commits that keep the interpreter after that */
+#define SLOW_RETURN_NS 1000000 /* a longer wait for the interpreter means that another thread computes */
+#define HOLD 512               /* commits after that which keep the interpreter */
 #define GATHER_NS_MAX 1000000  /* no commit waits longer than that for others to join it */
-#define GATHER_PAUSE_MAX 64    /* commits after one that waited for nothing, before the next tries */
+#define GATHER_PAUSE_MAX 64    /* commits that do not wait, after one that waited in vain */
 
 struct range {
     uint64_t offset, length;
@@ -44,12 +44,12 @@ static inline bool is_timed(const Core *core)
     return !(core->commits & (core->latency.step - 1));
 }
 
-/* Whether to let the interpreter go during an msync.
+/* Whether to release the interpreter during an msync.
  *
- * Letting go costs up to a switch interval (5 ms) when another thread computes; holding on keeps other threads from storing what
- * the next msync could carry. So: hold on while one thread commits alone, and for a while after it took long to get back.
+ * Releasing it costs up to a switch interval (5 ms) when another thread computes; keeping it stops other threads from storing what
+ * the next msync could carry. So: keep it while one thread commits alone, and for a while after it took long to get it back.
  */
-static bool lets_go(Core *core)
+static bool releases_interpreter(Core *core)
 {
     note_thread(core);
     if (core->alone < CORE_ALONE)
@@ -75,13 +75,14 @@ static uint64_t page_end(uint64_t offset)
 
 static int sync_pages(Core *core, uint64_t first, uint64_t end)
 {
+    PMWAL_CHECK((first | end) % PMWAL_PAGE == 0 && first < end && end <= page_end(core->size));
     while (msync(core->base + first, end - first, MS_SYNC))
         if (errno != EINTR)
             return errno;
     return 0;
 }
 
-/* No later store overtakes an earlier one; and where lines are flushed, the earlier ones are durable then. */
+/* Orders earlier stores before later ones; where lines are flushed, it also makes the earlier ones durable. */
 static inline void order_stores(const Core *core)
 {
     if (core->barrier == BARRIER_LINES)
@@ -106,13 +107,13 @@ static int barrier_recorded(Core *core, const struct range *ranges, size_t count
     return 0;
 }
 
-/* What a barrier takes on this medium; cache lines were written back or streamed when they were stored. 0 or an errno; without
- * a seam it calls nothing of Python, so the interpreter may be let go around it. With one, -1 says that an exception is set. */
+/* The barrier of this medium; cache lines were written back or streamed when they were stored. 0, an errno, or, with a seam only,
+ * -1 with an exception set. Without a seam it calls nothing of Python, so the interpreter may be released around it. */
 static int barrier_over(Core *core, const struct range *ranges, size_t count)
 {
     if (core->seam)
         return barrier_recorded(core, ranges, count);
-    int status = check_size(core); /* what a shortened file no longer holds would be called durable */
+    int status = check_size(core); /* bytes cut off a shortened file must not count as durable */
     order_stores(core);
     for (size_t i = 0; i < count && !status && core->barrier == BARRIER_MSYNC; i++)
         status = sync_pages(core, page_start(ranges[i].offset), page_end(ranges[i].offset + ranges[i].length));
@@ -122,6 +123,7 @@ static int barrier_over(Core *core, const struct range *ranges, size_t count)
 static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, struct range ranges[2])
 {
     uint64_t capacity = core->geometry.capacity, first = start % capacity, length = end - start;
+    PMWAL_CHECK(start <= end && length <= capacity);
     if (start == end)
         return 0;
     if (first + length <= capacity) {
@@ -133,9 +135,14 @@ static size_t ranges_between(const Core *core, uint64_t start, uint64_t end, str
     return 2;
 }
 
-/* The slot that says `state` but for what is durable, for the next generation; its place in the file is returned. */
-static uint64_t build_slot(const Core *core, union commit_slot *slot, const struct log_state *state, struct bound durable, uint32_t flags)
+/* Builds the slot of the next generation: `state`, except for what is durable. Returns its offset in the file. */
+static uint64_t build_slot(const Core *core, union commit_slot *slot, const struct log_state *state, struct bound durable,
+                           uint32_t flags)
 {
+    PMWAL_CHECK(core->generation < PMWAL_GENERATION_MAX);
+    PMWAL_CHECK(state->tail.position <= durable.position && state->tail.seq <= durable.seq);
+    PMWAL_CHECK(state->epoch >= core->state.epoch && state->epoch <= UINT32_MAX);
+    PMWAL_CHECK(durable.position >= core->pointer || state->epoch > core->state.epoch);
     uint64_t generation = core->generation + 1;
     uint64_t index = generation % core->control_pages * PMWAL_SLOTS_PER_PAGE +
                      generation / core->control_pages % PMWAL_SLOTS_PER_PAGE;
@@ -148,6 +155,10 @@ static uint64_t build_slot(const Core *core, union commit_slot *slot, const stru
     slot->words[6] = state->tail.seq;
     slot->words[7] = flags | (core->pipelined ? (uint32_t)PMWAL_SLOT_PIPELINED : 0);
     slot->words[0] |= crc32c_words(core->geometry.uuid_crc, index, slot->words, 8);
+    PMWAL_CHECK(slot->slot.generation == core->generation + 1 && index < core->control_pages * PMWAL_SLOTS_PER_PAGE);
+    PMWAL_CHECK(slot->slot.epoch == state->epoch && slot->slot.epoch_first_seq == state->epoch_first_seq);
+    PMWAL_CHECK(slot->slot.commit_position == durable.position && slot->slot.commit_seq + 1 == durable.seq);
+    PMWAL_CHECK(slot->slot.tail_position == state->tail.position && slot->slot.tail_seq == state->tail.seq);
     return PMWAL_CONTROL_OFFSET + index * sizeof *slot;
 }
 
@@ -193,7 +204,7 @@ struct live_page {
 static_assert(offsetof(struct live_page, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
 static_assert(offsetof(struct live_page, followers) == PMWAL_LIVE_FOLLOWERS_OFFSET - PMWAL_LIVE_OFFSET, "live page");
 
-/* After new bounds. A reader that sets the flag just now may be overlooked: no fence stands between the two. It looks again soon. */
+/* After new bounds. A reader that sets the flag at this moment may be missed, as there is no fence: it polls soon anyway. */
 static inline void wake_followers(struct live_page *page)
 {
     if (__builtin_expect(__atomic_load_n(&page->followers.waiting, __ATOMIC_RELAXED) != 0, 0)) {
@@ -249,20 +260,21 @@ static int note_latency(Core *core, int64_t duration_ns)
     return put(core, counters + counter * sizeof *count, count, sizeof *count);
 }
 
-/* What a flush came to: 0; an errno, raised here and final; or -1 with an exception already set. */
+/* The result of a flush: 0; an errno, raised here and final; or -1 with an exception already set. */
 static int settle_flush(Core *core, int status)
 {
+    PMWAL_CHECK((status < 0) == (PyErr_Occurred() != NULL));
     if (status > 0)
         return check_size(core) == EIO ? raise_fault(core) : raise_final(core, status);
     if (status < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
-        core->failed = EIO; /* the exception that is set names the true one */
+        core->failed = EIO; /* the real errno is in the exception */
         core->halted = true;
     }
     return status;
 }
 
-/* A batch and its commit under one guard: what a durable append takes where a barrier is a fence. Each store after a fence waits
- * behind it, and there is room for few of them, so there are no more than need be. */
+/* A batch and its commit under one fault guard: a whole durable append where a barrier is a fence. Stores after a fence queue in
+ * the store buffer until it completes, and the buffer is small, so there are as few as possible. */
 static void durable_body(void *context)
 {
     struct batch *batch = context;
@@ -279,6 +291,7 @@ static void durable_body(void *context)
         order_stores(core);
     }
     struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
+    PMWAL_CHECK(page->bounds.version_end == core->live_version);
     page->bounds.version_begin = core->live_version + 1;
     __atomic_thread_fence(__ATOMIC_RELEASE);
     page->bounds.durable_position = position;
@@ -295,6 +308,8 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
 {
     struct batch batch;
     batch_of(&batch, core, pieces, count);
+    PMWAL_CHECK(core_is_free(core));
+    PMWAL_CHECK(core_commits_at_once(core));
     if (now_ns(core, &batch.time_ns))
         return -1;
     bool timed = is_timed(core);
@@ -304,6 +319,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         return raise_fault(core);
     int64_t took = timed ? monotonic_ns() - start : 0;
     take_in(&batch);
+    PMWAL_CHECK(core->state.head.position == batch.end.position);
     core->live_version++;
     core->state.durable = core->state.head;
     core->commits++;
@@ -314,6 +330,7 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
         core->slots_written++;
         core->barriers++;
     }
+    check_core(core);
     return timed ? note_latency(core, took) : 0;
 }
 
@@ -321,9 +338,10 @@ int core_store_synced(Core *core, const struct piece *piece)
 {
     struct batch batch;
     batch_of(&batch, core, piece, 1);
+    PMWAL_CHECK(core_syncs_at_once(core, piece->length));
     note_thread(core);
     uint64_t size = record_size(&core->geometry, piece->length);
-    /* A write behind the end of a shortened file would make it longer again, and succeed. */
+    /* A write past the end of a shortened file would extend it, and succeed. */
     if ((core->alone < CORE_ALONE && !core->hold) || check_size(core) ||
         core->state.head.position + 2 * size - core->pointer > PMWAL_POINTER_LAG_MAX)
         return 1;
@@ -352,21 +370,23 @@ int core_store_synced(Core *core, const struct piece *piece)
     take_in(&batch);
     core->state.durable = core->state.head;
     core->commits++;
+    check_core(core);
     return core_show(core) ? -1 : note_latency(core, took);
 }
 
 /* The barriers of one commit, and the slot between them if it has one. */
 struct flush {
     struct bound target;
-    bool names; /* a slot has to name the target */
+    bool names; /* a slot must name the target */
     union commit_slot slot;
 };
 
-/* Makes durable what is published up to the target. Without a seam it calls nothing of Python, and reads of the core only what whoever
- * holds `guard` changes. */
+/* Makes durable what is published up to the target. Without a seam it calls nothing of Python, and reads only fields that change
+ * under `guard`. */
 static int flush_through(Core *core, struct flush *flush)
 {
     struct range ranges[2];
+    PMWAL_CHECK(core->state.durable.position < flush->target.position);
     size_t count = ranges_between(core, core->state.durable.position, flush->target.position, ranges);
     flush->names = !core->pipelined || flush->target.position - core->pointer > PMWAL_POINTER_LAG_MAX;
     int status = barrier_over(core, ranges, count);
@@ -376,12 +396,13 @@ static int flush_through(Core *core, struct flush *flush)
     return persist_slot(core, &flush->slot, offset);
 }
 
-/* Waits, under `flush_mutex`, for the threads that took part in the last commit to come and take part in this one.
+/* Waits, under `flush_mutex`, for the threads of the last commit to join this one.
  *
- * They come soon if they do nothing but append, and then one barrier carries the records of all of them; without it half of them
- * would come just after it began. No longer than a barrier takes, and not for a while after one waited for somebody who did not come. */
+ * Threads that only append come soon, and one barrier then carries the records of all; otherwise half of them would arrive just
+ * after it began. It waits no longer than a barrier takes, and stops waiting for a while after a thread did not come. */
 static void gather(Core *core)
 {
+    PMWAL_CHECK(core->flushing);
     if (core->waiting + 1 >= core->expected)
         return;
     if (core->gather_rest) {
@@ -403,11 +424,12 @@ static void gather(Core *core)
     core->gather_rest = core->gather_pause;
 }
 
-/* flush_through(), up to what is published when it begins, while others store behind that. */
+/* flush_through(), up to what is published when it begins, while others store more. */
 static int flush_beside_others(Core *core, struct flush *flush)
 {
     int64_t begin, done;
     int status;
+    PMWAL_CHECK(lock_is_mine(core->guard));
     core->wanted = core->state.head;
     core->flushing = true;
     Py_BEGIN_ALLOW_THREADS
@@ -426,30 +448,33 @@ static int flush_beside_others(Core *core, struct flush *flush)
     return status;
 }
 
-/* All that is published now becomes durable, and others may store meanwhile. */
+/* Makes all that is published now durable; others may store meanwhile. */
 static int persist_published(Core *core)
 {
     struct flush flush = {.target = core->state.head};
+    check_guarded(core);
     if (check_failed(core))
         return -1;
     if (flush.target.position == core->state.durable.position)
         return 0;
-    bool beside = core->barrier == BARRIER_MSYNC && !core->seam && lets_go(core);
+    bool beside = core->barrier == BARRIER_MSYNC && !core->seam && releases_interpreter(core);
     int status = beside ? flush_beside_others(core, &flush) : flush_through(core, &flush);
     core->barriers += 1 + (flush.names && !status);
     if (status)
         return settle_flush(core, status);
     if (flush.names) {
+        PMWAL_CHECK(flush.slot.slot.commit_position == flush.target.position);
         core->generation = flush.slot.slot.generation;
         core->pointer = flush.slot.slot.commit_position;
         core->slots_written++;
     }
     core->state.durable = flush.target;
     core->commits++;
+    check_core(core);
     return core_show(core);
 }
 
-/* One commit by whoever holds `guard`. */
+/* One commit; the caller holds `guard`. */
 static int commit_published(Core *core)
 {
     int64_t start = 0, end = 0;
@@ -460,9 +485,10 @@ static int commit_published(Core *core)
     return note_latency(core, end - start);
 }
 
-/* Wakes all who wait for a flush. */
+/* Wakes the threads that wait for a flush. */
 static void wake(Core *core)
 {
+    PMWAL_CHECK(!core->flushing);
     pthread_mutex_lock(&core->flush_mutex);
     core->expected = core->waiting + 1;
     core->waiting = 0;
@@ -474,6 +500,7 @@ static void wake(Core *core)
 int core_flush(Core *core)
 {
     struct range ranges[2];
+    check_guarded(core);
     size_t count = ranges_between(core, core->state.durable.position, core->state.head.position, ranges);
     if (check_failed(core))
         return -1;
@@ -493,6 +520,7 @@ int core_commit(Core *core)
 int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 {
     union commit_slot slot;
+    check_guarded(core);
     if (check_failed(core))
         return -1;
     uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
@@ -507,7 +535,7 @@ int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
 
 int core_commit_through(Core *core, uint64_t seq)
 {
-    /* What is not durable and not in the log any more was rolled back by another thread. */
+    /* A number past the head was rolled back by another thread. */
     while (core->state.durable.seq <= seq && seq < core->state.head.seq) {
         if (core->failed)
             return raise_errno(core->failed);
@@ -517,7 +545,7 @@ int core_commit_through(Core *core, uint64_t seq)
         if (core->barrier != BARRIER_MSYNC && !core->seam) {
             if (core->guard->count)
                 return 1;
-            return commit_published(core); /* nothing lets the interpreter go */
+            return commit_published(core); /* without the lock: the interpreter is never released here */
         }
         if (core->flushing) {
             uint64_t before = core->flushes;
@@ -538,7 +566,7 @@ int core_commit_through(Core *core, uint64_t seq)
             if (core->state.durable.seq <= seq && PyErr_CheckSignals())
                 return -1;
         } else {
-            /* Who waits for the lock to change tail or epoch must not wait for ever behind commits. */
+            /* Let waiters for `guard` go first, or commits could starve truncate and rollback. */
             if (core->guard->waiters || !lock_try(core->guard))
                 return 1;
             int status = commit_published(core);
@@ -548,5 +576,6 @@ int core_commit_through(Core *core, uint64_t seq)
                 return -1;
         }
     }
+    PMWAL_CHECK(core->state.durable.seq > seq || core->state.head.seq <= seq);
     return 0;
 }

@@ -25,7 +25,7 @@ static inline bool core_syncs_at_once(const Core *core, uint64_t length)
            record_size(&core->geometry, length) <= SYNCED_MAX;
 }
 
-/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 when it is not possible after all, and nothing was stored. */
+/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible, with nothing stored. */
 int core_store_synced(Core *core, const struct piece *piece);
 
 /* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller must

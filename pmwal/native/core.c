@@ -1,8 +1,8 @@
-/* The type Core: the part of an engine that is in C, as pmwal.writing.native_engine drives it. The caller holds the locks of the engine.
+/* The type Core, which pmwal.writing.native_engine drives. The caller holds the locks of the engine.
  *
  * Invariants
  * - The interpreter's lock guards every field.
- * - `base` is NULL once the mapping is let go; nothing touches the mapping then.
+ * - `base` is NULL once the mapping is released; nothing touches the mapping then.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,20 +39,32 @@ static PyObject *core_get_latency(Core *core, void *Py_UNUSED(closure))
                          (unsigned long long)latency->total_ns, (unsigned long long)latency->max_ns);
 }
 
+/* Within an epoch bounds only grow; the tail does in any case. */
+static void check_growth(const struct log_state *before, const struct log_state *after)
+{
+    PMWAL_CHECK(before->epoch <= after->epoch);
+    PMWAL_CHECK(before->tail.position <= after->tail.position && before->tail.seq <= after->tail.seq);
+    PMWAL_CHECK(before->epoch < after->epoch || before->durable.position <= after->durable.position);
+    PMWAL_CHECK(before->epoch < after->epoch || before->head.position == after->head.position);
+}
+
 static PyObject *core_become(Core *core, PyObject *value)
 {
     struct log_state state;
     if (check_mapped(core) || parse_state(value, &state))
         return NULL;
+    check_guarded(core);
+    check_growth(&core->state, &state);
     core->state = state;
     core->head_offset = state.head.position % core->geometry.capacity;
     core->index_next = 0;
+    check_core(core);
     if (core_show(core))
         return NULL;
     Py_RETURN_NONE;
 }
 
-/* `payloads`: a list or tuple of bytes; `kinds`: as many integers. The pieces are to be freed. NULL with an exception set. */
+/* `payloads`: a list or tuple of bytes; `kinds`: as many integers. The caller frees the pieces. NULL with an exception set. */
 static struct piece *pieces_of(PyObject *payloads, PyObject *kinds)
 {
     Py_ssize_t count = PySequence_Fast_GET_SIZE(payloads);
@@ -95,7 +107,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     return answer;
 }
 
-/* One batch of `count` rows of `length` bytes each, which stand one after another. */
+/* One batch of `count` rows of `length` bytes each, contiguous in memory. */
 static PyObject *core_store_rows_method(Core *core, PyObject *args)
 {
     Py_buffer rows;
@@ -167,7 +179,7 @@ static PyObject *core_detach(Core *core, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* What Core() is called with; the references are borrowed. */
+/* The arguments of Core(); the references are borrowed. */
 struct arguments {
     PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
     unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
@@ -205,7 +217,7 @@ static const char *problem_with(const struct arguments *a)
     return NULL;
 }
 
-/* Takes the mapping, in which the log must lie. 0, or -1 with an exception set. */
+/* Takes the mapping, which must be large enough for the log. 0, or -1 with an exception set. */
 static int attach(Core *core, const struct arguments *a)
 {
     if (PyObject_GetBuffer(a->mapping, &core->map, PyBUF_WRITABLE))
@@ -213,7 +225,7 @@ static int attach(Core *core, const struct arguments *a)
     core->size = (size_t)core->map.len;
     if (a->ring_offset > core->size || a->capacity > core->size - a->ring_offset ||
         PMWAL_CONTROL_OFFSET + a->control_pages * PMWAL_PAGE > a->ring_offset) {
-        PyErr_SetString(PyExc_ValueError, "the mapping does not hold the log");
+        PyErr_SetString(PyExc_ValueError, "the mapping is too small for the log");
         return -1;
     }
     core->base = core->map.buf;
@@ -257,6 +269,7 @@ static void fill(Core *core, const struct module_state *module, const struct arg
     memcpy(&core->writer, a->writer, sizeof core->writer);
     core->prefetched = core->state.head.position;
     core->head_offset = core->state.head.position % a->capacity;
+    check_core(core);
 }
 
 static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords)

@@ -11,6 +11,7 @@
 #include "lock.h"
 #include "module.h"
 
+#include "check.h"
 #include "latency.h"
 #include "ring.h"
 
@@ -63,7 +64,7 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
-    bool yields;          /* every msync(2) releases the interpreter: see lets_go() */
+    bool yields;          /* every msync(2) releases the interpreter: see commit.c */
     bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: others may store meanwhile */
     int failed;           /* errno of a barrier that failed */
@@ -88,6 +89,28 @@ static inline bool core_is_free(const Core *core)
 {
     return core->base && !core->halted && !core->seam && core->forks == fork_count && !core->stray_records &&
            !core->stray_slot && !core->watched && core->writing->count == 0 && (core->guard->count == 0 || core->flushing);
+}
+
+/* What holds between any two calls. */
+static inline void check_core(const Core *core)
+{
+    const struct log_state *s = &core->state;
+    PMWAL_CHECK(s->tail.position <= s->durable.position && s->durable.position <= s->head.position);
+    PMWAL_CHECK(s->tail.seq <= s->durable.seq && s->durable.seq <= s->head.seq);
+    PMWAL_CHECK((s->tail.position == s->durable.position) == (s->tail.seq == s->durable.seq));
+    PMWAL_CHECK((s->durable.position == s->head.position) == (s->durable.seq == s->head.seq));
+    PMWAL_CHECK(s->head.position - s->tail.position <= core->geometry.capacity);
+    PMWAL_CHECK(((s->tail.position | s->durable.position | s->head.position) & (core->geometry.alignment - 1)) == 0);
+    PMWAL_CHECK(core->head_offset == s->head.position % core->geometry.capacity);
+    PMWAL_CHECK(core->pointer <= s->durable.position);
+    PMWAL_CHECK(core->commits <= core->appends);
+    PMWAL_CHECK(core->commits <= core->barriers && core->slots_written <= core->barriers);
+}
+
+/* The caller is the only one that changes what `guard` protects. */
+static inline void check_guarded(const Core *core)
+{
+    PMWAL_CHECK(lock_admits(core->guard) && !core->flushing);
 }
 
 static inline struct place core_head(const Core *core)

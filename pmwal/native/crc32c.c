@@ -1,12 +1,14 @@
 /* CRC-32C.
  *
- * One CRC instruction takes 3 cycles, but a new one can start in each: three independent streams over adjacent blocks use all
- * of them. Two streams are then moved behind the third by a carry-less multiplication with x^n mod P, which a CRC instruction
+ * One CRC instruction takes 3 cycles, but a new one can start in each, so three independent streams over adjacent blocks keep the
+ * unit busy. Two of them are then combined with the third by carry-less multiplications with x^n mod P, which a CRC instruction
  * reduces (Gopal et al., "Fast CRC computation for iSCSI polynomial using CRC32 instruction", Intel, 2011).
  */
 #include "crc32c.h"
 
 #include <string.h>
+
+#include "check.h"
 
 #define HEADER_WORDS 6
 #define POLYNOMIAL UINT32_C(0x82f63b78) /* bit-reflected */
@@ -30,6 +32,7 @@ static void fill_table(void)
 uint32_t crc32c_table(uint32_t crc, const void *data, size_t length)
 {
     const unsigned char *at = data;
+    PMWAL_CHECK(table[0][1]); /* crc32c_setup() came first */
     crc = ~crc;
     for (; length >= 8; at += 8, length -= 8) {
         uint64_t word;
@@ -67,11 +70,11 @@ uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void 
 #define HARDWARE __attribute__((target("sse4.2,pclmul")))
 #define WORDS_MAX 512 /* words in each of three streams */
 #define WORDS_MIN 4   /* below it one stream is as fast */
-#define SHORT_MIN 32  /* bytes from which on a payload is two streams beside its header's */
-#define SHORT_MAX 512 /* bytes from which on three streams are faster */
-#define PREFETCH_MIN 64 /* words from which on what follows is asked for ahead */
+#define SHORT_MIN 32  /* payloads from this length on are two streams beside the header's */
+#define SHORT_MAX 512 /* payloads from this length on are faster in three streams */
+#define PREFETCH_MIN 64 /* words in a stream from which prefetching pays */
 
-static uint32_t by_one[WORDS_MAX + 1], by_two[WORDS_MAX + 1]; /* what moves a checksum over so many words, and over twice as many */
+static uint32_t by_one[WORDS_MAX + 1], by_two[WORDS_MAX + 1]; /* factors that move a checksum over n words, and over 2n */
 
 /* Multiplies with x^n mod P, bit-reflected. */
 static uint32_t times_x(uint32_t value, unsigned n)
@@ -84,7 +87,7 @@ static uint32_t times_x(uint32_t value, unsigned n)
 static void fill_powers(void)
 {
     const uint32_t one = UINT32_C(1) << 31;
-    by_one[1] = times_x(one, 64 - 33); /* the instruction that reduces the product moves it by 33 bits itself */
+    by_one[1] = times_x(one, 64 - 33); /* the reducing instruction itself moves the product by 33 bits */
     by_two[1] = times_x(one, 128 - 33);
     for (unsigned words = 2; words <= WORDS_MAX; words++) {
         by_one[words] = times_x(by_one[words - 1], 64);
@@ -108,9 +111,10 @@ static inline uint64_t load64(const unsigned char *at)
 HARDWARE static inline uint64_t three_streams(uint64_t crc, const unsigned char *at, size_t words)
 {
     uint64_t second = 0, third = 0;
+    PMWAL_CHECK(words && words <= WORDS_MAX);
     size_t each = 8 * words, i = 0;
     for (; i < each - 8; i += 8) {
-        if (i % 64 == 0 && words >= PREFETCH_MIN) { /* across the ends of pages, where the processor's own prefetch stops */
+        if (i % 64 == 0 && words >= PREFETCH_MIN) { /* the hardware prefetcher stops at the end of a page */
             _mm_prefetch((const char *)at + 3 * each + 3 * i, _MM_HINT_T0);
             _mm_prefetch((const char *)at + 3 * each + 3 * i + 64, _MM_HINT_T0);
             _mm_prefetch((const char *)at + 3 * each + 3 * i + 128, _MM_HINT_T0);
@@ -173,7 +177,8 @@ HARDWARE static inline uint64_t header_stream(uint32_t start, struct crc32c_head
 }
 
 /* A header and a short payload at once: the header's stream, and one for each half of the payload. */
-HARDWARE static inline uint32_t short_record(uint32_t start, struct crc32c_header header, const unsigned char *payload, size_t length)
+HARDWARE static inline uint32_t short_record(uint32_t start, struct crc32c_header header, const unsigned char *payload,
+                                             size_t length)
 {
     size_t words = length / 16, each = 8 * words, at = 0;
     uint64_t first = 0, second = 0;

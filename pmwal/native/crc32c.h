@@ -1,4 +1,4 @@
-/* CRC-32C (Castagnoli, RFC 3720 appendix B.4), by the processor's instructions where it has them. */
+/* CRC-32C (Castagnoli, RFC 3720 appendix B.4), with the processor's instructions where it has them. */
 #ifndef PMWAL_CRC32C_H
 #define PMWAL_CRC32C_H
 
@@ -11,22 +11,22 @@ void crc32c_setup(void);
 /* What was chosen: "sse4.2", "armv8" or "table". */
 const char *crc32c_name(void);
 
-/* The checksum of `length` bytes that follow bytes with checksum `crc`; of nothing, `crc` itself. */
+/* Continues the checksum `crc` over `length` more bytes; over none it is `crc`. */
 extern uint32_t (*crc32c)(uint32_t crc, const void *data, size_t length);
 
-/* A record's header, which is at hand as words, and the place that it is for. */
+/* A record's header as words, and its place. */
 struct crc32c_header {
     uint64_t place;
     const uint64_t *words; /* six */
 };
 
-/* The same over a place, the upper half of words[0], and words[1] to [count - 1]: a slot that is at hand as words. */
+/* The same over a place, the upper half of words[0], and words[1] to [count - 1]: a slot as words. */
 extern uint32_t (*crc32c_words)(uint32_t crc, uint64_t place, const uint64_t *words, size_t count);
 
-/* The same over a header (its place, the upper half of words[0], words[1] to [5]) and the `length` bytes behind it. */
+/* The same over a header (its place, the upper half of words[0], words[1] to [5]) and the `length` bytes after it. */
 extern uint32_t (*crc32c_record)(uint32_t crc, struct crc32c_header header, const void *payload, size_t length);
 
-/* The implementation that needs no instruction of its own; tests compare the others with it. */
+/* The portable implementation; tests compare the others with it. */
 uint32_t crc32c_table(uint32_t crc, const void *data, size_t length);
 
 #endif

@@ -1,8 +1,8 @@
-/* One event of pmwal.events, as a call: packs its arguments on the stack and stores them the short way through append.
+/* One event of pmwal.events, as a call: packs its arguments on the stack and stores them on the fast path of append.
  *
- * Like handle.c it does what is ordinary: arguments of exactly the plain types, as many as there are parameters, and small; a copy of
- * the definition in the log; a log that is free to be stored to. Everything else goes to pmwal.events.logger.Emitter, before anything
- * is stored. That one packs the same bytes: see pmwal/events/arguments.py, and tests/test_events.py, which compares them.
+ * Like handle.c it takes the ordinary case: as many arguments as parameters, small and of exactly the plain types; a copy of the
+ * definition in the log; a log that is free to store to. All else goes to pmwal.events.logger.Emitter before anything is stored.
+ * Both pack the same bytes: see pmwal/events/arguments.py, and tests/test_events.py, which compares them.
  */
 #include <string.h>
 
@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
-    Handle *handle; /* NULL once the collector has cut it off */
+    Handle *handle; /* NULL once the garbage collector has cleared it */
     Retained *kept;
     PyObject *slow;
     PyObject *names; /* a tuple: the parameters after the positional-only ones */
@@ -35,7 +35,7 @@ typedef struct {
     uint16_t kind;
 } Emitter;
 
-/* Where packed bytes go. */
+/* Where the next packed bytes go, and the end of the buffer. */
 struct packed {
     unsigned char *at, *end;
 };
@@ -45,6 +45,7 @@ static bool put_tag(struct packed *packed, enum tag tag, size_t more)
     if ((size_t)(packed->end - packed->at) < 1 + more)
         return false;
     *packed->at++ = (unsigned char)tag;
+    PMWAL_CHECK((size_t)(packed->end - packed->at) >= more);
     return true;
 }
 
@@ -73,7 +74,7 @@ static bool put_text(struct packed *packed, PyObject *text)
     if (PyUnicode_IS_COMPACT_ASCII(text))
         return put_run(packed, TAG_STR, (const char *)PyUnicode_1BYTE_DATA(text), PyUnicode_GET_LENGTH(text));
     if (PyUnicode_GET_LENGTH(text) > STACK_PAYLOAD)
-        return false; /* before the string keeps an encoded copy of itself */
+        return false; /* tested first, because a string caches its encoded copy */
     Py_ssize_t length;
     const char *bytes = PyUnicode_AsUTF8AndSize(text, &length);
     if (!bytes)
@@ -106,7 +107,7 @@ static bool put_datetime(struct packed *packed, PyObject *value, PyObject *utc)
     return true;
 }
 
-/* Packs one argument; false, without an exception, when the slow way has to. Runs no Python code. */
+/* Packs one argument; false, without an exception, if the slow path must. Runs no Python code. */
 static bool put_argument(const Emitter *self, struct packed *packed, PyObject *value)
 {
     if (PyLong_CheckExact(value)) {
@@ -131,7 +132,7 @@ static bool put_argument(const Emitter *self, struct packed *packed, PyObject *v
     return false;
 }
 
-/* The arguments by their parameters. Names of a call are interned, so they are compared by address. */
+/* Orders the arguments by parameter. Names in a call are interned, so they are compared by address. */
 static bool bind(const Emitter *self, PyObject *const *args, Py_ssize_t given, PyObject *names, PyObject **values)
 {
     Py_ssize_t named = PyTuple_GET_SIZE(names), known = PyTuple_GET_SIZE(self->names);
@@ -168,7 +169,7 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
     memcpy(payload, &self->number, sizeof self->number);
     for (Py_ssize_t i = 0; plain && i < count; i++)
         plain = put_argument(self, &packed, given[i]);
-    /* The definition's copy stays as long as this thread has the interpreter: see pmwal/writing/retained.py. */
+    /* The definition's copy stays in the log while this thread has the interpreter: see pmwal/writing/retained.py. */
     if (plain && self->kept->seq) {
         Handle *handle = self->handle;
         uint64_t seq = handle->core->state.head.seq;
@@ -178,6 +179,7 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
         self->kept->last_used = seq;
         int status = handle_store(handle, &piece, &commit);
         if (status <= 0) {
+            PMWAL_CHECK(self->kept->seq < seq);
             Py_INCREF(handle);
             PyObject *answer = handle_stored(handle, status, seq, commit);
             Py_DECREF(handle);
@@ -196,7 +198,7 @@ static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     unsigned long long number;
     unsigned short kind;
     Py_ssize_t positional;
-    (void)PyDateTimeAPI; /* fields of exact datetimes are read without it */
+    (void)PyDateTimeAPI; /* unused: the fields of exact datetimes are read by macros */
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OKHnO!O!O:Emitter", words, module->handle_type, &handle,
                                      module->retained_type, &kept, &slow, &number, &kind, &positional, &PyTuple_Type, &names,
                                      &PyType_Type, &datetime_type, &utc))
@@ -249,7 +251,7 @@ static int emitter_traverse(Emitter *self, visitproc visit, void *arg)
 
 static int emitter_clear(Emitter *self)
 {
-    Py_CLEAR(self->handle); /* what else it holds has no way back here */
+    Py_CLEAR(self->handle); /* the only member that can be part of a cycle */
     return 0;
 }
 
@@ -284,7 +286,8 @@ static PyType_Slot retained_slots[] = {
     {0},
 };
 
-PyType_Spec retained_spec = {"pmwal.native._native.Retained", sizeof(Retained), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, retained_slots};
+PyType_Spec retained_spec = {"pmwal.native._native.Retained", sizeof(Retained), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                             retained_slots};
 
 static PyMemberDef emitter_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Emitter, call), READONLY, NULL},

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* No signal mask is saved. The compiler's own saves few registers, and a guard is entered at every append. */
+#include "check.h"
+
+/* No signal mask is saved, and the compiler's builtins save few registers: a guard is entered at every append. */
 #if defined(__x86_64__) || !defined(__clang__)
 typedef void *jump[5];
 #define SET_JUMP(jump) __builtin_setjmp(jump)
@@ -23,18 +25,17 @@ typedef jmp_buf jump;
 struct guard {
     jump back;
     uintptr_t start, end;
-    struct guard *outer;
 };
 
 static __thread struct guard *volatile active __attribute__((tls_model("initial-exec")));
 
-static __thread bool passing __attribute__((tls_model("initial-exec"))); /* inside the previous handler, which may pass it back */
+/* Inside the previous handler, which may pass the fault back. */
+static __thread bool passing __attribute__((tls_model("initial-exec")));
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
 
-/* A handler that somebody put over this one may pass a fault on by raise(3), as faulthandler does: inside a guard there is nothing
- * else that could have raised it. */
+/* A handler installed over this one may pass a fault on by raise(3), as faulthandler does. Inside a guard nothing else does. */
 static bool from_this_thread(const siginfo_t *info)
 {
     return info->si_code == SI_TKILL && info->si_pid == getpid();
@@ -56,7 +57,7 @@ static void handle(int number, siginfo_t *info, void *context)
             previous.sa_handler(number);
         passing = false;
     } else if (is_function || previous.sa_handler == SIG_DFL || !sent) {
-        signal(number, SIG_DFL); /* the access faults again, now as if this handler had never been */
+        signal(number, SIG_DFL); /* the access faults again, as if this handler had never been installed */
         if (sent)
             raise(number);
     }
@@ -84,15 +85,22 @@ bool fault_run(const void *base, size_t size, void (*body)(void *context), void 
     struct guard guard; /* field by field: an initializer would zero the whole of `back` at every store */
     guard.start = (uintptr_t)base;
     guard.end = (uintptr_t)base + size;
-    guard.outer = active;
+    PMWAL_CHECK(!active);
     bool whole = SET_JUMP(guard.back) == 0;
     if (whole) {
         active = &guard;
         body(context);
     }
-    active = guard.outer;
+    active = NULL;
     return whole;
 }
+
+#ifdef PMWAL_CHECKS
+bool fault_inside(void)
+{
+    return active;
+}
+#endif
 
 struct copy {
     void *to;

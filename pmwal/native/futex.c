@@ -1,4 +1,4 @@
-/* Waiting for a word of the live page to change, across processes: futex(2). */
+/* Futexes on words of the live page: see futex(2). */
 #include "futex.h"
 
 #include <errno.h>
@@ -9,12 +9,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "check.h"
+
 void futex_wake(const void *word)
 {
+    PMWAL_CHECK((uintptr_t)word % 4 == 0);
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Inside the buffer and aligned; NULL with an exception set otherwise. */
+/* The word at this offset; NULL with an exception set if it is outside the buffer or not aligned. */
 static const void *word_of(const Py_buffer *buffer, unsigned long long offset)
 {
     const char *word = (const char *)buffer->buf + offset;

@@ -1,14 +1,14 @@
-/* Waiting for a word of the live page to change, across processes. */
+/* Waiting, across processes, until a word of the live page changes. */
 #ifndef PMWAL_FUTEX_H
 #define PMWAL_FUTEX_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* Wakes every thread, of whatever process, that waits for this word of a shared mapping. A wrong address does nothing. */
+/* Wakes every thread, in any process, that waits for this word of a shared mapping. */
 void futex_wake(const void *word);
 
-/* futex_wait(buffer, offset, expected, seconds): return when the word may be another, or after that time. */
+/* futex_wait(buffer, offset, expected, seconds): returns when the word may have changed, or after that time. */
 PyObject *futex_wait_method(PyObject *module, PyObject *args);
 
 /* futex_wake(buffer, offset) */

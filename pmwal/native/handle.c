@@ -1,17 +1,17 @@
-/* The short way through append, extend and commit: one C call for what is ordinary.
+/* The fast path through append, extend and commit: one C call for the ordinary case.
  *
- * pmwal.writing.wal.Wal has the same methods in Python; pmwal.writing.native_engine.NativeWal inherits from both. Whatever is out of the ordinary (wrong
- * arguments, no room, a closed or poisoned handle, a lock that somebody holds, a test's seam) goes to the Python method under its
- * own name with "_slow" in front, before anything is stored. So all policy and all messages have one place, and it is not here.
+ * pmwal.writing.wal.Wal has the same methods in Python, and pmwal.writing.native_engine.NativeWal inherits from both. Everything
+ * else (wrong arguments, no room, a closed or poisoned handle, a lock that another thread holds, a test's seam) goes to the Python
+ * method, under its name with "_slow" in front, before anything is stored. So policy and messages are in Python alone.
  */
 #include "handle.h"
 
 #include "commit.h"
 
 #define STACK_PIECES 64
-#define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* what memoryview() would take: an exporter may refuse to name a format */
+#define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* as memoryview() asks: some exporters insist on the format */
 
-/* Turns the OSError that is set into the PersistError that says so, and ends the handle. Always NULL. */
+/* Poisons the handle, and replaces the OSError that is set with its PersistError. Always NULL. */
 static PyObject *fail(Handle *self)
 {
     PyObject *type, *value, *trace;
@@ -33,7 +33,7 @@ static PyObject *fail(Handle *self)
     return NULL;
 }
 
-/* The arguments `kind` and `commit` of a call, when they are plain; false when the slow way has to look at them. */
+/* The arguments `kind` and `commit` of a call; false if only the slow path can judge them. */
 static bool plain_options(Handle *self, PyObject *const *values, PyObject *names, uint16_t *kind, bool *commit)
 {
     Py_ssize_t count = names ? PyTuple_GET_SIZE(names) : 0;
@@ -58,7 +58,7 @@ static bool plain_options(Handle *self, PyObject *const *values, PyObject *names
     return true;
 }
 
-/* Whether pieces with these sizes fit, as things are now: they go behind the head, and no number comes near its limit. */
+/* Whether these pieces fit at the head without freeing space, and no number comes near its limit. */
 static bool fits(const Core *core, const struct piece *pieces, size_t count)
 {
     const struct log_state *state = &core->state;
@@ -120,6 +120,7 @@ PyObject *handle_stored(Handle *self, int status, uint64_t seq, bool commit)
 {
     if (status)
         return fail(self);
+    PMWAL_CHECK(self->core->state.head.seq > seq);
     if (commit && !commit_through(self, seq))
         return NULL;
     return PyLong_FromUnsignedLongLong(seq);
@@ -136,7 +137,7 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
         piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
     } else {
-        /* This may run Python code, so it comes before anything is looked at. */
+        /* This may run Python code, so it comes before anything is read. */
         if (PyObject_GetBuffer(args[0], &view, PLAIN_BUFFER)) {
             PyErr_Clear();
             return slow(self, "_slow_append", args, count, names);
@@ -151,7 +152,7 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
     return status > 0 ? slow(self, "_slow_append", args, count, names) : handle_stored(self, status, seq, commit);
 }
 
-/* A private copy of an item as bytes; NULL without an exception when the slow way has to look at it. */
+/* A private copy of an item as bytes; NULL without an exception if only the slow path can judge it. */
 static PyObject *plain_item(PyObject *item, uint64_t payload_max)
 {
     Py_buffer view;
@@ -168,8 +169,8 @@ static PyObject *plain_item(PyObject *item, uint64_t payload_max)
     return copy;
 }
 
-/* A new list of private copies of the items, each made before the next item is asked for, because a generator may fill one buffer
- * again and again. Where an item is not plain, `*rest` is an iterable of all of them, the ones taken and the ones to come. */
+/* A new list of private copies of the items, each made before the next item is requested, because a generator may reuse one buffer.
+ * If an item needs the slow path, `*rest` is an iterable of all items: those taken, this one, and those to come. */
 static PyObject *take_items(PyObject *items, uint64_t payload_max, PyObject **rest)
 {
     PyObject *list = PyList_New(0), *iterator = list ? PyObject_GetIter(items) : NULL, *item = NULL;
@@ -197,7 +198,7 @@ static PyObject *take_items(PyObject *items, uint64_t payload_max, PyObject **re
     return list;
 }
 
-/* The items as pieces of this kind: in `few` if they are few, else in memory to be freed. NULL with an exception set. */
+/* The items as pieces of this kind: in `few` if it suffices, else in memory that the caller frees. NULL with an exception set. */
 static struct piece *pieces_of(PyObject *items, uint16_t kind, struct piece few[STACK_PIECES])
 {
     Py_ssize_t length = PyList_GET_SIZE(items);
@@ -213,7 +214,7 @@ static struct piece *pieces_of(PyObject *items, uint16_t kind, struct piece few[
     return pieces;
 }
 
-/* Stores the pieces as one batch, and makes it durable if it is to be; the first and last number, or NULL with an exception set. */
+/* Stores the pieces as one batch, and commits it if asked to. The first and last number, or NULL with an exception set. */
 static PyObject *store_pieces(Handle *self, const struct piece *pieces, size_t count, bool commit)
 {
     Core *core = self->core;
@@ -310,7 +311,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "What a Wal over the native engine does in one C call."},
+    {Py_tp_doc, "The fast path of a Wal over the native engine."},
     {Py_tp_traverse, handle_traverse},
     {Py_tp_clear, handle_clear},
     {Py_tp_dealloc, handle_dealloc},

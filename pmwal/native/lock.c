@@ -1,9 +1,11 @@
-/* A reentrant lock for the locks of an engine.
+/* The reentrant lock of an engine.
  *
- * threading.RLock would do, but C code that holds the interpreter can look at the fields of this one, and so tell in a nanosecond
- * that nobody is inside. threading.Condition works on it by _release_save, _acquire_restore and _is_owned.
+ * threading.RLock would do, but the fields of this one tell C code that holds the interpreter, within a nanosecond, that nobody is
+ * inside. threading.Condition works on it through _release_save, _acquire_restore and _is_owned.
  */
 #include "lock.h"
+
+#include "check.h"
 
 bool lock_try(Lock *lock)
 {
@@ -16,18 +18,14 @@ bool lock_try(Lock *lock)
 
 void lock_release(Lock *lock)
 {
+    PMWAL_CHECK(lock_is_mine(lock));
     if (--lock->count == 0) {
         lock->owner = 0;
         PyThread_release_lock(lock->block);
     }
 }
 
-static bool is_mine(const Lock *lock)
-{
-    return lock->count && lock->owner == PyThread_get_thread_ident();
-}
-
-/* Waits for the lock and takes it once; false with an exception set when a signal handler raised meanwhile. */
+/* Waits for the lock and takes it once; false with an exception set if a signal handler raised. */
 static bool lock_wait(Lock *lock)
 {
     PyLockStatus status = PyThread_acquire_lock_timed(lock->block, 0, 0);
@@ -36,10 +34,12 @@ static bool lock_wait(Lock *lock)
         Py_BEGIN_ALLOW_THREADS
         status = PyThread_acquire_lock_timed(lock->block, -1, 1);
         Py_END_ALLOW_THREADS
+        PMWAL_CHECK(lock->waiters > 0);
         lock->waiters--;
         if (status == PY_LOCK_INTR && Py_MakePendingCalls() < 0)
             return false;
     }
+    PMWAL_CHECK(lock->count == 0);
     lock->owner = PyThread_get_thread_ident();
     lock->count = 1;
     return true;
@@ -51,7 +51,7 @@ static PyObject *lock_acquire(Lock *lock, PyObject *args, PyObject *keywords)
     int blocking = 1;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|p:acquire", names, &blocking))
         return NULL;
-    if (is_mine(lock)) {
+    if (lock_is_mine(lock)) {
         lock->count++;
         Py_RETURN_TRUE;
     }
@@ -64,7 +64,7 @@ static PyObject *lock_acquire(Lock *lock, PyObject *args, PyObject *keywords)
 
 static PyObject *lock_release_method(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
-    if (!is_mine(lock)) {
+    if (!lock_is_mine(lock)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that this thread does not hold");
         return NULL;
     }
@@ -74,7 +74,7 @@ static PyObject *lock_release_method(Lock *lock, PyObject *Py_UNUSED(ignored))
 
 static PyObject *lock_enter(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
-    if (is_mine(lock))
+    if (lock_is_mine(lock))
         lock->count++;
     else if (!lock_wait(lock))
         return NULL;
@@ -88,13 +88,13 @@ static PyObject *lock_exit(Lock *lock, PyObject *Py_UNUSED(args))
 
 static PyObject *lock_is_owned(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(is_mine(lock));
+    return PyBool_FromLong(lock_is_mine(lock));
 }
 
-/* For threading.Condition: let go altogether, and say how to take it again. */
+/* For threading.Condition: releases it entirely; the count to restore. */
 static PyObject *lock_release_save(Lock *lock, PyObject *Py_UNUSED(ignored))
 {
-    if (!is_mine(lock)) {
+    if (!lock_is_mine(lock)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that this thread does not hold");
         return NULL;
     }
@@ -111,7 +111,7 @@ static PyObject *lock_acquire_restore(Lock *lock, PyObject *saved)
     unsigned long count = PyLong_AsUnsignedLong(saved);
     if (PyErr_Occurred())
         return NULL;
-    /* A condition must hold its lock when it returns, whatever a signal handler raises: that is raised once the lock is held. */
+    /* A condition must hold its lock when it returns, so what a signal handler raises is raised once the lock is held. */
     PyObject *type = NULL, *value = NULL, *trace = NULL;
     while (!lock_wait(lock)) {
         Py_XDECREF(type);

@@ -13,6 +13,17 @@ typedef struct {
     unsigned long waiters; /* threads that wait for it */
 } Lock;
 
+static inline bool lock_is_mine(const Lock *lock)
+{
+    return lock->count && lock->owner == PyThread_get_thread_ident();
+}
+
+/* Whether no other thread holds it. */
+static inline bool lock_admits(const Lock *lock)
+{
+    return !lock->count || lock_is_mine(lock);
+}
+
 /* Takes a free lock for this thread, or returns false. The caller holds the interpreter. */
 bool lock_try(Lock *lock);
 void lock_release(Lock *lock);

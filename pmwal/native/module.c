@@ -1,4 +1,4 @@
-/* The extension module pmwal.native._native: its types, and the functions that Python calls by themselves. */
+/* The extension module pmwal.native._native: its types, and its functions. */
 #include <errno.h>
 #include <pthread.h>
 
@@ -6,6 +6,7 @@
 
 #include "core.h"
 
+#include "check.h"
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"
@@ -18,7 +19,7 @@ static void forked(void)
     fork_count++;
 }
 
-/* Once for the process, whatever number of interpreters imports the module. */
+/* Once for the process, however many interpreters import the module. */
 static void set_up_process(void)
 {
     crc32c_setup();
@@ -38,8 +39,8 @@ static PyObject *setup_persistence(PyObject *module, PyObject *cached_is_durable
     return PyUnicode_FromString(name);
 }
 
-/* The part of a writable buffer that a call means; false with an exception set when it is not inside. */
-static bool part_of(const Py_buffer *buffer, unsigned long long offset, unsigned long long length)
+/* Whether this range lies inside the buffer; false with an exception set. */
+static bool is_inside(const Py_buffer *buffer, unsigned long long offset, unsigned long long length)
 {
     if (offset <= (unsigned long long)buffer->len && length <= (unsigned long long)buffer->len - offset)
         return true;
@@ -54,7 +55,7 @@ static PyObject *write_back_method(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "w*KK:write_back", &buffer, &offset, &length))
         return NULL;
-    bool inside = part_of(&buffer, offset, length);
+    bool inside = is_inside(&buffer, offset, length);
     if (inside)
         write_back((char *)buffer.buf + offset, length);
     PyBuffer_Release(&buffer);
@@ -81,7 +82,7 @@ static PyObject *stream_method(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "w*Ky*:stream", &buffer, &offset, &data))
         return NULL;
-    bool inside = part_of(&buffer, offset, (unsigned long long)data.len);
+    bool inside = is_inside(&buffer, offset, (unsigned long long)data.len);
     if (inside && ((offset | (unsigned long long)data.len) % PMWAL_LINE || (uintptr_t)buffer.buf % PMWAL_LINE)) {
         PyErr_SetString(PyExc_ValueError, "not whole lines");
         inside = false;
@@ -130,6 +131,15 @@ static PyMethodDef functions[] = {
     {0},
 };
 
+static bool checks_are_on(void)
+{
+#ifdef PMWAL_CHECKS
+    return true;
+#else
+    return false;
+#endif
+}
+
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
     *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -151,7 +161,8 @@ static int execute(PyObject *module)
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
-        PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC))
+        PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC) ||
+        PyModule_AddObjectRef(module, "checks", checks_are_on() ? Py_True : Py_False))
         return -1;
     return PyModule_AddStringConstant(module, "CRC32C", crc32c_name());
 }

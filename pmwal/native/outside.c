@@ -1,4 +1,4 @@
-/* How the C engine reaches what is around it: errors, the clock, the seam. */
+/* How a Core reaches what is around it: errors, the clock, the file, a test's seam. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -47,6 +47,7 @@ int raise_errno(int number)
 
 int raise_final(Core *core, int number)
 {
+    PMWAL_CHECK(number > 0);
     core->failed = number;
     core->halted = true;
     return raise_errno(number);
@@ -56,7 +57,8 @@ int raise_fault(Core *core)
 {
     core->failed = EIO;
     core->halted = true;
-    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, "the file was shortened while it was mapped, or the medium failed");
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO,
+                                            "the file was shortened while it was mapped, or the medium failed");
     if (error) {
         PyErr_SetObject(PyExc_OSError, error);
         Py_DECREF(error);
@@ -77,7 +79,8 @@ int check_mapped(Core *core)
     return -1;
 }
 
-/* A file that was shortened faults where nobody catches it, and msync(2) does not say. By lseek(2): see medium.py. */
+/* A mapping past the end of a shortened file faults outside of any guard, and msync(2) does not report it. Why by lseek(2): see
+ * pmwal/storage/mapping.py. */
 int check_size(Core *core)
 {
     off_t size = lseek(core->fd, 0, SEEK_END);
@@ -87,6 +90,7 @@ int check_size(Core *core)
 int call_seam(Core *core, const char *method, const char *format, ...)
 {
     va_list arguments;
+    PMWAL_CHECK(!PyErr_Occurred());
     if (check_size(core))
         return raise_fault(core);
     va_start(arguments, format);
@@ -104,9 +108,9 @@ int call_seam(Core *core, const char *method, const char *format, ...)
     return 0;
 }
 
-/* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
 int put(Core *core, uint64_t offset, const void *data, size_t length)
 {
+    PMWAL_CHECK(offset >= PMWAL_LIVE_OFFSET && offset + length <= PMWAL_CONTROL_OFFSET + core->control_pages * PMWAL_PAGE);
     if (core->seam)
         return call_seam(core, "store", "(OKy#)", core->mapping, (unsigned long long)offset, data, (Py_ssize_t)length);
     return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault(core);

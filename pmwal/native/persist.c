@@ -3,6 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "check.h"
+
 #define LINE 64
 
 static bool caches_durable = false;
@@ -47,6 +49,7 @@ __attribute__((target("clflushopt"))) static void write_back_clflushopt(uintptr_
 void write_back(const void *start, size_t length)
 {
     uintptr_t line = (uintptr_t)start & ~(uintptr_t)(LINE - 1), end = (uintptr_t)start + length;
+    PMWAL_CHECK(line % LINE == 0 && line + LINE > (uintptr_t)start);
     if (caches_durable)
         return;
     if (instruction == CLWB)
@@ -60,6 +63,7 @@ void write_back(const void *start, size_t length)
 
 void stream(void *to, const void *from, size_t length)
 {
+    PMWAL_CHECK(((uintptr_t)to | length) % LINE == 0);
     for (size_t at = 0; at < length; at += sizeof(__m128i))
         _mm_stream_si128((__m128i *)((char *)to + at), _mm_loadu_si128((const __m128i *)((const char *)from + at)));
 }

@@ -1,5 +1,7 @@
-/* A record as Python sees it. Numbers stay C integers until somebody asks for them: reading makes millions of these a second. */
+/* The base of pmwal.Record. Numbers stay C integers until they are read: scans create millions of records a second. */
 #include "record.h"
+
+#include "check.h"
 
 typedef struct {
     PyObject_HEAD
@@ -11,6 +13,7 @@ typedef struct {
 
 static Record *make(PyTypeObject *type, unsigned long long seq, unsigned short kind, long long time_ns, PyObject *data)
 {
+    PMWAL_CHECK(PyBytes_CheckExact(data));
     Record *record = (Record *)type->tp_alloc(type, 0);
     if (!record) {
         Py_DECREF(data);

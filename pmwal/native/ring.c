@@ -4,7 +4,7 @@
 
 #include "crc32c.h"
 
-#define AHEAD 1024 /* bytes */
+#define AHEAD 1024 /* bytes that are prefetched ahead */
 
 uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
 {
@@ -36,7 +36,9 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
         return NOT_WHOLE;
     if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
         return OUTSIDE;
-    /* The header as it was copied, so that what was found possible is what the checksum covers. */
+    PMWAL_CHECK(offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
+    PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= position);
+    /* Over the copy of the header, so that the checksum covers the very bytes that were found possible. */
     return record_crc(g->uuid_crc, position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
 }
 
@@ -52,7 +54,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
     while (seq < rules->stop_seq && (batch_index || position < stop)) {
         uint64_t room = g->capacity - position % g->capacity;
         if (seq == rules->lap_seq && room < g->size_max)
-            return; /* there may be two of this number, here and at the next lap's start: that is for the caller */
+            return; /* two records may have this number, here and at the next lap's start: the caller decides */
         enum standing standing = record_at(g, window, position, &copied);
         const struct record header = copied.record;
         if (standing == OUTSIDE)
@@ -81,6 +83,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
         if (header.durable > mark)
             mark = header.durable;
         position = end;
+        PMWAL_CHECK(position <= rules->limit);
         seq++;
         if (batch_index == 0) {
             run->position = position;
@@ -116,16 +119,18 @@ uint64_t rows_within(const struct geometry *g, const struct window *window, cons
                      uint64_t seq, uint64_t count)
 {
     uint64_t offset = position % g->capacity, room = g->capacity - offset, size = record_size(g, rules->length);
-    if (rules->length > g->payload_max || offset < window->start || offset - window->start > window->length || position > rules->limit)
+    if (rules->length > g->payload_max || offset < window->start || offset - window->start > window->length ||
+        position > rules->limit)
         return 0;
     uint64_t held = window->length - (offset - window->start), bytes = held < room ? held : room;
     if (bytes > rules->limit - position)
         bytes = rules->limit - position;
     if (count > bytes / size)
         count = bytes / size;
-    /* There may be two of this number, here and at the next lap's start: that is for the caller. */
+    /* Two records may have this number, here and at the next lap's start: the caller decides. */
     if (rules->lap_seq >= seq && rules->lap_seq - seq < count && room - (rules->lap_seq - seq) * size < g->size_max)
         count = rules->lap_seq - seq;
+    PMWAL_CHECK(count * size <= room && count * size <= held);
     return count;
 }
 
@@ -137,7 +142,7 @@ uint64_t take_rows(const struct geometry *g, const struct window *window, const 
     for (uint64_t taken = 0; taken < count; taken++) {
         union header copied;
         const struct record *header = &copied.record;
-        __builtin_prefetch(stored + AHEAD); /* across the ends of pages, where the processor's own prefetch stops */
+        __builtin_prefetch(stored + AHEAD); /* the hardware prefetcher stops at the end of a page */
         __builtin_prefetch(stored + AHEAD + 64);
         memcpy(&copied, stored, sizeof copied);
         if (header->length != rules->length || header->seq != seq || !header_possible(g, header, position, room))

@@ -1,9 +1,9 @@
-/* Storing records behind the head, and taking them into the log.
+/* Storing records at the head, and making them part of the log.
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
  * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
- * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while a record is stray.
+ * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,10 +23,10 @@
 
 #define PUBLISHED (PMWAL_LIVE_WRITER_OFFSET + offsetof(struct live_writer, published_position))
 
-#define LARGE_STORE (32 * 1024)      /* from here on a batch goes into the page cache by pwrite(2): no fault for each page */
-#define WRITE_BEHIND (64 * 1024)     /* bytes of a larger batch that the disk begins with while the rest is built */
-#define PREFETCH (UINT64_C(1) << 20) /* bytes ahead of the writer whose pages are asked for */
-#define STREAM_MIN 1024              /* from here on a record bypasses the cache; a smaller one is written back faster */
+#define LARGE_STORE (32 * 1024)      /* a larger batch goes into the page cache by pwrite(2), which takes no fault for each page */
+#define WRITE_BEHIND (64 * 1024)     /* bytes of such a batch after which the disk starts on them, while the rest is built */
+#define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
+#define STREAM_MIN 1024              /* a larger record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
 
 static inline struct piece piece_at(const struct batch *batch, size_t place)
@@ -47,10 +47,24 @@ void note_thread(Core *core)
     core->last_thread = thread;
 }
 
-/* Fills a header but for its checksum, a word at a time: see union header. */
+/* Where a record is about to be stored: in one piece, not before the head, and over nothing that the log still keeps. */
+static inline void check_start(const Core *core, struct place start, uint64_t size)
+{
+    const struct geometry *g = &core->geometry;
+    PMWAL_CHECK(start.position % g->alignment == 0 && size % g->alignment == 0);
+    PMWAL_CHECK(start.offset == start.position % g->capacity);
+    PMWAL_CHECK(start.offset + size <= g->capacity);
+    PMWAL_CHECK(start.position >= core->state.head.position);
+    PMWAL_CHECK(start.position + size <= PMWAL_POSITION_MAX);
+    PMWAL_CHECK(start.position + size - core->state.tail.position <= g->capacity);
+}
+
+/* Fills a header except for its checksum, word by word: see union header. */
 static inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
 {
     const struct log_state *state = &batch->core->state;
+    PMWAL_CHECK(piece->length <= batch->core->geometry.payload_max);
+    PMWAL_CHECK(place < batch->count && batch->count <= UINT32_MAX);
     header->words[0] = piece->length << 32;
     header->words[1] = state->head.seq + place;
     header->words[2] = state->durable.position;
@@ -59,14 +73,14 @@ static inline void fill_header(const struct batch *batch, union header *header, 
     header->words[5] = (uint64_t)place | (uint64_t)batch->count << 32;
 }
 
-/* Shows in the mapping how far the log is stored, durable or not. */
+/* Shows on the live page how far the log is stored, durable or not. Under a fault guard. */
 static void show_published(const Core *core, uint64_t position, uint64_t seq)
 {
     uint64_t published[2] = {position, seq};
     memcpy(core->base + PUBLISHED, published, sizeof published);
 }
 
-/* Whether a record of this size is stored past the cache: whole lines that no other record shares, and enough of them. */
+/* Whether a record of this size bypasses the cache: it has its cache lines to itself, and enough of them. */
 static inline bool streams(const Core *core, uint64_t size)
 {
     return size >= STREAM_MIN && core->streams;
@@ -78,6 +92,8 @@ static void build(const Core *core, unsigned char *to, union header *header, con
 {
     unsigned char *payload = to + PMWAL_HEADER;
     uint64_t padding = size - PMWAL_HEADER - piece->length;
+    PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
+    PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
     memcpy(payload, piece->bytes, piece->length);
     if (padding)
         memset(payload + piece->length, 0, padding);
@@ -86,7 +102,7 @@ static void build(const Core *core, unsigned char *to, union header *header, con
         memcpy(to + 8 * i, &header->words[i], 8);
 }
 
-/* The same past the cache, by chunks. The first one, which holds the header, is streamed last. */
+/* The same past the cache, in chunks. The first chunk, with the header, is streamed last. */
 static void build_streaming(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
                             uint64_t position, uint64_t size)
 {
@@ -99,7 +115,8 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     unsigned char chunk[CHUNK] __attribute__((aligned(64)));
     uint64_t done = CHUNK - PMWAL_HEADER;
     memcpy(first + PMWAL_HEADER, piece->bytes, done);
-    uint32_t crc = crc32c_record(core->geometry.uuid_crc, (struct crc32c_header){position, header->words}, first + PMWAL_HEADER, done);
+    struct crc32c_header words = {position, header->words};
+    uint32_t crc = crc32c_record(core->geometry.uuid_crc, words, first + PMWAL_HEADER, done);
     for (uint64_t at = CHUNK; at < size; at += CHUNK) {
         uint64_t length = size - at < CHUNK ? size - at : CHUNK;
         uint64_t payload = piece->length - done < length ? piece->length - done : length;
@@ -114,7 +131,7 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     stream(to, first, CHUNK);
 }
 
-/* Shows how far the log is stored, durable or not; the caller has moved the head. */
+/* The same through put(); the caller has moved the head. */
 static int publish_recorded(Core *core)
 {
     uint64_t published[2] = {core->state.head.position, core->state.head.seq - 1};
@@ -131,6 +148,7 @@ static int store_recorded(const struct batch *batch)
         union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
         if (!bytes)
@@ -158,6 +176,7 @@ void store_records(struct batch *batch)
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
         unsigned char *to = core->base + core->ring_offset + start.offset;
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         if (streams(core, size))
             build_streaming(core, to, &header, &piece, start.position, size);
@@ -178,7 +197,6 @@ static void store_body(void *context)
     show_published(batch->core, batch->end.position, batch->core->state.head.seq + batch->count - 1);
 }
 
-/* Straight into the mapping. */
 static int store_mapped(struct batch *batch)
 {
     return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault(batch->core);
@@ -210,6 +228,7 @@ static int touch(Core *core, uint64_t offset, uint64_t length)
 
 static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
 {
+    PMWAL_CHECK(offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity);
     if (touch(core, offset, length))
         return -1;
     while (length) {
@@ -225,8 +244,8 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
     return 0;
 }
 
-/* Has the disk begin with the whole pages of what was just written: it works while the next piece is built, and the barrier finds
- * less to do. Nothing is promised by it, nor is an error lost: msync(2) reports what becomes of these pages. */
+/* Starts writing the whole pages of what was just stored, so that the disk works while the next piece is built and the barrier has
+ * less to do. It promises nothing, and loses no error: msync(2) reports those of these pages too. */
 static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
 {
     uint64_t first = offset & ~(PMWAL_PAGE - 1), end = (offset + length) & ~(PMWAL_PAGE - 1);
@@ -234,7 +253,7 @@ static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
         sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
 }
 
-/* Into the page cache by pwrite(2), in pieces that the ring holds in one run. */
+/* Into the page cache by pwrite(2), in pieces that are contiguous in the ring. */
 static int store_written(struct batch *batch, uint64_t total)
 {
     Core *core = batch->core;
@@ -258,7 +277,9 @@ static int store_written(struct batch *batch, uint64_t total)
         }
         if (!filled)
             from = start;
+        check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
+        PMWAL_CHECK(filled + size <= total);
         build(core, staged + filled, &header, &piece, start.position, size);
         filled += size;
         end = end_record(&core->geometry, start, size);
@@ -276,6 +297,7 @@ int store_synced(struct batch *batch, unsigned char *staged)
     uint64_t size = record_size(&core->geometry, batch->pieces->length);
     struct place start = place_record(&core->geometry, core_head(core), size);
     struct touched touched = touched_by(core, core->ring_offset + start.offset, size);
+    check_start(core, start, size);
     if (size > PMWAL_PAGE && !fault_run(core->base, core->size, touch_body, &touched))
         return EIO;
     struct iovec piece = {staged, size};
@@ -304,18 +326,20 @@ void prefetch(Core *core)
     core->prefetched = position + PREFETCH;
 }
 
-/* Notes a record in the sparse index, when the newest note is far enough behind. Losing a note only makes a look-up longer. */
+/* Adds a record to the sparse index if the newest entry is far enough back. A lost entry only makes a look-up longer. */
 static void note_start_of(Core *core, uint64_t position, uint64_t seq)
 {
     Py_ssize_t length = PyList_GET_SIZE(core->index);
+    PMWAL_CHECK(!fault_inside());
     if (length) {
         uint64_t last = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(core->index, length - 1), 0));
+        PMWAL_CHECK(last < position);
         if (position - last < PMWAL_INDEX_STEP) {
             core->index_next = last + PMWAL_INDEX_STEP;
             return;
         }
     }
-    int collects = PyGC_Disable(); /* a collection runs finalizers, and one of them may use or close this very log */
+    int collects = PyGC_Disable(); /* a collection runs finalizers, which may use or close this very log */
     PyObject *entry = bound_new(core->bound_type, position, seq);
     if (collects)
         PyGC_Enable();
@@ -331,6 +355,7 @@ void take_in(const struct batch *batch)
     Core *core = batch->core;
     const struct geometry *g = &core->geometry;
     struct place end = core_head(core);
+    PMWAL_CHECK(core->stray_records);
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
         struct place start = place_record(g, end, size);
@@ -345,12 +370,16 @@ void take_in(const struct batch *batch)
     core->state.head.seq += batch->count;
     core->head_offset = end.offset;
     core->stray_records = false;
+    check_core(core);
 }
 
 static int store_batch(struct batch *batch)
 {
     Core *core = batch->core;
     uint64_t total = 0;
+    PMWAL_CHECK(lock_admits(core->writing));
+    PMWAL_CHECK(lock_admits(core->guard) || core->flushing);
+    PMWAL_CHECK(!core->stray_records && !core->stray_slot);
     if (check_mapped(core) || check_failed(core) || now_ns(core, &batch->time_ns))
         return -1;
     if (core->barrier == BARRIER_MSYNC) {

@@ -1,11 +1,11 @@
-"""Opens mutated log files with both engines: no error but the documented ones, and the same answer from both.
+"""Open mutated log files with both engines: only documented errors, and the same answers.
 
     python tools/fuzz/file_fuzz.py [--seconds N | --cases N] [--seed N] [--only CASE] [--replay FILE] [--keep DIRECTORY]
 
 Each case is a small log, made from the seed, with a few mutations: damage, and lies with a right checksum. It is judged by
-``verify``, read by ``open(.., "r")``, with and without salvaging, taken over by ``open(.., "r+")`` and written to. The engine in
-Python is the reference: what the native one answers has to be equal, down to the words of an error and the bytes of the file.
-Exit status 1 and a kept file when a case fails.
+``verify``, read by ``open(.., "r")`` with and without salvaging, then opened by ``open(.., "r+")`` and written to. The Python
+engine is the reference: the native one must answer the same, down to the words of an error and the bytes of the file. Exit status
+1 when a case fails; its file is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pmwal
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.opening import open_log
 
-SLOW = 20.0  # seconds: a file of a few pages that takes longer to open makes a search endless
+SLOW = 20.0  # seconds: a file of a few pages that takes longer to open is a failure
 ENGINES = ("python", "native")
 _FOLLOWERS = 50  # records read at most where numbers are forged
 
@@ -51,7 +51,7 @@ def report(found: pmwal.RecoveryReport) -> Answer:
 
 
 def documented(what: str, function: Callable[[], Any]) -> Answer:
-    """What a call answers, or its error when that is a documented one; ``Failure`` for any other."""
+    """What a call answers, or its error if that is documented; ``Failure`` for any other."""
     try:
         return what, function()
     except (pmwal.PmwalError, OSError) as error:
@@ -164,7 +164,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--cases", type=int, help="so many cases instead of a time")
+    parser.add_argument("--cases", type=int, help="a number of cases instead of a time")
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--only", type=int, metavar="CASE", help="this case of the seed alone")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="a kept file; its name says how it was opened")

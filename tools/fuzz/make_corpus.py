@@ -1,4 +1,4 @@
-"""Make tools/fuzz/corpus, where the fuzzer of ring.c begins, from the golden files in tests/data.
+"""Make tools/fuzz/corpus, from which the fuzzer of ring.c starts, out of the golden files in tests/data.
 
     python tools/fuzz/make_corpus.py [DIRECTORY]
 
@@ -50,7 +50,7 @@ def parameters(
 
 
 def from_golden(image: bytes, mode: int, past_pointer: bool) -> bytes:
-    """A run as recovery makes it: from the tail to the pointer, or from the pointer on."""
+    """A run like recovery's: from the tail to the pointer, or from the pointer on."""
     block = decode_superblock(image[:PAGE], 0)
     assert block is not None
     slot = read_control(image[block.control_offset : block.control_offset + block.control_size], block).newest
@@ -65,7 +65,7 @@ def from_golden(image: bytes, mode: int, past_pointer: bool) -> bytes:
 
 
 def inputs() -> dict[str, bytes]:
-    """All of them by name."""
+    """All inputs by name."""
     found = {}
     for name in GOLDEN:
         image = (ROOT / "tests" / "data" / f"v1-{name}.bin").read_bytes()
@@ -81,7 +81,7 @@ def inputs() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Write them, and remove what is none."""
+    """Write them, and remove all other files."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
     directory.mkdir(exist_ok=True)
     made = inputs()

@@ -33,7 +33,7 @@ _HUGE = ((1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64
 
 
 class Image:
-    """A log file under mutation. What stands in it is taken from the unharmed one."""
+    """A log file under mutation. Its slots and records are found in the undamaged image."""
 
     def __init__(self, images: list[bytes], random: Random) -> None:
         self.random = random
@@ -47,7 +47,7 @@ class Image:
         self.records = self._records(base)
 
     def _slots(self, base: bytes) -> list[int]:
-        """Indexes of the slots that were written since creation, the newest first."""
+        """Indexes of the slots written since creation, newest first."""
         found = []
         for index in range(self.block.turn):
             offset = slot_offset(index)
@@ -57,7 +57,7 @@ class Image:
         return [index for _, index in sorted(found, reverse=True)]
 
     def _records(self, base: bytes) -> list[int]:
-        """Positions of what may be records of the newest slot's lap."""
+        """Positions of possible records of the newest slot's lap."""
         if not self.slots:
             return []
         block, found = self.block, []
@@ -67,14 +67,14 @@ class Image:
         for position in range(slot.tail_position, slot.tail_position + block.capacity - HEADER + 1, block.alignment):
             at = block.ring_offset + position % block.capacity
             if len(base) - at >= HEADER and self._plausible(decode_header(base, at)):
-                found.append(position)  # a header never stands where less than one fits
+                found.append(position)  # no header begins where less than one fits
         return found
 
     def _plausible(self, header: Header) -> bool:
         return 0 < header.seq < 1 << 32 and 0 < header.epoch < 1000 and header.batch_index < header.batch_count < 100
 
     def number(self, near: int, bits: int) -> int:
-        """A number that may make trouble where ``near`` stood."""
+        """A number that may cause trouble in place of ``near``."""
         random = self.random
         kind = random.randrange(6)
         if kind < 3:
@@ -90,26 +90,26 @@ class Image:
     # -- damage
 
     def flip(self) -> None:
-        """Some bits."""
+        """Flip some bits."""
         for _ in range(self.random.choice((1, 1, 2, 5))):
             self.raw[self.random.randrange(len(self.raw))] ^= 1 << self.random.randrange(8)
 
     def flip_record(self) -> None:
-        """A bit of a record."""
+        """Flip a bit of a record."""
         if self.records:
             at = self.block.ring_offset + self.random.choice(self.records) % self.block.capacity
             at = min(at + self.random.randrange(HEADER + 8), len(self.raw) - 1)
             self.raw[at] ^= 1 << self.random.randrange(8)
 
     def fill(self) -> None:
-        """A range with zeros, ones or noise."""
+        """Fill a range with zeros, ones or noise."""
         length = self.random.choice((1, 8, 48, 64, 512, PAGE))
         at = self.random.randrange(max(len(self.raw) - length, 1)) // 8 * 8
         length = min(length, len(self.raw) - at)
         self.raw[at : at + length] = self.random.choice((bytes(length), b"\xff" * length, self.random.randbytes(length)))
 
     def tear(self) -> None:
-        """Pages or lines as they were at another time."""
+        """Replace pages or lines by those of another time."""
         other = self.random.choice(self.images)
         unit = self.random.choice((PAGE, LINE, 512))
         share = self.random.random()
@@ -118,7 +118,7 @@ class Image:
                 self.raw[at : at + unit] = other[at : at + unit]
 
     def copy(self) -> None:
-        """A block of the ring to another place in it."""
+        """Copy a block of the ring to another place in it."""
         block, random = self.block, self.random
         length = random.choice((HEADER, LINE, 512, PAGE))
         source, target = (block.ring_offset + random.randrange(0, block.capacity, block.alignment) for _ in range(2))
@@ -127,7 +127,7 @@ class Image:
         self.raw[target : target + len(data)] = data
 
     def resize(self) -> None:
-        """Cut off, or longer than it says."""
+        """Cut the file off, or make it longer than its geometry."""
         if self.random.random() < 0.5:
             del self.raw[self.random.randrange(len(self.raw)) :]
         else:
@@ -136,7 +136,7 @@ class Image:
     # -- lies with a right checksum
 
     def _seal(self, position: int, header: Header) -> None:
-        """Put a header there and make its checksum right over whatever payload stands behind it."""
+        """Store a header with the right checksum over the bytes that follow it."""
         block = self.block
         at = block.ring_offset + position % block.capacity
         payload = bytes(self.raw[at + HEADER : at + HEADER + min(header.length, block.capacity)])
@@ -144,7 +144,7 @@ class Image:
             self.raw[at : at + HEADER] = encode_header(header, payload, block.uuid, position)
 
     def lie_record(self) -> None:
-        """A field of a record."""
+        """Change a field of a record."""
         if not self.records:
             return
         position = self.random.choice(self.records)
@@ -158,7 +158,7 @@ class Image:
         self._seal(position, header._replace(**{name: value}))
 
     def forge_records(self) -> None:
-        """A run of records that go on from one that is there, or from the newest slot; nearly right."""
+        """Add a run of nearly right records after one that is there, or after the newest slot."""
         block, random = self.block, self.random
         if not self.slots:
             return
@@ -198,7 +198,7 @@ class Image:
             epoch = min(epoch + (random.random() < 0.03), (1 << 32) - 1)
 
     def lie_slot(self) -> None:
-        """A field of one of the newest slots, or a slot that goes on from the newest."""
+        """Change a field of one of the newest slots, or add a slot after the newest."""
         if not self.slots:
             return
         block, random = self.block, self.random
@@ -209,7 +209,7 @@ class Image:
         if random.random() < 0.3:
             slot = slot._replace(generation=slot.generation + 1)
         if random.random() < 0.5 and self.records:
-            # A pointer or a tail at a place where a record begins.
+            # A pointer or a tail where a record begins.
             position = random.choice(self.records)
             header = decode_header(bytes(self.raw), block.ring_offset + position % block.capacity)
             if random.random() < 0.5:
@@ -223,7 +223,7 @@ class Image:
         self.raw[slot_offset(index) : slot_offset(index) + SLOT.size] = encode_slot(slot, block.uuid, index)
 
     def lie_superblock(self) -> None:
-        """A geometry that the file does not have, in one copy or in both."""
+        """State a geometry that the file does not have, in one copy or both."""
         random, block = self.random, self.block
         match random.randrange(4):
             case 0:
@@ -241,7 +241,7 @@ class Image:
             self.raw[other.copy_offset : other.copy_offset + PAGE] = encode_superblock(other, 1)
 
     def move_up(self) -> None:
-        """Move the whole log up to the limits of the format, or anywhere: every position and number is shifted alike."""
+        """Shift all positions and numbers alike, to the limits of the format or anywhere."""
         block, random = self.block, self.random
         if not self.slots or max(self.records, default=0) > 1 << 61:
             return
@@ -264,7 +264,7 @@ class Image:
         self.records = [position + shift for position in self.records]
 
     def lie_live_bounds(self) -> None:
-        """What the live page says, about a process that does not live."""
+        """Change the live page of a process that is not alive."""
         words = [self.random.choice((*_INTERESTING, *_HUGE)) for _ in range(16)]
         self.raw[PAGE : PAGE + 128] = struct.pack("<16Q", *words)
 
@@ -277,7 +277,7 @@ MUTATIONS = (
 
 
 def mutated(images: list[bytes], random: Random) -> bytes:
-    """One of the images with a few mutations; they overlap as they like."""
+    """One of the images with a few mutations, which may overlap."""
     image = Image(images, random)
     if random.random() < 0.15:
         image.move_up()

@@ -1,216 +1,13 @@
-/* Fuzzes pmwal/native/ring.c: arbitrary bytes as a ring, looked at in buffers of exactly the length that the window says.
+/* Fuzzes pmwal/native/ring.c: arbitrary bytes as a ring, looked at in buffers of exactly the length that the window states.
  *
- * With clang it is a libFuzzer target; with -DSTANDALONE it has a main() of its own, which replays files and then mutates them.
- * tools/fuzz/run.py builds and runs either.
- *
- * An input is a struct parameters and then the ring's bytes (zeros where they end early). Random bytes never have a right
- * checksum, so two bits of the mode put some in: SEAL gives one to every header that is possible, CHAIN makes the bytes at each
- * record's place into a header that mostly follows from the one before.
- *
- * What is asserted comes from the comments in ring.h. The oracle is in this file, and takes checksums with the table only.
+ * With clang it is a libFuzzer target; standalone.c is a main() for other compilers. tools/fuzz/run.py builds and runs either.
  */
-#include <inttypes.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include "crc32c.h"
-#include "ring.h"
-
-enum mode {
-    SEAL = 1,
-    CHAIN = 2,
-    RAW = 4,     /* the rules are taken as they are; without it they are near what a log would ask for */
-    ODD = 8,     /* positions need not be aligned */
-    BATCHES = 16,
-};
-
-struct parameters {
-    uint8_t alignment, capacity, payload, mode;
-    uint32_t uuid_crc;
-    uint64_t position, seq, stop_seq, limit, epoch_first_seq, lap_seq, bytes_max, mark, index_last, window_start, window_length;
-    uint32_t epoch, epoch_min;
-};
-
-static_assert(sizeof(struct parameters) == 104, "tools/fuzz/make_corpus.py writes it");
+#include "model.h"
 
 #define NOTES 64
 #define LOOKS 512
 
-/* -- the input under test, for whoever reports a failure */
-
-static const uint8_t *current;
-static size_t current_size;
-static const char *keep = "ring-fuzz-crash";
-
-#ifdef STANDALONE
-static void save(void)
-{
-    FILE *file = fopen(keep, "wb");
-    if (!file || fwrite(current, 1, current_size, file) != current_size)
-        perror(keep);
-    if (file)
-        fclose(file);
-    fprintf(stderr, "the input is kept as %s\n", keep);
-}
-#endif
-
-static void failed(const char *what, int line)
-{
-    fprintf(stderr, "ring_fuzz.c:%d: not true: %s\n", line, what);
-#ifdef STANDALONE
-    save();
-#else
-    (void)current, (void)current_size, (void)keep;
-#endif
-    abort();
-}
-
-#define CHECK(condition) ((condition) ? (void)0 : failed(#condition, __LINE__))
-
-/* -- a ring made from an input */
-
-struct ring {
-    struct geometry g;
-    unsigned char *bytes; /* capacity of them, in a buffer of exactly that length */
-};
-
-static void *exactly(uint64_t length)
-{
-    void *buffer = malloc(length ? length : 1);
-    CHECK(buffer != NULL);
-    return buffer;
-}
-
-static uint64_t pick_payload_max(uint8_t choice, const struct geometry *g)
-{
-    uint64_t half = g->capacity / 2 / g->alignment * g->alignment;
-    switch (choice % 4) {
-    case 0:
-        return half > PMWAL_HEADER ? half - PMWAL_HEADER : 1;
-    case 1:
-        return g->capacity;
-    case 2:
-        return PMWAL_LENGTH_MAX; /* only the room bounds a record then */
-    default:
-        return 100;
-    }
-}
-
-static struct ring make_ring(const struct parameters *p, const uint8_t *data, size_t size)
-{
-    static const uint64_t capacities[] = {4096, 8192, 16384, 3 * 32768};
-    struct ring ring = {.g = {.alignment = UINT64_C(8) << p->alignment % 10, .uuid_crc = p->uuid_crc}};
-    /* Small ones, too: their ends are met more often. */
-    ring.g.capacity = p->capacity % 8 < 4 ? capacities[p->capacity % 8]
-                                          : (2 + (uint64_t)(p->capacity >> 3)) * ring.g.alignment;
-    ring.g.payload_max = pick_payload_max(p->payload, &ring.g);
-    ring.g.size_max = record_size(&ring.g, ring.g.payload_max);
-    ring.bytes = exactly(ring.g.capacity);
-    memset(ring.bytes, 0, ring.g.capacity);
-    memcpy(ring.bytes, data, size < ring.g.capacity ? size : ring.g.capacity);
-    return ring;
-}
-
-static uint32_t checksum(const struct geometry *g, uint64_t position, const unsigned char *stored, uint64_t length)
-{
-    uint32_t crc = crc32c_table(g->uuid_crc, &position, sizeof position);
-    return crc32c_table(crc, stored + 4, PMWAL_HEADER - 4 + length);
-}
-
-/* The headers of one lap from `start` on get right checksums where they are possible. Later ones may spoil earlier ones. */
-static void seal(struct ring *ring, uint64_t start)
-{
-    for (uint64_t at = 0; at < ring->g.capacity; at += ring->g.alignment) {
-        uint64_t position = start + at, offset = position % ring->g.capacity, room = ring->g.capacity - offset;
-        struct record header;
-        if (room < PMWAL_HEADER)
-            continue;
-        memcpy(&header, ring->bytes + offset, sizeof header);
-        if (!header_possible(&ring->g, &header, position, room) || header.length > room - PMWAL_HEADER)
-            continue;
-        header.crc = checksum(&ring->g, position, ring->bytes + offset, header.length);
-        memcpy(ring->bytes + offset, &header, sizeof header);
-    }
-}
-
-/* Records from `position` on, mostly as a log would have them; what they are is drawn from the bytes that stand there. */
-static void chain(struct ring *ring, const struct parameters *p, uint64_t position)
-{
-    const struct geometry *g = &ring->g;
-    uint64_t seq = p->seq, end = position + g->capacity;
-    uint32_t batch_index = 0, batch_count = 1, epoch = p->epoch_min;
-    while (position < end) {
-        uint64_t offset = position % g->capacity, room = g->capacity - offset;
-        struct record header;
-        if (room < PMWAL_HEADER)
-            return;
-        memcpy(&header, ring->bytes + offset, sizeof header);
-        unsigned draw = header.crc & 0xff, oddity = header.crc >> 8 & 0x7f;
-        uint64_t most = room - PMWAL_HEADER < g->payload_max ? room - PMWAL_HEADER : g->payload_max;
-        if (position + PMWAL_HEADER + most > end)
-            return;
-        if (oddity != 1)
-            header.seq = seq;
-        if (oddity != 2)
-            header.length = (uint32_t)(draw < 16 ? most : header.length % (draw < 200 ? 128 : most + 1));
-        if (oddity != 3)
-            header.durable %= position + 1;
-        if (oddity != 4)
-            header.flags = 0;
-        if (oddity != 5)
-            header.epoch = seq >= p->epoch_first_seq ? p->epoch : draw % 8 ? epoch + (draw % 8 == 1 && epoch + 1 < p->epoch) : 1;
-        if (batch_index == 0)
-            batch_count = draw & 1 ? 1 : 1 + header.batch_count % 5;
-        if (oddity != 6)
-            header.batch_count = batch_count + (oddity >= 10 && oddity < 14);
-        if (oddity != 7)
-            header.batch_index = batch_index;
-        if (header.length > most) {
-            memcpy(ring->bytes + offset, &header, sizeof header);
-            return;
-        }
-        memcpy(ring->bytes + offset, &header, sizeof header);
-        header.crc = checksum(g, position, ring->bytes + offset, header.length) ^ (oddity == 8);
-        memcpy(ring->bytes + offset, &header, sizeof header);
-        batch_index = batch_index + 1 < batch_count ? batch_index + 1 : 0;
-        epoch = header.epoch;
-        position += record_size(g, header.length);
-        seq++;
-        if (oddity == 9)
-            return;
-    }
-}
-
 /* -- record_at */
-
-static bool is_whole(const struct ring *ring, uint64_t position)
-{
-    const struct geometry *g = &ring->g;
-    uint64_t offset = position % g->capacity, room = g->capacity - offset;
-    struct record h;
-    if (room < PMWAL_HEADER)
-        return false;
-    memcpy(&h, ring->bytes + offset, sizeof h);
-    if (h.seq == 0 || h.seq > PMWAL_SEQ_MAX || h.epoch == 0 || h.flags || h.batch_index >= h.batch_count || h.durable > position)
-        return false;
-    uint64_t size = (PMWAL_HEADER + (uint64_t)h.length + g->alignment - 1) / g->alignment * g->alignment;
-    if (h.length > g->payload_max || size > room)
-        return false;
-    return checksum(g, position, ring->bytes + offset, h.length) == h.crc;
-}
-
-static struct window window_of(const struct ring *ring, uint64_t start, uint64_t length)
-{
-    start %= ring->g.capacity;
-    if (length > ring->g.capacity - start)
-        length = ring->g.capacity - start;
-    unsigned char *bytes = exactly(length);
-    memcpy(bytes, ring->bytes + start, length);
-    return (struct window){bytes, start, length};
-}
 
 static void look_at(const struct ring *ring, const struct window *part, uint64_t position)
 {
@@ -241,7 +38,7 @@ static void look_everywhere(const struct ring *ring, const struct parameters *p,
 {
     const struct geometry *g = &ring->g;
     struct window part = window_of(ring, p->window_start, p->window_length);
-    /* Not everywhere in a large ring: what a run meets there is looked at anyway. */
+    /* Not everywhere in a large ring: the runs below look at the records there anyway. */
     uint64_t step = g->alignment * (1 + g->capacity / g->alignment / LOOKS) - (p->mode & ODD ? g->alignment / 2 + 1 : 0);
     for (uint64_t at = 0; at < g->capacity; at += step)
         look_at(ring, &part, position + at);
@@ -273,19 +70,7 @@ static void forget_past(struct notes *notes, uint64_t position)
         notes->count--;
 }
 
-static bool may_take(const struct ring *ring, const struct run_rules *rules, uint64_t position, uint64_t seq, uint32_t epoch_min,
-                     struct record *header)
-{
-    const struct geometry *g = &ring->g;
-    uint64_t offset = position % g->capacity;
-    if (seq >= rules->stop_seq || (seq == rules->lap_seq && g->capacity - offset < g->size_max) || !is_whole(ring, position))
-        return false;
-    memcpy(header, ring->bytes + offset, sizeof *header);
-    return header->seq == seq && position + record_size(g, header->length) <= rules->limit && header->epoch >= epoch_min &&
-           (seq >= rules->epoch_first_seq ? header->epoch == rules->epoch : header->epoch < rules->epoch);
-}
-
-/* That a run which began at `from` took what the rules take, and stopped where they say. */
+/* A run that began at `from` took what the rules take, and stopped where they say. */
 static void check_run(const struct ring *ring, const struct run_rules *rules, const struct run *from, const struct run *run,
                       const struct notes *notes, bool reached_end)
 {
@@ -320,7 +105,7 @@ static void check_run(const struct ring *ring, const struct run_rules *rules, co
     CHECK(run->mark == from->mark || run->mark <= position);
     if (!reached_end)
         return;
-    /* What is next is a record that the rules do not take, or a batch that is not all there. */
+    /* Next is a record that the rules do not take, or an incomplete batch. */
     while (may_take(ring, rules, position, seq, epoch, &header) && rules->batches) {
         if (batch_index == 0)
             batch_count = header.batch_count;
@@ -335,7 +120,7 @@ static void check_run(const struct ring *ring, const struct run_rules *rules, co
     CHECK(rules->batches || !may_take(ring, rules, position, seq, epoch, &header));
 }
 
-/* Goes on from window to window, and a few bytes at a time, until nothing moves; what comes out is as with one window. */
+/* Continues from window to window, a few bytes at a time, until nothing moves; the result is that of one window. */
 static struct run run_in_parts(const struct ring *ring, const struct run_rules *rules, const struct parameters *p, struct run run,
                                struct notes *notes)
 {
@@ -365,7 +150,7 @@ static struct run run_in_parts(const struct ring *ring, const struct run_rules *
     }
 }
 
-/* A run from where it begins and one from somewhere behind, put together: what one run over both is, or less. */
+/* A run and a second one from a later start, joined: the one run over both, or less. */
 static void check_joined(const struct ring *ring, uint64_t first, const struct run_rules *rules, const struct run *from,
                          const struct run *whole)
 {
@@ -395,7 +180,7 @@ static void check_joined(const struct ring *ring, uint64_t first, const struct r
 
 /* -- take_rows */
 
-/* That the rows which were taken are what the rules take, side by side, and the next record is none of them. */
+/* The rows that were taken are adjacent records that the rules take, and the next record is none. */
 static void check_rows(const struct ring *ring, const struct window *window, struct run_rules rules, const struct run *from)
 {
     const struct geometry *g = &ring->g;
@@ -447,7 +232,7 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
         CHECK(parts.epoch_min == run.epoch_min && pieced.count == notes.count);
         check_run(ring, &rules, &from, &parts, &pieced, true);
 
-        /* Where there is no room for more notes the run ends, and says where. */
+        /* Without room for more notes the run ends, and says where. */
         struct run cut = from;
         run_on(g, &whole, &rules, &cut, note, &few);
         forget_past(&few, cut.position);
@@ -480,7 +265,7 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
 
 /* -- places */
 
-/* A log that ends at `position` goes on with a record of this length: it stays in one piece, and both bounds stay in step. */
+/* The next record of a log that ends at `position`: it is in one piece, and position and offset agree. */
 static void check_places(const struct ring *ring, uint64_t position, uint64_t length)
 {
     const struct geometry *g = &ring->g;
@@ -527,8 +312,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         crc32c_setup();
         ready = true;
     }
-    current = data;
-    current_size = size;
     if (size < sizeof p)
         return 0;
     memcpy(&p, data, sizeof p);
@@ -567,182 +350,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     free(ring.bytes);
     return 0;
 }
-
-#ifdef STANDALONE
-#include <dirent.h>
-#include <time.h>
-
-#define INPUT_MAX (sizeof(struct parameters) + 16384)
-#define POOL 256
-
-extern void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
-
-struct input {
-    uint8_t bytes[INPUT_MAX];
-    size_t size;
-};
-
-static struct input pool[POOL], trial;
-static size_t pool_size;
-static uint64_t random_state;
-
-/* xorshift64*; libc's differs from machine to machine, and a seed has to give the same inputs everywhere. */
-static uint64_t draw(uint64_t below)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return below ? (random_state * UINT64_C(2685821657736338717) >> 11) % below : 0;
-}
-
-static void mutate_once(struct input *input)
-{
-    static const uint64_t words[] = {0, 1, 2, 8, 47, 48, 49, 64, 4095, 4096, UINT32_MAX, INT64_MAX, UINT64_MAX - 1, UINT64_MAX};
-    size_t at = draw(draw(3) ? input->size : sizeof(struct parameters)); /* the parameters more often than the rest */
-    uint64_t word;
-    switch (draw(8)) {
-    case 0:
-        input->bytes[at] ^= (uint8_t)(1u << draw(8));
-        break;
-    case 1:
-        input->bytes[at] = (uint8_t)draw(256);
-        break;
-    case 2:
-        word = words[draw(sizeof words / sizeof *words)];
-        at -= at % 8;
-        memcpy(input->bytes + at, &word, sizeof word);
-        break;
-    case 3:
-        at -= at % 8;
-        memcpy(&word, input->bytes + at, sizeof word);
-        word += draw(2) ? draw(70) : -draw(70);
-        memcpy(input->bytes + at, &word, sizeof word);
-        break;
-    case 4: {
-        const struct input *other = &pool[draw(pool_size)];
-        size_t from = draw(other->size), length = draw(200);
-        if (length > other->size - from)
-            length = other->size - from;
-        if (length > input->size - at)
-            length = input->size - at;
-        memcpy(input->bytes + at, other->bytes + from, length);
-        break;
-    }
-    case 5: {
-        size_t length = draw(300), grown = input->size + length < INPUT_MAX ? input->size + length : INPUT_MAX;
-        while (input->size < grown)
-            input->bytes[input->size++] = (uint8_t)draw(256);
-        break;
-    }
-    case 6:
-        if (input->size > sizeof(struct parameters))
-            input->size -= draw(input->size - sizeof(struct parameters));
-        break;
-    default:
-        input->bytes[3] = (uint8_t)draw(32);
-    }
-}
-
-/* Whole records are rare in mutated bytes; one input in four has its ring drawn afresh, for CHAIN to make some. */
-static void draw_ring(struct input *input)
-{
-    input->size = sizeof(struct parameters) + draw(8) * draw(512);
-    for (size_t at = sizeof(struct parameters); at < input->size; at++)
-        input->bytes[at] = (uint8_t)draw(256);
-    input->bytes[0] = (uint8_t)draw(10);
-    input->bytes[1] = (uint8_t)draw(256);
-    input->bytes[3] = (uint8_t)(CHAIN | (draw(4) ? 0 : draw(32) & ~(unsigned)RAW));
-    for (size_t at = 8; at < sizeof(struct parameters); at++)
-        input->bytes[at] = (uint8_t)(draw(3) ? 0 : draw(256));
-}
-
-static void take(const char *path)
-{
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        perror(path);
-        exit(2);
-    }
-    struct input *input = &pool[pool_size < POOL ? pool_size++ : POOL - 1];
-    input->size = fread(input->bytes, 1, INPUT_MAX, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(input->bytes, input->size);
-    if (input->size < sizeof(struct parameters))
-        pool_size--;
-}
-
-static int by_name(const void *one, const void *two)
-{
-    return strcmp(*(char *const *)one, *(char *const *)two);
-}
-
-/* In the order of their names, whatever the file system's is: the seed's inputs depend on it. */
-static void take_directory(const char *path)
-{
-    char *names[POOL], full[4096];
-    size_t count = 0;
-    DIR *directory = opendir(path);
-    for (struct dirent *entry; directory && count < POOL && (entry = readdir(directory));)
-        if (entry->d_name[0] != '.')
-            names[count++] = strdup(entry->d_name);
-    if (directory)
-        closedir(directory);
-    qsort(names, count, sizeof *names, by_name);
-    for (size_t i = 0; i < count; i++) {
-        snprintf(full, sizeof full, "%s/%s", path, names[i]);
-        take(full);
-        free(names[i]);
-    }
-}
-
-int main(int argc, char **argv)
-{
-    double seconds = 0;
-    uint64_t runs = 0, seed = (uint64_t)time(NULL), done = 0;
-    struct timespec start, now;
-    int option;
-    while ((option = getopt(argc, argv, "s:n:r:k:")) != -1)
-        if (option == 's')
-            seconds = atof(optarg);
-        else if (option == 'n')
-            runs = strtoull(optarg, NULL, 10);
-        else if (option == 'r')
-            seed = strtoull(optarg, NULL, 10);
-        else if (option == 'k')
-            keep = optarg;
-        else
-            return fprintf(stderr, "ring_fuzz [-s SECONDS | -n RUNS] [-r SEED] [-k FILE] FILE_OR_DIRECTORY ...\n"), 2;
-    if (__sanitizer_set_death_callback)
-        __sanitizer_set_death_callback(save);
-    printf("seed %" PRIu64 "\n", seed);
-    fflush(stdout);
-    random_state = seed * 2 + 1;
-    for (; optind < argc; optind++) {
-        DIR *directory = opendir(argv[optind]);
-        if (directory) {
-            closedir(directory);
-            take_directory(argv[optind]);
-        } else
-            take(argv[optind]);
-    }
-    if (!pool_size)
-        pool[pool_size++].size = sizeof(struct parameters);
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    for (;; done++) {
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        double passed = (double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9;
-        if (runs ? done >= runs : passed >= seconds)
-            break;
-        trial = pool[draw(pool_size)];
-        if (!draw(4))
-            draw_ring(&trial);
-        for (uint64_t left = draw(6); left; left--)
-            mutate_once(&trial);
-        LLVMFuzzerTestOneInput(trial.bytes, trial.size);
-        if (!draw(64))
-            pool[pool_size < POOL ? pool_size++ : draw(POOL)] = trial;
-    }
-    printf("%" PRIu64 " executions\n", done);
-    return 0;
-}
-#endif

@@ -1,12 +1,12 @@
-"""Build the fuzzer of pmwal/native/ring.c with AddressSanitizer and UndefinedBehaviorSanitizer, and run it for a while.
+"""Build the fuzzer of pmwal/native/ring.c with sanitizers (address, undefined behaviour) and checks, and run it for a while.
 
     python tools/fuzz/run.py [--seconds N] [--engine auto|libfuzzer|standalone] [--seed N] [--keep FILE]
     python tools/fuzz/run.py --replay FILE           one kept input
     python tools/fuzz/run.py --mutant NAME | --mutants
 
-"libfuzzer" needs clang and its runtime, and is led by coverage; "standalone" needs gcc (or $CC) only and mutates blindly. A mutant
-is a copy of ring.c with one check taken out, which the fuzzer must notice: the negative control. Exit status: 0; 1 something was
-found and the input is kept; 2 it could not be built. With --mutants, 1 means that one was not noticed.
+"libfuzzer" needs clang and its runtime, and is guided by coverage; "standalone" needs only gcc (or $CC) and mutates blindly. A
+mutant is a copy of ring.c without one test, which the fuzzer must notice: the negative control. Exit status: 0 nothing was found;
+1 something was, and the input is kept; 2 it could not be built. With --mutants, 1 means that a mutant was not noticed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "pmwal" / "native"
 CORPUS = HERE / "corpus"
-FLAGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DPMWAL_CHECKS"]
 MUTANT_SECONDS = 20
 
 MUTANTS: dict[str, tuple[str, str]] = {
@@ -40,7 +40,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "header-before-window": (r"offset < window->start \|\| ", ""),
     "no-header-at-the-end": ("room < PMWAL_HEADER", "room < 1"),
     "no-checksum": (r"== (\S+)crc \? WHOLE", r"|| \1crc ? WHOLE"),
-    "checksum-of-another-place": (r"record_crc\(g->uuid_crc, position,", "record_crc(g->uuid_crc, offset,"),
+    "checksum-of-another-place": (r"record_crc\(g->uuid_crc, position,", "record_crc(g->uuid_crc, position % g->capacity,"),
     "one-too-many": ("seq < rules->stop_seq", "seq <= rules->stop_seq"),
     "starts-before-limit": ("end > rules->limit", "position >= rules->limit"),
     "epochs-fall": (r"\|\| header.epoch < epoch_min", ""),
@@ -64,7 +64,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "row-of-two-places": (r" && room - \(rules->lap_seq - seq\) \* size < g->size_max", " && 0"),
     "notes-too-often": (">= PMWAL_INDEX_STEP", ">= PMWAL_INDEX_STEP / 2"),
 }
-"""What is replaced in ring.c (a regular expression): each is one check that a hostile file would find missing."""
+"""What is replaced in ring.c (a regular expression): without that test a hostile file would pass."""
 
 
 class Result(NamedTuple):
@@ -100,7 +100,7 @@ def pick_engine(wanted: str) -> str:
 
 
 def mutated_source(name: str) -> str:
-    """ring.c with one check taken out."""
+    """The text of ring.c without one test."""
     source = (NATIVE / "ring.c").read_text()
     old, new = MUTANTS[name]
     changed, count = re.subn(old, new, source)
@@ -110,7 +110,7 @@ def mutated_source(name: str) -> str:
 
 
 def build(directory: Path, engine: str, mutant: str | None = None) -> Path:
-    """Compile the fuzzer; where the program is."""
+    """Compile the fuzzer; the path of the program."""
     ring = NATIVE / "ring.c"
     if mutant is not None:
         ring = directory / f"ring-{mutant}.c"
@@ -119,9 +119,10 @@ def build(directory: Path, engine: str, mutant: str | None = None) -> Path:
     if engine == "libfuzzer":
         compiler = [os.environ.get("CLANG", "clang"), "-fsanitize=fuzzer,address,undefined"]
     else:
-        compiler = [os.environ.get("CC", "gcc"), "-fsanitize=address,undefined", "-DSTANDALONE"]
+        compiler = [os.environ.get("CC", "gcc"), "-fsanitize=address,undefined"]
     warnings = ["-Wno-unused"] if mutant else ["-Werror"]
     sources = [str(HERE / "ring_fuzz.c"), str(ring), str(NATIVE / "crc32c.c")]
+    sources += [str(HERE / "standalone.c")] if engine == "standalone" else []
     command = [*compiler, *FLAGS, *warnings, f"-I{NATIVE}", *sources, "-o", str(program)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -133,8 +134,12 @@ def build(directory: Path, engine: str, mutant: str | None = None) -> Path:
 
 
 def run(program: Path, engine: str, seconds: float, seed: int, keep: Path, inputs: Path = CORPUS) -> Result:
-    """Run the fuzzer from the corpus on."""
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    """Run the fuzzer, starting from the corpus."""
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
     with tempfile.TemporaryDirectory() as grown:
         if engine == "standalone":
             command = [str(program), "-s", str(seconds), "-r", str(seed), "-k", str(keep), str(inputs)]
@@ -151,9 +156,9 @@ def run(program: Path, engine: str, seconds: float, seed: int, keep: Path, input
 
 
 def first_lines(output: str, count: int = 30) -> str:
-    """The part of a report that says what was found."""
+    """The lines of a report that say what was found."""
     lines = output.splitlines()
-    start = next((at for at, line in enumerate(lines) if re.search(r"ERROR|runtime error|not true", line)), 0)
+    start = next((at for at, line in enumerate(lines) if re.search(r"ERROR|runtime error|not true|check failed", line)), 0)
     return "\n".join(lines[start : start + count])
 
 
@@ -165,7 +170,7 @@ def check_mutants(names: list[str], engine: str, seconds: float, seed: int) -> l
             program = build(Path(work), engine, name)
             result = run(program, engine, seconds, seed, Path(work) / "crash")
             program.unlink()
-            what = re.search(r"ERROR: AddressSanitizer: \S+|not true: .*|runtime error: .*", result.output)
+            what = re.search(r"ERROR: AddressSanitizer: \S+|not true: .*|check failed: .*|runtime error: .*", result.output)
             print(f"{name:<24} {'noticed: ' + what.group(0)[:90] if what and result.found else 'NOT NOTICED'}", flush=True)
             if not (what and result.found):
                 missed.append(name)
@@ -180,7 +185,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="default: another one each time; for mutants 1")
     parser.add_argument("--keep", type=Path, default=Path("ring-fuzz-crash"), help="where an input is kept (default: %(default)s)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run this input only")
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="take this check out of a copy of ring.c: it must be noticed")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="remove this test from a copy of ring.c: the fuzzer must notice")
     parser.add_argument("--mutants", action="store_true", help="all of them, one after the other")
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Small log files for the fuzzers: the golden ones, and histories made from a seed.
+"""Small log files for the fuzzers: the golden files, and histories made from a seed.
 
 Clock, uuid and process are fixed, so the same seed gives the same bytes. No process that lives is named in them.
 """
@@ -20,7 +20,7 @@ SHM = Path("/dev/shm")
 
 
 class FixedSeam(Seam):
-    """Two control pages, a clock that counts looks, a process of no machine."""
+    """Two control pages, a clock that counts its calls, a process of no machine."""
 
     control_size = CONTROL_SIZE_MIN
 
@@ -43,7 +43,7 @@ class FixedSeam(Seam):
 
 
 def scratch_directory() -> tempfile.TemporaryDirectory[str]:
-    """On tmpfs where there is one: thousands of opens, and nothing of them is to last."""
+    """On tmpfs if there is one: thousands of opens, and nothing needs to last."""
     return tempfile.TemporaryDirectory(prefix="pmwal-fuzz-", dir=SHM if SHM.is_dir() else None)
 
 
@@ -75,7 +75,7 @@ def step(wal: pmwal.Wal, random: Random) -> None:
 
 
 def history(random: Random, directory: Path) -> list[bytes]:
-    """Images of one small log, in the order in which they were on the medium: killed where it stood, the last one maybe closed."""
+    """Images of one small log in order of time, each as a kill would leave it; the last one may be closed."""
     path = directory / "history.wal"
     align = random.choice((8, 8, 8, 16, 64, 512))
     options = {
