@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pmwal.format.layout import LINE, LIVE_OFFSET, PAGE, SECTOR
 from pmwal.writing.wal import Wal
-from support import Event, FakeSeam, contents, kill, open_small, overwrite
+from support import BarrierRecorder, Step, contents, kill, open_small, overwrite
 
 Operation = Callable[[Wal], object]
 Numbered = tuple[tuple[int, bytes], ...]
@@ -60,7 +60,7 @@ class Disk:
         self._cache = bytearray(image)
         self._versions: dict[int, list[bytes]] = {}  # by unit, the durable one first
 
-    def take(self, event: Event, *, sync_works: bool = True) -> None:
+    def take(self, event: Step, *, sync_works: bool = True) -> None:
         """Follow one step that the writer took."""
         if event.name == "store":
             half = len(event.data) // 2 // 8 * 8  # the medium may see a store half done
@@ -126,36 +126,22 @@ class Disk:
         return bytes(image)
 
 
-class Interrupter(FakeSeam):
-    """Raises before or after the step with a given number, once."""
+class Interrupter(BarrierRecorder):
+    """Raises before or after the store or flush with a given number, once."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.left: int | None = None
-        self.after = False
-        self.error: type[BaseException] = KeyboardInterrupt
+    def arm(self, number: int, *, after: bool, error: type[BaseException]) -> None:
+        """Let this many pass."""
+        left = number
 
-    def arm(self, step: int, *, after: bool, error: type[BaseException]) -> None:
-        """Let so many steps pass."""
-        self.left, self.after, self.error = step, after, error
+        def interrupt(step: Step) -> None:
+            nonlocal left
+            if step.name in ("store", "flush"):
+                left -= 1
+                if left < 0:
+                    self.before = self.after = None
+                    raise error
 
-    def _count(self, after: bool) -> None:
-        if self.left is None or self.after != after:
-            return
-        self.left -= 1
-        if self.left < 0:
-            self.left = None
-            raise self.error
-
-    def store(self, mapping: Any, offset: int, data: bytes) -> None:
-        self._count(False)
-        super().store(mapping, offset, data)
-        self._count(True)
-
-    def flush(self, mapping: Any, offset: int, length: int) -> None:
-        self._count(False)
-        super().flush(mapping, offset, length)
-        self._count(True)
+        self.before, self.after = (None, interrupt) if after else (interrupt, None)
 
 
 @dataclass
@@ -163,7 +149,7 @@ class Trace:
     """What a run of operations did: the durable file before it, each step, and each acknowledged state."""
 
     base: bytes
-    events: list[Event]
+    events: list[Step]
     marks: list[tuple[int, State, bool]] = field(default_factory=list)  # steps taken, state, whether it is durable
 
     @classmethod
@@ -171,7 +157,7 @@ class Trace:
         """Everything in the log is durable from here on; its seam records what follows."""
         wal.commit()
         seam = wal._engine.seam
-        assert isinstance(seam, FakeSeam)
+        assert isinstance(seam, BarrierRecorder)
         seam.events.clear()
         return cls(Path(wal.path).read_bytes(), seam.events, [(0, state_of(wal), True)])
 
@@ -184,7 +170,7 @@ class Trace:
         cls, path: Path, options: dict[str, Any], operations: Sequence[Operation], *, before: Sequence[Operation] = ()
     ) -> Trace:
         """Perform ``before`` and then the recorded ``operations`` on a new small log, and end it by a kill."""
-        wal = open_small(path, seam=FakeSeam(), **options)
+        wal = open_small(path, seam=BarrierRecorder(), **options)
         for operation in before:
             operation(wal)
         trace = cls.start(wal)

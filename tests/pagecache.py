@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pmwal.format.layout import PAGE, SECTOR
-from support import Crash, FakeSeam
+from support import BarrierRecorder, Crash
 
 
-class PageCache(FakeSeam):
+class PageCache(BarrierRecorder):
     """A seam over one existing log file of which every byte is durable now."""
 
     def __init__(self, path: Path, rng: random.Random) -> None:

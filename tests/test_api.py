@@ -19,7 +19,7 @@ import pmwal
 from callers import bounds
 from conftest import Place
 from pmwal.format.layout import HEADER
-from support import SMALL_RING, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
+from support import SMALL_RING, BarrierRecorder, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
 ERRORS = [
@@ -216,7 +216,7 @@ def test_relative_path_is_where_the_process_stands(shm_dir: Path, monkeypatch: p
 def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty name names no file: nothing is created for it."""
     monkeypatch.chdir(shm_dir)
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with pytest.raises(OSError):
         open_small("", seam=seam)
     assert seam.events == []

@@ -22,7 +22,7 @@ from images import Disk, Interrupter, Reopener, State, Trace, between, brief, st
 from pmwal.format.layout import HEADER, LINE, PAGE
 from pmwal.writing.batch import owned
 from pmwal.writing.wal import Wal
-from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
+from support import BarrierRecorder, Crash, Step, contents, kill, open_small, payloads, superblock
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
@@ -70,7 +70,7 @@ def test_batch_is_there_as_a_whole_or_not_at_all_at_every_crash(shm_dir: Path, o
 @pytest.mark.parametrize("start", [0, 4096 - 320])
 def test_batch_killed_after_any_number_of_its_stores_is_gone(shm_place: Place, count: int, start: int) -> None:
     """Scenario 21 with the page cache kept: only the whole batch counts, and a half stored record counts for nothing."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, size=4096, align=8, **shm_place.options)
     if start:
         to_position(wal, start)
@@ -124,7 +124,7 @@ class Stall:
         self.reached = threading.Event()
         self.go = threading.Event()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Step) -> None:
         if event.name == self.name and not self.reached.is_set():
             self.reached.set()
             assert self.go.wait(30)
@@ -135,11 +135,11 @@ class Stall:
 def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path, ordering: str, step: str) -> None:
     """Scenario 22: B's record follows A's, whose store or flush hangs; B waits, or A's record is durable when B returns."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, medium="file", ordering=ordering)
     trace = Trace.start(wal)
     stall = Stall(step)
-    seam.hook = stall
+    seam.before = stall
     acknowledged: list[int] = []
     first = threading.Thread(target=wal.append, args=(b"A",))
     first.start()
@@ -162,7 +162,7 @@ def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path,
 def test_threads_see_every_acknowledged_record_after_a_power_cut(shm_dir: Path) -> None:
     """Scenario 22 in bulk: at each acknowledgement the worst power cut keeps that record and all before it."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, size=65536, **PIPELINED)
     trace = Trace.start(wal)
     acknowledged: list[tuple[int, int]] = []
@@ -243,7 +243,7 @@ OPERATIONS = {
 }
 
 
-def prepare(path: Path, options: dict[str, Any], seam: FakeSeam, size: int = 30) -> tuple[Wal, Trace]:
+def prepare(path: Path, options: dict[str, Any], seam: BarrierRecorder, size: int = 30) -> tuple[Wal, Trace]:
     """A log with acknowledged records and some that are only stored: four and two, or as many of 700 bytes as there is room."""
     wal = open_small(path, seam=seam, size=4096, on_full="overwrite", **options)
     acknowledged, stored = (range(1, 5), (5, 6)) if size == 30 else (range(1, 4), (4, 5))
@@ -258,7 +258,7 @@ def prepare(path: Path, options: dict[str, Any], seam: FakeSeam, size: int = 30)
 
 def steps_of(path: Path, options: dict[str, Any], operation: Operation) -> int:
     """How many steps through the seam an operation takes."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal, _ = prepare(path, options, seam, operation.size)
     before, old = len(seam.events), state_of(wal)
     operation.run(wal)
@@ -432,7 +432,7 @@ def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_
 
 def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, number: int) -> bool:
     """Interrupt an operation at one place, and check what is left; False when it has fewer places."""
-    wal, _ = prepare(path, options, FakeSeam(), operation.size)
+    wal, _ = prepare(path, options, BarrierRecorder(), operation.size)
     try:
         old = state_of(wal)
         signal_at = SignalAt(number)
@@ -457,7 +457,7 @@ def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, nu
 
 def test_exception_in_the_iterable_of_extend_stores_nothing(place: Place) -> None:
     """Scenario 24: the items are taken before the first is stored."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     wal.append(b"before")
     seam.events.clear()
@@ -555,20 +555,20 @@ def test_call_from_inside_a_call_works_or_raises_at_every_step(shm_place: Place,
     operation = OPERATIONS[name]
     path = shm_place.path
     for step in range(steps_of(path, dict(shm_place.options), operation)):
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         path.unlink(missing_ok=True)
         wal, _ = prepare(path, dict(shm_place.options), seam, operation.size)
         old = state_of(wal)
         left = step
         inner: list[object] = []
 
-        def reenter(event: Event) -> None:
+        def reenter(event: Step) -> None:
             nonlocal left
             left -= 1
             if left == -1:
                 inner.extend(attempt(call) for call in calls_inside(wal))  # noqa: B023
 
-        seam.hook = reenter
+        seam.before = reenter
         operation.run(wal)
         assert len(inner) == 4
         assert isinstance(inner[0], pmwal.ReentrantCall)
@@ -583,7 +583,7 @@ def test_call_from_inside_a_call_works_or_raises_at_every_step(shm_place: Place,
 
 def test_append_from_a_signal_handler_never_deadlocks(place: Place) -> None:
     """Scenario 24b with a real signal, delivered while the outer append stores and while it flushes."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     outcomes: list[str] = []
 
@@ -596,9 +596,9 @@ def test_append_from_a_signal_handler_never_deadlocks(place: Place) -> None:
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        seam.hook = lambda event: signal.raise_signal(signal.SIGUSR1)
+        seam.before = lambda event: signal.raise_signal(signal.SIGUSR1)
         wal.append(b"outer")
-        seam.hook = None
+        seam.before = None
         assert {"refused"} == set(outcomes)
         signal.raise_signal(signal.SIGUSR1)
         assert outcomes[-1] == "stored"
@@ -624,7 +624,7 @@ def test_append_from_the_iterable_of_extend_takes_its_own_number_first(place: Pl
 
 def test_append_from_del_inside_a_call_is_refused_and_outside_works(shm_place: Place) -> None:
     """Scenario 24b: an object that appends when it dies, dropped in the middle of an append, and between two."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
     outcomes: list[str] = []
 
@@ -638,12 +638,12 @@ def test_append_from_del_inside_a_call_is_refused_and_outside_works(shm_place: P
 
     held = [Dying()]
 
-    def drop(event: Event) -> None:
+    def drop(event: Step) -> None:
         held.clear()
 
-    seam.hook = drop
+    seam.before = drop
     wal.append(b"outer")
-    seam.hook = None
+    seam.before = None
     held.append(Dying())
     held.clear()
     assert outcomes == ["refused", "stored"]
@@ -725,17 +725,17 @@ def test_reserved_view_cannot_be_used_after_its_block(shm_place: Place) -> None:
 @pytest.mark.parametrize("kind", ["append", "extend", "batch"])
 def test_source_changed_while_it_is_stored_does_not_change_the_record(place: Place, kind: str) -> None:
     """Scenario 24c: at each step of the call the caller's bytearray gets other bytes; the record is what it was at the call."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     source = bytearray(b"original" * 20)
     value = 0
 
-    def change(event: Event) -> None:
+    def change(event: Step) -> None:
         nonlocal value
         value += 1
         source[:] = bytes([value % 256]) * len(source)
 
-    seam.hook = change
+    seam.before = change
     if kind == "append":
         wal.append(source)
     elif kind == "extend":
@@ -744,7 +744,7 @@ def test_source_changed_while_it_is_stored_does_not_change_the_record(place: Pla
         with wal.batch() as batch:
             batch.append(source)
             source[:] = b"too late" * 20
-    seam.hook = None
+    seam.before = None
     assert value > 0
     assert {b"original" * 20} == set(payloads(wal))
     kill(wal)

@@ -24,7 +24,7 @@ from pmwal.cli.times import parse_time
 from pmwal.format.layout import PAGE
 from pmwal.writing.engine import Engine
 from support import (
-    FakeSeam,
+    BarrierRecorder,
     file_offset,
     flip,
     kill,
@@ -40,7 +40,7 @@ from support import (
 MINUTE = 60 * 10**9
 
 
-class PastSeam(FakeSeam):
+class PastSeam(BarrierRecorder):
     """The writer's process is gone, and the clock stands."""
 
     def pid(self) -> int:

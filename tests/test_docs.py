@@ -22,11 +22,12 @@ from pmwal.recovery.verdict import TABLE
 from pmwal.repair import repair
 from pmwal.storage import medium
 from pmwal.storage.seam import Seam
+from pmwal.testing import Recorder
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_RING,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     file_offset,
     flip,
     kill,
@@ -210,7 +211,7 @@ def test_recovery_explains_every_field_of_the_report() -> None:
 # -- durability
 
 
-def step_of(event: Event, block: Superblock) -> str | None:
+def step_of(event: Step, block: Superblock) -> str | None:
     """What docs/durability.md calls this step; None for the live page."""
     if event.name not in ("store", "flush"):
         return event.name
@@ -220,7 +221,7 @@ def step_of(event: Event, block: Superblock) -> str | None:
     return f"{'store' if event.name == 'store' else 'barrier'} {what}"
 
 
-def steps_of(events: list[Event], block: Superblock) -> str:
+def steps_of(events: list[Step], block: Superblock) -> str:
     """The steps in order; one that is repeated counts once, but for syncs, which may be of different files."""
     steps = [step for event in events if (step := step_of(event, block)) is not None]
     kept = [step for before, step in zip(["", *steps], steps, strict=False) if step != before or step == "sync"]
@@ -319,13 +320,13 @@ def order_table(ordering: str) -> dict[str, str]:
     return {row[0]: row[column] for row in read_table(read_section("durability.md", "Order of steps"), "operation")}
 
 
-def open_watched(path: Path, ordering: str, **options: Any) -> tuple[Wal, FakeSeam]:
+def open_watched(path: Path, ordering: str, **options: Any) -> tuple[Wal, BarrierRecorder]:
     """A log opened as a file, and the seam under it."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     return open_small(path, seam=seam, medium="file", ordering=ordering, **options), seam
 
 
-def prepared(path: Path, ordering: str, size: int = SMALL_RING) -> tuple[Wal, FakeSeam]:
+def prepared(path: Path, ordering: str, size: int = SMALL_RING) -> tuple[Wal, BarrierRecorder]:
     """A log with two records, made durable."""
     wal, seam = open_watched(path, ordering, size=size, on_full="overwrite" if size == SMALL_RING else "raise")
     wal.append(b"first")
@@ -604,11 +605,11 @@ def test_documents_are_there() -> None:
     assert len([block for block in blocks if block.startswith(">>>")]) >= 5
 
 
-def test_fake_seam_notes_every_step_of_the_seam() -> None:
-    """As docs/developing.md says: a step that the recording seam left out would escape every crash test."""
+def test_recorder_notes_every_step_of_the_seam() -> None:
+    """As docs/developing.md says: a step that the recorder left out would escape every crash test."""
     steps = {name for name, value in vars(Seam).items() if callable(value) and not name.startswith("_")}
-    facts = {"boot_id", "monotonic_ns", "pid"}  # the tests leave these as they are
-    assert set() == steps - facts - set(vars(FakeSeam))
+    facts = {"monotonic_ns"}  # which no file depends on
+    assert set() == steps - facts - set(vars(Recorder))
 
 
 def test_tests_that_the_testing_page_names_exist() -> None:

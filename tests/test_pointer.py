@@ -43,8 +43,8 @@ from pmwal.recovery.verdict import TABLE
 from pmwal.repair import repair
 from support import (
     SMALL_CONTROL,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     contents,
     file_offset,
     flip,
@@ -496,7 +496,7 @@ def test_recovery_table(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, case: Ca
 def test_slot_written_before_its_data_is_loud_and_good_records_stay_readable(shm_dir: Path) -> None:
     """Scenario 8: the medium broke its promise and kept the slot but not the records that it names."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **STRICT)
     wal.append(b"good 1")
     wal.append(b"good 2")
@@ -569,7 +569,7 @@ def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, wo
 def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Path) -> None:
     """Scenario 10: while the clock runs backwards, and whichever of two slots stands first in the file."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **STRICT)
     seen = set()
     for step in range(SMALL_CONTROL // SLOT.size + 3):
@@ -590,7 +590,7 @@ def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Pa
 @pytest.mark.parametrize("control_size", [8192, 12288, 131072])
 def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir: Path, control_size: int) -> None:
     """Scenario 11: also where tail and epoch change; and each slot is flushed before the next one is stored."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     seam.control_size = control_size
     wal = open_small(shm_dir / "test.wal", seam=seam, **STRICT)
     seam.events.clear()
@@ -613,7 +613,7 @@ def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir
 # -- 12
 
 
-def required_tail(event: Event, block: Superblock) -> int:
+def required_tail(event: Step, block: Superblock) -> int:
     """The tail that must be durable before this store into the ring: what it overwrites lies before it."""
     header = decode_header(event.data)
     offset = event.offset - block.ring_offset
@@ -878,7 +878,7 @@ def test_state_is_a_prefix_helper_has_teeth() -> None:
     assert {State(1, (one,)), State(1, (one, two))} == trace.allowed(2)
     assert {State(1, (one, two))} == trace.allowed(4)
     disk = Disk(bytes(2 * PAGE), PAGE)
-    disk.take(Event("store", 0, b"12345678", 8))
+    disk.take(Step("store", 0, 8, b"12345678"))
     assert bytes(2 * PAGE) == disk.least() != disk.cached()
-    disk.take(Event("flush", 0, b"", PAGE))
+    disk.take(Step("flush", 0, PAGE))
     assert disk.least() == disk.cached()

@@ -36,8 +36,8 @@ from pmwal.format.layout import (
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     contents,
     fail_flush,
     kill,
@@ -72,7 +72,7 @@ def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer
     closed = state_of(wal)
     wal.close()
     base, block = path.read_bytes(), superblock(path)
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **options)
     trace = Trace(base, seam.events, [(0, closed, True)])
     wal.append(b"after")
@@ -158,7 +158,7 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
             continue
         seen.add(cached)
         path.write_bytes(cached)
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         wal = open_small(path, seam=seam, **options)
         opened, kept = len(seam.events), state_of(wal)
         second = Trace(cached, seam.events, [(0, kept, True), (opened, kept, True)])
@@ -180,7 +180,7 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
 def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slot(shm_dir: Path) -> None:
     """Scenario 28b by hand: the slot that frees space was only in the cache when the next process began."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, size=4096, seam=seam, **STRICT)
     for _ in range(5):
         append(700)(wal)
@@ -195,7 +195,7 @@ def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slo
         for event in seam.events[: unflushed + 1]:
             disk.take(event)
         path.write_bytes(disk.cached())
-        second = FakeSeam()
+        second = BarrierRecorder()
         kill(open_small(path, seam=second, **STRICT))
         for event in second.events:
             disk.take(event, sync_works=False)
@@ -334,7 +334,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
 class Refusing:
     """A hook: the n-th msync fails. Its pages are then clean for the kernel: kept in the cache, or read back from the medium."""
 
-    def __init__(self, path: Path, seam: FakeSeam, after: int, *, reverted: bool) -> None:
+    def __init__(self, path: Path, seam: BarrierRecorder, after: int, *, reverted: bool) -> None:
         self.path = path
         self.disk = Disk(path.read_bytes(), PAGE)
         self.seam = seam
@@ -342,7 +342,7 @@ class Refusing:
         self.reverted = reverted
         self.failed = False
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Step) -> None:
         if event.name == "flush" and not self.failed:
             self.left -= 1
             if self.left < 0:
@@ -371,13 +371,13 @@ CALLS: dict[str, Callable[[Wal], object]] = {
 def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late: int) -> None:
     """Scenario 31: raise, poison, keep the last durable number; a later msync that would succeed changes nothing."""
     path = shm_place.path
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **shm_place.options)
     for number in range(1, 5):
         wal.append(b"%d" % number)
     wal.commit()
     trace = Trace.start(wal)
-    seam.hook = Refusing(path, seam, late, reverted=reverted)
+    seam.before = Refusing(path, seam, late, reverted=reverted)
     before = state_of(wal)
     durable = wal.committed_seq
     if late and name not in ("truncate", "rollback") and shm_place.options["ordering"] == "pipelined":
@@ -416,10 +416,10 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, number: int) -> None:
     """Scenario 31: on each medium that has something to flush; on memory there is nothing that could fail."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     wal.append(b"acknowledged")
-    seam.hook = fail_flush(number)
+    seam.before = fail_flush(number)
     if place.options["medium"] == "memory":
         assert wal.append(b"acknowledged too") == 2
         wal.close()
@@ -437,20 +437,20 @@ def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, 
 
 def test_interrupted_msync_is_called_again(place: Place) -> None:
     """EINTR says that nothing was decided; only then the call is repeated."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     if wal.stats().flush not in ("none", "msync"):
         wal.close()
         pytest.skip("a fence is no system call")
     left = 5
 
-    def interrupt(event: Event) -> None:
+    def interrupt(event: Step) -> None:
         nonlocal left
         if event.name == "flush" and left:
             left -= 1
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
-    seam.hook = interrupt
+    seam.before = interrupt
     assert wal.append(b"kept") == 1
     assert (wal.stats().flush == "none") == (left == 5)
     wal.close()
@@ -466,7 +466,7 @@ def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_s
     wal.append(b"2", commit=False)
     kill(wal)
 
-    def refuse_sync(event: Event) -> None:
+    def refuse_sync(event: Step) -> None:
         if event.name == "sync":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -474,10 +474,10 @@ def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_s
     for after in range(4):  # the slot and the record that are stored again, and the two slots of the epoch
         shm_place.path.write_bytes(killed)
         with pytest.raises(pmwal.PersistError) as raised:
-            open_small(shm_place.path, seam=FakeSeam(fail_flush(after=after)), **shm_place.options)
+            open_small(shm_place.path, seam=BarrierRecorder(fail_flush(after=after)), **shm_place.options)
         assert raised.value.errno == errno.EIO
         assert pmwal.verify(shm_place.path).records == 2
-    wal = open_small(shm_place.path, seam=FakeSeam(refuse_sync), **shm_place.options)
+    wal = open_small(shm_place.path, seam=BarrierRecorder(refuse_sync), **shm_place.options)
     assert payloads(wal) == [b"1", b"2"]
     wal.close()
 
@@ -507,7 +507,7 @@ def test_lost_slot_is_filled_up_so_that_the_next_torn_one_is_not_one_too_many(sh
     assert pmwal.verify(shm_place.path).case == "R1"
 
 
-class _OneFlushAtATime(FakeSeam):
+class _OneFlushAtATime(BarrierRecorder):
     """Flushes that take a while; the tenth fails. Two at once would steal each other's error."""
 
     def __init__(self) -> None:
