@@ -18,8 +18,10 @@ import pytest
 
 import pmwal
 from conftest import Place
-from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
-from pmwal.format.layout import HEADER, LINE, PAGE
+from images import Interrupter, Reopener, Trace, between, brief, images, state_of, sweep
+from pmwal.format.layout import HEADER, LINE
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from pmwal.writing.batch import owned
 from pmwal.writing.wal import Wal
 from support import BarrierRecorder, Crash, Step, contents, kill, open_small, payloads, superblock
@@ -148,10 +150,10 @@ def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path,
     second.start()
     second.join(0.05)
     if acknowledged:
-        disk = Disk(trace.base, PAGE)
+        disk = PowerCutModel("page", trace.base)
         for event in list(seam.events):
             disk.take(event)
-        assert b"A" in disk.least()
+        assert b"A" in bytes(disk.held)
     stall.go.set()
     first.join(30)
     second.join(30)
@@ -183,15 +185,15 @@ def test_threads_see_every_acknowledged_record_after_a_power_cut(shm_dir: Path) 
     assert list(range(1, 49)) == [seq for seq, _ in everything]
     kill(wal)
     reopened = Reopener(path, PIPELINED)
-    disk = Disk(trace.base, PAGE)
+    disk = PowerCutModel("page", trace.base)
     done = 0
     for steps, seq in sorted(acknowledged):
         for event in seam.events[done:steps]:
             disk.take(event)
         done = steps
-        found = reopened(disk.least())
-        assert tuple(everything[: len(found.records)]) == found.records
-        assert seq <= len(found.records)
+        found = reopened(bytes(disk.held))
+        assert tuple(everything[: len(found.items)]) == found.items
+        assert seq <= len(found.items)
 
 
 # -- 24: exceptions at every step and at every call
@@ -201,16 +203,16 @@ class Operation(NamedTuple):
     """Something to interrupt: what it does, what it makes of a state, and the size of the records that are there before."""
 
     run: Callable[[Wal], object]
-    model: Callable[[State], State]
+    model: Callable[[Found], Found]
     size: int = 30
 
 
-def appended(*items: bytes) -> Callable[[State], State]:
+def appended(*items: bytes) -> Callable[[Found], Found]:
     """The state after these records."""
 
-    def model(state: State) -> State:
-        next_seq = state.first_seq + len(state.records)
-        return state._replace(records=state.records + tuple((next_seq + at, item) for at, item in enumerate(items)))
+    def model(state: Found) -> Found:
+        next_seq = state.first_seq + len(state.items)
+        return state._replace(items=state.items + tuple((next_seq + at, item) for at, item in enumerate(items)))
 
     return model
 
@@ -221,9 +223,9 @@ def reserved(wal: Wal) -> None:
         view[:] = b"r" * 70
 
 
-def cut(first: int, last: int) -> Callable[[State], State]:
+def cut(first: int, last: int) -> Callable[[Found], Found]:
     """The state after all but records ``first`` to ``last`` are gone."""
-    return lambda state: State(first, tuple(item for item in state.records if first <= item[0] <= last))
+    return lambda state: Found(first, tuple(item for item in state.items if first <= item[0] <= last))
 
 
 ITEMS = [b"1" * 70, b"2" * 20, b"3" * 70]
@@ -236,7 +238,7 @@ OPERATIONS = {
     "commit": Operation(lambda wal: wal.commit(), lambda state: state),
     "catch up": Operation(lambda wal: (wal.commit(), wal.commit()), lambda state: state),
     "truncate": Operation(lambda wal: wal.truncate(before=3), cut(3, 1 << 60)),
-    "truncate all": Operation(lambda wal: wal.truncate(before=wal.next_seq), lambda state: State(7, ())),
+    "truncate all": Operation(lambda wal: wal.truncate(before=wal.next_seq), lambda state: Found(7, ())),
     "rollback": Operation(lambda wal: wal.rollback(after=2), cut(1, 2)),
     "rollback all": Operation(lambda wal: wal.rollback(after=0), cut(1, 0)),
     "overwrite": Operation(lambda wal: wal.append(b"o" * 700), lambda state: cut(3, 6)(appended(b"o" * 700)(state)), 700),
@@ -310,16 +312,16 @@ def test_interrupted_operation_leaves_the_log_usable_and_the_model_true(shm_dir:
         kill(wal)
         if not after:
             continue  # the medium is as it was after the step before
-        disk = Disk(trace.base, LINE if options is DAX else PAGE)
+        disk = PowerCutModel("pmem" if options is DAX else "page", trace.base)
         acknowledged = trace.marks[0][1]
-        half = State(1, old.records[:-1])
+        half = Found(1, old.items[:-1])
         undecided = {half} | between(acknowledged, old) | between(acknowledged, intended) | between(old, intended)
         for taken, event in enumerate(seam.events, 1):
             disk.take(event)
             if taken < interrupted_at:
                 continue
             allowed = {final} if taken == len(seam.events) else undecided | between(shown, final) | between(acknowledged, final)
-            for image in disk.images(rng, 3, most=3):
+            for image in images(disk, rng, 3, most=3):
                 found = reopened(image)
                 assert found in allowed, f"{where}, crash at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
 

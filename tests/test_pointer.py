@@ -13,7 +13,7 @@ import pytest
 
 import pmwal
 from conftest import Place
-from images import Disk, State, Trace, brief, bury, state_of, sweep
+from images import Trace, brief, bury, state_of, sweep
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
@@ -41,6 +41,8 @@ from pmwal.format.layout import (
 )
 from pmwal.recovery.verdict import TABLE
 from pmwal.repair import repair
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from support import (
     SMALL_CONTROL,
     BarrierRecorder,
@@ -698,10 +700,10 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
     block = superblock(path)
     marks = {steps: state for steps, state, _ in trace.marks}
     checked = 0
-    for steps, disk in trace.crashes(LINE if options["medium"] == DAX["medium"] else PAGE):
+    for steps, disk in trace.crashes("pmem" if options["medium"] == DAX["medium"] else "page"):
         if steps not in marks:
             continue
-        for image in (disk.cached(), disk.least()):
+        for image in (bytes(disk.cache), bytes(disk.held)):
             control = read_control(image[block.control_offset : block.copy_offset], block)
             assert control.newest is not None
             for generation in (control.newest.generation, control.newest.generation - 1):
@@ -711,7 +713,7 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
                 found = state_of(wal)
                 kill(wal)
                 # A lost slot may have been the only one to name records that the tail of the other still counts.
-                assert marks[steps].records == found.records[-len(marks[steps].records) :], (steps, brief(found))
+                assert marks[steps].items == found.items[-len(marks[steps].items) :], (steps, brief(found))
                 assert found.first_seq <= marks[steps].first_seq
                 assert wal.recovery.slots_lost == 1
                 checked += 1
@@ -874,11 +876,11 @@ def test_damage_to_both_of_the_last_two_barriers_still_leaves_a_mark_for_all_bef
 def test_state_is_a_prefix_helper_has_teeth() -> None:
     """The model that the sweeps use refuses a hole, a lost record and a ghost."""
     one, two = (1, b"a"), (2, b"b")
-    trace = Trace(b"", [], [(0, State(1, (one,)), True), (4, State(1, (one, two)), True)])
-    assert {State(1, (one,)), State(1, (one, two))} == trace.allowed(2)
-    assert {State(1, (one, two))} == trace.allowed(4)
-    disk = Disk(bytes(2 * PAGE), PAGE)
+    trace = Trace(b"", [], [(0, Found(1, (one,)), True), (4, Found(1, (one, two)), True)])
+    assert {Found(1, (one,)), Found(1, (one, two))} == trace.allowed(2)
+    assert {Found(1, (one, two))} == trace.allowed(4)
+    disk = PowerCutModel("page", bytes(2 * PAGE))
     disk.take(Step("store", 0, 8, b"12345678"))
-    assert bytes(2 * PAGE) == disk.least() != disk.cached()
+    assert bytes(2 * PAGE) == bytes(disk.held) != bytes(disk.cache)
     disk.take(Step("flush", 0, PAGE))
-    assert disk.least() == disk.cached()
+    assert bytes(disk.held) == bytes(disk.cache)

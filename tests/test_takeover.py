@@ -18,13 +18,12 @@ import pytest
 
 import pmwal
 from conftest import SHM, Place
-from images import Disk, Interrupter, Reopener, State, Trace, brief, state_of, sweep
+from images import Interrupter, Reopener, Trace, brief, images, state_of, sweep, unsynced
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
     HEADER,
     LINE,
-    PAGE,
     POINTER_LAG_MAX,
     SLOT_CLEAN,
     decode_slot,
@@ -33,6 +32,8 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,
@@ -55,9 +56,9 @@ PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}
 CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=["lines", "pages", "pipelined"])
 
 
-def unit_of(options: dict[str, Any]) -> int:
-    """The unit in which this medium keeps or loses what was stored."""
-    return PAGE if options["medium"] == "file" else LINE
+def kind_of(options: dict[str, Any]) -> str:
+    """The model of this medium."""
+    return "page" if options["medium"] == "file" else "pmem"
 
 
 # -- 28
@@ -152,8 +153,8 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
     reopened = Reopener(shm_dir / "image.wal", options)
     rng = random.Random(28)
     seen = set()
-    for steps, disk in trace.crashes(unit_of(options)):
-        cached = disk.cached()
+    for steps, disk in trace.crashes(kind_of(options)):
+        cached = bytes(disk.cache)
         if cached in seen:
             continue
         seen.add(cached)
@@ -170,9 +171,10 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
         after_kill = copy.deepcopy(disk)
         for taken in range(len(seam.events) + 1):
             if taken:
-                after_kill.take(seam.events[taken - 1], sync_works=sync_works)
+                step = seam.events[taken - 1]
+                after_kill.take(step if sync_works else unsynced(step, after_kill))
             allowed = second.allowed(taken) | (earlier if taken < opened else set())
-            for image in after_kill.images(rng, 1, most=2):
+            for image in images(after_kill, rng, 1, most=2):
                 found = reopened(image)
                 assert found in allowed, f"killed at {steps}, cut at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
 
@@ -191,15 +193,15 @@ def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slo
     slots = [at for at, event in enumerate(seam.events) if event.name == "store" and event.length == LINE]
     assert len(slots) == 2
     for unflushed in slots:  # the first of the two slots of the truncate, and the second
-        disk = Disk(trace.base, PAGE)
+        disk = PowerCutModel("page", trace.base)
         for event in seam.events[: unflushed + 1]:
             disk.take(event)
-        path.write_bytes(disk.cached())
+        path.write_bytes(bytes(disk.cache))
         second = BarrierRecorder()
         kill(open_small(path, seam=second, **STRICT))
         for event in second.events:
-            disk.take(event, sync_works=False)
-            control = read_control(disk.least()[block.control_offset : block.copy_offset], block)
+            disk.take(unsynced(event, disk))
+            control = read_control(bytes(disk.held)[block.control_offset : block.copy_offset], block)
             assert control.newest is not None
             assert control.lost <= 1
         assert look(path).tail.next_seq == 3
@@ -313,7 +315,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     expected = state_of(wal)
     assert tuple(payloads(wal)) == (b"first", b"earlier")
     kill(wal)
-    disk = Disk(trace.base, unit_of(options))
+    disk = PowerCutModel(kind_of(options), trace.base)
     ring = superblock(path).ring_offset
     raw = path.read_bytes()
     assert [number < stored for number in range(4)] == [item in raw for item in items]
@@ -321,11 +323,11 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     for steps, event in enumerate(seam.events, 1):
         disk.take(event)
         if steps >= interrupted:
-            early = disk.least()[:ring] + disk.cached()[ring:]
+            early = bytes(disk.held)[:ring] + bytes(disk.cache)[ring:]
             found = reopened(early)
-            whole = [State(1, (*expected.records, *enumerate(items, 3)))] if stored == 4 and steps < len(seam.events) else []
+            whole = [Found(1, (*expected.items, *enumerate(items, 3)))] if stored == 4 and steps < len(seam.events) else []
             assert found in (expected, acknowledged, *whole), f"crash after {steps} steps"
-    assert expected == reopened(disk.least()) == reopened(disk.cached())
+    assert expected == reopened(bytes(disk.held)) == reopened(bytes(disk.cache))
 
 
 # -- 31
@@ -336,7 +338,7 @@ class Refusing:
 
     def __init__(self, path: Path, seam: BarrierRecorder, after: int, *, reverted: bool) -> None:
         self.path = path
-        self.disk = Disk(path.read_bytes(), PAGE)
+        self.disk = PowerCutModel("page", path.read_bytes())
         self.seam = seam
         self.left = after
         self.reverted = reverted
@@ -350,7 +352,7 @@ class Refusing:
                 if self.reverted:
                     for done in self.seam.events:
                         self.disk.take(done)
-                    old = self.disk.least()
+                    old = bytes(self.disk.held)
                     overwrite(self.path, event.offset, old[event.offset : event.offset + event.length])
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -403,7 +405,7 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
 
     wal = open_small(path, **shm_place.options)
     found = dict(contents(wal))
-    survivors = {seq: data for seq, data in before.records if seq >= wal.first_seq and not (name == "rollback" and seq > 2)}
+    survivors = {seq: data for seq, data in before.items if seq >= wal.first_seq and not (name == "rollback" and seq > 2)}
     assert survivors.items() <= found.items()
     if name == "rollback":
         assert wal.next_seq in (3, 5)
