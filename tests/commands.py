@@ -18,7 +18,7 @@ import pmwal
 from pmwal.cli import main
 from pmwal.cli.commands import stat
 from pmwal.format.layout import PAGE
-from support import FakeSeam, file_offset, flip, kill, look, open_small, overwrite, place_of, superblock, whole_records
+from support import BarrierRecorder, file_offset, flip, kill, look, open_small, overwrite, place_of, superblock, whole_records
 
 COMMANDS = (
     "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "export", "import", "completion",
@@ -101,7 +101,7 @@ def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 MINUTE = 60 * 10**9
 
 
-class PastSeam(FakeSeam):
+class PastSeam(BarrierRecorder):
     """A seam whose process no longer exists, and whose clock stops."""
 
     def pid(self) -> int:

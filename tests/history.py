@@ -1,76 +1,28 @@
-"""Random histories of a log under crashes, checked against a list.
+"""Random histories of a log under crashes, checked by the simulator's model of what a log may hold.
 
-The model knows what was acknowledged, what was issued but not acknowledged, and which bounds an operation under way may
-leave. After each crash the log must open, and hold one of the states that the model allows.
+Each operation tells the model what a crash may leave before it begins. After each crash the log must open and hold that.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pmwal
 from pagecache import PageCache
 from pmwal.opening import open_log
+from pmwal.testing._simulator.model import Found, Items, Model, brief
 from pmwal.writing.wal import Wal
-from support import Crash, contents, kill
-
-Numbered = list[tuple[int, bytes]]
+from support import BarrierRecorder, Crash, contents, kill
 
 
-@dataclass
-class Model:
-    """``acked`` is durable; ``pending`` are groups, each whole or absent, issued after it in this order."""
-
-    acked: Numbered = field(default_factory=list)
-    pending: list[Numbered] = field(default_factory=list)
-    first_seq: int = 1
-    tail_may_reach: int = 1  # the greatest first_seq that an operation under way may have made durable
-    cut_after: int | None = None  # a rollback under way
-
-    @property
-    def next_seq(self) -> int:
-        """Number of the next record, all pending ones counted."""
-        groups = [*self.pending[-1:], self.acked]
-        return next((group[-1][0] + 1 for group in groups if group), self.first_seq)
-
-    def allowed(self) -> list[Numbered]:
-        """Every content that a crash may leave, before the tail is looked at."""
-        state = list(self.acked)
-        states = [state]
-        for group in self.pending:
-            state = state + group
-            states.append(state)
-        if self.cut_after is not None:
-            states += [[item for item in state if item[0] <= self.cut_after] for state in states]
-        return states
-
-    def settle(self, found: Numbered, first_seq: int, next_seq: int) -> None:
-        """Check what a recovery found, and go on from it."""
-        assert [seq for seq, _ in found] == list(range(first_seq, next_seq)), "numbers do not follow one another"
-        assert self.first_seq <= first_seq <= max(self.tail_may_reach, self.first_seq), (self.first_seq, first_seq)
-        for state in self.allowed():
-            end = state[-1][0] + 1 if state else self.first_seq
-            # An empty log begins where it ends; a tail past the end of a state cannot belong to it.
-            fits = first_seq <= max(end, self.first_seq) and next_seq == max(end, first_seq)
-            if fits and found == [item for item in state if item[0] >= first_seq]:
-                break
-        else:
-            raise AssertionError(f"holds {brief(found)} from {first_seq}; allowed: {[brief(s) for s in self.allowed()]}")
-        self.acknowledge(found, first_seq)
-
-    def acknowledge(self, found: Numbered, first_seq: int) -> None:
-        """Everything is durable now."""
-        self.acked, self.pending, self.cut_after = list(found), [], None
-        self.first_seq = self.tail_may_reach = first_seq
-
-
-def brief(items: Numbered) -> str:
-    """Numbers and sizes, short."""
-    return "[" + " ".join(f"{seq}:{len(data)}:{data[:6]!r}" for seq, data in items) + "]"
+def found_in(wal: Wal) -> Found:
+    """What a handle shows; its numbers follow one another."""
+    found = Found(wal.first_seq, tuple(contents(wal)))
+    assert [seq for seq, _ in found.items] == list(range(wal.first_seq, wal.next_seq)), "numbers do not follow one another"
+    return found
 
 
 class History:
@@ -85,22 +37,16 @@ class History:
             "medium": medium,
             "timeout": 0,
         }
-        self.model = Model()
-        self.cache = PageCache(path, self.rng)
-        self.cache.uuid = seed.to_bytes(16, "little")
         self.wal: Wal | None = None
         self.issued = 0
         self.crashes = self.operations = 0
-        self._create()
-
-    def _create(self) -> None:
-        seam = self.cache
-        hidden, seam.path = seam.path, self.path.parent
-        size = self.rng.choice([4096, 16384, 16384])
-        open_log(self.path, "x", size=size, align=self.rng.choice([8, 8, 64]), seam=seam, **self.options).close()
-        seam.path = hidden
-        seam.versions.clear()
-        seam.dirty.clear()
+        size, align = self.rng.choice([4096, 16384, 16384]), self.rng.choice([8, 8, 64])
+        seam = BarrierRecorder(uuid=seed.to_bytes(16, "little"))
+        open_log(path, "x", size=size, align=align, seam=seam, **self.options).close()
+        self.cache = PageCache(path, self.rng)
+        self.model = Model()
+        self.expected = self.model.expectation()
+        """What a crash now may leave."""
 
     def run(self, rounds: int) -> None:
         """Open, work, crash, again and again."""
@@ -120,13 +66,11 @@ class History:
                     self._operate(wal)
                     self.operations += 1
                 if self.rng.random() < 0.3:
-                    wal.close()
-                    self.model.acknowledge(self._everything(), self.model.first_seq)
+                    self.close()
             except (Crash, pmwal.PersistError):
                 pass
             self.cache.crash_in = self.cache.fail_in = None
-            if not wal.closed:
-                kill(wal)
+            kill(wal)
             self._crash()
         self.reopen().close()
 
@@ -142,22 +86,27 @@ class History:
         while True:
             self.cache.crash_in = self.rng.randrange(14) if self.rng.random() < 0.4 else None
             self.cache.fail_in = self.rng.randrange(4) if self.rng.random() < 0.05 else None
-            evictions = self.rng.random() < 0.2
-            self.cache.before_step = (lambda _: self.cache.evict()) if evictions else None
+            self.cache.before_store = self.cache.evict if self.rng.random() < 0.2 else None
             try:
                 wal = open_log(self.path, "r+", seam=self.cache, **self.options)
             except (Crash, pmwal.PersistError):
                 self._crash()
                 continue
             finally:
-                self.cache.crash_in = self.cache.fail_in = self.cache.before_step = None
+                self.cache.crash_in = self.cache.fail_in = self.cache.before_store = None
             assert isinstance(wal, Wal)
             self.wal = wal
-            self.model.settle(contents(wal), wal.first_seq, wal.next_seq)
+            found = found_in(wal)
+            assert self.expected.allows(found), f"holds {brief(found.items)} from {found.first_seq}; expected {self.expected}"
+            self.model.settle(found)
+            self.expect()
             return wal
 
-    def _everything(self) -> Numbered:
-        return self.model.acked + [item for group in self.model.pending for item in group]
+    def close(self) -> None:
+        """A clean end: everything is durable."""
+        self.open_wal.close()
+        self.model.settle(Found(self.model.first_seq, self.model.stored))
+        self.expect()
 
     def _operate(self, wal: Wal) -> None:
         rng = self.rng
@@ -188,7 +137,7 @@ class History:
     def _payloads(self, most: int) -> list[bytes]:
         return [self._payload() for _ in range(self.rng.randint(1, most))]
 
-    # -- operations on the open log: each tells the model what may happen before it does it
+    # -- operations on the open log: each says what a crash may leave before it begins
 
     @property
     def open_wal(self) -> Wal:
@@ -196,44 +145,43 @@ class History:
         assert self.wal is not None
         return self.wal
 
+    def expect(self, **changes: Any) -> None:
+        """From now on a crash may leave this."""
+        self.expected = self.model.expectation(**changes)
+
     def check(self) -> None:
         """The open log shows what the model says."""
         wal, model = self.open_wal, self.model
-        assert self._everything() == contents(wal)
-        assert (model.first_seq, model.next_seq, len(wal)) == (wal.first_seq, wal.next_seq, len(self._everything()))
-        assert wal.committed_seq >= (model.acked[-1][0] if model.acked else 0)
+        assert model.stored == found_in(wal).items
+        assert (model.first_seq, model.next_seq, len(wal)) == (wal.first_seq, wal.next_seq, len(model.stored))
+
+    def _done(self, *, durable: bool) -> None:
+        """A call has returned: what the handle calls durable is acknowledged; everything must be where that was promised."""
+        wal, model = self.open_wal, self.model
+        if durable:
+            assert wal.committed_seq == wal.next_seq - 1
+        assert wal.committed_seq >= (model.acknowledged[-1][0] if model.acknowledged else 0)
+        model.advance(wal.first_seq, wal.committed_seq)
+        self.expect()
+
+    def _group(self, payloads: list[bytes]) -> Items:
+        return tuple(enumerate(payloads, self.model.next_seq))
+
+    def _expect_store(self, group: Items) -> None:
+        """A call stores this group, and where it overwrites frees as much as it needs, in any number of steps."""
+        overwrites = self.options["on_full"] == "overwrite"
+        self.expect(adding=group, first_max=self.model.next_seq if overwrites else None, jumps=False)
 
     def _store(self, payloads: list[bytes], call: Callable[[], object], *, durable: bool) -> None:
-        """Tell the model of records that are about to be stored, do it, and tell it how that ended."""
-        model, first = self.model, self.model.next_seq
-        group = [(first + place, data) for place, data in enumerate(payloads)]
-        before = model.tail_may_reach
-        if self.options["on_full"] == "overwrite":
-            model.tail_may_reach = first
-        model.pending.append(group)
+        group = self._group(payloads)
+        self._expect_store(group)
         try:
             call()
         except (pmwal.WalFull, pmwal.RecordTooLarge):
-            model.pending.pop()
             durable = False
-        model.tail_may_reach = before
-        self._follow_tail()
-        if durable:
-            self._acknowledge_all()
-
-    def _acknowledge_all(self) -> None:
-        first = self.model.first_seq
-        self.model.acknowledge([item for item in self._everything() if item[0] >= first], first)
-
-    def _follow_tail(self) -> None:
-        """An overwrite has freed records: what it passed was committed first."""
-        wal, model = self.open_wal, self.model
-        if wal.first_seq > model.first_seq:
-            first = model.first_seq = model.tail_may_reach = wal.first_seq
-            committed = wal.committed_seq
-            everything = [item for item in self._everything() if item[0] >= first]
-            model.acked = [item for item in everything if item[0] <= committed]
-            model.pending = [group for group in model.pending if group and group[-1][0] > committed]
+        else:
+            self.model.pending.append(group)
+        self._done(durable=durable)
 
     def append(self, data: bytes, *, durable: bool) -> None:
         """One record."""
@@ -254,52 +202,48 @@ class History:
         self._store(datas, call, durable=True)
 
     def abort(self, datas: list[bytes], *, stores: int) -> None:
-        """An interrupt at a store of an extend: unless it was through, none of it may ever come back."""
+        """An interrupt at a store of an extend: unless all of it was stored, none of it may ever come back after a commit."""
         left = stores
 
-        def interrupt(step: str) -> None:
+        def interrupt() -> None:
             nonlocal left
             left -= 1
             if left == 0:
                 raise KeyboardInterrupt
 
-        wal, model, before = self.open_wal, self.model, self.model.next_seq
-        self.cache.before_step = interrupt
-        if self.options["on_full"] == "overwrite":
-            model.tail_may_reach = before
-        model.pending.append([(before + place, data) for place, data in enumerate(datas)])
+        wal, model, group = self.open_wal, self.model, self._group(datas)
+        before = wal.next_seq
+        self._expect_store(group)  # and until the next call that makes anything durable
+        self.cache.before_store = interrupt
         try:
             wal.extend(datas)
         except (KeyboardInterrupt, pmwal.WalFull, pmwal.RecordTooLarge):
-            self.cache.before_step = None
-            if wal.next_seq == before:
-                # Until the next call that makes anything durable, a crash may still find the whole group.
-                wal.commit()
-                model.pending.pop()
+            self.cache.before_store = None
+            wal.commit()
         finally:
-            self.cache.before_step = None
-        model.tail_may_reach = model.first_seq
-        self._follow_tail()
-        wal.commit()
-        self._acknowledge_all()
+            self.cache.before_store = None
+        if wal.next_seq > before:
+            model.pending.append(group)
+            wal.commit()
+        self._done(durable=True)
 
     def commit(self) -> None:
         """Everything."""
         self.open_wal.commit()
-        self._acknowledge_all()
+        self._done(durable=True)
 
     def truncate(self, before: int) -> None:
         """Free the front."""
-        self.model.tail_may_reach = before
+        moves = before > self.model.first_seq
+        self.expect(first_max=before)
         self.open_wal.truncate(before=before)
-        if before > self.model.first_seq:  # it committed first
-            self.model.acknowledge([item for item in self._everything() if item[0] >= before], before)
+        self._done(durable=moves)  # it commits first
 
     def rollback(self, after: int) -> None:
         """Discard the end."""
-        if after == self.open_wal.next_seq - 1:
-            self.open_wal.rollback(after=after)
-            return
-        self.model.cut_after = after
+        discards = after < self.open_wal.next_seq - 1
+        self.expect(cut_after=after)
         self.open_wal.rollback(after=after)
-        self.model.acknowledge([item for item in self._everything() if item[0] <= after], self.model.first_seq)
+        if discards:
+            self.model.discard(after)
+        self._done(durable=discards)

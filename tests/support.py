@@ -1,4 +1,4 @@
-"""What the tests share: a seam that records and fails on command, media, crashes, and surgery on files."""
+"""What the tests share: a recorder that fails on command, small logs, a look at files, and damage to them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pmwal.format.layout import (
     LIVE_LATENCY,
     LIVE_LATENCY_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
-    PAGE,
     Slot,
     Superblock,
     encode_slot,
@@ -26,61 +25,31 @@ from pmwal.opening import open_log
 from pmwal.opening.files import inspect
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.seam import SYSTEM, Seam
+from pmwal.testing import Crash, Recorder, Step  # noqa: F401 - shared
+from pmwal.testing.process import kill  # noqa: F401 - shared
+from pmwal.testing.recorder import UUID
 from pmwal.writing.wal import Wal
 
-SMALL_CONTROL = 8192
+SMALL_CONTROL = Recorder.control_size
 SMALL_RING = 16384
 
 
-class Event(NamedTuple):
-    """One step through the seam: "store", "flush", "allocate", "write", "sync", "link", "replace" or "unlink"."""
+class BarrierRecorder(Recorder):
+    """The recorder as most tests want it: this process writes, the clock ticks, and a barrier looks alike on every medium.
 
-    name: str
-    offset: int = 0
-    data: bytes = b""
-    length: int = 0
-
-
-class Crash(BaseException):
-    """The process ends here, as far as a test is concerned."""
-
-
-class FakeSeam(Seam):
-    """A small control region, a fixed clock and uuid, a record of every step, and a hook before each of them.
-
-    ``hook(event)`` is called before the step is taken; what it raises is raised instead of taking it. A store past the cache is
-    a "store", and a fence a "flush" of the lines that were streamed or written back before it.
+    A store past the cache is noted as a "store", and a fence as a "flush" of the lines that were streamed or written back before
+    it, so that one test of an order reads for cache lines and for pages.
     """
 
-    control_size = SMALL_CONTROL
-
-    def __init__(self, hook: Callable[[Event], None] | None = None, uuid: bytes = bytes(range(16))) -> None:
-        self.events: list[Event] = []
+    def __init__(self, before: Callable[[Step], None] | None = None, uuid: bytes = UUID) -> None:
+        super().__init__(uuid, before=before, tick_ns=1)
         self._before_fence: list[tuple[int, int]] = []  # (start, end) of what the next fence makes durable
-        self.hook = hook
-        self.uuid = uuid
-        self.time_ns = 1_700_000_000_000_000_000
 
-    def _step(self, event: Event) -> None:
-        if self.hook is not None:
-            self.hook(event)
-        self.events.append(event)
+    def pid(self) -> int:
+        return Seam.pid(self)
 
-    def now_ns(self) -> int:
-        self.time_ns += 1
-        return self.time_ns
-
-    def new_uuid(self) -> bytes:
-        return self.uuid
-
-    def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
-        self._step(Event("store", offset, bytes(data), len(data)))
-        super().store(mapping, offset, data)
-
-    def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
-        self._step(Event("flush", offset, b"", length))
-        if offset % PAGE == 0:  # else these are cache lines
-            super().flush(mapping, offset, length)
+    def boot_id(self) -> bytes:
+        return Seam.boot_id(self)
 
     def stream(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
         self.store(mapping, offset, data)
@@ -97,36 +66,12 @@ class FakeSeam(Seam):
             self.flush(self._mapping, start, end - start)
         self._before_fence.clear()
 
-    def allocate(self, fd: int, size: int) -> None:
-        self._step(Event("allocate", 0, b"", size))
-        super().allocate(fd, size)
 
-    def write(self, fd: int, data: bytes, offset: int) -> None:
-        self._step(Event("write", offset, data, len(data)))
-        super().write(fd, data, offset)
-
-    def sync_file(self, fd: int) -> None:
-        self._step(Event("sync"))
-        super().sync_file(fd)
-
-    def link(self, source: str, target: str, directory_fd: int) -> None:
-        self._step(Event("link"))
-        super().link(source, target, directory_fd)
-
-    def replace(self, source: str, target: str, directory_fd: int) -> None:
-        self._step(Event("replace"))
-        super().replace(source, target, directory_fd)
-
-    def unlink(self, name: str, directory_fd: int) -> None:
-        self._step(Event("unlink"))
-        super().unlink(name, directory_fd)
-
-
-def fail_flush(number: int = errno.EIO, after: int = 0) -> Callable[[Event], None]:
+def fail_flush(number: int = errno.EIO, after: int = 0) -> Callable[[Step], None]:
     """A hook that lets ``after`` flushes pass and fails every later one."""
     left = after
 
-    def hook(event: Event) -> None:
+    def hook(event: Step) -> None:
         nonlocal left
         if event.name == "flush":
             if left == 0:
@@ -140,16 +85,9 @@ def open_small(path: str | os.PathLike[str], mode: str = "a", *, seam: Seam | No
     """A small log: two control pages, and a ring of 16 KiB unless ``size`` says otherwise. ``size=None`` for an existing one."""
     if mode in ("a", "x") and "size" not in options and not os.path.exists(path):
         options["size"] = SMALL_RING
-    wal = open_log(path, mode, seam=FakeSeam() if seam is None else seam, **options)
+    wal = open_log(path, mode, seam=BarrierRecorder() if seam is None else seam, **options)
     assert isinstance(wal, Wal)
     return wal
-
-
-def kill(wal: Wal) -> None:
-    """End the writer as SIGKILL would: nothing more is stored, the page cache stays, the lock goes."""
-    wal._access.closed = True
-    wal._engine.mapping.close()
-    wal._writer_lock.release()
 
 
 def contents(wal: Any) -> list[tuple[int, bytes]]:

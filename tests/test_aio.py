@@ -20,7 +20,7 @@ from conftest import Place
 from pmwal.aio import AsyncWal
 from pmwal.native import native
 from pmwal.opening.options import Options
-from support import FakeSeam, fail_flush, open_small, payloads
+from support import BarrierRecorder, fail_flush, open_small, payloads
 
 PATIENCE = 20.0
 SIZE = "64KiB"
@@ -60,9 +60,9 @@ def given(options: Options) -> dict[str, Any]:
 
 
 @pytest.fixture
-def seam(monkeypatch: pytest.MonkeyPatch) -> FakeSeam:
+def seam(monkeypatch: pytest.MonkeyPatch) -> BarrierRecorder:
     """What ``pmwal.aio.open`` opens its logs with from now on."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     monkeypatch.setattr("pmwal.aio.open_with", lambda path, options: open_small(path, **given(options), seam=seam))
     return seam
 
@@ -225,7 +225,7 @@ def test_cancelled_task_loses_nothing_and_harms_nobody(shm_place: Place) -> None
         assert payloads(reader) == [b"a", b"b", b"c"]
 
 
-def test_failed_barrier_reaches_every_task(shm_dir: Path, seam: FakeSeam) -> None:
+def test_failed_barrier_reaches_every_task(shm_dir: Path, seam: BarrierRecorder) -> None:
     """Each gets an error of its own; later calls get it too, and nobody hangs."""
 
     async def main() -> None:
@@ -234,7 +234,7 @@ def test_failed_barrier_reaches_every_task(shm_dir: Path, seam: FakeSeam) -> Non
         follower = asyncio.ensure_future(anext(wal.follow(2)))
         with held(wal):
             tasks = await waiting(wal, *[wal.append(b"lost") for _ in range(5)])
-            seam.hook = fail_flush(errno.ENOSPC)
+            seam.before = fail_flush(errno.ENOSPC)
         errors = await asyncio.gather(*tasks, return_exceptions=True)
         assert {(type(error), error.errno, error.committed_seq) for error in errors} == {  # type: ignore[union-attr]
             (pmwal.PersistError, errno.ENOSPC, 1)
@@ -245,7 +245,7 @@ def test_failed_barrier_reaches_every_task(shm_dir: Path, seam: FakeSeam) -> Non
                 await call
         with pytest.raises(pmwal.PersistError):
             wal.append_nowait(b"x")
-        seam.hook = None
+        seam.before = None
         await wal.close()
 
     run(main)
@@ -276,17 +276,17 @@ def test_close_commits_for_the_tasks_that_wait(shm_place: Place) -> None:
         assert (payloads(reader), reader.recovery.outcome) == ([b"a", b"b"], "clean")
 
 
-def test_failed_close_reaches_the_tasks_that_wait(shm_dir: Path, seam: FakeSeam) -> None:
+def test_failed_close_reaches_the_tasks_that_wait(shm_dir: Path, seam: BarrierRecorder) -> None:
     """And whoever closes, once."""
 
     async def main() -> None:
         wal = await pmwal.aio.open(shm_dir / "log", medium="file")
         wal.append_nowait(b"x")
-        seam.hook = fail_flush()
+        seam.before = fail_flush()
         with pytest.raises(pmwal.PersistError):
             await wal.close()
         await wal.close()
-        seam.hook = None
+        seam.before = None
 
     run(main)
 

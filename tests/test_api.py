@@ -25,7 +25,7 @@ from conftest import Place
 from pmwal.format.layout import HEADER
 from pmwal.logs.sink import SinkOptions
 from pmwal.opening.options import Keywords, Options
-from support import SMALL_RING, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
+from support import SMALL_RING, BarrierRecorder, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
 ERRORS = [
@@ -222,7 +222,7 @@ def test_relative_path_is_relative_to_the_working_directory_at_open(shm_dir: Pat
 def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty name names no file: nothing is created for it."""
     monkeypatch.chdir(shm_dir)
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with pytest.raises(OSError):
         open_small("", seam=seam)
     assert seam.events == []

@@ -15,7 +15,7 @@ from conftest import Place
 from pmwal.format.rows import as_rows
 from pmwal.native import native
 from pmwal.native.choice import ENGINES
-from support import FakeSeam, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
+from support import BarrierRecorder, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
 
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
 LARGE = 8 * 1024 * 1024
@@ -331,7 +331,7 @@ def test_closed_handle_and_salvage_are_refused(shm_dir: Path) -> None:
 
 def test_exception_while_rows_are_stored_leaves_none_of_them(shm_dir: Path) -> None:
     """The next store begins an epoch in which they are nothing."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(shm_dir / "log", seam=seam) as wal:
         wal.append(b"a")
         stores = 0
@@ -342,10 +342,10 @@ def test_exception_while_rows_are_stored_leaves_none_of_them(shm_dir: Path) -> N
             if stores == 5:
                 raise KeyboardInterrupt
 
-        seam.hook = interrupt
+        seam.before = interrupt
         with pytest.raises(KeyboardInterrupt):
             wal.extend_array(ticks(20))
-        seam.hook = None
+        seam.before = None
         wal.append(b"b")
         assert contents(wal) == [(1, b"a"), (2, b"b")]
     with open_small(shm_dir / "log") as wal:

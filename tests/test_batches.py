@@ -18,11 +18,13 @@ import pytest
 
 import pmwal
 from conftest import Place
-from images import Disk, Interrupter, Reopener, State, Trace, between, brief, state_of, sweep
-from pmwal.format.layout import HEADER, LINE, PAGE
+from images import Interrupter, Reopener, Trace, between, brief, images, state_of, sweep
+from pmwal.format.layout import HEADER, LINE
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from pmwal.writing.access import owned
 from pmwal.writing.wal import Wal
-from support import Crash, Event, FakeSeam, contents, kill, open_small, payloads, superblock
+from support import BarrierRecorder, Crash, Step, contents, kill, open_small, payloads, superblock
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
@@ -70,7 +72,7 @@ def test_batch_is_there_as_a_whole_or_not_at_all_at_every_crash(shm_dir: Path, o
 @pytest.mark.parametrize("start", [0, 4096 - 320])
 def test_batch_killed_after_any_number_of_its_stores_is_gone(shm_place: Place, count: int, start: int) -> None:
     """Scenario 21 with the page cache kept: only the whole batch counts, and a half stored record counts for nothing."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, size=4096, align=8, **shm_place.options)
     if start:
         to_position(wal, start)
@@ -124,7 +126,7 @@ class Stall:
         self.reached = threading.Event()
         self.go = threading.Event()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Step) -> None:
         if event.name == self.name and not self.reached.is_set():
             self.reached.set()
             assert self.go.wait(30)
@@ -135,11 +137,11 @@ class Stall:
 def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path, ordering: str, step: str) -> None:
     """Scenario 22: B's record follows A's, whose store or flush hangs; B waits, or A's record is durable when B returns."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, medium="file", ordering=ordering)
     trace = Trace.start(wal)
     stall = Stall(step)
-    seam.hook = stall
+    seam.before = stall
     acknowledged: list[int] = []
     first = threading.Thread(target=wal.append, args=(b"A",))
     first.start()
@@ -148,10 +150,10 @@ def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path,
     second.start()
     second.join(0.05)
     if acknowledged:
-        disk = Disk(trace.base, PAGE)
+        disk = PowerCutModel("page", trace.base)
         for event in list(seam.events):
             disk.take(event)
-        assert b"A" in disk.least()
+        assert b"A" in bytes(disk.held)
     stall.go.set()
     first.join(30)
     second.join(30)
@@ -162,7 +164,7 @@ def test_acknowledged_record_implies_the_unfinished_one_before_it(shm_dir: Path,
 def test_threads_see_every_acknowledged_record_after_a_power_cut(shm_dir: Path) -> None:
     """Scenario 22 in bulk: at each acknowledgement the worst power cut keeps that record and all before it."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, size=65536, **PIPELINED)
     trace = Trace.start(wal)
     acknowledged: list[tuple[int, int]] = []
@@ -183,15 +185,15 @@ def test_threads_see_every_acknowledged_record_after_a_power_cut(shm_dir: Path) 
     assert list(range(1, 49)) == [seq for seq, _ in everything]
     kill(wal)
     reopened = Reopener(path, PIPELINED)
-    disk = Disk(trace.base, PAGE)
+    disk = PowerCutModel("page", trace.base)
     done = 0
     for steps, seq in sorted(acknowledged):
         for event in seam.events[done:steps]:
             disk.take(event)
         done = steps
-        found = reopened(disk.least())
-        assert tuple(everything[: len(found.records)]) == found.records
-        assert seq <= len(found.records)
+        found = reopened(bytes(disk.held))
+        assert tuple(everything[: len(found.items)]) == found.items
+        assert seq <= len(found.items)
 
 
 # -- 24: exceptions at every step and at every call
@@ -201,16 +203,16 @@ class Operation(NamedTuple):
     """Something to interrupt: what it does, what it makes of a state, and the size of the records that are there before."""
 
     run: Callable[[Wal], object]
-    model: Callable[[State], State]
+    model: Callable[[Found], Found]
     size: int = 30
 
 
-def appended(*items: bytes) -> Callable[[State], State]:
+def appended(*items: bytes) -> Callable[[Found], Found]:
     """The state after these records."""
 
-    def model(state: State) -> State:
-        next_seq = state.first_seq + len(state.records)
-        return state._replace(records=state.records + tuple((next_seq + at, item) for at, item in enumerate(items)))
+    def model(state: Found) -> Found:
+        next_seq = state.first_seq + len(state.items)
+        return state._replace(items=state.items + tuple((next_seq + at, item) for at, item in enumerate(items)))
 
     return model
 
@@ -221,9 +223,9 @@ def reserved(wal: Wal) -> None:
         view[:] = b"r" * 70
 
 
-def cut(first: int, last: int) -> Callable[[State], State]:
+def cut(first: int, last: int) -> Callable[[Found], Found]:
     """The state after all but records ``first`` to ``last`` are gone."""
-    return lambda state: State(first, tuple(item for item in state.records if first <= item[0] <= last))
+    return lambda state: Found(first, tuple(item for item in state.items if first <= item[0] <= last))
 
 
 ITEMS = [b"1" * 70, b"2" * 20, b"3" * 70]
@@ -236,14 +238,14 @@ OPERATIONS = {
     "commit": Operation(lambda wal: wal.commit(), lambda state: state),
     "catch up": Operation(lambda wal: (wal.commit(), wal.commit()), lambda state: state),
     "truncate": Operation(lambda wal: wal.truncate(before=3), cut(3, 1 << 60)),
-    "truncate all": Operation(lambda wal: wal.truncate(before=wal.next_seq), lambda state: State(7, ())),
+    "truncate all": Operation(lambda wal: wal.truncate(before=wal.next_seq), lambda state: Found(7, ())),
     "rollback": Operation(lambda wal: wal.rollback(after=2), cut(1, 2)),
     "rollback all": Operation(lambda wal: wal.rollback(after=0), cut(1, 0)),
     "overwrite": Operation(lambda wal: wal.append(b"o" * 700), lambda state: cut(3, 6)(appended(b"o" * 700)(state)), 700),
 }
 
 
-def prepare(path: Path, options: dict[str, Any], seam: FakeSeam, size: int = 30) -> tuple[Wal, Trace]:
+def prepare(path: Path, options: dict[str, Any], seam: BarrierRecorder, size: int = 30) -> tuple[Wal, Trace]:
     """A log with acknowledged records and some that are only stored: four and two, or as many of 700 bytes as there is room."""
     wal = open_small(path, seam=seam, size=4096, on_full="overwrite", **options)
     acknowledged, stored = (range(1, 5), (5, 6)) if size == 30 else (range(1, 4), (4, 5))
@@ -258,7 +260,7 @@ def prepare(path: Path, options: dict[str, Any], seam: FakeSeam, size: int = 30)
 
 def steps_of(path: Path, options: dict[str, Any], operation: Operation) -> int:
     """How many steps through the seam an operation takes."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal, _ = prepare(path, options, seam, operation.size)
     before, old = len(seam.events), state_of(wal)
     operation.run(wal)
@@ -310,16 +312,16 @@ def test_interrupted_operation_leaves_the_log_usable_and_the_model_true(shm_dir:
         kill(wal)
         if not after:
             continue  # the medium is as it was after the step before
-        disk = Disk(trace.base, LINE if options is DAX else PAGE)
+        disk = PowerCutModel("pmem" if options is DAX else "page", trace.base)
         acknowledged = trace.marks[0][1]
-        half = State(1, old.records[:-1])
+        half = Found(1, old.items[:-1])
         undecided = {half} | between(acknowledged, old) | between(acknowledged, intended) | between(old, intended)
         for taken, event in enumerate(seam.events, 1):
             disk.take(event)
             if taken < interrupted_at:
                 continue
             allowed = {final} if taken == len(seam.events) else undecided | between(shown, final) | between(acknowledged, final)
-            for image in disk.images(rng, 3, most=3):
+            for image in images(disk, rng, 3, most=3):
                 found = reopened(image)
                 assert found in allowed, f"{where}, crash at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
 
@@ -432,7 +434,7 @@ def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_
 
 def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, number: int) -> bool:
     """Interrupt an operation at one place, and check what is left; False when it has fewer places."""
-    wal, _ = prepare(path, options, FakeSeam(), operation.size)
+    wal, _ = prepare(path, options, BarrierRecorder(), operation.size)
     try:
         old = state_of(wal)
         signal_at = SignalAt(number)
@@ -476,7 +478,7 @@ def test_every_record_is_found_after_an_interrupted_rollback(shm_dir: Path) -> N
 
 def test_exception_in_the_iterable_of_extend_stores_nothing(place: Place) -> None:
     """Scenario 24: the items are taken before the first is stored."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     wal.append(b"before")
     seam.events.clear()
@@ -574,20 +576,20 @@ def test_call_from_inside_a_call_works_or_raises_at_every_step(shm_place: Place,
     operation = OPERATIONS[name]
     path = shm_place.path
     for step in range(steps_of(path, dict(shm_place.options), operation)):
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         path.unlink(missing_ok=True)
         wal, _ = prepare(path, dict(shm_place.options), seam, operation.size)
         old = state_of(wal)
         left = step
         inner: list[object] = []
 
-        def reenter(event: Event) -> None:
+        def reenter(event: Step) -> None:
             nonlocal left
             left -= 1
             if left == -1:
                 inner.extend(attempt(call) for call in calls_inside(wal))  # noqa: B023
 
-        seam.hook = reenter
+        seam.before = reenter
         operation.run(wal)
         assert len(inner) == 4
         assert isinstance(inner[0], pmwal.ReentrantCall)
@@ -602,7 +604,7 @@ def test_call_from_inside_a_call_works_or_raises_at_every_step(shm_place: Place,
 
 def test_append_from_a_signal_handler_never_deadlocks(place: Place) -> None:
     """Scenario 24b with a real signal, delivered while the outer append stores and while it flushes."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     outcomes: list[str] = []
 
@@ -615,9 +617,9 @@ def test_append_from_a_signal_handler_never_deadlocks(place: Place) -> None:
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        seam.hook = lambda event: signal.raise_signal(signal.SIGUSR1)
+        seam.before = lambda event: signal.raise_signal(signal.SIGUSR1)
         wal.append(b"outer")
-        seam.hook = None
+        seam.before = None
         assert {"refused"} == set(outcomes)
         signal.raise_signal(signal.SIGUSR1)
         assert outcomes[-1] == "stored"
@@ -643,7 +645,7 @@ def test_append_from_the_iterable_of_extend_takes_its_own_number_first(place: Pl
 
 def test_append_from_del_inside_a_call_is_refused_and_outside_works(shm_place: Place) -> None:
     """Scenario 24b: an object that appends when it dies, dropped in the middle of an append, and between two."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
     outcomes: list[str] = []
 
@@ -657,12 +659,12 @@ def test_append_from_del_inside_a_call_is_refused_and_outside_works(shm_place: P
 
     held = [Dying()]
 
-    def drop(event: Event) -> None:
+    def drop(event: Step) -> None:
         held.clear()
 
-    seam.hook = drop
+    seam.before = drop
     wal.append(b"outer")
-    seam.hook = None
+    seam.before = None
     held.append(Dying())
     held.clear()
     assert outcomes == ["refused", "stored"]
@@ -744,17 +746,17 @@ def test_reserved_view_cannot_be_used_after_its_block(shm_place: Place) -> None:
 @pytest.mark.parametrize("kind", ["append", "extend", "batch"])
 def test_source_changed_while_it_is_stored_does_not_change_the_record(place: Place, kind: str) -> None:
     """Scenario 24c: at each step of the call the caller's bytearray gets other bytes; the record is what it was at the call."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     source = bytearray(b"original" * 20)
     value = 0
 
-    def change(event: Event) -> None:
+    def change(event: Step) -> None:
         nonlocal value
         value += 1
         source[:] = bytes([value % 256]) * len(source)
 
-    seam.hook = change
+    seam.before = change
     if kind == "append":
         wal.append(source)
     elif kind == "extend":
@@ -763,7 +765,7 @@ def test_source_changed_while_it_is_stored_does_not_change_the_record(place: Pla
         with wal.batch() as batch:
             batch.append(source)
             source[:] = b"too late" * 20
-    seam.hook = None
+    seam.before = None
     assert value > 0
     assert {b"original" * 20} == set(payloads(wal))
     kill(wal)

@@ -18,7 +18,7 @@ from callers import Call, bounds, stage
 from conftest import Place
 from pmwal.format.layout import HEADER
 from pmwal.records import Record
-from support import SMALL_RING, FakeSeam, file_offset, flip, open_small, payloads
+from support import SMALL_RING, BarrierRecorder, file_offset, flip, open_small, payloads
 from support import superblock as superblock_of
 
 
@@ -69,7 +69,7 @@ def test_any_contiguous_buffer_is_a_record(path: Path, data: Any, stored: bytes)
 )
 def test_refused_payload_stores_nothing(path: Path, data: Any, error: type[Exception], advice: str) -> None:
     """What is no record is refused with advice before anything is stored, also behind good items."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         before = list(seam.events)
         with pytest.raises(error, match=advice):
@@ -166,7 +166,7 @@ def test_time_of_a_record_is_the_clock_of_its_append(path: Path) -> None:
 
 def test_extend_of_nothing_stores_nothing(path: Path) -> None:
     """For nothing it returns (next_seq, next_seq - 1) and touches nothing."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         wal.append(b"")
         before = list(seam.events)
@@ -205,7 +205,7 @@ def test_extend_is_one_commit(shm_place: Place) -> None:
 
 def test_empty_batch_stores_nothing(path: Path) -> None:
     """A batch without records ends without a commit; its last number is one before its first."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         before = list(seam.events)
         with wal.batch() as batch:

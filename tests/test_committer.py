@@ -15,7 +15,7 @@ import pytest
 import pmwal
 from conftest import Place
 from processes import elsewhere, run_script
-from support import FakeSeam, fail_flush, open_small
+from support import BarrierRecorder, fail_flush, open_small
 
 SOON = 0.02
 NEVER = 1000.0
@@ -76,10 +76,10 @@ def test_idle_committer_does_not_wake_up(shm_dir: Path) -> None:
 
 def test_failed_commit_poisons_the_handle(shm_dir: Path) -> None:
     """The next call says what happened in the background."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_dir / "log", seam=seam, medium="file", commit=SOON)
     wait_for(wal, wal.append(b"x"))
-    seam.hook = fail_flush(errno.ENOSPC)
+    seam.before = fail_flush(errno.ENOSPC)
     wal.append(b"y")
     (thread,) = committers()
     thread.join(PATIENCE)

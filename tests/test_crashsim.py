@@ -31,7 +31,7 @@ from pmwal.testing._simulator.model import Expectation, Found, Model
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
 from pmwal.testing._simulator.session import Session, Setting
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
-from pmwal.testing.power_cut import digest_of
+from pmwal.testing.power_cut import WORD, digest_of
 from pmwal.testing.process import scratch
 
 pytestmark = pytest.mark.rigs
@@ -123,15 +123,23 @@ def test_store_after_the_write_back_is_not_made_durable_by_the_fence() -> None:
 
 def test_page_may_be_any_version_since_the_last_msync() -> None:
     """Early writing: the kernel may write a page at any time."""
-    found = held(after("page", store(ONE), store(TWO), store(b"3" * 64)))
-    assert {bytes(64), ONE, TWO, b"3" * 64} == found
+    found = held(after("page", store(ONE), store(TWO), store(b"3" * 64)), length=WORD)
+    assert {bytes(WORD), ONE[:WORD], TWO[:WORD], b"3" * WORD} == found
+
+
+def test_page_may_be_written_in_the_middle_of_a_store() -> None:
+    """It has words of the store from the front, and no others; after an msync it has all of them."""
+    found = held(after("page", store(ONE)), length=64)
+    assert found <= {ONE[:cut] + bytes(64 - cut) for cut in range(0, 65, WORD)}
+    assert len(found) > 2, "not only the whole store or nothing"
+    assert held(after("page", store(ONE), Step("flush", RING, 4096))) == {ONE}
 
 
 def test_msync_settles_its_pages_only() -> None:
     """The page beside it stays open."""
     medium = after("page", store(ONE), store(TWO, RING + 4096), Step("flush", RING, 4096))
     assert held(medium) == {ONE}
-    assert held(medium, RING + 4096) == {bytes(64), TWO}
+    assert held(medium, RING + 4096, WORD) == {bytes(WORD), TWO[:WORD]}
 
 
 def test_pages_mix_by_sector_and_never_within_one() -> None:
@@ -152,13 +160,13 @@ def test_folio_is_written_as_one() -> None:
 def test_page_that_an_msync_failed_on_is_not_settled_by_the_next_one() -> None:
     """It counts as clean: only another store gets it written."""
     failed = [store(ONE), Step("failed", RING, 4096), Step("flush", RING, 4096)]
-    assert held(after("page", *failed)) == {bytes(64), ONE}
+    assert held(after("page", *failed), length=WORD) == {bytes(WORD), ONE[:WORD]}
     assert held(after("page", *failed, store(TWO, RING + 64), Step("flush", RING, 4096))) == {ONE}
 
 
 def test_lie_settles_nothing() -> None:
     """An msync that returned 0 and had failed."""
-    assert held(after("page", store(ONE), Step("lied", RING, 4096))) == {bytes(64), ONE}
+    assert held(after("page", store(ONE), Step("lied", RING, 4096)), length=WORD) == {bytes(WORD), ONE[:WORD]}
 
 
 def test_evicted_page_is_what_was_read_back() -> None:
@@ -242,6 +250,16 @@ def test_expectation_of_a_truncate_is_the_old_tail_or_the_new() -> None:
     assert model.expectation(cut_after=1).allows(Found(1, ((1, b"a"),)))
     assert not model.expectation(cut_after=1).allows(Found(1, ()))
     assert Expectation(frozenset([()]), (), 3, 3).allows(Found(3, ()))
+
+
+def test_tail_that_moves_in_one_step_is_never_found_between() -> None:
+    """Only a call that moves it again and again may leave it anywhere."""
+    model = Model(tuple((seq, b"%d" % seq) for seq in range(1, 5)))
+    found = [Found(first, model.acknowledged[first - 1 :]) for first in range(1, 6)]
+    jumps, steps = model.expectation(first_max=4), model.expectation(first_max=4, jumps=False)
+    assert [jumps.allows(one) for one in found] == [True, False, False, True, False]
+    assert [steps.allows(one) for one in found] == [True, True, True, True, False]
+    assert (jumps.states(), steps.states()) == ({found[0], found[3]}, set(found[:4]))
 
 
 def test_damage_may_take_what_the_last_two_barriers_made_durable_and_no_more() -> None:

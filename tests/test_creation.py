@@ -20,14 +20,14 @@ import pmwal
 from pmwal.format.layout import HEADER, PAGE
 from pmwal.storage.seam import Seam
 from processes import Died, child, elsewhere, on_tmpfs
-from support import SMALL_RING, Event, FakeSeam, contents, file_offset, flip, kill, open_small, payloads
+from support import SMALL_RING, BarrierRecorder, Step, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
 DEATH = 9
 TORN = 40  # bytes of a store or write that are there when the process dies in the middle of it
 
 
-class DyingSeam(FakeSeam):
+class DyingSeam(BarrierRecorder):
     """The process ends right before step ``last``, or in the middle of it when ``torn``."""
 
     def __init__(self, last: int, torn: bool) -> None:
@@ -36,7 +36,7 @@ class DyingSeam(FakeSeam):
         self._torn = torn
         self._target: Any = None
 
-    def _die(self, event: Event) -> None:
+    def _die(self, event: Step) -> None:
         if self._left:
             self._left -= 1
             return
@@ -99,9 +99,9 @@ def create(path: Path, **options: Any) -> None:
     open_small(path, medium="file", **options).close()
 
 
-def steps_of(action: Callable[..., None], path: Path) -> list[Event]:
+def steps_of(action: Callable[..., None], path: Path) -> list[Step]:
     """All steps that an action takes."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     action(path, seam=seam)
     return seam.events
 
@@ -116,13 +116,13 @@ def dies(action: Callable[..., None], path: Path, last: int, torn: bool) -> None
 # -- creation (scenario 25)
 
 
-class NotingSeam(FakeSeam):
+class NotingSeam(BarrierRecorder):
     """Tells the sync of a directory from that of a file."""
 
     def sync_file(self, fd: int) -> None:
         super().sync_file(fd)
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            self.events[-1] = Event("sync directory")
+            self.events[-1] = Step("sync directory")
 
 
 def test_log_gets_its_name_last(path: Path) -> None:
@@ -191,7 +191,7 @@ def test_failure_at_any_step_of_creation_leaves_nothing_behind(path: Path, error
     for last, step in enumerate(steps):
         left = last
 
-        def hook(event: Event) -> None:
+        def hook(event: Step) -> None:
             nonlocal left
             left -= 1
             if left == -1:
@@ -199,7 +199,7 @@ def test_failure_at_any_step_of_creation_leaves_nothing_behind(path: Path, error
 
         before = sorted(os.listdir("/proc/self/fd"))
         try:
-            create(path, seam=FakeSeam(hook))
+            create(path, seam=BarrierRecorder(hook))
         except (OSError, KeyboardInterrupt):
             failures += 1
         assert sorted(os.listdir("/proc/self/fd")) == before, last
@@ -237,7 +237,7 @@ def test_orphans_of_other_logs_and_of_running_creations_are_left_alone(shm_path:
     other = shm_path.with_name("other.wal")
 
     def create_slowly(pipe: Connection) -> None:
-        def hook(event: Event) -> None:
+        def hook(event: Step) -> None:
             if event.name == "write" and not said:
                 said.append(True)
                 pipe.send("running")
@@ -245,7 +245,7 @@ def test_orphans_of_other_logs_and_of_running_creations_are_left_alone(shm_path:
 
         said: list[bool] = []
         with contextlib.suppress(pmwal.WalLocked):
-            create(shm_path, seam=FakeSeam(hook))
+            create(shm_path, seam=BarrierRecorder(hook))
         pipe.send("done")
 
     dies(create, other, 5, torn=False)
@@ -323,7 +323,7 @@ def test_creation_that_another_one_overtakes_at_any_step(path: Path, mode: str, 
     for last in range(steps):
         left = last
 
-        def hook(event: Event) -> None:
+        def hook(event: Step) -> None:
             nonlocal left
             left -= 1
             if left == -1:
@@ -341,7 +341,7 @@ def test_creation_that_another_one_overtakes_at_any_step(path: Path, mode: str, 
                 pipe.send(error)
 
         with contextlib.ExitStack() as others:
-            seam = FakeSeam(hook)
+            seam = BarrierRecorder(hook)
             try:
                 wal = open_small(path, mode, seam=seam, medium="file")
             except FileExistsError:
@@ -383,14 +383,14 @@ def test_lock_is_held_before_the_name_appears(path: Path) -> None:
     """Whoever sees the new name finds the log locked, and whole for reading."""
     seen: list[int] = []
 
-    def hook(event: Event) -> None:
+    def hook(event: Step) -> None:
         if event.name == "sync" and path.exists():
-            seam.hook = None
+            seam.before = None
             with pytest.raises(pmwal.WalLocked):
                 elsewhere(create, path)
             seen.append(elsewhere(lambda: len(pmwal.open(path, "r"))))
 
-    seam = FakeSeam(hook)
+    seam = BarrierRecorder(hook)
     create(path, seam=seam)
     assert seen == [0]
 
@@ -566,13 +566,13 @@ def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, 
 def test_crash_at_any_step_of_a_close_keeps_what_was_acknowledged(shm_path: Path, ordering: str, torn: bool) -> None:
     """A crash while the last commit or the closing slot is written loses nothing that was durable, and makes no hole."""
 
-    def work(path: Path, seam: FakeSeam) -> None:
-        hook, seam.hook = seam.hook, None
+    def work(path: Path, seam: BarrierRecorder) -> None:
+        hook, seam.before = seam.before, None
         wal = open_small(path, medium="file", ordering=ordering, seam=seam)
         wal.extend([b"a", b"b"])
         wal.append(b"c", commit=False)
         seam.events.clear()
-        seam.hook = hook
+        seam.before = hook
         wal.close()
 
     steps = steps_of(work, shm_path)

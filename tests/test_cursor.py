@@ -13,7 +13,7 @@ import pytest
 import pmwal
 from conftest import Place
 from pmwal.cursor import cursor_of, parse_cursor
-from support import FakeSeam, kill, open_small
+from support import BarrierRecorder, kill, open_small
 
 Handle = pmwal.Wal | pmwal.Reader
 
@@ -94,7 +94,7 @@ def test_cursor_of_another_log_is_refused(shm_dir: Path, way: Way) -> None:
     with open_small(shm_dir / "old") as wal:
         wal.extend([b"a", b"b"])
         cursor = wal[2].cursor
-    seam = FakeSeam(uuid=bytes(16))
+    seam = BarrierRecorder(uuid=bytes(16))
     seam.time_ns += 10**9
     with open_small(shm_dir / "new", seam=seam) as wal:
         for data in (b"a", b"b"):

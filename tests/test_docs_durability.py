@@ -18,8 +18,8 @@ from pmwal.storage import medium
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_RING,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     file_offset,
     flip,
     kill,
@@ -32,7 +32,7 @@ from support import (
 # -- the order of steps
 
 
-def step_of(event: Event, block: Superblock) -> str | None:
+def step_of(event: Step, block: Superblock) -> str | None:
     """What docs/durability.md calls this step; None for the live page."""
     if event.name not in ("store", "flush"):
         return event.name
@@ -42,7 +42,7 @@ def step_of(event: Event, block: Superblock) -> str | None:
     return f"{'store' if event.name == 'store' else 'barrier'} {what}"
 
 
-def steps_of(events: list[Event], block: Superblock) -> str:
+def steps_of(events: list[Step], block: Superblock) -> str:
     """The steps in order; one that is repeated counts once, but for syncs, which may be of different files."""
     steps = [step for event in events if (step := step_of(event, block)) is not None]
     kept = [step for before, step in zip(["", *steps], steps, strict=False) if step != before or step == "sync"]
@@ -141,13 +141,13 @@ def order_table(ordering: str) -> dict[str, str]:
     return {row[0]: row[column] for row in read_table(read_section("durability.md", "Order of steps"), "operation")}
 
 
-def open_watched(path: Path, ordering: str, **options: Any) -> tuple[Wal, FakeSeam]:
+def open_watched(path: Path, ordering: str, **options: Any) -> tuple[Wal, BarrierRecorder]:
     """A log opened as a file, and the seam under it."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     return open_small(path, seam=seam, medium="file", ordering=ordering, **options), seam
 
 
-def prepared(path: Path, ordering: str, size: int = SMALL_RING) -> tuple[Wal, FakeSeam]:
+def prepared(path: Path, ordering: str, size: int = SMALL_RING) -> tuple[Wal, BarrierRecorder]:
     """A log with two records, made durable."""
     wal, seam = open_watched(path, ordering, size=size, on_full="overwrite" if size == SMALL_RING else "raise")
     wal.append(b"first")

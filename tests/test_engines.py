@@ -44,7 +44,7 @@ from pmwal.records import _PlainRecord
 from pmwal.storage.seam import SYSTEM
 from preload import build, run, set_clock
 from processes import run_script
-from support import SMALL_CONTROL, FakeSeam, image, kill, superblock
+from support import SMALL_CONTROL, BarrierRecorder, image, kill, superblock
 
 ROOT = Path(pmwal.__file__).parents[1]
 EXAMPLES = int(os.environ.get("PMWAL_TEST_EXAMPLES", "60"))
@@ -255,7 +255,7 @@ def play_recorded(examples: int) -> str:
     @given(OPTIONS, PROGRAMS)
     def same(options: dict[str, Any], program: list[tuple[Any, ...]]) -> None:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-            images(Path(directory), options, program, FakeSeam)
+            images(Path(directory), options, program, BarrierRecorder)
 
     same()
     return "same"

@@ -25,7 +25,7 @@ from pmwal.events.arguments import pack, unpack
 from pmwal.events.definition import Definition
 from pmwal.writing.wal import Wal
 from processes import child
-from support import SMALL_RING, Crash, Event, FakeSeam, kill, open_small
+from support import SMALL_RING, BarrierRecorder, Crash, Step, kill, open_small
 
 FORMAT = "order {id} filled {qty} @ {px}"
 
@@ -412,7 +412,7 @@ def test_rows_of_arrays_that_overwrite_leave_every_event_explained(shm_dir: Path
 def test_crash_anywhere_in_a_move_of_the_tail_leaves_every_event_explained(shm_dir: Path, operation: str, ordering: str) -> None:
     """The copy is durable before the tail moves: a kill before any step of the seam leaves the one or the other."""
 
-    def prepared(path: Path, seam: FakeSeam) -> tuple[Wal, Callable[..., int]]:
+    def prepared(path: Path, seam: BarrierRecorder) -> tuple[Wal, Callable[..., int]]:
         wal = open_small(path, seam=seam, medium="file", ordering=ordering, on_full="overwrite", commit="manual")
         call = events.Logger(wal).event("{x}")
         while wal.free > 200 + wal._engine.headroom:
@@ -423,15 +423,15 @@ def test_crash_anywhere_in_a_move_of_the_tail_leaves_every_event_explained(shm_d
     steps = killed = 0
     while killed == steps:
         path = shm_dir / f"{steps}.wal"
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         wal, call = prepared(path, seam)
         left = iter(range(steps))
 
-        def hook(event: Event, left: Any = left) -> None:
+        def hook(event: Step, left: Any = left) -> None:
             if next(left, None) is None:
                 raise Crash
 
-        seam.hook = hook
+        seam.before = hook
         steps += 1
         try:
             if operation == "truncate":

@@ -17,8 +17,8 @@ from pmwal.storage.mapping import Mapping
 from pmwal.storage.medium import Medium
 from support import (
     SMALL_RING,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     open_small,
     superblock,
 )
@@ -29,7 +29,7 @@ def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> 
     """Scenario 19: ranges that begin anywhere in a line, near and over the ends of pages, of every length to three lines."""
     path = shm_dir / "plain"
     path.write_bytes(bytes(4 * PAGE))
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     fd = os.open(path, os.O_RDWR)
     mapping = Mapping(fd, 4 * PAGE, Medium("file", "tmpfs"), seam, writable=True)
     try:
@@ -51,7 +51,7 @@ def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_flushes_cover_every_stored_byte_before_the_acknowledgement(shm_dir: Path, ordering: str) -> None:
     """Scenario 19 through append: every start mod 64 that there is, every length to two lines, twice over the ring's end."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     path = shm_dir / "test.wal"
     wal = open_small(path, seam=seam, medium="file", ordering=ordering, on_full="overwrite", align=8)
     starts = set()
@@ -59,7 +59,7 @@ def test_flushes_cover_every_stored_byte_before_the_acknowledgement(shm_dir: Pat
     for length in [*range(130), *range(130, 0, -1), *range(0, 130, 3), *range(1, 130, 7), 1000, 2000, *range(1000, 1060)]:
         seam.events.clear()
         wal.append(b"\x5a" * length)
-        pending: list[Event] = []
+        pending: list[Step] = []
         for event in seam.events:
             if event.name == "store" and not LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE:
                 pending.append(event)
@@ -77,7 +77,7 @@ def test_flushes_cover_every_stored_byte_before_the_acknowledgement(shm_dir: Pat
 def test_one_commit_flushes_all_that_was_stored_since_the_last_over_the_rings_end(shm_dir: Path) -> None:
     """Scenario 19 for many appends under one commit: pages before the ring's end and at its start."""
     for fill in (SMALL_RING - 5 * PAGE // 2, SMALL_RING - 3000, SMALL_RING - 104, SMALL_RING - 8):
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         path = shm_dir / f"{fill}.wal"
         wal = open_small(path, seam=seam, commit="manual", **STRICT)
         fill_to(wal, fill)

@@ -20,7 +20,7 @@ import pmwal
 from callers import open_and_close
 from pmwal.format.layout import PAGE
 from processes import child, elsewhere, run_script
-from support import Event, FakeSeam, open_small, payloads
+from support import BarrierRecorder, Step, open_small, payloads
 
 LIVE_PAGE = slice(PAGE, 2 * PAGE)
 
@@ -130,16 +130,16 @@ def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: 
 
 def test_child_of_a_thread_that_is_storing_does_not_hang(path: Path) -> None:
     """A lock that was held at the fork is never waited for in the child."""
-    inside, go_on = threading.Event(), threading.Event()
+    inside, go_on = threading.Step(), threading.Step()
 
-    def hook(event: Event) -> None:
+    def hook(event: Step) -> None:
         if event.name == "store":
             inside.set()
             go_on.wait(20)
 
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
-        seam.hook = hook
+        seam.before = hook
         storing = threading.Thread(target=lambda: wal.append(b"1"))
         storing.start()
         assert inside.wait(20)
@@ -150,7 +150,7 @@ def test_child_of_a_thread_that_is_storing_does_not_hang(path: Path) -> None:
             elsewhere(wal.close)
             assert elsewhere(open_and_close, _other_log(path)) == []
         finally:
-            seam.hook = None
+            seam.before = None
             go_on.set()
             storing.join()
         assert payloads(wal) == [b"1"]
@@ -272,11 +272,11 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
 
     if how == "fork-at-link":
 
-        def hook(event: Event) -> None:
+        def hook(event: Step) -> None:
             if event.name == "link":
                 fork_in_a_thread()
 
-        wal = open_small(path, seam=FakeSeam(hook))
+        wal = open_small(path, seam=BarrierRecorder(hook))
     elif how == "fork-at-lock":
         open_small(path).close()
         real = fcntl.flock

@@ -306,8 +306,8 @@ def test_crash_while_the_first_record_of_a_lap_is_stored(shm_dir: Path, options:
     path = shm_dir / "test.wal"
     bury(path)
     with pmwal.open(path, "r") as reader:
-        assert list(trace.marks[-1][1].records) == contents(reader)
-    assert list(trace.marks[-1][1].records) == [(seq, reader_data(path, seq)) for seq in whole_records(path)]
+        assert list(trace.marks[-1][1].items) == contents(reader)
+    assert list(trace.marks[-1][1].items) == [(seq, reader_data(path, seq)) for seq in whole_records(path)]
 
 
 def reader_data(path: Path, seq: int) -> bytes:

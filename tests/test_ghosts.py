@@ -15,9 +15,9 @@ from pmwal.format.ring import Found, RingReader
 from pmwal.opening.files import inspect
 from pmwal.storage.seam import SYSTEM
 from support import (
+    BarrierRecorder,
     Crash,
-    Event,
-    FakeSeam,
+    Step,
     contents,
     file_offset,
     flip,
@@ -99,7 +99,7 @@ def test_recovery_killed_at_any_step_is_as_if_it_never_ran(shm_place: Place) -> 
     """Scenario 3: until ``open`` has returned, the next recovery finds the same records and drops the same."""
     leave_torn_tail(shm_place)
     torn = shm_place.path.read_bytes()
-    steps = FakeSeam()
+    steps = BarrierRecorder()
     wal = open_small(shm_place.path, seam=steps, **shm_place.options)
     expected = state_of(wal)
     kill(wal)
@@ -107,7 +107,7 @@ def test_recovery_killed_at_any_step_is_as_if_it_never_ran(shm_place: Place) -> 
     for k in range(len(steps.events)):
         shm_place.path.write_bytes(torn)
         with pytest.raises(Crash):
-            open_small(shm_place.path, seam=FakeSeam(crash_at(k)), **shm_place.options)
+            open_small(shm_place.path, seam=BarrierRecorder(crash_at(k)), **shm_place.options)
         wal = open_small(shm_place.path, **shm_place.options)
         assert expected == state_of(wal), f"killed at step {k}"
         assert wal.append(body("new 4")) == 4
@@ -121,7 +121,7 @@ def test_new_epochs_slot_torn_at_any_word_leaves_the_old_epoch(shm_place: Place,
     """Scenario 3: a power cut inside a new epoch's slot store; the next recovery reads as the first one did."""
     leave_torn_tail(shm_place)
     torn = shm_place.path.read_bytes()
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     kill(open_small(shm_place.path, seam=seam, **shm_place.options))
     slots = [event for event in seam.events if event.name == "store" and event.length == SLOT.size]
     slots = [event for event in slots if event.offset >= slot_offset(0)][-2:]
@@ -204,7 +204,7 @@ def test_records_appended_after_a_dropped_tail_are_found(place: Place) -> None:
 def test_append_after_recovery_survives_a_power_cut_at_every_step(shm_place: Place) -> None:
     """Scenario 6, with the cache lost: the torn tail of the first crash is under the new records all the time."""
     leave_torn_tail(shm_place)
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
     seam.events.clear()
     trace = Trace(shm_place.path.read_bytes(), seam.events, [(0, state_of(wal), True)])
@@ -257,7 +257,7 @@ def crash_at(step: int) -> Any:
     """A hook that ends the process before the step with this index."""
     left = step
 
-    def hook(event: Event) -> None:
+    def hook(event: Step) -> None:
         nonlocal left
         if left == 0:
             raise Crash

@@ -20,7 +20,7 @@ import pmwal
 from callers import PATIENCE, Call, bounds, stage, until
 from conftest import Place
 from pmwal.native.choice import chosen_engine
-from support import SMALL_RING, Crash, Event, FakeSeam, contents, fail_flush, kill, open_small, payloads
+from support import SMALL_RING, BarrierRecorder, Crash, Step, contents, fail_flush, kill, open_small, payloads
 
 
 @pytest.fixture
@@ -431,13 +431,13 @@ def test_handles_leak_no_descriptors(path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_failed_barrier_is_final(shm_place: Place, number: int) -> None:
     """PersistError with errno and the last durable number, the same from every later call, also when the medium works again."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(shm_place.path, seam=seam, **shm_place.options) as wal:
         wal.extend([b"a", b"b"])
-        seam.hook = fail_flush(number)
+        seam.before = fail_flush(number)
         with pytest.raises(pmwal.PersistError, match="open the log again to find what the medium holds") as first:
             wal.append(b"c")
-        seam.hook = None
+        seam.before = None
         assert (first.value.errno, first.value.committed_seq, wal.committed_seq) == (number, 2, 2)
         flushes = [event for event in seam.events if event.name == "flush"]
         for name, use in USES.items():
@@ -475,10 +475,10 @@ def _in_reserve(wal: pmwal.Wal) -> None:
 )
 def test_every_call_that_persists_reports_the_failure(shm_place: Place, use: Callable[[Any], Any]) -> None:
     """Whichever call meets it, the failure is a PersistError, the handle is finished, and the next open is served."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
     wal.extend([b"a", b"b"])
-    seam.hook = fail_flush(errno.EIO)
+    seam.before = fail_flush(errno.EIO)
     with pytest.raises(pmwal.PersistError) as caught:
         use(wal)
     assert (caught.value.errno, caught.value.committed_seq) == (errno.EIO, 2)
@@ -490,12 +490,12 @@ def test_every_call_that_persists_reports_the_failure(shm_place: Place, use: Cal
 
 def test_poison_reaches_threads_that_wait(shm_place: Place) -> None:
     """A thread that waits for another's record learns that it will never be durable."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(shm_place.path, seam=seam, **shm_place.options) as wal:
         waiter = Call(lambda: wal.wait_durable(2))
         waiter.join(0.02)
         assert waiter.is_alive()
-        seam.hook = fail_flush(errno.EIO)
+        seam.before = fail_flush(errno.EIO)
         with pytest.raises(pmwal.PersistError):
             wal.append(b"x")
         with pytest.raises(pmwal.PersistError) as caught:
@@ -508,7 +508,7 @@ def test_failed_recovery_is_a_persist_error_and_gives_the_log_back(shm_place: Pl
     with open_small(shm_place.path, **shm_place.options) as wal:
         wal.append(b"x")
     with pytest.raises(pmwal.PersistError, match="recovery could not make the log durable") as caught:
-        open_small(shm_place.path, seam=FakeSeam(fail_flush(errno.EIO)), **shm_place.options)
+        open_small(shm_place.path, seam=BarrierRecorder(fail_flush(errno.EIO)), **shm_place.options)
     assert caught.value.errno == errno.EIO
     with open_small(shm_place.path, **shm_place.options) as wal:
         assert payloads(wal) == [b"x"]
@@ -516,32 +516,32 @@ def test_failed_recovery_is_a_persist_error_and_gives_the_log_back(shm_place: Pl
 
 def test_interrupted_flush_is_tried_again(shm_place: Place) -> None:
     """EINTR is no failure of the medium."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     interrupts = 3
 
-    def hook(event: Event) -> None:
+    def hook(event: Step) -> None:
         nonlocal interrupts
         if event.name == "flush" and interrupts:
             interrupts -= 1
             raise InterruptedError
 
     with open_small(shm_place.path, seam=seam, **shm_place.options) as wal:
-        seam.hook = hook
+        seam.before = hook
         assert wal.append(b"x") == 1
         assert (interrupts, wal.committed_seq, wal.stats().errors) == (0, 1, 0)
 
 
 def test_what_is_no_error_of_the_medium_does_not_poison(shm_place: Place) -> None:
     """An interrupt in the middle of a store passes through, and the next append works."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
 
-    def hook(event: Event) -> None:
-        seam.hook = None
+    def hook(event: Step) -> None:
+        seam.before = None
         raise Crash
 
     with open_small(shm_place.path, seam=seam, **shm_place.options) as wal:
         wal.append(b"a")
-        seam.hook = hook
+        seam.before = hook
         with pytest.raises(Crash):
             wal.append(b"b")
         assert wal.append(b"c") in (2, 3)

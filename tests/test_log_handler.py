@@ -31,7 +31,7 @@ from pmwal.logs import sink
 from pmwal.logs.encoder import LIBRARIES, encoder
 from pmwal.opening import open_with
 from processes import Child, Died, child, elsewhere, run_script
-from support import FakeSeam, fail_flush
+from support import BarrierRecorder, fail_flush
 
 SIZE = "64KiB"
 WORKERS = 4
@@ -341,12 +341,12 @@ def test_full_log_does_what_it_was_told_and_counts(log: Path, on_full: str) -> N
 
 def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is finished then, and says so: nothing is taken for stored; flush raises."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     monkeypatch.setattr(sink, "open_with", lambda path, options: open_with(path, replace(options, medium="file"), seam=seam))
     handler = Watched(log, size=SIZE)
     logger = logger_of(handler)
     logger.info("stored")
-    seam.hook = fail_flush(errno.ENOSPC)
+    seam.before = fail_flush(errno.ENOSPC)
     logger.critical("not durable")
     logger.info("refused")
     with pytest.raises(pmwal.PersistError):

@@ -24,13 +24,13 @@ from pmwal.format.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_OFFSET, 
 from pmwal.integrations.prometheus import COUNTERS, GAUGES, Collector
 from pmwal.latency import COARSE, FINE, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, LiveLatency, Scale
 from pmwal.storage.live_page import read_latency
-from support import FakeSeam, fail_flush, kill, open_small, overwrite
+from support import BarrierRecorder, fail_flush, kill, open_small, overwrite
 
 SEED = 5
 EDGES = [0, 1, 127, 128, 255, 256, 257, 258, 511, 512, 1023, 65535, 65536, NS_MAX - 1, NS_MAX, NS_MAX + 1, 1 << 40]
 
 
-class Stopwatch(FakeSeam):
+class Stopwatch(BarrierRecorder):
     """Between two looks at its monotonic clock each of these durations passes in turn."""
 
     def __init__(self, durations: list[int]) -> None:
@@ -185,10 +185,10 @@ def test_one_commit_in_64_is_timed_where_a_barrier_is_no_system_call(path: Path)
 
 def test_commit_that_failed_is_not_counted(path: Path) -> None:
     """How long a failure took says nothing about commits."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, medium="file", seam=seam)
     wal.append(b"x")
-    seam.hook = fail_flush()
+    seam.before = fail_flush()
     with pytest.raises(pmwal.PersistError):
         wal.append(b"y")
     assert (wal.stats().commit_latency.count, wal.stats().errors) == (1, 1)
@@ -307,7 +307,7 @@ def test_open_of_a_writer_clears_the_latencies(path: Path) -> None:
 
 def test_live_page_is_stored_to_only_for_a_commit_that_is_timed(path: Path) -> None:
     """One counter of four bytes each time, and once the whole at the open."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     end = LIVE_LATENCY_OFFSET + LIVE_LATENCY.size
     with open_small(path, medium="memory", on_full="overwrite", seam=seam) as wal:
         for _ in range(2 * SAMPLE_STEP):
@@ -318,7 +318,7 @@ def test_live_page_is_stored_to_only_for_a_commit_that_is_timed(path: Path) -> N
 
 def test_no_barrier_includes_the_latencies(path: Path) -> None:
     """They are as volatile as the rest of the live page."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, medium="file", seam=seam) as wal:
         wal.append(b"x")
     flushes = [range(event.offset, event.offset + event.length) for event in seam.events if event.name == "flush"]

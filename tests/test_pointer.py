@@ -11,7 +11,7 @@ import pytest
 
 import pmwal
 from conftest import Place
-from images import Disk, State, Trace, brief, state_of, sweep
+from images import Trace, brief, state_of, sweep
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
@@ -33,10 +33,12 @@ from pmwal.format.layout import (
     slot_offset,
 )
 from pmwal.repair import repair
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from support import (
     SMALL_CONTROL,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     file_offset,
     flip,
     kill,
@@ -61,7 +63,7 @@ CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=[
 def test_slot_written_before_its_data_is_loud_and_good_records_stay_readable(shm_dir: Path) -> None:
     """Scenario 8: the medium broke its promise and kept the slot but not the records that it names."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **STRICT)
     wal.append(b"good 1")
     wal.append(b"good 2")
@@ -134,7 +136,7 @@ def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, wo
 def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Path) -> None:
     """Scenario 10: while the clock runs backwards, and whichever of two slots comes first in the file."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **STRICT)
     seen = set()
     for step in range(SMALL_CONTROL // SLOT.size + 3):
@@ -155,7 +157,7 @@ def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Pa
 @pytest.mark.parametrize("control_size", [8192, 12288, 131072])
 def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir: Path, control_size: int) -> None:
     """Scenario 11: also where tail and epoch change; and each slot is flushed before the next one is stored."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     seam.control_size = control_size
     wal = open_small(shm_dir / "test.wal", seam=seam, **STRICT)
     seam.events.clear()
@@ -178,7 +180,7 @@ def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir
 # -- 12
 
 
-def required_tail(event: Event, block: Superblock) -> int:
+def required_tail(event: Step, block: Superblock) -> int:
     """The tail that must be durable before this store into the ring: what it overwrites lies before it."""
     header = decode_header(event.data)
     offset = event.offset - block.ring_offset
@@ -263,10 +265,10 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
     block = superblock(path)
     marks = {steps: state for steps, state, _ in trace.marks}
     checked = 0
-    for steps, disk in trace.crashes(LINE if options["medium"] == DAX["medium"] else PAGE):
+    for steps, disk in trace.crashes("pmem" if options["medium"] == DAX["medium"] else "page"):
         if steps not in marks:
             continue
-        for image in (disk.cached(), disk.least()):
+        for image in (bytes(disk.cache), bytes(disk.held)):
             control = read_control(image[block.control_offset : block.copy_offset], block)
             assert control.newest is not None
             for generation in (control.newest.generation, control.newest.generation - 1):
@@ -276,7 +278,7 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
                 found = state_of(wal)
                 kill(wal)
                 # A lost slot may have been the only one to name records that the tail of the other still counts.
-                assert marks[steps].records == found.records[-len(marks[steps].records) :], (steps, brief(found))
+                assert marks[steps].items == found.items[-len(marks[steps].items) :], (steps, brief(found))
                 assert found.first_seq <= marks[steps].first_seq
                 assert wal.recovery.slots_lost == 1
                 checked += 1
@@ -439,11 +441,11 @@ def test_damage_to_both_of_the_last_two_barriers_still_leaves_a_mark_for_all_bef
 def test_state_is_a_prefix_helper_has_teeth() -> None:
     """The model that the sweeps use refuses a hole, a lost record and a ghost."""
     one, two = (1, b"a"), (2, b"b")
-    trace = Trace(b"", [], [(0, State(1, (one,)), True), (4, State(1, (one, two)), True)])
-    assert {State(1, (one,)), State(1, (one, two))} == trace.allowed(2)
-    assert {State(1, (one, two))} == trace.allowed(4)
-    disk = Disk(bytes(2 * PAGE), PAGE)
-    disk.take(Event("store", 0, b"12345678", 8))
-    assert bytes(2 * PAGE) == disk.least() != disk.cached()
-    disk.take(Event("flush", 0, b"", PAGE))
-    assert disk.least() == disk.cached()
+    trace = Trace(b"", [], [(0, Found(1, (one,)), True), (4, Found(1, (one, two)), True)])
+    assert {Found(1, (one,)), Found(1, (one, two))} == trace.allowed(2)
+    assert {Found(1, (one, two))} == trace.allowed(4)
+    disk = PowerCutModel("page", bytes(2 * PAGE))
+    disk.take(Step("store", 0, 8, b"12345678"))
+    assert bytes(2 * PAGE) == bytes(disk.held) != bytes(disk.cache)
+    disk.take(Step("flush", 0, PAGE))
+    assert bytes(disk.held) == bytes(disk.cache)

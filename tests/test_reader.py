@@ -24,7 +24,7 @@ from pmwal.opening import open_log
 from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound
 from processes import Child, child, elsewhere, make_read_only, on_tmpfs
-from support import FakeSeam, contents, file_offset, flip, open_small, payloads, whole_records
+from support import BarrierRecorder, contents, file_offset, flip, open_small, payloads, whole_records
 from support import superblock as superblock_of
 
 NOBODY = 65534
@@ -389,7 +389,7 @@ def test_reading_stores_nothing(path: Path, leave: Callable[[Path], None]) -> No
     """Mode "r", salvage and verify change neither a byte nor a time of the file, and take no step through the seam."""
     leave(path)
     before, status = path.read_bytes(), path.stat()
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with contextlib.suppress(pmwal.CorruptWal), open_log(path, "r", seam=seam) as reader:
         assert len(list(reader)) >= 3
     with open_log(path, "r", recover="salvage", seam=seam) as reader:

@@ -11,9 +11,9 @@ import pmwal
 from pmwal.format.layout import CONTROL_OFFSET, HEADER, LINE, PAGE
 from pmwal.repair import repair
 from support import (
+    BarrierRecorder,
     Crash,
-    Event,
-    FakeSeam,
+    Step,
     contents,
     file_offset,
     kill,
@@ -171,7 +171,7 @@ def test_crash_at_any_step_of_a_repair_leaves_the_damaged_or_the_repaired_log(pa
     while True:
         left = count
 
-        def hook(event: Event) -> None:
+        def hook(event: Step) -> None:
             nonlocal left
             if left == 0:
                 raise Crash
@@ -179,7 +179,7 @@ def test_crash_at_any_step_of_a_repair_leaves_the_damaged_or_the_repaired_log(pa
 
         finished = True
         try:
-            report = repair(path, seam=FakeSeam(hook))
+            report = repair(path, seam=BarrierRecorder(hook))
         except Crash:
             finished = False
         repaired = path.read_bytes() != before

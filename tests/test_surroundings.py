@@ -28,7 +28,7 @@ from pmwal.format.layout import (
 )
 from pmwal.storage.mapping import Mapping
 from processes import elsewhere
-from support import SMALL_CONTROL, SMALL_RING, FakeSeam, contents, kill, open_small, overwrite, payloads
+from support import SMALL_CONTROL, SMALL_RING, BarrierRecorder, contents, kill, open_small, overwrite, payloads
 from support import superblock as superblock_of
 
 FILE_SIZE = CONTROL_OFFSET + SMALL_CONTROL + PAGE + SMALL_RING
@@ -349,7 +349,7 @@ CLOCKS = [0, -1, -(1 << 63), 1, 253_402_300_799 * 10**9, (1 << 63) - 2, 1 << 63,
 
 def test_order_does_not_care_about_the_clock(path: Path) -> None:
     """However the clock jumps between appends and opens, the records stay in order and survive."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     expected: list[tuple[int, bytes]] = []
     for number, now in enumerate(CLOCKS):
         seam.time_ns = now
@@ -370,7 +370,7 @@ def test_order_does_not_care_about_the_clock(path: Path) -> None:
 
 def test_time_of_a_record_is_what_the_clock_said(path: Path) -> None:
     """The clock's value is stored as it is; one that the format cannot hold becomes the nearest that it can."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         for now, stored in ((41, 42), (-43, -42), (1 << 70, (1 << 63) - 1), (-(1 << 70), -(1 << 63))):
             seam.time_ns = now
@@ -380,7 +380,7 @@ def test_time_of_a_record_is_what_the_clock_said(path: Path) -> None:
 @pytest.mark.parametrize("now", CLOCKS)
 def test_log_can_be_created_at_any_time(path: Path, now: int) -> None:
     """Creation stores its time as information only, so no clock can make it fail."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     seam.time_ns = now
     with open_small(path, seam=seam) as wal:
         assert wal.append(b"x") == 1
@@ -389,7 +389,7 @@ def test_log_can_be_created_at_any_time(path: Path, now: int) -> None:
 
 def test_newest_slot_is_found_whatever_the_clock_said(path: Path) -> None:
     """A writer whose clock is behind its predecessor's is still the newer one."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         wal.extend([b"a", b"b"])
     seam.time_ns = 0

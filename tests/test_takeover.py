@@ -18,13 +18,12 @@ import pytest
 
 import pmwal
 from conftest import SHM, Place
-from images import Disk, Interrupter, Reopener, State, Trace, brief, state_of, sweep
+from images import Interrupter, Reopener, Trace, brief, images, state_of, sweep, unsynced
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
     HEADER,
     LINE,
-    PAGE,
     POINTER_LAG_MAX,
     SLOT_CLEAN,
     decode_slot,
@@ -33,11 +32,13 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.testing import PowerCutModel
+from pmwal.testing._simulator.model import Found
 from pmwal.writing.wal import Wal
 from support import (
     SMALL_CONTROL,
-    Event,
-    FakeSeam,
+    BarrierRecorder,
+    Step,
     contents,
     fail_flush,
     kill,
@@ -55,9 +56,9 @@ PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}
 CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=["lines", "pages", "pipelined"])
 
 
-def unit_of(options: dict[str, Any]) -> int:
-    """The unit in which this medium keeps or loses what was stored."""
-    return PAGE if options["medium"] == "file" else LINE
+def kind_of(options: dict[str, Any]) -> str:
+    """The model of this medium."""
+    return "page" if options["medium"] == "file" else "pmem"
 
 
 # -- 28
@@ -72,7 +73,7 @@ def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer
     closed = state_of(wal)
     wal.close()
     base, block = path.read_bytes(), superblock(path)
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **options)
     trace = Trace(base, seam.events, [(0, closed, True)])
     wal.append(b"after")
@@ -152,13 +153,13 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
     reopened = Reopener(shm_dir / "image.wal", options)
     rng = random.Random(28)
     seen = set()
-    for steps, disk in trace.crashes(unit_of(options)):
-        cached = disk.cached()
+    for steps, disk in trace.crashes(kind_of(options)):
+        cached = bytes(disk.cache)
         if cached in seen:
             continue
         seen.add(cached)
         path.write_bytes(cached)
-        seam = FakeSeam()
+        seam = BarrierRecorder()
         wal = open_small(path, seam=seam, **options)
         opened, kept = len(seam.events), state_of(wal)
         second = Trace(cached, seam.events, [(0, kept, True), (opened, kept, True)])
@@ -170,9 +171,10 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
         after_kill = copy.deepcopy(disk)
         for taken in range(len(seam.events) + 1):
             if taken:
-                after_kill.take(seam.events[taken - 1], sync_works=sync_works)
+                step = seam.events[taken - 1]
+                after_kill.take(step if sync_works else unsynced(step, after_kill))
             allowed = second.allowed(taken) | (earlier if taken < opened else set())
-            for image in after_kill.images(rng, 1, most=2):
+            for image in images(after_kill, rng, 1, most=2):
                 found = reopened(image)
                 assert found in allowed, f"killed at {steps}, cut at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
 
@@ -180,7 +182,7 @@ def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
 def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slot(shm_dir: Path) -> None:
     """Scenario 28b by hand: the slot that frees space was only in the cache when the next process began."""
     path = shm_dir / "test.wal"
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, size=4096, seam=seam, **STRICT)
     for _ in range(5):
         append(700)(wal)
@@ -191,15 +193,15 @@ def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slo
     slots = [at for at, event in enumerate(seam.events) if event.name == "store" and event.length == LINE]
     assert len(slots) == 2
     for unflushed in slots:  # the first of the two slots of the truncate, and the second
-        disk = Disk(trace.base, PAGE)
+        disk = PowerCutModel("page", trace.base)
         for event in seam.events[: unflushed + 1]:
             disk.take(event)
-        path.write_bytes(disk.cached())
-        second = FakeSeam()
+        path.write_bytes(bytes(disk.cache))
+        second = BarrierRecorder()
         kill(open_small(path, seam=second, **STRICT))
         for event in second.events:
-            disk.take(event, sync_works=False)
-            control = read_control(disk.least()[block.control_offset : block.copy_offset], block)
+            disk.take(unsynced(event, disk))
+            control = read_control(bytes(disk.held)[block.control_offset : block.copy_offset], block)
             assert control.newest is not None
             assert control.lost <= 1
         assert look(path).tail.next_seq == 3
@@ -313,7 +315,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     expected = state_of(wal)
     assert tuple(payloads(wal)) == (b"first", b"earlier")
     kill(wal)
-    disk = Disk(trace.base, unit_of(options))
+    disk = PowerCutModel(kind_of(options), trace.base)
     ring = superblock(path).ring_offset
     raw = path.read_bytes()
     assert [number < stored for number in range(4)] == [item in raw for item in items]
@@ -321,11 +323,11 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     for steps, event in enumerate(seam.events, 1):
         disk.take(event)
         if steps >= interrupted:
-            early = disk.least()[:ring] + disk.cached()[ring:]
+            early = bytes(disk.held)[:ring] + bytes(disk.cache)[ring:]
             found = reopened(early)
-            whole = [State(1, (*expected.records, *enumerate(items, 3)))] if stored == 4 and steps < len(seam.events) else []
+            whole = [Found(1, (*expected.items, *enumerate(items, 3)))] if stored == 4 and steps < len(seam.events) else []
             assert found in (expected, acknowledged, *whole), f"crash after {steps} steps"
-    assert expected == reopened(disk.least()) == reopened(disk.cached())
+    assert expected == reopened(bytes(disk.held)) == reopened(bytes(disk.cache))
 
 
 # -- 31
@@ -334,15 +336,15 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
 class Refusing:
     """A hook: the n-th msync fails. Its pages are then clean for the kernel: kept in the cache, or read back from the medium."""
 
-    def __init__(self, path: Path, seam: FakeSeam, after: int, *, reverted: bool) -> None:
+    def __init__(self, path: Path, seam: BarrierRecorder, after: int, *, reverted: bool) -> None:
         self.path = path
-        self.disk = Disk(path.read_bytes(), PAGE)
+        self.disk = PowerCutModel("page", path.read_bytes())
         self.seam = seam
         self.left = after
         self.reverted = reverted
         self.failed = False
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Step) -> None:
         if event.name == "flush" and not self.failed:
             self.left -= 1
             if self.left < 0:
@@ -350,7 +352,7 @@ class Refusing:
                 if self.reverted:
                     for done in self.seam.events:
                         self.disk.take(done)
-                    old = self.disk.least()
+                    old = bytes(self.disk.held)
                     overwrite(self.path, event.offset, old[event.offset : event.offset + event.length])
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -371,13 +373,13 @@ CALLS: dict[str, Callable[[Wal], object]] = {
 def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late: int) -> None:
     """Scenario 31: raise, poison, keep the last durable number; a later msync that would succeed changes nothing."""
     path = shm_place.path
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **shm_place.options)
     for number in range(1, 5):
         wal.append(b"%d" % number)
     wal.commit()
     trace = Trace.start(wal)
-    seam.hook = Refusing(path, seam, late, reverted=reverted)
+    seam.before = Refusing(path, seam, late, reverted=reverted)
     before = state_of(wal)
     durable = wal.committed_seq
     if late and name not in ("truncate", "rollback") and shm_place.options["ordering"] == "pipelined":
@@ -403,7 +405,7 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
 
     wal = open_small(path, **shm_place.options)
     found = dict(contents(wal))
-    survivors = {seq: data for seq, data in before.records if seq >= wal.first_seq and not (name == "rollback" and seq > 2)}
+    survivors = {seq: data for seq, data in before.items if seq >= wal.first_seq and not (name == "rollback" and seq > 2)}
     assert survivors.items() <= found.items()
     if name == "rollback":
         assert wal.next_seq in (3, 5)
@@ -416,10 +418,10 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, number: int) -> None:
     """Scenario 31: on each medium that has something to flush; on memory there is nothing that could fail."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     wal.append(b"acknowledged")
-    seam.hook = fail_flush(number)
+    seam.before = fail_flush(number)
     if place.options["medium"] == "memory":
         assert wal.append(b"acknowledged too") == 2
         wal.close()
@@ -437,20 +439,20 @@ def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, 
 
 def test_interrupted_msync_is_called_again(place: Place) -> None:
     """EINTR says that nothing was decided; only then the call is repeated."""
-    seam = FakeSeam()
+    seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     if wal.stats().flush not in ("none", "msync"):
         wal.close()
         pytest.skip("a fence is no system call")
     left = 5
 
-    def interrupt(event: Event) -> None:
+    def interrupt(event: Step) -> None:
         nonlocal left
         if event.name == "flush" and left:
             left -= 1
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
-    seam.hook = interrupt
+    seam.before = interrupt
     assert wal.append(b"kept") == 1
     assert (wal.stats().flush == "none") == (left == 5)
     wal.close()
@@ -466,7 +468,7 @@ def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_s
     wal.append(b"2", commit=False)
     kill(wal)
 
-    def refuse_sync(event: Event) -> None:
+    def refuse_sync(event: Step) -> None:
         if event.name == "sync":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -474,10 +476,10 @@ def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_s
     for after in range(4):  # the slot and the record that are stored again, and the two slots of the epoch
         shm_place.path.write_bytes(killed)
         with pytest.raises(pmwal.PersistError) as raised:
-            open_small(shm_place.path, seam=FakeSeam(fail_flush(after=after)), **shm_place.options)
+            open_small(shm_place.path, seam=BarrierRecorder(fail_flush(after=after)), **shm_place.options)
         assert raised.value.errno == errno.EIO
         assert pmwal.verify(shm_place.path).records == 2
-    wal = open_small(shm_place.path, seam=FakeSeam(refuse_sync), **shm_place.options)
+    wal = open_small(shm_place.path, seam=BarrierRecorder(refuse_sync), **shm_place.options)
     assert payloads(wal) == [b"1", b"2"]
     wal.close()
 
@@ -507,7 +509,7 @@ def test_lost_slot_is_filled_up_so_that_the_next_torn_one_is_not_one_too_many(sh
     assert pmwal.verify(shm_place.path).case == "R1"
 
 
-class _OneFlushAtATime(FakeSeam):
+class _OneFlushAtATime(BarrierRecorder):
     """Flushes that take a while; the tenth fails. Two at once would steal each other's error."""
 
     def __init__(self) -> None:

@@ -117,17 +117,19 @@ def _torn(medium: PowerCutModel, newest: Choice, units: list[int], random: Rando
         if not few and len(torn) > _MIXTURES:
             torn = random.sample(torn, _MIXTURES)
         torn += [medium.mixture(unit, random) for _ in range(_MIXTURES)]
+        if not medium.by_lines:  # else it is one of the prefixes
+            torn.append(medium.interrupted(unit, random))
         for version in torn:
             yield {unit: version}
             yield {**newest, unit: version}
 
 
-def sampled(medium: PowerCutModel, random: Random) -> Choice:
-    """Any version of each unit, now and then torn."""
+def sampled(medium: PowerCutModel, random: Random, *, torn: float = 0.1) -> Choice:
+    """Any version of each unit; with this probability a torn one."""
     choice: Choice = {}
     for unit, versions in medium.open.items():
-        if random.random() < 0.1 and len(versions) > 1:
-            choice[unit] = medium.mixture(unit, random)
+        if random.random() < torn and len(versions) > 1:
+            choice[unit] = medium.torn(unit, random)
         else:
             choice[unit] = random.choice(versions)
     return choice

@@ -55,6 +55,7 @@ class PowerCutModel:
         self.kind = kind
         self.size = UNITS[kind]
         self.by_lines = kind == "pmem"
+        self._piece = WORD if self.by_lines else SECTOR  # what is written as a whole or not at all
         self.open: dict[int, list[Version]] = {}
         self._reset(image)
 
@@ -170,9 +171,9 @@ class PowerCutModel:
         """Each state of a unit in the middle of a store to it: its words, or sectors, written from the front."""
         versions = self.open[unit]
         for before, after in pairwise(versions):
-            pieces = self._differing(before, after)
+            pieces = self._differing(before, after, self._piece)
             for count in range(1, len(pieces)):
-                yield self._mixed(unit, before, after, pieces[:count])
+                yield self._mixed(unit, before, after, pieces[:count], self._piece)
 
     def mixture(self, unit: int, random: Random) -> Version:
         """Two versions of a unit, mixed: any words of one streamed store or of one memcpy; on a disk any sectors of any two."""
@@ -182,23 +183,30 @@ class PowerCutModel:
             before, after = versions[place - 1], versions[place]
         else:
             before, after = random.sample(versions, 2)
-        pieces = self._differing(before, after)
-        return self._mixed(unit, before, after, random.sample(pieces, random.randrange(len(pieces) + 1)))
+        pieces = self._differing(before, after, self._piece)
+        return self._mixed(unit, before, after, random.sample(pieces, random.randrange(len(pieces) + 1)), self._piece)
 
-    def _differing(self, before: Version, after: Version) -> list[int]:
+    def interrupted(self, unit: int, random: Random) -> Version:
+        """A unit that was written in the middle of a store to it: words of the store from the front."""
+        before, after = random.choice(list(pairwise(self.open[unit])))
+        words = self._differing(before, after, WORD)
+        return self._mixed(unit, before, after, words[: random.randrange(len(words) + 1)], WORD)
+
+    def torn(self, unit: int, random: Random) -> Version:
+        """A unit of more than one version that was written in part, or in the middle of a store."""
+        return random.choice((self.mixture, self.interrupted))(unit, random)
+
+    def _differing(self, before: Version, after: Version, size: int) -> list[int]:
         """Offsets of the words, or sectors, in which two versions differ."""
-        step = WORD if self.by_lines else SECTOR
-        rows = len(before.data) // step
         if self.by_lines:
             return [at for at in range(0, LINE, WORD) if before.data[at : at + WORD] != after.data[at : at + WORD]]
-        one, two = (np.frombuffer(version.data, dtype="<u8").reshape(rows, -1) for version in (before, after))
-        return [int(row) * step for row in np.flatnonzero((one != two).any(axis=1))]
+        one, two = (np.frombuffer(version.data, dtype="<u8").reshape(-1, size // WORD) for version in (before, after))
+        return [int(row) * size for row in np.flatnonzero((one != two).any(axis=1))]
 
-    def _mixed(self, unit: int, before: Version, after: Version, pieces: list[int]) -> Version:
-        step = WORD if self.by_lines else SECTOR
+    def _mixed(self, unit: int, before: Version, after: Version, pieces: list[int], size: int) -> Version:
         data = bytearray(before.data)
         for at in pieces:
-            data[at : at + step] = after.data[at : at + step]
+            data[at : at + size] = after.data[at : at + size]
         change = digest_change(unit * self.size, before.data, bytes(data))
         return Version(bytes(data), (before.delta + change) & DIGEST_MASK)
 

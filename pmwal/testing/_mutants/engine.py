@@ -165,6 +165,22 @@ def marks_not_set_back() -> list[Patch]:
     return _store_with(mark)
 
 
+def records_not_flushed() -> list[Patch]:
+    """Call records durable without a barrier."""
+    return [Patch(Engine, "_flush_records", lambda self: None)]
+
+
+def slots_in_one_place() -> list[Patch]:
+    """Store each slot over the one before it."""
+    original = Engine._write_slot
+
+    def same_place(self: Engine, state: State, flags: int = 0) -> None:
+        self.generation = max(self.generation - 1, 0)
+        original(self, state, flags)
+
+    return [Patch(Engine, "_write_slot", same_place)]
+
+
 def newest_slot_overwritten() -> list[Patch]:
     """Count generations on from the one before the newest slot's at an open."""
     original = Engine._begin

@@ -111,6 +111,8 @@ MUTANTS = {
     "barriers_overlap": Mutant("two barriers in flight", engine.barriers_overlap, "acknowledged", PAGE_PIPELINED, "fail_overtaken"),
     "gap_is_full": Mutant("no record ever wraps", engine.gap_is_full, "live", PAGE_BRINK, "append_large append_large"),
     "clean_flag_kept": Mutant("a clean end before the writer's", engine.clean_flag_kept, "verdict", PAGE_PIPELINED, "append_small"),
+    "records_not_flushed": Mutant("no barrier over records", engine.records_not_flushed, "verdict", PAGE_STRICT, "append_small"),
+    "slots_in_one_place": Mutant("each slot over the last", engine.slots_in_one_place, "slot", PAGE_STRICT, "truncate"),
     "slot_before_data": Mutant("the slot first", engine.slot_before_data, "verdict", PAGE_STRICT, "append_small"),
     "one_slot": Mutant("a tail in one slot", engine.one_slot, "slot", PAGE_STRICT, "truncate"),
     "same_slot_twice": Mutant("two slots in one place", engine.same_slot_twice, "slot", PAGE_STRICT, "truncate"),

@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Found(NamedTuple):
 class Expectation:
     """What a crash may leave now: one of ``contents``, without what its front lost to a tail from ``first_min`` to ``first_max``.
 
+    ``jumps`` says that the tail moves in one step: it is at one of the two, and nowhere between.
     ``acknowledged`` is in all of them. ``lied`` says that an msync returned 0 and had failed: then a verdict may be loud, too.
     ``sure_seq`` is the last number that two later barriers, or a slot, vouch for: damage to it must be loud in any log.
     """
@@ -46,18 +48,29 @@ class Expectation:
     first_max: int
     lied: bool = False
     sure_seq: int = 0
+    jumps: bool = False
+
+    @property
+    def firsts(self) -> Sequence[int]:
+        """The numbers with which the log may begin."""
+        return (self.first_min, self.first_max) if self.jumps else range(self.first_min, self.first_max + 1)
 
     def allows(self, found: Found) -> bool:
         """Whether this is one of the states that a crash may leave."""
-        if not self.first_min <= found.first_seq <= self.first_max:
+        if found.first_seq not in self.firsts:
             return False
         return any(_fits(content, found, self.first_min) for content in self.contents)
 
+    def states(self) -> frozenset[Found]:
+        """All states that a crash may leave."""
+        states = (Found(first, _from(first, content)) for first in self.firsts for content in self.contents)
+        return frozenset(state for state in states if self.allows(state))
+
     def begins_with(self, found: Found) -> bool:
         """Whether this is the beginning of such a state, and nothing that damage must not take is missing."""
-        if not self.first_min <= found.first_seq <= self.first_max:
+        if found.first_seq not in self.firsts:
             return False
-        trimmed = (tuple(item for item in content if item[0] >= found.first_seq) for content in self.contents)
+        trimmed = (_from(found.first_seq, content) for content in self.contents)
         begins = any(found.items == content[: len(found.items)] for content in trimmed)
         return begins and self.holds_acknowledged(found, self.sure_seq)
 
@@ -70,12 +83,14 @@ class Expectation:
     @property
     def digest(self) -> int:
         """64 bits that tell apart what may be found."""
-        text = repr((sorted(map(_brief, self.contents)), _brief(self.acknowledged), self.first_min, self.first_max, self.lied))
+        firsts = (self.first_min, self.first_max, self.jumps)
+        text = repr((sorted(map(_brief, self.contents)), _brief(self.acknowledged), *firsts, self.lied))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
     def __str__(self) -> str:
         allowed = "; ".join(sorted(brief(content) for content in self.contents))
-        return f"from {self.first_min}" + (f"..{self.first_max}" if self.first_max > self.first_min else "") + f": {allowed}"
+        last = f"{' or ' if self.jumps else '..'}{self.first_max}" if self.first_max > self.first_min else ""
+        return f"from {self.first_min}{last}: {allowed}"
 
 
 def _fits(content: Items, found: Found, first_min: int) -> bool:
@@ -83,7 +98,11 @@ def _fits(content: Items, found: Found, first_min: int) -> bool:
     # A tail past the end of a content cannot belong to it, but that of an empty log.
     if found.first_seq > max(end, first_min) or found.next_seq != max(end, found.first_seq):
         return False
-    return found.items == tuple(item for item in content if item[0] >= found.first_seq)
+    return found.items == _from(found.first_seq, content)
+
+
+def _from(first_seq: int, items: Items) -> Items:
+    return tuple(item for item in items if item[0] >= first_seq)
 
 
 def _brief(items: Items) -> list[tuple[int, int, bytes]]:
@@ -119,9 +138,12 @@ class Model:
         return stored[-1][0] + 1 if stored else self.first_seq
 
     def expectation(
-        self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None
+        self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None, jumps: bool = True
     ) -> Expectation:
-        """What a crash may leave while a call adds a group, moves the tail up to ``first_max``, or discards after a number."""
+        """What a crash may leave while a call adds a group, moves the tail to ``first_max``, or discards after a number.
+
+        ``jumps``: the tail moves in one step.
+        """
         states = [self.acknowledged]
         for group in self.pending:
             states.append(states[-1] + group)
@@ -133,12 +155,12 @@ class Model:
             acknowledged = _up_to(acknowledged, cut_after)
         first_max = max(first_max or 0, self.first_seq)
         sure_seq = self._committed[max(len(self._committed) - 3, 0)]
-        return Expectation(frozenset(states), acknowledged, self.first_seq, first_max, self.lied, sure_seq)
+        return Expectation(frozenset(states), acknowledged, self.first_seq, first_max, self.lied, sure_seq, jumps)
 
     def advance(self, first_seq: int, committed_seq: int) -> None:
         """A call has returned, and this is what the handle calls its first and its last durable record."""
         groups = (self.acknowledged, *self.pending)
-        kept = [tuple(item for item in group if item[0] >= first_seq) for group in groups]
+        kept = [_from(first_seq, group) for group in groups]
         self.first_seq = first_seq
         self.acknowledged = tuple(item for group in kept for item in group if item[0] <= committed_seq)
         self.pending = [group for group in kept[1:] if group and group[-1][0] > committed_seq]

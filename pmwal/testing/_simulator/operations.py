@@ -248,7 +248,7 @@ def fail_overtaken(session: Session) -> None:
     other = tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
     session.issued += 1
     session.model.strays += [group, group + other]
-    session.expect(first_max=session.first_after(group + other))
+    session.expect(first_max=session.first_after(group + other), jumps=False)
     log = session.log
     barrier = OvertakenMsync(session.recorder, lambda: log.append(other[0][1]))
     try:
@@ -263,7 +263,7 @@ def fail_overtaken(session: Session) -> None:
     barrier.join()
     if not isinstance(barrier.other_error, PersistError):
         raise Violation("poisoned", f"an append in another thread ended with {barrier.other_error!r} after a failed barrier")
-    session.expect(first_max=session.first_after(group + other))
+    session.expect(first_max=session.first_after(group + other), jumps=False)
     session.end()
     session.reopen()
 
@@ -287,7 +287,7 @@ def _fail(personality: str) -> Operation:
         model = session.model
         model.strays += [group, group + refused]
         model.lied = lies
-        session.expect(first_max=first_max_refused)
+        session.expect(first_max=first_max_refused, jumps=False)
         try:
             session.log.append(refused[0][1])
         except PersistError:

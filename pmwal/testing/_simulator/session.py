@@ -107,9 +107,11 @@ class Session:
         assert self.wal is not None
         return self.wal
 
-    def expect(self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None) -> None:
+    def expect(
+        self, *, adding: Items | None = None, first_max: int | None = None, cut_after: int | None = None, jumps: bool = True
+    ) -> None:
         """From here on a crash may leave this."""
-        expectation = self.model.expectation(adding=adding, first_max=first_max, cut_after=cut_after)
+        expectation = self.model.expectation(adding=adding, first_max=first_max, cut_after=cut_after, jumps=jumps)
         self.expectations.append((len(self.recorder.events), expectation))
 
     def done(self) -> None:
