@@ -14,6 +14,7 @@ import pytest
 
 from documents import DOCUMENTS, IDS, PACKAGE, ROOT, Section, anchors, prose, read_blocks, read_section, read_sections, read_table
 from pmwal.storage.seam import Seam
+from pmwal.testing import Recorder
 
 # -- the map of modules
 
