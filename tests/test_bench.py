@@ -338,7 +338,7 @@ def test_floors_compute_what_they_claim() -> None:
     floors = load()
     assert floors.crc32c(b"123456789") == 0xE3069283
     for size in (0, 7, 1535, 1536, 24575, 24576, 100_003):
-        data = bytes(place * 7 % 256 for place in range(size))
+        data = bytes(index * 7 % 256 for index in range(size))
         assert floors.crc32c(data) == crc32c.crc32c(data)
 
 

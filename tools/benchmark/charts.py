@@ -152,8 +152,8 @@ def _sizes(plot: Any, results: Results, medium: str, points: list[dict[str, Any]
         axes.plot(x, rates, color=colour, marker=mark, linewidth=width, linestyle=style, label=label)
         if key == "peer":
             for point, rate in zip(points, rates, strict=True):
-                place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-                axes.annotate(point["peer name"], (point["size"], rate), **place)
+                below = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+                axes.annotate(point["peer name"], (point["size"], rate), **below)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.margins(y=0.12)
@@ -205,10 +205,10 @@ def _gate(plot: Any, results: Results) -> Any:
     rows += sorted(peers, key=lambda row: row.ratio)[:3]  # the nearest three stand for all
     figure, axes = _figure(plot, results, "Every figure and its bar", "all", height=1.6 + 0.3 * len(rows), wide=76)
     shares = [min(_share(row), 3.0) for row in rows]
-    for place, (row, share) in enumerate(zip(rows, shares, strict=True)):
-        axes.barh(place, share, color=OURS if row.passed else BAD, height=0.6)
+    for position, (row, share) in enumerate(zip(rows, shares, strict=True)):
+        axes.barh(position, share, color=OURS if row.passed else BAD, height=0.6)
         text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', FAILS'})"
-        axes.text(max(share, 1), place, text, va="center", fontsize=8)
+        axes.text(max(share, 1), position, text, va="center", fontsize=8)
     axes.axvline(1, color=FLOOR, linewidth=2.5)
     labels = [textwrap.shorten(f"{row.check}: {_short(row)}", 62, placeholder=" …") for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
@@ -244,9 +244,9 @@ def _peers(plot: Any, results: Results, workload: str, peers: dict[str, dict[str
     shown = title.get(workload, f"{workload.capitalize()}, 128 B")
     figure, axes = _figure(plot, results, f"{shown}: median", medium, height=1.7 + 0.42 * len(peers), wide=90)
     names = sorted(peers, key=lambda name: float(peers[name]["p50"]))
-    for place, figures in enumerate(peers[name] for name in names):
-        axes.barh(place, figures["p50"], color=OURS if figures["ours"] else PEER, height=0.62)
-        axes.text(figures["p50"], place, f"  {time_text(figures['p50'])}", va="center", fontsize=9)
+    for position, figures in enumerate(peers[name] for name in names):
+        axes.barh(position, figures["p50"], color=OURS if figures["ours"] else PEER, height=0.62)
+        axes.text(figures["p50"], position, f"  {time_text(figures['p50'])}", va="center", fontsize=9)
     axes.set_yticks(range(len(peers)), names, fontsize=9)
     axes.set_xscale("log")
     values = [figures["p50"] for figures in peers.values()]

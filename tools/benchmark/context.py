@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark import floors
-from benchmark.media import Place
+from benchmark.media import Site
 from benchmark.peers import DURABLE, PEERS
 from benchmark.peers.base import DURABLE_EXTEND, READ
 from benchmark.peers.run import PeerFailed, Round, measure
 from benchmark.stats import Latency, median, merge
 
 MIB, GIB = 1 << 20, 1 << 30
+CONTROL_SIZE = 128 << 10  # of the floors' commit slots, as of a log by default
 _PEER_BYTES = 64 * MIB  # of payload in one round: large records are stored less often
 _MORE_TURNS = 3
 
@@ -95,8 +96,8 @@ class PeerFigures(NamedTuple):
 class Context:
     """What every part of a run is given."""
 
-    memory: Place
-    disk: Place
+    memory: Site
+    disk: Site
     scale: Scale
     say: Callable[[str], None] = print
     peer_names: Sequence[str] = tuple(PEERS)
@@ -123,7 +124,7 @@ class Context:
         """The directory on a disk."""
         return self.disk.directory
 
-    def place_for(self, workload: str) -> Place:
+    def site_for(self, workload: str) -> Site:
         """Where a workload of the peers is measured."""
         return self.disk if workload in DURABLE else self.memory
 
@@ -156,7 +157,7 @@ class Context:
         for _ in range(turns):
             for name in usable:
                 try:
-                    found[name].append(measure(name, workload, self.place_for(workload).directory, count, size))
+                    found[name].append(measure(name, workload, self.site_for(workload).directory, count, size))
                 except PeerFailed as error:
                     self._unavailable(f"{name}, {workload}", str(error))
         return {

@@ -125,15 +125,15 @@ class Floors:
 
     def append(self, area: Area, payload: bytes, count: int, *, each: bool = False) -> Loop:
         """What ``append(commit=False)`` must do: clock, 48-byte header, copy, CRC32C, store."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._run("fl_append", count, *place, payload, ctypes.c_uint32(len(payload)), each=each)
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_append", count, *where, payload, ctypes.c_uint32(len(payload)), each=each)
 
     def extend(self, area: Area, payloads: Sequence[bytes], count: int, *, each: bool = False) -> Loop:
         """The same for all of ``payloads`` at a time, ``count`` times; they have one length."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
         pointers = (ctypes.c_char_p * len(payloads))(*payloads)
         shape = ctypes.c_uint32(len(payloads[0])), ctypes.c_uint32(len(payloads))
-        return self._run("fl_extend", count, *place, pointers, *shape, each=each)
+        return self._run("fl_extend", count, *where, pointers, *shape, each=each)
 
     def dax(
         self, area: Area, control: Area, payload: bytes, count: int, *, strict: bool, non_temporal: bool, each: bool = False
@@ -165,19 +165,19 @@ class Floors:
 
     def msync(self, area: Area, payload: bytes, count: int) -> Loop:
         """Store into a mapping, and msync of the page."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._run("fl_msync", count, *place, payload, ctypes.c_uint32(len(payload)))
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_msync", count, *where, payload, ctypes.c_uint32(len(payload)))
 
     def pwrite(self, area: Area, data: bytes | int, length: int, count: int, *, sync: bool) -> Loop:
         """Write ``length`` bytes (``data`` itself, or what is at this address), then fdatasync when ``sync`` is set."""
-        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        where = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
         source = ctypes.c_void_p(data) if isinstance(data, int) else data
-        return self._run("fl_pwrite", count, *place, source, ctypes.c_uint64(length), ctypes.c_int(sync))
+        return self._run("fl_pwrite", count, *where, source, ctypes.c_uint64(length), ctypes.c_int(sync))
 
     def pwrite_turns(self, area: Area, page: int, turn: float, count: int) -> int:
         """Nanoseconds to write the page at this address ``count`` times, while computing every other ``turn`` seconds."""
-        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._call("fl_pwrite_turns", *place, ctypes.c_void_p(page), ctypes.c_int64(int(turn * 1e9)), ctypes.c_uint64(count))
+        where = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._call("fl_pwrite_turns", *where, ctypes.c_void_p(page), ctypes.c_int64(int(turn * 1e9)), ctypes.c_uint64(count))
 
     def read(self, fd: int, size: int, piece: int = 1 << 20) -> int:
         """Nanoseconds to read a file from its beginning."""

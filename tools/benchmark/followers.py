@@ -24,7 +24,7 @@ from benchmark.stats import Times
 
 PAUSE = 0.004
 """Seconds between two appends."""
-_TIMEOUT = 60
+_TIMEOUT = 600
 
 
 class Deliveries(NamedTuple):

@@ -248,14 +248,18 @@ LOGGERS: dict[str, Logger] = {
         Logger(FILE, _file_handler, "the reference", _KEPT),
         Logger(DROP, _drop, "the floor of every handler", _LOST),
         Logger(HANDLER, _log_handler, "defaults", _KEPT, ours=True),
-        Logger(f'{HANDLER}, commit="manual"', lambda place: _log_handler(place, commit="manual"), "no thread", _KEPT, ours=True),
-        Logger(f"{HANDLER}, structured", lambda place: _log_handler(place, structured=True), "JSON", _KEPT, ours=True),
+        Logger(
+            f'{HANDLER}, commit="manual"', lambda directory: _log_handler(directory, commit="manual"), "no thread", _KEPT, ours=True
+        ),
+        Logger(f"{HANDLER}, structured", lambda directory: _log_handler(directory, structured=True), "JSON", _KEPT, ours=True),
         Logger(EVENT, _event, 'fill(id, qty, px), commit="manual"', _KEPT, module="pmwal.events", ours=True),
         Logger("logging, QueueHandler", _queue_handler, "SimpleQueue, no listener", _LOST, enqueues=True),
         Logger("picologging, FileHandler", _picologging, "", _KEPT, module="picologging"),
         Logger("picologging, QueueHandler", _picologging_queue, "SimpleQueue, no listener", _LOST, "picologging", enqueues=True),
         Logger("loguru, file", _loguru, 'format="{message}"', _KEPT, module="loguru"),
-        Logger("loguru, enqueue", lambda place: _loguru(place, enqueue=True), "with its thread", _LOST, "loguru", enqueues=True),
+        Logger(
+            "loguru, enqueue", lambda directory: _loguru(directory, enqueue=True), "with its thread", _LOST, "loguru", enqueues=True
+        ),
         Logger("loguru, pmwal sink", _loguru_pmwal, 'format="{message}"', _KEPT, module="loguru", ours=True),
         Logger("structlog, BytesLogger", _structlog, "filtering bound logger, event only", _KEPT, module="structlog"),
         Logger("structlog, pmwal factory", _structlog_pmwal, "the same", _KEPT, module="structlog", ours=True),

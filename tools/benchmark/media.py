@@ -26,7 +26,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """A directory to measure in, and what it lies on."""
 
     directory: Path
@@ -72,11 +72,11 @@ def find_mount(path: Path, mounts: list[Mount]) -> Mount:
     return best
 
 
-def look(directory: Path) -> Place:
+def look(directory: Path) -> Site:
     """What a directory lies on."""
     mount = find_mount(directory, parse_mounts(Path("/proc/self/mountinfo").read_text()))
     number = os.stat(directory).st_dev
-    return Place(directory, mount, describe_device(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")))
+    return Site(directory, mount, describe_device(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")))
 
 
 def describe_device(path: Path) -> str:
@@ -118,11 +118,11 @@ def clocksource() -> str:
     return _word(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")) or "unknown"
 
 
-def describe_engine(place: Place) -> dict[str, str]:
+def describe_engine(site: Site) -> dict[str, str]:
     """Engine and flush instruction of logs on memory, as ``stats()`` names them."""
     found = {}
-    for medium in ("memory", "emulated-dax") if place.in_memory else ("file",):
-        path = place.directory / "look.wal"
+    for medium in ("memory", "emulated-dax") if site.in_memory else ("file",):
+        path = site.directory / "look.wal"
         with pmwal.open(path, "x", size="64KiB", medium=medium) as wal:
             stats = wal.stats()
         path.unlink()
@@ -131,7 +131,7 @@ def describe_engine(place: Place) -> dict[str, str]:
     return found
 
 
-def describe(memory: Place, disk: Place) -> dict[str, str]:
+def describe(memory: Site, disk: Site) -> dict[str, str]:
     """Everything that the head of a report says."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return {

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark import loggers, workloads
-from benchmark.checks import BATCH_OF_PAYLOADS, CONTROL_SIZE, mapped
-from benchmark.context import Context, PageBuffer
+from benchmark.checks.recovery import mapped
+from benchmark.context import CONTROL_SIZE, Context, PageBuffer
 from benchmark.floors import PAGE, Area, Loop
-from benchmark.media import Place
+from benchmark.media import Site
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
 from benchmark.report import Table, latency_table, tail_texts
 from benchmark.stats import Latency, median, merge, rate_text, time_text
-from benchmark.workloads import BATCH, PAYLOAD
+from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
 
 Series = dict[str, Any]
 _SIZE_PEERS = ("pmwal", "plain file", "lmdb", "rocksdict", "plyvel", "libpmemlog")
@@ -222,11 +222,11 @@ def sizes(context: Context, series: Series) -> list[Table]:
     ]
 
 
-def _sizes(context: Context, series: Series, place: Place, title: str, workload: str | None) -> list[Table]:
+def _sizes(context: Context, series: Series, site: Site, title: str, workload: str | None) -> list[Table]:
     rows, points = [], []
     for size in context.scale.sizes:
         payload = bytes(size)
-        ours, floor = _size_of_memory(context, payload, workload) if place.in_memory else _size_of_disk(context, payload)
+        ours, floor = _size_of_memory(context, payload, workload) if site.in_memory else _size_of_disk(context, payload)
         peer, beside = ("-", 0.0), 0.0
         if workload is not None:
             figures = context.peers(workload, [name for name in _SIZE_PEERS if name in context.peer_names], size)
@@ -239,7 +239,7 @@ def _sizes(context: Context, series: Series, place: Place, title: str, workload:
         rows.append([str(size), *shown, *others_text])
     series.setdefault("sizes", {})[title.partition(",")[0]] = points
     columns = ["bytes", "pmwal", "floor", "pmwal/floor", "payload", "pmwal beside the peers", "best peer"]
-    return [Table(f"Records per second by size: {title}", columns, rows, place.note)]
+    return [Table(f"Records per second by size: {title}", columns, rows, site.note)]
 
 
 def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> tuple[float, float]:
@@ -290,9 +290,9 @@ def _size_of_disk(context: Context, payload: bytes) -> tuple[float, float]:
 def threads(context: Context, series: Series) -> list[Table]:
     """One to eight threads on each medium."""
     tables = []
-    for place, medium in ((context.memory, "memory"), (context.memory, "emulated-dax"), (context.disk, "file")):
+    for site, medium in ((context.memory, "memory"), (context.memory, "emulated-dax"), (context.disk, "file")):
         rows = []
-        with workloads.new_log(place.directory, size=context.scale.ring, medium=medium) as wal:
+        with workloads.new_log(site.directory, size=context.scale.ring, medium=medium) as wal:
             for count in _THREAD_COUNTS:
                 each_thread = max(1, context.scale.each_thread)
                 workloads.append_threads(wal, PAYLOAD, count, max(1, each_thread // 10))
@@ -302,7 +302,7 @@ def threads(context: Context, series: Series) -> list[Table]:
                 shared = median([run.barriers_per_record for run in runs])
                 rows.append([str(count), rate_text(rate), f"{shared:.3f}", *tail_texts(latency)])
         columns = ["threads", "records", "barriers/record", "p50", "p99", "p99.9", "p99.99", "max"]
-        tables.append(Table(f"Threads, each append acknowledged: {medium}", columns, rows, place.note))
+        tables.append(Table(f"Threads, each append acknowledged: {medium}", columns, rows, site.note))
     return tables
 
 
@@ -339,7 +339,7 @@ def peers(context: Context, series: Series) -> list[Table]:
     """Every peer in every workload."""
     tables = []
     for workload in WORKLOADS:
-        place = context.place_for(workload)
+        site = context.site_for(workload)
         figures = context.peers(workload)
         if "pmwal" not in figures:
             continue
@@ -354,7 +354,7 @@ def peers(context: Context, series: Series) -> list[Table]:
         }
         what = {READ: "read all records of 128 B (a call is the whole pass)"}.get(workload, f"{workload}, 128 B")
         columns = ["peer", "p50", "p99", "p99.9", "p99.99", "max", "records", "pmwal/peer", "", "settings"]
-        tables.append(Table(f"Peers: {what}", columns, rows, place.note))
+        tables.append(Table(f"Peers: {what}", columns, rows, site.note))
     for message in context.unavailable.values():
         context.say(message)
     return tables

@@ -57,8 +57,8 @@ class Latency:
 def percentile(times: Times | Sequence[int], q: float) -> float:
     """The smallest time that at least ``q`` percent of the calls did not exceed: a call that happened, never an average of two."""
     values = np.asarray(times, dtype=np.int64)
-    place = max(0, math.ceil(round(q * len(values) / 100, 6)) - 1)  # rounded: 99.9 % of 1,000 is 999, not a hair more
-    return float(np.partition(values, place)[place])
+    index = max(0, math.ceil(round(q * len(values) / 100, 6)) - 1)  # rounded: 99.9 % of 1,000 is 999, not a hair more
+    return float(np.partition(values, index)[index])
 
 
 def merge(rounds: Sequence[Times]) -> Times:

@@ -26,6 +26,7 @@ from benchmark.stats import Times
 
 PAYLOAD = bytes(range(128))
 BATCH = 1000
+BATCH_OF_PAYLOADS = [PAYLOAD] * BATCH
 _WARM_PAYLOAD = 64 * 1024
 _CHUNK = 1 << 20
 _SLACK = 4  # records: the gap that the last one may leave at the ring's end
@@ -98,10 +99,10 @@ def append_each(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> 
             empty(wal)
             continue
         begin = clock()
-        for place in range(count - left, count - left + piece):
+        for index in range(count - left, count - left + piece):
             start = clock()
             append(payload, commit=commit)
-            each[place] = clock() - start
+            each[index] = clock() - start
         total += clock() - begin
         left -= piece
     return Loop(total, count, np.array(each, dtype=np.int64))
@@ -111,12 +112,12 @@ def extend_each(wal: pmwal.Wal, payloads: list[bytes], count: int) -> Loop:
     """``extend`` in a loop; each call is timed. The total is the sum of the calls."""
     extend, clock = wal.extend, time.perf_counter_ns
     each = [0] * count
-    for place in range(count):
+    for index in range(count):
         if room(wal, len(payloads[0])) < len(payloads):
             empty(wal)
         start = clock()
         extend(payloads)
-        each[place] = clock() - start
+        each[index] = clock() - start
     return Loop(sum(each), count, np.array(each, dtype=np.int64))
 
 
@@ -150,9 +151,9 @@ def timer(count: int) -> Times:
     """Two reads of Python's clock with nothing between them."""
     clock = time.perf_counter_ns
     each = [0] * count
-    for place in range(count):
+    for index in range(count):
         start = clock()
-        each[place] = clock() - start
+        each[index] = clock() - start
     return np.array(each, dtype=np.int64)
 
 
@@ -189,10 +190,10 @@ def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: in
         append, clock, mine = wal.append, time.perf_counter_ns, times[number]
         ready.wait()
         try:
-            for place in range(each_thread):
+            for index in range(each_thread):
                 start = clock()
                 append(payload, commit=commit)
-                mine[place] = clock() - start
+                mine[index] = clock() - start
         except BaseException as error:
             failures.append(error)
             raise
@@ -296,7 +297,7 @@ def make_image(directory: Path, *, capacity: int, length: int) -> Image:
     """Fill a ring on memory with equal records, 1 MiB a commit, and copy the file before it is closed."""
     path, image = directory / "fill.wal", directory / "image.wal"
     each = max(1, _CHUNK // record_size(length, 8))
-    payloads = [bytes([place % 251]) * length for place in range(each)]
+    payloads = [bytes([index % 251]) * length for index in range(each)]
     with pmwal.open(path, "x", size=capacity, medium="memory") as wal:
         while count := min(each, room(wal, length)):
             wal.extend(payloads[:count])

@@ -23,7 +23,7 @@ from benchmark.peers.base import DURABLE_EXTEND, FRAME, READ, payload_of
 from benchmark.stats import Times
 
 BATCH = 1000
-_TIMEOUT = 300
+_TIMEOUT = 3600
 _WARM_UP = 0.1  # of the calls that are timed, before them
 
 
