@@ -23,7 +23,7 @@ from crash.stepper.trace import CannotRun, TraceEvent, What, compiled, traced  #
 
 pytestmark = pytest.mark.rigs
 
-PATIENCE = 240.0
+HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 STATES = 1300
 WORD = (1 << 64) - 1
 
@@ -112,7 +112,7 @@ def rig() -> None:
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     command = [sys.executable, str(TOOLS / "crash" / "stepper"), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANGING, check=False)
     if ended.returncode == stepper.CANNOT_RUN:
         unavailable(ended.stderr)
     return ended

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.rigs
 ENGINE = "both" if native is not None else "python"
 SMALL = ["--engine", ENGINE, "--readers", "1", "--cpu-load", "0", "--io-load", "0", "--writers-threads", "3", "--seed", "1"]
 PAYLOADS = Payloads(1)
+HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 TICKET = first_ticket(1, 0) | 3
 
 
@@ -47,7 +48,7 @@ def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str
     """Run the harness; exit status, its JSON, and what it printed."""
     report = directory / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(directory), "--json", str(report), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGING)
     assert report.exists(), ended.stderr
     return ended.returncode, json.loads(report.read_text()), ended.stdout + ended.stderr
 
@@ -55,13 +56,25 @@ def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str
 # -- runs
 
 
+def until(seen: Callable[[dict[str, Any]], bool], directory: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Run without a violation, again for longer where a slow machine did not come to what must be seen: figures and output."""
+    for seconds in ("4", "40", "400"):
+        status, found, said = stressed(directory, *arguments, "--seconds", seconds)
+        assert (status, found["violation"]) == (0, None), said
+        if seen(found):
+            break
+    return found, said
+
+
 def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
     """Writers are killed, every log is compared, and nothing of the run is left behind."""
-    status, found, said = stressed(shm_dir, *SMALL, "--seconds", "4", "--medium", "any")
-    assert (status, found["violation"]) == (0, None), said
-    assert found["kills"]["open"] + found["kills"]["work"] >= 2
-    assert found["records_checked"] > 0
-    assert found["resources"]["steady"]
+
+    def seen(found: dict[str, Any]) -> bool:
+        kills = found["kills"]["open"] + found["kills"]["work"]
+        return kills >= 2 and found["records_checked"] > 0 and len(found["resources"]["steady"]) > 0
+
+    found, said = until(seen, shm_dir, *SMALL, "--medium", "any")
+    assert seen(found), said
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
 
@@ -72,25 +85,23 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Sig
     report = shm_dir / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(shm_dir), "--json", str(report), *SMALL]
     pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--seconds", "60"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
-        end = time.monotonic() + 30
-        while not (directories := [*shm_dir.glob("pmwal-stress-*")]) or not (directories[0] / "log-1.wal").exists():
-            assert time.monotonic() < end
+    with subprocess.Popen([*command, "--seconds", "3600"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+        children: list[Any] = []
+        while len(children) < 3 or not list(shm_dir.glob("pmwal-stress-*/log-*.wal")):  # steady, a reader, a writer and its log
+            assert run.poll() is None
             time.sleep(0.01)
-        time.sleep(0.5)
-        children = psutil.Process(run.pid).children(recursive=True)
+            children = psutil.Process(run.pid).children(recursive=True)
         if number == signal.SIGINT:
             os.killpg(run.pid, number)
         else:
             run.send_signal(number)
-        said, complaints = run.communicate(timeout=30)
+        said, complaints = run.communicate(timeout=HANGING)
     assert (run.returncode, complaints) == (128 + number, "")
     assert f"interrupted by {number.name}; until then:" in said
     assert "records compared" in said
     found = json.loads(report.read_text())
     assert (found["interrupted"], found["violation"]) == (number.name, None)
     assert found["lives"] >= 1
-    assert len(children) >= 3
     assert not any(child.is_running() for child in children)
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
@@ -98,8 +109,10 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Sig
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
     """Each mutant ends the run with exit status 1 and the right name of the violation; log and journal are kept."""
-    seconds = "6" if name.startswith("leak") else "30"
-    status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+    for seconds in ("6", "60", "600") if name.startswith("leak") else ("30", "300"):  # longer where the machine is slow
+        status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+        if status != 0:
+            break
     assert status == 1, said
     assert found["violation"]["kind"] in MUTANTS[name].kinds, said
     kept = Path(found["kept"])
@@ -146,7 +159,7 @@ def test_page_without_matplotlib_says_what_to_install(
 def test_page_holds_its_charts(shm_dir: Path) -> None:
     """One file, that loads nothing, with a chart for each series of the run."""
     pytest.importorskip("matplotlib")
-    _, found, _ = stressed(shm_dir, *SMALL, "--seconds", "2")
+    found, _ = until(lambda found: page.render(found).count("<figure>") >= 5, shm_dir, *SMALL)
     text = page.render(found)
     assert text.count("<figure>") >= 5
     assert "src=" not in text
@@ -219,9 +232,9 @@ def appends(count: int, *, under_way: int = 0) -> Script:
 
     def script(journal: Journal) -> None:
         lane = journal.lane(0)
-        for place in range(count):
-            lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET + place * STEP, count=1)
-            lane.done(place + 1, place + 1)
+        for number in range(count):
+            lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET + number * STEP, count=1)
+            lane.done(number + 1, number + 1)
         if under_way:
             lane.intend(Op.EXTEND, 0, durable=True, ticket=TICKET + count * STEP, count=under_way)
 
@@ -268,12 +281,12 @@ def truncated(journal: Journal) -> None:
     other.intend(Op.TRUNCATE, 0, argument=3)
 
 
-def holding(places: Sequence[int], first: int = 1) -> Look:
-    """A log that holds the records of these places."""
+def holding(numbers: Sequence[int], first: int = 1) -> Look:
+    """A log that holds the records of these numbers."""
     records = [
-        pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + place * STEP)) for at, place in enumerate(places)
+        pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + number * STEP)) for at, number in enumerate(numbers)
     ]
-    return Look(first, first + len(places), records, 0, 1 << 20)
+    return Look(first, first + len(numbers), records, 0, 1 << 20)
 
 
 def judged(script: Script, look: Look) -> str:
@@ -334,9 +347,9 @@ def test_numbers_against_the_order_of_calls_are_noticed() -> None:
     """A call that began after another had returned must get a higher number."""
 
     def script(journal: Journal) -> None:
-        for place, seq in ((0, 2), (1, 1)):
-            lane = journal.lane(place)
-            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+        for number, seq in ((0, 2), (1, 1)):
+            lane = journal.lane(number)
+            lane.intend(Op.APPEND, 0, ticket=TICKET + number * STEP, count=1)
             lane.done(seq, seq)
 
     assert judged(script, holding([1, 0])) == "wrong-order"
@@ -347,8 +360,8 @@ def test_number_given_twice_is_noticed() -> None:
 
     def script(journal: Journal) -> None:
         lanes = journal.lane(0), journal.lane(1)
-        for place, lane in enumerate(lanes):
-            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+        for number, lane in enumerate(lanes):
+            lane.intend(Op.APPEND, 0, ticket=TICKET + number * STEP, count=1)
         for lane in lanes:
             lane.done(1, 1)
 

@@ -56,11 +56,11 @@ class Unsure(NamedTuple):
     lowest: int
     highest: float
 
-    def place(self, record: Record, payloads: Payloads, *, oldest: bool) -> int | None:
+    def index_of(self, record: Record, payloads: Payloads, *, oldest: bool) -> int | None:
         """Which of its records this one can be: the first, or another one where the log begins, because the front was freed."""
-        for place in range(self.records if oldest else 1):
-            if self.lowest <= record.seq - place <= self.highest and _is(record, self.ticket + place * STEP, payloads):
-                return place
+        for index in range(self.records if oldest else 1):
+            if self.lowest <= record.seq - index <= self.highest and _is(record, self.ticket + index * STEP, payloads):
+                return index
         return None
 
 
@@ -137,7 +137,7 @@ def _follow(expected: Expectation, before: Contents, entries: Entries, rollbacks
         ticket, count = int(entry["ticket"]), int(entry["count"])
         expected.under_way.append(Unsure(ticket, count, lowest, math.inf))
         if exposing:
-            expected.exposed.update(ticket + place * STEP for place in range(count))
+            expected.exposed.update(ticket + index * STEP for index in range(count))
 
 
 def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, first_seq: int) -> None:
@@ -156,7 +156,7 @@ def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, f
     for call in calls[~earlier & ~after]:
         ticket, count, first = int(call["ticket"]), int(call["count"]), int(call["first"])
         expected.beside.append(Unsure(ticket, count, first, first))
-        expected.discarded.update((first + place, ticket + place * STEP) for place in range(count))
+        expected.discarded.update((first + index, ticket + index * STEP) for index in range(count))
 
 
 def _discard_from(expected: Expectation, cut: int) -> None:
@@ -206,8 +206,8 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
     ):
         if last - first + 1 != count:
             raise Violation(f"a call that stored {count} records was given numbers {first} to {last}", "wrong-order")
-        for place in range(count):
-            owners[first + place] = ticket + place * STEP
+        for index in range(count):
+            owners[first + index] = ticket + index * STEP
         size += count
         if len(owners) != size:
             raise Violation(f"two calls were given number {first}, or one between it and {last}", "wrong-order")
@@ -255,11 +255,11 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
                 raise Violation(f"record {seq} should be one of a batch, {left} of which are missing", "torn-batch")
             ticket, left = tickets[-1] + STEP, left - 1
         elif ticket is None:
-            call, place = _find(waiting, record, payloads, oldest=seq == look.first_seq)
+            call, index = _find(waiting, record, payloads, oldest=seq == look.first_seq)
             if call is None:
                 raise _stranger(record, expected, payloads)
             waiting.remove(call)
-            ticket, left = call.ticket + place * STEP, call.records - place - 1
+            ticket, left = call.ticket + index * STEP, call.records - index - 1
         elif not _is(record, ticket, payloads):
             raise _other(record, ticket, expected, payloads)
         tickets.append(ticket)
@@ -271,9 +271,9 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
 def _find(waiting: list[Unsure], record: Record, payloads: Payloads, *, oldest: bool) -> tuple[Unsure | None, int]:
     """The call that a record is of, and which of its records it is."""
     for call in waiting:
-        place = call.place(record, payloads, oldest=oldest)
-        if place is not None:
-            return call, place
+        index = call.index_of(record, payloads, oldest=oldest)
+        if index is not None:
+            return call, index
     return None, 0
 
 

@@ -147,7 +147,7 @@ class Journal:
 
 def _used(lane: Entries) -> int:
     """How many entries of a lane are used: they are its first ones, and the others were never touched."""
-    return bisect.bisect_left(range(len(lane)), True, key=lambda place: lane["state"][place] == 0)
+    return bisect.bisect_left(range(len(lane)), True, key=lambda index: lane["state"][index] == 0)
 
 
 class Lane:

@@ -20,7 +20,7 @@ from stressing.interrupt import SIGNALS
 from violation import Violation
 
 FAILED = 70  # exit status of a process that has left a report
-PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging
+PATIENCE = 600.0  # seconds after which a process that should end is taken for hanging
 
 _FORK = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -40,9 +40,9 @@ class Board:
         life, log = _BOARD.unpack_from(self._map)
         return life, log
 
-    def note(self, reader: int, place: int, life: int, seq: int, ticket: int) -> None:
+    def note(self, reader: int, index: int, life: int, seq: int, ticket: int) -> None:
         """A record that was shown to a reader within this life."""
-        at = 4096 + (reader * SIGHTINGS + place % SIGHTINGS) * _SLOT
+        at = 4096 + (reader * SIGHTINGS + index % SIGHTINGS) * _SLOT
         self._map[at] = 0
         _SIGHTING.pack_into(self._map, at + 8, life, seq, ticket)
         self._map[at] = 1

@@ -27,14 +27,14 @@ Histogram = npt.NDArray[np.int64]
 
 def histogram(times_ns: npt.NDArray[Any]) -> Histogram:
     """Times counted in bins whose borders lie 6 % apart."""
-    places = np.log10(np.maximum(times_ns.astype(np.float64), _FIRST_NS) / _FIRST_NS) * _PER_DECADE
-    return np.bincount(np.minimum(places.astype(np.int64), _PER_DECADE * _DECADES - 1), minlength=_PER_DECADE * _DECADES)
+    steps = np.log10(np.maximum(times_ns.astype(np.float64), _FIRST_NS) / _FIRST_NS) * _PER_DECADE
+    return np.bincount(np.minimum(steps.astype(np.int64), _PER_DECADE * _DECADES - 1), minlength=_PER_DECADE * _DECADES)
 
 
 def percentile(counts: Histogram, q: float) -> float:
     """The upper border in ns of the bin in which the percentile lies."""
-    place = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
-    return float(_FIRST_NS * 10 ** ((min(place, len(counts) - 1) + 1) / _PER_DECADE))
+    step = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
+    return float(_FIRST_NS * 10 ** ((min(step, len(counts) - 1) + 1) / _PER_DECADE))
 
 
 def growth_text(growths: dict[str, dict[str, float | None]]) -> str:

@@ -16,7 +16,7 @@ from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
 from violation import Violation
 
-WAIT_SECONDS = 20.0  # for space, with on_full="wait"
+WAIT_SECONDS = 300.0  # for space, with on_full="wait"
 SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet
 ALONE_SHARE = 0.3  # of rollbacks, which no other call overlaps
 _PAUSE = 0.002  # of mutants that widen the window in which a kill shows them, and a timeout that must not be met
@@ -169,7 +169,7 @@ class Worker:
         """Many records, all or none."""
 
         def call(ticket: int, count: int) -> tuple[int, int]:
-            items = [self._data(ticket + place * STEP) for place in range(count)]
+            items = [self._data(ticket + index * STEP) for index in range(count)]
             kind = self._payloads.kind(ticket)
             if self._plan.mutant != "split-batch":
                 return self._wal.extend(items, kind=kind)
@@ -192,8 +192,8 @@ class Worker:
         self._store(Op.BATCH, self._rng.randint(1, 12), self._plan.commit == "each", call)
 
     def _stage(self, batch: pmwal.Batch, ticket: int, count: int) -> None:
-        for place in range(count):
-            batch.append(self._data(ticket + place * STEP), kind=self._payloads.kind(ticket))
+        for index in range(count):
+            batch.append(self._data(ticket + index * STEP), kind=self._payloads.kind(ticket))
 
     def reserve(self) -> None:
         """One record, filled in place."""

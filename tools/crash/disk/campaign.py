@@ -45,8 +45,8 @@ def plans(rig: Rig, options: argparse.Namespace) -> Iterator[Plan]:
     """Recordings until there are as many states as wanted, over engines, orderings, file systems and sizes in turn."""
     choices = (options.filesystem or rig.filesystems, options.engine or ENGINES, options.ordering or ORDERINGS)
     # Those with an even sum of indices first: among them is each pair of choices, so that a short run has them all.
-    places = sorted(itertools.product(*(range(len(choice)) for choice in choices)), key=lambda place: sum(place) % 2)
-    kinds = [tuple(choice[index] for choice, index in zip(choices, place, strict=True)) for place in places]
+    picks = sorted(itertools.product(*(range(len(choice)) for choice in choices)), key=lambda pick: sum(pick) % 2)
+    kinds = [tuple(choice[index] for choice, index in zip(choices, pick, strict=True)) for pick in picks]
     shapes = [shape for shape in SHAPES if options.size in (None, shape[0])] or [(options.size, CONTROL_SIZE_MIN)]
     left = options.states
     each = max(STATES_EACH_MIN, min(rig.states_each, -(-left // len(kinds))))

@@ -62,26 +62,26 @@ def begin(plan: Plan, directory: Path) -> Recording:
 @contextlib.contextmanager
 def attach(recording: Recording, disk: Path) -> Iterator[Path]:
     """The log lies on the file system on the disk."""
-    place = recording.directory / "mounted"
-    with loop_device(disk, direct=True) as device, mounted(device, place, recording.plan.filesystem):
-        yield place / NAME
+    mountpoint = recording.directory / "mounted"
+    with loop_device(disk, direct=True) as device, mounted(device, mountpoint, recording.plan.filesystem):
+        yield mountpoint / NAME
 
 
 @contextlib.contextmanager
 def examiner(recording: Recording) -> Iterator[Examine]:
     """The state is mounted, which lets the file system recover, and the log opened in it."""
-    place = recording.directory / "examined"
-    place.mkdir()
+    mountpoint = recording.directory / "examined"
+    mountpoint.mkdir()
     with loop_device(recording.state) as device:
 
         def examine(recording: Recording, twice: bool) -> Found:
             forget_blocks(device)
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(mounted(device, place, recording.plan.filesystem))
+                    stack.enter_context(mounted(device, mountpoint, recording.plan.filesystem))
                 except OSError as error:
                     raise Violation(f"{recording.plan.filesystem} itself did not survive: {error}") from error
-                return look(place / NAME, recording.plan.engine, twice)
+                return look(mountpoint / NAME, recording.plan.engine, twice)
 
         yield examine
 

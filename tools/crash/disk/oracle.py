@@ -212,7 +212,7 @@ class Model:
         last = note["next"] - 1
         for seq, call in enumerate(note["kinds"], note["next"] - len(note["kinds"])):
             if seq not in self.records and call in self.calls:
-                self._place(call, seq)
+                self._number(call, seq)
         self.calls.clear()
         wrong = self.problem(Found(note["first"], [self.records.get(seq, b"") for seq in range(note["first"], last + 1)]))
         if wrong and self.exists:
@@ -238,15 +238,15 @@ class Model:
         self.calls[note["note"]] = [payload(self.seed, self.life, note["note"], index, size) for index, size in sizes]
 
     def _stored(self, note: dict[str, Any]) -> None:
-        self._place(note["call"], note["first"])
+        self._number(note["call"], note["first"])
 
     def _answered(self, note: dict[str, Any]) -> None:
         self.acknowledged += 1
         if note["call"] in self.calls:
-            self._place(note["call"], note["first"])
+            self._number(note["call"], note["first"])
         self._settle(self.first, max(self.through, note["through"]))
 
-    def _place(self, call: int, first: int) -> None:
+    def _number(self, call: int, first: int) -> None:
         """A call of a thread has its number."""
         items = self.calls.pop(call)
         for seq, data in enumerate(items, first):

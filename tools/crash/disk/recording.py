@@ -22,7 +22,7 @@ from crash.process import die_with_parent
 
 PROGRAM = Path(__file__).with_name("program.py")
 NOTES_MAX = 4096
-PATIENCE = 60.0
+PATIENCE = 600.0
 """Seconds after which a life of the program is taken for hanging."""
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from crash.process import die_with_parent
 
 SERVER = Path(__file__).with_name("logdisk.py")
-PATIENCE = 20.0
+PATIENCE = 600.0
 """Seconds after which a step that gets nowhere is taken for hanging."""
 
 _CLONE_NEWNS = 0x20000  # linux/sched.h

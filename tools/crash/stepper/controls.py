@@ -14,7 +14,7 @@ from typing import NamedTuple
 from crash.stepper.trace import Lost
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILD_TIMEOUT = 300
+BUILD_TIMEOUT = 3600
 
 _END_OF_BATCH = """struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {

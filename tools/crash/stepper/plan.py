@@ -41,11 +41,11 @@ class Call(NamedTuple):
     def records(self) -> list[Numbered]:
         """What it stores."""
         kind = self.seq % 7
-        return [(self.seq + place, kind, self._payload(place, size)) for place, size in enumerate(self.sizes)]
+        return [(self.seq + index, kind, self._payload(index, size)) for index, size in enumerate(self.sizes)]
 
-    def _payload(self, place: int, size: int) -> bytes:
+    def _payload(self, index: int, size: int) -> bytes:
         """Hardly a zero among its bytes."""
-        return Random(self.number << 8 | place).randbytes(size)
+        return Random(self.number << 8 | index).randbytes(size)
 
     def __str__(self) -> str:
         """As it is printed."""
@@ -63,7 +63,7 @@ def filling() -> Call:
     return Call(0, "extend", 1, FILLED)
 
 
-class _Placed(NamedTuple):
+class _Extent(NamedTuple):
     """Where a record lies."""
 
     seq: int
@@ -76,26 +76,26 @@ class _Ring:
 
     def __init__(self) -> None:
         self.head, self.next_seq, self.tail = 0, 1, 0
-        self.records: deque[_Placed] = deque()
+        self.records: deque[_Extent] = deque()
 
-    def places(self, sizes: tuple[int, ...]) -> list[_Placed]:
+    def extents(self, sizes: tuple[int, ...]) -> list[_Extent]:
         """Where records of these sizes would be."""
-        placed, end = [], self.head
+        found, end = [], self.head
         for seq, size in enumerate(sizes, self.next_seq):
             start = place_record(end, record_size(size, ALIGN_DAX), CAPACITY)
             end = start + record_size(size, ALIGN_DAX)
-            placed.append(_Placed(seq, start, end))
-        return placed
+            found.append(_Extent(seq, start, end))
+        return found
 
     def put(self, sizes: tuple[int, ...]) -> None:
         """Store them."""
-        self.records += self.places(sizes)
+        self.records += self.extents(sizes)
         self.next_seq += len(sizes)
         self.head = self.records[-1].end
 
     def fits(self, sizes: tuple[int, ...]) -> bool:
         """Whether there is room for them."""
-        return not sizes or self.places(sizes)[-1].end - self.tail <= CAPACITY
+        return not sizes or self.extents(sizes)[-1].end - self.tail <= CAPACITY
 
     def free_to(self, room: int) -> int:
         """Truncate until no more than this is used; the number before which it was freed."""
@@ -106,7 +106,7 @@ class _Ring:
 
     def overwrite(self, sizes: tuple[int, ...]) -> int:
         """Free what these records need and an eighth of the ring more, as an overwriting log does."""
-        wanted = self.places(sizes)[-1].end - CAPACITY + CAPACITY // 8
+        wanted = self.extents(sizes)[-1].end - CAPACITY + CAPACITY // 8
         while self.records and self.tail < wanted:
             self.tail = self.records.popleft().end
         return self.records[0].seq if self.records else self.next_seq

@@ -145,24 +145,24 @@ class Run:
     def _violated(self, problem: str, state: State, call: Call, event: TraceEvent) -> None:
         lines = self._memory.lines
         lost = [offset for offset, line in lines.items() if state.get(offset, line.base) != line.newest]
-        told = [f"{self._place(offset)} ({lines[offset].waits_for})" for offset in lost[:_LINES_TOLD]]
+        told = [f"{self._offset_text(offset)} ({lines[offset].waits_for})" for offset in lost[:_LINES_TOLD]]
         if len(lost) > len(told):
             told.append(f"{len(lost) - len(told)} more")
         doing = event.what.name.lower().replace("_", " ")
         if event.what in (What.STORED, What.STREAMED, What.WRITTEN_BACK):
-            doing += f" {self._place(event.offset)}"
-        where = f"call {call.number} ({call}), instruction {event.step} at {self._where(event.rip)}: {doing}"
+            doing += f" {self._offset_text(event.offset)}"
+        where = f"call {call.number} ({call}), instruction {event.step} at {self._address_text(event.rip)}: {doing}"
         gone = ", ".join(told) or "nothing that was stored"
         raise Violation(f"{problem}\n  in {where}\n  acknowledged: {self._history.acknowledged}; lost in whole or in part: {gone}")
 
-    def _place(self, offset: int) -> str:
+    def _offset_text(self, offset: int) -> str:
         """An offset of the file in words."""
         block = self._judge.block
         if offset >= block.ring_offset:
             return f"ring+{offset - block.ring_offset:#x}"
         return f"slot {(offset - CONTROL_OFFSET) // LINE}" if offset >= CONTROL_OFFSET else f"file+{offset:#x}"
 
-    def _where(self, rip: int) -> str:
+    def _address_text(self, rip: int) -> str:
         """An address of the program as file and offset, for ``addr2line -f -e``."""
         for line in self.maps.read_text().splitlines():
             addresses, _, start, *_, name = line.split(maxsplit=5)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from crash.process import die_with_parent
 from crash.vm.kernel import Kernel, load_order
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 _CONSOLE_LINES = 50
 
 

@@ -21,7 +21,7 @@ from crash.vm.guest import examiner, writer
 
 MODULES = Path("/modules")
 MOUNT_POINT = Path("/mnt")
-PATIENCE = 20.0
+PATIENCE = 300.0
 _FINIT_MODULE = 313  # x86-64
 T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
