@@ -221,7 +221,7 @@ def test_history_knows_what_a_crash_may_leave() -> None:
     assert history.problem(1, before) is None
     assert history.problem(1, whole) is None
     assert "1 was acknowledged" in str(history.problem(1, []))
-    assert "inside of a batch" in str(history.problem(1, whole[:-1]))
+    assert "inside a batch" in str(history.problem(1, whole[:-1]))
     assert "past what was issued" in str(history.problem(1, [*whole, whole[-1]]))
     assert "not what was issued" in str(history.problem(1, [(1, 0, b"other")]))
     assert "begins at 2" in str(history.problem(2, whole[1:]))

@@ -49,6 +49,7 @@ class Planned(NamedTuple):
 
 _SIM = "tools/crashsim.py --{mode} --images {amount} --seed {seed}"
 _DISK = "tools/crash/disk/{rig}.py --states {amount} --seed {seed}"
+_VM = "tools/crash/vm --device {device} --cuts {amount} --kills 2 --seed {seed}"
 _STRESS = "tools/stress.py --seconds {amount} --seed {seed} --path {path}"
 RUNS = (
     Planned("tests", "-m pytest -q -m nightly", 0, r"(?:passed|failed|deselected|no tests ran).* in "),
@@ -56,8 +57,8 @@ RUNS = (
     Planned("stepper", "tools/crash/stepper --states {amount} --seed {seed}", 25, r"^\w+, seed", 50_000, 500, (3,)),
     Planned("filelog", _DISK.replace("{rig}", "filelog"), 10, r"^filelog, seed", 10_000, 50, (2,)),
     Planned("hostlog", _DISK.replace("{rig}", "hostlog"), 15, r"^hostlog, seed", 5_000, 50, (2,)),
-    Planned("vm nvdimm", "tools/crash/vm --device nvdimm --cuts {amount} --kills 2 --seed {seed}", 10, "^as it is", 100, 3, (2,)),
-    Planned("vm disk", "tools/crash/vm --device virtio-blk --cuts {amount} --kills 2 --seed {seed}", 10, "^as it is", 100, 3, (2,)),
+    Planned("vm nvdimm", _VM.replace("{device}", "nvdimm"), 10, "^no mistake", 100, 3, (2,)),
+    Planned("vm disk", _VM.replace("{device}", "virtio-blk"), 10, "^no mistake", 100, 3, (2,)),
     Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),
