@@ -237,7 +237,7 @@ class Worker:
                 raise Violation(f"commit() returned {through} after record {self._last} was stored", "commit-too-early")
 
     def wait(self) -> None:
-        """Wait until this thread's last record is durable. The timeout is for records to come; this one is stored, so it cannot expire."""
+        """Wait until this thread's last record is durable. The timeout is for future records; this one is stored already."""
         with self._gate.shared() as phase:
             if self._last and self._stands:
                 self._lane.intend(Op.WAIT, phase, argument=self._last)

@@ -45,7 +45,7 @@ CHECKS: dict[str, Check] = {
 
 
 def run_check(name: str, context: Context) -> list[Row]:
-    """One check; without floors a skipped row that says why. An exception is a row that failed, not the end of a run."""
+    """Run one check. Without floors it is a skipped row; an exception is a failed row, and the run continues."""
     rows: list[Row] = []
     try:
         rows.extend(CHECKS[name](context))

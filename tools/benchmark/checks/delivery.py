@@ -13,7 +13,7 @@ from benchmark.workloads import PAYLOAD
 
 
 def follow(context: Context) -> Iterator[Row]:
-    """How soon a follower in another process has a record, beside a bare wake-up, and what it takes while there is none."""
+    """The time until a follower in another process has a record, with a bare wake-up for comparison, and its idle cost."""
     scale = context.scale
     for site in (context.disk, context.memory):
         found, wakes = _deliveries(context, site)
@@ -32,7 +32,7 @@ def follow(context: Context) -> Iterator[Row]:
 
 
 def _deliveries(context: Context, site: Site) -> tuple[followers.Deliveries, Times]:
-    """What a follower of a log here was handed, and the wake-ups of the floor: all rounds, in turns."""
+    """Deliveries to a follower of a log here, and wake-ups of the floor, in turns, of all rounds."""
     scale, wakes = context.scale, []
 
     def wake() -> None:

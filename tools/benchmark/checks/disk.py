@@ -28,14 +28,14 @@ _STEADY = 5
 
 
 class Pairs(NamedTuple):
-    """Calls of pmwal and of its floor, one of each in turn."""
+    """Times of pmwal and of its floor, which took turns."""
 
     ours: list[int]
     floor: list[int]
 
 
 def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
-    """A durable append on a disk, in turn with O_DIRECT|O_DSYNC pwrite of 4 KiB, in one of the situations of tools/sectors.py."""
+    """A durable append on a disk, in turns with an O_DIRECT|O_DSYNC pwrite of 4 KiB, with a log of tools/sectors.py."""
     name = f"disk append {situation}"
     if context.disk.in_memory:
         yield skipped(name, "the disk directory is in memory")
@@ -51,14 +51,14 @@ def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
         yield skipped(name, "sectors: no block device to count them on")
         return
     mean = float(np.mean(figures))
-    note = f"median {median(figures):g}; everything else that wrote to the device meanwhile is in it"
+    note = f"median {median(figures):g}; includes everything else that wrote to the device meanwhile"
     what = f"sectors of 512 bytes for each commit, mean, {situation}"
     yield absolute(name, what, mean, "sectors", "at least", BARS["disk append sectors least"], note)
     yield absolute(name, what, mean, "sectors", "at most", BARS["disk append sectors most"], note)
 
 
 def _disk_pairs(context: Context, situation: str, counter: Path | None) -> tuple[Pairs, list[int]]:
-    """One of each in turn; and then the sectors that an append writes: reading the counter would be in the times of both."""
+    """Time both in turns; then count the sectors of appends separately, because reading the counter would add to the times."""
     prepare, on_full = next((prepare, on_full) for name, prepare, on_full in sectors.CASES if name == situation)
     path = context.disk_dir / f"{situation}.wal"
     prepare(path)
@@ -91,11 +91,11 @@ def _disk_pairs(context: Context, situation: str, counter: Path | None) -> tuple
 
 
 def unsteady(floor: list[int]) -> str:
-    """A warning when the floor itself says that the disk had something else to do."""
+    """A warning if the floor itself shows that the disk was busy."""
     middle, high = percentile(floor, 50), percentile(floor, 95)
     if high <= _STEADY * middle:
         return ""
-    return f"UNSTEADY: the floor's own p95 is {high / middle:.0f} times its p50; measure again when nothing else uses the disk"
+    return f"UNSTEADY: the floor's own p95 is {high / middle:.0f} times its p50; measure again while nothing else uses the disk"
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _sector_counter(path: Path | None) -> Iterator[Callable[[], int]]:
 
 
 def disk_extend(context: Context) -> Iterator[Row]:
-    """A durable extend of 1,000 records on a disk, in turn with pwrite of as many bytes and fdatasync."""
+    """A durable extend of 1,000 records on a disk, in turns with a pwrite of as many bytes and fdatasync."""
     if context.disk.in_memory:
         yield skipped("disk extend", "the disk directory is in memory")
         return
@@ -169,7 +169,7 @@ def threads(context: Context) -> Iterator[Row]:
 
 
 def tasks(context: Context) -> Iterator[Row]:
-    """Many tasks that append durably at once, against one append after the other in the same event loop."""
+    """Many tasks that append durably at once, against one append after another in the same event loop."""
     if context.disk.in_memory:
         yield skipped("tasks", "the disk directory is in memory")
         return
@@ -178,14 +178,14 @@ def tasks(context: Context) -> Iterator[Row]:
     rates = alone / median([run.alone for run in runs]) * 1e9, scale.tasks / median([run.together for run in runs]) * 1e9
     what = f"{scale.tasks} tasks, durable append 128 B each, in one event loop"
     note = f"{median([run.commits for run in runs]):g} commits"
-    yield compare("tasks", what, "one task, one after the other", rates, "records/s", "at least", BARS["tasks"], note)
+    yield compare("tasks", what, "one task, one after another", rates, "records/s", "at least", BARS["tasks"], note)
 
 
 def beside_computing(context: Context) -> Iterator[Row]:
-    """A durable append beside a thread of pure Python, against the same alone.
+    """A durable append while a thread computes in Python, against the same append alone.
 
-    Python gives each of the two threads the interpreter for a switch interval at a time, so half of the rate is the most. The note
-    says how much of the rate alone a loop in C keeps that computes every other interval: a disk that was idle is slow to answer.
+    Python switches between the two threads every switch interval, so at best half of the rate is left. The note says what is left
+    of the rate of a C loop that computes every other interval, because a disk that was idle is slow to answer.
     """
     count, page = context.scale.beside, PageBuffer()
     alone, beside, turns = [], [], []

@@ -17,7 +17,7 @@ from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
 
 
 def append_memory(context: Context) -> Iterator[Row]:
-    """append(128 B, commit=False) on memory, against the C loop."""
+    """append(128 B, commit=False) in memory, against the C loop."""
     scale, floors = context.scale, context.floors
     whole: list[tuple[Loop, Loop]] = []
     each: list[tuple[Loop, Loop]] = []
@@ -51,7 +51,7 @@ def append_memory(context: Context) -> Iterator[Row]:
 
 
 def dax(context: Context, *, ordering: str) -> Iterator[Row]:
-    """A durable append on emulated persistent memory, against the raw stores and fences."""
+    """A durable append on emulated persistent memory, against raw stores and fences."""
     scale, strict = context.scale, ordering == "strict"
     ours, floor, names = [], [], []
     with (
@@ -94,7 +94,7 @@ def extend_memory(context: Context) -> Iterator[Row]:
 
 
 def arrays(context: Context) -> Iterator[Row]:
-    """extend_array and read_array of many rows of 64 bytes, against their bar and against memcpy of the payloads."""
+    """extend_array and read_array of rows of 64 bytes, against a fixed bar and against memcpy of the payloads."""
     scale = context.scale
     rows = np.arange(scale.rows * 8, dtype=np.int64).reshape(scale.rows, 8)
     again, copy = np.zeros_like(rows), np.zeros_like(rows)
@@ -119,7 +119,7 @@ def arrays(context: Context) -> Iterator[Row]:
 
 
 def flat_append(context: Context) -> Iterator[Row]:
-    """The same append in a small, a middling and a very large ring."""
+    """The same append in a small, a medium and a very large ring."""
     scale = context.scale
     usable = [size for size in scale.flat if min(available_memory(), free_space(context.memory_dir)) > 2 * size]
     note = ""

@@ -20,7 +20,7 @@ from benchmark.workloads import PAYLOAD, Image
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[tuple[int, int]]:
-    """Address and size of a file, mapped for reading with all pages present: no floor pays for page faults."""
+    """Address and size of a file, mapped for reading and faulted in, so that no floor includes page faults."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
         array = np.frombuffer(view, dtype=np.uint8)
         array[:: mmap.PAGESIZE].sum()
@@ -29,7 +29,7 @@ def mapped(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def recovery_small(context: Context) -> Iterator[Row]:
-    """Recovery of a full ring of 128-byte records on memory, against one CRC32C for each payload."""
+    """Recovery of a full ring of 128-byte records in memory, against one CRC32C for each payload."""
     image = workloads.make_image(context.memory_dir, capacity=context.scale.small_ring, length=len(PAYLOAD))
 
     def floor(address: int, size: int) -> float:
@@ -41,10 +41,10 @@ def recovery_small(context: Context) -> Iterator[Row]:
 
 
 def recovery_large(context: Context) -> Iterator[Row]:
-    """Recovery of a large log of 4 KiB records on memory, against one thread's CRC32C bandwidth."""
+    """Recovery of a large log of 4 KiB records in memory, against the CRC32C bandwidth of one thread."""
     ring = context.scale.large_ring
     if min(available_memory(), free_space(context.memory_dir)) < 3 * ring:
-        yield skipped("recovery large", f"three files of {ring >> 20} MiB do not fit into the memory that is free")
+        yield skipped("recovery large", f"three files of {ring >> 20} MiB do not fit into free memory")
         return
     image = workloads.make_image(context.memory_dir, capacity=ring, length=4096)
 
@@ -59,7 +59,7 @@ def recovery_large(context: Context) -> Iterator[Row]:
 def _recovery(
     context: Context, name: str, image: Image, what: str, against: str, floor: Callable[[int, int], float], size: int
 ) -> Iterator[Row]:
-    """Rounds of both, each recovery from a fresh copy; the rates of ``size`` bytes are compared."""
+    """Measure both in rounds, each recovery on a new copy; the rates of ``size`` bytes are compared."""
     ours, bare = [], []
     copy = context.memory_dir / "recover.wal"
     try:
@@ -79,7 +79,7 @@ def _recovery(
 
 
 def recovery_cold(context: Context) -> Iterator[Row]:
-    """Recovery of a large log that is not in the page cache, against reading the file from its beginning."""
+    """Recovery of a large log that is not in the page cache, against a sequential read of the file."""
     ring, name = context.scale.large_ring, "recovery cold"
     if context.disk.in_memory:
         yield skipped(name, "the disk directory is in memory")
@@ -96,7 +96,7 @@ def recovery_cold(context: Context) -> Iterator[Row]:
             reads = [_cold_read(context, path, flags) for flags in (0, os.O_DIRECT)]
             _drop(path)
             recovered = workloads.recover(image, path, medium="file")
-            if turn:  # the first also fills caches below this system, if there are any: all later ones find them filled
+            if turn:  # the first round fills caches below this system, if any, for all later ones
                 floor.append(float(min(reads)))
                 ours.append(recovered)
     finally:

@@ -27,7 +27,7 @@ def read(context: Context) -> Iterator[Row]:
 
 
 def peers(context: Context) -> Iterator[Row]:
-    """Every peer, every workload that stores."""
+    """Every peer in every workload that stores."""
     for workload in (DURABLE_APPEND, PROCESS_APPEND, DURABLE_EXTEND):
         if context.site_for(workload) is context.disk and context.disk.in_memory:
             yield skipped("peers", f"{workload}: the disk directory is in memory")
@@ -53,7 +53,7 @@ def peers(context: Context) -> Iterator[Row]:
 
 
 def log_calls(context: Context) -> Iterator[Row]:
-    """One call of ``pmwal.events`` and of ``LogHandler``, against logging to a file, formatting for nothing, and enqueueing."""
+    """Calls of ``pmwal.events`` and ``LogHandler``, against logging to a file, formatting only, and enqueueing."""
     name, found = "log calls", loggers.measure(context, list(loggers.LOGGERS))
     times = {logger: 1e9 / latency.rate for logger, latency in found.items()}
     allowed = BARS["log handler ns"]
