@@ -1,4 +1,4 @@
-"""The stress harness: short runs pass, each mistake is noticed and called by its name, and the check itself is exact."""
+"""The stress harness: short runs pass, each mistake is noticed and named correctly, and the check is exact."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TICKET = first_ticket(1, 0) | 3
 
 
 def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run the harness; exit status, its JSON, and what it printed."""
+    """Run the harness; its exit status, JSON and output."""
     report = directory / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(directory), "--json", str(report), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGING)
@@ -57,7 +57,7 @@ def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str
 
 
 def until(seen: Callable[[dict[str, Any]], bool], directory: Path, *arguments: str) -> tuple[dict[str, Any], str]:
-    """Run without a violation, again for longer where a slow machine did not come to what must be seen: figures and output."""
+    """Run, on a slow machine again for longer, until something was seen; there must be no violation. Figures and output."""
     for seconds in ("4", "40", "400"):
         status, found, said = stressed(directory, *arguments, "--seconds", seconds)
         assert (status, found["violation"]) == (0, None), said
@@ -80,7 +80,7 @@ def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Signals, shm_dir: Path) -> None:
-    """Ctrl-C reaches all processes of the terminal, SIGTERM often only the first: the log is checked, all end, and no traceback."""
+    """Ctrl-C reaches all processes, SIGTERM often only the first: the log is checked, and all end without a traceback."""
     psutil = pytest.importorskip("psutil")
     report = shm_dir / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(shm_dir), "--json", str(report), *SMALL]
@@ -108,7 +108,7 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Sig
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
-    """Each mutant ends the run with exit status 1 and the right name of the violation; log and journal are kept."""
+    """Each mutant ends the run with exit status 1 and the right kind of violation; log and journal are kept."""
     for seconds in ("6", "60", "600") if name.startswith("leak") else ("30", "300"):  # longer where the machine is slow
         status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
         if status != 0:
@@ -137,7 +137,7 @@ def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
 def test_wrong_usage_is_exit_status_2(
     arguments: list[str], message: str, shm_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be done is said before anything is started."""
+    """The error is reported before anything is started."""
     try:
         status: object = stress.main(["--path", str(shm_dir), "--engine", "python", *arguments])
     except SystemExit as ended:
@@ -157,7 +157,7 @@ def test_page_without_matplotlib_says_what_to_install(
 
 
 def test_page_holds_its_charts(shm_dir: Path) -> None:
-    """One file, that loads nothing, with a chart for each series of the run."""
+    """One self-contained file with a chart for each series of the run."""
     pytest.importorskip("matplotlib")
     found, _ = until(lambda found: page.render(found).count("<figure>") >= 5, shm_dir, *SMALL)
     text = page.render(found)
@@ -167,7 +167,7 @@ def test_page_holds_its_charts(shm_dir: Path) -> None:
 
 
 def test_line_breaks_where_the_engine_did_not_run() -> None:
-    """No line leads over a piece of the run of which nothing is known."""
+    """No line crosses an interval without data."""
     times, heights = page._broken([(1, 5), (2, 6), (5, 7)], 1)
     assert times == [1, 2, 5, 5]
     assert heights[:2] + heights[3:] == [5, 6, 7]
@@ -175,7 +175,7 @@ def test_line_breaks_where_the_engine_did_not_run() -> None:
 
 
 def test_growth_is_told_without_negative_zeros() -> None:
-    """Each process with what it gained; nothing to say of a short run."""
+    """The growth of each process; a short run is not judged."""
     assert results.growth_text({"a": {"memory": None}}) == "run too short to judge"
     told = results.growth_text({"a": {"memory": 1.5 * (1 << 20), "threads": -0.01}, "b": {"memory": None}})
     assert told == "a +1.50 MiB, +0.0 threads"
@@ -185,7 +185,7 @@ def test_growth_is_told_without_negative_zeros() -> None:
 
 
 def test_payload_follows_from_seed_and_ticket() -> None:
-    """The same again, others for another seed or ticket, within the length of the class, and recognised."""
+    """Reproducible, different for another seed or ticket, within the length of its class, and recognised."""
     again, other = Payloads(1), Payloads(2)
     for size_class in range(10):
         ticket = first_ticket(7, 3) | size_class
@@ -228,7 +228,7 @@ def after(script: Script) -> Entries:
 
 
 def appends(count: int, *, under_way: int = 0) -> Script:
-    """So many appends that returned, and one call under way that stores so many more."""
+    """Appends that returned, and one call under way that stores ``under_way`` more records."""
 
     def script(journal: Journal) -> None:
         lane = journal.lane(0)
@@ -251,7 +251,7 @@ def rolled_back(journal: Journal) -> None:
 def beside(*, returned: bool = True, settled: int | None = None) -> Script:
     """Two appends and a rollback to the first, which an append of another thread overlaps; then a third thread appends.
 
-    The one beside got number 2, as the discarded one had, the last one number 3.
+    The overlapping call got number 2, like the discarded record, the last one number 3.
     """
 
     def script(journal: Journal) -> None:
@@ -388,7 +388,7 @@ def samples(memory: Callable[[float], float]) -> list[Sample]:
 
 
 def test_leak_is_growth_after_the_warm_up() -> None:
-    """A step while it warms up, and noise, are none; a slow and steady rise is one."""
+    """A step during the warm-up and noise are no leak; a slow, steady rise is one."""
     step = resources.growth(samples(lambda at: (1 << 27) if at > 10 else 0), "memory")
     rise = resources.growth(samples(lambda at: at * (1 << 18)), "memory")
     assert step is not None
@@ -401,7 +401,7 @@ def test_leak_is_growth_after_the_warm_up() -> None:
 
 
 def test_leak_is_not_what_an_open_log_has_open() -> None:
-    """A log is open in some of few samples, by chance in the later ones; a descriptor kept at each look is a leak."""
+    """A log that is open in some samples, by chance the later ones, is no leak; a descriptor more at each sample is one."""
     values = [10, 10, 10, 10, 10, 14, 10, 14, 14, 14, 14]  # the first are warm-up
     risen = resources.growth([Sample(1, float(at), 0, number, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
     kept = resources.growth([Sample(1, float(at), 0, number + at, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
@@ -411,7 +411,7 @@ def test_leak_is_not_what_an_open_log_has_open() -> None:
 
 
 def test_process_that_dies_by_itself_is_a_violation(tmp_path: Path) -> None:
-    """A crash of the interpreter is not taken for our kill."""
+    """A crash of the interpreter does not count as the supervisor's kill."""
     child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGHUP)
     child.wait()
     with pytest.raises(Violation, match="SIGHUP"):

@@ -1,9 +1,9 @@
-"""The developers' tools, one verb each; run it from the repository root.
+"""Run one of the developers' tools, from the repository root.
 
     python -m tools VERB [ARGUMENT ...]      the arguments go to the tool
     python -m tools VERB --help              what the tool can do
 
-Each verb runs a command that can also be typed: a module such as pytest, or a file in tools/.
+Each verb runs a command that can also be called directly: a module such as pytest, or a file in tools/.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Measure pmwal against floors, which do the same work without a log, and against other logs. See docs/performance.md.
 
-    python tools/bench.py [--memory-dir DIR] [--disk-dir DIR] [--quick]      measure all tables
-    python tools/bench.py --gate [--only NAME ...]                           check the bars; exit status 1 if one fails
-    python tools/bench.py --tables --gate --json FILE --charts DIR           everything
-    python tools/bench.py --from FILE --charts DIR                           draw charts of an earlier run
+    python -m tools bench [--memory-dir DIR] [--disk-dir DIR] [--quick]      measure all tables
+    python -m tools bench --gate [--only NAME ...]                           check the bars; exit status 1 if one fails
+    python -m tools bench --tables --gate --json FILE --charts DIR           everything
+    python -m tools bench --from FILE --charts DIR                           draw charts of an earlier run
 
 Floors are C loops that share no code with pmwal and run in the same process, in turns with pmwal. Exit status: 0 all measured bars
 passed; 1 a bar failed; 2 usage; 3 nothing could be measured.

@@ -1,6 +1,6 @@
 """Create the golden files tests/data/v1-*.bin: logs of format 1 that every later version must open.
 
-    python tools/make_golden.py DIRECTORY
+    python -m tools golden DIRECTORY
 
 Clock, uuid, process and boot id are fixed, so the bytes are the same each time, except for the live page, which depends on the
 machine and is not durable state. Committed files are never rewritten: a change of the format gets a new version and new files.

@@ -1,8 +1,8 @@
 """Kill writers and readers of a log at random moments, and check the log after each kill against the acknowledgements.
 
-    python tools/stress.py [--seconds N] [--path DIR] [--medium auto|any|...] [--engine both|native|python] [--seed N]
-    python tools/stress.py --json FILE --html FILE      write the figures, and a page with charts in one file
-    python tools/stress.py --mutant NAME | --mutants    run with a mistake, which must be noticed
+    python -m tools stress [--seconds N] [--path DIR] [--medium auto|any|...] [--engine both|native|python] [--seed N]
+    python -m tools stress --json FILE --html FILE      write the figures, and a page with charts in one file
+    python -m tools stress --mutant NAME | --mutants    run with a mistake, which must be noticed
 
 Each call of a writer is recorded outside the log, in memory that survives the writer: the intent before the call, the result after
 it. So the check is exact. Every record whose call returned is in the log, byte for byte and in order, committed or not; all others
@@ -108,7 +108,7 @@ def allowed_media(directory: Path, wanted: str) -> tuple[str, ...]:
 
 def command_of(options: argparse.Namespace, mutant: str | None) -> str:
     """The command line that repeats the plan."""
-    words = ["python", "tools/stress.py", "--seconds", f"{options.seconds:g}", "--seed", str(options.seed)]
+    words = ["python", "-m", "tools", "stress", "--seconds", f"{options.seconds:g}", "--seed", str(options.seed)]
     words += ["--path", str(options.path), "--medium", options.medium, "--engine", options.engine]
     words += ["--writers-threads", str(options.writers_threads), "--readers", str(options.readers)]
     words += ["--cpu-load", str(options.cpu_load), "--io-load", str(options.io_load)]
