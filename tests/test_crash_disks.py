@@ -101,7 +101,12 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """On SIGINT while everything is mounted, the rig ends, and its directory and its loop devices are gone."""
     needs.require(*RIGS["hostlog"])
     command = [sys.executable, str(DISK / "hostlog.py"), "--states", "5000", "--keep", str(tmp_path / "kept")]
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (ignored in a background job of a shell)
+    )
 
     def backed() -> list[str]:
         files = Path("/sys/block").glob("loop*/loop/backing_file")

@@ -1,7 +1,7 @@
-"""One virtual machine: QEMU without KVM, its monitor, a port for requests and answers, and one for acknowledgements.
+"""One virtual machine: QEMU without KVM, its monitor, a virtio port for requests, and a serial port for acknowledgements.
 
-QEMU writes acknowledgements to a file on the host. The guest waits until QEMU has taken each one from the port, which it does after
-writing it to the file. So an acknowledgement that the writer gave is in the file even if the machine ends right after it.
+QEMU writes what the guest sends to the serial port to a file on the host, without a queue, and the guest waits for that. So an
+acknowledgement that the writer gave is in the file even if the machine ends right after it.
 """
 
 from __future__ import annotations
@@ -143,11 +143,9 @@ class Machine:
         command += ["-machine", f"q35,nvdimm={'on' if kind == 'nvdimm' else 'off'}", "-cpu", "max,la57=off", "-smp", "1"]
         command += ["-m", "512M,slots=2,maxmem=4G", "-kernel", str(kernel.image), "-initrd", str(initramfs)]
         command += ["-append", "console=ttyS0 loglevel=4 cryptomgr.notests panic=-1 rdinit=/init nokaslr mitigations=off"]
-        command += ["-serial", f"file:{self._console}", "-qmp", f"unix:{directory}/monitor"]
+        command += ["-serial", f"file:{self._console}", "-serial", f"file:{self._acks}", "-qmp", f"unix:{directory}/monitor"]
         command += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=control,path={directory}/control"]
-        command += ["-chardev", f"file,id=acks,path={self._acks}"]
-        for name in ("control", "acks"):
-            command += ["-device", f"virtserialport,chardev={name},name={name}"]
+        command += ["-device", "virtserialport,chardev=control,name=control"]
         if state is not None:
             command += ["-incoming", "defer"]
         with (directory / "qemu").open("wb") as output:

@@ -10,15 +10,17 @@ import ctypes
 import io
 import json
 import os
-import select
+import termios
 import time
 import traceback
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from crash.vm.guest import examiner, writer
 
+ACKS = Path("/dev/ttyS1")
 MODULES = Path("/modules")
 MOUNT_POINT = Path("/mnt")
 PATIENCE = 300.0
@@ -63,7 +65,7 @@ def wait_for(find: Callable[[], T | None], what: str) -> T:
     return found
 
 
-def open_port(name: str, flags: int) -> int:
+def open_port(name: str) -> int:
     """Open the virtio port with this name."""
 
     def find() -> str | None:
@@ -72,19 +74,26 @@ def open_port(name: str, flags: int) -> int:
                 return path.parent.name
         return None
 
-    return os.open(f"/dev/{wait_for(find, f'port {name}')}", flags)
+    return os.open(f"/dev/{wait_for(find, f'port {name}')}", os.O_RDWR)
+
+
+def open_acks() -> int:
+    """Open the serial port for acknowledgements; it passes bytes on unchanged."""
+    port = os.open(ACKS, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(port)
+    return port
 
 
 def acknowledge(port: int, number: int, step: int) -> None:
     """Acknowledge a step; the line is in the host's file when this returns.
 
-    write(2) returns when the line is in the port's queue. The port becomes writable again when QEMU has removed the line from the
-    queue, which it does after writing it to the file.
+    tcdrain(3) waits until the driver has given all bytes to the serial port, and QEMU writes each byte to the file before the
+    instruction that gave it ends. A virtio port will not do: it has a queue, which a busy host may not have emptied yet.
     """
     line = f"{number} {step}\n".encode()
     if os.write(port, line) != len(line):
         raise OSError("an acknowledgement was cut short")
-    select.select([], [port], [])
+    termios.tcdrain(port)
 
 
 class Disk:
@@ -127,8 +136,8 @@ def main(ports: list[str]) -> None:
     for source, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
         mount(source, Path(target), source)
     load_modules(ports)
-    acks = open_port("acks", os.O_WRONLY)
-    with open(open_port("control", os.O_RDWR), "r+b", buffering=0) as port:
+    acks = open_acks()
+    with open(open_port("control"), "r+b", buffering=0) as port:
         requests = io.BufferedReader(port)
         port.write(json.dumps({"kernel": os.uname().release}).encode() + b"\n")
         for line in requests:
