@@ -121,7 +121,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     finally:
         process.kill()
     deadline = time.monotonic() + HANGING
-    while backed() and time.monotonic() < deadline:  # the kernel lets go of a device a moment after its last user
+    while backed() and time.monotonic() < deadline:  # the kernel releases a device a moment after its last user
         time.sleep(0.01)
     assert backed() == []
     assert list(Path("/dev/shm").glob(f"pmwal-hostlog-{process.pid}-*")) == []
@@ -130,7 +130,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # the device was let go meanwhile
+    except OSError:  # the device was released meanwhile
         return ""
 
 

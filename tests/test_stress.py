@@ -67,7 +67,7 @@ def until(seen: Callable[[dict[str, Any]], bool], directory: Path, *arguments: s
 
 
 def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
-    """Writers are killed, every log is compared, and nothing of the run is left behind."""
+    """Writers are killed, every log is compared, and the run leaves no files."""
 
     def seen(found: dict[str, Any]) -> bool:
         kills = found["kills"]["open"] + found["kills"]["work"]

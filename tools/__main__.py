@@ -23,7 +23,7 @@ USAGE = 2
 
 
 class Verb(NamedTuple):
-    """Commands that run one after the other, each given the verb's arguments, or ``default`` where there are none.
+    """Commands that run one after another, each given the verb's arguments, or ``default`` where there are none.
 
     A command is the arguments of the Python interpreter. ``modules`` are what it imports beyond pmwal's own dependencies, and
     ``extra`` is the extra of the package that installs them.
