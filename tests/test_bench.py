@@ -35,14 +35,14 @@ needs_floors = pytest.mark.skipif(not HAS_COMPILER, reason="the floors need gcc"
 
 @pytest.fixture
 def context(shm_dir: Path, tmp_path: Path) -> Context:
-    """A run so small that nothing in it is a figure, of pmwal and one peer."""
+    """The smallest run, of pmwal and one peer; its figures are worthless."""
     said: list[str] = []
     return Context(media.look(shm_dir), media.look(tmp_path), TINY, said.append, ("pmwal", "plain file"))
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers without a child: a child takes as long as an interpreter takes to start."""
+    """Measure peers without a child process, which takes long to start."""
 
     def measure(name: str, workload: str, directory: Path, count: int, size: int = 128) -> Round:
         with tempfile.TemporaryDirectory(dir=directory) as inner:
@@ -55,7 +55,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_percentile_is_a_call_that_happened() -> None:
-    """The smallest time that so many percent of the calls did not exceed."""
+    """The smallest time that this share of the calls did not exceed."""
     times = list(range(1, 1001))
     found = [percentile(times, q) for q in (50, 99, 99.9, 99.99)]
     assert found == [500, 990, 999, 1000]
@@ -63,7 +63,7 @@ def test_percentile_is_a_call_that_happened() -> None:
 
 
 def test_latency_takes_its_rate_from_the_loop() -> None:
-    """Calls by the time of the whole loop, and of the sum of the calls when that is all there is."""
+    """Calls divided by the time of the loop or, without that, by the sum of the calls."""
     assert Latency.of([10, 10], 1000.0).rate == 2e6
     assert Latency.of([10, 10]).rate == 1e8
 
@@ -87,7 +87,7 @@ def test_figures_are_written_with_units() -> None:
 
 
 def test_linear_fit_finds_the_line() -> None:
-    """Intercept and slope of points that lie on a line."""
+    """Intercept and slope of points on a line."""
     intercept, slope = charts.fit([1, 2, 10], [5, 7, 23])
     assert math.isclose(intercept, 3)
     assert math.isclose(slope, 2)
@@ -110,13 +110,13 @@ def test_row_fails_on_the_wrong_side_of_its_bar(sense: str, floor: float, ours: 
 
 @pytest.mark.parametrize("figures", [(0, 1), (1, 0), (math.nan, 1), (1, math.nan), (-1, -1)])
 def test_row_without_figures_never_passes(figures: tuple[float, float]) -> None:
-    """A floor of nothing, or nothing of pmwal's, is no proof."""
+    """Missing or impossible figures prove nothing."""
     assert compare("x", "what", "floor", figures, "ns", "at most", 2.0).passed is False
     assert compare("x", "what", "floor", figures, "/s", "at least", 2.0).passed is False
 
 
 def test_one_failed_row_fails_the_gate_and_a_skipped_one_does_not() -> None:
-    """1 when a row failed, 3 when nothing was measured."""
+    """1 if a row failed, 3 if nothing was measured."""
     good, bad = absolute("x", "what", 1, "", "at most", 2), absolute("x", "what", 3, "", "at most", 2)
     none = skipped("x", "why")
     assert [exit_code(rows) for rows in ([good], [good, bad], [good, none], [none], [])] == [0, 1, 0, 3, 3]
@@ -124,7 +124,7 @@ def test_one_failed_row_fails_the_gate_and_a_skipped_one_does_not() -> None:
 
 
 def test_row_says_figures_ratio_bar_and_verdict() -> None:
-    """In words and in the table."""
+    """As text and in the table."""
     row = compare("append memory", "append", "C loop", (100, 300), "ns", "at most", BARS["append memory"])
     for text in (gate_lines(row), gate_table([row]).text()):
         for part in ("append memory", "C loop", "100 ns", "300 ns", "3.000", "at most 2", "FAIL"):
@@ -134,7 +134,7 @@ def test_row_says_figures_ratio_bar_and_verdict() -> None:
 
 
 def test_check_that_raises_is_a_failed_row(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash of pmwal is not a check less."""
+    """An exception does not just remove a check."""
 
     def check(_: Context) -> Iterator[Row]:
         yield absolute("x", "what", 1, "", "at most", 2)
@@ -145,7 +145,7 @@ def test_check_that_raises_is_a_failed_row(context: Context, monkeypatch: pytest
 
 
 def test_check_without_floors_is_skipped(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no compiler the row says so."""
+    """Without a compiler the row says so."""
 
     def no_floors() -> None:
         raise FloorsUnavailable("no gcc")
@@ -167,7 +167,7 @@ def example() -> Results:
 
 
 def test_results_come_back_from_json() -> None:
-    """What is read is what was written, and it is JSON without NaN."""
+    """The results are read as they were written, and the JSON has no NaN."""
     text = example().as_json()
     back = Results.from_json(text)
     assert back.as_json() == text
@@ -177,7 +177,7 @@ def test_results_come_back_from_json() -> None:
 
 
 def test_results_of_another_version_are_refused() -> None:
-    """Old charts are not drawn from figures with another meaning."""
+    """No charts are drawn from figures with another meaning."""
     with pytest.raises(ValueError, match="version"):
         Results.from_json('{"version": 0}')
 
@@ -190,7 +190,7 @@ def test_table_carries_its_note_as_text_and_as_markdown() -> None:
 
 
 def test_cell_of_a_markdown_table_stays_one_cell() -> None:
-    """Some names have the character that parts cells."""
+    """Some names contain the separator of cells."""
     assert Table("title", ["a"], [["O_DIRECT|O_DSYNC"]], "").markdown().splitlines()[-1] == "| O_DIRECT\\|O_DSYNC |"
 
 
@@ -198,7 +198,7 @@ def test_cell_of_a_markdown_table_stays_one_cell() -> None:
 
 
 def test_deepest_mount_is_found() -> None:
-    """A mount below another one, and of two on one point the later one."""
+    """Of nested mounts the inner one, and of two on one mount point the later one."""
     text = (
         "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:1 / /dev/shm rw - tmpfs first rw\n"
         "3 1 0:2 / /dev/shm rw - tmpfs second rw\n4 1 0:3 / /with\\040space rw - xfs /dev/b rw\n"
@@ -225,7 +225,7 @@ def test_names_are_chosen_by_their_beginning_and_a_whole_name_alone() -> None:
 
 
 def test_only_with_an_unknown_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """A gate of nothing does not pass."""
+    """A gate without rows does not pass."""
     assert bench.main(["--gate", "--only", "no such check"]) == bench.USAGE
     assert "no such check" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_charts_without_matplotlib_say_so(
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 def test_charts_are_drawn(tmp_path: Path) -> None:
-    """A file for each chart that there are figures for."""
+    """A file for each chart for which there are results."""
     assert [path.name for path in charts.draw_all(example(), tmp_path)] == ["recovery.png", "gate.png"]
 
 
@@ -273,13 +273,13 @@ def test_peer_that_fails_is_a_message_and_not_the_end(context: Context, monkeypa
 
 
 def test_missing_library_is_named() -> None:
-    """A C library is looked for as well."""
+    """A missing C library is reported too."""
     peer = Peer("x", PEERS["plain file"].open, {}, library="no-such-library")
     assert peer.missing() == "x: skipped, the library no-such-library is not installed"
 
 
 def test_payloads_have_their_size_and_are_json_lines() -> None:
-    """One payload for all peers, also for one that takes JSON only."""
+    """One payload for all peers, including one that accepts only JSON."""
     assert [len(payload_of(size)) for size in (0, 1, 2, 3, 128, 4096)] == [0, 1, 2, 3, 128, 4096]
     assert payload_of(128) == PAYLOAD
 
@@ -300,7 +300,7 @@ def test_installed_peers_give_back_what_they_stored(name: str, shm_dir: Path) ->
 
 
 def test_every_workload_has_settings_for_pmwal_and_a_peer() -> None:
-    """No workload is measured with nobody beside."""
+    """No workload is measured without a peer."""
     for workload in WORKLOADS:
         assert workload in PEERS["pmwal"].settings
         assert any(workload in peer.settings for peer in PEERS.values() if not peer.ours)
@@ -311,7 +311,7 @@ def test_every_workload_has_settings_for_pmwal_and_a_peer() -> None:
 
 @pytest.mark.parametrize("name", [name for name, logger in loggers.LOGGERS.items() if logger.missing() is None])
 def test_installed_loggers_do_log(name: str, shm_dir: Path) -> None:
-    """Each call leaves its event in a file or a queue: nobody is measured who drops it, but the one that is there for that."""
+    """Each call leaves its event in a file or a queue: only the logger that is meant to drop events drops them."""
     session = loggers.LOGGERS[name].open(shm_dir)
     lead = () if session.template is None else (session.template,)
     for number in range(3):
@@ -333,12 +333,12 @@ def test_installed_loggers_do_log(name: str, shm_dir: Path) -> None:
 
 @needs_floors
 def test_floors_compute_what_they_claim() -> None:
-    """The check value of CRC32C, and the same for all three ways through the data."""
+    """The check value of CRC32C, and equal results of all three loops."""
     crc32c = pytest.importorskip("crc32c")
     floors = load()
     assert floors.crc32c(b"123456789") == 0xE3069283
     for size in (0, 7, 1535, 1536, 24575, 24576, 100_003):
-        data = bytes(place * 7 % 256 for place in range(size))
+        data = bytes(index * 7 % 256 for index in range(size))
         assert floors.crc32c(data) == crc32c.crc32c(data)
 
 
@@ -360,7 +360,7 @@ def test_every_check_of_the_gate_runs(name: str, context: Context) -> None:
     rows = list(checks.CHECKS[name](context))
     assert rows
     assert all(row.note for row in rows if not row.what)
-    assert all(row.ours and math.isfinite(row.ours) and row.check == name for row in rows if row.what)
+    assert all((row.ours or row.unit == "%") and math.isfinite(row.ours) and row.check == name for row in rows if row.what)
 
 
 @needs_floors

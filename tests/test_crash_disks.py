@@ -1,4 +1,4 @@
-"""The disk rigs: the states they make are the ones a power cut can leave, pmwal survives them, and each control is noticed."""
+"""The disk rigs: the states they build are those that a power cut can leave, pmwal survives them, and each control is noticed."""
 
 from __future__ import annotations
 
@@ -26,27 +26,20 @@ from violation import Violation
 
 pytestmark = pytest.mark.rigs
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+DISK = Path(__file__).resolve().parent.parent / "tools" / "crash" / "disk"
+HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 RIGS = {"filelog": ("root", "fuse", "cc"), "hostlog": ("root", "fuse", "loop", "mkfs.ext4", "mkfs.xfs", "ext4", "xfs", "cc")}
 RULED_OUT = r"records \d+ to \d+ were acknowledged, and are missing|commit slots are lost|CorruptWal"
-"""What a log says of which a barrier was none."""
+"""Findings that show a barrier without effect."""
 
 FLUSHED = Entry(0, b"")
 
 
 def run(name: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run of a rig, which keeps what is wrong below ``tmp_path``; the test is skipped where the machine cannot."""
+    """Run a rig, which keeps a wrong state below ``tmp_path``; skips the test if the machine lacks something."""
     needs.require(*RIGS[name])
-    command = [
-        sys.executable,
-        str(TOOLS / "crash" / "disk" / f"{name}.py"),
-        "--seed",
-        "1",
-        "--keep",
-        str(tmp_path / "kept"),
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, str(DISK / f"{name}.py"), "--seed", "1", "--keep", str(tmp_path / "kept"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGING, check=False)
 
 
 def written(*sectors: int, fill: int = 1) -> list[Entry]:
@@ -55,7 +48,7 @@ def written(*sectors: int, fill: int = 1) -> list[Entry]:
 
 
 def figures(said: str) -> dict[str, int]:
-    """What the first line of a summary counts, by the first word of what it is."""
+    """The counts in the first line of a summary, by the first word of their names."""
     return {word: int(count) for count, word in re.findall(r"(\d+) (?:calls that |of )?([a-z]+)", said.splitlines()[0])}
 
 
@@ -64,7 +57,7 @@ def figures(said: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", RIGS)
 def test_every_state_of_a_cut_holds_what_was_acknowledged(name: str, tmp_path: Path) -> None:
-    """200 states over both engines, both orderings and all file systems; some of each kind of cut are among them."""
+    """200 states over both engines, both orderings and all file systems, with cuts in every stage."""
     done = run(name, tmp_path, "--states", "200")
     assert done.returncode == 0, done.stderr
     seen = figures(done.stdout)
@@ -80,7 +73,7 @@ def test_every_state_of_a_cut_holds_what_was_acknowledged(name: str, tmp_path: P
 
 @pytest.mark.parametrize("engine", ["python", "native"])
 def test_a_large_ring_takes_the_ways_that_only_large_calls_take(engine: str, tmp_path: Path) -> None:
-    """Slots behind 1 MiB of commits; in the native engine appends by pwritev2(2) and batches by several pwrite(2)."""
+    """Slots after 1 MiB of commits; in the C engine, appends by pwritev2(2) and batches by several pwrite(2)."""
     arguments = ("--states", "50", "--engine", engine, "--ordering", "pipelined", "--size", "4MiB")
     done = run("filelog", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
@@ -92,7 +85,7 @@ def test_a_large_ring_takes_the_ways_that_only_large_calls_take(engine: str, tmp
 @pytest.mark.parametrize(("name", "engine"), [("filelog", "python"), ("filelog", "native"), ("hostlog", "native")])
 @pytest.mark.parametrize("control", program.CONTROLS)
 def test_a_control_is_noticed_and_its_state_kept(name: str, control: str, engine: str, tmp_path: Path) -> None:
-    """An early acknowledgement, no sync, and sync_file_range for a sync lose what was acknowledged; so does the kept state."""
+    """Early acknowledgements, no syncs, and sync_file_range in place of syncs lose acknowledged records, also in the kept state."""
     done = run(name, tmp_path, "--states", "50", "--size", "64KiB", "--control", control, "--engine", engine)
     assert done.returncode == 1, done.stderr
     assert re.search(RULED_OUT, done.stderr)
@@ -105,26 +98,30 @@ def test_a_control_is_noticed_and_its_state_kept(name: str, control: str, engine
 
 
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    """On SIGINT, in the midst of a run with everything mounted, the rig ends, and its directory and its loop devices go."""
+    """On SIGINT while everything is mounted, the rig ends, and its directory and its loop devices are gone."""
     needs.require(*RIGS["hostlog"])
-    command = [sys.executable, str(TOOLS / "crash" / "disk" / "hostlog.py"), "--states", "5000", "--keep", str(tmp_path / "kept")]
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    command = [sys.executable, str(DISK / "hostlog.py"), "--states", "5000", "--keep", str(tmp_path / "kept")]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (ignored in a background job of a shell)
+    )
 
     def backed() -> list[str]:
         files = Path("/sys/block").glob("loop*/loop/backing_file")
         return [name for name in map(_text, files) if f"pmwal-hostlog-{process.pid}-" in name]
 
     try:
-        deadline = time.monotonic() + 20
-        while not backed() and time.monotonic() < deadline:
+        while not backed():
+            assert process.poll() is None, "it ended before it had a loop device"
             time.sleep(0.01)
-        assert backed()
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) != 0
+        assert process.wait(HANGING) != 0
     finally:
         process.kill()
-    deadline = time.monotonic() + 5
-    while backed() and time.monotonic() < deadline:
+    deadline = time.monotonic() + HANGING
+    while backed() and time.monotonic() < deadline:  # the kernel releases a device a moment after its last user
         time.sleep(0.01)
     assert backed() == []
     assert list(Path("/dev/shm").glob(f"pmwal-hostlog-{process.pid}-*")) == []
@@ -133,7 +130,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # the device was let go meanwhile
+    except OSError:  # the device was released meanwhile
         return ""
 
 
@@ -141,7 +138,7 @@ def _text(path: Path) -> str:
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Writes and flushes, in their order."""
+    """Writes and flushes, in order."""
     entries = [*written(3, 4), FLUSHED, Entry(0, bytes(range(256)) * 4)]
     writelog.save(entries, tmp_path / "log")
     assert writelog.parse(tmp_path / "log") == entries
@@ -149,7 +146,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "magic", "cut", "flags"])
 def test_a_log_that_is_not_whole_is_refused(damage: str, tmp_path: Path) -> None:
-    """No state is made from what cannot be trusted."""
+    """No state is built from a damaged log."""
     writelog.save([*written(1), FLUSHED], tmp_path / "log")
     log = bytearray((tmp_path / "log").read_bytes())
     match damage:
@@ -167,7 +164,7 @@ def test_a_log_that_is_not_whole_is_refused(damage: str, tmp_path: Path) -> None
 
 
 def test_a_cut_keeps_all_before_the_last_flush_and_nothing_of_the_future() -> None:
-    """Every cut of a sample lies between a flush and the next one."""
+    """Every cut of a sample is between a flush and the next one."""
     entries = [*written(1, 2), FLUSHED, *written(3), FLUSHED, *written(4, 5, 6)]
     cuts = writelog.sample(entries, 100 * SECTOR, Random(1), 200)
     assert cuts == sorted(cuts)
@@ -180,7 +177,7 @@ def test_a_cut_keeps_all_before_the_last_flush_and_nothing_of_the_future() -> No
 
 
 def test_a_favoured_span_gets_its_share_of_the_cuts() -> None:
-    """Recoveries and repairs are short beside all else."""
+    """Recoveries and repairs are short, so cuts among them are favoured."""
     entries = [entry for number in range(500) for entry in (*written(number % 9), FLUSHED)]
     cuts = writelog.sample(entries, 100 * SECTOR, Random(1), 200, [(300, 310)])
     within = [cut for cut in cuts if 300 <= cut.time <= 310]
@@ -192,7 +189,7 @@ def test_a_favoured_span_gets_its_share_of_the_cuts() -> None:
 
 
 def test_a_torn_write_is_torn_at_every_sector() -> None:
-    """Over many seeds each of its sectors is lost and kept, by itself too, and never less than a sector."""
+    """Over many seeds, each sector is lost and kept, also alone, and never less than a sector."""
     entries = [Entry(SECTOR, b"\1" * SECTOR * 3)]
     seen = set()
     for seed in range(300):
@@ -203,7 +200,7 @@ def test_a_torn_write_is_torn_at_every_sector() -> None:
 
 
 def test_the_digest_tells_contents_apart_and_not_ways(tmp_path: Path) -> None:
-    """Another way to the same bytes is the same state; a write of what stands there changes nothing."""
+    """The same bytes are the same state, however they came about; a write of unchanged bytes changes nothing."""
     (tmp_path / "initial").write_bytes(bytes(8 * SECTOR))
     disk = writelog.Disk(tmp_path / "initial", tmp_path / "durable", 8 * SECTOR)
     with (tmp_path / "state").open("w+b") as state:
@@ -220,7 +217,7 @@ def test_the_digest_tells_contents_apart_and_not_ways(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", writelog.MODES)
 def test_a_disk_after_a_power_cut_holds_what_survived_and_the_notes_made_before_it(mode: str) -> None:
-    """Its log ends with a flush, and nothing of it was behind the cut."""
+    """Its log ends with a flush and has nothing from after the cut."""
     area, limit = 100, 100 * SECTOR
     entries = [*written(1), FLUSHED, *written(2), *written(area), *written(3, 4), *written(area + 1)]
     cut = Cut(6, 2, mode, 5)
@@ -233,7 +230,7 @@ def test_a_disk_after_a_power_cut_holds_what_survived_and_the_notes_made_before_
 
 
 def test_a_second_recovery_that_finds_something_else_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made by the other engine, after a crash of the process that made the first one."""
+    """The other engine recovers again, after a crash of the process that recovered first."""
     (tmp_path / "log").touch()
     recoveries = {"python": Found(1, [b"a", b"b"]), "native": Found(1, [b"a"])}
     monkeypatch.setattr(rig, "_recover", lambda path, engine: recoveries[engine])
@@ -244,7 +241,7 @@ def test_a_second_recovery_that_finds_something_else_is_a_violation(tmp_path: Pa
 
 @pytest.mark.parametrize("engine", ["python", "native"])
 def test_a_look_recovers_and_leaves_a_log_that_is_not_closed(engine: str, tmp_path: Path) -> None:
-    """So the next one has a recovery to do."""
+    """So the next open has to recover."""
     path = tmp_path / "log"
     with pmwal.open(path, size="64KiB", medium="file") as wal:
         wal.append(b"a")
@@ -291,14 +288,14 @@ def test_what_was_not_acknowledged_may_be_there_or_not_but_whole() -> None:
     ],
 )
 def test_what_was_acknowledged_must_be_there(found: Found, problem: str) -> None:
-    """Whatever is missing, changed or added is told."""
+    """Everything missing, changed or added is reported."""
     made = model(OPENED, STORED, DONE)
     assert made.problem(Found(1, RECORDS)) is None
     assert problem in (made.problem(found) or "")
 
 
 def test_a_rollback_is_done_or_not_until_it_was_answered() -> None:
-    """Then what it discarded must not come back."""
+    """Afterwards, what it discarded must not come back."""
     rollback = {"event": "rollback", "after": 1}
     made = model(OPENED, STORED, DONE, rollback)
     for last in (1, 3):
@@ -310,18 +307,18 @@ def test_a_rollback_is_done_or_not_until_it_was_answered() -> None:
 
 
 def test_a_kill_that_loses_something_is_a_violation() -> None:
-    """The page cache outlives the process."""
+    """The page cache survives the process."""
     with pytest.raises(Violation, match="records 1 to 3 were acknowledged"):
         model(OPENED, STORED, DONE, OPEN, OPENED)
 
 
 CALLS = [OPENED, {"event": "crowd"}, {"event": "call", "sizes": [20, 20]}, {"event": "call", "sizes": [20]}]
-"""Two threads call at once, one of them with a batch of two."""
+"""Two threads make calls at once, one of them a batch of two."""
 BATCH, SINGLE = ([program.payload(7, 0, note, index, 20) for index in range(count)] for note, count in ((2, 2), (3, 1)))
 
 
 def test_calls_of_threads_may_stand_in_any_order_but_whole_and_once() -> None:
-    """Until they return nobody knows their numbers."""
+    """Until they return, their sequence numbers are unknown."""
     made = model(*CALLS)
     for records in ([], BATCH, SINGLE, [*BATCH, *SINGLE], [*SINGLE, *BATCH]):
         assert made.problem(Found(1, records)) is None
@@ -330,7 +327,7 @@ def test_calls_of_threads_may_stand_in_any_order_but_whole_and_once() -> None:
 
 
 def test_an_answer_to_one_thread_acknowledges_what_the_others_stored_before() -> None:
-    """Record 3 is durable, so 1 and 2 are, whoever they belong to; and no record stands in two places."""
+    """Record 3 is durable, so 1 and 2 are, whichever thread stored them; and no record appears twice."""
     made = model(*CALLS, {"event": "answered", "call": 3, "first": 3, "through": 3})
     assert made.problem(Found(1, [*BATCH, *SINGLE])) is None
     assert "records 3 to 3 were acknowledged" in (made.problem(Found(1, BATCH)) or "")
@@ -338,7 +335,7 @@ def test_an_answer_to_one_thread_acknowledges_what_the_others_stored_before() ->
 
 
 def test_a_call_that_was_stored_has_its_number_and_may_still_be_lost() -> None:
-    """It was not committed yet."""
+    """It was not committed."""
     made = model(*CALLS, {"event": "stored", "call": 3, "first": 1})
     for records in ([], SINGLE, [*SINGLE, *BATCH]):
         assert made.problem(Found(1, records)) is None
@@ -346,7 +343,7 @@ def test_a_call_that_was_stored_has_its_number_and_may_still_be_lost() -> None:
 
 
 def test_an_open_among_threads_tells_by_their_kinds_which_calls_are_there() -> None:
-    """Those that are not are gone for good."""
+    """The others must not come back."""
     made = model(*CALLS, OPEN, {**OPENED, "next": 3, "kinds": [2, 2]})
     assert made.problem(Found(1, BATCH)) is None
     assert made.problem(Found(1, SINGLE)) is not None
@@ -355,7 +352,7 @@ def test_an_open_among_threads_tells_by_their_kinds_which_calls_are_there() -> N
 
 
 def test_recoveries_and_repairs_are_told_from_the_open_of_a_closed_log() -> None:
-    """They are what cuts are wanted in."""
+    """Cuts in these spans are favoured."""
     events = ["open", "opened", "closed", "open", "opened", "open", "open", "opened", "closed", "damage", "damaged", "repaired"]
     notes = [Note(time, {"event": event}) for time, event in enumerate(events)]
     assert critical_spans(notes) == [(0, 1), (6, 7), (9, 11)]

@@ -1,4 +1,4 @@
-"""The stepper: real flushes and fences of the native engine, one instruction at a time, and proof that it notices missing ones."""
+"""The stepper: real flushes and fences of the C engine, one instruction at a time, and proof that missing ones are noticed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crash.stepper.trace import CannotRun, TraceEvent, What, compiled, traced  #
 
 pytestmark = pytest.mark.rigs
 
-PATIENCE = 240.0
+HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 STATES = 1300
 WORD = (1 << 64) - 1
 
@@ -97,7 +97,7 @@ WIDE = [
 
 
 def unavailable(reason: str) -> None:
-    """Skip, or fail where all rigs are required."""
+    """Skip, or fail if all rigs are required."""
     if os.environ.get(needs.ALL_REQUIRED) == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -110,9 +110,9 @@ def rig() -> None:
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+    """Run the command in a process of its own."""
     command = [sys.executable, str(TOOLS / "crash" / "stepper"), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANGING, check=False)
     if ended.returncode == stepper.CANNOT_RUN:
         unavailable(ended.stderr)
     return ended
@@ -124,12 +124,12 @@ def byte_mask(first: int, count: int) -> int:
 
 
 def stored(line: int, mask: int, data: int, *, streamed: bool = False, unordered: bool = False, step: int = 0) -> TraceEvent:
-    """A store as the tracer tells it."""
+    """A store as the tracer reports it."""
     return TraceEvent(What.STREAMED if streamed else What.STORED, unordered, step, 1, 64 * line, mask, data)
 
 
 def test_instructions_are_told_apart(tmp_path: Path) -> None:
-    """A program of each kind of instruction: what it does to the file, where, and in which order."""
+    """A program with each kind of instruction: the effect on the file, its offset, and the order."""
     source, program, file = tmp_path / "program.c", tmp_path / "program", tmp_path / "file"
     source.write_text(PROGRAM)
     file.write_bytes(bytes(4096))
@@ -152,7 +152,7 @@ def test_instructions_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_cached_stores_of_a_line_are_lost_from_the_last_on() -> None:
-    """Two words stored one after the other: neither, the first, both; never the second alone."""
+    """Two words stored in sequence: neither, the first, or both; never the second alone."""
     line = Line(0)
     line.store(WORD, 1, False, run=1)
     line.store(WORD << 64, 2 << 64, False, run=2)
@@ -200,7 +200,7 @@ def test_stores_of_one_string_instruction_are_in_no_order() -> None:
 
 
 def test_equal_images_have_equal_keys() -> None:
-    """The key by which states are counted once: it depends on the bytes, not on how they came to be durable."""
+    """The key by which states are counted once depends on the bytes, not on how they became durable."""
     one, other = Memory(bytes(4096), range(0)), Memory(bytes(4096), range(0))
     for memory in (one, other):
         memory.take(stored(0, WORD, 1))
@@ -212,7 +212,7 @@ def test_equal_images_have_equal_keys() -> None:
 
 
 def test_history_knows_what_a_crash_may_leave() -> None:
-    """Lost after the acknowledgement, half a batch, another payload, and what was not issued are told apart."""
+    """Records lost after the acknowledgement, half a batch, a wrong payload, and records never issued are distinguished."""
     history, first, call = History(), Call(1, "append", 1, (8,)), Call(2, "extend", 2, (8, 0))
     history.begin(first)
     history.finish(first)
@@ -221,7 +221,7 @@ def test_history_knows_what_a_crash_may_leave() -> None:
     assert history.problem(1, before) is None
     assert history.problem(1, whole) is None
     assert "1 was acknowledged" in str(history.problem(1, []))
-    assert "inside of a batch" in str(history.problem(1, whole[:-1]))
+    assert "inside a batch" in str(history.problem(1, whole[:-1]))
     assert "past what was issued" in str(history.problem(1, [*whole, whole[-1]]))
     assert "not what was issued" in str(history.problem(1, [(1, 0, b"other")]))
     assert "begins at 2" in str(history.problem(2, whole[1:]))
@@ -230,7 +230,7 @@ def test_history_knows_what_a_crash_may_leave() -> None:
 
 
 def test_history_knows_what_a_rollback_may_leave() -> None:
-    """All or what it keeps while it is under way; then only that, and never what it discarded in the place of a new record."""
+    """All records or those it keeps while it is under way; afterwards only those, never a discarded one in place of a new one."""
     history, old, new = History(), Call(1, "extend", 1, (8, 8, 8)), Call(3, "append", 3, (8,))
     history.begin(old)
     history.finish(old)
@@ -248,7 +248,7 @@ def test_history_knows_what_a_rollback_may_leave() -> None:
 
 
 def test_history_knows_what_an_overwriting_store_may_leave() -> None:
-    """The old front or the new one; what stands before the store is durable when it returns, and the store itself not yet."""
+    """The old first record or the new one; records before the store are durable when it returns, the store itself not yet."""
     history, old, store = History(), Call(1, "store", 1, (8,)), Call(2, "store", 2, (8,), frees=2)
     history.begin(old)
     history.finish(old)
@@ -266,7 +266,7 @@ def test_history_knows_what_an_overwriting_store_may_leave() -> None:
     [("strict", 6, "overwrite"), ("pipelined", 5, "truncate")],
 )
 def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed: int, full: str) -> None:
-    """What was acknowledged is there, nothing else is, and nothing is corrupt, at each instruction of one call of each kind."""
+    """At each instruction of a call of each kind, acknowledged records are there, nothing else is, and nothing is corrupt."""
     found = run_tool("--states", STATES, "--seed", seed, "--ordering", ordering)
     assert found.returncode == 0, found.stdout + found.stderr
     pattern = r"calls \((.*)\), .*\((\d+) streamed\), (\d+) write-backs, (\d+) fences; \d+ states, (\d+) distinct"
@@ -274,7 +274,7 @@ def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed
     assert counts is not None, found.stdout
     kinds, *numbers = counts.groups()
     streamed, write_backs, fences, distinct = map(int, numbers)
-    # How many calls it takes until so many states were met depends on the processor's instructions, so any planned call may be met.
+    # The number of calls for this many states depends on the processor's instructions, so any planned call may be among them.
     assert {*TOUR, "commit", full} >= {kind.split()[1] for kind in kinds.split(", ")}
     assert all(f" {kind}" in kinds for kind in ("batch", "reserve", "rollback", full)), kinds
     assert streamed >= 64
@@ -285,7 +285,7 @@ def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed
 
 @pytest.mark.parametrize("control", ["no-clwb", "no-fence", "slot-first", "cached-stream"])
 def test_a_mistake_in_the_flushes_is_noticed(control: str) -> None:
-    """The test above can fail: a copy of the engine with one mistake is caught in each ordering, for the reason of its own."""
+    """The test above can fail: a copy of the engine with one mistake is noticed in each ordering, for the right reason."""
     found = run_tool("--states", 8000, "--seed", 1, "--control", control)
     assert found.returncode == stepper.VIOLATED, found.stdout + found.stderr
     for ordering in CONTROLS[control].orderings:

@@ -1,4 +1,4 @@
-"""What a commit writes to a disk, counted by the kernel on a block device that nobody else uses."""
+"""What a commit writes to a disk, counted by the kernel on a block device that nothing else uses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _tool() -> ModuleType:
 
 
 def test_a_pipelined_commit_writes_one_page_and_a_strict_one_at_most_three(disk: Path) -> None:
-    """Fresh, reopened, wrapped and overwriting, over 1,000 commits, beside msyncs of single pages of a plain file.
+    """Fresh, reopened, wrapped and overwriting, over 1,000 commits, in turns with msyncs of single pages of a plain file.
 
     Compared with those, a pipelined commit writes nothing more in the median and at most 2 sectors more on average.
     """
@@ -69,7 +69,7 @@ def test_a_pipelined_commit_writes_one_page_and_a_strict_one_at_most_three(disk:
 
 
 def test_a_second_page_for_each_commit_fails_the_bar(disk: Path) -> None:
-    """The negative control that every kernel has: commits with two barriers, taken for pipelined ones."""
+    """The negative control on every kernel: commits with two barriers, judged as pipelined ones."""
     sectors = _tool()
     cases = list(sectors.measure(disk, sectors.counter_of(disk), commits=100))
     pipelined, strict = cases[:4], cases[4:]
@@ -81,7 +81,7 @@ def test_a_second_page_for_each_commit_fails_the_bar(disk: Path) -> None:
     tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 16), reason="ext4 has large folios since Linux 6.16"
 )
 def test_a_log_in_large_folios_fails_the_bar(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control: with the cache left as large writes filled it, a commit writes far more."""
+    """The negative control on kernels with large folios: with those in the cache, a commit writes far more."""
     sectors = _tool()
     for module in ("opening.files", "storage.readahead"):
         monkeypatch.setattr(f"pmwal.{module}.drop_cache", lambda fd: None)

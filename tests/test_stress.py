@@ -1,4 +1,4 @@
-"""The stress harness: short runs pass, each mistake is noticed and called by its name, and the check itself is exact."""
+"""The stress harness: short runs pass, each mistake is noticed and named correctly, and the check is exact."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ pytestmark = pytest.mark.rigs
 ENGINE = "both" if native is not None else "python"
 SMALL = ["--engine", ENGINE, "--readers", "1", "--cpu-load", "0", "--io-load", "0", "--writers-threads", "3", "--seed", "1"]
 PAYLOADS = Payloads(1)
+HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 TICKET = first_ticket(1, 0) | 3
 
 
 def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run the harness; exit status, its JSON, and what it printed."""
+    """Run the harness; its exit status, JSON and output."""
     report = directory / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(directory), "--json", str(report), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGING)
     assert report.exists(), ended.stderr
     return ended.returncode, json.loads(report.read_text()), ended.stdout + ended.stderr
 
@@ -55,51 +56,63 @@ def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str
 # -- runs
 
 
+def until(seen: Callable[[dict[str, Any]], bool], directory: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Run, on a slow machine again for longer, until something was seen; there must be no violation. Figures and output."""
+    for seconds in ("4", "40", "400"):
+        status, found, said = stressed(directory, *arguments, "--seconds", seconds)
+        assert (status, found["violation"]) == (0, None), said
+        if seen(found):
+            break
+    return found, said
+
+
 def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
-    """Writers are killed, every log is compared, and nothing of the run is left behind."""
-    status, found, said = stressed(shm_dir, *SMALL, "--seconds", "4", "--medium", "any")
-    assert (status, found["violation"]) == (0, None), said
-    assert found["kills"]["open"] + found["kills"]["work"] >= 2
-    assert found["records_checked"] > 0
-    assert found["resources"]["steady"]
+    """Writers are killed, every log is compared, and the run leaves no files."""
+
+    def seen(found: dict[str, Any]) -> bool:
+        kills = found["kills"]["open"] + found["kills"]["work"]
+        return kills >= 2 and found["records_checked"] > 0 and len(found["resources"]["steady"]) > 0
+
+    found, said = until(seen, shm_dir, *SMALL, "--medium", "any")
+    assert seen(found), said
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Signals, shm_dir: Path) -> None:
-    """Ctrl-C reaches all processes of the terminal, SIGTERM often only the first: the log is checked, all end, and no traceback."""
+    """Ctrl-C reaches all processes, SIGTERM often only the first: the log is checked, and all end without a traceback."""
     psutil = pytest.importorskip("psutil")
     report = shm_dir / "report.json"
     command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(shm_dir), "--json", str(report), *SMALL]
     pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--seconds", "60"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
-        end = time.monotonic() + 30
-        while not (directories := [*shm_dir.glob("pmwal-stress-*")]) or not (directories[0] / "log-1.wal").exists():
-            assert time.monotonic() < end
+    with subprocess.Popen([*command, "--seconds", "3600"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+        children: list[Any] = []
+        while len(children) < 3 or not list(shm_dir.glob("pmwal-stress-*/log-*.wal")):  # steady, a reader, a writer and its log
+            assert run.poll() is None
             time.sleep(0.01)
-        time.sleep(0.5)
-        children = psutil.Process(run.pid).children(recursive=True)
+            children = psutil.Process(run.pid).children(recursive=True)
         if number == signal.SIGINT:
             os.killpg(run.pid, number)
         else:
             run.send_signal(number)
-        said, complaints = run.communicate(timeout=30)
+        said, complaints = run.communicate(timeout=HANGING)
     assert (run.returncode, complaints) == (128 + number, "")
     assert f"interrupted by {number.name}; until then:" in said
     assert "records compared" in said
     found = json.loads(report.read_text())
     assert (found["interrupted"], found["violation"]) == (number.name, None)
     assert found["lives"] >= 1
-    assert len(children) >= 3
     assert not any(child.is_running() for child in children)
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
-    """Each mutant ends the run with exit status 1 and the right name of the violation; log and journal are kept."""
-    seconds = "6" if name.startswith("leak") else "30"
-    status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+    """Each mutant ends the run with exit status 1 and the right kind of violation; log and journal are kept."""
+    for seconds in ("6", "60", "600") if name.startswith("leak") else ("30", "300"):  # longer where the machine is slow
+        status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+        if status != 0:
+            break
     assert status == 1, said
     assert found["violation"]["kind"] in MUTANTS[name].kinds, said
     kept = Path(found["kept"])
@@ -124,7 +137,7 @@ def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
 def test_wrong_usage_is_exit_status_2(
     arguments: list[str], message: str, shm_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be done is said before anything is started."""
+    """The error is reported before anything is started."""
     try:
         status: object = stress.main(["--path", str(shm_dir), "--engine", "python", *arguments])
     except SystemExit as ended:
@@ -144,9 +157,9 @@ def test_page_without_matplotlib_says_what_to_install(
 
 
 def test_page_holds_its_charts(shm_dir: Path) -> None:
-    """One file, that loads nothing, with a chart for each series of the run."""
+    """One self-contained file with a chart for each series of the run."""
     pytest.importorskip("matplotlib")
-    _, found, _ = stressed(shm_dir, *SMALL, "--seconds", "2")
+    found, _ = until(lambda found: page.render(found).count("<figure>") >= 5, shm_dir, *SMALL)
     text = page.render(found)
     assert text.count("<figure>") >= 5
     assert "src=" not in text
@@ -154,7 +167,7 @@ def test_page_holds_its_charts(shm_dir: Path) -> None:
 
 
 def test_line_breaks_where_the_engine_did_not_run() -> None:
-    """No line leads over a piece of the run of which nothing is known."""
+    """No line crosses an interval without data."""
     times, heights = page._broken([(1, 5), (2, 6), (5, 7)], 1)
     assert times == [1, 2, 5, 5]
     assert heights[:2] + heights[3:] == [5, 6, 7]
@@ -162,7 +175,7 @@ def test_line_breaks_where_the_engine_did_not_run() -> None:
 
 
 def test_growth_is_told_without_negative_zeros() -> None:
-    """Each process with what it gained; nothing to say of a short run."""
+    """The growth of each process; a short run is not judged."""
     assert results.growth_text({"a": {"memory": None}}) == "run too short to judge"
     told = results.growth_text({"a": {"memory": 1.5 * (1 << 20), "threads": -0.01}, "b": {"memory": None}})
     assert told == "a +1.50 MiB, +0.0 threads"
@@ -172,7 +185,7 @@ def test_growth_is_told_without_negative_zeros() -> None:
 
 
 def test_payload_follows_from_seed_and_ticket() -> None:
-    """The same again, others for another seed or ticket, within the length of the class, and recognised."""
+    """Reproducible, different for another seed or ticket, within the length of its class, and recognised."""
     again, other = Payloads(1), Payloads(2)
     for size_class in range(10):
         ticket = first_ticket(7, 3) | size_class
@@ -215,13 +228,13 @@ def after(script: Script) -> Entries:
 
 
 def appends(count: int, *, under_way: int = 0) -> Script:
-    """So many appends that returned, and one call under way that stores so many more."""
+    """Appends that returned, and one call under way that stores ``under_way`` more records."""
 
     def script(journal: Journal) -> None:
         lane = journal.lane(0)
-        for place in range(count):
-            lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET + place * STEP, count=1)
-            lane.done(place + 1, place + 1)
+        for number in range(count):
+            lane.intend(Op.APPEND, 0, durable=True, ticket=TICKET + number * STEP, count=1)
+            lane.done(number + 1, number + 1)
         if under_way:
             lane.intend(Op.EXTEND, 0, durable=True, ticket=TICKET + count * STEP, count=under_way)
 
@@ -238,7 +251,7 @@ def rolled_back(journal: Journal) -> None:
 def beside(*, returned: bool = True, settled: int | None = None) -> Script:
     """Two appends and a rollback to the first, which an append of another thread overlaps; then a third thread appends.
 
-    The one beside got number 2, as the discarded one had, the last one number 3.
+    The overlapping call got number 2, like the discarded record, the last one number 3.
     """
 
     def script(journal: Journal) -> None:
@@ -268,12 +281,12 @@ def truncated(journal: Journal) -> None:
     other.intend(Op.TRUNCATE, 0, argument=3)
 
 
-def holding(places: Sequence[int], first: int = 1) -> Look:
-    """A log that holds the records of these places."""
+def holding(numbers: Sequence[int], first: int = 1) -> Look:
+    """A log that holds the records of these numbers."""
     records = [
-        pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + place * STEP)) for at, place in enumerate(places)
+        pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + number * STEP)) for at, number in enumerate(numbers)
     ]
-    return Look(first, first + len(places), records, 0, 1 << 20)
+    return Look(first, first + len(numbers), records, 0, 1 << 20)
 
 
 def judged(script: Script, look: Look) -> str:
@@ -334,9 +347,9 @@ def test_numbers_against_the_order_of_calls_are_noticed() -> None:
     """A call that began after another had returned must get a higher number."""
 
     def script(journal: Journal) -> None:
-        for place, seq in ((0, 2), (1, 1)):
-            lane = journal.lane(place)
-            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+        for number, seq in ((0, 2), (1, 1)):
+            lane = journal.lane(number)
+            lane.intend(Op.APPEND, 0, ticket=TICKET + number * STEP, count=1)
             lane.done(seq, seq)
 
     assert judged(script, holding([1, 0])) == "wrong-order"
@@ -347,8 +360,8 @@ def test_number_given_twice_is_noticed() -> None:
 
     def script(journal: Journal) -> None:
         lanes = journal.lane(0), journal.lane(1)
-        for place, lane in enumerate(lanes):
-            lane.intend(Op.APPEND, 0, ticket=TICKET + place * STEP, count=1)
+        for number, lane in enumerate(lanes):
+            lane.intend(Op.APPEND, 0, ticket=TICKET + number * STEP, count=1)
         for lane in lanes:
             lane.done(1, 1)
 
@@ -375,7 +388,7 @@ def samples(memory: Callable[[float], float]) -> list[Sample]:
 
 
 def test_leak_is_growth_after_the_warm_up() -> None:
-    """A step while it warms up, and noise, are none; a slow and steady rise is one."""
+    """A step during the warm-up and noise are no leak; a slow, steady rise is one."""
     step = resources.growth(samples(lambda at: (1 << 27) if at > 10 else 0), "memory")
     rise = resources.growth(samples(lambda at: at * (1 << 18)), "memory")
     assert step is not None
@@ -388,7 +401,7 @@ def test_leak_is_growth_after_the_warm_up() -> None:
 
 
 def test_leak_is_not_what_an_open_log_has_open() -> None:
-    """A log is open in some of few samples, by chance in the later ones; a descriptor kept at each look is a leak."""
+    """A log that is open in some samples, by chance the later ones, is no leak; a descriptor more at each sample is one."""
     values = [10, 10, 10, 10, 10, 14, 10, 14, 14, 14, 14]  # the first are warm-up
     risen = resources.growth([Sample(1, float(at), 0, number, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
     kept = resources.growth([Sample(1, float(at), 0, number + at, 1, 0, 0, 0) for at, number in enumerate(values)], "descriptors")
@@ -398,7 +411,7 @@ def test_leak_is_not_what_an_open_log_has_open() -> None:
 
 
 def test_process_that_dies_by_itself_is_a_violation(tmp_path: Path) -> None:
-    """A crash of the interpreter is not taken for our kill."""
+    """A crash of the interpreter does not count as the supervisor's kill."""
     child = Child("crasher", tmp_path, signal.raise_signal, signal.SIGHUP)
     child.wait()
     with pytest.raises(Violation, match="SIGHUP"):

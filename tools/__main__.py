@@ -1,9 +1,9 @@
-"""The developers' tools, one verb each; run it from the repository root.
+"""Run one of the developers' tools, from the repository root.
 
     python -m tools VERB [ARGUMENT ...]      the arguments go to the tool
     python -m tools VERB --help              what the tool can do
 
-Each verb runs a command that can also be typed: a module such as pytest, or a file in tools/.
+Each verb runs a command that can also be called directly: a module such as pytest, or a file in tools/.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USAGE = 2
 
 
 class Verb(NamedTuple):
-    """Commands that run one after the other, each given the verb's arguments, or ``default`` where there are none.
+    """Commands that run one after another, each given the verb's arguments, or ``default`` where there are none.
 
     A command is the arguments of the Python interpreter. ``modules`` are what it imports beyond pmwal's own dependencies, and
     ``extra`` is the extra of the package that installs them.

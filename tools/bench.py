@@ -1,12 +1,12 @@
-"""What pmwal takes beside what the machine takes for the same work, and beside other logs. See docs/performance.md.
+"""Measure pmwal against floors, which do the same work without a log, and against other logs. See docs/performance.md.
 
-    python tools/bench.py [--memory-dir DIR] [--disk-dir DIR] [--quick]      all tables
-    python tools/bench.py --gate [--only NAME ...]                           the bars; exit code 1 when one fails
-    python tools/bench.py --tables --gate --json FILE --charts DIR           everything
-    python tools/bench.py --from FILE --charts DIR                           charts of an earlier run
+    python -m tools bench [--memory-dir DIR] [--disk-dir DIR] [--quick]      measure all tables
+    python -m tools bench --gate [--only NAME ...]                           check the bars; exit status 1 if one fails
+    python -m tools bench --tables --gate --json FILE --charts DIR           everything
+    python -m tools bench --from FILE --charts DIR                           draw charts of an earlier run
 
-Floors are C loops that share no code with pmwal; they run in the same process, in turns with pmwal. Exit codes: 0, 1 a bar
-failed, 2 usage, 3 nothing could be measured.
+Floors are C loops that share no code with pmwal and run in the same process, in turns with pmwal. Exit status: 0 all measured bars
+passed; 1 a bar failed; 2 usage; 3 nothing could be measured.
 """
 
 from __future__ import annotations
@@ -32,16 +32,24 @@ USAGE, NOTHING = 2, 3
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), help="a directory on tmpfs (default: %(default)s)")
-    parser.add_argument("--disk-dir", type=Path, help="a directory on a disk (default: that of temporary files)")
-    parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not for figures")
-    parser.add_argument("--tables", action="store_true", help="measure the tables (the default without --gate)")
-    parser.add_argument("--gate", action="store_true", help="measure and check the bars")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="names that begin so; repeatable")
-    parser.add_argument("--list", action="store_true", help="the names of all checks and tables")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
+    parser.add_argument(
+        "--memory-dir", type=Path, default=Path("/dev/shm"), metavar="DIR", help="a directory on tmpfs (default: %(default)s)"
+    )
+    parser.add_argument("--disk-dir", type=Path, metavar="DIR", help="a directory on a disk (default: that of temporary files)")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs, to see that everything works; their figures are worthless"
+    )
+    parser.add_argument("--tables", action="store_true", help="measure the tables (default without --gate)")
+    parser.add_argument("--gate", action="store_true", help="measure the checks and compare them with their bars")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="only checks and tables whose names begin with NAME; repeatable"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of all checks and tables")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw charts into this directory; needs matplotlib")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take the results of an earlier --json")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="use the results that an earlier run wrote with --json"
+    )
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     options = parser.parse_args(arguments)
     options.tables = options.tables or not options.gate
@@ -54,7 +62,7 @@ def chosen(names: Sequence[str], only: Sequence[str]) -> list[str]:
 
 
 def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
-    """Measure, and print what is found as it is found."""
+    """Measure, and print each result as soon as it is there."""
     context = Context(media.look(memory), media.look(disk), QUICK if options.quick else FULL)
     results = Results(media.describe(context.memory, context.disk))
     results.environment["run"] = "quick: not for figures" if options.quick else f"{context.scale.rounds} rounds"
@@ -66,7 +74,7 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
             except FloorsUnavailable as error:
                 print(f"\n{name}: skipped, {error}")
                 continue
-            except Exception as error:  # one table less is better than none
+            except Exception as error:  # the other tables are still worth having
                 print(f"\n{name}: FAILED, {type(error).__name__}: {error}")
                 continue
             for table in tables:
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for."""
+    """Measure or load results, and report; the exit status."""
     options = parse(arguments)
     if options.list:
         print("checks (--gate):", *CHECKS, sep="\n  ")
@@ -105,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         memory, disk = _directories(options)
         try:
             if not media.look(memory).in_memory:
-                print(f"{options.memory_dir} is not on tmpfs; name another --memory-dir", file=sys.stderr)
+                print(f"{options.memory_dir} is not on tmpfs; name another directory with --memory-dir", file=sys.stderr)
                 return USAGE
             results = run(options, memory, disk)
         finally:
@@ -121,12 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = sorted({row.check for row in results.gate if row.passed is False})
     skipped = sorted({row.check for row in results.gate if row.passed is None})
     print(f"gate: {sum(row.passed is True for row in results.gate)} rows passed; failed: {', '.join(failed) or 'none'}", end="")
-    print(f"; skipped in part or whole: {', '.join(skipped)}" if skipped else "")
+    print(f"; skipped in part or entirely: {', '.join(skipped)}" if skipped else "")
     return exit_code(results.gate)
 
 
 def _directories(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Two directories of our own."""
+    """Two new directories, in memory and on disk."""
     disk = options.disk_dir if options.disk_dir is not None else Path(tempfile.gettempdir())
     for directory in (options.memory_dir, disk):
         if not os.access(directory, os.W_OK):

@@ -1,10 +1,10 @@
-"""Make the golden files tests/data/v1-*.bin: logs of format 1 that every later version must open.
+"""Create the golden files tests/data/v1-*.bin: logs of format 1 that every later version must open.
 
-    python tools/make_golden.py DIRECTORY
+    python -m tools golden DIRECTORY
 
-Clock, uuid, process and boot id are fixed, so the same bytes come out every time; only the live page, which nothing
-durable rests on, depends on the machine. The files that are committed are never made anew: a change of the format gets
-a new version and new files beside them.
+Clock, uuid, process and boot id are fixed, so the bytes are the same each time, except for the live page, which depends on the
+machine and is not durable state. Committed files are never rewritten: a change of the format gets a new version and new files.
+Files that exist are left alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST_TIME_NS = 1_700_000_000_000_000_000
 
 
 class GoldenSeam(Seam):
-    """A fixed outside: two control pages, a clock that stands still until ``tick``, a process of no machine."""
+    """A fixed environment: two control pages, a clock that advances only with ``tick``, fixed uuid, process and boot id."""
 
     control_size = CONTROL_SIZE_MIN
 
@@ -32,7 +32,7 @@ class GoldenSeam(Seam):
         self.time_ns = FIRST_TIME_NS
 
     def tick(self) -> None:
-        """Let a second pass. The clock is not counted by looks, so that how often the log looks is not in the files."""
+        """Advance the clock by a second. Reading it does not, so the files do not depend on how often the log reads it."""
         self.time_ns += 1_000_000_000
 
     def now_ns(self) -> int:
@@ -86,7 +86,7 @@ def make_killed(path: Path) -> bytes:
 
 
 def make_wrapped(path: Path) -> bytes:
-    """A strict log on its third lap, aligned to lines, killed: truncated, rolled back, and a record over the ring's end."""
+    """A strict log on its third lap, aligned to cache lines, killed: truncated, rolled back, and a record that wrapped."""
     seam = GoldenSeam()
     with _create(path, seam, "strict", 64) as wal:
         for number in range(1, 10):
@@ -111,7 +111,7 @@ GOLDEN: dict[str, Callable[[Path], bytes]] = {
 
 
 def main() -> None:
-    """Make the files that are not there yet."""
+    """Create the files that do not exist."""
     directory = Path(sys.argv[1])
     for name, make in GOLDEN.items():
         if (directory / name).exists():

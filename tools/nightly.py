@@ -1,13 +1,13 @@
-"""Long runs of everything that tries to break a log, one after the other, and a line about each to paste into a report.
+"""Run the tests marked nightly, and the rigs for long, one after another; print a table row about each for a report.
 
-    python -m tools nightly --list                what would run, and for how long
-    python -m tools nightly                       all of it: several hours on two processors
-    python -m tools nightly --minutes 60          the same runs, scaled to take about this long
-    python -m tools nightly --only stress         the runs whose names begin so; repeatable
+    python -m tools nightly --list                print what would run, and for how long
+    python -m tools nightly                       run everything: two to three hours on two idle processors
+    python -m tools nightly --minutes 60          scale the rigs so that all of them take about an hour
+    python -m tools nightly --only stress         only runs whose names begin with "stress"; repeatable
 
-The tests marked nightly are not scaled. What a run prints goes to a file of its own in --logs; the summary line says what was run,
-what it counted, its result and its time. A run that fails, or for which something is missing here, does not stop the others.
-Exit status: 0; 1 a run did not pass; 2 usage.
+The marked tests are not scaled. The output of each run goes to a file in the directory --logs; its row has what was run, what it
+counted, the result and the time. After a run that failed, or that cannot run on this machine, the others still run.
+Exit status: 0 all runs passed; 1 a run did not pass; 2 usage.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _PYTEST_FOUND_NOTHING = 5  # exit status
 
 
 class Planned(NamedTuple):
-    """One long run. ``{amount}`` in the command is the amount at full length, times the scale, but not below ``least``.
+    """One long run. ``{amount}`` in the command is ``amount`` times the scale, but at least ``least``.
 
-    The summary takes what the run counted from the lines of its output that match ``tells``.
+    ``tells`` matches the lines of the output that have the counts for the summary.
     """
 
     name: str
@@ -40,15 +40,16 @@ class Planned(NamedTuple):
     tells: str
     amount: int = 0
     least: int = 1
-    cannot_run: tuple[int, ...] = ()  # exit statuses that mean that something is missing here
+    cannot_run: tuple[int, ...] = ()  # exit statuses for a machine that lacks something
 
     def scaled(self, scale: float) -> int:
-        """The amount of this run."""
+        """The amount at this scale."""
         return max(self.least, round(self.amount * scale))
 
 
 _SIM = "tools/crashsim.py --{mode} --images {amount} --seed {seed}"
 _DISK = "tools/crash/disk/{rig}.py --states {amount} --seed {seed}"
+_VM = "tools/crash/vm --device {device} --cuts {amount} --kills 2 --seed {seed}"
 _STRESS = "tools/stress.py --seconds {amount} --seed {seed} --path {path}"
 RUNS = (
     Planned("tests", "-m pytest -q -m nightly", 0, r"(?:passed|failed|deselected|no tests ran).* in "),
@@ -56,8 +57,8 @@ RUNS = (
     Planned("stepper", "tools/crash/stepper --states {amount} --seed {seed}", 25, r"^\w+, seed", 50_000, 500, (3,)),
     Planned("filelog", _DISK.replace("{rig}", "filelog"), 10, r"^filelog, seed", 10_000, 50, (2,)),
     Planned("hostlog", _DISK.replace("{rig}", "hostlog"), 15, r"^hostlog, seed", 5_000, 50, (2,)),
-    Planned("vm nvdimm", "tools/crash/vm --device nvdimm --cuts {amount} --kills 2 --seed {seed}", 10, "^as it is", 100, 3, (2,)),
-    Planned("vm disk", "tools/crash/vm --device virtio-blk --cuts {amount} --kills 2 --seed {seed}", 10, "^as it is", 100, 3, (2,)),
+    Planned("vm nvdimm", _VM.replace("{device}", "nvdimm"), 10, "^no mistake", 100, 3, (2,)),
+    Planned("vm disk", _VM.replace("{device}", "virtio-blk"), 10, "^no mistake", 100, 3, (2,)),
     Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),
@@ -68,20 +69,20 @@ RUNS = (
 def command_of(run: Planned, scale: float, options: argparse.Namespace) -> list[str]:
     """The command line of a run, without the interpreter."""
     amount = run.scaled(scale)
-    mode = "full" if amount >= run.amount else "quick"  # --full explores whole sets of sequences, however few images are asked for
+    mode = "full" if amount >= run.amount else "quick"  # --full explores whole sets of sequences, even for few images
     words = run.command.format(amount=amount, seed=options.seed, mode=mode, memory="{memory}", disk="{disk}").split()
     paths = {"{memory}": str(options.memory_dir), "{disk}": str(options.disk_dir)}
     return [paths.get(word, word) for word in words]
 
 
 def told(run: Planned, output: str) -> str:
-    """What a run counted: the lines of its output that say so, the last where there are many."""
+    """The counts of a run: the last two matching lines of its output; without one, the last line."""
     lines = [line.strip() for line in output.splitlines() if re.search(run.tells, line)]
     return "; ".join(dict.fromkeys(lines[-2:])) or (output.strip().splitlines() or ["no output"])[-1]
 
 
 def result_of(run: Planned, status: int) -> str:
-    """One word or two."""
+    """The result of a run, from its exit status."""
     if status == 0:
         return "ok"
     if run.name == "tests" and status == _PYTEST_FOUND_NOTHING:
@@ -90,7 +91,7 @@ def result_of(run: Planned, status: int) -> str:
 
 
 def perform(run: Planned, command: list[str], log: Path) -> bool:
-    """Run it, and print its line; whether it passed."""
+    """Run a command and print its table row; whether it passed."""
     started = time.monotonic()
     with log.open("w") as output:
         print("+ python", shlex.join(command), file=output, flush=True)
@@ -108,13 +109,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("--minutes", type=float, metavar="N", help="how long all runs together should take, the marked tests aside")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="runs whose names begin so; repeatable")
-    parser.add_argument("--seed", type=int, help="of every run (default: another one each time)")
-    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), help="a directory on tmpfs (default: %(default)s)")
-    parser.add_argument("--disk-dir", type=Path, default=Path("/var/tmp"), help="a directory on a disk (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="N", help="length of all rigs together (default: unscaled)")
     parser.add_argument(
-        "--logs", type=Path, default=Path("build/nightly"), help="where each run's output goes (default: %(default)s)"
+        "--only", action="append", default=[], metavar="NAME", help="only runs whose names begin with NAME; repeatable"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of every run (default: random)")
+    parser.add_argument(
+        "--memory-dir", type=Path, default=Path("/dev/shm"), metavar="DIR", help="a directory on tmpfs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--disk-dir", type=Path, default=Path("/var/tmp"), metavar="DIR", help="a directory on a disk (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--logs", type=Path, default=Path("build/nightly"), metavar="DIR", help="for the output of the runs (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     options.chosen = [run for run in RUNS if not options.only or run.name.startswith(tuple(options.only))]
@@ -128,7 +135,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was chosen; the exit status."""
+    """Run everything chosen; the exit status."""
     options = parse(arguments)
     full = sum(run.minutes for run in options.chosen)
     scale = 1.0 if options.minutes is None or not full else options.minutes / full

@@ -1,13 +1,13 @@
-"""How many sectors a durable commit writes to the disk, read from the kernel's own counter.
+"""Count the sectors that a durable commit writes to the disk, with the kernel's own counter.
 
-    python tools/sectors.py [DIRECTORY] [--commits N] [--check]
+    python -m tools sectors [DIRECTORY] [--commits N] [--check]
 
-It appends records of 128 bytes, one durable commit at a time, in turn with a floor: a store to a plain mapped file of the same
-file system and an msync of that page, once for each barrier of the commit. Around each it reads field 7 (sectors written) of
-/sys/dev/block/MAJ:MIN/stat (Documentation/ABI/stable/sysfs-block), which counts everything that writes to the device. What the file
-system adds to an msync, such as the inode after a tick of the clock, the floor pays as well, so the difference is what the log
-adds: slots, and pages that a record crosses. ``--check`` exits with 1 when the median difference of a pipelined commit is not 0
-or its mean above 2, or the median of a strict one above 8.
+The tool appends records of 128 bytes, one durable commit at a time, in turns with a floor: a store to a plain mapped file of the
+same file system and an msync of that page, once for each barrier of the commit. Before and after each it reads field 7 (sectors
+written) of /sys/dev/block/MAJ:MIN/stat (Documentation/ABI/stable/sysfs-block), which counts everything that writes to the device.
+What the file system adds to an msync, such as the inode after a tick of the clock, the floor pays as well, so the difference is
+what the log adds: slots, and pages that a record crosses. --check exits with 1 if the median difference of a pipelined commit is
+not 0 or its mean above 2, or the median of a strict one above 8.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, help="on the disk to measure (default: that of temporary files)")
     parser.add_argument("--commits", type=int, default=1000, metavar="N", help="commits for each line (default: %(default)s)")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a figure is outside its bar")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is outside its bar")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pmwal-sectors-", dir=options.directory) as name:
         directory = Path(name)

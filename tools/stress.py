@@ -1,19 +1,19 @@
-"""Writers and readers over one log, SIGKILL at random moments, and after each kill a check against what the writer was told.
+"""Kill writers and readers of a log at random moments, and check the log after each kill against the acknowledgements.
 
-    python tools/stress.py [--seconds N] [--path DIR] [--medium auto|any|...] [--engine both|native|python] [--seed N]
-    python tools/stress.py --json FILE --html FILE      figures; the page is one file, with charts
-    python tools/stress.py --mutant NAME | --mutants    with a mistake, which must be noticed
+    python -m tools stress [--seconds N] [--path DIR] [--medium auto|any|...] [--engine both|native|python] [--seed N]
+    python -m tools stress --json FILE --html FILE      write the figures, and a page with charts in one file
+    python -m tools stress --mutant NAME | --mutants    run with a mistake, which must be noticed
 
-What the writer was told is kept outside the log, in memory that outlives it: the intent of each call before it, the result
-after it. So the check is exact. Everything that a call returned is there byte for byte, in order, committed or not; what else is
-there was under way, and whole; what was refused, given up, truncated or rolled back is not. Killing a process keeps the page
-cache: this shows what survives the death of a process, and nothing about a power cut.
+Each call of a writer is recorded outside the log, in memory that survives the writer: the intent before the call, the result after
+it. So the check is exact. Every record whose call returned is in the log, byte for byte and in order, committed or not; all others
+belong to calls under way at the kill, and those are whole; nothing that was refused, abandoned, truncated or rolled back is there.
+A kill leaves the page cache intact: a run shows what survives the death of a process, not what survives a power cut.
 
-Besides, a process that lives as long as the run opens, uses and closes a log of its own. When its memory, descriptors or threads,
-or those of a reader, grow, that is a leak. The seed gives the plan (policies, calls, sizes, payloads), but not the moments at
-which threads run. Exit status: 0; 1 a violation (with --mutant: the mistake was noticed; with --mutants: one was not), and the
-directory with log and journal is kept; 2 wrong usage, or something that is needed is missing; 130 or 143 it was ended by Ctrl-C or
-SIGTERM: the log was checked once more, and all that was done until then is told. A second signal ends it at once.
+Another process opens, uses and closes a log of its own during the whole run. If its memory, descriptors or threads grow, or those
+of a reader, that is a leak. A seed repeats the plan (policies, calls, sizes, payloads), but not the scheduling of threads. Exit
+status: 0 no violation; 1 a violation, and the directory with log and journal is kept (with --mutant: the mistake was noticed; with
+--mutants: one was not noticed); 2 wrong usage, or something is missing; 130 or 143 it was ended by Ctrl-C or SIGTERM, after
+another check of the log and a report. A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -46,33 +46,41 @@ MUTANT_SECONDS = 20.0
 
 
 class WrongUsage(Exception):
-    """What was asked for cannot be done here."""
+    """This machine cannot do what the command line asks for."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, help=f"default: 60, for a mutant {MUTANT_SECONDS:g}")
-    parser.add_argument("--seed", type=int, help="default: another one each time")
-    parser.add_argument("--path", type=Path, default=Path("/dev/shm"), metavar="DIR", help="where to work (default: %(default)s)")
-    media_help = "as for pmwal.open; any: another one for each life, of those possible in DIR (default: %(default)s)"
+    parser.add_argument(
+        "--seconds", type=float, metavar="N", help=f"length of the run (default: 60; for a mutant {MUTANT_SECONDS:g})"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the plan (default: random)")
+    parser.add_argument(
+        "--path", type=Path, default=Path("/dev/shm"), metavar="DIR", help="directory for the logs (default: %(default)s)"
+    )
+    media_help = "as for pmwal.open; any: a random one for each life, of those possible in DIR (default: %(default)s)"
     parser.add_argument("--medium", choices=("auto", "any", *MEDIA), default="auto", help=media_help)
-    engine_help = "both: another one for each life (default: %(default)s)"
+    engine_help = "both: a random one for each life (default: %(default)s)"
     parser.add_argument("--engine", choices=("both", "native", "python"), default="both", help=engine_help)
-    parser.add_argument("--writers-threads", type=int, default=4, metavar="N", help="of a writer, at most (default: %(default)s)")
-    parser.add_argument("--readers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--cpu-load", type=int, default=1, metavar="N", help="threads that only compute (default: %(default)s)")
-    parser.add_argument("--io-load", type=int, default=1, metavar="N", help="threads that only write (default: %(default)s)")
+    parser.add_argument(
+        "--writers-threads", type=int, default=4, metavar="N", help="threads of a writer, at most (default: %(default)s)"
+    )
+    parser.add_argument("--readers", type=int, default=2, metavar="N", help="reading processes (default: %(default)s)")
+    parser.add_argument(
+        "--cpu-load", type=int, default=1, metavar="N", help="background threads that compute (default: %(default)s)"
+    )
+    parser.add_argument("--io-load", type=int, default=1, metavar="N", help="background threads that write (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts; needs matplotlib")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts to this file; needs matplotlib")
     what = "; ".join(f"{name}: {mutant.what}" for name, mutant in MUTANTS.items())
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=f"with a mistake ({what})")
-    parser.add_argument("--mutants", action="store_true", help="with each of them, one after the other")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=f"run with a mistake ({what})")
+    parser.add_argument("--mutants", action="store_true", help="run with each mistake, one after another")
     options = parser.parse_args(arguments)
     if not 1 <= options.writers_threads < LANES:
         parser.error(f"--writers-threads must be from 1 to {LANES - 1}")
     if options.readers < 1 or min(options.cpu_load, options.io_load) < 0:
-        parser.error("there must be a reader, and no load can be negative")
+        parser.error("there must be a reader: --readers must be at least 1, and the loads at least 0")
     if options.seconds is None:
         options.seconds = MUTANT_SECONDS if options.mutant or options.mutants else 60.0
     if options.seconds <= 0:
@@ -83,7 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def allowed_media(directory: Path, wanted: str) -> tuple[str, ...]:
-    """What a log in this directory may be opened with; ``WrongUsage`` when it is not what is wanted."""
+    """The possible media of a log in this directory; ``WrongUsage`` if the wanted one is not possible."""
     found, problem = [], ""
     for medium in MEDIA if wanted == "any" else (wanted,):
         probe = directory / "probe.wal"
@@ -99,8 +107,8 @@ def allowed_media(directory: Path, wanted: str) -> tuple[str, ...]:
 
 
 def command_of(options: argparse.Namespace, mutant: str | None) -> str:
-    """The command line that runs the same plan again."""
-    words = ["python", "tools/stress.py", "--seconds", f"{options.seconds:g}", "--seed", str(options.seed)]
+    """The command line that repeats the plan."""
+    words = ["python", "-m", "tools", "stress", "--seconds", f"{options.seconds:g}", "--seed", str(options.seed)]
     words += ["--path", str(options.path), "--medium", options.medium, "--engine", options.engine]
     words += ["--writers-threads", str(options.writers_threads), "--readers", str(options.readers)]
     words += ["--cpu-load", str(options.cpu_load), "--io-load", str(options.io_load)]
@@ -108,7 +116,7 @@ def command_of(options: argparse.Namespace, mutant: str | None) -> str:
 
 
 def environment_of(directory: Path, chosen: tuple[str, ...]) -> dict[str, str]:
-    """What the figures were measured on."""
+    """The environment of the run, for the report."""
     return {
         "medium": ", ".join(chosen),
         "file system": media.look(directory).text,
@@ -120,7 +128,7 @@ def environment_of(directory: Path, chosen: tuple[str, ...]) -> dict[str, str]:
 
 
 def run(options: argparse.Namespace, mutant: str | None, interruption: Interruption) -> Results:
-    """One run in a directory of its own, which is removed unless there was a violation."""
+    """One run, in a directory of its own that is removed unless there was a violation."""
     from tqdm import tqdm  # noqa: PLC0415  (needed by then; ``missing`` has looked for it)
 
     engines = ("native", "python") if options.engine == "both" else (options.engine,)
@@ -165,7 +173,7 @@ def missing(options: argparse.Namespace) -> str | None:
 
 
 def report(results: Results, options: argparse.Namespace) -> None:
-    """Say what was found, and write the files."""
+    """Print the results and write the files."""
     print(results.summary())
     if results.violation is not None:
         kind, message = results.violation
@@ -177,7 +185,7 @@ def report(results: Results, options: argparse.Namespace) -> None:
 
 
 def check_mutants(options: argparse.Namespace, interruption: Interruption) -> int:
-    """Run with each mistake until one is interrupted; how many were not noticed, or taken for something else."""
+    """Run with each mistake, until interrupted; how many were not noticed, or called something else."""
     tried = missed = 0
     for name, mutant in MUTANTS.items():
         results = run(options, name, interruption)
@@ -196,7 +204,7 @@ def check_mutants(options: argparse.Namespace, interruption: Interruption) -> in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for."""
+    """Run; the exit status."""
     options = parse(arguments)
     problem = missing(options)
     if problem is None and not (options.path.is_dir() and os.access(options.path, os.W_OK)):

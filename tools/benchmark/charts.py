@@ -1,6 +1,6 @@
-"""Charts of a run: matplotlib's defaults, colours that the colour-blind can tell apart, and marks that differ as well.
+"""Charts of a run, in colours that the colour-blind can distinguish, with different marks.
 
-They are drawn from ``Results`` only, so an earlier run can be drawn again from its JSON.
+They are drawn from ``Results`` alone, so the charts of an earlier run can be drawn from its JSON.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
 def missing() -> str | None:
-    """What to say when there is nothing to draw with."""
+    """What to install to draw charts; None if it is installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "charts need matplotlib: install it (pip install matplotlib), or leave --charts out"
+        return "--charts needs matplotlib: pip install matplotlib, or omit --charts"
     return None
 
 
 def draw_all(results: Results, directory: Path) -> list[Path]:
-    """Every chart that the results have something for, as PNG files."""
+    """Draw every chart for which there are results, as PNG files; their paths."""
     problem = missing()
     if problem is not None:
         raise RuntimeError(problem)
@@ -53,7 +53,7 @@ def draw_all(results: Results, directory: Path) -> list[Path]:
 
 
 def _charts(results: Results) -> list[tuple[str, Callable[[Any], Any]]]:
-    """Name and drawing of each chart that there are figures for."""
+    """Name and drawing function of each chart for which there are results."""
     series = results.series
     found: list[tuple[str, Callable[[Any], Any]]] = []
     for medium, lines in series.get("latency", {}).items():
@@ -71,7 +71,7 @@ def _charts(results: Results) -> list[tuple[str, Callable[[Any], Any]]]:
 
 
 def _figure(plot: Any, results: Results, title: str, medium: str, *, height: float = 5.6, wide: int = 105) -> tuple[Any, Any]:
-    """A figure with its title, and under it what the figures were measured on."""
+    """A figure with its title and, below that, the environment of the measurement."""
     figure, axes = plot.subplots(figsize=(9, height), layout="constrained")
     environment = results.environment
     on_disk = medium in ("disk", "file")
@@ -83,7 +83,7 @@ def _figure(plot: Any, results: Results, title: str, medium: str, *, height: flo
         where = TMPFS_NOTE
     parts = [f"engine {environment.get('engine', '?')}", f"flush {flush}" if flush else "", where, environment.get("processor", "")]
     if "quick" in environment.get("run", ""):
-        parts.append("QUICK RUN, not for figures")
+        parts.append("QUICK RUN: figures are worthless")
     figure.suptitle(title, fontsize=13, fontweight="bold")
     axes.set_title(textwrap.fill(" | ".join(filter(None, parts)), wide), fontsize=8, color="#444444")
     axes.grid(visible=True, which="major", linewidth=0.5, alpha=0.5)
@@ -92,17 +92,17 @@ def _figure(plot: Any, results: Results, title: str, medium: str, *, height: flo
 
 
 def _legend(figure: Any) -> None:
-    """Below the axes, where it hides nothing."""
+    """A legend below the axes."""
     figure.legend(fontsize=9, loc="outside lower center", ncols=3)
 
 
 def _times(axis: Any, plot: Any) -> None:
-    """Labels such as 10 µs on a logarithmic axis of nanoseconds."""
+    """Label a logarithmic axis of nanoseconds with units, such as 10 µs."""
     axis.set_major_formatter(plot.FuncFormatter(lambda value, _: time_text(value) if value >= 1 else f"{value:.2g} ns"))
 
 
 def _tail(plot: Any, results: Results, medium: str, lines: dict[str, list[list[float]]]) -> Any:
-    """Latency against the percentile on a scale that opens the tail, as HdrHistogram draws it."""
+    """Latency by percentile, on a scale that expands the tail, like HdrHistogram's."""
     figure, axes = _figure(plot, results, f"Latency of one record of 128 B: {medium}", medium)
     last = max(point[0] for points in lines.values() for point in points)
     for number, (name, points) in enumerate(lines.items()):
@@ -137,7 +137,7 @@ def _size_text(size: float) -> str:
 
 
 def _sizes(plot: Any, results: Results, medium: str, points: list[dict[str, Any]]) -> Any:
-    """Payload bytes per second against the size of the record."""
+    """Payload bytes per second by record size."""
     figure, axes = _figure(plot, results, f"Throughput by record size: {medium}", medium)
     x = [point["size"] for point in points]
     for key, label, colour, mark in (
@@ -152,8 +152,8 @@ def _sizes(plot: Any, results: Results, medium: str, points: list[dict[str, Any]
         axes.plot(x, rates, color=colour, marker=mark, linewidth=width, linestyle=style, label=label)
         if key == "peer":
             for point, rate in zip(points, rates, strict=True):
-                place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-                axes.annotate(point["peer name"], (point["size"], rate), **place)
+                below = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+                axes.annotate(point["peer name"], (point["size"], rate), **below)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.margins(y=0.12)
@@ -166,7 +166,7 @@ def _sizes(plot: Any, results: Results, medium: str, points: list[dict[str, Any]
 
 
 def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Intercept and slope of the least squares line that weighs each point by its relative error: small logs count, too."""
+    """Intercept and slope of the regression line that minimises relative errors, so that small logs count too."""
     weights = [1 / value**2 for value in y]
     total = sum(weights)
     mean_x = sum(w * a for w, a in zip(weights, x, strict=True)) / total
@@ -177,7 +177,7 @@ def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 
 def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> Any:
-    """Time to open against payload bytes."""
+    """Time to open by payload bytes."""
     figure, axes = _figure(plot, results, "Recovery after a kill: 128 B records, warm", "memory")
     x, seconds = [point["bytes"] for point in points], [point["seconds"] for point in points]
     intercept, slope = fit(x, seconds)
@@ -199,35 +199,35 @@ def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> An
 
 
 def _gate(plot: Any, results: Results) -> Any:
-    """What each row takes of its bar, or needs beyond it: 1 is the bar, to the left of it a row passes."""
+    """Each row relative to its bar: rows below 1 pass."""
     rows = [row for row in results.gate if row.passed is not None and row.check != "peers" and math.isfinite(row.ratio)]
     peers = [row for row in results.gate if row.passed is not None and row.check == "peers" and math.isfinite(row.ratio)]
-    rows += sorted(peers, key=lambda row: row.ratio)[:3]  # the nearest three stand for all
+    rows += sorted(peers, key=lambda row: row.ratio)[:3]  # only the three closest peers are shown
     figure, axes = _figure(plot, results, "Every figure and its bar", "all", height=1.6 + 0.3 * len(rows), wide=76)
     shares = [min(_share(row), 3.0) for row in rows]
-    for place, (row, share) in enumerate(zip(rows, shares, strict=True)):
-        axes.barh(place, share, color=OURS if row.passed else BAD, height=0.6)
+    for position, (row, share) in enumerate(zip(rows, shares, strict=True)):
+        axes.barh(position, share, color=OURS if row.passed else BAD, height=0.6)
         text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', FAILS'})"
-        axes.text(max(share, 1), place, text, va="center", fontsize=8)
+        axes.text(max(share, 1), position, text, va="center", fontsize=8)
     axes.axvline(1, color=FLOOR, linewidth=2.5)
     labels = [textwrap.shorten(f"{row.check}: {_short(row)}", 62, placeholder=" …") for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.set_xlim(0, max(1.0, *shares) * 1.6)  # room for the figures behind the bars
+    axes.set_xlim(0, max(1.0, *shares) * 1.6)  # space for the figures to the right of the bars
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    said = "Figures: pmwal / floor, and the bar for that; with a unit, where there is no floor"
-    axes.set_xlabel(f"figure / bar where it is to be small, bar / figure where it is to be large: over 1 fails\n{said}", fontsize=9)
+    said = "Figures: pmwal / floor and its bar, or a figure with a unit if there is no floor"
+    axes.set_xlabel(f"figure / bar if less is better, bar / figure if more is better: over 1 fails\n{said}", fontsize=9)
     return figure
 
 
 def _share(row: Any) -> float:
-    """1 at the bar, more beyond it."""
+    """1 at the bar, more if the row fails."""
     if row.sense == "at most":
         return float(row.ratio / row.bar)
     return float(row.bar / row.ratio) if row.ratio else math.inf
 
 
 def _short(row: Any) -> str:
-    """What tells the rows of one check apart."""
+    """A label that distinguishes the rows of a check."""
     if row.check == "peers":
         return f"{row.floor_name}, {row.what.partition(',')[0]}"
     for label in ("p99.9", "p99", "p50", "sectors", "barriers"):
@@ -237,16 +237,16 @@ def _short(row: Any) -> str:
 
 
 def _peers(plot: Any, results: Results, workload: str, peers: dict[str, dict[str, Any]]) -> Any:
-    """Each peer's median call."""
+    """The median call of each peer."""
     on_disk = workload.startswith("durable")
     medium = "disk" if on_disk else "memory"
     title = {"read": "Reading all records of 128 B", "durable extend": "1,000 records of 128 B with one commit, durable"}
     shown = title.get(workload, f"{workload.capitalize()}, 128 B")
     figure, axes = _figure(plot, results, f"{shown}: median", medium, height=1.7 + 0.42 * len(peers), wide=90)
     names = sorted(peers, key=lambda name: float(peers[name]["p50"]))
-    for place, figures in enumerate(peers[name] for name in names):
-        axes.barh(place, figures["p50"], color=OURS if figures["ours"] else PEER, height=0.62)
-        axes.text(figures["p50"], place, f"  {time_text(figures['p50'])}", va="center", fontsize=9)
+    for position, figures in enumerate(peers[name] for name in names):
+        axes.barh(position, figures["p50"], color=OURS if figures["ours"] else PEER, height=0.62)
+        axes.text(figures["p50"], position, f"  {time_text(figures['p50'])}", va="center", fontsize=9)
     axes.set_yticks(range(len(peers)), names, fontsize=9)
     axes.set_xscale("log")
     values = [figures["p50"] for figures in peers.values()]

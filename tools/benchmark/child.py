@@ -1,4 +1,4 @@
-"""A Python process of its own: a module of this package, run with the very pmwal that this process measures."""
+"""Child processes: a module of this package, run with the same pmwal as this process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pmwal
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """What runs ``benchmark.MODULE`` with this interpreter."""
+    """The command line that runs ``benchmark.MODULE`` with this interpreter."""
     return [sys.executable, "-P", "-m", f"benchmark.{module}", *arguments]
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for it: it finds these tools, and pmwal wherever this process found it."""
+    """The environment of a child, in which it imports these tools and the pmwal of this process."""
     found = dict(os.environ) | dict(more or {})
     tools, ours = str(Path(__file__).parents[1]), str(Path(pmwal.__file__).parents[1])
     found["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, ours, os.environ.get("PYTHONPATH"))))

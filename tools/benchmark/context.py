@@ -1,4 +1,4 @@
-"""Where and how much is measured: directories, floors, the size of a run, and what several parts need of the peers."""
+"""Where and how much is measured: directories, floors, the scale of a run, and the figures of the peers, measured once."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark import floors
-from benchmark.media import Place
+from benchmark.media import Site
 from benchmark.peers import DURABLE, PEERS
 from benchmark.peers.base import DURABLE_EXTEND, READ
 from benchmark.peers.run import PeerFailed, Round, measure
 from benchmark.stats import Latency, median, merge
 
 MIB, GIB = 1 << 20, 1 << 30
-_PEER_BYTES = 64 * MIB  # of payload in one round: large records are stored less often
+CONTROL_SIZE = 128 << 10  # of the floors' commit slots, as of a log by default
+_PEER_BYTES = 64 * MIB  # of payload in one round, which limits the count of large records
 _MORE_TURNS = 3
 
 
 class Scale(NamedTuple):
-    """How much is measured. Counts are of calls in one round."""
+    """How much is measured. Counts are calls in one round."""
 
     rounds: int
     memory_calls: int  # only the loop is timed
     memory_timed: int  # each call is timed
     extends: int
-    pairs: int  # of a durable append and its floor, in all
+    pairs: int  # of a durable append and its floor, in total
     disk_calls: int
     disk_extends: int
     each_thread: int
@@ -46,9 +47,9 @@ class Scale(NamedTuple):
     peer_extends: int
     peer_reads: int
     rows: int  # of one array
-    tasks: int  # of one event loop
-    follows: int  # records to a follower that sleeps
-    idle: float  # seconds in which a follower gets none
+    tasks: int  # in one event loop
+    follows: int  # records delivered to a sleeping follower
+    idle: float  # seconds in which a follower gets no record
 
 
 _SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536)
@@ -73,11 +74,11 @@ TINY = Scale(
     peer_appends=2, peer_process=2, peer_extends=1, peer_reads=10,
     rows=100, tasks=10, follows=3, idle=0.5,
 )  # fmt: skip
-"""For tests: everything runs, nothing is a figure."""
+"""For tests: everything runs, but the figures are worthless."""
 
 
 class PageBuffer:
-    """A page at a page boundary: what O_DIRECT writes from. The address is good as long as the object lives."""
+    """A page-aligned page, for O_DIRECT. The address is valid while the object lives."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, floors.PAGE)
@@ -85,7 +86,7 @@ class PageBuffer:
 
 
 class PeerFigures(NamedTuple):
-    """A peer's calls of all rounds, and the median of the rounds' rates in records per second."""
+    """The latency of a peer's calls, and the median over rounds of its records per second."""
 
     latency: Latency
     rate: float
@@ -93,10 +94,10 @@ class PeerFigures(NamedTuple):
 
 @dataclass
 class Context:
-    """What every part of a run is given."""
+    """The settings and shared state of a run."""
 
-    memory: Place
-    disk: Place
+    memory: Site
+    disk: Site
     scale: Scale
     say: Callable[[str], None] = print
     peer_names: Sequence[str] = tuple(PEERS)
@@ -105,7 +106,7 @@ class Context:
 
     @cached_property
     def floors(self) -> floors.Floors:
-        """The floors; ``FloorsUnavailable`` where there are none."""
+        """The floors; ``FloorsUnavailable`` if they cannot be built."""
         return floors.load()
 
     @property
@@ -123,16 +124,16 @@ class Context:
         """The directory on a disk."""
         return self.disk.directory
 
-    def place_for(self, workload: str) -> Place:
-        """Where a workload of the peers is measured."""
+    def site_for(self, workload: str) -> Site:
+        """Where a peers' workload is measured."""
         return self.disk if workload in DURABLE else self.memory
 
     def peers(self, workload: str, names: Iterable[str] | None = None, size: int = 128) -> dict[str, PeerFigures]:
-        """Every peer that has this workload, pmwal among them, in turn and in rounds. Measured once and kept."""
+        """The figures of every peer with this workload, pmwal included, measured in turns. The result is kept."""
         key = (workload, size)
         wanted = [name for name in (self.peer_names if names is None else names) if workload in PEERS[name].settings]
         tried, known = self._peers.get(key, (frozenset[str](), {}))
-        if not tried.issuperset(wanted):  # all of them again, so that what is compared ran in turns
+        if not tried.issuperset(wanted):  # all again, so that what is compared ran in turns
             known = self._measure(wanted, workload, size)
             self._peers[key] = frozenset(wanted), known
         return {name: known[name] for name in wanted if name in known}
@@ -151,12 +152,12 @@ class Context:
         )
         count = min(count, max(20, _PEER_BYTES // size))
         turns = self.scale.rounds
-        if workload in DURABLE and count >= 10 * _MORE_TURNS:  # a disk has good and bad moments: shorter turns meet the same ones
+        if workload in DURABLE and count >= 10 * _MORE_TURNS:  # a disk has fast and slow phases: shorter turns share them
             turns, count = turns * _MORE_TURNS, count // _MORE_TURNS
         for _ in range(turns):
             for name in usable:
                 try:
-                    found[name].append(measure(name, workload, self.place_for(workload).directory, count, size))
+                    found[name].append(measure(name, workload, self.site_for(workload).directory, count, size))
                 except PeerFailed as error:
                     self._unavailable(f"{name}, {workload}", str(error))
         return {
@@ -169,14 +170,14 @@ class Context:
         }
 
     def _unavailable(self, key: str, message: str) -> None:
-        """Say once why something is not in the tables."""
+        """Report once why something is not in the tables."""
         if key not in self.unavailable:
             self.unavailable[key] = message
             self.say(message)
 
 
 def available_memory() -> int:
-    """Bytes that can be used without swapping (/proc/meminfo)."""
+    """Bytes of memory that can be used without swapping (/proc/meminfo)."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -184,6 +185,6 @@ def available_memory() -> int:
 
 
 def free_space(directory: Path) -> int:
-    """Bytes that a file in this directory can take."""
+    """Free bytes of the file system of a directory."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize

@@ -1,9 +1,9 @@
-/* What the hardware and the kernel take for the same work, without a log: the floors of tools/bench.py.
+/* The floors of tools/bench.py: what the hardware and the kernel need for the same work without a log.
  *
- * It shares no code with pmwal. Every loop may fill `each` with the nanoseconds of each iteration, measured with two reads of
- * CLOCK_MONOTONIC that are part of the figure (nothing is subtracted); with each == NULL only the total is taken. Functions return
- * the nanoseconds in all, or minus an errno. `at` is where the next store goes: it is kept between calls, so that a floor walks
- * through its ring as a log does, and does not hammer one hot line.
+ * They share no code with pmwal. Every loop fills `each`, unless it is NULL, with the nanoseconds of each call, measured with two
+ * reads of CLOCK_MONOTONIC that are part of the figure (nothing is subtracted). Functions return the total nanoseconds, or a
+ * negative errno. `at` is the offset of the next store: it is kept between calls, so that a floor walks through its ring like a
+ * log and does not hammer one hot line.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -35,7 +35,7 @@ _Static_assert(sizeof(header) == 48, "a header as pmwal stores it");
 enum { PAGE = 4096, LINE = 64, LONG = 8192, SHORT = 512 };
 enum { CLWB, CLFLUSHOPT, CLFLUSH };
 
-static volatile uint64_t sink; /* what is computed is used */
+static volatile uint64_t sink; /* keeps the compiler from dropping computations */
 
 static inline int64_t now(clockid_t clock) {
     struct timespec t;
@@ -45,7 +45,7 @@ static inline int64_t now(clockid_t clock) {
 
 static inline int64_t mono(void) { return now(CLOCK_MONOTONIC); }
 
-/* -- CRC32C: a chain of crc32q for what is short, three chains at once for what is long */
+/* -- CRC32C: one chain of crc32q for short data, three chains at a time for long data */
 
 static uint32_t zeros_long[4][256], zeros_short[4][256];
 
@@ -125,7 +125,7 @@ static inline void copy_nt(char *to, const char *from, size_t n) { /* n is a mul
 #endif
 }
 
-int fl_init(void) { /* which flush instruction there is: 0 CLWB, 1 CLFLUSHOPT, 2 CLFLUSH */
+int fl_init(void) { /* the flush instruction: 0 CLWB, 1 CLFLUSHOPT, 2 CLFLUSH */
     unsigned a, b, c, d;
     make_zeros(zeros_long, LONG);
     make_zeros(zeros_short, SHORT);
@@ -164,7 +164,7 @@ static inline uint64_t put(char *ring, uint64_t capacity, uint64_t at, const voi
     return at + size;
 }
 
-/* What append(commit=False) must do: clock, header, copy, checksum, store. */
+/* The work of append(commit=False): clock, header, copy, checksum, store. */
 int64_t fl_append(char *ring, uint64_t capacity, uint64_t *at, const void *payload, uint32_t length, uint64_t n, int64_t *each) {
     uint64_t to = *at;
     int64_t begin = mono();
@@ -177,7 +177,7 @@ int64_t fl_append(char *ring, uint64_t capacity, uint64_t *at, const void *paylo
     return mono() - begin;
 }
 
-/* What extend must do: one clock for `batch` records. `payloads` has their addresses. */
+/* The work of extend: one clock read for `batch` records, whose payloads are at the addresses in `payloads`. */
 int64_t fl_extend(char *ring, uint64_t capacity, uint64_t *at, void *const *payloads, uint32_t length, uint32_t batch, uint64_t n,
                   int64_t *each) {
     uint64_t to = *at;
@@ -244,7 +244,7 @@ int64_t fl_dax(char *ring, uint64_t capacity, char *control, uint64_t control_si
 
 /* -- disk */
 
-/* Store `length` bytes, msync the page or pages that hold them. */
+/* Store `length` bytes, then msync their page or pages. */
 int64_t fl_msync(char *map, uint64_t region, uint64_t *at, const void *payload, uint32_t length, uint64_t n, int64_t *each) {
     int64_t begin = mono();
     for (uint64_t i = 0; i < n; i++) {
@@ -259,7 +259,7 @@ int64_t fl_msync(char *map, uint64_t region, uint64_t *at, const void *payload, 
     return mono() - begin;
 }
 
-/* pwrite of `length` bytes, then fdatasync when `sync` is set (a descriptor with O_DSYNC needs none). */
+/* pwrite of `length` bytes, then fdatasync if `sync` is set (a descriptor with O_DSYNC needs none). */
 int64_t fl_pwrite(int fd, uint64_t region, uint64_t *at, const void *data, uint64_t length, int sync, uint64_t n, int64_t *each) {
     int64_t begin = mono();
     for (uint64_t i = 0; i < n; i++) {
@@ -277,7 +277,7 @@ int64_t fl_pwrite(int fd, uint64_t region, uint64_t *at, const void *data, uint6
     return mono() - begin;
 }
 
-/* The same of one page into a descriptor with O_DSYNC, by a thread that computes every other `turn` nanoseconds. */
+/* The same for one page and a descriptor with O_DSYNC, by a thread that computes every other `turn` nanoseconds. */
 int64_t fl_pwrite_turns(int fd, uint64_t region, uint64_t *at, const void *page, int64_t turn, uint64_t n) {
     int64_t begin = mono(), end = begin + turn;
     for (uint64_t i = 0; i < n; i++) {
@@ -291,7 +291,7 @@ int64_t fl_pwrite_turns(int fd, uint64_t region, uint64_t *at, const void *page,
     return mono() - begin;
 }
 
-/* Read `size` bytes from the beginning in pieces. */
+/* Read `size` bytes sequentially, in pieces. */
 int64_t fl_read(int fd, uint64_t size, uint64_t piece) {
     char *buffer = aligned_alloc(PAGE, piece);
     if (!buffer) return -ENOMEM;
@@ -334,7 +334,7 @@ int64_t fl_crc(const char *data, uint64_t size) {
     return mono() - begin;
 }
 
-/* One CRC for each payload; the processor overlaps them by itself. */
+/* One CRC for each payload; out-of-order execution overlaps them. */
 int64_t fl_crc_each(const char *data, uint64_t size, uint64_t stride, uint64_t offset, uint32_t length) {
     uint64_t sum = 0;
     int64_t begin = mono();
@@ -345,7 +345,7 @@ int64_t fl_crc_each(const char *data, uint64_t size, uint64_t stride, uint64_t o
     return total;
 }
 
-/* -- group commit: threads store records under a mutex; one of those that wait makes durable what all have stored */
+/* -- group commit: threads store records under a mutex; one of the waiting threads flushes what all have stored */
 
 typedef struct {
     pthread_mutex_t lock;
@@ -418,7 +418,7 @@ int64_t fl_group(char *map, int fd, uint64_t region, uint64_t *at, const void *p
 
 /* -- processes */
 
-/* A process that sleeps on a futex, woken n times after a pause: each from just before the wake-up to the clock in the woken one. */
+/* Wakes a process that sleeps on a futex, n times, after a pause each: the time from before the wake-up to its next clock read. */
 int64_t fl_wake(int64_t pause_ns, uint64_t n, int64_t *each) {
     size_t size = PAGE + n * sizeof(int64_t);
     char *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -433,7 +433,7 @@ int64_t fl_wake(int64_t pause_ns, uint64_t n, int64_t *each) {
         munmap(shared, size);
         return -error;
     }
-    if (!child) { /* of a process with threads: system calls only */
+    if (!child) { /* forked from a process with threads: system calls only */
         for (uint32_t i = 0; i < n; i++) {
             while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == i) syscall(SYS_futex, word, FUTEX_WAIT, i, NULL, NULL, 0);
             woken[i] = mono();

@@ -1,7 +1,7 @@
-"""The floors: floors.c compiled when it is needed, its loops as methods, and the files they walk through.
+"""The floors: floors.c, compiled on demand, with its loops as methods, and the files that they store to.
 
-The library is built with ``gcc -O2 -march=native`` into a temporary directory that goes with the process. ctypes lets go of the
-GIL for a call, so that floors with threads of their own run as they would in a C program.
+The library is built with ``gcc -O2 -march=native`` into a temporary directory that is removed at exit. ctypes releases the GIL
+during a call, so floors with threads of their own run as in a C program.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ RECORD_HEADER = 48
 
 
 class FloorsUnavailable(Exception):
-    """There is no C compiler, or another processor: nothing can be compared with a floor."""
+    """The floors cannot be built: no C compiler, or another processor."""
 
 
 class Loop(NamedTuple):
-    """What one run of a floor took: nanoseconds in all, and of each iteration (empty when only the total was asked for)."""
+    """Nanoseconds of one run of a loop: in total, and of each call (empty if only the total was measured)."""
 
     total: int
     calls: int
@@ -43,14 +43,14 @@ class Loop(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Nanoseconds for one iteration, from the total."""
+        """Nanoseconds for one call, from the total."""
         return self.total / self.calls
 
 
 class Area:
-    """A file that a floor stores to: every byte written in pieces of 4 KiB and synced beforehand, then mapped and touched.
+    """A file that a floor stores to: every byte was written in pieces of 4 KiB and synced, then the file was mapped and touched.
 
-    ``at`` is where the next store goes. ``flags`` open a second descriptor for writes beside the mapping (O_DIRECT | O_DSYNC).
+    ``at`` is the offset of the next store. ``flags`` apply to the descriptor for writes (O_DIRECT | O_DSYNC).
     """
 
     def __init__(self, path: Path, size: int, *, flags: int = 0) -> None:
@@ -64,16 +64,16 @@ class Area:
             for offset in range(0, size, PAGE):
                 os.pwrite(fd, piece, offset)
             os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # else O_DIRECT has cached pages to drop at each write
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # otherwise each O_DIRECT write has to drop cached pages
         finally:
             os.close(fd)
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
         self.map = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         if not flags:
-            self.map.madvise(mmap.MADV_RANDOM)  # single pages in the cache: write-back of a large folio writes all of it
+            self.map.madvise(mmap.MADV_RANDOM)  # keeps single pages in the cache: write-back of a large folio writes all of it
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_WILLNEED)
-            ctypes.memset(self.address, 0, size)  # no loop is charged with a first touch
+            ctypes.memset(self.address, 0, size)  # so that no loop includes first touches
             os.fsync(self.fd)
 
     def close(self) -> None:
@@ -90,14 +90,14 @@ class Area:
 
 
 class Floors:
-    """The loops of floors.c. ``each=True`` times every iteration, else only the whole loop is timed."""
+    """The loops of floors.c. ``each=True`` times every call, otherwise only the whole loop is timed."""
 
     def __init__(self, library: Path) -> None:
         self._lib = ctypes.CDLL(str(library))
         self.flush = FLUSHES[self._lib.fl_init()]
 
     def _run(self, name: str, count: int, *arguments: object, each: bool = True) -> Loop:
-        """Call one loop; its last argument is the array for the iterations."""
+        """Call one loop; its last argument is the array for the times of its calls."""
         times = np.zeros(count if each else 0, dtype=np.int64)
         pointer = ctypes.c_void_p(times.ctypes.data) if each else None
         return Loop(self._call(name, *arguments, ctypes.c_uint64(count), pointer), count, times)
@@ -111,7 +111,7 @@ class Floors:
         return total
 
     def crc32c(self, data: bytes) -> int:
-        """CRC32C of some bytes: what a test compares with a known value."""
+        """CRC32C of some bytes, for tests."""
         self._lib.fl_crc32c.restype = ctypes.c_uint32
         return int(self._lib.fl_crc32c(data, ctypes.c_uint64(len(data))))
 
@@ -120,25 +120,25 @@ class Floors:
         return self._run("fl_timer", count)
 
     def wake(self, pause: float, count: int) -> Loop:
-        """From a futex wake-up, after ``pause`` seconds each time, to the next instruction of the process that slept on it."""
+        """From a futex wake-up, after a pause in seconds, to the next instruction of the process that slept on it."""
         return self._run("fl_wake", count, ctypes.c_int64(int(pause * 1e9)))
 
     def append(self, area: Area, payload: bytes, count: int, *, each: bool = False) -> Loop:
-        """What ``append(commit=False)`` must do: clock, 48-byte header, copy, CRC32C, store."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._run("fl_append", count, *place, payload, ctypes.c_uint32(len(payload)), each=each)
+        """The work of ``append(commit=False)``: clock, 48-byte header, copy, CRC32C, store."""
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_append", count, *where, payload, ctypes.c_uint32(len(payload)), each=each)
 
     def extend(self, area: Area, payloads: Sequence[bytes], count: int, *, each: bool = False) -> Loop:
-        """The same for all of ``payloads`` at a time, ``count`` times; they have one length."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        """The same for all ``payloads``, which have equal lengths, at a time, ``count`` times."""
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
         pointers = (ctypes.c_char_p * len(payloads))(*payloads)
         shape = ctypes.c_uint32(len(payloads[0])), ctypes.c_uint32(len(payloads))
-        return self._run("fl_extend", count, *place, pointers, *shape, each=each)
+        return self._run("fl_extend", count, *where, pointers, *shape, each=each)
 
     def dax(
         self, area: Area, control: Area, payload: bytes, count: int, *, strict: bool, non_temporal: bool, each: bool = False
     ) -> Loop:
-        """A raw store to emulated persistent memory: then a fence, a slot and a fence (strict), or with a CRC and one fence."""
+        """A raw store to emulated persistent memory; strict: then a fence, a slot and a fence; else with a CRC, then one fence."""
         arguments = (
             ctypes.c_void_p(area.address),
             ctypes.c_uint64(area.size),
@@ -164,23 +164,23 @@ class Floors:
         return name, runs[name]
 
     def msync(self, area: Area, payload: bytes, count: int) -> Loop:
-        """Store into a mapping, and msync of the page."""
-        place = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._run("fl_msync", count, *place, payload, ctypes.c_uint32(len(payload)))
+        """Store into a mapping, then msync the page."""
+        where = ctypes.c_void_p(area.address), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._run("fl_msync", count, *where, payload, ctypes.c_uint32(len(payload)))
 
     def pwrite(self, area: Area, data: bytes | int, length: int, count: int, *, sync: bool) -> Loop:
-        """Write ``length`` bytes (``data`` itself, or what is at this address), then fdatasync when ``sync`` is set."""
-        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        """Write ``length`` bytes (``data``, or those at this address), then fdatasync if ``sync`` is set."""
+        where = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
         source = ctypes.c_void_p(data) if isinstance(data, int) else data
-        return self._run("fl_pwrite", count, *place, source, ctypes.c_uint64(length), ctypes.c_int(sync))
+        return self._run("fl_pwrite", count, *where, source, ctypes.c_uint64(length), ctypes.c_int(sync))
 
     def pwrite_turns(self, area: Area, page: int, turn: float, count: int) -> int:
         """Nanoseconds to write the page at this address ``count`` times, while computing every other ``turn`` seconds."""
-        place = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
-        return self._call("fl_pwrite_turns", *place, ctypes.c_void_p(page), ctypes.c_int64(int(turn * 1e9)), ctypes.c_uint64(count))
+        where = ctypes.c_int(area.fd), ctypes.c_uint64(area.size), ctypes.byref(area.at)
+        return self._call("fl_pwrite_turns", *where, ctypes.c_void_p(page), ctypes.c_int64(int(turn * 1e9)), ctypes.c_uint64(count))
 
     def read(self, fd: int, size: int, piece: int = 1 << 20) -> int:
-        """Nanoseconds to read a file from its beginning."""
+        """Nanoseconds to read a file sequentially."""
         return self._call("fl_read", ctypes.c_int(fd), ctypes.c_uint64(size), ctypes.c_uint64(piece))
 
     def memcpy(self, address: int, size: int) -> int:
@@ -217,7 +217,7 @@ class Floors:
 
 @functools.cache
 def load() -> Floors:
-    """Compile and load; ``FloorsUnavailable`` says why not."""
+    """Compile and load the floors; ``FloorsUnavailable`` if that is not possible."""
     if platform.machine() not in ("x86_64", "AMD64"):
         raise FloorsUnavailable(f"the floors are written for x86-64, not {platform.machine()}")
     compiler = shutil.which("gcc") or shutil.which("cc")

@@ -1,7 +1,7 @@
-"""Following across processes: one appends, another runs ``for rec in reader.follow()``.
+"""Following across processes: one process appends, another runs ``for rec in reader.follow()``.
 
-Both read CLOCK_MONOTONIC, which is one clock for all processes of a machine. Between two appends the writer pauses for so long that
-the follower sleeps again. A record can be delivered before ``append`` has returned: that time is below zero.
+Both read CLOCK_MONOTONIC, which all processes of a machine share. The writer pauses between two appends until the follower sleeps
+again. A record can be delivered before ``append`` has returned; that time is negative.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from benchmark.stats import Times
 
 PAUSE = 0.004
 """Seconds between two appends."""
-_TIMEOUT = 60
+_TIMEOUT = 600
 
 
 class Deliveries(NamedTuple):
-    """Nanoseconds from the call of ``append``, and from its return, to the record in the follower's hands.
+    """Nanoseconds from the call of ``append``, and from its return, until the follower had the record.
 
-    ``idle_share``: the follower's processor time while nothing was appended, by the time that took.
+    ``idle_share``: the share of a processor that the follower used while nothing was appended.
     """
 
     from_call: Times
@@ -41,7 +41,7 @@ class Deliveries(NamedTuple):
 def measure(
     wal: pmwal.Wal, payload: bytes, *, rounds: int, each_round: int, idle: float, before_round: Callable[[], None]
 ) -> Deliveries:
-    """Append, and say when the follower had it; then append nothing for ``idle`` seconds. Closes the log."""
+    """Append records and collect when the follower had each; then append nothing for ``idle`` seconds. Closes the log."""
     stamps: list[tuple[int, int]] = []
     with _follower(wal.path) as process:
         assert process.stdout is not None
@@ -79,7 +79,7 @@ def _idle_share(pid: int, seconds: float) -> float:
 
 
 def _processor_ns(pid: int) -> int:
-    """What this process has used of all processors, to the nanosecond (/proc/PID/stat counts ticks of 10 ms)."""
+    """Processor time of a process, to the nanosecond (/proc/PID/stat counts ticks of 10 ms)."""
     clock = ctypes.c_int()
     error = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
     if error:
@@ -88,7 +88,7 @@ def _processor_ns(pid: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The child's part: say that the first record is there, then when each of the others was, as JSON."""
+    """The child: report the first record, and at the end the times of all others, as JSON."""
     (path,) = arguments
     with pmwal.open(path, "r") as reader:
         records = reader.follow()

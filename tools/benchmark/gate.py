@@ -1,7 +1,7 @@
-"""The bars, and what it means to be over one.
+"""The gate: its bars, and the rows that are compared with them.
 
-A row compares one figure of pmwal with one of a floor, both from the same run. ``at most`` bars are of times (or counts), ``at
-least`` bars of rates; the ratio is always pmwal's figure by the floor's. A row without a floor has the figure itself as its ratio.
+A row compares one figure of pmwal with one of a floor from the same run. "at most" bars are for times and counts, "at least" bars
+for rates. The ratio is pmwal's figure divided by the floor's; without a floor it is the figure itself.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ BARS: dict[str, float] = {
     "log event enqueued": 1.0,
     "log handler ns": 1000.0,
 }
-"""Every bar of the gate, in one place."""
+"""All bars of the gate."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ``passed`` is None when it could not be measured; ``note`` says why, or what else there is to say."""
+    """One comparison. ``passed`` is None if it could not be measured; ``note`` has the reason, or further figures."""
 
     check: str
     what: str
@@ -67,25 +67,25 @@ class Row:
         return "skipped" if self.passed is None else "pass" if self.passed else "FAIL"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON, which has no NaN."""
+        """Plain values for JSON, which has no NaN."""
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Row:
-        """What ``as_dict`` gave."""
+        """The row from the values of ``as_dict``."""
         numbers = {key: math.nan for key in ("floor", "ours", "ratio") if values[key] is None}
         return cls(**(values | numbers))
 
 
 def within(ratio: float, sense: Sense, bar: float) -> bool:
-    """Whether a ratio is on the right side of its bar. A ratio that is no number is not."""
+    """Whether a ratio is on the right side of its bar. NaN never is."""
     return ratio <= bar if sense == "at most" else ratio >= bar
 
 
 def compare(
     check: str, what: str, floor_name: str, figures: Sequence[float], unit: str, sense: Sense, bar: float, note: str = ""
 ) -> Row:
-    """A row with its ratio and verdict, of (the floor's figure, pmwal's). One that is not positive never passes."""
+    """A row of two figures, (floor, pmwal). Figures that are not positive never pass."""
     floor, ours = figures
     ratio = ours / floor if floor > 0 and ours > 0 else math.nan
     return Row(check, what, floor_name, floor, ours, unit, ratio, sense, bar, within(ratio, sense, bar), note)
@@ -97,17 +97,17 @@ def absolute(check: str, what: str, ours: float, unit: str, sense: Sense, bar: f
 
 
 def skipped(check: str, why: str) -> Row:
-    """A row that could not be measured here."""
+    """A row that cannot be measured here."""
     return Row(check, "", "", math.nan, math.nan, "", math.nan, "at most", math.nan, None, why)
 
 
 def broken(check: str, why: str) -> Row:
-    """A row of a check that ended with an error: that is a failure."""
+    """A row of a check that ended with an error, which is a failure."""
     return replace(skipped(check, why), passed=False)
 
 
 def exit_code(rows: Iterable[Row]) -> int:
-    """1 when a row failed, 3 when nothing was measured, else 0."""
+    """1 if a row failed, 3 if nothing was measured, else 0."""
     verdicts = [row.passed for row in rows]
     if False in verdicts:
         return 1

@@ -1,8 +1,8 @@
-"""Loggers side by side: what one call takes that logs an event with three values, in one process and in turns.
+"""Loggers compared: the time of one call that logs an event with three values, measured in one process and in turns.
 
-Each formats as little as it can (the message alone), which is the cheapest it gets. Each turn opens the logger anew; its first
-calls are not timed. A logger that only enqueues is measured without anybody who takes from the queue, where that is possible:
-beside a thread that writes what it took, a call takes longer.
+Each formats as little as it can, the message alone, which is its cheapest setting. Each turn reopens the logger and does not time
+its first calls. A logger that only enqueues is measured without a consumer, if possible: a thread that writes the events slows
+calls down.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BY_PERCENT = "order %s filled %s @ %s"
 BY_BRACES = "order {} filled {} @ {}"
 BY_NAME = "order {id} filled {qty} @ {px}"
 _SIZE = "64MiB"
-_WARM_UP = 0.1  # of the calls that are timed, before them
-_PIECE = 500  # calls of one logger, before those of the one that it is compared with
+_WARM_UP = 0.1  # untimed calls, as a share of the timed ones
+_PIECE = 500  # calls of one logger before the turn of the other
 
 
 class Session(NamedTuple):
-    """An open logger. ``call(template, id, qty, px)`` logs; ``call(id, qty, px)`` when there is no template.
+    """An open logger. ``call(template, id, qty, px)`` logs, or ``call(id, qty, px)`` if there is no template.
 
-    ``queue`` is where an event stays that nobody writes.
+    ``queue`` receives the events of a logger without a consumer.
     """
 
     call: Callable[..., object]
@@ -48,7 +48,7 @@ class Session(NamedTuple):
 
 @dataclass(frozen=True)
 class Logger:
-    """``open(directory)``; ``module``: what it needs; ``kept``: what is left of an event after SIGKILL, or that it was not kept."""
+    """A logger: ``open(directory)``, the ``module`` that it needs, and whether an event is ``kept`` after SIGKILL."""
 
     name: str
     open: Callable[[Path], Session]
@@ -59,14 +59,14 @@ class Logger:
     enqueues: bool = False
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here; None when it can."""
+        """Why it cannot be measured here; None if it can."""
         if self.module is not None and importlib.util.find_spec(self.module) is None:
             return f"{self.name}: skipped, the Python module {self.module} is not installed"
         return None
 
 
 def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
-    """These loggers in turns: percentiles of all single calls, rates of the median loop. The missing ones are said and left out."""
+    """Measure loggers in turns: percentiles over all calls, rates of the median loop. Missing loggers are reported and skipped."""
     usable = []
     for name in names:
         problem = LOGGERS[name].missing()
@@ -94,8 +94,10 @@ def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
 
 
 def paired(context: Context, floor: str, other: str) -> tuple[float, float]:
-    """ns a call that one logger takes, and how many more another one takes: medians over short loops in turns, of which each is
-    compared with the one next to it, so that a machine that changes its speed changes both."""
+    """Nanoseconds of one logger's call, and how many more another's takes: medians over short loops in turns.
+
+    Each loop is compared with its neighbour, so that changes of the machine's speed affect both.
+    """
     pieces = context.scale.rounds * context.scale.peer_process // _PIECE
     with contextlib.ExitStack() as stack:
         sessions: list[Session] = []
@@ -110,7 +112,7 @@ def paired(context: Context, floor: str, other: str) -> tuple[float, float]:
 
 
 def _whole(session: Session, count: int) -> Loop:
-    """Only the whole is timed. Two loops, because a general call would cost as much as an event does."""
+    """Time the loop as a whole. Two loops, because a call with ``*args`` would cost as much as an event."""
     call, template = session.call, session.template
     if template is None:
         begin = perf_counter_ns()
@@ -124,7 +126,7 @@ def _whole(session: Session, count: int) -> Loop:
 
 
 def _each(session: Session, count: int) -> Loop:
-    """Each call is timed."""
+    """Time each call."""
     call, template, clock = session.call, session.template, perf_counter_ns
     each = [0] * count
     begin = clock()
@@ -145,10 +147,10 @@ def _each(session: Session, count: int) -> Loop:
 
 
 class _Drop(logging.Handler):
-    """What every handler pays for: the record and its text."""
+    """The cost of every handler: creating the record and formatting its text."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format, and forget."""
+        """Format the record and drop it."""
         self.format(record)
 
 
@@ -206,7 +208,7 @@ def _loguru_pmwal(directory: Path) -> Session:
 
 def _loguru_to(sink: object, **options: Any) -> Session:
     logger: Any = load("loguru").logger
-    logger.remove()  # it has one logger for a process: nothing else may listen to it
+    logger.remove()  # the process has one logger: remove its default sink
     logger.add(sink, format="{message}", **options)
     return Session(logger.info, BY_BRACES, logger.remove)
 
@@ -248,17 +250,21 @@ LOGGERS: dict[str, Logger] = {
         Logger(FILE, _file_handler, "the reference", _KEPT),
         Logger(DROP, _drop, "the floor of every handler", _LOST),
         Logger(HANDLER, _log_handler, "defaults", _KEPT, ours=True),
-        Logger(f'{HANDLER}, commit="manual"', lambda place: _log_handler(place, commit="manual"), "no thread", _KEPT, ours=True),
-        Logger(f"{HANDLER}, structured", lambda place: _log_handler(place, structured=True), "JSON", _KEPT, ours=True),
+        Logger(
+            f'{HANDLER}, commit="manual"', lambda directory: _log_handler(directory, commit="manual"), "no thread", _KEPT, ours=True
+        ),
+        Logger(f"{HANDLER}, structured", lambda directory: _log_handler(directory, structured=True), "JSON", _KEPT, ours=True),
         Logger(EVENT, _event, 'fill(id, qty, px), commit="manual"', _KEPT, module="pmwal.events", ours=True),
         Logger("logging, QueueHandler", _queue_handler, "SimpleQueue, no listener", _LOST, enqueues=True),
         Logger("picologging, FileHandler", _picologging, "", _KEPT, module="picologging"),
         Logger("picologging, QueueHandler", _picologging_queue, "SimpleQueue, no listener", _LOST, "picologging", enqueues=True),
         Logger("loguru, file", _loguru, 'format="{message}"', _KEPT, module="loguru"),
-        Logger("loguru, enqueue", lambda place: _loguru(place, enqueue=True), "with its thread", _LOST, "loguru", enqueues=True),
+        Logger(
+            "loguru, enqueue", lambda directory: _loguru(directory, enqueue=True), "with its thread", _LOST, "loguru", enqueues=True
+        ),
         Logger("loguru, pmwal sink", _loguru_pmwal, 'format="{message}"', _KEPT, module="loguru", ours=True),
         Logger("structlog, BytesLogger", _structlog, "filtering bound logger, event only", _KEPT, module="structlog"),
         Logger("structlog, pmwal factory", _structlog_pmwal, "the same", _KEPT, module="structlog", ours=True),
     )
 }
-"""Name -> logger, in the order in which they are measured and shown."""
+"""Loggers by name, in the order of measurement and of the table."""

@@ -1,4 +1,4 @@
-"""What the figures were measured on: file system, device, processor, kernel, Python, engine."""
+"""The environment of a measurement: file system, device, processor, kernel, Python, engine."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A directory to measure in, and what it lies on."""
+class Site:
+    """A directory to measure in, and the file system and device below it."""
 
     directory: Path
     mount: Mount
@@ -35,22 +35,22 @@ class Place:
 
     @property
     def in_memory(self) -> bool:
-        """Whether nothing here survives a power cut."""
+        """Whether the file system is in memory, so that nothing survives a power cut."""
         return self.mount.filesystem in _IN_MEMORY
 
     @property
     def note(self) -> str:
-        """What every table measured here says."""
+        """The note on every table that was measured here."""
         return TMPFS_NOTE if self.in_memory else f"{self.mount.filesystem} on {self.device}"
 
     @property
     def text(self) -> str:
-        """File system, options and device, in one line. No path: it says nothing about a figure."""
+        """File system, options and device in one line, without the path, which does not affect figures."""
         return f"{self.mount.filesystem} ({self.mount.options}), {self.device}"
 
 
 def parse_mounts(text: str) -> list[Mount]:
-    """The lines of a mountinfo (proc(5)): fields before " - " are of the mount, those after it of the file system."""
+    """Parse /proc/PID/mountinfo (proc(5)): fields before " - " describe the mount, those after it the file system."""
     mounts = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
@@ -62,7 +62,7 @@ def parse_mounts(text: str) -> list[Mount]:
 
 
 def find_mount(path: Path, mounts: list[Mount]) -> Mount:
-    """The mount that a path lies on: the deepest one, and of several in one place the last."""
+    """The mount of a path: the deepest one, and of several at one mount point the last."""
     real = str(path.resolve())
     best = Mount("", "unknown", "unknown", "")
     for mount in mounts:
@@ -72,15 +72,15 @@ def find_mount(path: Path, mounts: list[Mount]) -> Mount:
     return best
 
 
-def look(directory: Path) -> Place:
-    """What a directory lies on."""
+def look(directory: Path) -> Site:
+    """The site of a directory."""
     mount = find_mount(directory, parse_mounts(Path("/proc/self/mountinfo").read_text()))
     number = os.stat(directory).st_dev
-    return Place(directory, mount, describe_device(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")))
+    return Site(directory, mount, describe_device(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")))
 
 
 def describe_device(path: Path) -> str:
-    """Name, model, rotational and write cache of a block device in /sys; "no block device" where there is none."""
+    """Name, model, kind and write cache of a block device in /sys; "no block device" if the path does not exist."""
     if not path.exists():
         return "no block device"
     disk = path.resolve()
@@ -108,21 +108,21 @@ def _driver(disk: Path) -> str:
 
 
 def processor() -> str:
-    """The model name of the first processor, and how many there are for this process."""
+    """The model name of the first processor, and how many this process may use."""
     found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return f"{found[1] if found else platform.machine()}, {len(os.sched_getaffinity(0))} for this process"
 
 
 def clocksource() -> str:
-    """Where the kernel's clock comes from: a slow one shows in every figure of memory."""
+    """The kernel's clock source. A slow one shows in every figure of memory."""
     return _word(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")) or "unknown"
 
 
-def describe_engine(place: Place) -> dict[str, str]:
-    """Engine and flush instruction of logs on memory, as ``stats()`` names them."""
+def describe_engine(site: Site) -> dict[str, str]:
+    """Engine and flush of logs in a directory, as ``stats()`` names them."""
     found = {}
-    for medium in ("memory", "emulated-dax") if place.in_memory else ("file",):
-        path = place.directory / "look.wal"
+    for medium in ("memory", "emulated-dax") if site.in_memory else ("file",):
+        path = site.directory / "look.wal"
         with pmwal.open(path, "x", size="64KiB", medium=medium) as wal:
             stats = wal.stats()
         path.unlink()
@@ -131,8 +131,8 @@ def describe_engine(place: Place) -> dict[str, str]:
     return found
 
 
-def describe(memory: Place, disk: Place) -> dict[str, str]:
-    """Everything that the head of a report says."""
+def describe(memory: Site, disk: Site) -> dict[str, str]:
+    """The environment for the head of a report."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return {
         "memory": memory.text,

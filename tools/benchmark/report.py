@@ -1,4 +1,4 @@
-"""Results: tables and the gate as text and as Markdown, and everything as JSON."""
+"""Results: tables and the gate as text and Markdown, and everything as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = 1
 
 @dataclass
 class Table:
-    """A table; ``note`` says where it was measured, and stands below it always."""
+    """A table. ``note``, which is always printed, says where it was measured."""
 
     title: str
     columns: list[str]
@@ -33,14 +33,14 @@ class Table:
         return "\n".join([self.title, *("  " + line for line in lines), f"  ({self.note})"])
 
     def markdown(self) -> str:
-        """The same for a document."""
+        """As Markdown."""
         rows = [self.columns, ["---"] * len(self.columns), *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         return "\n".join([f"**{self.title}** ({self.note})", "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 @dataclass
 class Results:
-    """Everything of one run. ``series`` is what the charts are drawn from."""
+    """The results of a run. Charts are drawn from ``series``."""
 
     environment: dict[str, str] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Results:
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """What ``as_json`` gave."""
+        """The results from the text of ``as_json``."""
         values = json.loads(text)
         if values.get("version") != VERSION:
             raise ValueError(f"results of version {values.get('version')}, not {VERSION}")
@@ -90,7 +90,7 @@ LATENCY_COLUMNS = ["what", "p50", "p99", "p99.9", "p99.99", "max", "rate"]
 
 
 def tail_texts(latency: Latency) -> list[str]:
-    """p50 to max as text; "-" for a percentile that fewer calls than one would stand for."""
+    """p50 to max as text; "-" for a percentile above which there is less than one call."""
     values = zip(PERCENTILES, (latency.p50, latency.p99, latency.p999, latency.p9999), strict=True)
     texts = [time_text(value) if (100 - q) * latency.calls >= 99.9 else "-" for q, value in values]
     return [*texts, time_text(latency.max)]
@@ -107,7 +107,7 @@ def latency_table(title: str, rows: Iterable[tuple[str, Latency]], note: str) ->
 
 
 def figure_text(value: float, unit: str) -> str:
-    """A figure of the gate with its unit: "ns" is a time, "/s" and "B/s" are rates."""
+    """A figure of the gate with its unit; "ns" is a time, units that end with "/s" are rates."""
     if math.isnan(value):
         return "-"
     if unit == "ns":
@@ -118,7 +118,7 @@ def figure_text(value: float, unit: str) -> str:
 
 
 def ratio_text(row: Row) -> str:
-    """What a row compares with its bar: the ratio, or the figure where there is no floor."""
+    """What a row compares with its bar: the ratio, or the figure if there is no floor."""
     if math.isnan(row.floor):
         return figure_text(row.ours, row.unit)
     return "none" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
@@ -130,7 +130,7 @@ def bar_text(row: Row) -> str:
 
 
 def gate_lines(row: Row) -> str:
-    """One row of the gate, in words."""
+    """One row of the gate as text."""
     if not row.what:
         return f"{row.verdict:<8} {row.check}: {row.note}"
     figures = f"pmwal {figure_text(row.ours, row.unit)}"

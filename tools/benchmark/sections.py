@@ -1,6 +1,6 @@
-"""The tables: bandwidths, latency by medium, throughput by size, threads, recovery by size, peers.
+"""The tables: bandwidths, latency by medium, throughput by size, threads, recovery by size, peers, loggers.
 
-Each also leaves what the charts are drawn from.
+Each also adds the data of its charts to the series.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark import loggers, workloads
-from benchmark.checks import BATCH_OF_PAYLOADS, CONTROL_SIZE, mapped
-from benchmark.context import Context, PageBuffer
+from benchmark.checks.recovery import mapped
+from benchmark.context import CONTROL_SIZE, Context, PageBuffer
 from benchmark.floors import PAGE, Area, Loop
-from benchmark.media import Place
+from benchmark.media import Site
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
 from benchmark.report import Table, latency_table, tail_texts
 from benchmark.stats import Latency, median, merge, rate_text, time_text
-from benchmark.workloads import BATCH, PAYLOAD
+from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
 
 Series = dict[str, Any]
 _SIZE_PEERS = ("pmwal", "plain file", "lmdb", "rocksdict", "plyvel", "libpmemlog")
@@ -31,7 +31,7 @@ _THREAD_COUNTS = (1, 2, 4, 8)
 
 
 class Way(NamedTuple):
-    """One way to do the work: a loop that is timed as a whole, and one whose calls are timed."""
+    """One way to do some work: a loop that is timed as a whole, and one whose calls are timed."""
 
     name: str
     whole: Callable[[], Loop]
@@ -39,7 +39,7 @@ class Way(NamedTuple):
 
 
 def in_turns(context: Context, ways: list[Way]) -> list[tuple[str, Latency]]:
-    """All ways in turn, after one turn to warm up. Rates are medians of the rounds, percentiles are of all their calls."""
+    """Measure all ways in turns, after a warm-up turn. Rates are medians over rounds, percentiles are over all calls."""
     whole: dict[str, list[Loop]] = {way.name: [] for way in ways}
     each: dict[str, list[Loop]] = {way.name: [] for way in ways}
     for turn in range(context.scale.rounds + 1):
@@ -56,7 +56,7 @@ def in_turns(context: Context, ways: list[Way]) -> list[tuple[str, Latency]]:
 
 
 def _same(name: str, loop: Callable[[], Loop]) -> Way:
-    """Where a call is so slow that the clock does not matter, one loop gives both figures; it is not run twice."""
+    """A way whose calls are so slow that clock reads do not matter: one loop gives both figures."""
     last: list[Loop] = []
 
     def each() -> Loop:
@@ -67,12 +67,12 @@ def _same(name: str, loop: Callable[[], Loop]) -> Way:
 
 
 def _keep(series: Series, medium: str, rows: list[tuple[str, Latency]]) -> None:
-    """For the chart of the tails."""
+    """Keep the data of the latency chart."""
     series.setdefault("latency", {})[medium] = {name: latency.as_dict()["tail"] for name, latency in rows}
 
 
 def latency_memory(context: Context, series: Series) -> list[Table]:
-    """Appends on memory, and the C loop."""
+    """Appends in memory, and the C loop."""
     scale, floors = context.scale, context.floors
     with (
         Area(context.memory_dir / "floor", scale.ring) as area,
@@ -152,7 +152,7 @@ def latency_dax(context: Context, series: Series) -> list[Table]:
 
 
 def latency_disk(context: Context, series: Series) -> list[Table]:
-    """Durable appends on a disk, and what the kernel takes for a page, by each way in."""
+    """Durable appends on a disk, and the kernel's ways to write a page durably."""
     scale, floors, directory = context.scale, context.floors, context.disk_dir
     data = bytes(BATCH * workloads.record_size(len(PAYLOAD), 8))
     page = PageBuffer()
@@ -192,7 +192,7 @@ def latency_disk(context: Context, series: Series) -> list[Table]:
 
 
 def bandwidths(context: Context, series: Series) -> list[Table]:
-    """What one thread reads, copies and checks."""
+    """The bandwidths at which one thread copies memory and computes checksums."""
     size, path = context.scale.large_ring, context.memory_dir / "bytes"
     stride = workloads.record_size(len(PAYLOAD), 8)
     figures: dict[str, list[float]] = {"memcpy": [], "CRC32C, three chains": [], "CRC32C of each 128 B payload": []}
@@ -214,7 +214,7 @@ def bandwidths(context: Context, series: Series) -> list[Table]:
 
 
 def sizes(context: Context, series: Series) -> list[Table]:
-    """Throughput by size of the record: pmwal, the floor, the best peer."""
+    """Throughput by record size: pmwal, the floor, the best peer."""
     return [
         *_sizes(context, series, context.memory, "memory, each record in shared memory", PROCESS_APPEND),
         *_sizes(context, series, context.memory, "emulated-dax, each record flushed (strict)", None),
@@ -222,11 +222,11 @@ def sizes(context: Context, series: Series) -> list[Table]:
     ]
 
 
-def _sizes(context: Context, series: Series, place: Place, title: str, workload: str | None) -> list[Table]:
+def _sizes(context: Context, series: Series, site: Site, title: str, workload: str | None) -> list[Table]:
     rows, points = [], []
     for size in context.scale.sizes:
         payload = bytes(size)
-        ours, floor = _size_of_memory(context, payload, workload) if place.in_memory else _size_of_disk(context, payload)
+        ours, floor = _size_of_memory(context, payload, workload) if site.in_memory else _size_of_disk(context, payload)
         peer, beside = ("-", 0.0), 0.0
         if workload is not None:
             figures = context.peers(workload, [name for name in _SIZE_PEERS if name in context.peer_names], size)
@@ -239,11 +239,11 @@ def _sizes(context: Context, series: Series, place: Place, title: str, workload:
         rows.append([str(size), *shown, *others_text])
     series.setdefault("sizes", {})[title.partition(",")[0]] = points
     columns = ["bytes", "pmwal", "floor", "pmwal/floor", "payload", "pmwal beside the peers", "best peer"]
-    return [Table(f"Records per second by size: {title}", columns, rows, place.note)]
+    return [Table(f"Records per second by size: {title}", columns, rows, site.note)]
 
 
 def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> tuple[float, float]:
-    """The rates of pmwal and of the floor; with a workload on memory, without one on emulated persistent memory."""
+    """The rates of pmwal and of the floor: in memory if there is a workload, else on emulated persistent memory."""
     scale, dax = context.scale, workload is None
     count = max(20, min(scale.memory_calls, (256 << 20) // (len(payload) + 48)) // 4)
     ours, floor = [], []
@@ -267,7 +267,7 @@ def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> t
 
 
 def _size_of_disk(context: Context, payload: bytes) -> tuple[float, float]:
-    """The floor writes whole pages by O_DIRECT|O_DSYNC: as many as the record's bytes fill."""
+    """The rates of pmwal and of the floor, which writes the pages that a record fills with O_DIRECT|O_DSYNC."""
     scale, ours, floor = context.scale, [], []
     count = max(2, scale.disk_calls // 4)
     length = -(-(len(payload) + 48) // PAGE) * PAGE
@@ -290,9 +290,9 @@ def _size_of_disk(context: Context, payload: bytes) -> tuple[float, float]:
 def threads(context: Context, series: Series) -> list[Table]:
     """One to eight threads on each medium."""
     tables = []
-    for place, medium in ((context.memory, "memory"), (context.memory, "emulated-dax"), (context.disk, "file")):
+    for site, medium in ((context.memory, "memory"), (context.memory, "emulated-dax"), (context.disk, "file")):
         rows = []
-        with workloads.new_log(place.directory, size=context.scale.ring, medium=medium) as wal:
+        with workloads.new_log(site.directory, size=context.scale.ring, medium=medium) as wal:
             for count in _THREAD_COUNTS:
                 each_thread = max(1, context.scale.each_thread)
                 workloads.append_threads(wal, PAYLOAD, count, max(1, each_thread // 10))
@@ -302,7 +302,7 @@ def threads(context: Context, series: Series) -> list[Table]:
                 shared = median([run.barriers_per_record for run in runs])
                 rows.append([str(count), rate_text(rate), f"{shared:.3f}", *tail_texts(latency)])
         columns = ["threads", "records", "barriers/record", "p50", "p99", "p99.9", "p99.99", "max"]
-        tables.append(Table(f"Threads, each append acknowledged: {medium}", columns, rows, place.note))
+        tables.append(Table(f"Threads, each append acknowledged: {medium}", columns, rows, site.note))
     return tables
 
 
@@ -339,7 +339,7 @@ def peers(context: Context, series: Series) -> list[Table]:
     """Every peer in every workload."""
     tables = []
     for workload in WORKLOADS:
-        place = context.place_for(workload)
+        site = context.site_for(workload)
         figures = context.peers(workload)
         if "pmwal" not in figures:
             continue
@@ -354,14 +354,14 @@ def peers(context: Context, series: Series) -> list[Table]:
         }
         what = {READ: "read all records of 128 B (a call is the whole pass)"}.get(workload, f"{workload}, 128 B")
         columns = ["peer", "p50", "p99", "p99.9", "p99.99", "max", "records", "pmwal/peer", "", "settings"]
-        tables.append(Table(f"Peers: {what}", columns, rows, place.note))
+        tables.append(Table(f"Peers: {what}", columns, rows, site.note))
     for message in context.unavailable.values():
         context.say(message)
     return tables
 
 
 def log_calls(context: Context, series: Series) -> list[Table]:
-    """Every logger, beside ``logging`` with a ``FileHandler``."""
+    """Every logger, compared with ``logging`` and a ``FileHandler``."""
     found = loggers.measure(context, list(loggers.LOGGERS))
     reference = found[loggers.FILE].rate
     rows = []
@@ -371,7 +371,7 @@ def log_calls(context: Context, series: Series) -> list[Table]:
         rows.append([name, *figures, logger.kept, logger.settings])
     series["loggers"] = {name: {"ns": 1e9 / latency.rate, "p50": latency.p50} for name, latency in found.items()}
     columns = ["logger", "a call", "/ FileHandler", "p50", "p99", "p99.9", "p99.99", "max", "after SIGKILL", "settings"]
-    title = "Loggers: an event with three values; a call by the time of the loop, percentiles with two clock reads"
+    title = "Loggers: an event with three values; a call from the time of the loop, percentiles with two clock reads"
     return [Table(title, columns, rows, context.memory.note)]
 
 
@@ -388,4 +388,4 @@ SECTIONS: dict[str, Section] = {
     "peer tables": peers,
     "loggers": log_calls,
 }
-"""Name -> section, in the order in which they run."""
+"""Sections by name, in the order of the run."""

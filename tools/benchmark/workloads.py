@@ -1,8 +1,8 @@
-"""pmwal through its public calls: the loops that are timed, and the logs they need.
+"""Workloads of pmwal through its public calls: the timed loops, and the logs for them.
 
-Amortised figures are the time of a whole loop. Percentiles are of single calls, timed with ``time.perf_counter_ns``: both reads of
-the clock are part of the figure, as they are in the floors. The garbage collector stays on. A ring that runs full is emptied by
-``truncate`` between two timed pieces; that is not part of the figure, and the floor has no such work.
+Amortised figures are from the time of a whole loop. Percentiles are of single calls, timed with ``time.perf_counter_ns``; both
+clock reads are part of the figure, as in the floors. The garbage collector stays on. A ring that runs full is emptied by
+``truncate`` between two timed pieces, which is not part of the figure; the floors have no such work.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from benchmark.stats import Times
 
 PAYLOAD = bytes(range(128))
 BATCH = 1000
+BATCH_OF_PAYLOADS = [PAYLOAD] * BATCH
 _WARM_PAYLOAD = 64 * 1024
 _CHUNK = 1 << 20
-_SLACK = 4  # records: the gap that the last one may leave at the ring's end
+_SLACK = 4  # records, for the gap that a record may leave at the end of the ring
 
 
 def record_size(length: int, alignment: int) -> int:
-    """What a record of this payload takes in the ring (docs/format.md)."""
+    """The size of a record in the ring (docs/format.md)."""
     return -(-(RECORD_HEADER + length) // alignment) * alignment
 
 
 def room(wal: pmwal.Wal, length: int) -> int:
-    """How many more records of this payload surely fit."""
+    """How many more records of this length certainly fit."""
     return max(0, wal.free // record_size(length, wal.stats().alignment) - _SLACK)
 
 
 def empty(wal: pmwal.Wal) -> None:
-    """Free the whole ring."""
+    """Truncate everything."""
     wal.truncate(before=wal.next_seq)
 
 
 def warm(wal: pmwal.Wal) -> None:
-    """One lap of the ring in large records: every page was touched, and no figure is of a first touch. Leaves it empty."""
+    """Fill one lap of the ring, so that every page was touched, and empty it."""
     size = min(_WARM_PAYLOAD, wal.capacity // 8)
     payload, left = bytes(size), wal.capacity
     while left > 0:
@@ -61,7 +62,7 @@ def warm(wal: pmwal.Wal) -> None:
 def new_log(
     directory: Path, *, size: int, medium: str = "auto", ordering: str = "auto", commit: str = "each", warmed: bool = True
 ) -> Iterator[pmwal.Wal]:
-    """A log of its own, gone afterwards."""
+    """A new log that is removed afterwards."""
     path = directory / f"{threading.get_ident()}-{time.monotonic_ns()}.wal"
     try:
         with pmwal.open(path, "x", size=size, medium=medium, ordering=ordering, commit=commit) as wal:
@@ -73,7 +74,7 @@ def new_log(
 
 
 def append_loop(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> Loop:
-    """``append`` in a loop; only the whole is timed."""
+    """``append`` in a loop, timed as a whole."""
     append, total, left = wal.append, 0, count
     while left:
         piece = min(left, room(wal, len(payload)))
@@ -89,7 +90,7 @@ def append_loop(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> 
 
 
 def append_each(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> Loop:
-    """``append`` in a loop; each call is timed."""
+    """``append`` in a loop, each call timed."""
     append, clock, total, left = wal.append, time.perf_counter_ns, 0, count
     each = [0] * count
     while left:
@@ -98,25 +99,25 @@ def append_each(wal: pmwal.Wal, payload: bytes, count: int, *, commit: bool) -> 
             empty(wal)
             continue
         begin = clock()
-        for place in range(count - left, count - left + piece):
+        for index in range(count - left, count - left + piece):
             start = clock()
             append(payload, commit=commit)
-            each[place] = clock() - start
+            each[index] = clock() - start
         total += clock() - begin
         left -= piece
     return Loop(total, count, np.array(each, dtype=np.int64))
 
 
 def extend_each(wal: pmwal.Wal, payloads: list[bytes], count: int) -> Loop:
-    """``extend`` in a loop; each call is timed. The total is the sum of the calls."""
+    """``extend`` in a loop, each call timed. The total is their sum."""
     extend, clock = wal.extend, time.perf_counter_ns
     each = [0] * count
-    for place in range(count):
+    for index in range(count):
         if room(wal, len(payloads[0])) < len(payloads):
             empty(wal)
         start = clock()
         extend(payloads)
-        each[place] = clock() - start
+        each[index] = clock() - start
     return Loop(sum(each), count, np.array(each, dtype=np.int64))
 
 
@@ -136,13 +137,13 @@ def extend_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any]) -> int:
 
 
 def read_array(wal: pmwal.Wal, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any] | None = None) -> int:
-    """Nanoseconds of one ``read_array`` of all that is there, which must be these rows."""
+    """Nanoseconds of one ``read_array`` of the whole log, which must give these rows."""
     dtype = np.dtype((rows.dtype, rows.shape[1:]))
     start = time.perf_counter_ns()
     found = wal.read_array(dtype, out=out)
     took = time.perf_counter_ns() - start
     if not np.array_equal(found, rows):
-        raise RuntimeError("read_array gave other rows than extend_array was given")
+        raise RuntimeError("read_array returned other rows than extend_array stored")
     return took
 
 
@@ -150,14 +151,14 @@ def timer(count: int) -> Times:
     """Two reads of Python's clock with nothing between them."""
     clock = time.perf_counter_ns
     each = [0] * count
-    for place in range(count):
+    for index in range(count):
         start = clock()
-        each[place] = clock() - start
+        each[index] = clock() - start
     return np.array(each, dtype=np.int64)
 
 
 class Threads(NamedTuple):
-    """What several threads took together."""
+    """The figures of several threads together."""
 
     seconds: float
     records: int
@@ -166,17 +167,17 @@ class Threads(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Records per second, of all threads."""
+        """Records per second of all threads."""
         return self.records / self.seconds
 
     @property
     def barriers_per_record(self) -> float:
-        """How many barriers a record took on average; 1 without sharing."""
+        """Barriers per record; 1 without sharing."""
         return self.barriers / self.records
 
 
 def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: int, *, commit: bool = True) -> Threads:
-    """Threads that append side by side, from one start to the end of the last."""
+    """Append in several threads, timed from their common start to the end of the last."""
     if room(wal, len(payload)) < threads * each_thread:
         empty(wal)
     if room(wal, len(payload)) < threads * each_thread:
@@ -189,10 +190,10 @@ def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: in
         append, clock, mine = wal.append, time.perf_counter_ns, times[number]
         ready.wait()
         try:
-            for place in range(each_thread):
+            for index in range(each_thread):
                 start = clock()
                 append(payload, commit=commit)
-                mine[place] = clock() - start
+                mine[index] = clock() - start
         except BaseException as error:
             failures.append(error)
             raise
@@ -213,7 +214,7 @@ def append_threads(wal: pmwal.Wal, payload: bytes, threads: int, each_thread: in
 
 
 class Tasks(NamedTuple):
-    """Nanoseconds that durable appends of one event loop took, and the commits that made them durable."""
+    """Nanoseconds of durable appends in one event loop, and the commits of those that ran together."""
 
     alone: int
     together: int
@@ -221,7 +222,7 @@ class Tasks(NamedTuple):
 
 
 def append_tasks(directory: Path, payload: bytes, count: int, *, alone: int) -> Tasks:
-    """Append ``alone`` times one after the other, and then by ``count`` tasks that are there already; each append is durable."""
+    """Append ``alone`` times in sequence, then by ``count`` tasks that exist already; each append is durable."""
 
     async def one(wal: pmwal.aio.AsyncWal) -> None:
         await wal.append(payload)
@@ -229,13 +230,13 @@ def append_tasks(directory: Path, payload: bytes, count: int, *, alone: int) -> 
     async def measure(path: Path) -> Tasks:
         size = 2 * (count + 2 * alone + _SLACK) * record_size(len(payload), 8)
         async with pmwal.aio.open(path, "x", size=size) as wal:
-            for _ in range(alone):  # the first ones find the disk idle
+            for _ in range(alone):  # warm-up: the first ones find the disk idle
                 await wal.append(payload)
             begin = time.perf_counter_ns()
             for _ in range(alone):
                 await wal.append(payload)
             took, before = time.perf_counter_ns() - begin, wal.stats().commits
-            tasks = [asyncio.create_task(one(wal)) for _ in range(count)]  # they begin when this one waits
+            tasks = [asyncio.create_task(one(wal)) for _ in range(count)]  # they start when this one waits
             begin = time.perf_counter_ns()
             for task in tasks:
                 await task
@@ -250,7 +251,7 @@ def append_tasks(directory: Path, payload: bytes, count: int, *, alone: int) -> 
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """One thread of pure Python beside: it lets go of the GIL only when it must."""
+    """Run a thread of pure Python meanwhile, which releases the GIL only when it must."""
     stop = False
 
     def work() -> None:
@@ -269,7 +270,7 @@ def computing() -> Iterator[None]:
 
 
 class Image(NamedTuple):
-    """A log as a kill leaves it: a copy of the file, taken while the writer had it open."""
+    """A log as a kill leaves it: a copy of the file made while the writer had it open."""
 
     path: Path
     records: int
@@ -278,7 +279,7 @@ class Image(NamedTuple):
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of payload in it."""
+        """Payload bytes."""
         return self.records * self.length
 
     @property
@@ -288,15 +289,15 @@ class Image(NamedTuple):
 
     @property
     def ring_offset(self) -> int:
-        """Where the ring begins in the file: it ends where the file ends."""
+        """The offset of the ring, which ends at the end of the file."""
         return self.path.stat().st_size - self.capacity
 
 
 def make_image(directory: Path, *, capacity: int, length: int) -> Image:
-    """Fill a ring on memory with equal records, 1 MiB a commit, and copy the file before it is closed."""
+    """Fill a ring in memory with records of one length, 1 MiB for each commit, and copy the file before the close."""
     path, image = directory / "fill.wal", directory / "image.wal"
     each = max(1, _CHUNK // record_size(length, 8))
-    payloads = [bytes([place % 251]) * length for place in range(each)]
+    payloads = [bytes([index % 251]) * length for index in range(each)]
     with pmwal.open(path, "x", size=capacity, medium="memory") as wal:
         while count := min(each, room(wal, length)):
             wal.extend(payloads[:count])
@@ -307,7 +308,7 @@ def make_image(directory: Path, *, capacity: int, length: int) -> Image:
 
 
 def recover(image: Image, path: Path, *, medium: str = "auto") -> float:
-    """Nanoseconds from ``open`` to a log that can be written; ``path`` is a fresh copy of the image and is removed."""
+    """Nanoseconds of ``open`` for writing; ``path`` is a new copy of the image and is removed."""
     begin = time.perf_counter_ns()
     wal = pmwal.open(path, "r+", medium=medium)
     took = time.perf_counter_ns() - begin

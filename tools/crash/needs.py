@@ -1,7 +1,6 @@
-"""What a rig needs of the machine, and what to install where it is missing.
+"""What the rigs need of the machine, and what to install if it is missing.
 
-A test calls ``require``: it is skipped where something is missing, and fails instead where ``PMWAL_REQUIRE_RIGS=1`` says that
-all of it must be there (CI).
+A test calls ``require``, which skips it if something is missing, or fails it if ``PMWAL_REQUIRE_RIGS=1`` is set (CI).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ ALL_REQUIRED = "PMWAL_REQUIRE_RIGS"
 
 
 class Need(NamedTuple):
-    """Something that a rig uses, how to find out whether it is there, and what to do where it is not."""
+    """A requirement: a check whether it is met, and what to do if it is not."""
 
     met: Callable[[], bool]
     remedy: str
@@ -32,7 +31,7 @@ def _device(path: str) -> bool:
 
 
 def _filesystem(name: str) -> Need:
-    """A file system of the running kernel; mounting one that is a module loads it."""
+    """A file system of the running kernel, built in or a module, which a mount loads."""
 
     def met() -> bool:
         names = [line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()]
@@ -46,9 +45,13 @@ NEEDS = {
     "linux-x86_64": Need(
         lambda: sys.platform == "linux" and os.uname().machine == "x86_64", "linux-x86_64: an x86-64 machine with Linux"
     ),
-    "root": Need(lambda: os.geteuid() == 0, "root: run it as root (sudo), or in a container that may mount"),
-    "fuse": Need(lambda: _device("/dev/fuse"), "fuse: modprobe fuse, and let /dev/fuse be used (docker run --device /dev/fuse)"),
-    "loop": Need(lambda: _device("/dev/loop-control"), "loop: modprobe loop, and let /dev/loop* be used (docker run --privileged)"),
+    "root": Need(lambda: os.geteuid() == 0, "root: run as root (sudo), in a container with the right to mount"),
+    "fuse": Need(
+        lambda: _device("/dev/fuse"), "fuse: modprobe fuse, and allow access to /dev/fuse (docker run --device /dev/fuse)"
+    ),
+    "loop": Need(
+        lambda: _device("/dev/loop-control"), "loop: modprobe loop, and allow access to /dev/loop* (docker run --privileged)"
+    ),
     "ext4": _filesystem("ext4"),
     "xfs": _filesystem("xfs"),
     "cc": Need(lambda: any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc"))), "cc: apt-get install gcc"),
@@ -59,13 +62,13 @@ NEEDS = {
 
 
 def missing(*names: str) -> list[str]:
-    """What of these is not here: for each a line that says what to install or to do. ``KeyError`` for an unknown name."""
+    """For each unmet need, what to install or do. ``KeyError`` for an unknown name."""
     return [need.remedy for need in map(NEEDS.__getitem__, names) if not need.met()]
 
 
 def require(*names: str) -> None:
-    """Skip the test that calls this where something is missing; with ``PMWAL_REQUIRE_RIGS=1`` it fails."""
-    import pytest  # noqa: PLC0415 (the rigs themselves run without it)
+    """Skip the calling test if something is missing; with ``PMWAL_REQUIRE_RIGS=1``, fail it."""
+    import pytest  # noqa: PLC0415 (the rigs run without pytest)
 
     wanting = missing(*names)
     if not wanting:

@@ -1,1 +1,1 @@
-"""The parts of tools/stress.py: processes that use one log, kills, acknowledgements kept outside, and the check of them."""
+"""The parts of tools/stress.py: processes that share a log, kills, a journal of acknowledgements, and the check against it."""

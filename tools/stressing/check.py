@@ -1,13 +1,16 @@
-"""What a log may hold after a life, from what its writer was told; and whether it does.
+"""The contents that a log may have after a life, derived from the journal of its writer, and the check of a log against them.
 
 Invariants
 ----------
-- Nothing here asks the log what it should hold: that follows from the journal, from what the log held before, and from the seed.
-- A call that returned is done, committed or not: a kill keeps the page cache, so what was stored is there.
-- A call under way at the kill is done whole or not at all; there is one for each thread at most.
-- A rollback discards what has a higher number and returned before it began, and nothing that began after it returned. A call
-  that overlapped it and got a higher number came before or after it as a whole; it tells which by being there or not. A rollback
-  under way at the kill has taken effect or not: there are two expectations, one of which must be met.
+- The expected contents follow from the journal, the contents before the life, and the seed; never from the log itself.
+- A call that returned has taken effect, committed or not: a kill keeps the page cache, so everything stored is there.
+- A call under way at the kill has taken effect as a whole or not at all. Each thread has at most one.
+- A rollback discards the records with higher numbers whose calls returned before it began, and none whose call began after it
+  returned. A call that overlapped it and got a higher number came before or after it as a whole: its presence shows which. A
+  rollback under way at the kill has taken effect or not: there are two expectations, and one must be met.
+
+This oracle differs from ``crash.disk.oracle``, where a power cut may take everything that was not acknowledged. Here nothing that
+was stored may be lost, but threads overlap freely, so the order and the numbers of their calls must be derived from times.
 """
 
 from __future__ import annotations
@@ -27,19 +30,19 @@ from violation import Violation
 
 @dataclass(frozen=True)
 class Contents:
-    """What the log held when it was last looked at: the tickets of its records, from the first on."""
+    """The contents of the log after the previous life: the tickets of its records."""
 
     first_seq: int = 1
     tickets: tuple[int, ...] = ()
 
     @property
     def next_seq(self) -> int:
-        """The number that the next record gets."""
+        """The sequence number of the next record."""
         return self.first_seq + len(self.tickets)
 
 
 class Look(NamedTuple):
-    """What the log holds now."""
+    """The contents of the log now."""
 
     first_seq: int
     next_seq: int
@@ -49,46 +52,48 @@ class Look(NamedTuple):
 
 
 class Unsure(NamedTuple):
-    """A call that may have been stored, as a whole: its first record has a number from ``lowest`` to ``highest``."""
+    """A call that may have taken effect, as a whole: its first record then has a number from ``lowest`` to ``highest``."""
 
     ticket: int
     records: int
     lowest: int
     highest: float
 
-    def place(self, record: Record, payloads: Payloads, *, oldest: bool) -> int | None:
-        """Which of its records this one can be: the first, or another one where the log begins, because the front was freed."""
-        for place in range(self.records if oldest else 1):
-            if self.lowest <= record.seq - place <= self.highest and _is(record, self.ticket + place * STEP, payloads):
-                return place
+    def index_of(self, record: Record, payloads: Payloads, *, oldest: bool) -> int | None:
+        """The index in the call that this record can have: 0, or any if it is the oldest record, because the front was freed."""
+        for index in range(self.records if oldest else 1):
+            if self.lowest <= record.seq - index <= self.highest and _is(record, self.ticket + index * STEP, payloads):
+                return index
         return None
 
 
 @dataclass
 class Expectation:
-    """What the acknowledgements allow."""
+    """The contents that the acknowledgements allow."""
 
-    owners: dict[int, int | None] = field(default_factory=dict)  # number -> ticket of each record; None: one of those ``beside``
+    owners: dict[int, int | None] = field(default_factory=dict)  # sequence number -> ticket; None: of a call in ``beside``
     next_seq: int = 1
     first_min: int = 1
-    first_others: set[int] = field(default_factory=set)  # what truncates under way would make of ``first_min``
+    first_others: set[int] = field(default_factory=set)  # first numbers that truncates under way would leave
     overwrites: bool = False
-    under_way: list[Unsure] = field(default_factory=list)  # had not returned
-    beside: list[Unsure] = field(default_factory=list)  # returned, and overlapped a rollback that may have taken them
-    cut: int | None = None  # where a rollback may have cut a batch that is under way
+    under_way: list[Unsure] = field(default_factory=list)  # calls that had not returned
+    beside: list[Unsure] = field(
+        default_factory=list
+    )  # calls that returned, but overlapped a rollback that may have discarded them
+    cut: int | None = None  # first number discarded by a rollback that may have cut a batch under way
     durable: set[int] = field(default_factory=set)  # first tickets of calls that returned durable
-    issued: set[int] = field(default_factory=set)  # first tickets of calls, whatever became of them
-    discarded: set[tuple[int, int]] = field(default_factory=set)  # numbers and tickets that rollbacks took, or may have
-    exposed: set[int] = field(default_factory=set)  # tickets under way beside a rollback, which may have taken them
+    issued: set[int] = field(default_factory=set)  # first tickets of all calls
+    discarded: set[tuple[int, int]] = field(default_factory=set)  # numbers and tickets that rollbacks discarded, or may have
+    exposed: set[int] = field(default_factory=set)  # tickets of calls under way that a rollback may have discarded
     rolled_back: bool = False
 
 
 def expect(before: Contents, entries: Entries, opened: Opened | None, *, overwrites: bool) -> list[Expectation]:
-    """Follow the calls of a life from what the log held before it. A rollback under way has taken effect or not."""
+    """Apply the calls of a life to the contents before it. A rollback under way has taken effect or not."""
     if opened is not None and (opened.first_seq, opened.next_seq) != (before.first_seq, before.next_seq):
         raise Violation(
             f"the writer found records {opened.first_seq} to {opened.next_seq - 1}; "
-            f"a look at the log before it found {before.first_seq} to {before.next_seq - 1}",
+            f"a reader before it found {before.first_seq} to {before.next_seq - 1}",
             "wrong-bounds",
         )
     rollbacks = entries[(entries["op"] == Op.ROLLBACK) & (entries["state"] != State.REFUSED)]
@@ -107,7 +112,7 @@ def expect(before: Contents, entries: Entries, opened: Opened | None, *, overwri
 
 
 def _follow(expected: Expectation, before: Contents, entries: Entries, rollbacks: Entries) -> None:
-    """All phases of a life, in which these rollbacks took effect."""
+    """Apply all phases of a life in which these rollbacks took effect."""
     expected.owners = dict(enumerate(before.tickets, before.first_seq))
     expected.next_seq = before.next_seq
     done = entries["state"] == State.DONE
@@ -132,16 +137,16 @@ def _follow(expected: Expectation, before: Contents, entries: Entries, rollbacks
     for entry in entries[stores & (entries["state"] == State.INTENDED)]:
         own = entries[done & stores & (entries["lane"] == entry["lane"]) & (entries["phase"] == entry["phase"])]
         lowest = int(own["last"].max()) + 1 if len(own) else 0
-        if expected.cut is not None:  # which may have taken its thread's last record
+        if expected.cut is not None:  # which may have discarded its thread's last record
             lowest = min(lowest, expected.cut)
         ticket, count = int(entry["ticket"]), int(entry["count"])
         expected.under_way.append(Unsure(ticket, count, lowest, math.inf))
         if exposing:
-            expected.exposed.update(ticket + place * STEP for place in range(count))
+            expected.exposed.update(ticket + index * STEP for index in range(count))
 
 
 def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, first_seq: int) -> None:
-    """The calls of a phase with a rollback: those before it, what it discards, those after it, and those beside it."""
+    """Apply a phase with a rollback: calls before it, what it discards, calls after it, and calls that overlap it."""
     cut = int(rollback["argument"]) + 1
     returned = rollback["state"] == State.DONE
     after = calls["start_ns"] > rollback["end_ns"] if returned else np.zeros(len(calls), bool)
@@ -156,11 +161,11 @@ def _follow_rollback(expected: Expectation, calls: Entries, rollback: np.void, f
     for call in calls[~earlier & ~after]:
         ticket, count, first = int(call["ticket"]), int(call["count"]), int(call["first"])
         expected.beside.append(Unsure(ticket, count, first, first))
-        expected.discarded.update((first + place, ticket + place * STEP) for place in range(count))
+        expected.discarded.update((first + index, ticket + index * STEP) for index in range(count))
 
 
 def _discard_from(expected: Expectation, cut: int) -> None:
-    """Nothing of this number or a higher one is kept."""
+    """Discard all records of this number or a higher one."""
     for seq in [seq for seq in expected.owners if seq >= cut]:
         ticket = expected.owners.pop(seq)
         if ticket is not None:
@@ -171,9 +176,9 @@ def _discard_from(expected: Expectation, cut: int) -> None:
 
 
 def _follow_end(expected: Expectation, next_seq: int, first_seq: int) -> None:
-    """The end of a phase, where the log goes up to a number: every call has returned, so each record up to there is one's."""
+    """Apply the end of a phase, at which ``next_seq`` is known: every call has returned, so each record belongs to one."""
     if next_seq < expected.next_seq:
-        raise Violation(f"record {expected.next_seq - 1} was returned, and then next_seq was {next_seq}", "wrong-order")
+        raise Violation(f"a call returned record {expected.next_seq - 1}, but after it next_seq was {next_seq}", "wrong-order")
     owners = expected.owners
     expected.beside = [
         call
@@ -186,11 +191,11 @@ def _follow_end(expected: Expectation, next_seq: int, first_seq: int) -> None:
             owners[seq] = None
     expected.next_seq = next_seq
     if len(owners) != next_seq - first_seq:
-        raise Violation(f"numbers up to {next_seq - 1} were given out, and some of them to no call", "wrong-order")
+        raise Violation(f"next_seq is {next_seq}, but no call returned some of the numbers below it", "wrong-order")
 
 
 def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> None:
-    """Records that calls of one phase returned: their numbers are their own, and in the order of calls that did not overlap."""
+    """Apply the stores of a phase: no number twice, and calls that did not overlap have numbers in their order."""
     calls = np.sort(calls, order="first")
     starts, ends = calls["start_ns"], calls["end_ns"]
     if len(calls) > 1:
@@ -198,7 +203,7 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
         late = np.flatnonzero(earliest_end[1:] < starts[:-1])
         if len(late):
             seq = int(calls["first"][late[0]])
-            raise Violation(f"record {seq} was appended after a call had returned that got a higher number", "wrong-order")
+            raise Violation(f"record {seq} was appended after a call with a higher number had returned", "wrong-order")
     owners = expected.owners
     size = len(owners)
     for ticket, count, first, last in zip(
@@ -206,8 +211,8 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
     ):
         if last - first + 1 != count:
             raise Violation(f"a call that stored {count} records was given numbers {first} to {last}", "wrong-order")
-        for place in range(count):
-            owners[first + place] = ticket + place * STEP
+        for index in range(count):
+            owners[first + index] = ticket + index * STEP
         size += count
         if len(owners) != size:
             raise Violation(f"two calls were given number {first}, or one between it and {last}", "wrong-order")
@@ -217,7 +222,7 @@ def _follow_stores(expected: Expectation, calls: Entries, first_seq: int) -> Non
 
 
 def _follow_truncates(expected: Expectation, entries: Entries, first_seq: int) -> None:
-    """Where the log may begin."""
+    """Derive the first numbers that the log may have."""
     truncates = entries[entries["op"] == Op.TRUNCATE]
     returned = truncates["first"][truncates["state"] == State.DONE]
     expected.first_min = max(first_seq, int(returned.max()) if len(returned) else 0)
@@ -226,7 +231,7 @@ def _follow_truncates(expected: Expectation, entries: Entries, first_seq: int) -
 
 
 def compare(expectations: Sequence[Expectation], look: Look, payloads: Payloads) -> tuple[Expectation, Contents]:
-    """The expectation that is met, and what the log holds; ``Violation`` when it holds anything else than it may."""
+    """The expectation that is met, and the new contents; ``Violation`` if none is met."""
     problems = []
     for expected in expectations:
         try:
@@ -243,23 +248,23 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
         raise Violation(f"record {seq} is missing: {_account(expected, seq)}; the log ends before it", "missing-record")
     waiting = expected.under_way + expected.beside
     tickets: list[int] = []
-    left = 0  # records still due of the call that was under way
+    left = 0  # records of the current call still to come
     for seq, record in zip(range(look.first_seq, look.next_seq), look.records, strict=True):
         if record.seq != seq:
-            raise Violation(f"record {record.seq} stands where {seq} is due", "wrong-order")
+            raise Violation(f"found record {record.seq} in the place of {seq}", "wrong-order")
         if seq == expected.cut:
             left = 0
         ticket = expected.owners.get(seq)
         if left:
             if ticket is not None or not _is(record, tickets[-1] + STEP, payloads):
-                raise Violation(f"record {seq} should be one of a batch, {left} of which are missing", "torn-batch")
+                raise Violation(f"record {seq} should belong to a batch, {left} records of which are missing", "torn-batch")
             ticket, left = tickets[-1] + STEP, left - 1
         elif ticket is None:
-            call, place = _find(waiting, record, payloads, oldest=seq == look.first_seq)
+            call, index = _find(waiting, record, payloads, oldest=seq == look.first_seq)
             if call is None:
                 raise _stranger(record, expected, payloads)
             waiting.remove(call)
-            ticket, left = call.ticket + place * STEP, call.records - place - 1
+            ticket, left = call.ticket + index * STEP, call.records - index - 1
         elif not _is(record, ticket, payloads):
             raise _other(record, ticket, expected, payloads)
         tickets.append(ticket)
@@ -269,11 +274,11 @@ def _compare(expected: Expectation, look: Look, payloads: Payloads) -> Contents:
 
 
 def _find(waiting: list[Unsure], record: Record, payloads: Payloads, *, oldest: bool) -> tuple[Unsure | None, int]:
-    """The call that a record is of, and which of its records it is."""
+    """The call of a record, and its index there."""
     for call in waiting:
-        place = call.place(record, payloads, oldest=oldest)
-        if place is not None:
-            return call, place
+        index = call.index_of(record, payloads, oldest=oldest)
+        if index is not None:
+            return call, index
     return None, 0
 
 
@@ -288,27 +293,27 @@ def _check_bounds(expected: Expectation, look: Look) -> None:
     allowed = " or ".join(map(str, sorted({expected.first_min, *expected.first_others})))
     if not expected.overwrites or first < expected.first_min:
         raise Violation(f"the log begins at record {first} and should begin at {allowed}", "wrong-bounds")
-    # Overwriting frees an eighth of the ring and less than a record more, for a call and a gap of less than a quarter together.
+    # Overwriting frees an eighth of the ring and less than a record more; a call and a gap need less than a quarter together.
     if look.used < look.capacity // 2 and not expected.rolled_back:
         raise Violation(f"the log begins at record {first}, not {allowed}: only {look.used} bytes are in use", "wrong-bounds")
 
 
 def _account(expected: Expectation, seq: int) -> str:
-    """What is known of a record."""
+    """What the journal says about a record."""
     ticket = expected.owners.get(seq)
     if ticket is None:
-        return "a later one was returned"
+        return "a call returned a later one"
     if ticket not in expected.issued:
-        return "it was there before this life, or is one of a batch"
-    return "its call returned, and so it was durable" if ticket in expected.durable else "its call returned, without a commit"
+        return "it was there before this life, or belongs to a batch"
+    return "its call returned, so it was durable" if ticket in expected.durable else "its call returned, without a commit"
 
 
 def _other(record: Record, ticket: int, expected: Expectation, payloads: Payloads) -> Violation:
-    """Why a record is not the one that its number belongs to."""
+    """Why a record is not the expected one."""
     account = _account(expected, record.seq)
     found = payloads.genuine(record.data)
     if found is not None and found != ticket:
-        return Violation(f"record {record.seq} is another one that was stored ({found:#x}): {account}", "misplaced-record")
+        return Violation(f"record {record.seq} is another stored record ({found:#x}): {account}", "misplaced-record")
     due = payloads.of(ticket)
     at = next((i for i, (a, b) in enumerate(zip(due, record.data, strict=False)) if a != b), min(len(due), len(record.data)))
     return Violation(
@@ -319,21 +324,21 @@ def _other(record: Record, ticket: int, expected: Expectation, payloads: Payload
 
 
 def _stranger(record: Record, expected: Expectation, payloads: Payloads) -> Violation:
-    """Why a record should not be there at all."""
+    """Why a record should not exist."""
     ticket = payloads.genuine(record.data)
     if ticket is None:
         return Violation(f"record {record.seq} ({len(record.data)} bytes) was stored by no call under way", "foreign-record")
     of_this_life = life_of(ticket) in map(life_of, expected.issued)
-    known = "was given up or refused, or is another part of a call" if of_this_life else "is from before this life"
+    known = "was abandoned or refused, or this is another part of it" if of_this_life else "is from before this life"
     return Violation(f"record {record.seq} came back: its call {known} (ticket {ticket:#x})", "resurrected-record")
 
 
 def shown(sightings: Sequence[tuple[int, int]], expected: Expectation, now: Contents) -> None:
-    """Records (number, ticket) that a reader was shown during this life must be there, but for what was freed or rolled back."""
+    """Records (number, ticket) that readers saw during this life must be there, unless they were freed or rolled back."""
     for seq, ticket in sightings:
         if (seq, ticket) in expected.discarded or ticket in expected.exposed:
             continue
         if seq >= now.next_seq:
             raise Violation(f"a reader was shown record {seq}; the log ends at {now.next_seq - 1}", "ghost-of-a-reader")
         if seq >= now.first_seq and now.tickets[seq - now.first_seq] != ticket:
-            raise Violation(f"a reader was shown another record {seq} than the one that is there", "ghost-of-a-reader")
+            raise Violation(f"a reader was shown another record {seq} than the log has", "ghost-of-a-reader")

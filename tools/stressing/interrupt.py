@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps of it, so that nothing is left half done; a second one ends it at once."""
+"""Ctrl-C and SIGTERM end a run between two of its steps, so that it can check and report; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Whether the run shall end, and by which signal."""
+    """Whether the run should end, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,7 +21,7 @@ class Interruption:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take the signals while the block runs. Nothing is raised in it: it looks at the object when it can end."""
+        """Handle the signals while the block runs. They raise nothing: the block tests this object where it can end."""
         before = [(number, signal.signal(number, self._take)) for number in SIGNALS]
         try:
             yield
@@ -31,5 +31,5 @@ class Interruption:
 
     def _take(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        for each in SIGNALS:  # the kernel ends us at the next one, and our children with us
+        for each in SIGNALS:  # the next one kills this process, and its children with it
             signal.signal(each, signal.SIG_DFL)

@@ -1,12 +1,12 @@
-"""The acknowledgements, kept outside the log: shared memory that the supervisor holds and each writer's threads fill in.
+"""The journal of acknowledgements: shared memory that the supervisor owns and the threads of each writer fill in.
 
 Invariants
 ----------
-- A call's intent is complete in the journal before the call is made, and its result after it has returned. So what a writer
-  has been told is in the journal but for the last call of each thread, of which at least the intent is.
-- The byte ``state`` is stored by itself, after the fields that it vouches for. A kill leaves the stores that the thread made so
-  far, in their order, so it never vouches for half a field.
-- A lane belongs to one thread. A phase has one rollback at most, and ends when each call that began in it has returned.
+- The intent of a call is complete in the journal before the call is made, its result after it returned. So every result is in the
+  journal, except that of the last call of each thread, whose intent is.
+- The byte ``state`` is stored on its own, after the fields that it validates. A kill leaves the thread's stores so far, in order,
+  so ``state`` never validates half a field.
+- A lane belongs to one thread. A phase has at most one rollback, and ends when every call that began in it has returned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 LANES = 32
-ENTRIES = 1 << 16  # of a lane, for one life; a writer whose lane is full closes the log
+ENTRIES = 1 << 16  # of a lane in one life; a writer with a full lane closes the log
 _HEAD = 4096
 
 Entries = npt.NDArray[np.void]
@@ -32,14 +32,14 @@ ENTRY = np.dtype(
     [
         ("state", "u1"),
         ("op", "u1"),
-        ("durable", "u1"),  # the call returns when its records are durable
+        ("durable", "u1"),  # the call returns once its records are durable
         ("lane", "u1"),
         ("phase", "<u4"),
         ("ticket", "<u8"),
         ("count", "<u8"),
         ("argument", "<u8"),  # of truncate and rollback
         ("start_ns", "<u8"),
-        ("first", "<u8"),  # what the call returned: the first and last number, or one value
+        ("first", "<u8"),  # results: the first and last number, or one value
         ("last", "<u8"),
         ("end_ns", "<u8"),
     ]
@@ -53,15 +53,15 @@ assert _RESULT_AT + _RESULT.size == ENTRY.itemsize == 64
 
 
 class State(enum.IntEnum):
-    """How far a call has come; 0 is an entry not used yet."""
+    """The progress of a call; 0 is an unused entry."""
 
     INTENDED = 1
     DONE = 2
-    REFUSED = 3  # it raised, or was given up: nothing of it may be in the log
+    REFUSED = 3  # it raised or was abandoned: the log may have none of its records
 
 
 class Op(enum.IntEnum):
-    """The calls that a journal knows."""
+    """The calls in a journal."""
 
     APPEND = 1
     EXTEND = 2
@@ -72,14 +72,14 @@ class Op(enum.IntEnum):
     WAIT = 7
     TRUNCATE = 8
     ROLLBACK = 9
-    NEXT_SEQ = 10  # the property, at the end of a phase: no call is under way
+    NEXT_SEQ = 10  # the property, read at the end of a phase, when no call is under way
 
 
 STORES = (Op.APPEND, Op.EXTEND, Op.BATCH, Op.RESERVE)
 
 
 class Progress(enum.IntEnum):
-    """How far a life has come."""
+    """The progress of a life."""
 
     NOTHING = 0
     OPENED = 1
@@ -90,7 +90,7 @@ _OPENED = struct.Struct("<QQQQQ")
 
 
 class Opened(NamedTuple):
-    """What the writer found when it opened the log: its bounds, when, and the bytes that recovery read."""
+    """The writer's open: the bounds of the log, the times, and the bytes that recovery read."""
 
     first_seq: int
     next_seq: int
@@ -100,7 +100,7 @@ class Opened(NamedTuple):
 
 
 class Journal:
-    """The whole of it. It is made once, before any process is started, and cleared before each life."""
+    """The journal. It is created once, before any process starts, and cleared before each life."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, _HEAD + LANES * ENTRIES * ENTRY.itemsize)
@@ -108,7 +108,7 @@ class Journal:
         self._lanes = rows.reshape(LANES, ENTRIES)
 
     def clear(self) -> None:
-        """Forget the last life. No writer runs."""
+        """Clear it. No writer may be running."""
         self._map[:_HEAD] = bytes(_HEAD)
         for lane in self._lanes:
             lane[: _used(lane)] = np.zeros((), ENTRY)
@@ -116,12 +116,12 @@ class Journal:
     # -- the writer's side
 
     def opened(self, opened: Opened) -> None:
-        """The log is open, and nothing was called yet."""
+        """Note that the log is open; no call was made yet."""
         _OPENED.pack_into(self._map, 8, *opened)
         self._map[0] = Progress.OPENED
 
     def closed(self) -> None:
-        """``close`` has returned."""
+        """Note that ``close`` has returned."""
         self._map[0] = Progress.CLOSED
 
     def lane(self, number: int) -> Lane:
@@ -132,26 +132,26 @@ class Journal:
 
     @property
     def progress(self) -> Progress:
-        """How far the writer came."""
+        """How far the writer got."""
         return Progress(self._map[0])
 
     @property
     def opening(self) -> Opened | None:
-        """What the writer found; None when it did not come so far."""
+        """The writer's open; None if it did not get that far."""
         return None if self.progress == Progress.NOTHING else Opened(*_OPENED.unpack_from(self._map, 8))
 
     def entries(self) -> Entries:
-        """A copy of all entries, those of each lane in their order."""
+        """A copy of all entries; those of a lane are in order."""
         return np.concatenate([lane[: _used(lane)] for lane in self._lanes])
 
 
 def _used(lane: Entries) -> int:
-    """How many entries of a lane are used: they are its first ones, and the others were never touched."""
-    return bisect.bisect_left(range(len(lane)), True, key=lambda place: lane["state"][place] == 0)
+    """The number of used entries, which are the first of the lane; the others were never touched."""
+    return bisect.bisect_left(range(len(lane)), True, key=lambda index: lane["state"][index] == 0)
 
 
 class Lane:
-    """Where one thread of the writer notes its calls."""
+    """The entries of one thread of the writer."""
 
     def __init__(self, whole: mmap.mmap, number: int) -> None:
         self._map = whole
@@ -161,17 +161,17 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        """Whether it takes no more calls; some room is left for a call that is part of another."""
+        """Whether it takes no more calls; some space is left for nested ones."""
         return self._at + 16 * ENTRY.itemsize > self._end
 
     def intend(self, op: Op, phase: int, *, durable: bool = False, ticket: int = 0, count: int = 0, argument: int = 0) -> None:
-        """Note a call that comes next."""
+        """Note the call that comes next."""
         now = time.perf_counter_ns()
         _INTENT.pack_into(self._map, self._at + _INTENT_AT, op, durable, self._number, phase, ticket, count, argument, now)
         self._map[self._at] = State.INTENDED
 
     def done(self, first: int = 0, last: int = 0) -> None:
-        """Note what the call has returned."""
+        """Note the results of the call."""
         _RESULT.pack_into(self._map, self._at + _RESULT_AT, first, last, time.perf_counter_ns())
         self._map[self._at] = State.DONE
         self._at += ENTRY.itemsize

@@ -1,4 +1,4 @@
-"""Background load: threads that keep processors and the file system busy, so that the others are interrupted in odd places."""
+"""Background load: threads that keep processors and the file system busy, so that others are preempted at unusual points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = 16 << 20
 def _compute() -> None:
     data = random.Random(0).randbytes(_PIECE)
     while True:
-        zlib.compress(data)  # lets go of the interpreter's lock meanwhile
+        zlib.compress(data)  # releases the GIL meanwhile
         time.sleep(0.001)
 
 
@@ -31,7 +31,7 @@ def _write(path: Path) -> None:
 
 
 def burden(directory: Path, computing: int, writing: int) -> None:
-    """The body of the process: so many threads of each kind."""
+    """The body of the process: this many threads of each kind."""
     threads = [threading.Thread(target=_compute, daemon=True) for _ in range(computing)]
     threads += [threading.Thread(target=_write, args=(directory / f"load-{number}",), daemon=True) for number in range(writing)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The negative controls: mistakes that a run must notice, and what it must call them."""
+"""The negative controls: mistakes that a run must notice, and the kinds of violation that it must report."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pmwal
 from stressing.plan import LifePlan
 from violation import Violation
 
-BUSY_SECONDS = 0.3, 0.6  # at least and at most, of a life that a kill is to end in the middle of calls
-FEW = 12  # records that a log needs for a mistake in it to be made
+BUSY_SECONDS = 0.3, 0.6  # shortest and longest life, so that a kill ends it in the middle of calls
+FEW = 12  # records that a log needs before a mistake can be made in it
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """``after_kill`` changes the log between a kill and the check; the other mistakes are made where the calls are."""
+    """``after_kill`` changes the log between a kill and the check; other mistakes are made in the writer and the readers."""
 
     what: str
     kinds: tuple[str, ...]
     after_kill: Callable[[Path], None] | None = None
-    single: bool = False  # with one thread, which overwrites: the mistake foretells numbers, or may free nothing
+    single: bool = False  # needs one thread and overwriting: the mistake predicts numbers, or must not need space
 
 
 def _reopened(path: Path) -> pmwal.Wal:
@@ -66,38 +66,38 @@ def _damage(path: Path) -> None:
 
 MUTANTS: dict[str, Mutant] = {
     "early-acknowledgement": Mutant(
-        "the writer acknowledges before it calls (2 ms before, so that kills meet it)",
+        "the writer acknowledges 2 ms before the call",
         ("missing-record",),
         single=True,
     ),
     "lost-record": Mutant("recovery drops the newest records", ("missing-record",), _lose),
-    "changed-byte": Mutant("one record in 20 is stored with another last byte", ("changed-record", "foreign-record")),
-    "resurrected-record": Mutant("recovery finds an old record behind the newest", ("resurrected-record",), _resurrect),
-    "swapped-records": Mutant("recovery gives the newest records in another order", ("misplaced-record", "changed-record"), _swap),
+    "changed-byte": Mutant("one record in 20 is stored with a wrong last byte", ("changed-record", "foreign-record")),
+    "resurrected-record": Mutant("recovery finds an old record after the newest", ("resurrected-record",), _resurrect),
+    "swapped-records": Mutant("recovery reorders the newest records", ("misplaced-record", "changed-record"), _swap),
     "damaged-file": Mutant("one bit of an old payload changes in the file", ("corrupt-log",), _damage),
     "split-batch": Mutant("extend stores its records one by one", ("torn-batch",), single=True),
     "kept-batch": Mutant(
-        "a batch whose block raises is stored all the same",
+        "a batch is stored although its block raised",
         ("resurrected-record", "foreign-record", "wrong-order"),
     ),
-    "ignored-truncate": Mutant("truncate says that it is done and does nothing", ("wrong-bounds",), single=True),
+    "ignored-truncate": Mutant("truncate returns and does nothing", ("wrong-bounds",), single=True),
     "ignored-rollback": Mutant(
-        "rollback says that it is done and does nothing",
+        "rollback returns and does nothing",
         ("resurrected-record", "foreign-record", "wrong-order", "misplaced-record", "changed-record"),
     ),
     "repeated-rollback": Mutant(
-        "rollback discards once more, after it has returned",
+        "rollback discards again after it returned",
         ("missing-record", "wrong-order", "misplaced-record", "changed-record", "foreign-record", "commit-too-early"),
     ),
-    "reader-changed-byte": Mutant("a reader is shown another byte", ("changed-record",)),
+    "reader-changed-byte": Mutant("a reader is shown a wrong byte", ("changed-record",)),
     "reader-ghost": Mutant("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),
-    "leak-descriptors": Mutant("each close of a log leaves a descriptor open", ("leak-of-descriptors",)),
-    "leak-memory": Mutant("each close of a log keeps 4 MiB", ("leak-of-memory",)),
+    "leak-descriptors": Mutant("each close of a log leaks a descriptor", ("leak-of-descriptors",)),
+    "leak-memory": Mutant("each close of a log leaks 4 MiB", ("leak-of-memory",)),
 }
 
 
 def adjust(plan: LifePlan) -> LifePlan:
-    """A life in which the mistake of its mutant can be made, and met."""
+    """Adapt a life so that its mistake can be made, and a kill meets it."""
     if plan.mutant is None:
         return plan
     mutant = MUTANTS[plan.mutant]
@@ -107,7 +107,7 @@ def adjust(plan: LifePlan) -> LifePlan:
 
 
 def after_kill(plan: LifePlan) -> None:
-    """What the mutant does to the log between the kill and the check."""
+    """Make the mistake of the mutant in the log, between the kill and the check."""
     change = None if plan.mutant is None else MUTANTS[plan.mutant].after_kill
     if change is not None:
         try:

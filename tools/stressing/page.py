@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file with its charts inside, drawn from the plain values that go into the JSON."""
+"""The page of a run: one HTML file with embedded charts, drawn from the values in the JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from benchmark.charts import COLOURS, MARKS
 from benchmark.stats import time_text
 from stressing.results import growth_text
 
-CALLS_MIN = 200  # of a piece of the run, for a percentile that high
-POINTS_MAX = 120  # of a line of rates, so that it can be read
-WRITTEN_MIN = 1 << 20  # bytes; less is no story
+CALLS_MIN = 200  # of an interval, for a p99
+POINTS_MAX = 120  # of a line of rates, for legibility
+WRITTEN_MIN = 1 << 20  # bytes; no chart for less
 Values = dict[str, Any]
 
 _STYLE = """
@@ -30,9 +30,9 @@ pre { white-space: pre-wrap; background: #f6f6f6; padding: .8em }
 
 
 def missing() -> str | None:
-    """What to say when there is nothing to draw with."""
+    """What to install to draw charts; None if it is installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "--html needs matplotlib: pip install 'pmwal[bench]', or leave it out"
+        return "--html needs matplotlib: pip install 'pmwal[bench]', or omit --html"
     return None
 
 
@@ -65,7 +65,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _head(values: Values) -> str:
-    """The verdict, what it is worth, and the figures."""
+    """The verdict, its scope, and the figures."""
     violation = values["violation"]
     if violation is None:
         verdict = '<p class="good"><strong>No violation.</strong></p>'
@@ -79,13 +79,13 @@ def _head(values: Values) -> str:
     mutant = f", mutant {values['mutant']}" if values["mutant"] else ""
     rows = [
         ("run", f"{values['seconds']:.0f} s, seed {values['seed']}{mutant}{interrupted}"),
-        ("again", values["command"]),
+        ("run it again", values["command"]),
         *values["environment"].items(),
         ("lives", f"{values['lives']} of {values['logs']} logs; {values['closes']} ended by a close"),
         ("kills", f"{_counts(values['kills'])} (open: a writer that was still opening the log)"),
         ("records compared", f"{values['records_checked']:,}"),
         ("calls returned", _counts(values["calls"])),
-        ("calls that a kill met", _counts(values["calls_under_way"])),
+        ("calls that a kill interrupted", _counts(values["calls_under_way"])),
         ("verdicts (docs/recovery.md)", _counts(values["recovery_cases"])),
         ("growth over the run", f"{growth_text(values['growth'])}; {rule}"),
     ]
@@ -93,27 +93,27 @@ def _head(values: Values) -> str:
 
 
 def figures(values: Values, plot: Any) -> Iterator[tuple[str, Any]]:
-    """Caption and figure of each chart that there is something for."""
+    """Caption and figure of each chart that has data."""
     if any(values["latency_ns"].values()):
         caption = (
-            "Durable append, extend, batch and reserve, beside other threads and the background load, in pieces of the run. "
-            f"No p99 from less than {CALLS_MIN} calls, and no line over a piece in which the engine did not run."
+            "Durable append, extend, batch and reserve, with other threads and the background load, in intervals of the run. "
+            f"No p99 of fewer than {CALLS_MIN} calls, and no line over an interval in which the engine did not run."
         )
         yield caption, _latency(values, plot)
     if values["kill_times"]:
-        yield "SIGKILLs so far. Every kill of a writer is followed by a check of the whole log.", _kills(values, plot)
+        yield "SIGKILLs so far. After every kill of a writer the whole log is checked.", _kills(values, plot)
     if values["recoveries"]:
-        caption = "Each open of a log that a kill or a close had left: by the next writer, or by the supervisor."
+        caption = "Each open of a log after a kill or a close, by the next writer or by the supervisor."
         yield caption, _recoveries(values, plot)
     shown = {name: samples for name, samples in values["resources"].items() if len(samples) > 1}
     if shown:
         caption = (
-            "Resident memory that a process shares with nobody. The supervisor's grows with the figures that it collects, and a "
-            "process forked from it later, a writer or the next reader 2, begins with as much. Judged are steady and reader 1."
+            "Private resident memory. The supervisor's grows with the figures it collects, and a process forked from it later, "
+            "a writer or the next reader 2, starts with as much. Only steady and reader 1 are judged."
         )
         yield caption, (_resource(plot, shown, "Private memory", "MiB", lambda sample: sample["memory"] / (1 << 20)))
         yield (
-            "Open descriptors. A process that was forked later has some more from its parent.",
+            "Open descriptors. A process that was forked later inherits some more.",
             (_resource(plot, shown, "Descriptors", "descriptors", lambda sample: sample["descriptors"])),
         )
         yield (
@@ -122,7 +122,7 @@ def figures(values: Values, plot: Any) -> Iterator[tuple[str, Any]]:
         )
     if any(samples[-1]["written_bytes"] - samples[0]["written_bytes"] >= WRITTEN_MIN for samples in shown.values()):
         yield (
-            "Handed to block devices, as the kernel counts it, averaged between points.",
+            "Bytes written to block devices, as the kernel counts them, averaged between points.",
             (_rates(plot, shown, "Written", "MB/s", lambda sample: sample["written_bytes"] / 1e6)),
         )
 
@@ -165,7 +165,7 @@ def _latency(values: Values, plot: Any) -> Any:
 
 
 def _broken(points: list[tuple[float, float]], step: float) -> tuple[list[float], list[float]]:
-    """Times and heights of a line that breaks where the next point is more than a step away."""
+    """The points of a line that breaks if the next point is more than a step away."""
     times: list[float] = []
     heights: list[float] = []
     for time, height in points:
@@ -203,14 +203,14 @@ def _recoveries(values: Values, plot: Any) -> Any:
     axes.yaxis.set_major_formatter(plot.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     axes.set_xlim(0, values["seconds"])
-    axes.set_title("a larger mark stands for more bytes read", fontsize=9, color="#444444")
+    axes.set_title("larger marks: more bytes read", fontsize=9, color="#444444")
     _legend(figure)
     return figure
 
 
 def _lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> None:
     for number, (name, (times, heights)) in enumerate(series.items()):
-        if name == "writer":  # one process after the other: no line leads from one to the next
+        if name == "writer":  # successive processes: no line connects them
             axes.scatter(times, heights, s=6, color=COLOURS[7], label="writers")
         else:
             axes.plot(times, heights, color=COLOURS[number], linewidth=1.5, label=name)
@@ -230,7 +230,7 @@ def _resource(plot: Any, shown: dict[str, list[Values]], title: str, unit: str, 
 
 
 def _rates(plot: Any, shown: dict[str, list[Values]], title: str, unit: str, total: Callable[[Values], float]) -> Any:
-    """What a total gained per second between samples; a new process under a name begins a new total."""
+    """The rate of a total between samples; a new process with the same name starts a new total."""
     figure, axes = _axes(plot, title, unit)
     series = {}
     for name, samples in shown.items():

@@ -1,7 +1,7 @@
-"""What a run does: logs one after the other, and of each some lives of a writer, all drawn from the seed.
+"""The plan of a run: one log after another, and several lives of a writer for each, all drawn from the seed.
 
-The seed gives the plan: geometries, policies, calls, sizes, payloads, how long a life may last. It does not give the moments
-at which the kernel lets threads run, so two runs of a seed differ in what a kill meets.
+The seed determines geometries, policies, calls, sizes, payloads and the lengths of lives. It does not determine how the kernel
+schedules threads, so two runs of a seed differ in what a kill interrupts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ORDERINGS = ("auto", "strict", "pipelined")
 COMMITS = ("each", "each", "manual")
 FULL_POLICIES = ("raise", "wait", "overwrite")
 LIVES_MAX = 12  # of one log
-CLEAN_SHARE = 0.1  # of lives that end by a close
-EARLY_SHARE = 0.2  # of kills that are to meet the open
+CLEAN_SHARE = 0.1  # of lives that end with a close
+EARLY_SHARE = 0.2  # of kills that should hit the open
 EARLY_SECONDS = 0.02
 LATE_SECONDS = (0.1, 1.3)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """The settings from the command line."""
 
     seed: int
     seconds: float
@@ -51,7 +51,7 @@ class LogPlan:
 
     @property
     def class_max(self) -> int:
-        """The largest class of payloads, at most a sixteenth of the ring: eight records of it fit at any time."""
+        """The largest size class, at most a sixteenth of the ring, so that eight such records always fit."""
         return max(size_class for size_class in range(16) if longest(size_class) < self.capacity // 16)
 
 
@@ -67,9 +67,9 @@ class LifePlan:
     commit: str
     on_full: str
     threads: int
-    seconds: float  # from its start until it is killed, or closes
-    clean: bool  # it closes; nobody kills it
-    recover_here: bool  # the supervisor recovers the log afterwards, instead of leaving it to the next writer
+    seconds: float  # from its start until it is killed or closes
+    clean: bool  # it ends with a close, not with a kill
+    recover_here: bool  # the supervisor recovers the log afterwards, not the next writer
     seed: str
     mutant: str | None
 
@@ -81,12 +81,12 @@ class LifePlan:
 
 
 def log_path(directory: Path, number: int) -> Path:
-    """Where the log with this number lies."""
+    """The path of the log with this number."""
     return directory / f"log-{number}.wal"
 
 
 def lives(settings: Settings, directory: Path) -> Iterator[LifePlan]:
-    """All lives, without an end."""
+    """All lives, endlessly."""
     rng = random.Random(f"plan {settings.seed}")
     number = log_number = 0
     while True:

@@ -1,4 +1,4 @@
-"""Processes that are forked, report what is wrong before they end, and die with their parent."""
+"""Forked processes that report a violation before they exit, and die with their parent."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any
 from stressing.interrupt import SIGNALS
 from violation import Violation
 
-FAILED = 70  # exit status of a process that has left a report
-PATIENCE = 60.0  # seconds after which a process that should end is taken for hanging
+FAILED = 70  # exit status of a process that left a report
+PATIENCE = 600.0  # seconds after which a process that should have ended counts as hanging
 
 _FORK = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -34,7 +34,7 @@ class Child:
         self._report = reports / f"{name}.json"
         self._process: BaseProcess = _FORK.Process(target=self._run, args=(body, *args), name=name, daemon=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside numpy's threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork while numpy has threads
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -42,7 +42,7 @@ class Child:
     def _run(self, body: Callable[..., None], *args: Any) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the supervisor takes it, and ends everybody
+            signal.signal(number, signal.SIG_IGN)  # the supervisor handles them and ends all processes
         try:
             body(*args)
         except BaseException as error:
@@ -54,31 +54,31 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is running."""
         return self._process.is_alive()
 
     def wait(self) -> None:
-        """Wait until it has ended by itself."""
+        """Wait until it exits."""
         self._process.join(PATIENCE)
         if self.running:
-            raise Violation(f"{self.name} has not ended for {PATIENCE:g} s after it should have", "hanging")
+            raise Violation(f"{self.name} is still running {PATIENCE:g} s after it should have ended", "hanging")
 
     def kill(self) -> bool:
-        """SIGKILL; whether that is what it died of."""
+        """Send SIGKILL; whether it died of that."""
         self._process.kill()
         self._process.join()
         return self._process.exitcode == -signal.SIGKILL
 
     def suspend(self) -> None:
-        """Hold it where it is."""
+        """Stop it (SIGSTOP)."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue it (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     def check(self) -> None:
-        """``Violation`` when it ended and neither well nor by our SIGKILL."""
+        """``Violation`` if it ended with anything but success or the supervisor's SIGKILL."""
         code = self._process.exitcode
         if code in (None, 0, -signal.SIGKILL):
             return

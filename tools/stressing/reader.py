@@ -1,4 +1,4 @@
-"""Readers: other processes that read the log beside its writer, and while there is none."""
+"""Readers: processes that read the log while its writer runs, and while there is none."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BOARD = struct.Struct("<QQ")
 
 
 class Board:
-    """Where the supervisor says which life and log it is, and readers what they were shown. Shared memory, made before forks."""
+    """Shared memory, created before all forks, for the current life and log and for the records that readers were shown."""
 
     def __init__(self, readers: int) -> None:
         self._map = mmap.mmap(-1, 4096 + readers * SIGHTINGS * _SLOT)
         self._readers = readers
 
     def announce(self, life: int, log: int) -> None:
-        """A life is about to begin. The log comes first: who sees the life sees its log."""
+        """Announce a life. The log is stored first: a process that sees the life also sees its log."""
         self._map[8:16] = log.to_bytes(8, "little")
         self._map[0:8] = life.to_bytes(8, "little")
 
@@ -40,15 +40,15 @@ class Board:
         life, log = _BOARD.unpack_from(self._map)
         return life, log
 
-    def note(self, reader: int, place: int, life: int, seq: int, ticket: int) -> None:
-        """A record that was shown to a reader within this life."""
-        at = 4096 + (reader * SIGHTINGS + place % SIGHTINGS) * _SLOT
+    def note(self, reader: int, index: int, life: int, seq: int, ticket: int) -> None:
+        """Note a record that a reader was shown within this life."""
+        at = 4096 + (reader * SIGHTINGS + index % SIGHTINGS) * _SLOT
         self._map[at] = 0
         _SIGHTING.pack_into(self._map, at + 8, life, seq, ticket)
         self._map[at] = 1
 
     def sightings(self, life: int) -> list[tuple[int, int]]:
-        """Number and ticket of what readers were shown in this life. They are suspended."""
+        """Number and ticket of each record that readers were shown in this life. The readers must be stopped."""
         found = []
         for at in range(4096, len(self._map), _SLOT):
             if self._map[at]:
@@ -72,7 +72,7 @@ class _Eye:
         self._due: int | None = None
 
     def watch(self) -> None:
-        """Follow the logs for ever."""
+        """Read one log after another, endlessly."""
         while True:
             _, log = self._board.now()
             try:
@@ -88,7 +88,7 @@ class _Eye:
                     time.sleep(self._rng.uniform(0.0005, 0.01))
 
     def _look(self, reader: pmwal.Reader, log: int) -> None:
-        """Read on from where it was, or somewhere else, and check what is shown."""
+        """Continue reading after the last record, or start elsewhere, and check every record."""
         life, log_before = self._board.now()
         seen: list[tuple[int, int]] = []
         try:
@@ -99,7 +99,7 @@ class _Eye:
             due = start
             for record in islice(reader.read(start), 100):
                 if record.seq != due:
-                    raise Violation(f"a reader was shown record {record.seq} where {due} was due", "wrong-order")
+                    raise Violation(f"a reader was shown record {record.seq}; expected {due}", "wrong-order")
                 due += 1
                 ticket = self._ticket(record)
                 if ticket is not None:
@@ -115,18 +115,18 @@ class _Eye:
             self._noted += 1
 
     def _look_up(self, reader: pmwal.Reader, first: int, end: int) -> None:
-        """One record by its number; it may have gone. Now and then the verdict, which sees no fault beside a writer either."""
+        """Look up one record, which may be gone. Now and then ``verify``, which must not find damage while a writer runs."""
         seq = self._rng.randint(first, end)
         with contextlib.suppress(IndexError):
             record = reader[seq]
             if record.seq != seq:
-                raise Violation(f"a reader that asked for record {seq} was shown {record.seq}", "wrong-order")
+                raise Violation(f"a reader asked for record {seq} and was shown {record.seq}", "wrong-order")
             self._ticket(record)
         if self._rng.random() < VERIFY_SHARE:
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, when the run goes on with another log
+            with contextlib.suppress(FileNotFoundError):  # removed, because the run continued with another log
                 report = pmwal.verify(reader.path)
                 if report.outcome == "corrupt":
-                    raise Violation(f"verify, beside the writer: {report.case}: {report.reason}", "corrupt-log")
+                    raise Violation(f"verify, while the writer runs: {report.case}: {report.reason}", "corrupt-log")
 
     def _ticket(self, record: pmwal.Record) -> int | None:
         data = record.data

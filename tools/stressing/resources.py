@@ -1,6 +1,6 @@
-"""What the processes use, sampled with psutil, and the rule by which growth is a leak.
+"""Resources of the processes, sampled with psutil, and the rule by which growth is a leak.
 
-Memory is what belongs to a process alone: resident without what it shares, so that pages of a mapped log do not count.
+Memory is resident memory without shared pages, so that pages of a mapped log do not count.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 
 from violation import Violation
 
-WARM_UP = 0.25  # of the time of a process, that is not judged
+WARM_UP = 0.25  # share of a process's time that is not judged
 SAMPLES_MIN = 8
 GROWTH_MAX = {"memory": 8 << 20, "descriptors": 4, "threads": 2}
-"""By how much a straight line through the samples after the warm-up may surely rise from its start to its end. Memory in bytes."""
-STANDARD_ERRORS = 3  # by which the slope is taken lower than it looks: what goes up and down at each open and close is no leak
+"""Tolerated growth: the rise of a regression line through the samples after the warm-up, less its uncertainty. Memory in bytes."""
+STANDARD_ERRORS = 3  # subtracted from the slope: a value that goes up and down with each open and close is no leak
 
 
 class Sample(NamedTuple):
-    """One look at a process. Times in seconds, sizes in bytes; processor time and I/O since it started."""
+    """A sample of a process. Times in seconds, sizes in bytes; processor time and I/O since its start."""
 
     process: int
     seconds: float
@@ -35,18 +35,18 @@ class Sample(NamedTuple):
 
 @dataclass
 class Watch:
-    """Samples by name of the process. A name may stand for one process after another; then it is not judged."""
+    """Samples by process name. A name that successive processes share is not judged."""
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     _processes: dict[str, Any] = field(default_factory=dict)
 
     def follow(self, name: str, pid: int) -> None:
-        """From now on this process has the name."""
+        """Sample this process under the name from now on."""
         self._processes[name] = importlib.import_module("psutil").Process(pid)
         self.samples.setdefault(name, [])
 
     def take(self, seconds: float) -> None:
-        """Look at all of them. One that has just ended is left out."""
+        """Sample all processes, except those that have just ended."""
         gone = importlib.import_module("psutil").Error
         for name, process in self._processes.items():
             try:
@@ -70,10 +70,10 @@ class Watch:
 
 
 def growth(samples: list[Sample], what: str) -> float | None:
-    """By how much the line of least squares surely rises over the samples after the warm-up; None when they are too few to judge.
+    """The rise of the regression line over the samples after the warm-up; None if they are too few to judge.
 
-    Few samples of something that goes up and down can lie on a rising line by chance, so the slope counts less
-    `STANDARD_ERRORS` of it. A leak is one part of a cycle after the other, and does not hide in there.
+    Few samples of a value that goes up and down can be on a rising line by chance, so ``STANDARD_ERRORS`` standard errors are
+    subtracted from the slope. A leak adds to every cycle, so this does not hide it.
     """
     if len(samples) < 2:
         return None
@@ -89,7 +89,7 @@ def growth(samples: list[Sample], what: str) -> float | None:
 
 
 def growths(watch: Watch, judged: dict[str, tuple[str, ...]]) -> dict[str, dict[str, float | None]]:
-    """Growth of what is judged of each process."""
+    """The growth of each judged resource of each process."""
     return {name: {what: growth(watch.samples.get(name, []), what) for what in whats} for name, whats in judged.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a run found: counts, latencies over time, recoveries, resources, violations; as plain values for JSON and the page."""
+"""Results of a run: counts, latencies over time, recoveries, resources, violations; as plain values for JSON and the page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stressing.resources import GROWTH_MAX, WARM_UP, Watch
 
 VERSION = 1
 PROVES = (
-    "Killing a process keeps the page cache: this shows what survives the death of a process, and nothing about a power cut. "
-    "For those see docs/testing.md."
+    "A kill leaves the page cache intact: this run shows what survives the death of a process, not what survives a power cut "
+    "(for that, see docs/testing.md)."
 )
-PIECES = 24  # of the charts over time: in most of them each engine has a life
+PIECES = 24  # intervals of the charts over time; in most of them each engine has a life
 _PER_DECADE = 40
 _DECADES = 9  # from 100 ns on
 _FIRST_NS = 100.0
@@ -26,19 +26,19 @@ Histogram = npt.NDArray[np.int64]
 
 
 def histogram(times_ns: npt.NDArray[Any]) -> Histogram:
-    """Times counted in bins whose borders lie 6 % apart."""
-    places = np.log10(np.maximum(times_ns.astype(np.float64), _FIRST_NS) / _FIRST_NS) * _PER_DECADE
-    return np.bincount(np.minimum(places.astype(np.int64), _PER_DECADE * _DECADES - 1), minlength=_PER_DECADE * _DECADES)
+    """Counts of times in bins whose bounds are 6 % apart."""
+    steps = np.log10(np.maximum(times_ns.astype(np.float64), _FIRST_NS) / _FIRST_NS) * _PER_DECADE
+    return np.bincount(np.minimum(steps.astype(np.int64), _PER_DECADE * _DECADES - 1), minlength=_PER_DECADE * _DECADES)
 
 
 def percentile(counts: Histogram, q: float) -> float:
-    """The upper border in ns of the bin in which the percentile lies."""
-    place = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
-    return float(_FIRST_NS * 10 ** ((min(place, len(counts) - 1) + 1) / _PER_DECADE))
+    """The upper bound in ns of the bin of the percentile."""
+    step = int(np.searchsorted(np.cumsum(counts), q / 100 * counts.sum()))
+    return float(_FIRST_NS * 10 ** ((min(step, len(counts) - 1) + 1) / _PER_DECADE))
 
 
 def growth_text(growths: dict[str, dict[str, float | None]]) -> str:
-    """By how much each process grew, in words."""
+    """The growth of each process, as text."""
     units = {"memory": (1 << 20, 2, " MiB"), "descriptors": (1, 1, " descriptors"), "threads": (1, 1, " threads")}
     texts = []
     for name, rises in growths.items():
@@ -54,31 +54,31 @@ def growth_text(growths: dict[str, dict[str, float | None]]) -> str:
 
 @dataclass
 class Results:
-    """Everything of one run. Times are seconds since its start."""
+    """The results of one run. Times are seconds since its start."""
 
     environment: dict[str, str]
     seed: int
     command: str
     seconds: float = 0.0
-    kills: list[tuple[float, str]] = field(default_factory=list)  # when, and what it met: "open", "work", "reader"
+    kills: list[tuple[float, str]] = field(default_factory=list)  # time, and what it hit: "open", "work", "reader"
     closes: list[float] = field(default_factory=list)
     logs: int = 0
     lives: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     records_checked: int = 0
-    under_way: Counter[str] = field(default_factory=Counter)  # calls that a kill met, by what became of them
+    under_way: Counter[str] = field(default_factory=Counter)  # calls that a kill interrupted, by their outcome
     cases: Counter[str] = field(default_factory=Counter)  # rows of docs/recovery.md
-    recoveries: list[tuple[float, float, int, str]] = field(default_factory=list)  # when, seconds, bytes read, engine
+    recoveries: list[tuple[float, float, int, str]] = field(default_factory=list)  # time, seconds, bytes read, engine
     watch: Watch = field(default_factory=Watch)
     growths: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    violation: tuple[str, str] | None = None  # kind, and in words
+    violation: tuple[str, str] | None = None  # kind and message
     kept: str | None = None
-    interrupted: str | None = None  # by which signal
+    interrupted: str | None = None  # name of the signal
     mutant: str | None = None
     _latency: dict[tuple[str, int], Histogram] = field(default_factory=dict)  # by engine and second
 
     def count_calls(self, entries: Entries, engine: str, start_ns: int) -> None:
-        """Take in the calls of a life."""
+        """Count the calls of a life."""
         for op in Op:
             states = entries["state"][entries["op"] == op]
             self.calls[op.name.lower()] += int((states == State.DONE).sum() + (states == State.REFUSED).sum())
@@ -92,11 +92,11 @@ class Results:
 
     @property
     def _piece_seconds(self) -> int:
-        """How long a piece of the run is, for figures over time."""
+        """Length of an interval of the charts over time."""
         return max(1, -(-int(self.seconds + 1) // PIECES))
 
     def latency(self) -> dict[str, list[dict[str, float]]]:
-        """By engine: percentiles in ns of durable calls in each piece of the run."""
+        """By engine: percentiles in ns of durable calls in each interval of the run."""
         width = self._piece_seconds
         found: dict[str, list[dict[str, float]]] = {}
         for engine in sorted({engine for engine, _ in self._latency}):
@@ -149,7 +149,7 @@ class Results:
         }
 
     def summary(self) -> str:
-        """The run in a few lines."""
+        """A summary in a few lines."""
         writers = sum(what != "reader" for _, what in self.kills)
         opens = sum(what == "open" for _, what in self.kills)
         under_way = ", ".join(f"{count} {what}" for what, count in sorted(self.under_way.items())) or "none"

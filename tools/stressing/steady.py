@@ -1,7 +1,7 @@
-"""A process that lives as long as the run: it opens, uses, reads and closes a log of its own, over and over.
+"""A process that runs during the whole run: it opens, uses, reads and closes a log of its own, over and over.
 
-Writers that are killed live too short to show a leak. This one makes the same calls, and its memory, descriptors and threads must
-stay where they are.
+Writers that are killed live too briefly to show a leak. This process makes the same calls, and its memory, descriptors and threads
+must not grow.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
 from violation import Violation
 
 CAPACITY = 1 << 20
-CALLS = 60  # between an open and the next
-_LIFE = (1 << 24) - 1  # of the tickets: no writer comes so far
-_LEAK = 4 << 20  # bytes that the mutant keeps of each handle
+CALLS = 60  # between two opens
+_LIFE = (1 << 24) - 1  # of the tickets: no writer gets that far
+_LEAK = 4 << 20  # bytes that the mutant leaks with each handle
 
 
 def _leak(mutant: str) -> None:
-    """Let each close of a log's mapping keep something: a mistake in the library, as far as the watch can tell."""
+    """Make each close of a log's mapping leak something, like a mistake in the library."""
     kept: list[object] = []
     close = Mapping.close
 
@@ -63,7 +63,7 @@ def live_long(path: Path, medium: str, engine: str, payloads: Payloads, mutant: 
 
 
 def _call(wal: pmwal.Wal, rng: random.Random, items: list[bytes], kind: int) -> None:
-    """One of the calls that a log has, with these payloads."""
+    """Make one random call with these payloads."""
     chosen = rng.random()
     if chosen < 0.5:
         wal.append(items[0], kind=kind)

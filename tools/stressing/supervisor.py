@@ -1,4 +1,4 @@
-"""Starts the processes, kills writers at random moments, and checks each log that a kill or a close leaves."""
+"""Starts the processes, kills writers at random moments, and checks the log after each kill or close."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from violation import Violation
 
 POLL_SECONDS = 0.01
 SAMPLE_SECONDS = 0.25
-READER_KILL_SHARE = 0.1  # of lives in which a reader is killed, too; the first reader never is
+READER_KILL_SHARE = 0.1  # of lives in which a reader is killed too; never the first one
 JUDGED = {
     "reader 1": ("memory", "descriptors", "threads"),
     "steady": ("memory", "descriptors", "threads"),
-    "supervisor": ("descriptors",),  # its memory grows with the figures that it collects
+    "supervisor": ("descriptors",),  # its memory grows with the figures it collects
 }
 
 Tell = Callable[[float], None]
-"""Called now and then with the seconds since the start."""
+"""Called regularly with the seconds since the start."""
 
 
 class Supervisor:
@@ -59,7 +59,7 @@ class Supervisor:
         return (time.perf_counter_ns() - self._start_ns) / 1e9
 
     def run(self) -> None:
-        """Live after life until the time is over or the run is interrupted; ``Violation`` at the first one."""
+        """Run one life after another until the time is over or the run is interrupted, or a ``Violation``."""
         results = self._results
         with ExitStack() as stack:
             stack.callback(self._end)
@@ -110,7 +110,7 @@ class Supervisor:
     # -- one life
 
     def _life(self, plan: LifePlan, before: Contents | None) -> Contents | None:
-        """Let a writer live and die, then check what it left."""
+        """Run a writer, kill it or let it close, and check the log."""
         self._journal.clear()
         self._board.announce(plan.number, plan.log.number)
         child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads)
@@ -131,7 +131,7 @@ class Supervisor:
             raise Violation(f"{plan}: {violation}", violation.kind) from violation
 
     def _look_around(self) -> None:
-        """Take samples, and see that the others are well."""
+        """Take samples, and check the other processes."""
         now = self._now
         if now >= self._next_sample:
             self._next_sample = now + max(SAMPLE_SECONDS, self._settings.seconds / 2000)
@@ -143,7 +143,7 @@ class Supervisor:
     def _check(self, plan: LifePlan, before: Contents | None, killed: bool) -> Contents | None:
         progress, entries = self._journal.progress, self._journal.entries()
         if not killed and progress != Progress.CLOSED:
-            raise Violation("the writer ended by itself, and not after a close", "unexpected-end")
+            raise Violation("the writer ended on its own without closing the log", "unexpected-end")
         self._count(plan, killed, progress)
         self._results.count_calls(entries, plan.engine, self._start_ns)
         if before is None and progress == Progress.NOTHING and not plan.log.path.exists():
@@ -171,7 +171,7 @@ class Supervisor:
         return contents
 
     def _read(self, plan: LifePlan, *, closed: bool) -> Look:
-        """The log as a reader sees it: what recovery would keep."""
+        """The log as a reader sees it, which is what recovery would keep."""
         try:
             with pmwal.open(plan.log.path, "r") as log:
                 assert isinstance(log, pmwal.Reader)
@@ -181,11 +181,11 @@ class Supervisor:
             raise Violation(f"{type(error).__name__}: {error}", "corrupt-log") from error
         self._results.cases[report.case] += 1
         if closed and report.case != "R1":
-            raise Violation(f"the log was closed, and a look at it says {report.case}: {report.reason}", "unclean")
+            raise Violation(f"the log was closed, but a reader finds {report.case}: {report.reason}", "unclean")
         return look
 
     def _recover(self, plan: LifePlan, look: Look) -> None:
-        """Recover the log here; it must keep what the look has shown."""
+        """Recover the log in this process; it must keep what the reader saw."""
         start = time.perf_counter()
         try:
             with pmwal.open(plan.log.path, "r+", medium=plan.medium) as log:
@@ -193,14 +193,14 @@ class Supervisor:
                 took = time.perf_counter() - start
                 records, scanned = list(log), log.recovery.bytes_scanned
         except (pmwal.PmwalError, OSError) as error:
-            message = f"recovery, after a look that found no fault: {type(error).__name__}: {error}"
+            message = f"recovery, although a reader found no damage: {type(error).__name__}: {error}"
             raise Violation(message, "corrupt-log") from error
         self._results.recoveries.append((self._now, took, scanned, plan.engine))
         if records != look.records:
-            raise Violation(f"recovery kept {len(records)} records; a look before it found {len(look.records)}", "missing-record")
+            raise Violation(f"recovery kept {len(records)} records; a reader before it found {len(look.records)}", "missing-record")
 
     def _repair(self, plan: LifePlan, look: Look) -> None:
-        """A repair leaves what a kill has left alone, and keeps every record of a copy in which a superblock is damaged."""
+        """A repair must not change what a kill left, and must keep every record of a copy with a damaged superblock."""
         path, copy = plan.log.path, plan.log.path.with_suffix(".copy")
         content = path.read_bytes()
         copy.write_bytes(bytes([content[0] ^ 1]) + content[1:])
@@ -209,11 +209,11 @@ class Supervisor:
             with pmwal.open(copy, "r") as log:
                 records = list(log)
         except (pmwal.PmwalError, OSError) as error:
-            raise Violation(f"repair of a log in which a look found no fault: {error}", "bad-repair") from error
+            raise Violation(f"repair of a log in which a reader found no damage: {error}", "bad-repair") from error
         copy.unlink()
         Path(copied.backup).unlink()
         if report.backup or path.read_bytes() != content:
-            raise Violation(f"the log needs none, and was changed: {'; '.join(report.actions)}", "bad-repair")
+            raise Violation(f"the log needs no repair, but was changed: {'; '.join(report.actions)}", "bad-repair")
         if records != look.records:
             raise Violation(f"of {len(look.records)} records it kept {len(records)}: {'; '.join(copied.actions)}", "bad-repair")
 
@@ -236,7 +236,7 @@ class Supervisor:
             self._results.recoveries.append((self._now, took, opening.bytes_scanned, plan.engine))
 
     def _count_under_way(self, expected: Expectation, contents: Contents) -> None:
-        """What became of the calls that the kill met."""
+        """Count the outcomes of the calls that the kill interrupted."""
         there = set(contents.tickets)
         for call in expected.under_way:
             self._results.under_way["stores kept" if call.ticket in there else "stores dropped"] += 1
@@ -248,5 +248,5 @@ class Supervisor:
                 self._results.under_way[f"{op.name.lower()}s"] += count
 
     def save_journal(self, path: Path) -> None:
-        """Keep what the last writer was told, as an array of ``journal.ENTRY``."""
+        """Save the journal of the last writer, as an array of ``journal.ENTRY``."""
         np.save(path, self._journal.entries())

@@ -1,4 +1,4 @@
-"""The writer: threads that call everything a log has, and note each call outside before and after it."""
+"""The writer: threads that make every kind of call, and note each in the journal before and after it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
 from violation import Violation
 
-WAIT_SECONDS = 20.0  # for space, with on_full="wait"
-SWITCH_SECONDS = 0.0002  # threads take turns often: more ways for their calls to meet
-ALONE_SHARE = 0.3  # of rollbacks, which no other call overlaps
-_PAUSE = 0.002  # of mutants that widen the window in which a kill shows them, and a timeout that must not be met
+WAIT_SECONDS = 300.0  # for space, with on_full="wait"
+SWITCH_SECONDS = 0.0002  # frequent switches: more interleavings of calls
+ALONE_SHARE = 0.3  # of rollbacks that no other call overlaps
+_PAUSE = 0.002  # seconds by which mutants widen the window for a kill, and a timeout that must not expire
 
 
 class Aborted(Exception):
-    """Raised in the block of a batch or reservation that is to be given up."""
+    """Raised in the block of a batch or reservation to abandon it."""
 
 
 class Gate:
-    """Divides the calls into phases with one rollback at most: then the journal tells what each of them can have discarded.
+    """Divides the calls into phases with at most one rollback, so that the journal shows what each can have discarded.
 
-    Who waits for the others keeps out all but those that free space, for which others may wait. ``turns`` counts beginnings and
-    ends of rollbacks: while it is even and stays the same, none has discarded what was stored.
+    While a rollback waits to be alone, only calls that free space may enter, because others may wait for that. ``turns`` counts
+    the starts and ends of rollbacks: while it is even and unchanged, no rollback has discarded what was stored.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Gate:
 
     @contextlib.contextmanager
     def shared(self, *, frees: bool = False) -> Iterator[int]:
-        """Overlap with others; the phase."""
+        """Make a call that may overlap others; yields the phase."""
         with self._changed:
             while self._alone or (self._closed and not frees):
                 self._changed.wait()
@@ -55,7 +55,7 @@ class Gate:
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[int]:
-        """Be the one that rolls back in this phase, which ends with the block; others overlap until it asks to be alone."""
+        """Make the rollback of this phase, which ends with the block. Others may overlap it until ``wait_until_alone``."""
         with self._changed:
             while self._ending:
                 self._changed.wait()
@@ -71,7 +71,7 @@ class Gate:
                 self._changed.notify_all()
 
     def wait_until_alone(self) -> None:
-        """Wait until nobody else is inside, and keep them out until the phase has ended."""
+        """Wait until no other call is under way, and keep others out until the phase ends."""
         with self._changed:
             self._closed = True
             while self._inside:
@@ -80,7 +80,7 @@ class Gate:
 
 
 class Worker:
-    """One thread. ``last`` is the number of the last record that it stored, in ``last_turn`` of the rollbacks."""
+    """One thread. ``_last`` is the number of the last record it stored, ``_last_turn`` the gate's ``turns`` at that time."""
 
     def __init__(
         self, plan: LifePlan, number: int, wal: pmwal.Wal, journal: Journal, payloads: Payloads, gate: Gate, stop: threading.Event
@@ -96,7 +96,7 @@ class Worker:
         self._last = self._last_turn = 0
 
     def work(self) -> None:
-        """Make calls until the life ends or the lane is full."""
+        """Make random calls until the life ends or the lane is full."""
         actions = [action for action, _ in WEIGHTS]
         weights = [weight for _, weight in WEIGHTS]
         while not self._stop.is_set() and not self._lane.full:
@@ -106,7 +106,7 @@ class Worker:
                     break
 
     def make_room(self) -> None:
-        """Free the front now and then, for those who wait for it."""
+        """Free the front regularly, for calls that wait for space."""
         while not self._stop.is_set() and not self._lane.full:
             if self._wal.free < self._wal.capacity // 2:
                 self.truncate()
@@ -115,7 +115,7 @@ class Worker:
     # -- storing
 
     def _take(self, count: int) -> int:
-        """Tickets for so many records of one class."""
+        """Tickets for this many records of one size class."""
         few = count > 1
         size_class = min(self._rng.randint(0, self._plan.log.class_max - 3 * few), self._rng.randint(0, 12))
         ticket = self._ticket | size_class
@@ -129,7 +129,7 @@ class Worker:
         return data
 
     def _store(self, op: Op, count: int, durable: bool, call: Callable[[int, int], tuple[int, int]]) -> None:
-        """Note the intent, call, note the result. A full log is no error where the policy is to say so."""
+        """Note the intent, make the call, note the result. ``WalFull`` is expected with on_full="raise"."""
         ticket = self._take(count)
         full = False
         with self._gate.shared() as phase:
@@ -155,7 +155,7 @@ class Worker:
             self.truncate()
 
     def append(self) -> None:
-        """One record, durable as the policy says or as the call does."""
+        """Append one record, durable by policy or by argument."""
         commit = self._rng.choice((None, None, None, True, False))
         durable = self._plan.commit == "each" if commit is None else commit
 
@@ -166,10 +166,10 @@ class Worker:
         self._store(Op.APPEND, 1, durable, call)
 
     def extend(self) -> None:
-        """Many records, all or none."""
+        """Append several records with ``extend``."""
 
         def call(ticket: int, count: int) -> tuple[int, int]:
-            items = [self._data(ticket + place * STEP) for place in range(count)]
+            items = [self._data(ticket + index * STEP) for index in range(count)]
             kind = self._payloads.kind(ticket)
             if self._plan.mutant != "split-batch":
                 return self._wal.extend(items, kind=kind)
@@ -182,7 +182,7 @@ class Worker:
         self._store(Op.EXTEND, self._rng.randint(2, 12), self._plan.commit == "each", call)
 
     def batch(self) -> None:
-        """The same through ``batch()``."""
+        """Append several records with ``batch``."""
 
         def call(ticket: int, count: int) -> tuple[int, int]:
             with self._wal.batch() as batch:
@@ -192,11 +192,11 @@ class Worker:
         self._store(Op.BATCH, self._rng.randint(1, 12), self._plan.commit == "each", call)
 
     def _stage(self, batch: pmwal.Batch, ticket: int, count: int) -> None:
-        for place in range(count):
-            batch.append(self._data(ticket + place * STEP), kind=self._payloads.kind(ticket))
+        for index in range(count):
+            batch.append(self._data(ticket + index * STEP), kind=self._payloads.kind(ticket))
 
     def reserve(self) -> None:
-        """One record, filled in place."""
+        """Append one record with ``reserve``."""
 
         def call(ticket: int, _: int) -> tuple[int, int]:
             data = self._data(ticket)
@@ -208,7 +208,7 @@ class Worker:
         self._store(Op.RESERVE, 1, self._plan.commit == "each", call)
 
     def abort(self) -> None:
-        """A batch or a reservation that is given up: nothing of it may ever be seen."""
+        """Abandon a batch or a reservation: nothing of it may ever be seen."""
         count = self._rng.randint(1, 5)
         ticket = self._take(count)
         with self._gate.shared() as phase:
@@ -228,7 +228,7 @@ class Worker:
     # -- durability, front and end
 
     def commit(self) -> None:
-        """Make durable what is pending; it must reach this thread's own records."""
+        """Commit; the result must cover this thread's own records."""
         with self._gate.shared() as phase:
             self._lane.intend(Op.COMMIT, phase)
             through = self._wal.commit()
@@ -237,14 +237,14 @@ class Worker:
                 raise Violation(f"commit() returned {through} after record {self._last} was stored", "commit-too-early")
 
     def wait(self) -> None:
-        """Wait for the last record of this thread. It is there, so the timeout is none: that is for a record to come."""
+        """Wait until this thread's last record is durable. The timeout is for future records; this one is stored already."""
         with self._gate.shared() as phase:
             if self._last and self._stands:
                 self._lane.intend(Op.WAIT, phase, argument=self._last)
                 durable = self._wal.wait_durable(self._last, timeout=_PAUSE)
                 self._lane.done()
                 if not durable and self._stands:
-                    raise Violation(f"wait_durable({self._last}) gave up, and the record is there", "commit-too-early")
+                    raise Violation(f"wait_durable({self._last}) timed out, although the record is there", "commit-too-early")
 
     @property
     def _stands(self) -> bool:
@@ -252,7 +252,7 @@ class Worker:
         return self._gate.turns == self._last_turn and self._last_turn % 2 == 0
 
     def truncate(self) -> None:
-        """Free some of the front. Another thread may have freed more meanwhile."""
+        """Truncate part of the log. Another thread may have truncated more meanwhile."""
         with self._gate.shared(frees=True) as phase:
             first, after = self._wal.first_seq, self._wal.next_seq
             before = first + int((after - first) * self._rng.uniform(0.2, 1.05))
@@ -271,7 +271,7 @@ class Worker:
                 raise Violation(f"truncate(before={before}) returned {found}", "wrong-bounds")
 
     def rollback(self) -> None:
-        """Discard some of the newest records, alone or beside calls of other threads; at last see how far the log goes."""
+        """Roll back some of the newest records, alone or while others make calls; finally note ``next_seq``."""
         with self._gate.ending() as phase:
             if self._rng.random() < ALONE_SHARE:
                 self._gate.wait_until_alone()
@@ -298,14 +298,14 @@ class Worker:
     # -- reading
 
     def read(self) -> None:
-        """Some records from anywhere; they may go while they are read, but not be other than what was stored."""
+        """Read some records. They may disappear meanwhile, but not differ from what was stored."""
         first, after = self._wal.first_seq, self._wal.next_seq
         start = self._rng.randint(first, after)
         due = start
         try:
             for record in self._wal.read(start, start + 20):
                 if record.seq != due:
-                    raise Violation(f"read() gave record {record.seq} where {due} was due", "wrong-order")
+                    raise Violation(f"read() gave record {record.seq}; expected {due}", "wrong-order")
                 due += 1
                 if len(record.data) >= TICKETED and self._payloads.genuine(record.data) is None:
                     raise Violation(f"record {record.seq}, read by its writer, is not what any call stored", "changed-record")
@@ -313,7 +313,7 @@ class Worker:
             pass
 
     def look_up(self) -> None:
-        """One record by its number; it may have gone, but not be another one."""
+        """Look up one record. It may be gone, but not be another one."""
         seq = self._rng.randint(self._wal.first_seq, self._wal.next_seq)
         with contextlib.suppress(IndexError, pmwal.Overrun):
             record = self._wal[seq]
@@ -323,7 +323,7 @@ class Worker:
                 raise Violation(f"record {seq}, looked up by its writer, is not what any call stored", "changed-record")
 
     def open_again(self) -> None:
-        """A second writer is refused, and the first goes on."""
+        """Open a second writer, which must be refused without harm to the first."""
         try:
             pmwal.open(self._plan.log.path, "r+").close()
         except pmwal.WalLocked as error:
@@ -350,7 +350,7 @@ WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
 
 
 def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
-    """A life, until it is killed, its time is over, or a lane is full; then the log is closed."""
+    """Live until the kill, or until the time is over or a lane is full; then close the log."""
     os.environ["PMWAL_ENGINE"] = plan.engine
     sys.setswitchinterval(SWITCH_SECONDS)
     start_ns = time.perf_counter_ns()

@@ -1,4 +1,4 @@
-"""The peers, one adapter in each module, and the child process that measures one of them."""
+"""The peers: one module for each adapter, and the child process that measures one."""
 
 from __future__ import annotations
 

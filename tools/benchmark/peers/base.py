@@ -1,13 +1,13 @@
-"""What a peer is: a name, how it is opened for each workload, and why it cannot be used here.
+"""The interface of peers: a name, how to open it for each workload, and whether it is installed.
 
-The workloads, and what a call must have done when it returns:
+The workloads, and what a call has done when it returns:
 
 - ``durable append``: one record, on stable storage (a disk).
-- ``process append``: one record, in the kernel or in shared memory, so that it outlives this process (tmpfs).
+- ``process append``: one record, in the kernel or in shared memory, so that it survives the process (tmpfs).
 - ``durable extend``: 1,000 records with one commit, on stable storage.
 - ``read``: all records in order, as Python objects.
 
-A peer gets its best settings that keep this promise; ``settings`` says which.
+Each peer gets its best settings that keep this promise; ``settings`` names them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any, Protocol
 DURABLE_APPEND, PROCESS_APPEND, DURABLE_EXTEND, READ = "durable append", "process append", "durable extend", "read"
 WORKLOADS = (DURABLE_APPEND, PROCESS_APPEND, DURABLE_EXTEND, READ)
 FRAME = 64
-"""Bytes that a record may take besides its payload."""
+"""Bytes of a record beyond its payload, at most."""
 
 DURABLE = (DURABLE_APPEND, DURABLE_EXTEND)
 
 PAYLOAD = b'"' + b"x" * 125 + b'"\n'
-"""128 bytes that are a line of JSON as well: what a peer that takes JSON only stores as it is."""
+"""128 bytes that are also a line of JSON, which a peer that accepts only JSON stores unchanged."""
 
 
 def payload_of(size: int) -> bytes:
-    """A payload of this size, a line of JSON where there is room for one."""
+    """A payload of this size, a line of JSON if the size allows."""
     return bytes(size) if size < 3 else b'"' + b"x" * (size - 3) + b'"\n'
 
 
@@ -44,20 +44,20 @@ class Session(Protocol):
         """Store one record as the workload promises."""
 
     def extend(self, items: list[bytes], /) -> object:
-        """Store these with one commit."""
+        """Store these records with one commit."""
 
     def read(self) -> Iterator[object]:
-        """All records in order, by the peer's most direct iterator."""
+        """Read all records in order, with the peer's most direct iterator."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """``open(directory, workload, size)``: ``size`` bytes are stored at most, ``FRAME`` for each record among them.
+    """A peer. ``open(directory, workload, size)``: at most ``size`` bytes are stored, including ``FRAME`` for each record.
 
-    ``module`` or ``library`` is what it needs.
+    ``module`` and ``library`` are what it needs.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Peer:
     environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here; None when it can."""
+        """Why it cannot be measured here; None if it can."""
         if self.module is not None and importlib.util.find_spec(self.module) is None:
             return f"{self.name}: skipped, the Python module {self.module} is not installed"
         if self.library is not None and not find_library(self.library):
@@ -92,9 +92,9 @@ def find_library(name: str) -> str | None:
 
 
 def initialise(path: Path, size: int, head: bytes = b"") -> None:
-    """A file of zeros that is written and synced: the writes that are timed then change no metadata.
+    """Create a file of zeros, written and synced, so that timed writes change no metadata.
 
-    It leaves the page cache: large writes make large folios, and an msync of one line would write all of such a folio.
+    Its pages are dropped from the cache: large writes make large folios, and an msync of one line would write a whole folio.
     """
     with path.open("wb") as file:
         file.write(head)

@@ -10,7 +10,7 @@ from benchmark.peers.base import DURABLE, DURABLE_APPEND, DURABLE_EXTEND, PROCES
 
 
 class _Environment:
-    """Keys are numbers, put behind the last one (MDB_APPEND)."""
+    """Keys are ascending numbers, put at the end (MDB_APPEND)."""
 
     def __init__(self, path: Path, size: int, *, sync: bool) -> None:
         self._env: Any = load("lmdb").open(

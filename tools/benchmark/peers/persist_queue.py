@@ -1,4 +1,4 @@
-"""persist-queue: a queue in SQLite. Its file queue never syncs a record, so the SQLite one is taken."""
+"""persist-queue: a queue in SQLite. Its file queue never syncs a record, so this measures the SQLite one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class _Queue:
         self.append = self._queue.put
 
     def extend(self, items: list[bytes]) -> None:
-        """One by one: it has no call for several. Only fills the queue for ``read``."""
+        """One by one, because there is no batch call. Only used to fill the queue for ``read``."""
         for item in items:
             self._queue.put(item)
 
     def read(self) -> Iterator[object]:
-        """All items; it reads them into one list."""
+        """All items, which it reads into one list."""
         return iter(self._queue.queue())
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from benchmark.peers.base import DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND,
 
 
 class _File:
-    """A descriptor at the beginning of a file that was written once."""
+    """A descriptor at the start of a preallocated file."""
 
     def __init__(self, path: Path, size: int, *, sync: bool) -> None:
         initialise(path, size + (1 << 20))
@@ -32,7 +32,7 @@ class _File:
             os.fdatasync(self._fd)
 
     def read(self) -> Iterator[bytes]:
-        """Pieces of the size of a record, through Python's buffer."""
+        """Pieces of the size of a record, through Python's buffered reader."""
         with self._path.open("rb") as file:
             read, record = file.read, self._record
             for _ in range(self._written // record):

@@ -27,7 +27,7 @@ class _Vector(ctypes.Structure):
 
 
 class _Pool:
-    """A pool in a file of zeros that was written beforehand."""
+    """A pool in a preallocated file of zeros."""
 
     def __init__(self, path: Path, size: int) -> None:
         name = find_library("pmemlog")
@@ -57,7 +57,7 @@ class _Pool:
             raise OSError(ctypes.get_errno(), "pmemlog_appendv")
 
     def read(self) -> Iterator[bytes]:
-        """It knows no records: the whole log at once, cut into pieces of the known size."""
+        """The whole log at once, cut into pieces of the known size: it has no record boundaries."""
         found: list[bytes] = []
 
         def take(data: int, length: int, argument: int) -> int:

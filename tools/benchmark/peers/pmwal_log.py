@@ -1,4 +1,4 @@
-"""pmwal itself, measured by the same loop as its peers."""
+"""pmwal itself, measured with the same loop as its peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.peers.base import DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND,
 
 
 class _Log:
-    """A ring that everything fits into."""
+    """A log whose ring has space for everything."""
 
     def __init__(self, wal: pmwal.Wal, *, commit: bool) -> None:
         self._wal = wal
@@ -19,7 +19,7 @@ class _Log:
         self.extend = wal.extend
 
     def read(self) -> Iterator[object]:
-        """Records."""
+        """All records."""
         return self._wal.read()
 
     def close(self) -> None:

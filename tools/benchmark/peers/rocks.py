@@ -10,7 +10,7 @@ from benchmark.peers.base import DURABLE, DURABLE_APPEND, DURABLE_EXTEND, PROCES
 
 
 class _Store:
-    """Bytes to bytes (raw mode); the write-ahead log is on."""
+    """Raw mode, bytes to bytes, with the write-ahead log on."""
 
     def __init__(self, path: Path, *, sync: bool) -> None:
         module = load("rocksdict")

@@ -1,7 +1,7 @@
 """One peer, one workload, one round, in a process of its own.
 
-Each has a fresh interpreter and environment: libpmemlog reads its environment once, a peer's threads and caches do not stay
-for the next one, and a peer that crashes is a message and not the end of the run. pmwal is measured in exactly this way, too.
+Each peer has a new interpreter and environment: libpmemlog reads its environment once, threads and caches of one peer must not
+affect the next, and a peer that crashes is reported while the run continues. pmwal is measured in exactly the same way.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from benchmark.peers.base import DURABLE_EXTEND, FRAME, READ, payload_of
 from benchmark.stats import Times
 
 BATCH = 1000
-_TIMEOUT = 300
-_WARM_UP = 0.1  # of the calls that are timed, before them
+_TIMEOUT = 3600
+_WARM_UP = 0.1  # untimed calls, as a share of the timed ones
 
 
 class Round(NamedTuple):
-    """Nanoseconds in all and of each call; ``records`` is how many records that were."""
+    """Nanoseconds in total and of each call, and the number of records."""
 
     total: int
     records: int
@@ -36,7 +36,7 @@ class Round(NamedTuple):
 
 
 class PeerFailed(Exception):
-    """The child did not end well; the message is its last line."""
+    """The child failed; the message is its last line."""
 
 
 def measure(name: str, workload: str, directory: Path, count: int, size: int = 128) -> Round:
@@ -48,7 +48,7 @@ def measure(name: str, workload: str, directory: Path, count: int, size: int = 1
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         except subprocess.TimeoutExpired as error:
-            raise PeerFailed(f"{name}, {workload}: still not done after {_TIMEOUT} s") from error
+            raise PeerFailed(f"{name}, {workload}: not done after {_TIMEOUT} s") from error
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise PeerFailed(f"{name}, {workload}: {lines[-1]}")
@@ -57,7 +57,7 @@ def measure(name: str, workload: str, directory: Path, count: int, size: int = 1
 
 
 def run(name: str, workload: str, directory: Path, count: int, size: int) -> Round:
-    """The child's part: open, warm up, time."""
+    """The child: open the peer, warm up, time its calls."""
     payload = payload_of(size)
     warm = max(1, int(count * _WARM_UP))
     records = (count + warm) * (BATCH if workload == DURABLE_EXTEND else 1) + BATCH
@@ -93,7 +93,7 @@ def _time(call: object, argument: object, count: int, records: int) -> Round:
 
 
 def _read(read: object, count: int) -> Round:
-    """One pass to warm up, one that is timed."""
+    """One pass to warm up, then a timed one."""
     assert callable(read)
     for timed in (False, True):
         found = 0
@@ -109,7 +109,7 @@ def _read(read: object, count: int) -> Round:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry of the child: a task in JSON; the answer is one line, and each.npy in its directory."""
+    """The child's entry: takes a task as JSON; prints one line and writes each.npy in its directory."""
     task = json.loads(arguments[0])
     directory = Path(task["directory"])
     work = directory / "work"

@@ -8,11 +8,11 @@ from typing import Any
 
 from benchmark.peers.base import DURABLE, DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND, READ, Peer, initialise, load
 
-_MAGIC = b"RBD1"  # a data file that begins so is taken as it is: written beforehand, no holes
+_MAGIC = b"RBD1"  # a data file that begins with this is used as it is: written in advance, no holes
 
 
 class _Ring:
-    """JSON bytes go in as they are (``append_json_bytes``)."""
+    """Stores JSON bytes unchanged (``append_json_bytes``)."""
 
     def __init__(self, directory: Path, size: int, *, sync: bool, group: int | None) -> None:
         capacity = size * 2 + (1 << 20)
@@ -36,7 +36,7 @@ class _Ring:
         self._ring.commit()
 
     def read(self) -> Iterator[object]:
-        """Numbers, times and decoded objects; there is no other way."""
+        """Sequence numbers, times and decoded objects; there is no raw iterator."""
         return iter(self._ring.iter_records())
 
     def close(self) -> None:

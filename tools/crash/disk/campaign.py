@@ -1,4 +1,4 @@
-"""The command line of the disk rigs: recordings of all kinds until there are enough states, several at a time."""
+"""The command line of the disk rigs: recordings of every kind, several at a time, until enough states were judged."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ SHAPES = (
     (1 << 16, CONTROL_SIZE_MIN),
     (1 << 17, CONTROL_SIZE_DEFAULT),
 )
-"""Sizes of the ring and of the slots' region, in turn. The smallest region has 128 slots: a run goes round them, and recovery is
-done with them soon."""
-STATES_EACH_MIN = 50  # a recording takes longer than that many states
+"""Sizes of the ring and of the control region, in turn. The smallest region has 128 slots: a run wraps it, and recovery reads it
+quickly."""
+STATES_EACH_MIN = 50  # recording a run takes longer than judging this many states
 SHM = Path("/dev/shm")
 VIOLATION, CANNOT = 1, 2  # exit status
 
 
 def plans(rig: Rig, options: argparse.Namespace) -> Iterator[Plan]:
-    """Recordings until there are as many states as wanted, over engines, orderings, file systems and sizes in turn."""
+    """Recordings for the states wanted, cycling through engines, orderings, file systems and sizes."""
     choices = (options.filesystem or rig.filesystems, options.engine or ENGINES, options.ordering or ORDERINGS)
-    # Those with an even sum of indices first: among them is each pair of choices, so that a short run has them all.
-    places = sorted(itertools.product(*(range(len(choice)) for choice in choices)), key=lambda place: sum(place) % 2)
-    kinds = [tuple(choice[index] for choice, index in zip(choices, place, strict=True)) for place in places]
+    # Combinations with an even index sum come first: they contain every pair of choices, so a short run covers all pairs.
+    picks = sorted(itertools.product(*(range(len(choice)) for choice in choices)), key=lambda pick: sum(pick) % 2)
+    kinds = [tuple(choice[index] for choice, index in zip(choices, pick, strict=True)) for pick in picks]
     shapes = [shape for shape in SHAPES if options.size in (None, shape[0])] or [(options.size, CONTROL_SIZE_MIN)]
     left = options.states
     each = max(STATES_EACH_MIN, min(rig.states_each, -(-left // len(kinds))))
@@ -54,7 +54,7 @@ def plans(rig: Rig, options: argparse.Namespace) -> Iterator[Plan]:
         if left <= 0:
             return
         filesystem, engine, ordering = kinds[number % len(kinds)]
-        size, control_size = shapes[number % len(shapes)]  # there are 2, 4 or 8 kinds: in each turn they get other shapes
+        size, control_size = shapes[number % len(shapes)]  # 2, 4 or 8 kinds against 5 shapes: each cycle pairs them differently
         states, seed = min(each, left), options.seed + number // len(kinds)
         yield Plan(rig.name, seed, engine, ordering, options.control, states, size, control_size, filesystem)
         left -= each
@@ -63,18 +63,24 @@ def plans(rig: Rig, options: argparse.Namespace) -> Iterator[Plan]:
 def parse_options(rig: Rig, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=rig.description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--states", type=int, default=200, help="how many states to look at (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="default: another one each time")
+    parser.add_argument("--states", type=int, default=200, help="states to judge (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the calls and the cuts (default: random)")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: both in turn")
     parser.add_argument("--ordering", action="append", choices=ORDERINGS, help="default: both in turn")
-    parser.add_argument("--size", type=parse_size, help="of the ring (default: several in turn)")
+    parser.add_argument("--size", type=parse_size, help="of the ring, such as 64KiB (default: several in turn)")
     if rig.filesystems != ("",):
         parser.add_argument("--filesystem", action="append", choices=rig.filesystems, help="default: all in turn")
-    parser.add_argument("--control", choices=CONTROLS, help="run with this mistake: it must be noticed (exit status 1)")
+    parser.add_argument(
+        "--control", choices=CONTROLS, help="run with this deliberate mistake, which must be noticed (exit status 1)"
+    )
     jobs = len(os.sched_getaffinity(0))
-    parser.add_argument("--jobs", type=int, default=jobs, help="recordings at a time (default: one a processor, %(default)s)")
-    parser.add_argument("--keep", type=Path, help=f"a new directory for what is wrong (default: {rig.name}-violation-SEED)")
-    parser.add_argument("--replay", type=Path, metavar="DIR", help="judge what was kept there once more, and nothing else")
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, help="recordings at a time (default: one for each processor, %(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help=f"new directory for a wrong state (default: {rig.name}-violation-SEED)"
+    )
+    parser.add_argument("--replay", type=Path, metavar="DIR", help="only judge the state kept in this directory again")
     options = parser.parse_args(arguments)
     options.filesystem = getattr(options, "filesystem", None)
     if options.seed is None:
@@ -83,7 +89,7 @@ def parse_options(rig: Rig, arguments: Sequence[str] | None) -> argparse.Namespa
 
 
 def main(rig: Rig, arguments: Sequence[str] | None = None) -> int:
-    """Record, look, say what was found."""
+    """Record runs, judge their states, report; the exit status."""
     options = parse_options(rig, arguments)
     wanting = needs.missing(*rig.needs)
     if wanting:
@@ -101,12 +107,12 @@ def main(rig: Rig, arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(*_: object) -> None:
-    """On SIGTERM blocks end as they do on Ctrl-C."""
+    """On SIGTERM unwind as on Ctrl-C, so that everything is unmounted."""
     sys.exit(128 + signal.SIGTERM)
 
 
 def _say(what: str, totals: Totals, seconds: float) -> None:
-    """The summary."""
+    """Print the summary."""
     each = seconds * 1000 / max(totals.states, 1)
     stages = ", ".join(f"{totals.stages[stage]} in {words}" for stage, words in STAGES.items())
     facts = ", ".join(f"{count} {fact}" for fact, count in totals.facts.items())
@@ -115,7 +121,7 @@ def _say(what: str, totals: Totals, seconds: float) -> None:
 
 
 def _replay(rig: Rig, kept: Path, work: Path) -> int:
-    """Judge what was kept; the exit status."""
+    """Judge a kept state again; the exit status."""
     own_mounts()
     try:
         replay(rig, kept, work)
@@ -133,10 +139,10 @@ def _replay(rig: Rig, kept: Path, work: Path) -> int:
 
 
 def _campaign(rig: Rig, options: argparse.Namespace, work: Path) -> tuple[Totals, int]:
-    """Explore all plans in some processes; what was looked at, and the exit status of the first that found something.
+    """Explore all plans in worker processes; the totals, and the exit status of the first worker that found something.
 
-    The others are killed then, as all are on an interrupt: the kernel lets go of what they have (``storage.py``), whatever they are
-    at, while an exception in the midst of a system call could lose a descriptor, and with it keep a disk in use.
+    The others are killed then, and all are on an interrupt: the kernel releases what a dead process holds (``storage.py``), while
+    an exception between a system call and its assignment could leak a descriptor and keep a disk in use.
     """
     todo = list(enumerate(plans(rig, options)))
     context = multiprocessing.get_context("fork")
@@ -156,7 +162,7 @@ def _campaign(rig: Rig, options: argparse.Namespace, work: Path) -> tuple[Totals
             for ours in [end for end in open_ends if end in ready]:
                 try:
                     totals.add(ours.recv())
-                except EOFError:  # it has ended
+                except EOFError:  # the worker has ended
                     open_ends.remove(ours)
                     process = next(process for process, end in workers if end is ours)
                     process.join()
@@ -177,10 +183,10 @@ def _work(
     keep: Path | None,
     results: Connection,
 ) -> None:
-    """One of the processes: explore the next plan until there is none left, or until something is wrong."""
+    """The body of a worker: explore one plan after another until none is left or a state is wrong."""
     die_with_parent()
     own_mounts()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it, too, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and kills this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
         with following.get_lock():
@@ -202,20 +208,20 @@ def _work(
 
 
 def _report(broken: Broken, keep: Path) -> None:
-    """Keep what is wrong and say how to see it again."""
+    """Keep the wrong state, and print how to see it again."""
     plan = broken.recording.plan
-    lines = [f"{plan}: {broken.cut}: {broken}", f"again with: {again(plan)}"]
+    lines = [f"{plan}: {broken.cut}: {broken}", f"run it again: {again(plan)}"]
     try:
         broken.recording.keep(keep, broken.cut)
     except FileExistsError:
-        lines.append(f"not kept: {keep} is there already")
+        lines.append(f"not kept, because {keep} exists already: name another directory with --keep")
     else:
-        lines.append(f"kept in {keep}; again with: python -m tools {plan.rig} --replay {keep}")
+        lines.append(f"kept in {keep}; judge it again: python -m tools {plan.rig} --replay {keep}")
     print("\n".join(lines), file=sys.stderr)
 
 
 def again(plan: Plan) -> str:
-    """The command that makes the same calls and takes cuts by the same seed."""
+    """The command that makes the same calls and cuts."""
     command = f"python -m tools {plan.rig} --states {plan.states} --seed {plan.seed} --size {plan.size}"
     command += f" --engine {plan.engine} --ordering {plan.ordering}"
     command += f" --filesystem {plan.filesystem}" if plan.filesystem else ""

@@ -1,12 +1,12 @@
-"""Every state in which a power cut can leave a log's file, taken from the writes and flushes of a real kernel.
+"""Power cuts of a log's file: judges the states that the writes and flushes of a real kernel can leave.
 
     python -m tools filelog [--states N] [--seed S] [--engine NAME] [--ordering NAME] [--size SIZE] [--control NAME]
     python -m tools filelog --replay DIR
 
-The file lies on a disk that logs its writes and flushes (``logdisk.py``). A program maps it, changes the log, and is
-killed; once the power is cut, and the program goes on with what that left. Then states of the disk between flushes are made,
-opened with pmwal, some of them twice, and compared with what was acknowledged. Needs root and /dev/fuse.
-Exit status: 0; 1 a state is wrong (it is kept); 2 it cannot run here.
+The file is on a disk that logs its writes and flushes (``logdisk.py``). A program maps it, changes the log and is killed, several
+times; once the power is cut, and the program continues with what that left. The rig then builds states of the disk between flushes,
+opens each with pmwal, some of them twice, and compares it with what was acknowledged. Needs root and /dev/fuse.
+Exit status: 0 no violation; 1 a state is wrong (it is kept); 2 it cannot run here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pmwal.storage.seam import SYSTEM
 
 
 def begin(plan: Plan, directory: Path) -> Recording:
-    """A new log is the disk."""
+    """The disk holds nothing but a new log."""
     initial = directory / "initial.img"
     SYSTEM.control_size = plan.control_size
     pmwal.open(initial, "x", size=plan.size, medium="file").close()
@@ -41,13 +41,13 @@ def begin(plan: Plan, directory: Path) -> Recording:
 
 @contextlib.contextmanager
 def attach(_: Recording, disk: Path) -> Iterator[Path]:
-    """The disk is the log."""
+    """The disk is the log's file."""
     yield disk
 
 
 @contextlib.contextmanager
 def examiner(recording: Recording) -> Iterator[Examine]:
-    """The state is the log."""
+    """The state is the log's file."""
 
     def examine(recording: Recording, twice: bool) -> Found:
         os.truncate(recording.state, recording.limit)

@@ -1,14 +1,14 @@
-"""Every state in which a power cut can leave a file system with a log on it: creation, renames and directories included.
+"""Power cuts of ext4 or xfs with a log on it: creation, renames and directory entries included.
 
     python -m tools hostlog [--states N] [--seed S] [--filesystem NAME] [--engine NAME] [--ordering NAME] [--size SIZE]
                                   [--control NAME]
     python -m tools hostlog --replay DIR
 
-ext4 or xfs of this kernel lies on a loop device over a disk that logs its writes and flushes. A program creates a log there,
-changes it, is killed, damages and repairs it; once the power is cut, and the program goes on with what that left. Then states of
-the disk between flushes are made and mounted, the log is opened with pmwal, in some of them twice, and what it holds is compared
-with what was acknowledged. The notes of the program go past the file system, to the end of the disk. Needs root, /dev/fuse, loop
-devices and mkfs for both. Exit status: 0; 1 a state is wrong (it is kept); 2 it cannot run here.
+The file system is on a loop device over a disk that logs its writes and flushes. A program creates a log there, changes it, is
+killed, damages the log and repairs it; once the power is cut, and the program continues with what that left. The rig then builds
+states of the disk between flushes, mounts each, opens the log with pmwal, in some of them twice, and compares it with what was
+acknowledged. The program writes its notes to the end of the disk, bypassing the file system. Needs root, /dev/fuse, loop devices
+and mkfs for both. Exit status: 0 no violation; 1 a state is wrong (it is kept); 2 it cannot run here.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ MAKE = {
     "xfs": ["mkfs.xfs", "-q", "-f", "-K"],
 }
 TEARS = {"ext4": 1024, "xfs": 512}
-"""What the disk writes wholly or not at all. ext4 does not survive a torn super block (1024 bytes): its checksum is wrong."""
+"""Bytes that the disk writes atomically. ext4 does not survive a torn superblock (1,024 bytes): its checksum fails."""
 
 NAME = "test.wal"
 
 
 def make_filesystem(image: Path, filesystem: str) -> None:
-    """A file system in a new image of its size."""
+    """Make an image with an empty file system."""
     image.touch()
     os.truncate(image, SIZES[filesystem])
     subprocess.run([*MAKE[filesystem], image], check=True)
-    subprocess.run(["fallocate", "--dig-holes", image], check=True)  # each state is a copy, and zeros take their time
+    subprocess.run(["fallocate", "--dig-holes", image], check=True)  # every state is a copy: holes keep that cheap
 
 
 def begin(plan: Plan, directory: Path) -> Recording:
-    """A new file system is the disk."""
+    """The disk holds a new file system."""
     recording = Recording(plan, directory, limit=SIZES[plan.filesystem], unit=TEARS[plan.filesystem])
     make_filesystem(recording.initial, plan.filesystem)
     os.truncate(recording.initial, recording.limit + NOTES_MAX * NOTE_SIZE)
@@ -61,27 +61,27 @@ def begin(plan: Plan, directory: Path) -> Recording:
 
 @contextlib.contextmanager
 def attach(recording: Recording, disk: Path) -> Iterator[Path]:
-    """The log lies on the file system on the disk."""
-    place = recording.directory / "mounted"
-    with loop_device(disk, direct=True) as device, mounted(device, place, recording.plan.filesystem):
-        yield place / NAME
+    """Mount the disk; the log is a file on it."""
+    mountpoint = recording.directory / "mounted"
+    with loop_device(disk, direct=True) as device, mounted(device, mountpoint, recording.plan.filesystem):
+        yield mountpoint / NAME
 
 
 @contextlib.contextmanager
 def examiner(recording: Recording) -> Iterator[Examine]:
-    """The state is mounted, which lets the file system recover, and the log opened in it."""
-    place = recording.directory / "examined"
-    place.mkdir()
+    """Mount the state, so that the file system recovers, and open the log in it."""
+    mountpoint = recording.directory / "examined"
+    mountpoint.mkdir()
     with loop_device(recording.state) as device:
 
         def examine(recording: Recording, twice: bool) -> Found:
             forget_blocks(device)
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(mounted(device, place, recording.plan.filesystem))
+                    stack.enter_context(mounted(device, mountpoint, recording.plan.filesystem))
                 except OSError as error:
                     raise Violation(f"{recording.plan.filesystem} itself did not survive: {error}") from error
-                return look(place / NAME, recording.plan.engine, twice)
+                return look(mountpoint / NAME, recording.plan.engine, twice)
 
         yield examine
 

@@ -4,15 +4,15 @@
 
 Invariants
 ----------
-- Requests are answered one at a time, each after its log entry is written. So what was asked for after an answer stands in the
-  log behind what was answered.
-- A write is logged in whole sectors; what the request leaves out of them is filled from the image.
-- The log has the format of dm-log-writes (drivers/md/dm-log-writes.c), in sectors of 512 bytes. Its super block comes at the end.
+- Requests are answered one at a time, each after its log entry was written. So a request made after an answer is logged after the
+  request that was answered.
+- A write is logged in whole sectors; bytes that the request does not cover are filled in from the image.
+- The log has the format of dm-log-writes (drivers/md/dm-log-writes.c), in sectors of 512 bytes. Its superblock is written last.
 
-It ends when the file is unmounted. The kernel's protocol is described in linux/fuse.h.
+The server ends when the file is unmounted. linux/fuse.h describes the kernel's protocol.
 
-This is no FUSE export of qemu-storage-daemon, because that one (7.2, of Debian 12) reads the next request into the buffer of a
-write that it has not carried out yet. Of concurrent writes, which write-back makes, image and log then get the bytes of another.
+The FUSE export of qemu-storage-daemon (7.2, Debian 12) will not do: it reads the next request into the buffer of a write that it
+has not executed yet, so concurrent writes, which write-back makes, reach image and log with each other's bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FOREVER = 1 << 30
 
 
 class Op(IntEnum):
-    """What the kernel asks for."""
+    """Requests of the kernel."""
 
     FORGET = 2
     GETATTR = 3
@@ -55,7 +55,7 @@ class Op(IntEnum):
     STATFS = 17
     RELEASE = 18
     FSYNC = 20
-    FLUSH = 25  # a descriptor is closed; nothing about the disk
+    FLUSH = 25  # a descriptor was closed: no flush of the disk
     INIT = 26
     INTERRUPT = 36
     DESTROY = 38
@@ -80,7 +80,7 @@ class LogDisk:
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     break
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):  # ENOENT: the request was taken back
+                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):  # ENOENT: the request was cancelled
                     continue
                 raise
             _, opcode, unique, _ = _IN.unpack_from(buffer)
@@ -90,7 +90,7 @@ class LogDisk:
                 answer, failed = self._answer(opcode, memoryview(buffer)[_IN.size : length]), 0
             except OSError as error:
                 answer, failed = b"", error.errno or errno.EIO
-            # ENOENT: nobody waits for it any more, because the file was unmounted meanwhile; so nobody took it for done.
+            # ENOENT: the file was unmounted meanwhile, so nobody waits for the answer or takes the request as done.
             with contextlib.suppress(FileNotFoundError):
                 os.writev(self._fuse, [_OUT.pack(_OUT.size + len(answer), -failed, unique), answer])
         os.pwrite(self._log, SUPER.pack(MAGIC, VERSION, self._entries, SECTOR), 0)
@@ -146,7 +146,7 @@ class LogDisk:
 
 
 def main() -> None:
-    """Serve the file that is mounted."""
+    """Serve the mounted file."""
     image, log = os.open(sys.argv[2], os.O_RDWR), os.open(sys.argv[3], os.O_RDWR)
     LogDisk(int(sys.argv[1]), image, log).serve()
 

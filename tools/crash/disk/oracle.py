@@ -1,15 +1,15 @@
-"""What a log may hold after a power cut, worked out from the notes that the program under test had made by then.
+"""The contents that a log may have after a power cut, derived from the notes that the program under test had made by then.
 
-It goes by the notes alone and shares no code with recovery. At any time:
+The oracle uses the notes alone and shares no code with recovery. At any time:
 
-- every record up to the acknowledged number ("through") is there, byte for byte, unless a truncate, rollback, overwriting or
-  repair that was noted before may have taken it;
-- what follows are records that were noted before they were stored, batches whole, without a hole;
-- the first record is the acknowledged one, or where a call that changes it is under way, the one that this call means to leave.
+- every record up to the acknowledged sequence number (``through``) is there, byte for byte, unless a truncate, rollback, overwrite
+  or repair that was noted before may have removed it;
+- the records after it were noted before they were stored; there is no hole, and batches are whole;
+- the first record is the acknowledged one or, during a call that changes it, the one that the call will leave.
 
-While several threads call at once, a call that has not returned has no number yet: its records, which are like no others, may stand
-wherever nobody else's do, all of them in a row. Each thread has at most one such call. An answer to any of the threads says that
-all up to its number is durable, the others' records before it included.
+While several threads make calls at once, a call that has not returned has no known sequence number: its records, whose payloads
+are unique, may be at any free numbers, consecutively. Each thread has at most one such call. An acknowledgement to any thread
+covers all records up to its number, those of other threads included.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ STAGES = {
     "repair": "a repair",
     "repaired": "the use of a repaired log",
 }
-"""What the program may be at, where that is of interest."""
+"""Stages of the program that the summary counts."""
 
 
 class Found(NamedTuple):
-    """What an open gave: the bounds and the payloads of all records; or why there was none."""
+    """The result of an open: the first sequence number and all payloads, or why there are none."""
 
     first: int
     records: list[bytes]
-    missing: bool = False  # there is no file
+    missing: bool = False  # the file does not exist
     corrupt: str = ""  # the verdict
 
     @property
@@ -49,19 +49,19 @@ class Found(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """In a few words."""
+        """A short text."""
         return self.corrupt or f"records {self.first} to {self.last}"
 
 
 class Note(NamedTuple):
-    """A note, and the number of log entries with which it had been made."""
+    """A note, and the number of log entries up to and including it."""
 
     time: int
     facts: dict[str, Any]
 
 
 def notes_in(entries: Sequence[Entry], area: int) -> list[Note]:
-    """The notes in a disk's log, in the order in which they were made."""
+    """The notes in a disk's log, in order."""
     notes: list[Note] = []
     for index, entry in enumerate(entries):
         if not entry.is_flush and entry.offset >= area:
@@ -73,7 +73,7 @@ def notes_in(entries: Sequence[Entry], area: int) -> list[Note]:
 
 
 def critical_spans(notes: Sequence[Note]) -> list[tuple[int, int]]:
-    """From when to when a creation, a recovery or a repair was under way."""
+    """The time spans of creations, recoveries and repairs."""
     spans, begin, before = [], None, ""
     for time, facts in notes:
         event = facts["event"]
@@ -88,31 +88,31 @@ def critical_spans(notes: Sequence[Note]) -> list[tuple[int, int]]:
 
 @dataclass
 class Model:
-    """The log as the notes made so far describe it."""
+    """The log as described by the notes so far."""
 
     seed: int
     later: Sequence[Note]  # all notes of the run
     exists: bool = False
     first: int = 1
     through: int = 0  # acknowledged
-    records: dict[int, bytes] = field(default_factory=dict)  # all that may be there, by number
-    batches: dict[int, int] = field(default_factory=dict)  # the first number of the batch of each record
-    ends: set[int] = field(default_factory=set)  # last numbers of the batches that are not acknowledged
-    overwrites: bool = False  # a full ring gives up its oldest records
-    change: dict[str, Any] | None = None  # a call under way that moves a bound
-    calls: dict[int, list[bytes]] = field(default_factory=dict)  # of threads, without a number: the payloads
+    records: dict[int, bytes] = field(default_factory=dict)  # those that may be there, by sequence number
+    batches: dict[int, int] = field(default_factory=dict)  # the first number of each record's batch
+    ends: set[int] = field(default_factory=set)  # last numbers of batches that are not acknowledged
+    overwrites: bool = False  # a full ring overwrites its oldest records
+    change: dict[str, Any] | None = None  # the call under way
+    calls: dict[int, list[bytes]] = field(default_factory=dict)  # calls of threads that have no number yet: their payloads
     life: int = 0
-    opening: str = ""  # what kind of open is under way
+    opening: str = ""  # the kind of open under way
     closed: bool = True
     repaired: bool = False
-    seen: int = 0  # notes taken in
-    acknowledged: int = 0  # calls answered
+    seen: int = 0  # notes processed
+    acknowledged: int = 0  # calls acknowledged
     slots: int = 0  # written by calls that store
     writes: int = 0  # calls that stored by write(2)
-    writes_in_pieces: int = 0  # of them those that took several
+    writes_in_pieces: int = 0  # those of them that took several
 
     def advance(self, time: int) -> None:
-        """Take in the notes that had been made by then."""
+        """Process the notes made until then."""
         while self.seen < len(self.later) and self.later[self.seen].time <= time:
             note = self.later[self.seen].facts
             self.seen += 1
@@ -120,21 +120,21 @@ class Model:
 
     @property
     def last(self) -> int:
-        """The last number that was noted to be stored."""
+        """The last sequence number noted before a store."""
         return max(self.records, default=self.through)
 
     @property
     def stage(self) -> str:
-        """What the program was at, of ``STAGES``, or nothing of interest."""
+        """The key of the stage in ``STAGES``, or ""."""
         event = "" if self.change is None else self.change["event"]
         if event in ("damage", "damaged"):
             return "repair"
         return self.opening or ("threads" if event == "crowd" else "repaired" if self.repaired else "")
 
     def problem(self, found: Found) -> str | None:
-        """Why this cannot be what the log held; None when it can."""
+        """Why the log cannot have these contents; None if it can."""
         if found.missing:
-            return "the log was created, and there is no file" if self.exists else None
+            return "the log was created, but there is no file" if self.exists else None
         damaged = self.change is not None and self.change["event"] in ("damage", "damaged")
         if found.corrupt:
             return None if damaged else f"open: {found.corrupt}"
@@ -142,7 +142,7 @@ class Model:
         if found.last < self.through and found.last not in ends:
             return f"records {found.last + 1} to {self.through} were acknowledged, and are missing"
         if found.last not in ends:
-            return f"it ends with {found.last}, which is not the end of a call; it may end with {sorted(ends)}"
+            return f"it ends with {found.last}, which is not the end of a call; expected one of {sorted(ends)}"
         if not self._first_may_be(found.first):
             return f"it begins with {found.first} instead of {self.first} ({self.change})"
         for seq, data in enumerate(found.records, found.first):
@@ -151,7 +151,7 @@ class Model:
         return None
 
     def _numbered(self, found: Found) -> tuple[dict[int, bytes], set[int]]:
-        """All records that may be there and the numbers to end with, the calls without a number where they were found."""
+        """The records and the ends that are allowed, with calls that have no number yet placed where they were found."""
         ends = self._ends()
         if not self.calls:
             return self.records, ends
@@ -167,7 +167,7 @@ class Model:
         return records, ends
 
     def _ends(self) -> set[int]:
-        """The numbers with which the log may end."""
+        """The last sequence numbers that the log may have."""
         ends = {self.through, *self.ends}
         match self.change:
             case {"event": "rollback", "after": after}:
@@ -177,34 +177,34 @@ class Model:
         return ends
 
     def _before_batch_of(self, seq: int) -> int:
-        """The number with which the log ends when this record is damaged: a repair leaves no part of a batch."""
+        """The last sequence number after a repair of a log in which this record is damaged: batches are kept or dropped whole."""
         return max(self.batches[seq], self.first) - 1
 
     def _first_may_be(self, first: int) -> bool:
         match self.change:
             case {"event": "truncate", "before": before}:
                 return first in (self.first, before)
-            case {"event": "store" | "crowd"} if self.overwrites:  # how far, the next answer says
+            case {"event": "store" | "crowd"} if self.overwrites:  # the next acknowledgement says how far
                 return self.first <= first <= self._first_next()
         return first == self.first
 
     def _first_next(self) -> int:
-        """The first number as the next answer gives it; where no answer followed, any will do."""
+        """The first number in the next acknowledgement; without one, any number is allowed."""
         for note in self.later[self.seen :]:
             if "first" in note.facts and note.facts["event"] in ("done", "opened"):
                 return int(note.facts["first"])
         return self.last + 1
 
     def _settle(self, first: int, through: int) -> None:
-        """Take an answer as the truth from now on."""
+        """From now on the log has at least what an acknowledgement said."""
         self.first, self.through = first, through
         self.records = {seq: data for seq, data in self.records.items() if seq >= first}
         self.ends = {end for end in self.ends if end > through}
 
-    # -- one method for each kind of note
+    # -- one method for each kind of note; ``advance`` calls them by name
 
     def _open(self, note: dict[str, Any]) -> None:
-        """What was under way when the last life ended still may have happened or not."""
+        """The call under way when the last life ended may still have taken effect or not."""
         self.life = note["life"]
         self.opening = "creation" if not self.exists else "open" if self.closed else "recovery"
 
@@ -212,7 +212,7 @@ class Model:
         last = note["next"] - 1
         for seq, call in enumerate(note["kinds"], note["next"] - len(note["kinds"])):
             if seq not in self.records and call in self.calls:
-                self._place(call, seq)
+                self._number(call, seq)
         self.calls.clear()
         wrong = self.problem(Found(note["first"], [self.records.get(seq, b"") for seq in range(note["first"], last + 1)]))
         if wrong and self.exists:
@@ -238,16 +238,16 @@ class Model:
         self.calls[note["note"]] = [payload(self.seed, self.life, note["note"], index, size) for index, size in sizes]
 
     def _stored(self, note: dict[str, Any]) -> None:
-        self._place(note["call"], note["first"])
+        self._number(note["call"], note["first"])
 
     def _answered(self, note: dict[str, Any]) -> None:
         self.acknowledged += 1
         if note["call"] in self.calls:
-            self._place(note["call"], note["first"])
+            self._number(note["call"], note["first"])
         self._settle(self.first, max(self.through, note["through"]))
 
-    def _place(self, call: int, first: int) -> None:
-        """A call of a thread has its number."""
+    def _number(self, call: int, first: int) -> None:
+        """The sequence number of a thread's call is known."""
         items = self.calls.pop(call)
         for seq, data in enumerate(items, first):
             self.records[seq] = data

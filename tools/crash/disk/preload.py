@@ -1,6 +1,6 @@
-"""The controls that take the sync away: a library, preloaded into the program under test, whose barriers are none.
+"""The controls without a sync: a library, preloaded into the program under test, that replaces its barriers.
 
-Both engines make their barriers by msync(2) or pwritev2(2) of the C library, so the shipped code runs up to there.
+Both engines make their barriers through msync(2) or pwritev2(2) of the C library, so the code under test is the shipped one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SOURCE = r"""
 
 #define PAGES 4095UL
 
-static struct { uintptr_t start; size_t length; int fd; } mapped[64]; /* a log's mapping, and who has it open */
+static struct { uintptr_t start; size_t length; int fd; } mapped[64]; /* mappings of logs, each with a descriptor of its file */
 static unsigned count;
 
-/* mmap(2), by the name that Python uses. */
+/* mmap(2), under the name that Python uses */
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
     static void *(*next)(void *, size_t, int, int, int, off_t);
@@ -39,7 +39,7 @@ void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t o
     return start;
 }
 
-/* The data goes to the disk, perhaps; its cache is not emptied. */
+/* At most writes the data out; never flushes the disk's cache. */
 static int write_out(int fd, off_t start, size_t length)
 {
 #ifdef NO_SYNC

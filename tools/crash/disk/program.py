@@ -1,11 +1,11 @@
-"""The process under test of the disk rigs: it changes a log by a seed and notes what it is about to do and what was answered.
+"""The process under test of the disk rigs: changes a log as a seed says, and notes each call before it and after it returned.
 
     python tools/crash/disk/program.py SETTINGS      SETTINGS: the fields of ``Settings`` as JSON
 
-A note is one sector, written past all caches into a reserved area of the same disk. A call is noted before it is made ("store",
-"truncate", ...) and, when the log says that it is durable, after it returned ("done"). Of calls that several threads make at once
-("call") nobody knows the numbers before they return ("stored", "answered"), so their records carry the number of the note as
-their kind. A life ends by SIGKILL, the last one by a close. ``oracle.py`` reads the notes. It prints how many notes there are.
+A note is one sector, written with O_DIRECT into a reserved area of the same disk. A call is noted before it is made ("store",
+"truncate", ...) and, if the log called it durable, after it returned ("done"). Calls that several threads make at once ("call")
+have no known sequence numbers until they return ("stored", "answered"), so the kind of their records is the number of the note. A
+life is one process; it ends with SIGKILL, the last one with a close. ``oracle.py`` reads the notes. Prints the number of notes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pmwal.storage.seam import SYSTEM
 NOTE_SIZE = 512
 CONTROLS = ("early-ack", "no-sync", "sync-file-range")
 LARGE = 1 << 20
-"""From this size of the ring on records are large, and few calls write a slot: more than 1 MiB is committed without one."""
+"""Rings of at least this size get large records and few calls that write a slot, so more than 1 MiB is committed without one."""
 
 _ITEMS_MAX = 12
 _THREADS, _CALLS, _CALL_ITEMS_MAX, _CALL_SIZES = 3, 6, 3, (16, 400)
@@ -45,8 +45,8 @@ class Settings:
     """What one life of the program does."""
 
     path: str  # of the log
-    notes: str  # the file, or disk, that takes the notes
-    notes_at: int  # where in it they begin
+    notes: str  # the file or disk for the notes
+    notes_at: int  # offset of the first note
     first_note: int
     seed: int
     life: int
@@ -59,36 +59,36 @@ class Settings:
     acknowledges_early: bool = False
 
     def dump(self) -> str:
-        """As the program takes it."""
+        """The argument of the program."""
         return json.dumps(asdict(self))
 
 
 def payload(seed: int, life: int, operation: int, index: int, size: int) -> bytes:
-    """The bytes of the record with this index in this operation.
+    """The bytes of a record, by its operation and its index there.
 
-    A power cut takes notes away, so a later life may give the number of an operation once more.
+    ``life`` is needed because a power cut loses notes, so that a later life may reuse the number of an operation.
     """
     return shake_128(f"{seed}/{life}/{operation}/{index}".encode()).digest(size)
 
 
 def _writes() -> int:
-    """System calls of this process that wrote to a file, so far."""
+    """Write system calls of this process so far."""
     facts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(facts["syscw"])
 
 
 class Notes:
-    """The area of the disk that takes the notes."""
+    """The area of the disk for the notes."""
 
     def __init__(self, settings: Settings) -> None:
         self._fd = os.open(settings.notes, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
         self._start = settings.notes_at
-        self._buffer = memoryview(mmap.mmap(-1, mmap.PAGESIZE))  # O_DIRECT wants memory that is aligned
+        self._buffer = memoryview(mmap.mmap(-1, mmap.PAGESIZE))  # O_DIRECT needs aligned memory
         self._lock = Lock()
         self.count = settings.first_note
 
     def add(self, event: str, **facts: Any) -> int:
-        """Write the next note; it is in the disk's log when this returns. Its number."""
+        """Write the next note and return its number; the disk has logged it by then."""
         with self._lock:
             text = json.dumps({"event": event, "note": self.count, **facts}, separators=(",", ":")).encode()
             assert len(text) <= NOTE_SIZE
@@ -100,7 +100,7 @@ class Notes:
 
 
 class Life:
-    """One process's use of the log."""
+    """The use of the log by one process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class Life:
         self._wal = self._open()
 
     def run(self) -> None:
-        """All operations, and the end."""
+        """Make all calls, then end."""
         for number in range(self._settings.operations):
             if self._settings.repairs and self._settings.last_life and number == self._settings.operations // 2:
                 self._damage_and_repair()
@@ -135,7 +135,7 @@ class Life:
             commit="manual" if settings.acknowledges_early else "each",
             on_full="overwrite" if self._overwrites else "raise",
         )
-        # After a power cut among threads the kinds tell which of their calls are there.
+        # After a power cut among threads the kinds identify the calls that survived.
         newest = wal.read(max(wal.first_seq, wal.next_seq - _CROWD_RECORDS_MAX))
         kinds = [record.kind for record in newest]
         self._notes.add("opened", first=wal.first_seq, next=wal.next_seq, overwrites=self._overwrites, kinds=kinds)
@@ -184,7 +184,7 @@ class Life:
             self._done()
 
     def _store(self, *, commits: bool) -> None:
-        """Append one record, or several at once, by one of the ways."""
+        """Store one record or several through a random call."""
         wal, random = self._wal, self._random
         way = random.choice(("append", "append", "append", "extend", "batch", "reserve")) if commits else "append"
         count = random.randrange(2, _ITEMS_MAX + 1) if way in ("extend", "batch") else 1
@@ -217,7 +217,7 @@ class Life:
         return [payload(settings.seed, settings.life, operation, index, size) for index, size in enumerate(sizes)]
 
     def _make_room(self, wanted: int) -> None:
-        """Truncate until there is room for a call, where the log does not do that by itself."""
+        """Truncate until a call has space, unless the log overwrites."""
         wal = self._wal
         while not self._overwrites and wal.free < wanted:
             before = wal.next_seq - len(wal) // 4
@@ -259,7 +259,7 @@ class Life:
             self._notes.add("answered", call=call, first=first, through=through)
 
     def _damage_and_repair(self) -> None:
-        """Spoil a record in the file, repair the log, which replaces the file, and open it again."""
+        """Damage a record in the file, repair the log, which replaces the file, and open it again."""
         self._close()
         path = self._settings.path
         with pmwal.open(path, "r") as reader:

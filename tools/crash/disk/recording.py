@@ -1,4 +1,4 @@
-"""A run of the program under test on a disk whose writes are logged: several lives, and power cuts between them."""
+"""A run of the program under test on a disk that logs its writes: several lives, and a power cut between two of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from crash.process import die_with_parent
 
 PROGRAM = Path(__file__).with_name("program.py")
 NOTES_MAX = 4096
-PATIENCE = 60.0
-"""Seconds after which a life of the program is taken for hanging."""
+PATIENCE = 600.0
+"""Seconds after which a life of the program counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one recording is of; with the same plan the program makes the same calls, but for the order of its threads."""
+    """What one recording is of. The same plan makes the same calls, except for the order of threads."""
 
     rig: str
     seed: int
@@ -37,7 +37,7 @@ class Plan:
     control: str | None
     states: int
     size: int  # of the ring
-    control_size: int  # of the slots' region
+    control_size: int  # of the control region
     filesystem: str = ""
     lives: int = 3
     operations: int = 60  # of each life
@@ -50,12 +50,12 @@ class Plan:
 
 @dataclass
 class Recording:
-    """A disk before a run, and the log of the run, in a directory; the notes lie behind the first ``limit`` bytes."""
+    """A directory with a disk as it was before a run and the log of the run. The notes follow the first ``limit`` bytes."""
 
     plan: Plan
     directory: Path
     limit: int
-    unit: int = SECTOR  # what the disk writes wholly or not at all
+    unit: int = SECTOR  # bytes that the disk writes atomically
 
     @property
     def initial(self) -> Path:
@@ -69,11 +69,11 @@ class Recording:
 
     @property
     def state(self) -> Path:
-        """The state that is looked at."""
+        """The state under examination."""
         return self.directory / "state.img"
 
     def keep(self, directory: Path, cut: Cut) -> None:
-        """Keep it with the cut at which something is wrong."""
+        """Copy it, with the cut whose state is wrong, to a new directory."""
         directory.mkdir(parents=True)
         for path in (self.initial, self.log, self.state):
             subprocess.run(["cp", "--sparse=always", path, directory], check=True)
@@ -82,25 +82,25 @@ class Recording:
 
 
 Attach = Callable[[Recording, Path], contextlib.AbstractContextManager[Path]]
-"""The path of the log on a disk, for a block."""
+"""A context that makes the log on a disk accessible and yields its path."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a recording gave."""
+    """A finished recording."""
 
     recording: Recording
     entries: list[Entry]
-    cuts: list[Cut]  # those whose states the program itself went on with
-    failure: StorageError | None  # it could not go on
+    cuts: list[Cut]  # from whose states the program itself continued
+    failure: StorageError | None  # why the program could not continue
 
 
 def record(recording: Recording, attach: Attach, *, repairs: bool) -> Run:
-    """Let the program live all its lives.
+    """Run all lives of the program.
 
-    A life that is killed leaves the kernel's cache to the next one. Between two of them the power is cut: the next life finds
-    one of the states that this may leave, and its recovery is logged like all else. A control has no such cut, because the
-    program might not survive what the control broke.
+    A life that is killed leaves the page cache to the next one. Between two of them the power is cut: the next life starts from one
+    of the states that this can leave, and its recovery is logged too. A control has no such cut, because the program might not
+    survive what the control broke.
     """
     plan, directory, limit = recording.plan, recording.directory, recording.limit
     random = Random(f"{plan.seed}/power")
@@ -113,7 +113,7 @@ def record(recording: Recording, attach: Attach, *, repairs: bool) -> Run:
     failure = None
     for part in filter(None, (lives[:split], lives[split:])):
         if entries:
-            cut = random.choice(sample(entries, limit, random, 20)[10:])  # of the later ones, which have more to lose
+            cut = random.choice(sample(entries, limit, random, 20)[10:])  # a late one, which has more to lose
             entries = cut_off(entries, cut, limit, recording.unit)
             cuts.append(Cut(len(entries), len(entries), "flushed", 0))
             image.unlink()
@@ -157,7 +157,7 @@ def _environment(plan: Plan, directory: Path) -> dict[str, str]:
 
 
 def _make_image(recording: Recording, entries: list[Entry], image: Path) -> None:
-    """The disk with these entries on it."""
+    """The disk after these entries."""
     copy_file(recording.initial, image)
     with image.open("r+b", buffering=0) as file:
         for entry in entries:
@@ -165,7 +165,7 @@ def _make_image(recording: Recording, entries: list[Entry], image: Path) -> None
 
 
 def _live(settings: Settings, environment: dict[str, str]) -> int:
-    """One life of the program, in a process of its own; how many notes there are then."""
+    """Run one life in a process of its own; the number of notes after it."""
     command = [sys.executable, str(PROGRAM), settings.dump()]
     done = subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""What the disk rigs do: record a run on a logged disk, make the states of cuts through it, and judge each of them."""
+"""The disk rigs: record a run on a logged disk, build the states that power cuts during it can leave, and judge each."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pmwal.native.choice import ENGINES
 from violation import Violation
 
 TWICE_EVERY = 4
-"""Of that many states one is recovered twice: with both engines it takes longer than all the rest."""
+"""One state in this many is recovered by both engines, which takes longer than all other checks."""
 KNOWN_MAX = 16
 
 
 @dataclass
 class Totals:
-    """What was looked at."""
+    """What was judged."""
 
     states: int = 0
     distinct: int = 0
@@ -36,7 +36,7 @@ class Totals:
     facts: Counter[str] = field(default_factory=Counter)  # of the recordings
 
     def add(self, other: Totals) -> None:
-        """Add what another recording gave."""
+        """Add those of another recording."""
         self.states += other.states
         self.distinct += other.distinct
         self.stages.update(other.stages)
@@ -44,11 +44,11 @@ class Totals:
 
 
 Examine = Callable[[Recording, bool], Found]
-"""Open the log in the state that was made; and where that is asked for, once more after a crash of the process that did."""
+"""Opens the log in the current state; if the flag is set, again after a crash of the process that opened it."""
 
 
 class Broken(Exception):
-    """A state that pmwal's promises rule out."""
+    """A recording with a state that pmwal's promises rule out."""
 
     def __init__(self, recording: Recording, cut: Cut, problem: str) -> None:
         super().__init__(problem)
@@ -58,24 +58,24 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Rig:
-    """One rig: what it needs, how it makes its disk and reaches the log there, and how it opens the log in a state."""
+    """One rig: what it needs, how it prepares a disk, how the program reaches the log, and how a state is opened."""
 
     name: str
     description: str
     needs: tuple[str, ...]
     filesystems: tuple[str, ...]
-    states_each: int  # for one recording, at most
+    states_each: int  # at most, of one recording
     begin: Callable[[Plan, Path], Recording]
     attach: Attach
     creates: bool  # the program creates the log
     repairs: bool  # the program damages the log and repairs it
-    examiner: Callable[[Recording], contextlib.AbstractContextManager[Examine]]  # a context, as long as it opens logs
+    examiner: Callable[[Recording], contextlib.AbstractContextManager[Examine]]  # the context lasts while states are examined
 
 
 def look(path: Path, engine: str, twice: bool) -> Found:
-    """Open a log for writing, as after a crash, and read it whole.
+    """Open a log for writing, as after a crash, and read all of it.
 
-    ``twice``: after a crash of the process that did so, the other engine recovers the log, and it must find the same.
+    ``twice``: that process crashes as well, and the other engine recovers the log again and must find the same.
     """
     if not path.exists():
         return Found(1, [], missing=True)
@@ -90,7 +90,7 @@ def look(path: Path, engine: str, twice: bool) -> Found:
 
 
 def _recover(path: Path, engine: str) -> Found:
-    """What an open for writing finds; the handle is dropped without a close, as a crash of its process drops it."""
+    """What an open for writing finds. The handle is dropped without a close, like that of a crashed process."""
     os.environ["PMWAL_ENGINE"] = engine
     try:
         wal = pmwal.open(path, "r+", medium="file")
@@ -104,13 +104,12 @@ def _recover(path: Path, engine: str) -> Found:
 
 
 def check(rig: Rig, recording: Recording, entries: Sequence[Entry], cuts: Sequence[Cut]) -> Totals:
-    """Make each state and judge it; ``Broken`` at the first that cannot be.
+    """Build each state and judge it; ``Broken`` at the first wrong one.
 
-    The same bytes again, as two cuts in turn may leave them, are not opened again: what they hold is known, and is compared with
-    what has been acknowledged by the later cut.
+    Two cuts may leave the same bytes. Those are opened once; their records are compared with what each cut had acknowledged.
     """
     totals, digests = Totals(), set()
-    known: dict[int, Found] = {}  # by digest, the latest only
+    known: dict[int, Found] = {}  # by digest; only the latest are kept
     model = Model(recording.plan.seed, notes_in(entries, recording.limit), exists=not rig.creates)
     disk = Disk(recording.initial, recording.directory / "durable.img", recording.limit)
     state = os.open(recording.state, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -133,7 +132,7 @@ def check(rig: Rig, recording: Recording, entries: Sequence[Entry], cuts: Sequen
                 except Violation as error:
                     problem = str(error)
                 if problem is not None:
-                    disk.make(pieces, state)  # without what the look at it changed
+                    disk.make(pieces, state)  # without what the examination changed
                     raise Broken(recording, cut, problem)
                 if len(known) > KNOWN_MAX:
                     del known[next(iter(known))]
@@ -149,17 +148,17 @@ def check(rig: Rig, recording: Recording, entries: Sequence[Entry], cuts: Sequen
     totals.facts["calls that stored by write(2)"] += model.writes
     totals.facts["of them in pieces"] += model.writes_in_pieces
     if recording.plan.ordering == "pipelined":
-        totals.facts["slots behind 1 MiB"] += model.slots
+        totals.facts["slots after 1 MiB"] += model.slots
     return totals
 
 
 def explore(rig: Rig, plan: Plan, directory: Path) -> Totals:
-    """Record one run and look at its states."""
+    """Record one run and judge its states."""
     begin = time.monotonic()
     run = record(rig.begin(plan, directory), rig.attach, repairs=rig.repairs)
     recorded = time.monotonic()
     totals = check(rig, run.recording, run.entries, _cuts(run))
-    if run.failure is not None:  # and no state says why
+    if run.failure is not None:  # and no state explains it
         raise run.failure
     totals.facts["power cuts recovered on the logged disk"] += len(run.cuts)
     totals.facts["log entries"] += len(run.entries)
@@ -169,7 +168,7 @@ def explore(rig: Rig, plan: Plan, directory: Path) -> Totals:
 
 
 def _cuts(run: Run) -> list[Cut]:
-    """The cuts of a sample, many of them in recoveries and repairs, and those that the program met."""
+    """A sample of cuts, many of them in recoveries and repairs, and the cuts from which the program continued."""
     plan, limit = run.recording.plan, run.recording.limit
     spans = critical_spans(notes_in(run.entries, limit))
     count = max(plan.states - len(run.cuts), 0)
@@ -178,7 +177,7 @@ def _cuts(run: Run) -> list[Cut]:
 
 
 def replay(rig: Rig, kept: Path, work: Path) -> None:
-    """Judge the state of a kept recording once more."""
+    """Judge the state of a kept recording again."""
     facts = json.loads((kept / "recording.json").read_text())
     for name in ("initial.img", "writes.log"):
         subprocess.run(["cp", "--sparse=always", kept / name, work], check=True)

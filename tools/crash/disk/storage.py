@@ -1,7 +1,7 @@
-"""A disk whose writes and flushes are logged, and what is mounted on it: its server, loop devices, file systems.
+"""A disk that logs its writes and flushes, and what is built on it: its server, loop devices, mounts.
 
-Everything is let go when its block ends, by an exception too. Where the process is killed, the kernel does it: the mounts are
-in a name space of its own, a loop device goes with its last user, and the server gets SIGKILL when its parent is gone.
+Each block releases what it acquired, also after an exception. If the process is killed, the kernel does so: the mounts are in a
+namespace of their own, a loop device disappears with its last user, and the server gets SIGKILL when its parent dies.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 from crash.process import die_with_parent
 
 SERVER = Path(__file__).with_name("logdisk.py")
-PATIENCE = 20.0
-"""Seconds after which a step that gets nowhere is taken for hanging."""
+PATIENCE = 600.0
+"""Seconds after which a step counts as hanging."""
 
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _MS_REC, _MS_PRIVATE, _MNT_DETACH = 16384, 1 << 18, 2  # linux/mount.h
@@ -36,7 +36,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StorageError(Exception):
-    """The machine has what the rig needs, but a step with it failed."""
+    """The machine has what the rig needs, but a system call or the program failed."""
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -50,7 +50,7 @@ def _mount(source: str, target: Path, filesystem: str, options: str) -> None:
 
 
 def _unmount(target: Path, flags: int) -> None:
-    """Unmount it, where it was mounted: an interrupt may come between a call that mounts and the next line."""
+    """Unmount it if it is mounted: an interrupt may come before or after the mount."""
     try:
         _call("umount2", os.fsencode(target), flags)
     except OSError as error:
@@ -59,7 +59,7 @@ def _unmount(target: Path, flags: int) -> None:
 
 
 def own_mounts() -> None:
-    """From now on what this process mounts is seen by itself and its children only, and goes with them."""
+    """Give this process a mount namespace: only it and its children see its mounts, which end with them."""
     _call("unshare", _CLONE_NEWNS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
 
@@ -67,7 +67,7 @@ def own_mounts() -> None:
 def _apart(mountpoint: Path) -> None:
     """For ``preexec_fn`` of the server: it sees neither its own file nor what is mounted on that later.
 
-    A file system writes to its disk when it is unmounted. Where the server's end did that, it would wait for itself, for ever.
+    A file system writes to its disk when it is unmounted. If the exit of the server did that, it would wait for itself forever.
     """
     die_with_parent()
     own_mounts()
@@ -76,7 +76,7 @@ def _apart(mountpoint: Path) -> None:
 
 @contextlib.contextmanager
 def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
-    """The image as a file at ``mountpoint``; whatever is written to it and flushed is logged."""
+    """Serve the image as a file at ``mountpoint``, and log every write and flush of it."""
     for path in (log, mountpoint):
         path.touch()
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -86,7 +86,7 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
         options = f"fd={fuse},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,max_read={1 << 20}"
         _mount("pmwal-logdisk", mountpoint, "fuse", options)
         command = [sys.executable, str(SERVER), str(fuse), str(image), str(log)]
-        server = subprocess.Popen(  # of a session of its own: Ctrl-C must not end it before the file is unmounted
+        server = subprocess.Popen(  # its own session: Ctrl-C must not end it before the file is unmounted
             command,
             pass_fds=[fuse],
             start_new_session=True,
@@ -111,7 +111,7 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loop_device(path: Path, *, direct: bool = False) -> Iterator[str]:
-    """A block device over a file. ``direct``: past the page cache of that file."""
+    """A block device over a file. ``direct``: with O_DIRECT, bypassing the page cache of that file."""
     with contextlib.ExitStack() as stack:
 
         def opened(name: str | Path, flags: int) -> int:
@@ -129,16 +129,16 @@ def loop_device(path: Path, *, direct: bool = False) -> Iterator[str]:
             try:
                 fcntl.ioctl(device, _LOOP_CONFIGURE, settings)
                 break
-            except OSError as error:  # EBUSY: somebody was first
+            except OSError as error:  # EBUSY: another process took it first
                 os.close(device)
                 if time.monotonic() > deadline:
                     raise StorageError(f"{name}: {error.strerror}") from error
-        stack.callback(os.close, device)  # with autoclear the device lets go of the file when nobody has it open
+        stack.callback(os.close, device)  # autoclear: the device releases the file when its last user closes it
         yield name
 
 
 def forget_blocks(device: str) -> None:
-    """Let go of what is cached of a block device, because the file below it was changed."""
+    """Drop the cache of a block device whose backing file was changed."""
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, _BLKFLSBUF, 0)
@@ -148,7 +148,7 @@ def forget_blocks(device: str) -> None:
 
 @contextlib.contextmanager
 def mounted(device: str, directory: Path, filesystem: str, options: str = "") -> Iterator[None]:
-    """A file system, mounted for a block."""
+    """Mount a file system while the block runs."""
     try:
         _mount(device, directory, filesystem, options)
         yield

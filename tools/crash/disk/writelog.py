@@ -1,16 +1,16 @@
 """The log of a disk's writes and flushes (the format of dm-log-writes), and the states that a power cut leaves of the disk.
 
-``logdisk.py`` writes the log. What follows from its order:
+``logdisk.py`` writes the log. Its order implies:
 
-- Requests are taken and answered one at a time. So a write stands before a flush only if it had reached the disk before the flush
-  began, and what was asked for after an answer stands behind what was answered.
-- A cut at time *t* leaves the first *t* entries as what had happened. All writes before the last flush among them are durable. Of
-  the later ones each sector may hold any version written since, or the durable one.
-- An acknowledgement is a write into a reserved area of the same disk, which the program under test makes after the call returned.
-  The flush that the call waited for is answered after it was logged, so it stands before the acknowledgement. Therefore a record
-  whose acknowledgement is among the first *t* entries must be in every state of a cut at *t*, whatever the sectors behind the
-  last flush hold. It counts from the acknowledgement on and not from the next flush on: a program that acknowledges too early is
-  caught at the times between the two.
+- Requests are executed one at a time. So a write precedes a flush in the log only if it reached the disk before the flush began,
+  and a request made after an answer follows the request that was answered.
+- After a cut at time *t*, exactly the first *t* entries have happened. All writes before the last flush among them are durable;
+  each sector of the later writes has the durable version or any version written since.
+- An acknowledgement is a write into a reserved area of the same disk, made by the program under test after the call returned. The
+  flush that the call waited for was logged before it was answered, so it precedes the acknowledgement. Therefore a record whose
+  acknowledgement is among the first *t* entries must be in every state of a cut at *t*, whichever versions the later sectors have.
+  It counts from the acknowledgement on, not from the next flush on: a program that acknowledges too early is caught between the
+  two.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import NamedTuple
 from crash.disk.logdisk import ENTRY, FLUSH, MAGIC, SECTOR, SUPER, VERSION
 
 MODES = ("flushed", "subset", "torn", "prefix", "all")
-"""What survives of the writes behind the last flush: none, whole writes, sectors, whole writes up to a torn one, all."""
+"""What survives of the writes after the last flush: none, whole writes, sectors, whole writes up to a torn one, all."""
 
-FAVOURED_EVERY = 4  # no divisor of the number of modes
+FAVOURED_EVERY = 4  # coprime to the number of modes, so favoured cuts get every mode
 _CHUNK = 1 << 20
 
 
@@ -40,12 +40,12 @@ class Entry(NamedTuple):
 
     @property
     def is_flush(self) -> bool:
-        """Whether the disk was told to empty its cache."""
+        """Whether this is a flush."""
         return not self.data
 
 
 class Cut(NamedTuple):
-    """A power cut: after ``time`` entries, the first ``durable`` of them for certain; the rest by ``mode`` and ``seed``."""
+    """A power cut after ``time`` entries: the first ``durable`` are durable; ``mode`` and ``seed`` select the rest."""
 
     time: int
     durable: int
@@ -54,7 +54,7 @@ class Cut(NamedTuple):
 
 
 def parse(path: Path) -> list[Entry]:
-    """All entries of a log; ``ValueError`` where it is not whole or holds something else than writes and flushes."""
+    """All entries of a log; ``ValueError`` if it is incomplete or has an entry that is neither a write nor a flush."""
     raw = memoryview(path.read_bytes())
     if len(raw) < SECTOR:
         raise ValueError(f"{path}: no entry was logged")
@@ -69,7 +69,7 @@ def parse(path: Path) -> list[Entry]:
         if flags & ~FLUSH or bool(flags) == bool(sectors):
             raise ValueError(f"{path}: entry {number} is neither a write nor a flush (flags {flags:#x}, {sectors} sectors)")
         at += SECTOR
-        data = bytes(raw[at : at + sectors * SECTOR]).ljust(sectors * SECTOR, b"\0")  # zeros at its end may be a hole
+        data = bytes(raw[at : at + sectors * SECTOR]).ljust(sectors * SECTOR, b"\0")  # trailing zeros may be a hole
         entries.append(Entry(first * SECTOR, data))
         at += sectors * SECTOR
     return entries
@@ -85,10 +85,10 @@ def save(entries: Sequence[Entry], path: Path) -> None:
 
 
 def cut_off(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> list[Entry]:
-    """The log of a disk that had this power cut: it ends with a flush, behind which the disk holds what survived.
+    """The log of a disk after this power cut: what survived, and a flush that makes it durable.
 
-    The notes between the last flush and the cut stand before the writes that survived of this time. So every cut through these
-    writes, too, leaves a state that the power cut could have left.
+    The notes made between the last flush and the cut precede the writes that survived of that time, so a cut among these writes
+    also leaves a state that the power cut could have left.
     """
     noted = [entry for entry in entries[cut.durable : cut.time] if entry.data and entry.offset >= limit]
     survived = [Entry(*piece) for piece in survivors(entries, cut, limit, unit)]
@@ -96,15 +96,15 @@ def cut_off(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> list[E
 
 
 def sample(entries: Sequence[Entry], limit: int, random: Random, count: int, favoured: Sequence[tuple[int, int]] = ()) -> list[Cut]:
-    """Cuts in the order of time; some of them within the ``favoured`` spans. Writes from ``limit`` on are no part of the disk."""
+    """Random cuts, ordered by time, some within the ``favoured`` spans. Writes at or past ``limit`` are not part of the disk."""
     flushes = [index for index, entry in enumerate(entries) if entry.is_flush]
     starts, ends = [0, *(index + 1 for index in flushes)], [*flushes, len(entries)]
     windows = range(len(starts))
     written = [
         window for window in windows if any(entry.data and entry.offset < limit for entry in entries[starts[window] : ends[window]])
     ]
-    lengths = [ends[window] - starts[window] for window in written]  # a longer one can leave more states
-    unseen = random.sample(windows, len(windows))  # of each there is one state with nothing but what was flushed
+    lengths = [ends[window] - starts[window] for window in written]  # a longer window can leave more states
+    unseen = random.sample(windows, len(windows))  # each has exactly one state with nothing but what was flushed
     cuts = []
     for number in range(count):
         mode = MODES[number % len(MODES)] if written else "flushed"
@@ -112,7 +112,7 @@ def sample(entries: Sequence[Entry], limit: int, random: Random, count: int, fav
             time = random.randint(*random.choice(favoured))
             window = bisect_right(starts, time) - 1
         elif mode == "flushed":
-            # Without the cache the latest time says most: every acknowledgement before the next flush counts.
+            # With nothing but durable writes, the latest time checks most: all acknowledgements before the next flush count.
             window = unseen.pop() if unseen else random.choice(windows)
             time = ends[window]
         else:
@@ -123,7 +123,7 @@ def sample(entries: Sequence[Entry], limit: int, random: Random, count: int, fav
 
 
 def survivors(entries: Sequence[Entry], cut: Cut, limit: int, unit: int) -> Iterator[tuple[int, bytes]]:
-    """What reached the disk of the writes behind the last flush, torn at multiples of ``unit``, in the order of the log."""
+    """What survives of the writes after the last flush, torn at multiples of ``unit``, in log order."""
     random = Random(cut.seed)
     share = random.choice((0.1, 0.5, 0.9))
     writes = [entry for entry in entries[cut.durable : cut.time] if not entry.is_flush and entry.offset < limit]
@@ -149,7 +149,7 @@ def copy_sparse(source: int, target: int) -> None:
     while at < size:
         try:
             at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole follows
+        except OSError:  # ENXIO: nothing but a hole follows
             return
         end = os.lseek(source, at, os.SEEK_HOLE)
         while at < end:
@@ -163,10 +163,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 class Disk:
-    """A disk on its way through the log: what is durable, and a digest of its content."""
+    """A disk that is advanced through the log: its durable contents and their digest."""
 
     def __init__(self, initial: Path, image: Path, limit: int) -> None:
-        """Begin with a copy of ``initial`` in ``image``; what lies at ``limit`` or behind is no part of the disk."""
+        """Start with a copy of ``initial`` in ``image``; bytes at or past ``limit`` are not part of the disk."""
         copy_file(initial, image)
         self._fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
         self._limit = limit
@@ -174,7 +174,7 @@ class Disk:
         self._digest = 0
 
     def close(self) -> None:
-        """Let go of the image."""
+        """Close the image."""
         os.close(self._fd)
 
     def advance(self, entries: Sequence[Entry], durable: int) -> None:
@@ -186,7 +186,7 @@ class Disk:
         self._applied = max(self._applied, durable)
 
     def digest(self, pieces: Iterable[tuple[int, bytes]]) -> int:
-        """Of the content with these pieces applied."""
+        """The digest of the contents with these pieces applied."""
         return self._digest ^ self._change(pieces)
 
     def make(self, pieces: Iterable[tuple[int, bytes]], target: int) -> None:
@@ -196,7 +196,7 @@ class Disk:
             os.pwrite(target, data, offset)
 
     def _change(self, pieces: Iterable[tuple[int, bytes]]) -> int:
-        """By what pieces change the digest: the exclusive or over all sectors that change, old and new."""
+        """What pieces change in the digest, which is the exclusive or of all sectors' hashes."""
         sectors = {offset + at: data[at : at + SECTOR] for offset, data in pieces for at in range(0, len(data), SECTOR)}
         change = 0
         for offset, new in sectors.items():

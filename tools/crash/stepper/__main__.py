@@ -1,20 +1,20 @@
-"""Single-steps calls of the native engine and checks every state in which persistent memory may be at each instruction.
+"""Single-step the C engine and check every state that persistent memory may have at each instruction.
 
     python -m tools stepper [--states N] [--seed N] [--ordering strict|pipelined]
     python -m tools stepper --control NAME | --controls
 
-A child process uses a log with medium="emulated-dax" on tmpfs. ptrace(2) stops it after each instruction of each call; its
-stores, streaming stores, write-backs of cache lines and fences are followed by the rules of x86. Nothing stands between engine
-and memory, so a flush or fence that is missing shows here and in no test behind a seam. At each step every line that is not yet
-durable is lost or kept at each of its stores: all combinations where they are few, else each alone, none, all and samples. Each
-state is judged on its bytes, one in a hundred also opened: what was acknowledged is there, nothing that was not issued is, and
-the verdict is not corrupt.
+A child process uses a log with medium="emulated-dax" on tmpfs. ptrace(2) stops it after each instruction of each call, and the rig
+applies its stores, streaming stores, write-backs of cache lines and fences to a model of x86 persistent memory. The engine stores
+directly to memory, so a missing flush or fence shows here, and in no test that replaces the seam. At each step, each line that is
+not durable yet may have any of its versions: all combinations if they are few, else none, all, each alone, and samples. Each state
+is judged on its bytes, and one in a hundred is also opened: every acknowledged record is there, no other than the issued ones is,
+and the verdict is not "corrupt".
 
-Without --ordering half of the states are strict, half pipelined. A control is a copy of the engine with a mistake, which has to
-be noticed: --control shows the first violation, and --controls tries all and looks that each is noticed for its own reason.
+Without --ordering, half of the states are of a strict log and half of a pipelined one. A control is a copy of the engine with a
+mistake, which must be noticed: --control prints the first violation, --controls tries all and checks the reason of each.
 
-Exit status: 0; 1 a violation, or with --controls one that was not noticed; 2 usage, or the rig itself failed; 3 something that
-it needs is missing here.
+Exit status: 0 no violation; 1 a violation, or with --controls a mistake that was not noticed; 2 usage, or the rig itself failed;
+3 something that it needs is missing here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHM = Path("/dev/shm")
 
 
 def run(tracer: Path, work: Path, ordering: str, seed: int, states: int, package: Path) -> Counts:
-    """Step until so many distinct states were checked; ``Violation``."""
+    """Step until this many distinct states were checked, or until a ``Violation``."""
     one = Run(work, ordering, seed, package)
     try:
         one.until(tracer, states)
@@ -52,7 +52,7 @@ def run(tracer: Path, work: Path, ordering: str, seed: int, states: int, package
 
 
 def run_control(tracer: Path, name: str, orderings: Sequence[str], seed: int, states: int, work: Path) -> dict[str, str]:
-    """The first violation of a control in each ordering; none where it was not noticed."""
+    """By ordering, the first violation of a control; an ordering in which it was not noticed is absent."""
     control = CONTROLS[name]
     package = work / name
     package.mkdir()
@@ -71,7 +71,7 @@ def run_control(tracer: Path, name: str, orderings: Sequence[str], seed: int, st
 
 
 def run_controls(tracer: Path, orderings: Sequence[str], seed: int, states: int, work: Path) -> int:
-    """All of them; how many were not noticed, or for another reason than their own."""
+    """Run all controls; how many were not noticed, or were noticed for another reason."""
     missed = 0
     for name, control in CONTROLS.items():
         found = run_control(tracer, name, orderings, seed, states, work)
@@ -89,23 +89,25 @@ def run_controls(tracer: Path, orderings: Sequence[str], seed: int, states: int,
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--states", type=int, default=10_000, help="distinct states to check in all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the calls and the samples (default: another one each time)")
+    parser.add_argument("--states", type=int, default=10_000, help="distinct states to check in total (default: %(default)s)")
+    seed_help = "of the calls and the samples; an even one overwrites a full ring, an odd one truncates it (default: random)"
+    parser.add_argument("--seed", type=int, help=seed_help)
     parser.add_argument("--ordering", choices=ORDERINGS, help="default: both")
-    parser.add_argument("--control", choices=sorted(CONTROLS), help="with this mistake in a copy of the engine: it must be noticed")
-    parser.add_argument("--controls", action="store_true", help="all of them, one after the other")
+    control_help = "run a copy of the engine with this mistake, which must be noticed"
+    parser.add_argument("--control", choices=sorted(CONTROLS), help=control_help)
+    parser.add_argument("--controls", action="store_true", help="run every control, one after another")
     options = parser.parse_args(arguments)
     if options.control and options.ordering and options.ordering not in CONTROLS[options.control].orderings:
-        parser.error(f"{options.control} is a mistake in {', '.join(CONTROLS[options.control].orderings)} logs only")
+        parser.error(f"{options.control} shows only in {', '.join(CONTROLS[options.control].orderings)} logs")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, step, judge, say what was found."""
+    """Compile the tracer, step, report; the exit status."""
     options = parse(arguments)
     wanting = missing(*NEEDS)
     if wanting:
-        print("needs " + "; ".join(wanting), file=sys.stderr)
+        print("stepper needs " + "; ".join(wanting), file=sys.stderr)
         return CANNOT_RUN
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(3), "big")
     orderings = (options.ordering,) if options.ordering else ORDERINGS
@@ -129,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 directory.mkdir()
                 run(tracer, directory, ordering, seed, each, ROOT)
         except Violation as violation:
-            print(f"{violation}\nagain with: {command}", file=sys.stderr)
+            print(f"{violation}\nrun it again: {command}", file=sys.stderr)
             return VIOLATED
         except (CannotRun, Lost) as error:
             print(error, file=sys.stderr)

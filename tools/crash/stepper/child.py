@@ -1,9 +1,9 @@
-"""The traced program: it opens a log through the native engine and makes the calls of a seed, each between two markers.
+"""The traced program: opens a log through the C engine and makes the calls of a seed, each between two markers.
 
     child.py LOG BASE MAPS PACKAGE ORDERING SEED
 
-Before the first call it fills the log and copies it to BASE, and to MAPS what is mapped where. The engine has to come from the
-directory PACKAGE. It runs until it is killed, and under nothing but the tracer: elsewhere its markers would end it.
+Before the first call it fills the log and copies it to BASE, and /proc/self/maps to MAPS. The engine must come from the directory
+PACKAGE. The program runs until it is killed, and only under the tracer: its markers are signals that would otherwise end it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pmwal.storage.seam import SYSTEM
 
 
 def prepared(wal: pmwal.Wal, call: Call) -> tuple[Callable[[], Any], Any]:
-    """A call with its arguments made up, and what it must return."""
+    """A call with its arguments, and what it must return."""
     payloads = [data for _, _, data in call.records]
     kind = call.records[0][1] if call.records else 0
     if call.name == "append":
@@ -48,7 +48,7 @@ def prepared(wal: pmwal.Wal, call: Call) -> tuple[Callable[[], Any], Any]:
 
 
 def batch(wal: pmwal.Wal, payloads: list[bytes], kind: int) -> tuple[int, int]:
-    """``extend`` by another way."""
+    """``extend``, through a batch."""
     with wal.batch() as staged:
         for payload in payloads:
             staged.append(payload, kind=kind)
@@ -56,7 +56,7 @@ def batch(wal: pmwal.Wal, payloads: list[bytes], kind: int) -> tuple[int, int]:
 
 
 def reserve(wal: pmwal.Wal, payload: bytes, kind: int) -> int:
-    """``append`` by another way."""
+    """``append``, through a reservation."""
     reservation = wal.reserve(len(payload), kind=kind)
     with reservation as view:
         view[:] = payload
@@ -64,15 +64,15 @@ def reserve(wal: pmwal.Wal, payload: bytes, kind: int) -> int:
 
 
 def main() -> None:
-    """Open the log, then call, bracket, check."""
+    """Open the log, then make each call between its markers and check its result."""
     log, base, maps, package, ordering, seed = sys.argv[1:]
-    SYSTEM.control_size = CONTROL_SIZE  # still the very object by which the native engine knows that it may store by itself
+    SYSTEM.control_size = CONTROL_SIZE  # not a new seam: only with SYSTEM does the C engine store directly
     on_full = "overwrite" if overwrites(int(seed)) else "raise"
     wal = pmwal.open(log, "x", size=CAPACITY, medium="emulated-dax", ordering=ordering, on_full=on_full)
     if native is None or not Path(native.__file__).is_relative_to(package):
         sys.exit(f"the native engine is not that of {package}")
     prepared(wal, filling())[0]()
-    gc.disable()  # a collection in a call would only be stepped through
+    gc.disable()  # stepping through a collection would only cost time
     mark = signal.raise_signal
     shutil.copyfile("/proc/self/maps", maps)
     shutil.copyfile(log, base)

@@ -1,4 +1,4 @@
-"""Negative controls: copies of the C engine with one mistake each in how stores become durable. The stepper must notice all."""
+"""Negative controls: copies of the C engine, each with one mistake in the flush ordering. The stepper must notice all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from crash.stepper.trace import Lost
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILD_TIMEOUT = 300
+BUILD_TIMEOUT = 3600
 
 _END_OF_BATCH = """struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {
@@ -26,7 +26,7 @@ _END_OF_BATCH = """struct place end = core_head(core);
 
 
 class Control(NamedTuple):
-    """A mistake: in which file which regular expression is replaced, and what the first violation must say (another one)."""
+    """A mistake: a regular expression to replace in a file, and one that the first violation must match."""
 
     file: str
     pattern: str
@@ -35,7 +35,7 @@ class Control(NamedTuple):
     orderings: tuple[str, ...] = ("strict", "pipelined")
 
     def says_why(self, violation: str) -> bool:
-        """Whether this is the violation to expect, and not another."""
+        """Whether this is the expected violation."""
         return re.search(self.reason, violation) is not None
 
 
@@ -58,7 +58,7 @@ CONTROLS = {
 
 
 def build(control: Control, work: Path) -> None:
-    """A copy of the package in ``work`` with this mistake, its extension built in place."""
+    """Copy the package to ``work``, make the mistake, and build the extension in place."""
     shutil.copytree(ROOT / "pmwal", work / "pmwal", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy2(ROOT / name, work)

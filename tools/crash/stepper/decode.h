@@ -1,10 +1,10 @@
-/* What one x86-64 instruction means for persistence, from its bytes and the registers before it.
+/* The effect of one x86-64 instruction on persistence, from its bytes and the registers before it.
  *
  * Sources: Intel SDM vol. 2, chapter 2 (prefixes, ModRM, VEX, EVEX), CLWB, CLFLUSHOPT, CLFLUSH, MOVNTI, MOVNTDQ, MOVNTPS, MOVNTPD,
  * SFENCE, MFENCE, XCHG; vol. 3, section 12.3.1 (what drains the write-combining buffers).
  *
- * Whatever is not known here counts as an instruction that stores through the cache and orders nothing. So a missing case can make
- * the rig complain about good code, never pass bad code.
+ * An instruction that is not decoded here counts as one that stores through the cache and orders nothing. So a missing case can
+ * cause a false alarm, but never hide a mistake.
  */
 #ifndef STEPPER_DECODE_H
 #define STEPPER_DECODE_H
@@ -22,7 +22,7 @@ struct effect {
     unsigned size;    /* bytes that a STREAM stores */
 };
 
-/* An instruction taken apart up to its operands. */
+/* A decoded instruction. */
 struct instruction {
     const uint8_t *code, *end;
     const uint8_t *at; /* the next byte; `end` when the code is too short */
@@ -149,13 +149,13 @@ static inline struct effect one_byte_opcode(const struct instruction *in, unsign
     struct effect effect = {PLAIN, 0, 0};
     bool memory = in->at < in->end && *in->at >> 6 != 3;
     if ((opcode == 0x86 || opcode == 0x87) && memory)
-        effect.kind = FENCE; /* XCHG locks by itself */
+        effect.kind = FENCE; /* XCHG with memory is always locked */
     else if (in->repeat && (opcode == 0xa4 || opcode == 0xa5 || opcode == 0xaa || opcode == 0xab))
         effect.kind = STRING;
     return effect;
 }
 
-/* Opcodes behind 0F. */
+/* Opcodes after 0F. */
 static inline struct effect escaped_opcode(struct instruction *in, unsigned opcode, const struct user_regs_struct *regs)
 {
     struct effect effect = {PLAIN, 0, 0};

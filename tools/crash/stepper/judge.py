@@ -1,4 +1,4 @@
-"""What pmwal makes of a state of the medium: judged on the bytes, and now and then opened for real."""
+"""The verdict of pmwal on a state of the medium: on its bytes, and for some states by a real open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pmwal.recovery.superblock import Identity, identify
 
 
 class Verdict(NamedTuple):
-    """What was found: the row of the recovery table, whether it is corrupt, its reason, and the records that are kept."""
+    """The row of the recovery table, whether that is corrupt, the reason, and the records that recovery keeps."""
 
     case: str
     corrupt: bool
@@ -31,19 +31,19 @@ class Verdict(NamedTuple):
 
 
 def remembered_slots() -> AbstractContextManager[Any]:
-    """While it lasts, equal control regions are looked at once: most states differ in the ring only, and the function is pure."""
+    """Cache ``read_control``, a pure function, in the block: most states differ only in the ring."""
     return mock.patch("pmwal.recovery.judge.read_control", lru_cache(maxsize=256)(read_control))
 
 
 class Judge:
-    """Judges images of one log. All have the superblock of the first: it is never stored to."""
+    """Judges images of one log. They share one superblock, which is never stored to."""
 
     def __init__(self, base: bytes, medium: str, scratch: Path) -> None:
         self._identity: Identity = identify(lambda offset, length: base[offset : offset + length], len(base), "base")
         self._medium = medium
         self._scratch = scratch
         scan = scan_for(self.block)
-        assert scan is not None  # the rig is about the native engine
+        assert scan is not None  # the rig tests the C engine
         self._scan = scan
 
     @property
@@ -52,7 +52,7 @@ class Judge:
         return self._identity.block
 
     def judged(self, image: bytearray) -> Verdict:
-        """The verdict on the bytes, with all the records that are kept."""
+        """The verdict on the bytes."""
         window = memoryview(image)
 
         def load(offset: int, length: int) -> bytes:
@@ -72,7 +72,7 @@ class Judge:
         return Verdict(report.case, False, report.reason, report.first_seq, records)
 
     def opened(self, image: bytearray) -> Verdict:
-        """What a real open finds; the log must take another record then, and be clean after a close."""
+        """The verdict of a real open. The log must also accept another record, and be clean after a close."""
         self._scratch.write_bytes(image)
         try:
             with pmwal.open(self._scratch, "r+", medium=self._medium) as wal:
@@ -83,5 +83,5 @@ class Judge:
             return Verdict("open", True, f"{type(error).__name__}: {error}", 0, [])
         report = pmwal.verify(self._scratch)
         if report.outcome != "clean" or report.last_seq != verdict.first + len(records):
-            return Verdict("open", True, f"after a record more and a close: {report.outcome}, {report.reason}", 0, [])
+            return Verdict("open", True, f"after another append and a close: {report.outcome}, {report.reason}", 0, [])
         return verdict

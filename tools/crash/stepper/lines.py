@@ -1,13 +1,14 @@
-"""What persistent memory may hold after each step: the x86 persistency model, a cache line at a time.
+"""The contents that persistent memory may have after each step: the x86 persistency model, for each cache line.
 
 Invariants
 ----------
-- A line is durable up to the cached stores that preceded a write-back of it that was followed by a fence, and with all streaming
-  stores that a fence followed. What is not yet durable may be on the medium all the same: any line may be evicted at any time.
-- Cached stores of a line become durable in the order of the program. A store of more than 8 bytes may be torn into its words, and
-  the stores of one string instruction or system call come in any order. Streaming stores are ordered with nothing before a fence.
-- CLFLUSH counts as CLWB: durable at the next fence only. A state too many makes the model complain; it misses none.
-- Numbers stand for lines: 64 bytes as a little-endian integer.
+- Durable in a line are the cached stores before a write-back that a fence followed, and the streaming stores that a fence followed.
+  A store that is not durable yet may be on the medium all the same: any line may be evicted at any time.
+- Cached stores to a line become durable in program order. A store of more than 8 bytes may be torn into its words, and the stores
+  of one string instruction or system call have no order. Streaming stores have no order until a fence.
+- CLFLUSH counts as CLWB: durable only at the next fence. That allows states that cannot occur, which may cause a false alarm, but
+  misses none.
+- The contents of a line are an integer: its 64 bytes in little-endian order.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from typing import NamedTuple
 from crash.stepper.trace import TraceEvent, What
 from pmwal.format.layout import LINE
 
-EXHAUSTIVE = 64  # combinations of lines up to which all of them are tried
-SUBSETS_MAX = 3  # words of a torn store up to which every subset is tried
-SAMPLES = 8  # random combinations beyond that
+EXHAUSTIVE = 64  # up to this many combinations of lines, all are tried
+SUBSETS_MAX = 3  # up to this many words of a torn store, every subset is tried
+SAMPLES = 8  # random combinations otherwise
 
 _WORD = (1 << 64) - 1
 _WORDS = tuple(_WORD << (64 * word) for word in range(LINE // 8))
 
 State = Mapping[int, int]
-"""What some lines hold, by their offset in the file; all others are as durable."""
+"""Contents of some lines, by offset in the file; all others have their durable contents."""
 
 
 class Piece(NamedTuple):
-    """An aligned word or a part of one, stored by one instruction. Pieces of one ``run`` become durable in any order."""
+    """An aligned word, or part of one, stored by one instruction. Pieces of one ``run`` become durable in any order."""
 
     mask: int
     data: int
@@ -49,29 +50,29 @@ def applied(base: int, pieces: Iterator[Piece] | list[Piece]) -> int:
 
 
 class Line:
-    """A line that is not durable as it is in the cache."""
+    """A line whose contents in the cache are not durable yet."""
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self.pending: list[Piece] = []  # in the order of the program
-        self.written_back = 0  # the run up to which a write-back has begun
-        self.versions: list[int] = [base]  # what the medium may hold, the durable one first, the newest last
+        self.pending: list[Piece] = []  # in program order
+        self.written_back = 0  # the last run that a write-back covers
+        self.versions: list[int] = [base]  # possible contents of the medium, the durable ones first, the newest last
 
     @property
     def newest(self) -> int:
-        """What the cache holds."""
+        """The contents in the cache."""
         return self.versions[-1]
 
     @property
     def waits_for(self) -> str:
-        """What keeps the oldest store from being durable."""
+        """Why the oldest pending store is not durable."""
         first = self.pending[0]
         if first.streamed:
             return "streamed, but no fence"
         return "written back, but no fence" if first.run <= self.written_back else "not written back"
 
     def store(self, mask: int, data: int, streamed: bool, run: int) -> list[int]:
-        """Take a store in; the versions that there were not before, the newest last."""
+        """Apply a store; the versions that it made possible, the newest last."""
         for word in _WORDS:
             if mask & word:
                 self.pending.append(Piece(mask & word, data & mask & word, streamed, run))
@@ -80,16 +81,16 @@ class Line:
         return [version for version in self.versions if version not in known]
 
     def write_back(self) -> None:
-        """Begin to write back what is stored so far."""
+        """Write back the stores so far; they are durable at the next fence."""
         self.written_back = self.pending[-1].run
 
     def fence(self) -> None:
-        """Let what was streamed, and what was written back, be durable."""
+        """Make durable what was streamed or written back."""
         done = [piece.streamed or piece.run <= self.written_back for piece in self.pending]
         rest = []
         for at, piece in enumerate(self.pending):
             later = zip(self.pending[at + 1 :], done[at + 1 :], strict=True)
-            hidden = 0  # a cached store is older than a streaming one that is durable now: it cannot undo that
+            hidden = 0  # bytes of durable later streaming stores, which this older cached store cannot undo
             for other, is_done in later:
                 hidden |= other.mask if is_done else 0
             if not done[at] and piece.mask & ~hidden:
@@ -99,7 +100,7 @@ class Line:
         self._find_versions()
 
     def any_version(self, rng: Random) -> int:
-        """One that the medium may hold; not all of them are among ``versions``."""
+        """A random version that the medium may have; ``versions`` does not list all."""
         runs = sorted({piece.run for piece in self.pending if not piece.streamed})
         last = rng.choice([*runs, -1])
         torn = rng.random() < 0.5
@@ -132,7 +133,7 @@ class Line:
 
 
 def _parts(pieces: list[Piece]) -> list[set[Piece]]:
-    """Unordered pieces in part: every subset of few; else each prefix, each alone lost, each alone kept."""
+    """Subsets of unordered pieces: all of them if few; else each prefix, each one lost, each one alone."""
     if len(pieces) <= SUBSETS_MAX:
         return [{piece for at, piece in enumerate(pieces) if bits >> at & 1} for bits in range(1, 1 << len(pieces))]
     whole = set(pieces)
@@ -150,18 +151,18 @@ def _combinations(options: Mapping[int, list[int]]) -> Iterator[State]:
 
 
 class Memory:
-    """A file on persistent memory, followed event by event. ``ignored`` lines are left as they are: nothing depends on them."""
+    """A file on persistent memory, updated event by event, except for ``ignored`` lines, which nothing depends on."""
 
     def __init__(self, image: bytes, ignored: range) -> None:
         self.durable = bytearray(image)
         self.lines: dict[int, Line] = {}
-        self.key = 0  # of the durable bytes; equal ones have equal keys
+        self.key = 0  # a hash of the durable bytes
         self._ignored = ignored
         self._run = 0
         self._last = (0, 0)  # rip and step of the last unordered store
 
     def take(self, event: TraceEvent) -> list[int]:
-        """Follow an event; the versions of its line that it made possible."""
+        """Apply an event; the versions of its line that it made possible."""
         if event.what is What.FENCED:
             self._fence()
         elif event.offset in self._ignored:
@@ -192,7 +193,7 @@ class Memory:
                 del self.lines[offset]
 
     def states(self, rng: Random) -> Iterator[State]:
-        """What a crash may leave now: all combinations of few lines; else none, all, each alone, and samples."""
+        """States that a crash may leave now: all combinations if few; else none, all, each line alone, and samples."""
         options = {offset: line.versions for offset, line in self.lines.items()}
         if prod(map(len, options.values())) <= EXHAUSTIVE:
             yield from _combinations(options)
@@ -208,7 +209,7 @@ class Memory:
             yield {offset: line.any_version(rng) for offset, line in self.lines.items()}
 
     def states_with(self, rng: Random, changed: int, new: list[int]) -> Iterator[State]:
-        """The states that a store made possible: those in which its line holds one of these versions, the newest last."""
+        """The states that a store made possible: those in which its line has one of the new versions, the newest last."""
         options = {offset: line.versions for offset, line in self.lines.items()} | {changed: new}
         if prod(map(len, options.values())) <= EXHAUSTIVE:
             yield from _combinations(options)
@@ -224,7 +225,7 @@ class Memory:
             yield {offset: line.any_version(rng) for offset, line in others.items()} | {changed: rng.choice(new)}
 
     def key_of(self, state: State) -> int:
-        """A number that is equal for equal images."""
+        """A hash of the image of a state."""
         key = self.key
         for offset, version in state.items():
             base = self.lines[offset].base

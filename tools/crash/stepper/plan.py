@@ -1,6 +1,9 @@
-"""What the traced program does, made from a seed, and what a log may hold while it does it.
+"""The calls of the traced program, generated from a seed, and the contents that a log may have during them.
 
-The program and its judge make the same calls from the same seed, each for itself: nothing has to be passed between them.
+The program and its judge generate the same calls from the same seed, so nothing is passed between them.
+
+``History`` is an oracle of its own, beside ``crash.disk.oracle``, because it can be stricter: one thread makes the calls of a plan
+that is fully known, so the kinds of records and the exact number up to which an overwriting log frees are checked as well.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from typing import NamedTuple
 from pmwal.format.layout import ALIGN_DAX, place_record, record_size
 
 CAPACITY = 32768
-CONTROL_SIZE = 8192  # two pages of slots: a run goes round them more than once
-SIZE_MAX = 5000  # of a payload: a streamed record of more than one chunk
+CONTROL_SIZE = 8192  # two pages of slots, which a run wraps more than once
+SIZE_MAX = 5000  # of a payload: a record streamed in more than one chunk
 STREAM_MIN = 1024 - 48
-FILLED = (12240, 12240, 4048, 2000)  # what is there before the first step: the ring is soon full, and few records to walk over
+FILLED = (12240, 12240, 4048, 2000)  # before the first call: few records to scan, and a ring that is soon full
 TOUR = ("append", "extend", "batch", "reserve", "store", "rollback")
 WEIGHTS = (60, 12, 6, 6, 10, 2)
 
@@ -27,11 +30,11 @@ Numbered = tuple[int, int, bytes]
 class Call(NamedTuple):
     """One call of the log: one of ``TOUR`` ("store": append without commit), "commit" or "truncate".
 
-    ``seq`` is the number of its first record; of a commit, the number it returns; of a truncate, the number before which it frees;
-    of a rollback, the first number that it discards. ``frees``: an overwriting log first frees what is before this number.
+    ``seq`` is the sequence number of its first record, what a commit returns, the number before which a truncate frees, or the
+    first number that a rollback discards. ``frees``: an overwriting log first frees the records before this number.
     """
 
-    number: int  # of the call, by which its payloads are like no others
+    number: int  # of the call; makes its payloads unique
     name: str
     seq: int
     sizes: tuple[int, ...] = ()
@@ -39,13 +42,13 @@ class Call(NamedTuple):
 
     @property
     def records(self) -> list[Numbered]:
-        """What it stores."""
+        """The records that it stores."""
         kind = self.seq % 7
-        return [(self.seq + place, kind, self._payload(place, size)) for place, size in enumerate(self.sizes)]
+        return [(self.seq + index, kind, self._payload(index, size)) for index, size in enumerate(self.sizes)]
 
-    def _payload(self, place: int, size: int) -> bytes:
-        """Hardly a zero among its bytes."""
-        return Random(self.number << 8 | place).randbytes(size)
+    def _payload(self, index: int, size: int) -> bytes:
+        """Random bytes: hardly a zero among them, so that a lost store shows."""
+        return Random(self.number << 8 | index).randbytes(size)
 
     def __str__(self) -> str:
         """As it is printed."""
@@ -54,17 +57,17 @@ class Call(NamedTuple):
 
 
 def overwrites(seed: int) -> bool:
-    """Whether a full ring is overwritten; else it is truncated."""
+    """Whether the log overwrites a full ring; otherwise the plan truncates."""
     return seed % 2 == 0
 
 
 def filling() -> Call:
-    """What is in the log before the first call."""
+    """The call that fills the log before the first step."""
     return Call(0, "extend", 1, FILLED)
 
 
-class _Placed(NamedTuple):
-    """Where a record lies."""
+class _Extent(NamedTuple):
+    """The positions of a record."""
 
     seq: int
     start: int
@@ -72,47 +75,47 @@ class _Placed(NamedTuple):
 
 
 class _Ring:
-    """Where the records of a run lie."""
+    """The positions of all records of a run."""
 
     def __init__(self) -> None:
         self.head, self.next_seq, self.tail = 0, 1, 0
-        self.records: deque[_Placed] = deque()
+        self.records: deque[_Extent] = deque()
 
-    def places(self, sizes: tuple[int, ...]) -> list[_Placed]:
-        """Where records of these sizes would be."""
-        placed, end = [], self.head
+    def extents(self, sizes: tuple[int, ...]) -> list[_Extent]:
+        """The positions of records of these sizes, if they were stored now."""
+        found, end = [], self.head
         for seq, size in enumerate(sizes, self.next_seq):
             start = place_record(end, record_size(size, ALIGN_DAX), CAPACITY)
             end = start + record_size(size, ALIGN_DAX)
-            placed.append(_Placed(seq, start, end))
-        return placed
+            found.append(_Extent(seq, start, end))
+        return found
 
     def put(self, sizes: tuple[int, ...]) -> None:
         """Store them."""
-        self.records += self.places(sizes)
+        self.records += self.extents(sizes)
         self.next_seq += len(sizes)
         self.head = self.records[-1].end
 
     def fits(self, sizes: tuple[int, ...]) -> bool:
-        """Whether there is room for them."""
-        return not sizes or self.places(sizes)[-1].end - self.tail <= CAPACITY
+        """Whether there is space for them."""
+        return not sizes or self.extents(sizes)[-1].end - self.tail <= CAPACITY
 
     def free_to(self, room: int) -> int:
-        """Truncate until no more than this is used; the number before which it was freed."""
+        """Truncate until at most this much is used; the new first number."""
         while self.records and self.head - self.records[0].start > room:
             self.records.popleft()
         self.tail = self.records[0].start if self.records else self.head
         return self.records[0].seq if self.records else self.next_seq
 
     def overwrite(self, sizes: tuple[int, ...]) -> int:
-        """Free what these records need and an eighth of the ring more, as an overwriting log does."""
-        wanted = self.places(sizes)[-1].end - CAPACITY + CAPACITY // 8
+        """Free the space for these records and an eighth of the ring, as an overwriting log does; the new first number."""
+        wanted = self.extents(sizes)[-1].end - CAPACITY + CAPACITY // 8
         while self.records and self.tail < wanted:
             self.tail = self.records.popleft().end
         return self.records[0].seq if self.records else self.next_seq
 
     def cut(self, count: int) -> int:
-        """Discard so many of the newest records; the number of the first of them."""
+        """Discard this many of the newest records; the first discarded number."""
         for _ in range(count):
             self.records.pop()
         self.next_seq -= count
@@ -129,7 +132,7 @@ def _large(rng: Random) -> int:
 
 
 def _names(rng: Random) -> Iterator[str]:
-    """One call of each kind, and then any; a store is committed soon."""
+    """One call of each kind, then random ones; an uncommitted store is often followed by a commit."""
     yield from rng.sample(TOUR, len(TOUR))
     name = ""
     while True:
@@ -138,10 +141,10 @@ def _names(rng: Random) -> Iterator[str]:
 
 
 def calls(seed: int) -> Iterator[Call]:
-    """The calls of a run, without an end, after the ``filling``: one of each kind, and then any. One of the first is streamed.
+    """The endless calls of a run after the ``filling``: one of each kind, then random ones. One of the first is streamed.
 
-    A full ring is truncated as a whole, now and then the older half of it, where it is not overwritten: to find the record that
-    begins the other half takes hundreds of thousands of instructions of the interpreter, which tell nothing.
+    A full ring that is not overwritten is usually truncated as a whole: freeing only the older half makes the interpreter search
+    for a record, hundreds of thousands of instructions that test nothing.
     """
     rng = Random(seed)
     ring = _Ring()
@@ -170,14 +173,14 @@ def calls(seed: int) -> Iterator[Call]:
 
 
 class History:
-    """What was issued and acknowledged."""
+    """The records issued and acknowledged so far."""
 
     def __init__(self) -> None:
         self.kept: list[Numbered] = []  # issued and neither freed nor discarded, in order
-        self.acknowledged = 0  # the last number that is durable
-        self.freeing: int | None = None  # what is before this number is being freed
-        self.discarding: int | None = None  # a rollback of this number and all after it is under way
-        self.ends = {0}  # numbers at which a log may end: the last ones of batches, and of what a rollback keeps
+        self.acknowledged = 0  # the last durable number
+        self.freeing: int | None = None  # the call under way frees the records before this number
+        self.discarding: int | None = None  # the call under way discards this number and all after it
+        self.ends = {0}  # last numbers that a log may have: ends of batches, and of what a rollback keeps
 
     @property
     def first(self) -> int:
@@ -185,7 +188,7 @@ class History:
         return self.kept[0][0] if self.kept else max(self.ends) + 1
 
     def begin(self, call: Call) -> None:
-        """A call begins: what it stores may be found from here on."""
+        """A call begins: its records may be found from now on."""
         if call.name == "rollback":
             self.discarding = call.seq
         self.freeing = call.seq if call.name == "truncate" else call.frees
@@ -194,7 +197,7 @@ class History:
             self.ends.add(call.seq + len(call.sizes) - 1)
 
     def finish(self, call: Call) -> None:
-        """A call has returned: what it promises holds from here on."""
+        """A call has returned: its promise holds from now on."""
         if self.freeing is not None:
             self.kept = [record for record in self.kept if record[0] >= self.freeing]
         if self.discarding is not None:
@@ -202,20 +205,20 @@ class History:
             self.ends = {end for end in self.ends if end < call.seq} | {call.seq - 1}
         if call.name != "store":
             self.acknowledged = max(self.ends)
-        elif self.freeing is not None:  # which begins with a commit
+        elif self.freeing is not None:  # freeing begins with a commit of everything before
             self.acknowledged = max(self.acknowledged, call.seq - 1)
         self.freeing = self.discarding = None
 
     def problem(self, first: int, found: list[Numbered]) -> str | None:
-        """Why a crash cannot leave a log that begins at ``first`` and holds these records, or None."""
+        """Why a crash cannot leave a log of these records, the first of which is ``first``; None if it can."""
         if first not in (self.first, self.freeing or self.first):
-            return f"it begins at {first}, and not at {self.first}" + (f" or {self.freeing}" if self.freeing else "")
+            return f"it begins at {first}, not at {self.first}" + (f" or {self.freeing}" if self.freeing else "")
         last = first + len(found) - 1
         cut = None if self.discarding is None else self.discarding - 1
         if last < self.acknowledged and last != cut:
             return f"it ends at {last}, but {self.acknowledged} was acknowledged"
         if last not in self.ends and last != cut:
-            return f"it ends at {last}, inside of a batch or past what was issued"
+            return f"it ends at {last}, inside a batch or past what was issued"
         expected = [record for record in self.kept if first <= record[0] <= last]
         for one, other in zip(expected, found, strict=True):
             if one != other:

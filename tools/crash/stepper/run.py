@@ -1,4 +1,4 @@
-"""One run: step the program, follow the memory, judge every state that it may leave."""
+"""One run: step the program, model the memory, and judge every state that a crash may leave."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 from violation import Violation
 
 MEDIUM = "emulated-dax"
-OPEN_EVERY = 100  # states judged on their bytes for each that is also opened
+OPEN_EVERY = 100  # one state in this many is also opened
 _LINES_TOLD = 6
 _TUNABLES = "glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000"
-"""Large copies go by vectors: a string instruction is one step for each of its bytes, and most copy what is no part of the log."""
+"""Makes glibc copy by vectors: a string instruction is one step for each byte, and most copies do not concern the log."""
 
 
 @dataclass
 class Counts:
-    """What a run did."""
+    """The figures of a run."""
 
     calls: Counter[str] = field(default_factory=Counter)
     instructions: int = 0
@@ -50,7 +50,7 @@ class Counts:
 
 
 class Run:
-    """Follows one traced program. ``package`` is the directory from which it imports pmwal."""
+    """Runs one traced program. ``package`` is the directory from which it imports pmwal."""
 
     def __init__(self, work: Path, ordering: str, seed: int, package: Path) -> None:
         self.counts = Counts()
@@ -66,7 +66,7 @@ class Run:
             "PYTHONPATH": str(package),
             "PYTHONHASHSEED": "0",
             "PMWAL_ENGINE": "native",
-            "OPENBLAS_NUM_THREADS": "1",  # numpy's library starts threads when it is loaded
+            "OPENBLAS_NUM_THREADS": "1",  # numpy's BLAS starts threads when it is loaded
             "GLIBC_TUNABLES": _TUNABLES,
         }
         self._rng = Random(seed)
@@ -74,7 +74,7 @@ class Run:
         self._known: dict[int, Verdict] = {}
 
     def until(self, tracer: Path, distinct: int) -> None:
-        """Go on until so many distinct states were checked, and to the end of the call under way; ``Violation`` ends it."""
+        """Step until this many distinct states were checked and the call under way returned, or until a ``Violation``."""
         arguments = [str(self.log), str(self.base), str(self.maps), str(self._package), self._ordering, str(self._seed)]
         command = [sys.executable, "-P", str(HERE / "child.py"), *arguments]
         plan = calls(self._seed)
@@ -94,7 +94,7 @@ class Run:
                             return
                     else:
                         self._step(call, event)
-            raise Lost("the traced program ended by itself")
+            raise Lost("the traced program ended on its own")
         finally:
             self.counts.seconds = time.perf_counter() - started
 
@@ -113,7 +113,7 @@ class Run:
 
     def _step(self, call: Call, event: TraceEvent) -> None:
         if event.what is What.FENCED:
-            self._check_all(call, event)  # the most that may be lost at a time
+            self._check_all(call, event)  # right before a fence the most may be lost
         new = self._memory.take(event)
         if new:
             for state in self._memory.states_with(self._rng, event.offset, new):
@@ -145,25 +145,25 @@ class Run:
     def _violated(self, problem: str, state: State, call: Call, event: TraceEvent) -> None:
         lines = self._memory.lines
         lost = [offset for offset, line in lines.items() if state.get(offset, line.base) != line.newest]
-        told = [f"{self._place(offset)} ({lines[offset].waits_for})" for offset in lost[:_LINES_TOLD]]
+        told = [f"{self._offset_text(offset)} ({lines[offset].waits_for})" for offset in lost[:_LINES_TOLD]]
         if len(lost) > len(told):
             told.append(f"{len(lost) - len(told)} more")
         doing = event.what.name.lower().replace("_", " ")
         if event.what in (What.STORED, What.STREAMED, What.WRITTEN_BACK):
-            doing += f" {self._place(event.offset)}"
-        where = f"call {call.number} ({call}), instruction {event.step} at {self._where(event.rip)}: {doing}"
-        gone = ", ".join(told) or "nothing that was stored"
+            doing += f" {self._offset_text(event.offset)}"
+        where = f"call {call.number} ({call}), instruction {event.step} at {self._address_text(event.rip)}: {doing}"
+        gone = ", ".join(told) or "nothing"
         raise Violation(f"{problem}\n  in {where}\n  acknowledged: {self._history.acknowledged}; lost in whole or in part: {gone}")
 
-    def _place(self, offset: int) -> str:
-        """An offset of the file in words."""
+    def _offset_text(self, offset: int) -> str:
+        """An offset in the file, for a message."""
         block = self._judge.block
         if offset >= block.ring_offset:
             return f"ring+{offset - block.ring_offset:#x}"
         return f"slot {(offset - CONTROL_OFFSET) // LINE}" if offset >= CONTROL_OFFSET else f"file+{offset:#x}"
 
-    def _where(self, rip: int) -> str:
-        """An address of the program as file and offset, for ``addr2line -f -e``."""
+    def _address_text(self, rip: int) -> str:
+        """An address in the program as file and offset, for ``addr2line -f -e``."""
         for line in self.maps.read_text().splitlines():
             addresses, _, start, *_, name = line.split(maxsplit=5)
             first, last = (int(address, 16) for address in addresses.split("-"))

@@ -1,11 +1,11 @@
-/* Runs a program that maps a file, single-steps the calls that it brackets, and tells what each instruction did to the file's bytes.
+/* Runs a program that maps a file, single-steps the calls that it marks, and reports what each instruction did to the file's bytes.
  *
  *     trace FILE PROGRAM [ARGUMENT ...]
  *
- * The program raises SIGUSR1 where a call begins and SIGUSR2 where it has returned; neither is delivered. Between the two every
- * instruction is decoded, stepped, and the whole file compared with what it was before (it is mapped here, too). Events go to
- * standard output, the program's own output to standard error. Exit status: 0, or that of the program; 100 the program or the kernel
- * did what cannot be followed (said on standard error); 101 this machine does not allow it.
+ * The program raises SIGUSR1 before a call and SIGUSR2 after it; neither signal is delivered. Between the two, each instruction is
+ * decoded and stepped, and the whole file, which is mapped here too, is compared with its previous contents. Events go to standard
+ * output, the program's own output to standard error. Exit status: that of the program; 100 if the program or the kernel did
+ * something that cannot be traced (explained on standard error); 101 if this machine forbids tracing.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,23 +35,23 @@
 
 enum what { CALL_BEGINS, CALL_RETURNS, STORED, STREAMED, WRITTEN_BACK, FENCED };
 
-/* One event; trace.py reads them. A store that changes two lines is two events. */
+/* One event, read by trace.py. A store that changes two lines makes two events. */
 struct event {
     uint32_t what;
-    uint32_t unordered; /* a string or system call: its stores may become durable in any order */
+    uint32_t unordered; /* of a string instruction or system call: may become durable in any order */
     uint64_t count;     /* instructions stepped before this one */
     uint64_t rip;
     uint64_t offset;    /* of the line in the file */
-    unsigned char mask[LINE], data[LINE]; /* which bytes were stored, and what the line holds now */
+    unsigned char mask[LINE], data[LINE]; /* the stored bytes, and the new contents of the line */
 };
 
 static pid_t child;
 static const char *path;
-static const unsigned char *file; /* the file's bytes as they are */
-static unsigned char *before;     /* as they were before the last step */
+static const unsigned char *file; /* the file's current bytes */
+static unsigned char *before;     /* those before the last step */
 static size_t size;
 static struct stat status;
-static uint64_t base;  /* where the program has mapped the file */
+static uint64_t base;  /* where the program maps the file */
 static uint64_t count;
 
 __attribute__((noreturn, format(printf, 2, 3))) static void end(int code, const char *format, ...)
@@ -84,7 +84,7 @@ static void tell(enum what what, const struct user_regs_struct *regs, uint64_t o
         end(LOST, "standard output: %s", strerror(errno));
 }
 
-/* Bytes of a line that differ from what they were, as a mask. */
+/* A mask of the bytes of a line that changed in the last step. */
 static bool changed_bytes(uint64_t offset, unsigned char mask[LINE])
 {
     bool any = false;
@@ -95,7 +95,7 @@ static bool changed_bytes(uint64_t offset, unsigned char mask[LINE])
     return any;
 }
 
-/* What a step did to the file, where it was no streaming store. */
+/* Reports the stores of a step that was not a streaming store. */
 static void tell_stores(const struct effect *effect, const struct user_regs_struct *regs)
 {
     unsigned char mask[LINE];
@@ -106,7 +106,7 @@ static void tell_stores(const struct effect *effect, const struct user_regs_stru
             tell(STORED, regs, offset, mask, effect->kind == STRING || effect->kind == SYSCALL);
 }
 
-/* A streaming store names its bytes; they count also where they are what they were. */
+/* A streaming store: reports all its bytes, also those whose value did not change. */
 static void tell_stream(const struct effect *effect, const struct user_regs_struct *regs)
 {
     uint64_t first = effect->address - base, last = first + effect->size;
@@ -125,7 +125,7 @@ static void tell_stream(const struct effect *effect, const struct user_regs_stru
 static void tell_effect(const struct effect *effect, const struct user_regs_struct *regs)
 {
     if (effect->kind == FENCE)
-        tell(FENCED, regs, 0, NULL, false); /* before its own store, if it is a locked one */
+        tell(FENCED, regs, 0, NULL, false); /* a locked instruction fences before its own store */
     if (effect->kind == STREAM)
         tell_stream(effect, regs);
     else
@@ -135,7 +135,7 @@ static void tell_effect(const struct effect *effect, const struct user_regs_stru
         tell(WRITTEN_BACK, regs, offset, NULL, false);
 }
 
-/* The signal with which the program stopped. */
+/* Waits for the program to stop; the signal that stopped it. */
 static int wait_for_stop(void)
 {
     int state;
@@ -149,7 +149,7 @@ static int wait_for_stop(void)
     if (WIFSIGNALED(state))
         end(LOST, "the program died of signal %d", WTERMSIG(state));
     if (state >> 16)
-        end(LOST, "the program started a thread or a process: it would not be stepped");
+        end(LOST, "the program started a thread or a process, which cannot be stepped");
     return WSTOPSIG(state);
 }
 
@@ -173,7 +173,7 @@ static void find_mapping(void)
         }
     fclose(maps);
     if (!base)
-        end(LOST, "%s is not mapped to be written", path);
+        end(LOST, "%s is not mapped for writing", path);
 }
 
 static void map_file(void)
@@ -206,7 +206,7 @@ static void step_call(void)
     for (;;) {
         struct iovec there = {(void *)regs.rip, sizeof code};
         ssize_t length = process_vm_readv(child, &here, 1, &there, 1, 0);
-        if (length <= 0) { /* the read fails as a whole where the next page is not mapped */
+        if (length <= 0) { /* the read fails entirely if the next page is not mapped */
             there.iov_len = 4096 - regs.rip % 4096;
             length = process_vm_readv(child, &here, 1, &there, 1, 0);
             check(length - 1, "process_vm_readv");
@@ -218,7 +218,7 @@ static void step_call(void)
             tell_effect(&effect, &regs);
             count++;
         } else if (number != RETURNS) /* a signal stops the program before the instruction */
-            end(LOST, "signal %d inside of a call", number);
+            end(LOST, "signal %d during a call", number);
         check(ptrace(PTRACE_GETREGS, child, 0, &regs), "PTRACE_GETREGS");
         if (number == RETURNS)
             break;
@@ -234,7 +234,7 @@ static void start(char **command)
     if (child)
         return;
     dup2(STDERR_FILENO, STDOUT_FILENO);
-    personality(ADDR_NO_RANDOMIZE); /* so that two runs have the same addresses, where it is allowed */
+    personality(ADDR_NO_RANDOMIZE); /* the same addresses in each run, if this is allowed */
     if (ptrace(PTRACE_TRACEME, 0, 0, 0))
         end(REFUSED, "PTRACE_TRACEME: %s", strerror(errno));
     execvp(*command, command);
@@ -251,7 +251,7 @@ int main(int argc, char **argv)
     path = argv[1];
     CPU_ZERO(&here);
     CPU_SET(sched_getcpu(), &here);
-    sched_setaffinity(0, sizeof here, &here); /* a switch to the program and back is quickest on one processor */
+    sched_setaffinity(0, sizeof here, &here); /* switching between tracer and program is fastest on one processor */
     start(argv + 2);
     int number = wait_for_stop(); /* the exec */
     check(ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_EXITKILL), "PTRACE_SETOPTIONS");

@@ -1,4 +1,4 @@
-"""Compiles and runs ``trace.c``: the events of a program that is single-stepped."""
+"""Compiles and runs ``trace.c``, and reads the events of the program that it single-steps."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ REFUSED = 101  # the tracer's exit status where ptrace(2) is not allowed
 
 
 class CannotRun(Exception):
-    """This machine does not have or does not allow what the rig needs."""
+    """This machine lacks or forbids something that the rig needs."""
 
 
 class Lost(Exception):
-    """The rig itself failed: something was not built, or the traced program did what cannot be followed."""
+    """The rig itself failed: a build failed, or the traced program did something that cannot be traced."""
 
 
 class What(IntEnum):
-    """What an event is; the order is that of ``enum what``."""
+    """Kinds of events, in the order of ``enum what``."""
 
     CALL_BEGINS = 0
     CALL_RETURNS = 1
@@ -39,7 +39,7 @@ class What(IntEnum):
 
 
 class TraceEvent(NamedTuple):
-    """What one instruction did to one line of the file; see ``struct event``."""
+    """The effect of one instruction on one line of the file; see ``struct event``."""
 
     what: What
     unordered: bool
@@ -55,7 +55,7 @@ _WHAT = tuple(What)
 
 
 def compiled(directory: Path) -> Path:
-    """The tracer, compiled into this directory."""
+    """Compile the tracer into this directory; its path."""
     program = directory / "trace"
     compiler = os.environ.get("CC") or shutil.which("gcc") or "cc"
     command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", str(program)]
@@ -70,7 +70,7 @@ def compiled(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def traced(tracer: Path, file: Path, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Iterator[TraceEvent]]:
-    """The events of a program that maps ``file``, as they happen. It is ended when the block is left."""
+    """The events of a program that maps ``file``, as they happen. The end of the block kills the program."""
     process = subprocess.Popen(
         [str(tracer), str(file), *command],
         stdout=subprocess.PIPE,

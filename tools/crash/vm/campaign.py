@@ -1,9 +1,8 @@
-"""Power cuts, one after the other: a writer's machine, a copy of its image at a random moment, and an examiner's machine.
+"""Power cuts, one after another: a writer's machine, a copy of its image at a random moment, and an examiner's machine.
 
-One machine is booted, and its state is saved before anything was written. The writers start from that state, each with a fresh
-device; where the device's state cannot be saved they boot. The examiner is the booted machine itself, which never had a writer's
-memory. Between two examinations its device is not mounted, so the host may replace what it holds; nothing of it is cached in that
-guest then.
+One machine is booted, and its state is saved before anything was written. Writers start from that state, each with a fresh device,
+or boot if the state of the device cannot be saved. The examiner is the booted machine itself, which never had a writer's memory.
+Its device is unmounted between two examinations, so that its guest caches nothing of it and the host may replace the image.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from crash.vm.judge import Ack, violations
 from crash.vm.kernel import Kernel
 from crash.vm.machine import DEVICES, Machine
 
-LIVES_APART = 100_000  # more than one writer begins
-IMAGE, FACTS = "cut.img", "cut.json"  # in a directory that is kept
-PAUSE_MAX = 0.3  # seconds in which the writer goes on after an examination
+LIVES_APART = 100_000  # more than one writer can begin
+IMAGE, FACTS = "cut.img", "cut.json"  # files of a kept device
+PAUSE_MAX = 0.3  # seconds of writing before a cut, at most
 
 
 class Cut(NamedTuple):
-    """The life with which the writer began, and the last step that it acknowledged."""
+    """The first life of the writer, and the last step that it acknowledged."""
 
     first_life: int
     ack: Ack | None
 
     def __str__(self) -> str:
-        """As it is printed."""
+        """For the report."""
         return "nothing was acknowledged" if self.ack is None else "life {}, step {} was acknowledged last".format(*self.ack)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is booted, and what is done with it."""
+    """The machines and the seed of a run."""
 
     kernel: Kernel
     initramfs: Path
@@ -51,7 +50,7 @@ class Settings:
 
 
 class Kept(NamedTuple):
-    """What is kept of a cut after which something is wrong: the device as the cut left it, and what it is judged by."""
+    """What is kept of a violation: the device as the cut left it, and what is needed to judge it."""
 
     device: str
     filesystem: str
@@ -59,14 +58,14 @@ class Kept(NamedTuple):
     cut: Cut
 
     def save(self, directory: Path, image: Path) -> None:
-        """Into a new directory; ``FileExistsError``."""
+        """Save to a new directory; ``FileExistsError`` if it exists."""
         directory.mkdir(parents=True)
         copy_image(image, directory / IMAGE)
         (directory / FACTS).write_text(json.dumps({**self._asdict(), "cut": self.cut._asdict()}, indent=1) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> Kept:
-        """From such a directory; ``OSError``."""
+        """Load from such a directory; ``OSError`` if it cannot be read."""
         facts = json.loads((directory / FACTS).read_text())
         ack = facts["cut"]["ack"]
         cut = Cut(facts["cut"]["first_life"], None if ack is None else tuple(ack))
@@ -75,9 +74,9 @@ class Kept(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What was seen."""
+    """The figures of a run, and its violations."""
 
-    start_seconds: list[float] = field(default_factory=list)  # of a writer's machine
+    start_seconds: list[float] = field(default_factory=list)  # of each writer's machine
     cut_seconds: list[float] = field(default_factory=list)
     cuts: int = 0
     kills: int = 0
@@ -91,7 +90,7 @@ class Outcome:
 
 @contextmanager
 def boot(settings: Settings, work: Path, say: Callable[[str], None]) -> Iterator[Rig]:
-    """A rig whose examiner has booted; its files lie in ``work``, best on tmpfs."""
+    """A rig whose examiner has booted; its files are in ``work``, preferably on tmpfs."""
     fresh = work / "fresh.img"
     make_image(fresh, settings.filesystem, nvdimm=settings.device == "nvdimm")
     with start(settings, work / "examiner", fresh, None) as examiner:
@@ -103,7 +102,7 @@ def boot(settings: Settings, work: Path, say: Callable[[str], None]) -> Iterator
 
 @contextmanager
 def start(settings: Settings, directory: Path, fresh: Path, state: Path | None) -> Iterator[Machine]:
-    """A machine with a device of its own, which goes with it."""
+    """A machine with a device of its own, which is removed with it."""
     image = directory.with_suffix(".img")
     copy_image(fresh, image)
     machine = Machine(directory, settings.kernel, settings.initramfs, settings.device, image, settings.filesystem, state)
@@ -116,7 +115,7 @@ def start(settings: Settings, directory: Path, fresh: Path, state: Path | None) 
 
 
 class Rig:
-    """An examiner, and writers one after the other."""
+    """An examiner, and one writer after another."""
 
     def __init__(self, settings: Settings, work: Path, examiner: Machine, fresh: Path, say: Callable[[str], None]) -> None:
         self.settings = settings
@@ -131,7 +130,7 @@ class Rig:
         self._writers = 0
 
     def misjudged(self) -> list[str]:
-        """What pmwal takes the device for, where that is wrong."""
+        """What pmwal detects wrongly about the device."""
         device = DEVICES[self.settings.device]
         expected = {
             "map_sync": device.map_sync,
@@ -145,7 +144,7 @@ class Rig:
         return [f"{name} is {self.found[name]}, not {value}" for name, value in expected.items() if self.found[name] != value]
 
     def run(self, cuts: int, kills: int, control: str | None) -> Outcome:
-        """All cuts, with a deliberate mistake if one is named, until the first violation."""
+        """Make all cuts, with a deliberate mistake if one is named, until the first violation."""
         outcome, started = Outcome(), time.monotonic()
         for cut in self._images(cuts, kills, control, outcome):
             if not self._examine(cut, outcome):
@@ -154,7 +153,7 @@ class Rig:
         return outcome
 
     def _images(self, cuts: int, kills: int, control: str | None, outcome: Outcome) -> Iterator[Cut]:
-        """Cut after cut; the examiner's device holds what the cut left."""
+        """Make cuts; after each, the examiner's device is what the cut left."""
         moments = random.Random(f"moments/{self.settings.seed}")
         if cuts:
             with self._writer(control, outcome) as (writer, first_life):
@@ -177,7 +176,7 @@ class Rig:
 
     @contextmanager
     def _writer(self, control: str | None, outcome: Outcome) -> Iterator[tuple[Machine, int]]:
-        """A machine that writes, and its first life: each writer takes another part of the steps of the seed."""
+        """A machine that writes, and its first life: each writer makes other steps of the seed."""
         self._writers += 1
         first_life = self._writers * LIVES_APART
         with start(self.settings, self._work / f"writer-{self._writers}", self._fresh, self.state) as writer:
@@ -186,7 +185,7 @@ class Rig:
             yield writer, first_life
 
     def _examine(self, cut: Cut, outcome: Outcome) -> bool:
-        """Whether what the cut left is right. ``cut_image`` holds it, also after the examination, which changes the device."""
+        """Whether what the cut left is allowed. ``cut_image`` keeps a copy, because the examination changes the device."""
         settings = self.settings
         copy_image(self._examiner.image, self.cut_image)
         found = self._examiner.ask("examine")["logs"]
@@ -201,7 +200,7 @@ class Rig:
         return not wrong
 
     def replay(self, image: Path, cut: Cut) -> Outcome:
-        """Judge what a cut has left once more."""
+        """Judge what a cut left again."""
         outcome, started = Outcome(), time.monotonic()
         copy_image(image, self._examiner.image)
         self._examine(cut, outcome)
@@ -210,13 +209,13 @@ class Rig:
 
 
 def pause(writer: Machine, moments: random.Random) -> None:
-    """Let the writer go on for a random time."""
+    """Let the writer run for a random time."""
     writer.wait_for_ack()
     time.sleep(moments.uniform(0, PAUSE_MAX))
     writer.check_writer()
 
 
 def brief(item: tuple[str, dict[str, Any]]) -> str:
-    """A log in a few words."""
+    """A short text about a log."""
     name, answer = item
     return f"{name} {answer['case']}, {len(answer['digests'])} records" if "case" in answer else f"{name} not opened"

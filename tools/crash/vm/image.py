@@ -1,7 +1,7 @@
-"""Images of the guest's device: made with a file system, and copied while nothing writes to them.
+"""Images of the guest's device: created with a file system, and copied while nothing writes to them.
 
-An NVDIMM gets an info block that makes Linux keep a struct page for each of its pages ("fsdax"), without which there is no DAX on
-it: struct nd_pfn_sb of drivers/nvdimm/pfn.h at offset 4096. The file system follows at its ``dataoff``.
+An NVDIMM gets an info block (struct nd_pfn_sb of drivers/nvdimm/pfn.h, at offset 4096) that makes Linux keep a struct page for each
+of its pages ("fsdax"), which DAX requires. The file system starts at its ``dataoff``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ MiB = 1 << 20
 DATA_OFFSET = 2 * MiB
 _INFO_OFFSET = 4096
 _INFO = struct.Struct("<16s16s16sIHHQQIIIIIH3994xQ")
-_MODE_RAM = 1  # the struct pages live in ordinary memory, so the device needs no room for them
+_MODE_RAM = 1  # the struct pages are in ordinary memory and take no space on the device
 _PIECE = MiB
-_SIZES = {"ext4": 62 * MiB, "xfs": 318 * MiB}  # mkfs.xfs makes nothing below 300 MB
+_SIZES = {"ext4": 62 * MiB, "xfs": 318 * MiB}  # mkfs.xfs refuses less than 300 MB
 _MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
     "xfs": ["mkfs.xfs", "-q", "-f", "-m", "reflink=0"],  # DAX and shared blocks exclude each other
@@ -49,7 +49,7 @@ def fletcher64(data: bytes) -> int:
 
 
 def make_image(path: Path, filesystem: str, *, nvdimm: bool) -> None:
-    """A sparse image with an empty file system."""
+    """Create a sparse image with an empty file system."""
     size = _SIZES[filesystem]
     inner = path.with_suffix(".fs")
     with inner.open("wb") as file:
@@ -67,7 +67,7 @@ def make_image(path: Path, filesystem: str, *, nvdimm: bool) -> None:
 
 
 def copy_image(source: Path, target: Path, *, to: int = 0) -> int:
-    """Make the target equal to the source from this offset on, without touching what is a hole in both; the bytes copied."""
+    """Make the target equal to the source from offset ``to`` on, skipping what is a hole in both; the bytes copied."""
     copied = 0
     reading, writing = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -84,7 +84,7 @@ def copy_image(source: Path, target: Path, *, to: int = 0) -> int:
 
 
 def _pieces(fd: int, start: int, end: int) -> Iterator[int]:
-    """Offsets of the pieces that hold data, counted from ``start`` in steps of a piece."""
+    """Offsets of the pieces with data, relative to ``start`` and aligned to pieces."""
     at = start
     while at < end:
         try:

@@ -1,8 +1,8 @@
-"""The guest's memory file system: the interpreter, what pmwal and the rig load, and kernel modules; nothing else.
+"""The guest's initramfs: the Python interpreter, the files that pmwal and the rig load, and kernel modules; nothing else.
 
-What is needed is not listed but observed: the interpreter that is to run in the guest rehearses here what it will do there, and
-says which modules and shared libraries it has loaded. Each lies under the path that it has here, so nothing is configured. The
-first process of the guest is that interpreter: there is no shell, no init and no mount command.
+The files are not listed but observed: the interpreter rehearses on the host what it will do in the guest, and reports the modules
+and shared libraries that it loaded. Each has the same path in the guest, so nothing needs configuration. The first process of the
+guest is that interpreter: there is no shell, no init and no mount command.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crash.vm.kernel import Kernel, load_order
 TOOLS = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).resolve().parent / "guest"
 PORT_MODULES = ("virtio_pci", "virtio_console")
-KEEP = 3  # images in the cache, so that one that is in use stays
+KEEP = 3  # archives in the cache, so that one in use by another run stays
 _PACKAGES = ("pmwal", "numpy", "crc32c")
 
 REHEARSAL = """
@@ -49,18 +49,18 @@ print(json.dumps([sorted(filter(os.path.isfile, names)) for names in (modules | 
 
 
 class CannotBuild(Exception):
-    """What the guest needs cannot be found or run here."""
+    """Something that the guest needs is missing, or does not run here."""
 
 
 class Archive:
-    """A cpio archive in the format that the kernel unpacks (newc; Documentation/driver-api/early-userspace)."""
+    """A cpio archive in the kernel's format (newc; Documentation/driver-api/early-userspace)."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
         self._parts: list[bytes] = []
 
     def add(self, name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
-        """One entry, unless it is there already."""
+        """Add an entry, unless the archive has it."""
         if name in self._names:
             return
         self._names.add(name)
@@ -70,7 +70,7 @@ class Archive:
         self._parts += [head, bytes(-len(head) % 4), content, bytes(-len(content) % 4)]
 
     def add_path(self, path: Path, content: bytes | None = None) -> None:
-        """A file under its own path, with every directory and symbolic link that leads to it."""
+        """Add a file under its own path, with all directories and symbolic links on the way to it."""
         at = Path("/")
         parts = [*path.parts[1:]]
         while parts:
@@ -91,12 +91,12 @@ class Archive:
 
 
 def interpreter() -> Path:
-    """The interpreter behind the virtual environment, if this is one."""
+    """The interpreter, that of the installation if this is a virtual environment."""
     return Path(os.path.realpath(sys.executable))
 
 
 def search_path() -> list[str]:
-    """The directories that hold pmwal, what it imports, and the rig."""
+    """The import path: directories of pmwal, of what it imports, and of the rig."""
     roots = [str(TOOLS)]
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -108,18 +108,18 @@ def search_path() -> list[str]:
 
 
 def rehearse(roots: list[str]) -> tuple[list[Path], list[Path]]:
-    """The Python modules and other files that the guest will read, and the shared libraries that it will load."""
+    """The Python modules and data files that the guest will read, and the shared libraries that it will load."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
     command = [str(interpreter()), "-SB", "-c", REHEARSAL]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise CannotBuild(f"the guest's part does not run here:\n{ended.stderr}")
+        raise CannotBuild(f"the guest's programs do not run here:\n{ended.stderr}")
     files, mapped = json.loads(ended.stdout)
     return [*map(Path, files)], [*map(Path, mapped)]
 
 
 def build(kernel: Kernel, modules: Iterable[str]) -> bytes:
-    """The archive."""
+    """Build the archive."""
     archive, roots = Archive(), search_path()
     files, libraries = rehearse(roots)
     for name in ("proc", "sys", "dev", "mnt", "modules", "tmp"):
@@ -146,7 +146,7 @@ def build(kernel: Kernel, modules: Iterable[str]) -> bytes:
 
 
 def compiled(path: Path) -> bytes:
-    """The byte code of a module, which the guest does not compare with the source: its clock and times are others."""
+    """The byte code of a module, marked as unchecked: time stamps in the guest differ."""
     with tempfile.NamedTemporaryFile(suffix=".pyc") as file:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         py_compile.compile(str(path), file.name, doraise=True, invalidation_mode=mode)
@@ -154,13 +154,13 @@ def compiled(path: Path) -> bytes:
 
 
 def _aliases(path: Path) -> Iterable[Path]:
-    """A library under its own name and under the names by which programs ask for it: links beside it that lead to it."""
+    """A library and the links in its directory that lead to it, by which programs may load it."""
     links = [link for link in path.parent.iterdir() if link.is_symlink() and link.name.split(".so")[0] == path.name.split(".so")[0]]
     return [path, *(link for link in links if link.resolve() == path.resolve())]
 
 
 def fingerprint(kernel: Kernel) -> str:
-    """What changes when the archive would."""
+    """A hash of everything that the archive depends on."""
     found = hashlib.sha256(f"{sys.version} {interpreter()} {kernel.image} {search_path()}".encode())
     sources = [*GUEST.glob("*.py"), *Path(__file__).parent.glob("*.py")]
     for name in _PACKAGES:
@@ -175,7 +175,7 @@ def fingerprint(kernel: Kernel) -> str:
 
 
 def cached(cache: Path, kernel: Kernel, modules: Iterable[str]) -> Path:
-    """The archive of these sources with these kernel modules, from the cache or built anew."""
+    """The archive with these kernel modules, from the cache or newly built."""
     path = cache / f"initramfs-{fingerprint(kernel)}.cpio"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

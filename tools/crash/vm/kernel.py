@@ -1,4 +1,4 @@
-"""The guest's kernel: Debian's cloud kernel, installed or taken out of its package, and the modules that a guest needs."""
+"""The guest's kernel: Debian's cloud kernel, installed or unpacked from its package, and the modules that the guest loads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMEDY = f"a kernel for the guest: python -m tools vm --fetch-kernel, or apt-get
 
 
 class CannotFetch(Exception):
-    """The kernel's package cannot be had."""
+    """The kernel's package cannot be downloaded or unpacked."""
 
 
 class Kernel(NamedTuple):
@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
 
     @property
     def release(self) -> str:
-        """What uname -r says in the guest."""
+        """The guest's uname -r."""
         return self.modules.name
 
 
@@ -40,13 +40,13 @@ def _in(root: Path) -> list[Kernel]:
 
 
 def find(cache: Path) -> Kernel | None:
-    """The newest one that was fetched, else the newest one that is installed."""
+    """The newest fetched kernel, else the newest installed one."""
     found = _in(cache / "kernel") or _in(Path("/"))
     return found[-1] if found else None
 
 
 def fetch(cache: Path) -> Kernel:
-    """Download the package that the metapackage names, and unpack it into the cache. Nothing is installed."""
+    """Download the package on which the metapackage depends, and unpack it into the cache. Nothing is installed."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as name:
         work = Path(name)
@@ -69,16 +69,16 @@ def _run(command: list[str], directory: Path) -> str:
     try:
         return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        raise CannotFetch(f"{command[0]} is missing: this needs Debian's tools") from error
+        raise CannotFetch(f"{command[0]} is missing: fetching a kernel needs Debian's tools") from error
     except subprocess.CalledProcessError as error:
-        said = " ".join(line for line in error.stderr.splitlines() if not line.startswith("W:"))  # apt warns of much
+        said = " ".join(line for line in error.stderr.splitlines() if not line.startswith("W:"))  # apt prints many warnings
         raise CannotFetch(f"{' '.join(command)}: {said} (Debian's main archive is needed; try apt-get update)") from error
 
 
 def load_order(kernel: Kernel, names: Iterable[str]) -> dict[str, bytes]:
-    """These modules and what they need, each after what it needs, uncompressed. What is built into the kernel is left out.
+    """These modules and their dependencies, uncompressed, in load order, without those that are built into the kernel.
 
-    A package has no modules.dep, which is made when it is installed, but each module names what it needs.
+    The package has no modules.dep, which its installation would create, but each module names its dependencies.
     """
     files = {_plain(path.name.split(".ko")[0]): path for path in kernel.modules.rglob("*.ko*")}
     built_in = {_plain(Path(line).stem) for line in (kernel.modules / "modules.builtin").read_text().split()}

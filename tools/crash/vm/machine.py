@@ -1,7 +1,7 @@
-"""One virtual machine: QEMU without KVM, its monitor, and two ports: requests with answers, and acknowledgements.
+"""One virtual machine: QEMU without KVM, its monitor, a virtio port for requests, and a serial port for acknowledgements.
 
-Acknowledgements go to a file of the host's. The guest waits until QEMU has taken each from the port, which it does when it has
-written it there, so one that the writer has given is in the file, whatever happens to the machine afterwards.
+QEMU writes what the guest sends to the serial port to a file on the host, without a queue, and the guest waits for that. So an
+acknowledgement that the writer gave is in the file even if the machine ends right after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from crash.process import die_with_parent
 from crash.vm.kernel import Kernel, load_order
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 _CONSOLE_LINES = 50
 
 
@@ -28,7 +28,7 @@ class MachineFailed(Exception):
 
 
 class Device(NamedTuple):
-    """A kind of device: how QEMU is told, what the guest calls it, and what pmwal must take it for."""
+    """A kind of device: QEMU's arguments, its name in the guest, and what pmwal must detect."""
 
     arguments: tuple[str, ...]
     node: str
@@ -37,7 +37,7 @@ class Device(NamedTuple):
     medium: str
     flush: str
     modules: tuple[str, ...]  # of the guest's kernel
-    saves: bool  # whether QEMU keeps the device's own state; that of virtio-pmem is lost, and its guest waits for ever
+    saves: bool  # whether QEMU saves the device's state; it loses that of virtio-pmem, whose guest then waits forever
 
 
 _MEMORY = "memory-backend-file,id=memory,share=on,mem-path={image},size={size}"
@@ -79,12 +79,12 @@ FILESYSTEM_MODULES = {"ext4": ("ext4",), "xfs": ("crc32c_generic", "xfs")}
 
 
 def modules(kind: str, filesystem: str) -> tuple[str, ...]:
-    """The kernel modules without which the guest has no device and no file system, but for what these need."""
+    """The kernel modules for the device and the file system, without their dependencies."""
     return DEVICES[kind].modules + FILESYSTEM_MODULES[filesystem]
 
 
 class Lines:
-    """A connection over which lines of JSON go in both directions."""
+    """A connection that carries lines of JSON in both directions."""
 
     def __init__(self, listener: socket.socket, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + PATIENCE
@@ -96,12 +96,12 @@ class Lines:
         self._file = self._socket.makefile("rwb")
 
     def say(self, message: dict[str, Any]) -> None:
-        """Send one."""
+        """Send a line."""
         self._file.write(json.dumps(message).encode() + b"\n")
         self._file.flush()
 
     def hear(self) -> dict[str, Any]:
-        """Receive one."""
+        """Receive a line."""
         try:
             line = self._file.readline()
         except TimeoutError as error:
@@ -113,17 +113,17 @@ class Lines:
         return answer
 
     def has_more(self) -> bool:
-        """Whether something was sent that was not asked for."""
+        """Whether there is an unsolicited line."""
         return bool(select.select([self._socket], [], [], 0)[0])
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._file.close()
         self._socket.close()
 
 
 class Machine:
-    """A guest with one device under test, booted or from a saved state. Its files lie in a directory, the image elsewhere."""
+    """A guest with one device under test, booted or started from a saved state."""
 
     def __init__(
         self, directory: Path, kernel: Kernel, initramfs: Path, kind: str, image: Path, filesystem: str, state: Path | None
@@ -131,7 +131,7 @@ class Machine:
         directory.mkdir()
         self._state = state
         self.image = image
-        self.seconds = 0.0  # until the guest said that it is there
+        self.seconds = 0.0  # until the guest answered
         self._started = time.monotonic()
         self._console = directory / "console"
         self._acks = directory / "acks"
@@ -143,11 +143,9 @@ class Machine:
         command += ["-machine", f"q35,nvdimm={'on' if kind == 'nvdimm' else 'off'}", "-cpu", "max,la57=off", "-smp", "1"]
         command += ["-m", "512M,slots=2,maxmem=4G", "-kernel", str(kernel.image), "-initrd", str(initramfs)]
         command += ["-append", "console=ttyS0 loglevel=4 cryptomgr.notests panic=-1 rdinit=/init nokaslr mitigations=off"]
-        command += ["-serial", f"file:{self._console}", "-qmp", f"unix:{directory}/monitor"]
+        command += ["-serial", f"file:{self._console}", "-serial", f"file:{self._acks}", "-qmp", f"unix:{directory}/monitor"]
         command += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=control,path={directory}/control"]
-        command += ["-chardev", f"file,id=acks,path={self._acks}"]
-        for name in ("control", "acks"):
-            command += ["-device", f"virtserialport,chardev={name},name={name}"]
+        command += ["-device", "virtserialport,chardev=control,name=control"]
         if state is not None:
             command += ["-incoming", "defer"]
         with (directory / "qemu").open("wb") as output:
@@ -162,7 +160,7 @@ class Machine:
         self._lines: list[Lines] = []
 
     def wait(self) -> None:
-        """Until the guest is there."""
+        """Wait until the guest answers."""
         try:
             for name in ("monitor", "control"):
                 self._lines.append(Lines(self._listeners[name], self._process))
@@ -180,7 +178,7 @@ class Machine:
         self.seconds = time.monotonic() - self._started
 
     def tail(self) -> str:
-        """What QEMU and the guest's kernel said last."""
+        """The last output of QEMU and the guest's kernel."""
         said = [path.read_text(errors="replace").splitlines() for path in (self._output, self._console) if path.exists()]
         return "\n".join(line for lines in said for line in lines[-_CONSOLE_LINES:])
 
@@ -189,7 +187,7 @@ class Machine:
         return {"do": what, "device": self._kind.node, "options": options, **self._mount, **settings}
 
     def ask(self, what: str) -> dict[str, Any]:
-        """Have something done, and wait for the answer."""
+        """Make a request, and wait for the answer."""
         self._control.say(self._request(what, {}))
         return self._answer()
 
@@ -203,11 +201,11 @@ class Machine:
         return answer
 
     def write(self, **settings: Any) -> None:
-        """Start the writer, which ends with the machine."""
+        """Start the writer, which runs until the machine ends."""
         self._control.say(self._request("write", settings))
 
     def wait_for_ack(self) -> None:
-        """Until the writer has acknowledged something: mounting takes a moment, and a cut before that shows nothing."""
+        """Wait for the first acknowledgement: a cut during the mount would test nothing."""
         end = time.monotonic() + PATIENCE
         while self.last_ack() is None:
             self.check_writer()
@@ -216,12 +214,12 @@ class Machine:
             time.sleep(0.01)
 
     def check_writer(self) -> None:
-        """``MachineFailed`` when the writer has given up."""
+        """``MachineFailed`` if the writer has ended."""
         if self._control.has_more():
             raise MachineFailed(f"the writer has ended: {self._answer()}")
 
     def last_ack(self) -> tuple[int, int] | None:
-        """The life and the step that were acknowledged last; None before the first."""
+        """The life and step of the last acknowledgement; None before the first."""
         with self._acks.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 64))
             lines = file.read().split(b"\n")
@@ -245,19 +243,19 @@ class Machine:
             time.sleep(0.02)
 
     def save(self, path: Path) -> None:
-        """Keep the state of memory and processor, but not the device under test, and go on."""
+        """Save the state of memory and processor, but not the image of the device, and continue."""
         with self.stopped():
             self._migrate("migrate", f"exec:cat > {path}")
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Nothing runs in the guest, and what it gave to its device has arrived in the image."""
+        """Stop the guest for the block; what it wrote to its device is in the image."""
         self._command("stop")
         yield
         self._command("cont")
 
     def kill(self) -> None:
-        """SIGKILL: the guest's memory and page cache are gone. Idempotent."""
+        """End QEMU with SIGKILL: the guest's memory and page cache are lost. Idempotent."""
         self._process.kill()
         self._process.wait()
         for line in self._lines:

@@ -1,7 +1,7 @@
-"""The first process of the guest: mounts, loads kernel modules, and does what the host says over a virtio port.
+"""The first process of the guest: mounts, loads kernel modules, and executes the host's requests from a virtio port.
 
-A request and its answer are lines of JSON. "look" mounts the device and says what pmwal takes it for, "write" writes until the
-power goes, "examine" mounts the device, examines what is there, and unmounts it again.
+Requests and answers are lines of JSON. "look" mounts the device and reports what pmwal detects, "write" writes until the power is
+cut, "examine" mounts the device, examines the logs on it, and unmounts it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ import ctypes
 import io
 import json
 import os
-import select
+import termios
 import time
 import traceback
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from crash.vm.guest import examiner, writer
 
+ACKS = Path("/dev/ttyS1")
 MODULES = Path("/modules")
 MOUNT_POINT = Path("/mnt")
-PATIENCE = 20.0
+PATIENCE = 300.0
 _FINIT_MODULE = 313  # x86-64
 T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> None:
-    """``OSError`` when a call of the C library failed."""
+    """``OSError`` if a call of the C library failed."""
     if result:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -46,7 +48,7 @@ def unmount(target: Path) -> None:
 
 
 def load_modules(names: list[str]) -> None:
-    """Load these kernel modules in this order; one that is loaded already is left alone."""
+    """Load these kernel modules in this order, except those that are loaded."""
     for name in names:
         if not Path("/sys/module", name).exists():
             with (MODULES / f"{name}.ko").open("rb") as file:
@@ -54,7 +56,7 @@ def load_modules(names: list[str]) -> None:
 
 
 def wait_for(find: Callable[[], T | None], what: str) -> T:
-    """What a driver brings, when it is there."""
+    """Wait for something that a driver provides."""
     end = time.monotonic() + PATIENCE
     while (found := find()) is None:
         if time.monotonic() > end:
@@ -63,8 +65,8 @@ def wait_for(find: Callable[[], T | None], what: str) -> T:
     return found
 
 
-def open_port(name: str, flags: int) -> int:
-    """The virtio port that the host gave this name."""
+def open_port(name: str) -> int:
+    """Open the virtio port with this name."""
 
     def find() -> str | None:
         for path in Path("/sys/class/virtio-ports").glob("*/name"):
@@ -72,23 +74,30 @@ def open_port(name: str, flags: int) -> int:
                 return path.parent.name
         return None
 
-    return os.open(f"/dev/{wait_for(find, f'port {name}')}", flags)
+    return os.open(f"/dev/{wait_for(find, f'port {name}')}", os.O_RDWR)
+
+
+def open_acks() -> int:
+    """Open the serial port for acknowledgements; it passes bytes on unchanged."""
+    port = os.open(ACKS, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(port)
+    return port
 
 
 def acknowledge(port: int, number: int, step: int) -> None:
-    """The line is in the host's file when this returns.
+    """Acknowledge a step; the line is in the host's file when this returns.
 
-    write(2) returns when the line is in the port's queue. The port can be written to again when the host has taken it out, which
-    QEMU does after it has written it to the file.
+    tcdrain(3) waits until the driver has given all bytes to the serial port, and QEMU writes each byte to the file before the
+    instruction that gave it ends. A virtio port will not do: it has a queue, which a busy host may not have emptied yet.
     """
     line = f"{number} {step}\n".encode()
     if os.write(port, line) != len(line):
         raise OSError("an acknowledgement was cut short")
-    select.select([], [port], [])
+    termios.tcdrain(port)
 
 
 class Disk:
-    """The device under test and its file system."""
+    """The device under test, mounted in a block."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.device = Path("/dev", request["device"])
@@ -107,7 +116,7 @@ class Disk:
 
 
 def obey(request: dict[str, Any], acks: int) -> dict[str, Any]:
-    """The answer to a request."""
+    """Execute a request; the answer."""
     match request["do"]:
         case "look":
             with Disk(request) as directory:
@@ -123,12 +132,12 @@ def obey(request: dict[str, Any], acks: int) -> dict[str, Any]:
 
 
 def main(ports: list[str]) -> None:
-    """Answer until the power goes. ``ports`` are the kernel modules without which there are no ports."""
+    """Answer requests until the power is cut. ``ports`` are the kernel modules for the virtio ports."""
     for source, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
         mount(source, Path(target), source)
     load_modules(ports)
-    acks = open_port("acks", os.O_WRONLY)
-    with open(open_port("control", os.O_RDWR), "r+b", buffering=0) as port:
+    acks = open_acks()
+    with open(open_port("control"), "r+b", buffering=0) as port:
         requests = io.BufferedReader(port)
         port.write(json.dumps({"kernel": os.uname().release}).encode() + b"\n")
         for line in requests:

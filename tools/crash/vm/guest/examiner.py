@@ -1,4 +1,4 @@
-"""The examiner: opens every log that a power cut left, and says what is in it. The host judges."""
+"""The examiner: opens every log that a power cut left and reports its contents, which the host judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MORE = (b"after", b"", b"the crash" * 100)
 
 
 def maps_sync(directory: Path) -> bool:
-    """Whether a file here can be mapped with MAP_SYNC, found out without pmwal."""
+    """Whether a file here can be mapped with MAP_SYNC, without asking pmwal."""
     path = directory / "probe"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -31,7 +31,7 @@ def maps_sync(directory: Path) -> bool:
 
 
 def look(directory: Path) -> dict[str, Any]:
-    """What pmwal takes the file system for."""
+    """What pmwal detects about the file system."""
     path = directory / "probe.wal"
     with pmwal.open(path, "x", size="64KiB") as wal:
         stats = wal.stats()
@@ -53,7 +53,7 @@ def look(directory: Path) -> dict[str, Any]:
 
 
 def examine_log(path: Path) -> dict[str, Any]:
-    """Judge, recover, read, append, close, read again."""
+    """Verify, recover, read, append, close, read again."""
     before = pmwal.verify(path)
     with pmwal.open(path, "r+") as wal:
         report = wal.recovery
@@ -76,7 +76,7 @@ def examine_log(path: Path) -> dict[str, Any]:
 
 
 def examine(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every log in a directory; an exception is what the host gets instead of records."""
+    """The report on every log in a directory; an exception is reported in place of the contents."""
     answers = {}
     for path in sorted(directory.glob("*.wal")):
         try:

@@ -1,7 +1,7 @@
-"""What the writer in the guest does, by a seed, and which states of the log a crash may leave after each of its steps.
+"""The steps of the writer in the guest, generated from a seed, and the states of the log that a crash may leave after each.
 
-Writer and judge compute the same steps from the same seed, so an acknowledgement is no more than the number of a life and of a
-step. A life is one log: step 0 creates it, the last step closes it, and then the next life begins.
+Writer and judge generate the same steps from the same seed, so an acknowledgement is just the number of a life and of a step. A
+life is one log: step 0 creates it, the last step closes it, and the next life begins.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ ORDERINGS = ("auto", "strict", "pipelined")
 ENGINES = ("native", "native", "python")
 STEPS_MIN, STEPS_MAX = 50, 400
 _ITEM_MAX = 6000
-_RECORD_COST = 48 + 64  # header and padding, at most
+_RECORD_COST = 48 + 64  # header and padding at most
 _CALLS = ("append",) * 10 + ("extend",) * 3 + ("store",) * 3 + ("batch", "reserve", "commit", "truncate", "rollback")
 
 
 class Step(NamedTuple):
-    """One call on the log. ``bound`` is the number that truncate and rollback keep."""
+    """One call on the log. ``bound`` is the argument of truncate and rollback, a record that they keep."""
 
     call: str
     items: tuple[bytes, ...] = ()
@@ -40,18 +40,18 @@ class Life(NamedTuple):
 
 
 class State(NamedTuple):
-    """The records of a log: the number of the first, and digests of all."""
+    """The contents of a log: its first sequence number, and the digests of all payloads."""
 
     first_seq: int
     digests: tuple[str, ...]
 
     @property
     def next_seq(self) -> int:
-        """The number that follows the last."""
+        """The number after the last."""
         return self.first_seq + len(self.digests)
 
     def since(self, seq: int) -> State:
-        """Without the records below this number."""
+        """The state without records below this number."""
         return State(max(seq, self.first_seq), self.digests[max(0, seq - self.first_seq) :])
 
 
@@ -59,12 +59,12 @@ EMPTY = State(1, ())
 
 
 def digest(data: bytes) -> str:
-    """What stands for a payload."""
+    """A hash of a payload."""
     return blake2b(data, digest_size=8).hexdigest()
 
 
 def log_name(number: int) -> str:
-    """The file of a life."""
+    """The file name of a life's log."""
     return f"{number}.wal"
 
 
@@ -78,7 +78,7 @@ def life(seed: int, number: int) -> Life:
 
 
 def _steps(rng: random.Random, size: int, count: int) -> Iterator[Step]:
-    """Calls that never need more than half of the ring, so that a gap at its end never makes it full."""
+    """Calls that never use more than half of the ring, so that a gap at its end never fills it."""
     first_seq, sizes = 1, list[int]()
     room = size // 2 - (_ITEM_MAX + _RECORD_COST)
     for _ in range(count):
@@ -123,22 +123,22 @@ def follow(state: State, step: Step) -> State:
 
 
 def durable_after(step: Step) -> bool:
-    """Whether everything before it and of it is durable when this step returns."""
+    """Whether this step and all before it are durable when it returns."""
     return step.call != "store"
 
 
 def between(old: State, new: State) -> set[State]:
-    """What a crash inside one step may leave: the old or the new bound at either end, nothing else."""
+    """The states that a crash during one step may leave: the old or the new bound at either end."""
     return {state.since(first_seq) for state in (old, new) for first_seq in (old.first_seq, new.first_seq)}
 
 
 def final(of: Life) -> State:
-    """The state in which a life was closed."""
+    """The state at the close of a life."""
     return [*accumulate(of.steps, follow, initial=EMPTY)][-1]
 
 
 def allowed(of: Life, done: int) -> set[State]:
-    """The states that a crash may leave when this step is the last one that was acknowledged."""
+    """The states that a crash may leave if this step is the last acknowledged one."""
     states = [*accumulate(of.steps[: done + 2], follow, initial=EMPTY)][1:]
     durable = max(number for number in range(done + 1) if durable_after(of.steps[number]))
     return {states[durable]}.union(*(between(old, new) for old, new in pairwise(states[durable:])))

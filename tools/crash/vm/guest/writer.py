@@ -1,6 +1,6 @@
-"""The writer: life after life on the device under test; each step is acknowledged to the host when it has returned.
+"""The writer: one life after another on the device under test; each step is acknowledged to the host after it returned.
 
-A control is a deliberate mistake that the rig must notice. It changes what surrounds pmwal, never pmwal itself.
+A control is a deliberate mistake that the rig must notice. It replaces the seam or the acknowledgement, not code of pmwal.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Acknowledge = Callable[[int, int], None]
 
 
 class NoSync(Seam):
-    """Barriers that wait for nothing."""
+    """A seam whose flushes do nothing."""
 
     def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
         """Leave the pages dirty."""
 
 
 class NoFileSync(Seam):
-    """A file and its name that are never made durable."""
+    """A seam that never makes a new file and its name durable."""
 
     def sync_file(self, fd: int) -> None:
-        """Leave it to the kernel."""
+        """Leave the file to the kernel."""
 
 
 def create(path: Path, of: Life, seam: Seam) -> Wal:
-    """A new log."""
+    """Create the log of a life."""
     wal = open_log(path, "x", size=of.size, ordering=of.ordering, seam=seam)
     assert isinstance(wal, Wal)
     return wal
 
 
 def perform(wal: Wal, step: Step) -> None:
-    """One step on an open log; it is durable on return, unless it is "store"."""
+    """Make one step on an open log. It is durable on return, except for "store"."""
     match step.call:
         case "append":
             wal.append(step.items[0])
@@ -71,9 +71,9 @@ def perform(wal: Wal, step: Step) -> None:
 
 
 def live(directory: Path, seed: int, number: int, acknowledge: Acknowledge, early: bool, seam: Seam) -> None:
-    """One life. The log of the life before goes when this one is there.
+    """Live one life. The log of the previous life is removed after the creation of this one.
 
-    ``early`` acknowledges each step before it is taken, but for the creation, which takes so long that any cut would hit it.
+    ``early`` acknowledges each step before it is made, except the creation, which takes so long that every cut would hit it.
     """
     this = life(seed, number)
     os.environ["PMWAL_ENGINE"] = this.engine
@@ -93,13 +93,13 @@ def live(directory: Path, seed: int, number: int, acknowledge: Acknowledge, earl
 
 
 def write(directory: Path, acknowledge: Acknowledge, settings: dict[str, Any]) -> None:
-    """Lives without end, or ``settings["lives"]`` of them."""
+    """Live endlessly, or ``settings["lives"]`` lives."""
     control, first = settings["control"], settings["first_life"]
     seam: Seam = SYSTEM
     if control == "no-sync":
         seam = NoSync()
     elif control == "no-map-sync":
-        medium.MAP_SYNC_OR_FAIL = 0x3  # without MAP_SYNC: any mapping is taken for DAX then
+        medium.MAP_SYNC_OR_FAIL = 0x3  # MAP_SHARED_VALIDATE without MAP_SYNC: every mapping succeeds and counts as DAX
         seam = NoFileSync()
     for number in itertools.count(first) if settings["lives"] is None else range(first, first + settings["lives"]):
         live(directory, settings["seed"], number, acknowledge, control == "early-ack", seam)

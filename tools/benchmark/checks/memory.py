@@ -1,0 +1,147 @@
+"""Checks of logs in memory, and of emulated persistent memory, against C loops."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmark import workloads
+from benchmark.context import CONTROL_SIZE, MIB, Context, available_memory, free_space
+from benchmark.floors import Area, Loop
+from benchmark.gate import BARS, Row, absolute, compare
+from benchmark.stats import median, percentile, rate_text, time_text
+from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+
+
+def append_memory(context: Context) -> Iterator[Row]:
+    """append(128 B, commit=False) in memory, against the C loop."""
+    scale, floors = context.scale, context.floors
+    whole: list[tuple[Loop, Loop]] = []
+    each: list[tuple[Loop, Loop]] = []
+    with (
+        Area(context.memory_dir / "floor", scale.ring) as area,
+        workloads.new_log(context.memory_dir, size=scale.ring, medium="memory") as wal,
+    ):
+        floors.append(area, PAYLOAD, scale.memory_calls)
+        workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)
+        for _ in context.rounds:
+            floor = floors.append(area, PAYLOAD, scale.memory_calls)
+            whole.append((floor, workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)))
+            floor = floors.append(area, PAYLOAD, scale.memory_timed, each=True)
+            each.append((floor, workloads.append_each(wal, PAYLOAD, scale.memory_timed, commit=False)))
+        clocks = (
+            percentile(floors.timer(scale.memory_timed).each, 50),
+            percentile(workloads.timer(scale.memory_timed), 50),
+        )
+    name = "append memory"
+    figures = [median([run[side].mean for run in whole]) for side in (0, 1)]
+    what = "append(128 B, commit=False), memory, time of the loop by calls"
+    yield compare(name, what, "C loop", figures, "ns", "at most", BARS["append memory"])
+    tails = [median([percentile(run[side].each, 99.9) for run in each]) for side in (0, 1)]
+    dearer = max(0.0, clocks[1] - clocks[0])
+    note = (
+        f"two clock reads take {time_text(clocks[0])} in C and {time_text(clocks[1])} in Python; the floor is given the "
+        f"{time_text(dearer)} between them; as measured it has {time_text(tails[0])}, ratio {tails[1] / tails[0]:.3f}"
+    )
+    what = "the same, p99.9 of single calls, each with two clock reads"
+    yield compare(name, what, "C loop p99.9", (tails[0] + dearer, tails[1]), "ns", "at most", BARS["append memory p99.9"], note)
+
+
+def dax(context: Context, *, ordering: str) -> Iterator[Row]:
+    """A durable append on emulated persistent memory, against raw stores and fences."""
+    scale, strict = context.scale, ordering == "strict"
+    ours, floor, names = [], [], []
+    with (
+        Area(context.memory_dir / "floor", scale.ring) as area,
+        Area(context.memory_dir / "control", CONTROL_SIZE) as control,
+        workloads.new_log(context.memory_dir, size=scale.ring, medium="emulated-dax", ordering=ordering) as wal,
+    ):
+        for turn in range(scale.rounds + 1):
+            name, best = context.floors.best_dax(area, control, PAYLOAD, scale.memory_calls, strict=strict)
+            loop = workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=True)
+            if turn:  # the first is the warm-up
+                names.append(name)
+                floor.append(best.mean)
+                ours.append(loop.mean)
+        flush = wal.stats().flush
+    best_name = max(set(names), key=names.count)
+    what = f"durable append 128 B, emulated-dax, {ordering}, pmwal flushes by {flush}"
+    against = f"raw store ({best_name}) + " + ("two fences" if strict else "CRC + one fence")
+    name = f"dax {ordering}"
+    yield compare(name, what, against, (median(floor), median(ours)), "ns", "at most", BARS[name])
+
+
+def extend_memory(context: Context) -> Iterator[Row]:
+    """extend of 1,000 records of 128 B, against the C loop."""
+    scale, ours, floor = context.scale, [], []
+    with (
+        Area(context.memory_dir / "floor", scale.ring) as area,
+        workloads.new_log(context.memory_dir, size=scale.ring, medium="memory", commit="manual") as wal,
+    ):
+        for turn in range(scale.rounds + 1):
+            loops = (
+                context.floors.extend(area, BATCH_OF_PAYLOADS, scale.extends),
+                workloads.extend_each(wal, BATCH_OF_PAYLOADS, scale.extends),
+            )
+            if turn:
+                floor.append(loops[0].mean)
+                ours.append(loops[1].mean)
+    what = 'extend of 1,000 x 128 B, memory, commit="manual"'
+    yield compare("extend memory", what, "C loop", (median(floor), median(ours)), "ns", "at most", BARS["extend memory"])
+
+
+def arrays(context: Context) -> Iterator[Row]:
+    """extend_array and read_array of rows of 64 bytes, against a fixed bar and against memcpy of the payloads."""
+    scale = context.scale
+    rows = np.arange(scale.rows * 8, dtype=np.int64).reshape(scale.rows, 8)
+    again, copy = np.zeros_like(rows), np.zeros_like(rows)
+
+    def memcpy() -> None:
+        ctypes.memmove(copy.ctypes.data, rows.ctypes.data, rows.nbytes)
+
+    size = 2 * scale.rows * workloads.record_size(rows.itemsize * 8, 8)
+    rounds: list[tuple[int, ...]] = []
+    with workloads.new_log(context.memory_dir, size=size, medium="memory") as wal:
+        for _ in range(scale.rounds + 1):
+            stored = workloads.extend_array(wal, rows)
+            new = workloads.timed(rows.copy), workloads.read_array(wal, rows)
+            rounds.append((stored, *new, workloads.timed(memcpy), workloads.read_array(wal, rows, again)))
+    times = [median(column) for column in zip(*rounds[1:], strict=True)]  # the first is the warm-up
+    what = f"extend_array of {scale.rows} x 64 B, memory, durable"
+    yield absolute("arrays", what, scale.rows / times[0] * 1e9, "records/s", "at least", BARS["extend array"])
+    copied, read, memory_copied, read_again = (rows.nbytes / took * 1e9 for took in times[1:])
+    note = f"with out= {rate_text(read_again, 'B/s')}; memcpy into the same memory again {rate_text(memory_copied, 'B/s')}"
+    what = f"read_array of {scale.rows} x 64 B, memory; payload bytes"
+    yield compare("arrays", what, "memcpy into a new array", (copied, read), "B/s", "at least", BARS["read array"], note)
+
+
+def flat_append(context: Context) -> Iterator[Row]:
+    """The same append in a small, a medium and a very large ring."""
+    scale = context.scale
+    usable = [size for size in scale.flat if min(available_memory(), free_space(context.memory_dir)) > 2 * size]
+    note = ""
+    if len(usable) < len(scale.flat):
+        usable.append(min(scale.flat[-1], 1 << 30))
+        note = f"{scale.flat[-1] >> 20} MiB do not fit into the memory that is free, so {usable[-1] >> 20} MiB; "
+    ours: dict[int, list[float]] = {size: [] for size in usable}
+    floor: dict[int, list[float]] = {size: [] for size in usable}
+    for size in usable:
+        with Area(context.memory_dir / "floor", size) as area:
+            for _ in context.rounds:
+                floor[size].append(context.floors.append(area, PAYLOAD, scale.memory_calls).mean)
+    with contextlib.ExitStack() as stack:
+        wals = {size: stack.enter_context(workloads.new_log(context.memory_dir, size=size, medium="memory")) for size in usable}
+        for turn in range(scale.rounds + 1):
+            for size, wal in wals.items():
+                loop = workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)
+                if turn:
+                    ours[size].append(loop.mean)
+    figures = {size: median(values) for size, values in ours.items()}
+    bare = {size: median(values) for size, values in floor.items()}
+    low, high = min(figures.values()), max(figures.values())
+    names = ", ".join(f"{size / MIB:g} MiB {time_text(figures[size])} (C loop {time_text(bare[size])})" for size in usable)
+    what = "append(128 B, commit=False), memory: slowest ring against fastest"
+    yield compare("flat append", what, "fastest ring", (low, high), "ns", "at most", BARS["flat append"], note + names)
