@@ -52,7 +52,7 @@ def core_of(wal: pmwal.Wal) -> _native.Core:
 
 
 @contextlib.contextmanager
-def held_elsewhere(lock: Any, seconds: float = 0.2) -> Iterator[None]:
+def held_elsewhere(lock: Any, seconds: float = 1) -> Iterator[None]:
     """Another thread holds this lock, for a while."""
     taken, leave = threading.Event(), threading.Event()
 
@@ -161,7 +161,7 @@ def locked(directory: Path) -> None:
             pass
         thread = threading.Thread(target=lock.acquire)
         thread.start()
-        time.sleep(0.1)
+        time.sleep(0.5)
     thread.join()
 
 
