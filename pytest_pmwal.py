@@ -1,7 +1,7 @@
 """The pytest plugin of pmwal: fixtures for tests of programs that keep their data in a log.
 
-pytest loads it in every run where pmwal is installed. So it is no part of the package, which would be imported with it, and it
-imports pmwal only when a fixture is used.
+pytest loads it in every run where pmwal is installed. So it lies outside the package, which would be imported with it, and imports
+pmwal only when a fixture is used.
 """
 
 from __future__ import annotations

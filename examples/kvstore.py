@@ -1,4 +1,4 @@
-"""A small key-value store whose only file is a pmwal log: what a program needs to do, and no more.
+"""A small key-value store whose only file is a pmwal log: what such a program needs to do, and no more.
 
 The table is in memory, and each change is a record, logged before it is applied. A checkpoint is one record that holds the whole
 table; once it is durable, everything before it is truncated. Replay begins with the oldest record, so whether a crash came before
@@ -38,7 +38,7 @@ class Store(Mapping[str, str]):
     """
 
     def __init__(self, wal: pmwal.Wal) -> None:
-        """Replay the log. ``wal``: opened with ``commit="each"``, and used by nobody else."""
+        """Replay the log. ``wal``: opened with ``commit="each"``, and used by this store only."""
         self._wal = wal
         self._table: dict[str, str] = {}
         for record in wal:

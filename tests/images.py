@@ -117,7 +117,7 @@ class Trace:
         return trace
 
     def allowed(self, steps: int) -> frozenset[Found]:
-        """The states that a crash after so many steps may leave."""
+        """The states that a crash after this many steps may leave."""
         done = max(index for index, mark in enumerate(self.marks) if mark[0] <= steps)
         durable = max(index for index, mark in enumerate(self.marks[: done + 1]) if mark[2])
         allowed = frozenset({self.marks[durable][1]})

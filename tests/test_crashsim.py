@@ -38,7 +38,7 @@ pytestmark = pytest.mark.rigs
 
 TOOL = Path(__file__).parents[1] / "tools" / "crashsim.py"
 SHARES = 10
-"""In so many test cases the images are explored, for each engine."""
+"""Test cases over which the images are divided, for each engine."""
 IMAGES_OF_A_SHARE = 3_000
 """Distinct within a share; over all shares 62,000 of 68,000 were when they were counted."""
 SIZE, RING = 32768, 20480
@@ -300,7 +300,7 @@ def test_operation_runs_on_every_base(name: str, engine_name: str, shm_dir: Path
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(setting[:3]))
 def test_both_engines_leave_the_same_trace_of_stores(setting: Setting, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So what one engine's images show holds for the other's, as far as the order of barriers is the same."""
+    """So the images of one engine speak for the other, as far as the order of barriers is the same."""
     stores = []
     for engine_name in ("native", "python"):
         monkeypatch.setenv("PMWAL_ENGINE", engine_name)
@@ -451,7 +451,7 @@ def three_appends(wal: pmwal.Wal) -> None:
 @pytest.mark.parametrize("engine_name", ["native", "python"])
 @pytest.mark.parametrize("medium", UNITS)
 def test_every_image_of_a_run_holds_what_was_acknowledged(medium: str, engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a beginning of what the run appended, whatever its length."""
+    """And a prefix of what the run appended."""
     monkeypatch.setenv("PMWAL_ENGINE", engine_name)
     kinds, lengths = set(), set()
     for image in crash_images(three_appends, size="8KiB", medium=medium):
@@ -526,6 +526,6 @@ def test_simulator_needs_no_pytest() -> None:
 
 
 def test_every_oracle_is_the_one_that_notices_a_mutant_or_is_checked_by_hand() -> None:
-    """The table leaves out only oracles that stand behind others."""
-    behind = {"open", "twice", "continued"}
-    assert set(ORACLES) - {mutant.oracle for mutant in MUTANTS.values()} == behind
+    """The table leaves out only oracles that repeat others."""
+    repeating = {"open", "twice", "continued"}
+    assert set(ORACLES) - {mutant.oracle for mutant in MUTANTS.values()} == repeating

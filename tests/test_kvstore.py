@@ -1,4 +1,4 @@
-"""The example store: what it holds after every crash that the simulator can make of a run."""
+"""The example store: its table after every crash image of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmwal.testing import crash_images
 SEED = 5
 SIZE = "8KiB"
 CHANGES = {"page": 40, "pmem": 12}
-"""By medium: what one change leaves on persistent memory are hundreds of images."""
+"""By medium: on persistent memory one change leaves hundreds of images."""
 
 
 class TruncatesFirst(Store):
@@ -81,7 +81,7 @@ def test_truncating_before_the_checkpoint_is_noticed() -> None:
 
 
 def test_run_makes_checkpoints_and_wraps(shm_dir: Path) -> None:
-    """The run above does what it is there for."""
+    """The run above exercises checkpoints and the wrap."""
     with pmwal.open(shm_dir / "store.wal", size=SIZE) as wal:
         play(Store(wal), {}, wal, CHANGES["page"])
         assert wal.first_seq > 10

@@ -1,4 +1,4 @@
-"""The pytest plugin: its fixtures, the logs that crash on command, and that it costs nobody anything who does not use it."""
+"""The pytest plugin: its fixtures, the logs that crash on command, and that it costs nothing where it is not used."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_one_chosen_piece_is_lost_and_the_rest_kept(pmwal_crash: Callable[..., C
 
 
 def test_batch_is_lost_as_a_whole(pmwal_crash: Callable[..., CrashLog]) -> None:
-    """Whatever piece of a batch is lost, all of it is gone."""
+    """A batch that lost any of its pieces is gone."""
     log = pmwal_crash(align=4096, size="64KiB", commit="manual")
     log.wal.append(b"before")
     log.wal.commit()
@@ -112,7 +112,7 @@ def test_pmwal_path_is_a_free_path_on_tmpfs(pmwal_path: Path) -> None:
 
 
 def test_plugin_is_found_by_pytest_and_cleans_up(pytester: pytest.Pytester) -> None:
-    """Tests of somebody else have the fixtures without a word in their conftest, and /dev/shm is as it was."""
+    """Other projects have the fixtures without a line in their conftest, and /dev/shm is left as it was."""
     pytester.makepyfile(
         """
         import pmwal

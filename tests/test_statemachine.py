@@ -1,4 +1,4 @@
-"""A state machine: random calls, reopens and crashes against a list as the model, for every policy of a full ring."""
+"""A state machine: random calls, reopens and crashes against the model, for every policy of a full ring."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ class LogMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("on_full", ["raise", "wait", "overwrite"])
 def test_random_calls_and_crashes_agree_with_a_list(on_full: str) -> None:
-    """Whatever is called, and however it crashes, the log is the model's list."""
+    """After any calls and crashes, the log is what the model says."""
     machine = type(f"LogMachine_{on_full}", (LogMachine,), {"on_full": on_full})
     run_state_machine_as_test(machine, settings=SETTINGS)

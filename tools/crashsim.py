@@ -6,9 +6,8 @@
     python tools/crashsim.py --mutant NAME           one of them
     python tools/crashsim.py --replay HISTORY        the history that a failure names
 
-An image is distinct when no other one had the same bytes (but for the live page, which means nothing after a crash) while the
-same was expected of it. The models of the media, the operations and the oracles are those of pmwal.testing. Exit status: 0; 1 an
-oracle was violated, or a mutant survived; 2 it could not be run, or ended with too few images.
+Images with the same bytes (without the live page, which means nothing after a crash) and the same expectation count once. Exit
+status: 0; 1 an oracle was violated, or a mutant survived; 2 it could not be run, or ended with too few images.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ QUICK, FULL = 50_000, 1_000_000
 
 
 def show(result: Result, distinct: int) -> None:
-    """One line about what was explored so far."""
+    """Print one line about what was explored so far."""
     counts = result.counts
     print(
         f"{counts['histories']:>7} histories, {counts['operations']:>8} operations, {counts['images']:>9} images, "
@@ -47,7 +46,7 @@ def tell(engine: str, failure: Failure, effort: Effort) -> None:
 
 
 def explore(plan: Plan, processes: int) -> int:
-    """Run a campaign and say what came of it."""
+    """Run a campaign and print the result."""
     result = run(plan, processes, show)
     distinct = result.images_distinct()
     show(result, distinct)
@@ -103,7 +102,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--engine", choices=("native", "python", "both"), default="both")
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--images", type=int, help="distinct images to reach")
-    parser.add_argument("--length", type=int, help="explore every sequence of up to so many operations")
+    parser.add_argument("--length", type=int, help="explore every sequence of up to this many operations")
     parser.add_argument("--seconds", type=float, help="stop after this time; too few images then are exit status 2")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="default: one for each CPU")
     return parser.parse_args(arguments)

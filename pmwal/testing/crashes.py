@@ -23,10 +23,10 @@ from pmwal.writing.wal import Wal
 
 @dataclass(frozen=True)
 class CrashImage:
-    """One file that a crash may leave. ``kind`` is "cut" (power) or "kill" (process), ``step`` how many steps came before it.
+    """One file that a crash may leave. ``kind`` is "cut" (power) or "kill" (process), ``step`` the number of steps before it.
 
-    ``acknowledged`` are the records that were durable then, and that no truncate or rollback under way may take: each of them is
-    in the log that ``open`` recovers.
+    ``acknowledged`` are the records that were durable then and that no truncate or rollback under way may remove: the log that
+    ``open`` recovers has each of them.
     """
 
     data: bytes
@@ -52,7 +52,7 @@ class CrashImage:
 
 
 class _Moment(NamedTuple):
-    """What the writer's handle calls its bounds, from this step on."""
+    """The bounds that the writer's handle reports from this step on."""
 
     step: int
     state: State
@@ -71,8 +71,8 @@ def crash_images(
     """Run a function on a new, empty log, and yield every distinct file that a crash during or after it may leave.
 
     ``medium``: "pmem" (64-byte lines, words of 8 bytes), "page" (a disk, pages of 4 KiB, sectors of 512 bytes), "folio-64k" or
-    "folio-2m". ``samples``: images drawn by ``seed`` at each point, beside those that are always built. The rest is as for
-    ``pmwal.open``, which creates the log; that alone is not part of the run. An exception of the function is raised here.
+    "folio-2m". ``samples``: images drawn by ``seed`` at each point, besides those that are always built. The others are those of
+    ``pmwal.open``, which creates the log; the creation is not part of the run. An exception of the function is raised here.
 
     >>> from pmwal.testing import crash_images
     >>> def run(wal):

@@ -1,4 +1,4 @@
-"""A log that a test lets crash where it stands, losing what the test chooses of what was not flushed."""
+"""A log that crashes on command. The test chooses which of the unflushed pieces the crash loses."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from pmwal.opening import open_log
+from pmwal.testing.images import EXHAUSTIVE_MAX, Choice, build
 from pmwal.testing.power_cut import UNITS, PowerCutModel
 from pmwal.testing.recorder import Recorder
 from pmwal.writing.wal import Wal
 
-_EXHAUSTIVE_MAX = 6
-
 
 class Piece(NamedTuple):
-    """A line or page of the medium that holds something not flushed: bytes of the file."""
+    """A line or page of the medium with unflushed bytes: its place in the file."""
 
     offset: int
     length: int
@@ -28,8 +27,8 @@ class CrashLog:
     """A new log, in ``wal``, and what a crash between two calls on it may leave.
 
     ``medium``: "pmem" (pieces of 64 bytes; needs a path on tmpfs), "page" (4 KiB), "folio-64k" or "folio-2m". The other options are
-    those of ``pmwal.open``. A piece that a crash loses holds what was last flushed of it; for crashes inside a call, and pieces
-    that are torn, see ``crash_images``.
+    those of ``pmwal.open``. A lost piece reverts to what was last flushed of it. For crashes inside a call and torn pieces, see
+    ``crash_images``.
 
     >>> from pmwal.testing import CrashLog
     >>> with CrashLog(path, size="16KiB", commit="manual") as log:
@@ -63,39 +62,39 @@ class CrashLog:
         """The pieces that a power cut now may lose, in the order of their first stores."""
         return tuple(self._newest())
 
-    def _newest(self) -> dict[Piece, bytes]:
-        """What each piece holds that was stored to and not flushed since."""
+    def _newest(self) -> dict[Piece, Choice]:
+        """Each piece with unflushed stores, and the choice that keeps it."""
         events = self._recorder.events
         while events:
             self._medium.take(events.pop(0))
-        size = self._medium.size
-        return {Piece(unit * size, len(version.data)): version.data for unit, version in self._medium.newest().items()}
+        size, newest = self._medium.size, self._medium.newest()
+        return {Piece(unit * size, len(version.data)): {unit: version} for unit, version in newest.items()}
 
     def subsets(self) -> Iterator[tuple[Piece, ...]]:
-        """What a power cut now may lose: each subset of up to 6 pieces; of more, nothing, all, each alone, all but each."""
+        """What a power cut now may lose: every subset of up to 6 pieces; of more, none, all, each alone, all but each."""
         pieces = self.unflushed
         count = len(pieces)
-        counts = range(count + 1) if count <= _EXHAUSTIVE_MAX else (0, 1, count - 1, count)
+        counts = range(count + 1) if count <= EXHAUSTIVE_MAX else (0, 1, count - 1, count)
         for lost in counts:
             yield from combinations(pieces, lost)
 
     @contextlib.contextmanager
     def reopen(self, lose: Iterable[Piece] | None = None) -> Iterator[Wal]:
-        """The log that recovery makes of the file after a crash now, in a file of its own; ``wal`` goes on.
+        """The log that recovery makes of the file after a crash now, in a file of its own; ``wal`` stays open.
 
-        ``lose``: some of ``unflushed``, all when None, which is a power cut at its worst; nothing, ``()``, is what SIGKILL leaves.
-        ``ValueError`` for a piece that has nothing to lose; raises ``CorruptWal`` when recovery refuses the file.
+        ``lose``: some of ``unflushed``; None for all of them, the worst power cut; ``()`` for none, as after SIGKILL.
+        ``ValueError`` for a piece without unflushed bytes; raises ``CorruptWal`` when recovery refuses the file.
         """
         pieces = self._newest()
         lost = set(pieces) if lose is None else set(lose)
         if not lost <= set(pieces):
             raise ValueError(f"{sorted(lost - set(pieces))} hold nothing unflushed; choose from {list(pieces)}")
-        image = bytearray(self._medium.held)
+        kept: Choice = {}
         for piece in set(pieces) - lost:
-            image[piece.offset : piece.offset + piece.length] = pieces[piece]
+            kept |= pieces[piece]
         self._reopened += 1
         path = self._path.with_name(f"{self._path.name}.crash-{self._reopened}")
-        path.write_bytes(image)
+        path.write_bytes(build(self._medium, kept).data)
         try:
             wal = open_log(path, "r+", medium="file", ordering=self._ordering)
             assert isinstance(wal, Wal)

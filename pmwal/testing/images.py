@@ -1,10 +1,10 @@
-"""Images: which of the many combinations of unit versions are built at one point of a run.
+"""Images: where in a run a crash is looked at, and which combinations of unit versions are built there.
 
-All of them while at most ``EXHAUSTIVE_MAX`` units are open and there are not more than ``_PRODUCT_MAX`` (six units of three
-versions make 729); of few units with more versions every subset of the newest ones, at least. Beyond that: nothing and everything
+All of them while at most ``EXHAUSTIVE_MAX`` units are open and there are at most ``_PRODUCT_MAX`` combinations (six units of three
+versions make 729); of few units with more versions, at least every subset of the newest ones. Beyond that: nothing and everything
 kept, each unit alone lost, each alone kept, each prefix in the order of the first stores, all pairs lost, each version of each unit
 with the others lost and kept, units torn, and seeded samples of it all. A close look at more units is complete up to
-``_PRODUCT_MAX``, too; where it is not close, the pairs are left out, and few units are torn.
+``_PRODUCT_MAX``, too. A look that is not close leaves out the pairs and tears few units.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pmwal.testing.recorder import Step
 
 EXHAUSTIVE_MAX = 6
 _PRODUCT_MAX = 1024
-_TORN_MAX = 2  # units that are torn where a look is not close
+_TORN_MAX = 2  # units torn in a look that is not close
 _MIXTURES = 2  # torn states of each unit by seed
 
 Choice = dict[int, Version]
-"""What some units hold; an open unit that is not named holds its oldest version."""
+"""The version of some open units; each of the others has its oldest one."""
 
 
 class Image(NamedTuple):
-    """What a crash left: the whole file, and a digest of it that leaves the live page out."""
+    """What a crash left: the whole file, and a digest of it without the live page."""
 
     data: bytes
     digest: int
@@ -41,7 +41,7 @@ def digest_after(medium: PowerCutModel, choice: Choice) -> int:
 
 
 def build(medium: PowerCutModel, choice: Choice) -> Image:
-    """The image in which these units hold these versions."""
+    """The image in which these units have these versions."""
     image = bytearray(medium.held)
     for unit, version in choice.items():
         image[unit * medium.size : unit * medium.size + len(version.data)] = version.data
@@ -54,7 +54,7 @@ def cached(medium: PowerCutModel) -> Image:
 
 
 def half_stored(medium: PowerCutModel, step: Step) -> Iterator[Image]:
-    """What a kill during this store leaves, which the medium has not taken yet: some words of it, from the front, or all."""
+    """What a kill during this store leaves: some of its words, from the front, or all. The medium has not taken it yet."""
     if LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE:
         return
     for cut in sorted({WORD, step.length // 2 // WORD * WORD, (step.length - 1) // WORD * WORD, step.length} - {0}):
@@ -67,7 +67,7 @@ def half_stored(medium: PowerCutModel, step: Step) -> Iterator[Image]:
 
 
 def choices(medium: PowerCutModel, random: Random, samples: int, *, closely: bool = True) -> Iterator[Choice]:
-    """What the open units may hold after a power cut now: see the head of this module. Some come twice."""
+    """The versions that the open units may have after a power cut now, as the head of this module says. Some come twice."""
     units, newest = list(medium.open), medium.newest()
     yield {}
     if not units:
@@ -146,8 +146,8 @@ class Point(NamedTuple):
 def points(medium: PowerCutModel, events: Sequence[Step], *, begin: int = 0, between: Set[int] = frozenset()) -> Iterator[Point]:
     """Where a crash of a run is looked at, from step ``begin`` on. The medium is as before the run, and follows it.
 
-    Power cuts: before each step that takes a possibility away, between two calls (after so many steps as ``between`` has), and at
-    the end, because what one can leave in between, it can leave at the next of these points too. Kills: in each store.
+    Power cuts: before each step that takes a possibility away, between two calls (step numbers in ``between``), and at the end.
+    A cut in between leaves nothing that a cut at the next of these points does not. Kills: in each store.
     """
     for steps, step in enumerate(events):
         if steps >= begin:

@@ -1,14 +1,14 @@
-"""Media: what may be found on one after a power cut, at any point of a recorded run.
+"""The power-cut model: what a medium may hold after a power cut at any point of a recorded run.
 
 Invariants
 ----------
-- A unit (a 64-byte line, a 4 KiB page, a folio) that is not in ``open`` holds what ``held`` says, whatever happens.
-- An open unit holds any of its versions, from the oldest that the medium may still have to the newest that was stored: early
-  eviction and writing in any order are nothing else. Nothing relates the choice for one unit to that for another.
+- A unit (a 64-byte line, a 4 KiB page, a folio) that is not in ``open`` holds its bytes in ``held``, in every image.
+- An open unit holds any of its versions, from the oldest that the medium may still have to the newest that was stored, which covers
+  early eviction and any order of writing. The choices for two units are independent.
 - Only a barrier that completed over a unit takes versions away from it, and it never takes the newest.
-- The live page is left out, and zero in every image: no barrier includes it and no recovery reads it.
+- The live page is zero in every image: no barrier includes it and no recovery reads it.
 
-``digest`` is a sum over lines, so that of an image follows from the versions chosen, before the image is built.
+``digest`` is a sum over lines, so the digest of an image follows from the chosen versions before the image is built.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pmwal.testing.recorder import Step
 WORD = 8
 DIGEST_MASK = (1 << 64) - 1
 UNITS = {"pmem": LINE, "page": PAGE, "folio-64k": 64 * 1024, "folio-2m": 2 * 1024 * 1024}
-"""The names of the media, and what each of them writes as one."""
+"""The names of the media, and the size of the unit that each writes."""
 
 
 class Version(NamedTuple):
-    """What a unit may hold: its bytes, and what they add to the digest of an image that has the oldest version instead."""
+    """What a unit may hold: its bytes, and what they add to the digest of an image with the oldest version instead."""
 
     data: bytes
     delta: int
@@ -93,15 +93,15 @@ class PowerCutModel:
                 self._reset(step.data)
 
     def settles(self, step: Step) -> bool:
-        """Whether this step takes versions away, so that what may be found must be looked at before it."""
+        """Whether this step removes versions, so that a crash must be looked at before it."""
         return step.name in ("fence", "flush", "sync", "evict", "cut")
 
     def newest(self) -> dict[int, Version]:
-        """What every open unit holds when all that was stored has reached the medium."""
+        """The newest version of every open unit: all that was stored has reached the medium."""
         return {unit: versions[-1] for unit, versions in self.open.items()}
 
     def clean(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """Offset and oldest version of the open pages in this range that count as clean: they may leave the cache."""
+        """Offset and oldest version of each open page in this range that counts as clean: it may leave the cache."""
         units = (unit for unit in self._units(start, end) if unit in self.open and unit not in self._dirty)
         return [(unit * self.size, self.open[unit][0].data) for unit in units]
 
@@ -156,7 +156,7 @@ class PowerCutModel:
             self.open[unit] = [version._replace(delta=(version.delta - oldest.delta) & DIGEST_MASK) for version in kept]
 
     def _evict(self, unit: int, data: bytes) -> None:
-        """A clean page was read again, and so everybody knows what the medium holds of it."""
+        """A clean page was read again: cache and medium agree on it now."""
         versions = self.open.pop(unit)
         self.cache_digest += digest_change(unit * self.size, versions[-1].data, data)
         self.digest += digest_change(unit * self.size, versions[0].data, data)
@@ -165,7 +165,7 @@ class PowerCutModel:
         self.cache_digest &= DIGEST_MASK
         self.digest &= DIGEST_MASK
 
-    # -- units that a crash wrote in part
+    # -- torn units
 
     def prefixes(self, unit: int) -> Iterator[Version]:
         """Each state of a unit in the middle of a store to it: its words, or sectors, written from the front."""

@@ -20,6 +20,6 @@ def kill(wal: Wal) -> None:
 
 @lru_cache(maxsize=1)
 def scratch() -> Path:
-    """A directory on tmpfs, where an open is cheap and cache lines can be flushed; the temporary one where there is none."""
+    """A directory on tmpfs, where an open is cheap and cache lines can be flushed; else the temporary directory."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))

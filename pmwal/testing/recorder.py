@@ -90,7 +90,7 @@ class Recorder(Seam):
         return self.uuid
 
     def pid(self) -> int:
-        """The id of no process: nobody takes the recorded writer for alive."""
+        """No process has this id, so the recorded writer never counts as alive."""
         return 0
 
     def boot_id(self) -> bytes:

@@ -1,23 +1,23 @@
-"""What every crash must leave true, each under a name, and the error that says which of it is not."""
+"""The oracles by name, and the error that says which of them was violated."""
 
 from __future__ import annotations
 
 ORACLES = {
-    "live": "a handle shows what was stored through it, and refuses nothing that there is room for",
+    "live": "a handle shows what was stored through it, and refuses nothing that fits",
     "promised": "a call that is to make something durable says so when it returns",
     "acknowledged": "what was acknowledged is there, byte for byte, in order",
-    "kept": "after a kill all that was completely stored is there",
-    "issued": "what is there was issued, batches whole, nothing that was discarded",
+    "kept": "after a kill, everything completely stored is there",
+    "issued": "every record found was issued and not discarded, and batches are whole",
     "verdict": "a crash leads to the rows R1, R2, R3 or R7 of the recovery table",
     "errors": "only documented errors",
     "open": "an open keeps what the verdict said",
     "twice": "recovery twice is recovery once",
-    "interrupted": "a crash in a recovery, and the next one finds the same",
-    "continued": "append more after a recovery, crash, recover: what it found and then the new records",
+    "interrupted": "after a crash in a recovery, the next one finds the same",
+    "continued": "after a recovery, more appends, a crash and a recovery: what the first found, then the new records",
     "slot": "at rest, the loss of either of the two newest slots loses nothing",
-    "damage": "damage is never silent, and never changes what is handed out",
+    "damage": "damage is never silent, and never changes a record that is returned",
     "poisoned": "after a failed barrier the handle takes nothing more",
-    "creation": "a file that has its name is a whole log, and one whose open returned has its name",
+    "creation": "a file with the log's name is a whole log, and a log whose open returned has its name",
 }
 
 
@@ -30,5 +30,5 @@ class Violation(AssertionError):
         self.detail = detail
 
     def renamed(self, oracle: str) -> Violation:
-        """The same, found while another oracle was tried."""
+        """The same violation, found while another oracle was checked."""
         return Violation(oracle, f"{self.oracle}: {self.detail}")

@@ -1,4 +1,8 @@
-"""Broken writing: orders swapped, changes in one slot or none, marks that run ahead. For ``mutants``."""
+"""Broken writing: steps in the wrong order, changes in one slot or none, marks ahead of barriers.
+
+Patches ``Engine`` (_flush_records, _write_slot, _change, _become, move_tail, start_epoch, _settle, store, _begin, close), ``Wal``
+(_commit_through, _fail), ``Space.make`` and ``as_payload`` in ``pmwal.writing.wal``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ def slot_before_data() -> list[Patch]:
 
 
 def one_slot() -> list[Patch]:
-    """Let a change take effect behind one slot."""
+    """Let a change take effect after one slot."""
 
     def change(self: Engine, state: State) -> None:
         self._write_slot(state)
@@ -39,7 +43,7 @@ def one_slot() -> list[Patch]:
 
 
 def same_slot_twice() -> list[Patch]:
-    """Store the second slot of a change where the first one is."""
+    """Store the second slot of a change over the first."""
 
     def change(self: Engine, state: State) -> None:
         self._write_slot(state)
@@ -61,7 +65,7 @@ def tail_in_memory() -> list[Patch]:
 
 
 def tail_late() -> list[Patch]:
-    """Free space first, and let slots carry the tail with the next commit."""
+    """Free space first, and write slots with the new tail at the next commit only."""
     late: list[bool] = []
     flush = Engine._flush_records
 
@@ -114,7 +118,7 @@ def epoch_in_memory() -> list[Patch]:
 
 
 def epoch_without_flush() -> list[Patch]:
-    """Let the slots of a new epoch name records that no barrier covered."""
+    """Let the slots of a new epoch name records that no barrier has covered."""
 
     def start_epoch(self: Engine, end: Bound) -> None:
         state = self.state
@@ -125,7 +129,7 @@ def epoch_without_flush() -> list[Patch]:
 
 
 def strays_forgotten() -> list[Patch]:
-    """Leave whole records of an interrupted call where they are, and valid."""
+    """Leave whole records of an interrupted call in place, and valid."""
 
     def settle(self: Engine) -> None:
         self._stray_records = False
@@ -149,12 +153,12 @@ def _store_with(mark: Callable[[Engine], Bound]) -> list[Patch]:
 
 
 def marks_of_published() -> list[Patch]:
-    """Say in a record that everything stored before it is durable."""
+    """Mark everything stored before a record as durable."""
     return _store_with(lambda engine: engine.state.head)
 
 
 def marks_not_set_back() -> list[Patch]:
-    """Say in a record after a rollback what was durable before it."""
+    """Let marks after a rollback name what was durable before it."""
     highest = Bound(0, 1)
 
     def mark(engine: Engine) -> Bound:
@@ -182,7 +186,7 @@ def slots_in_one_place() -> list[Patch]:
 
 
 def newest_slot_overwritten() -> list[Patch]:
-    """Count generations on from the one before the newest slot's at an open."""
+    """At an open, continue from the generation before the newest slot's."""
     original = Engine._begin
 
     def begin(self: Engine, state: State, slot: Slot) -> None:
@@ -193,7 +197,7 @@ def newest_slot_overwritten() -> list[Patch]:
 
 
 def close_without_commit() -> list[Patch]:
-    """Say "closed cleanly" without making durable what is pending."""
+    """Write the clean flag without committing what is pending."""
     return [Patch(Engine, "close", lambda self: self._write_slot(self.state, SLOT_CLEAN))]
 
 
@@ -223,14 +227,14 @@ def gap_is_full() -> list[Patch]:
     def make(self: Space, sizes: Sequence[int] | Rows, *, may_store: bool = True) -> None:
         position, capacity = self._engine.state.head.position, self._engine.block.capacity
         if self._engine.need_of(sizes).end // capacity > position // capacity:
-            raise WalFull("no room before the ring's end")
+            raise WalFull("no space before the ring's end")
         original(self, sizes, may_store=may_store)
 
     return [Patch(Space, "make", make)]
 
 
 def clean_flag_kept() -> list[Patch]:
-    """Say "closed cleanly" in the slots with which a writer begins, too."""
+    """Set the clean flag in the slots with which a writer begins, too."""
     original = Engine._write_slot
 
     def write_slot(self: Engine, state: State, flags: int = 0) -> None:
@@ -240,7 +244,7 @@ def clean_flag_kept() -> list[Patch]:
 
 
 def poison_skipped() -> list[Patch]:
-    """Report a failed barrier, and take records again."""
+    """Report a failed barrier, and accept records again."""
 
     def fail(self: Access, error: OSError) -> PersistError:
         return PersistError(error.errno, "not poisoned", committed_seq=self._committed_seq)
@@ -258,7 +262,7 @@ class _Late(bytes):
 
 
 def crc_over_source() -> list[Patch]:
-    """Take the checksum over the payload, and store what the caller's buffer holds afterwards."""
+    """Compute the checksum over the payload, and store the caller's buffer as it is afterwards."""
     original = shipped(wal_module, "as_payload")
 
     def as_payload(data: Any, block: Superblock) -> bytes:

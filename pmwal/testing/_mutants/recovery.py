@@ -1,4 +1,9 @@
-"""Broken recovery: a cache that is trusted, checks that are left out, a gap that is not looked over. For ``mutants``."""
+"""Broken recovery: a trusted cache, missing checks, a gap that is not searched.
+
+Patches ``pmwal.opening.takeover._store_again``, ``_Judge`` (_search, _walk_past_pointer, _torn_end, _whole_batch,
+_damaged_before_pointer), ``RingReader`` (_at_next_lap, numbered), ``Engine.start_epoch``, ``slot_checks`` in ``format.control``,
+``record_crc`` in ``format.ring``, and ``seed_crc`` and ``_slot_seed`` in ``format.layout``.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +25,12 @@ from pmwal.writing.engine import Engine
 
 
 def restore_skipped() -> list[Patch]:
-    """Do not store again what may be in the cache only."""
+    """Do not store again what only the cache may hold."""
     return [Patch(takeover, "_store_again", lambda mapping, judgement, slot, copies: None)]
 
 
 def restore_without_barrier() -> list[Patch]:
-    """Store it again, and wait for nothing."""
+    """Store it again, without a barrier."""
     original = takeover._store_again
 
     def store_again(mapping: Any, *args: Any) -> None:
@@ -39,7 +44,7 @@ def restore_without_barrier() -> list[Patch]:
 
 
 def restore_from_cache() -> list[Patch]:
-    """Store again what the cache shows by then, and not what was judged."""
+    """Store again what the cache shows by then, not what was judged."""
     original = takeover._store_again
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
@@ -50,7 +55,7 @@ def restore_from_cache() -> list[Patch]:
 
 
 def epoch_reused_after_fallback() -> list[Patch]:
-    """Go on in the old epoch where a slot was lost."""
+    """Continue in the old epoch where a slot was lost."""
     original, start_epoch = takeover._store_again, Engine.start_epoch
     fell_back = False
 
@@ -71,7 +76,7 @@ def epoch_reused_after_fallback() -> list[Patch]:
 
 
 def evidence_ignored() -> list[Patch]:
-    """Take whatever is not whole past the pointer for a torn tail, and look no further."""
+    """Treat everything past the pointer that is not whole as a torn tail, without a further search."""
     return [Patch(_Judge, "_search", lambda self, stop, tail, slot: Evidence())]
 
 
@@ -81,7 +86,7 @@ def whole_records_dropped() -> list[Patch]:
 
 
 def torn_header_unexpected() -> list[Patch]:
-    """End by an error of the interpreter where a header of this epoch is followed by no whole record."""
+    """Raise an undocumented error where no whole record follows a header of this epoch."""
     original = _Judge._torn_end
 
     def torn_end(self: _Judge, stop: Bound, slot: Slot) -> int:
@@ -92,7 +97,7 @@ def torn_header_unexpected() -> list[Patch]:
 
 
 def lost_slot_left() -> list[Patch]:
-    """Do not fill up a lost slot."""
+    """Do not write a lost slot again."""
     original = takeover._store_again
 
     def store_again(mapping: Mapping, judgement: Any, slot: Slot, copies: list[tuple[int, bytes]]) -> None:
@@ -103,7 +108,7 @@ def lost_slot_left() -> list[Patch]:
 
 
 def epoch_unchecked() -> list[Patch]:
-    """Take past the pointer records of any epoch."""
+    """Accept records of any epoch past the pointer."""
     original = _Judge._whole_batch
 
     def whole_batch(self: _Judge, start: Bound, slot: Slot) -> list[Found]:
@@ -114,7 +119,7 @@ def epoch_unchecked() -> list[Patch]:
 
 
 def epoch_before_crc() -> list[Patch]:
-    """Take a header with an older epoch for the end of the log, whatever its checksum says."""
+    """Treat a header with an older epoch as the end of the log, even if its checksum is wrong."""
     original = _Judge._damaged_before_pointer
 
     def damaged(self: _Judge, slots: Any, slot: Slot, stop: Bound, pointer: Bound) -> Any:
@@ -127,7 +132,7 @@ def epoch_before_crc() -> list[Patch]:
 
 
 def batches_ignored() -> list[Patch]:
-    """Take past the pointer each record for itself."""
+    """Accept single records of a batch past the pointer."""
 
     def whole_batch(self: _Judge, start: Bound, slot: Slot) -> list[Found]:
         found = self.ring.numbered(*start)
@@ -137,12 +142,12 @@ def batches_ignored() -> list[Patch]:
 
 
 def gap_not_crossed() -> list[Patch]:
-    """Look for a record behind the one before only."""
+    """Look for the next record only right after the last one."""
     return [Patch(RingReader, "_at_next_lap", lambda self, position, seq: None)]
 
 
 def gap_not_compared() -> list[Patch]:
-    """Take a record at the ring's end for the next one without a look at the next lap's start."""
+    """Accept a record at the ring's end without a look at the next lap's start."""
     original = RingReader.numbered
 
     def numbered(self: RingReader, position: int, seq: int) -> Found | None:
@@ -153,17 +158,17 @@ def gap_not_compared() -> list[Patch]:
 
 
 def slot_crc_unchecked() -> list[Patch]:
-    """Take any bytes in a slot's place for a slot."""
+    """Accept any bytes in a slot's place."""
     return [Patch(control, "slot_checks", lambda *_: True)]
 
 
 def record_crc_unchecked() -> list[Patch]:
-    """Take any bytes behind a possible header for a record."""
+    """Accept any bytes after a possible header."""
     return [Patch(ring, "record_crc", lambda stored, uuid, position: int.from_bytes(stored[:4], "little"))]
 
 
 def crc_without_seed() -> list[Patch]:
-    """Start checksums from the place, and leave out which log it is."""
+    """Seed checksums with the place only, without the log's uuid."""
 
     def seed(uuid: bytes, place: int) -> int:
         crc: int = crc32c(place.to_bytes(8, "little"))

@@ -1,4 +1,7 @@
-"""Broken steps: barriers that are left out, come too early, or cover too little. For ``mutants``."""
+"""Broken steps: barriers that are missing, too early, or too short.
+
+Patches ``Recorder`` (flush, write_back, fence, sync_file) and ``Mapping._flush``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ RING_OFFSET = CONTROL_OFFSET + CONTROL_SIZE_MIN + PAGE
 
 
 class Patch(NamedTuple):
-    """One attribute of the code that ships, and what stands in for it."""
+    """One attribute of the code that ships, and its replacement."""
 
     target: Any
     name: str
@@ -21,7 +24,7 @@ class Patch(NamedTuple):
 
 
 def shipped(target: Any, name: str) -> Any:
-    """What stands in the code that ships."""
+    """The attribute of the code that ships."""
     return vars(target)[name]
 
 
@@ -60,7 +63,7 @@ def drop_fences(*, second: bool = False) -> list[Patch]:
 
 
 def write_back_after_fence() -> list[Patch]:
-    """Start to write lines back when the fence is over."""
+    """Begin to write lines back only after the fence."""
     late: list[tuple[Any, int, int]] = []
     fence, write_back = Recorder.fence, Recorder.write_back
 
@@ -77,7 +80,7 @@ def write_back_after_fence() -> list[Patch]:
 
 
 def round_down(step: str, unit: int) -> list[Patch]:
-    """Leave out the last unit of a range, or the part of a line behind the last whole one."""
+    """Leave out the last unit of a range."""
     original = shipped(Recorder, step)
 
     def rounded(self: Recorder, mapping: Any, offset: int, length: int) -> None:
@@ -102,7 +105,7 @@ def drop_sync(which: int) -> list[Patch]:
 
 
 def ignore_failed_flush() -> list[Patch]:
-    """Take a failed msync for a good one."""
+    """Treat a failed msync as a good one."""
     original = Mapping._flush
 
     def swallow(self: Mapping, offset: int, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Mutants: deliberate bugs, and for each the oracle that must notice it and a history in which it does.
+"""The table of mutants: for each, the oracle that must notice it, and a history in which it does.
 
 A simulator that lets one of them pass proves nothing about the code without it.
 """
@@ -83,7 +83,7 @@ MUTANTS = {
         "one fence for records and slot", lambda: seam.drop_fences(second=True), "verdict", LINES, "append_small", "native"
     ),
     "write_back_after_fence": Mutant(
-        "CLWB behind the fence", seam.write_back_after_fence, "verdict", LINES, "append_small", "native"
+        "CLWB after the fence", seam.write_back_after_fence, "verdict", LINES, "append_small", "native"
     ),
     "round_flush_down": Mutant(
         "msync without the last page",
@@ -186,9 +186,7 @@ MUTANTS = {
     "epoch_unchecked": Mutant("records of any epoch", recovery.epoch_unchecked, "verdict", PAGE_STRICT, "append_small rollback"),
     "epoch_before_crc": Mutant("an epoch believed unchecked", recovery.epoch_before_crc, "damage", PAGE_STRICT, "append_small"),
     "batches_ignored": Mutant("half a batch", recovery.batches_ignored, "issued", LINES_PACKED, "extend"),
-    "gap_not_crossed": Mutant(
-        "no look behind the gap", recovery.gap_not_crossed, "verdict", PAGE_BRINK, "append_large append_large"
-    ),
+    "gap_not_crossed": Mutant("no look past the gap", recovery.gap_not_crossed, "verdict", PAGE_BRINK, "append_large append_large"),
     "gap_not_compared": Mutant(
         "an old record before the gap",
         recovery.gap_not_compared,

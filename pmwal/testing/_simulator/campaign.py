@@ -1,9 +1,9 @@
 """Campaigns: which histories are explored, by several processes, until a number of distinct images is reached.
 
-A campaign goes through every sequence of up to two operations on every setting, with each engine; through every longer one, up to
-a length, of the operations in ``CORE`` on the first settings, the engines in turn and each point of a run looked at less closely;
-and then through longer ones of all operations by seed. The numbers of all distinct images come together in one place, so an image
-that two processes or both engines met counts once.
+A campaign explores every sequence of up to two operations on every setting with each engine; then every longer one, up to a length,
+of the operations in ``CORE`` on the first settings, alternating between the engines and looking less closely at each point; then
+longer ones of all operations by seed. The digests of all images are collected in one place, so an image that two processes or both
+engines met counts once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Damage: what a medium does that keeps no promise. Bits flip, lines are lost, writes go astray, another log's blocks show up."""
+"""Damage, which no barrier prevents: flipped bits, lost lines, misdirected writes, blocks of another log."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _somewhere(block: Superblock, random: Random) -> int:
 
 
 def flip(image: bytes, offset: int, bit: int) -> tuple[str, bytes]:
-    """One bit is another."""
+    """One bit is flipped."""
     changed = bytearray(image)
     changed[offset] ^= 1 << bit
     return f"bit {bit} of byte {offset} flipped", bytes(changed)
 
 
 def poison(image: bytes, offset: int, random: Random) -> tuple[str, bytes]:
-    """A line lost what it held."""
+    """A line lost its content."""
     fill = random.choice((bytes(LINE), b"\xff" * LINE, random.randbytes(LINE)))
     return f"line at {offset} poisoned", image[:offset] + fill + image[offset + LINE :]
 
@@ -53,7 +53,7 @@ def misdirect(image: bytes, source: int, target: int) -> tuple[str, bytes]:
 
 
 def foreign(image: bytes, block: Superblock, position: int) -> tuple[str, bytes]:
-    """Where a record was stands one of another log, with the same number and size."""
+    """A record is replaced by one of another log, with the same number and size."""
     offset = block.ring_offset + position % block.capacity
     reader = RingReader(block, lambda start, length: image[start : start + length])
     found = reader.whole(position)

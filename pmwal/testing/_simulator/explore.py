@@ -2,8 +2,7 @@
 
 Invariants
 ----------
-- An image counts once for what was expected of it: equal bytes under equal expectations are one distinct image, whatever
-  history and medium led there.
+- Equal bytes under equal expectations are one distinct image, from any history and medium.
 - Every image is judged. A share of them goes through a real open and a second verdict, a smaller one through a crash at every
   step of that recovery, through one with a slot lost, and the smallest through crashes of a few appends after it. A share is
   chosen by the image's digest, so which ones these are does not depend on the order.
@@ -34,13 +33,15 @@ from pmwal.testing.process import scratch
 from pmwal.testing.recorder import Recorder
 from pmwal.testing.violation import Violation
 
-_GOING_ON = ("append_small", "append_large", "extend", "batch", "append_pending")
+_CONTINUATIONS = ("append_small", "append_large", "extend", "batch", "append_pending")
 
 
 class Effort(NamedTuple):
-    """How much is done for each history: one in so many images is opened, one in so many recovered under crashes, one in so many
-    recovered and appended to under crashes, and one in so many loses a slot, too. Longer histories than ``close_up_to``
-    operations are looked at less closely."""
+    """How much is done for each history.
+
+    One in ``open_one_in`` images is opened, one in ``interrupt_one_in`` recovered under crashes, one in ``continue_one_in`` also
+    appended to under crashes, and one in ``lose_one_in`` loses a slot. Histories longer than ``close_up_to`` operations are looked
+    at less closely."""
 
     samples: int = 8
     open_one_in: int = 16
@@ -95,7 +96,7 @@ class Explorer:
         self._examiner = Examiner()
 
     def explore(self, history: History) -> None:
-        """Run a history and look at every image of its last operation; ``Violation`` when an oracle says no."""
+        """Run a history and look at every image of its last operation; ``Violation`` when an oracle is violated."""
         with documented_errors():
             session = Session(history.setting, self._path, start_of(history.setting), history.seed)
             trace = perform(session, history.names)
@@ -167,13 +168,13 @@ class Explorer:
         """Oracles "interrupted" and "continued"."""
         if key % self.effort.interrupt_one_in == 0:
             self.tally.interrupted += 1
-            self._go_on("interrupted", (), image, found, history, depth)
+            self._continue("interrupted", (), image, found, history, depth)
         if key % self.effort.continue_one_in == 0:
             self.tally.continued += 1
-            names = (*Random(key).choices(_GOING_ON, k=2), "append_pending")
-            self._go_on("continued", names, image, found, history, depth)
+            names = (*Random(key).choices(_CONTINUATIONS, k=2), "append_pending")
+            self._continue("continued", names, image, found, history, depth)
 
-    def _go_on(self, oracle: str, names: tuple[str, ...], image: Image, found: Found, history: History, depth: int) -> None:
+    def _continue(self, oracle: str, names: tuple[str, ...], image: Image, found: Found, history: History, depth: int) -> None:
         """Recover an image, do these operations, and look at every crash from the first step of the recovery on."""
         session = Session(history.setting, self._image_path, Start(image.data, found, issued=1000), history.seed)
         try:
@@ -182,7 +183,7 @@ class Explorer:
             raise violation.renamed(oracle) from violation
 
     def _lose_slots(self, image: Image, expectation: Expectation, history: History, depth: int) -> None:
-        """Oracle "slot": what is found is the same, and the next crash is not one too many."""
+        """Oracle "slot": recovery finds the same, and survives the next crash."""
         control = self._examiner.examine(image.data).judgement.control
         block = self._examiner.block
         assert control.newest is not None
@@ -221,7 +222,7 @@ class Explorer:
 @lru_cache(maxsize=64)
 def start_of(setting: Setting) -> Start:
     """A durable log to start from. "fresh" is new; "lapped" has old laps everywhere and a few records; in "brink" the next
-    record meets the ring's end; "full" has room for nothing.
+    record meets the ring's end; "full" has no free space.
     """
     with tempfile.TemporaryDirectory(prefix="pmwal-start-", dir=scratch()) as name:
         path = Path(name) / "start.wal"

@@ -30,7 +30,7 @@ def _io_error() -> OSError:
 
 @contextmanager
 def failing_sync(recorder: Recorder, size: int) -> Iterator[None]:
-    """The next sync of the file fails: what the kernel could not write for the dead writer it reports to the next one, once."""
+    """The next sync of the file fails: the kernel reports to it, once, what it could not write for the dead writer."""
 
     def fail(step: Step) -> None:
         if step.name == "sync":
@@ -49,7 +49,7 @@ class OvertakenMsync:
     """Fails the next msync of this thread, while another thread makes a call that needs one, too.
 
     The kernel's cursor of errors belongs to the open file: when both are in flight, the first to end takes the error, and the
-    other one returns 0 although its page was not written.
+    other returns 0 although its page was not written.
     """
 
     def __init__(self, recorder: Recorder, other: Callable[[], object]) -> None:
@@ -62,7 +62,7 @@ class OvertakenMsync:
         recorder.before, recorder.after = self._before, self._after
 
     def join(self) -> None:
-        """Wait for the other thread's call, and let all later barriers be."""
+        """Wait for the other thread's call; later barriers work again."""
         if self._first is not None:
             self._other.join()
         self._recorder.before = self._recorder.after = None
@@ -107,7 +107,7 @@ class FailingMsync:
         recorder.before = self._before
 
     def writer_ended(self) -> None:
-        """The writer is gone: nobody holds its pages in the cache any more."""
+        """The writer is gone, and so is what kept its pages in the cache."""
         if self._personality == "dropped":
             self._evict()
         elif self._personality == "restoring":
@@ -128,7 +128,7 @@ class FailingMsync:
         raise _io_error()
 
     def _swallow(self, step: Step) -> None:
-        """The step after the msync that lied: it is noted for what it was."""
+        """The step after the msync that lied: that one is noted as such now."""
         events = self._recorder.events
         events[-1] = events[-1]._replace(name="lied")
         self._recorder.before = self._before

@@ -1,9 +1,9 @@
-"""The model: what a log may hold, told by what its calls have said.
+"""The model: what a log may hold after a crash, derived from what its calls have said.
 
 Invariants
 ----------
 - ``acknowledged`` is what the handle calls durable. ``pending`` are groups that were stored after it, in this order, each
-  whole or absent after a crash. ``strays`` are groups of calls that ended by an exception: one of them may follow all others
+  whole or absent after a crash. ``strays`` are groups of calls that ended with an exception: one of them may follow all others
   until the next call that stores or commits.
 - An expectation is fixed before its operation begins; afterwards it may only become narrower.
 """
@@ -82,7 +82,7 @@ class Expectation:
 
     @property
     def digest(self) -> int:
-        """64 bits that tell apart what may be found."""
+        """64 bits that tell expectations apart."""
         firsts = (self.first_min, self.first_max, self.jumps)
         text = repr((sorted(map(_brief, self.contents)), _brief(self.acknowledged), *firsts, self.lied))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -117,7 +117,7 @@ def brief(items: Items) -> str:
 
 @dataclass
 class Model:
-    """What the log of one session holds."""
+    """The log of one session."""
 
     acknowledged: Items = ()
     pending: list[Items] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Model:
 
     @property
     def stored(self) -> Items:
-        """Everything that a reader of the writer's own handle sees."""
+        """Everything that the writer's own handle shows."""
         return tuple(item for group in (self.acknowledged, *self.pending) for item in group)
 
     @property

@@ -1,4 +1,4 @@
-"""Operations: what the simulator does to a log, each telling the model before it begins what a crash may leave meanwhile."""
+"""Operations of the simulator on a log. Each tells the model, before it begins, what a crash in it may leave."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _append(size: int, *, commit: bool = True) -> Operation:
 def append_to_end(session: Session) -> None:
     """A record that ends exactly at the ring's end, or as near to it as the largest one comes."""
     engine = session.log._engine
-    room = engine.block.capacity - engine.state.head.position % engine.block.capacity
-    size = min(max(room - HEADER, 0), engine.block.payload_max)
+    space = engine.block.capacity - engine.state.head.position % engine.block.capacity
+    size = min(max(space - HEADER, 0), engine.block.payload_max)
     _append(size)(session)
 
 
@@ -105,7 +105,7 @@ def reserve_aborted(session: Session) -> None:
 
 
 def _extend_aborted(stores: int, *, late: bool = False) -> Operation:
-    """An interrupt before, or when late after, so many stores of records."""
+    """An interrupt after this many stores of records: right after the last one when ``late``, else before the next."""
 
     def extend_aborted(session: Session) -> None:
         group = session.make(300, SMALL)
@@ -168,7 +168,7 @@ def rollback(session: Session) -> None:
 
 
 def overwrite(session: Session) -> None:
-    """Append until the oldest records have made room."""
+    """Append until the oldest records are overwritten."""
     first = session.log.first_seq
     for _ in range(2 * session.setting.size // LARGE):
         _append(LARGE)(session)
@@ -177,7 +177,7 @@ def overwrite(session: Session) -> None:
 
 
 def append_changing(session: Session) -> None:
-    """A buffer that is changed by somebody else while the call stores it."""
+    """A buffer that another thread changes while the call stores it."""
     group = session.make(200)
     buffer = bytearray(group[0][1])
 
@@ -243,7 +243,7 @@ def _crash_inside(operations: dict[str, Operation], reopen: Operation) -> Operat
 
 
 def fail_overtaken(session: Session) -> None:
-    """A barrier fails under an append, while another thread appends: none of both is acknowledged by the other's barrier."""
+    """A barrier fails under an append, while another thread appends: neither is acknowledged by the other's barrier."""
     group = session.make(SMALL)
     other = tuple((seq + 1, payload(session.issued, SMALL)) for seq, _ in group)
     session.issued += 1
@@ -352,7 +352,7 @@ CORE = (
     *(name for name in INNER if name != "reserve"),
     *("batch_aborted", "extend_aborted", "reserve_aborted", "fail_kept", "kill_reopen", "close_reopen"),
 )
-"""One of each kind: of these the longest sequences are made that are all explored."""
+"""One of each kind: the longest sequences that are explored completely are made of these."""
 
 
 def operations_for(medium: str, names: Iterable[str] = OPERATIONS) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Oracles: what must be true of every image that a crash left. Each has a name, under which a violation is reported."""
+"""Oracles: what must be true of every image that a crash left. A violation names its oracle."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Examined(NamedTuple):
 
 @dataclass
 class Examiner:
-    """Judges images of logs as the engine that is chosen now would, without writing any of them to a file."""
+    """Judges images of logs as the chosen engine would, without writing them to a file."""
 
     _superblocks: bytes = b""
     _identity: Identity | None = None
@@ -114,7 +114,7 @@ def check_damaged(examined: Examined, expectation: Expectation) -> None:
 
 @contextmanager
 def documented_errors() -> Iterator[None]:
-    """Oracle "errors": whatever is no error of pmwal and no ``OSError`` is a violation, and here those are, too."""
+    """Oracle "errors": only errors of pmwal and ``OSError`` are documented. Here even those are violations, of "verdict"."""
     try:
         yield
     except (Violation, KeyboardInterrupt):

@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 
 
 class Start(NamedTuple):
-    """A file of which every byte is durable, and what it holds."""
+    """A file of which every byte is durable, and its records."""
 
     image: bytes
     found: Found
@@ -58,11 +58,11 @@ class Trace(NamedTuple):
     begin: int  # steps before the last operation
 
     def expected(self, steps: int) -> Expectation:
-        """What a crash after so many steps may leave."""
+        """What a crash after this many steps may leave."""
         return self.expectations[bisect_right(self.expectations, steps, key=_steps) - 1][1]
 
     def settled(self, steps: int) -> list[Expectation]:
-        """What was expected after so many steps, before the next call began."""
+        """What was expected after this many steps, before the next call began."""
         here = [expectation for begin, expectation in self.expectations if begin == steps]
         return here[:-1]
 
@@ -115,7 +115,7 @@ class Session:
         self.expectations.append((len(self.recorder.events), expectation))
 
     def done(self) -> None:
-        """The call has returned: take what the handle calls durable for acknowledged, and compare what it shows."""
+        """The call has returned: what the handle calls durable is acknowledged, and what it shows must match the model."""
         wal, model = self.log, self.model
         model.advance(wal.first_seq, wal.committed_seq)
         shown = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))
@@ -131,7 +131,7 @@ class Session:
         return tuple((first + place, payload(start + place, size)) for place, size in enumerate(sizes))
 
     def store(self, group: Items, call: Callable[[], object], *, durably: bool = True) -> None:
-        """A call that stores this group and returns its first and last number, unless there is no room for it."""
+        """A call that stores this group and returns its first and last number, unless it does not fit."""
         self.expect(adding=group, first_max=self.first_after(group))
         try:
             returned = call()
@@ -155,14 +155,14 @@ class Session:
             raise Violation("promised", f"number {seq} is to be durable, and the handle says {self.log.committed_seq}")
 
     def fits(self, group: Items) -> bool:
-        """Whether there is room for these records, once older ones were overwritten."""
+        """Whether these records fit once older ones were overwritten."""
         engine, sizes = self.log._engine, [len(data) for _, data in group]
         if max(sizes) > engine.block.payload_max:
             return False
         return engine.need_of(sizes).end - engine.state.head.position <= engine.block.capacity
 
     def first_after(self, group: Items) -> int:
-        """The first number after room was made for this group."""
+        """The first number after space was freed for this group."""
         engine = self.log._engine
         end = engine.need_of([len(data) for _, data in group]).end
         capacity = engine.block.capacity
@@ -214,7 +214,7 @@ class Session:
             self.reopen()
 
     def reopen_after_cut(self) -> None:
-        """The power fails, and the log is opened on what the medium holds then."""
+        """The power fails, and the log is opened on an image that the medium may hold then."""
         self.end()
         medium = self.medium_now()
         image = build(medium, sampled(medium, self.random)).data
