@@ -367,7 +367,6 @@ BUGS = {
 
 SHARED = [
     "the tail only moves forwards",
-    "the head only moves back with a new epoch",
     "the tail of a slot is not past its commit",
     "a tail or an epoch takes effect when the two newest slots carry it",
     "a new epoch is greater than the last one",
@@ -379,7 +378,7 @@ SHARED = [
     "a copy that the tail passes is stored again, or owed",
     "a batch tells the numbers that its records will have",
 ]
-"""Some that hold for the native engine, too, in what it does in Python."""
+"""Some that hold for the native engine, too, in what it does in Python, and that its C does not check first."""
 
 
 def notices(sentence: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,15 +28,15 @@ from surgery import STRICT, fill_to
 def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> None:
     """Scenario 19: ranges that begin anywhere in a line, near and over the ends of pages, of every length to three lines."""
     path = shm_dir / "plain"
-    path.write_bytes(bytes(4 * PAGE))
+    path.write_bytes(bytes(6 * PAGE))
     seam = BarrierRecorder()
     fd = os.open(path, os.O_RDWR)
-    mapping = Mapping(fd, 4 * PAGE, Medium("file", "tmpfs"), seam, writable=True)
+    mapping = Mapping(fd, 6 * PAGE, Medium("file", "tmpfs"), seam, writable=True)
     try:
-        for base in (0, PAGE - 2 * LINE, PAGE - LINE, PAGE, 3 * PAGE - LINE):
+        for base in (2 * PAGE, 3 * PAGE - 2 * LINE, 3 * PAGE - LINE, 3 * PAGE, 5 * PAGE - LINE):  # past the live page
             for start in range(base, base + LINE):
                 for length in (*range(1, 70), 127, 128, 129, 191, 192, 193, PAGE - 1, PAGE, PAGE + 1):
-                    stop = min(start + length, 4 * PAGE)
+                    stop = min(start + length, 6 * PAGE)
                     seam.events.clear()
                     mapping.barrier((start, stop))
                     (flush,) = seam.events

@@ -130,7 +130,7 @@ def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: 
 
 def test_child_of_a_thread_that_is_storing_does_not_hang(path: Path) -> None:
     """A lock that was held at the fork is never waited for in the child."""
-    inside, go_on = threading.Step(), threading.Step()
+    inside, go_on = threading.Event(), threading.Event()
 
     def hook(event: Step) -> None:
         if event.name == "store":

@@ -25,7 +25,7 @@ TOP_ENTRIES_MAX = 24
 DOTTED = r"(?<![\w./-])pmwal(?:\.[A-Za-z_]\w*)+"
 """A dotted name that begins with the package; not the end of a path."""
 
-OLD_NAMES = {"pmwal.layout", "pmwal.handler"}
+OLD_NAMES = {"pmwal.layout", "pmwal.handler", "pmwal.sink"}
 """Modules that warn when they are imported, so only their names are known here."""
 
 FACES = (
