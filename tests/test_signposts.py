@@ -315,3 +315,28 @@ def test_package_has_few_entries_at_its_top() -> None:
     """``ls pmwal`` is a table of contents: it answers where recovery is, or the format, at a glance."""
     entries = {path.relative_to(ROOT / "pmwal").parts[0] for path in tracked("pmwal")}
     assert len(entries) <= TOP_ENTRIES_MAX, sorted(entries)
+
+
+# -- words
+
+
+WORN_WORDS = ("behind", "so many", "stands", "mended", "reckoned")
+WORN_WORDS_MAX = 60
+
+
+def worn_words(text: str) -> int:
+    """How often a text uses a word that the rewording replaced; a line break in "so many" is a space."""
+    return len(re.findall(rf"\b(?:{'|'.join(WORN_WORDS)})\b", re.sub(r"\s+", " ", text), re.IGNORECASE))
+
+
+@needs_git
+def test_worn_words_stay_rare() -> None:
+    """Words that this project overused for after, is, fixed and computed do not creep back."""
+    paths = tracked("pmwal/*.py", "pmwal/*.pyi", "pmwal/*.c", "pmwal/*.h", "docs/*.md", "tools/*.py", "tools/*.c", "README.md")
+    counts = {str(path.relative_to(ROOT)): worn_words(path.read_text()) for path in paths}
+    assert sum(counts.values()) <= WORN_WORDS_MAX, sorted(counts.items(), key=lambda item: -item[1])[:10]
+
+
+def test_check_of_worn_words_counts_them() -> None:
+    """The check above can fail, also across a line break."""
+    assert worn_words("It stands behind so\nmany that were Mended; a bystander") == 4

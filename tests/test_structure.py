@@ -15,7 +15,6 @@ from processes import run_script
 
 PACKAGE = Path(pmwal.__file__).parent
 TESTS = Path(__file__).parent
-LINES_MAX = 650
 
 
 def module_name(path: Path) -> str:
@@ -139,12 +138,6 @@ def test_each_module_can_be_imported_alone() -> None:
     )
     assert result.stdout.split() == alone, result.stderr
     assert len(alone) >= len(PURE)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_module_is_short(name: str) -> None:
-    """A module that outgrows this limit holds more than one idea."""
-    assert len(MODULES[name].read_text().splitlines()) <= LINES_MAX
 
 
 def test_every_test_has_a_docstring() -> None:
