@@ -27,7 +27,7 @@ from support import kill
 pytestmark = pytest.mark.rigs
 
 SEED = 1
-ONE_OF_MANY = pytest.mark.skipif(os.environ.get("PMWAL_TEST_ROUNDS", "1") == "1", reason="a long one: set PMWAL_TEST_ROUNDS=2")
+MORE_DEVICES = pytest.mark.nightly
 HANGING = 3600.0  # seconds after which a run hangs, on the slowest machine
 
 
@@ -253,9 +253,9 @@ def test_replay_of_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     ("device", "filesystem", "cuts", "kills", "seen"),
     [
         pytest.param("nvdimm", "ext4", 20, 1, "MAP_SYNC yes, medium dax, flush by clwb", id="nvdimm-ext4"),
-        pytest.param("nvdimm", "xfs", 3, 0, "MAP_SYNC yes, medium dax, flush by clwb", id="nvdimm-xfs", marks=ONE_OF_MANY),
-        pytest.param("virtio-blk", "ext4", 5, 1, "MAP_SYNC no, medium file, flush by msync", id="virtio-blk", marks=ONE_OF_MANY),
-        pytest.param("virtio-pmem", "ext4", 3, 0, "MAP_SYNC no, medium file, flush by msync", id="virtio-pmem", marks=ONE_OF_MANY),
+        pytest.param("nvdimm", "xfs", 3, 0, "MAP_SYNC yes, medium dax, flush by clwb", id="nvdimm-xfs", marks=MORE_DEVICES),
+        pytest.param("virtio-blk", "ext4", 5, 1, "MAP_SYNC no, medium file, flush by msync", id="virtio-blk", marks=MORE_DEVICES),
+        pytest.param("virtio-pmem", "ext4", 3, 0, "MAP_SYNC no, medium file, flush by msync", id="virtio-pmem", marks=MORE_DEVICES),
     ],
 )
 def test_a_power_cut_takes_nothing_acknowledged(
