@@ -52,7 +52,9 @@ VERBS = {
         "the documents as web pages, in build/docs; a warning is an error", _DOCS, ("sphinx", "myst_parser", "furo"), "docs"
     ),
     "rigs": Verb(
-        "the crash and stress rigs as tests: short runs, with their controls", (("-m", "pytest", "-q", "-m", "rigs and not nightly"),), _PYTEST
+        "the crash and stress rigs as tests: short runs, with their controls",
+        (("-m", "pytest", "-q", "-m", "rigs and not nightly"),),
+        _PYTEST,
     ),
     "nightly": Verb("the tests marked nightly and long runs of all rigs: hours; --list shows them", _file("nightly.py"), _PYTEST),
     "crashsim": Verb(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 problem: ImportError | None = None  # why ``native`` is None
 try:
-    from pmwal.native import _native as native
+    import pmwal.native._native as native  # the other form calls a missing module a circular import
 except ImportError as error:
     native, problem = None, error  # type: ignore[assignment]
 

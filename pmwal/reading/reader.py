@@ -330,6 +330,7 @@ class Reader(ArrayReader):
         return self.read()
 
     def __getitem__(self, seq: int) -> Record:
+        """The record with this number. ``IndexError`` if the log does not hold it: 0 and negative numbers never exist."""
         if not isinstance(seq, int):
             raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
         view = self._view()
