@@ -61,20 +61,22 @@ def open(
     """
     if mode == "r":
         raise ValueError('mode "r" makes a Reader, which needs no event loop; use pmwal.open(path, "r")')
-    options = Options(
-        mode,
-        size=size,
-        align=align,
-        medium=medium,
-        ordering=ordering,
-        commit="manual",
-        on_full=on_full,
-        timeout=timeout,
-    )
-    waits = on_full == "wait"
-    if waits:  # the tasks wait, the loop's thread must not
-        options = replace(options, on_full="raise")
-    return Opening(partial(open_with, path, options), waits=waits, timeout=timeout)
+
+    def begin() -> object:
+        options = Options(
+            mode,
+            size=size,
+            align=align,
+            medium=medium,
+            ordering=ordering,
+            commit="manual",
+            on_full=on_full,
+            timeout=timeout,
+        )
+        # The tasks wait for space, the loop's thread must not.
+        return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)
+
+    return Opening(begin, waits=on_full == "wait", timeout=timeout)
 
 
 class Opening:

@@ -390,7 +390,7 @@ def notices(sentence: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.before(wal)
     monkeypatch.setattr(bug.target, bug.name, bug.make(bug.target.__dict__[bug.name]))
     try:
-        with pytest.raises(AssertionError, match="^" + re.escape(sentence)):
+        with pytest.raises(AssertionError, match=": " + re.escape(sentence)):
             bug.call(wal)
     finally:
         monkeypatch.undo()
@@ -417,7 +417,7 @@ def test_checks_of_what_both_engines_share_run_for_the_native_one(
 def test_every_check_has_a_bug() -> None:
     """A check that cannot fail is a defect."""
     calls = [node for node in ast.walk(ast.parse(Path(checks.__file__).read_text())) if isinstance(node, ast.Call)]
-    sentences = [ast.literal_eval(call.args[1]) for call in calls if isinstance(call.func, ast.Name) and call.func.id == "hold"]
+    sentences = [ast.literal_eval(call.args[1]) for call in calls if isinstance(call.func, ast.Name) and call.func.id == "check"]
     assert sorted(sentences) == sorted(BUGS)
 
 

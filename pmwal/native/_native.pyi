@@ -113,7 +113,7 @@ class Emitter:
     def __new__(
         cls,
         handle: Handle,
-        kept: Any,  # a subclass of Retained
+        retained: Any,  # an instance of a subclass of Retained
         slow: Callable[..., int],
         number: int,
         kind: int,

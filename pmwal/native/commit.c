@@ -142,7 +142,8 @@ static uint64_t build_slot(const Core *core, union commit_slot *slot, const stru
     PMWAL_CHECK(core->generation < PMWAL_GENERATION_MAX);
     PMWAL_CHECK(state->tail.position <= durable.position && state->tail.seq <= durable.seq);
     PMWAL_CHECK(state->epoch >= core->state.epoch && state->epoch <= UINT32_MAX);
-    PMWAL_CHECK(durable.position >= core->pointer || state->epoch > core->state.epoch);
+    /* After an interrupt between the two slots of a change, the state is written again: a stray slot may be ahead of it. */
+    PMWAL_CHECK(durable.position >= core->pointer || state->epoch > core->state.epoch || core->stray_slot);
     uint64_t generation = core->generation + 1;
     uint64_t index = generation % core->control_pages * PMWAL_SLOTS_PER_PAGE +
                      generation / core->control_pages % PMWAL_SLOTS_PER_PAGE;

@@ -1,6 +1,6 @@
 /* The struct behind the type Core: one log that is open for writing.
  *
- * Four files work on it, each of which calls only those before it: outside.c reaches what is around it, store.c stores records,
+ * Four files change it, each of which calls only those before it: outside.c reaches what is around it, store.c stores records,
  * commit.c makes them durable, core.c is the type that Python sees.
  */
 #ifndef PMWAL_CORE_H

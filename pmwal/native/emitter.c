@@ -26,7 +26,7 @@ typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
     Handle *handle; /* NULL once the garbage collector has cleared it */
-    Retained *kept;
+    Retained *retained;
     PyObject *slow;
     PyObject *names; /* a tuple: the parameters after the positional-only ones */
     PyObject *datetime_type, *utc;
@@ -170,37 +170,37 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
     for (Py_ssize_t i = 0; plain && i < count; i++)
         plain = put_argument(self, &packed, given[i]);
     /* The definition's copy stays in the log while this thread has the interpreter: see pmwal/writing/retained.py. */
-    if (plain && self->kept->seq) {
+    if (plain && self->retained->seq) {
         Handle *handle = self->handle;
         uint64_t seq = handle->core->state.head.seq;
         struct piece piece = {payload, (uint64_t)(packed.at - payload), self->kind};
         bool commit = handle->commits_each;
-        unsigned long long before = self->kept->last_used;
-        self->kept->last_used = seq;
+        unsigned long long before = self->retained->last_used;
+        self->retained->last_used = seq;
         int status = handle_store(handle, &piece, &commit);
         if (status <= 0) {
-            PMWAL_CHECK(self->kept->seq < seq);
+            PMWAL_CHECK(self->retained->seq < seq);
             Py_INCREF(handle);
             PyObject *answer = handle_stored(handle, status, seq, commit);
             Py_DECREF(handle);
             return answer;
         }
-        self->kept->last_used = before;
+        self->retained->last_used = before;
     }
     return PyObject_Vectorcall(self->slow, args, flags, names);
 }
 
 static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *words[] = {"handle", "kept", "slow", "number", "kind", "positional", "names", "datetime_type", "utc", NULL};
+    static char *words[] = {"handle", "retained", "slow", "number", "kind", "positional", "names", "datetime_type", "utc", NULL};
     struct module_state *module = state_of(type);
-    PyObject *handle, *kept, *slow, *names, *datetime_type, *utc;
+    PyObject *handle, *retained, *slow, *names, *datetime_type, *utc;
     unsigned long long number;
     unsigned short kind;
     Py_ssize_t positional;
     (void)PyDateTimeAPI; /* unused: the fields of exact datetimes are read by macros */
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OKHnO!O!O:Emitter", words, module->handle_type, &handle,
-                                     module->retained_type, &kept, &slow, &number, &kind, &positional, &PyTuple_Type, &names,
+                                     module->retained_type, &retained, &slow, &number, &kind, &positional, &PyTuple_Type, &names,
                                      &PyType_Type, &datetime_type, &utc))
         return NULL;
     if (positional < 0 || positional > PARAMETERS_MAX - PyTuple_GET_SIZE(names)) {
@@ -226,7 +226,7 @@ static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     }
     emitter->call = (vectorcallfunc)(void (*)(void))emitter_call;
     emitter->handle = (Handle *)Py_NewRef(handle);
-    emitter->kept = (Retained *)Py_NewRef(kept);
+    emitter->retained = (Retained *)Py_NewRef(retained);
     emitter->slow = Py_NewRef(slow);
     emitter->names = interned;
     emitter->datetime_type = Py_NewRef(datetime_type);
@@ -241,7 +241,7 @@ static int emitter_traverse(Emitter *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->handle);
-    Py_VISIT(self->kept);
+    Py_VISIT(self->retained);
     Py_VISIT(self->slow);
     Py_VISIT(self->names);
     Py_VISIT(self->datetime_type);
@@ -260,7 +260,7 @@ static void emitter_dealloc(Emitter *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_XDECREF(self->handle);
-    Py_XDECREF(self->kept);
+    Py_XDECREF(self->retained);
     Py_XDECREF(self->slow);
     Py_XDECREF(self->names);
     Py_XDECREF(self->datetime_type);

@@ -145,4 +145,4 @@ static PyType_Slot slots[] = {
 };
 
 PyType_Spec iterator_spec = {"pmwal.native._native.RecordIterator", sizeof(RecordIterator), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, slots};
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, slots};

@@ -1,3 +1,4 @@
+/* Converters of what Python passes to a scan: see scan.h. */
 #include "scan.h"
 
 static bool check_tuple(PyObject *object, const char *what)

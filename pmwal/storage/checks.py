@@ -10,7 +10,8 @@ import os
 CHECKING = os.environ.get("PMWAL_CHECK") == "1"
 
 
-def check(holds: bool, invariant: str) -> None:
-    """Raise ``AssertionError`` with this text unless the invariant holds. Call it only if ``CHECKING``."""
+def check(holds: bool, invariant: str, *found: object) -> None:
+    """Raise ``AssertionError`` with this sentence, and what was found instead, unless the invariant holds. Only if ``CHECKING``."""
     if not holds:
-        raise AssertionError(f"pmwal broke an invariant of its own, please report this: {invariant}")
+        facts = f": {', '.join(map(str, found))}" if found else ""
+        raise AssertionError(f"pmwal broke an invariant of its own, please report this: {invariant}{facts}")

@@ -57,8 +57,9 @@ class WriterLock:
         with _guard:
             if self._held:
                 if CHECKING:
-                    status = os.fstat(self.fd)
-                    check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
+                    with contextlib.suppress(OSError):  # the program may have closed it
+                        status = os.fstat(self.fd)
+                        check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
                 self._held = False
                 _locked.discard(self._key)
                 close_locked(self.fd)

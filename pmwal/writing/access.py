@@ -70,7 +70,7 @@ class Access:
 
     def refuse_fork(self) -> None:
         """Raise ``ForkedWal`` in a child of the process that opened the log."""
-        if os.getpid() != self._writer_lock.pid:
+        if self.forked:
             raise ForkedWal(
                 f"{self._path}: this handle belongs to the parent process; open a log of your own, "
                 'or read this one with pmwal.open(path, "r")'

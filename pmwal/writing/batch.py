@@ -5,7 +5,7 @@ Invariants
 Those marked [c] are checked at run time in test builds: see ``pmwal/writing/checks.py``.
 
 - [c] The thread inside the block holds ``writing``, so the numbers that it was told are final. The lock is released however the
-  block ends.
+  block ends, unless a signal handler raises on entry to ``__exit__``, which Python code cannot guard: then close the handle.
 - Nothing reaches the ring before the block has ended without an exception, so an exception leaves nothing to undo.
 """
 

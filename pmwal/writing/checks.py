@@ -10,7 +10,6 @@ A failed check is a bug in pmwal. tests/test_checks.py has a mutant for each sen
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -31,6 +30,7 @@ from pmwal.format.layout import (
 )
 from pmwal.format.rows import Rows
 from pmwal.records import Bound
+from pmwal.storage.checks import CHECKING, check
 from pmwal.writing.batch import Batch
 from pmwal.writing.engine import Engine, State
 from pmwal.writing.retained import Retained
@@ -38,7 +38,7 @@ from pmwal.writing.space import Space
 
 T = TypeVar("T")
 
-_on = os.environ.get("PMWAL_CHECK") == "1"
+_on = CHECKING
 
 
 def checked(plain: type[T]) -> type[T]:
@@ -48,7 +48,10 @@ def checked(plain: type[T]) -> type[T]:
 
 @contextlib.contextmanager
 def unchecked() -> Iterator[None]:
-    """Logs opened in this block have no checks: what else notices a bug must be able to show that it does."""
+    """Logs opened in this block have none of the checks of this module, so that what else notices a bug can show that it does.
+
+    The checks of storage and of the C engine stay.
+    """
     global _on  # noqa: PLW0603
     before, _on = _on, False
     try:
@@ -57,28 +60,22 @@ def unchecked() -> Iterator[None]:
         _on = before
 
 
-def hold(fact: bool, invariant: str, *found: object) -> None:
-    """Raise ``AssertionError`` with this sentence, and what was found instead, unless it is true."""
-    if not fact:
-        raise AssertionError(f"{invariant}: {', '.join(map(str, found))}")
-
-
 def _ordered(*bounds: Bound) -> bool:
     return all(a.position <= b.position and a.next_seq <= b.next_seq for a, b in pairwise(bounds))
 
 
 def _hold_state(state: State, block: Superblock) -> None:
-    hold(_ordered(state.tail, state.durable, state.head), "tail <= durable <= head, in position and number", state)
-    hold(state.head.position - state.tail.position <= block.capacity, "the log is not longer than the ring", state)
-    hold(all(bound.position % block.alignment == 0 for bound in state[:3]), "bounds are aligned", state)
+    check(_ordered(state.tail, state.durable, state.head), "tail <= durable <= head, in position and number", state)
+    check(state.head.position - state.tail.position <= block.capacity, "the log is not longer than the ring", state)
+    check(all(bound.position % block.alignment == 0 for bound in state[:3]), "bounds are aligned", state)
 
 
 def _hold_growth(old: State, new: State) -> None:
-    hold(_ordered(old.tail, new.tail), "the tail only moves forwards", old, new)
-    hold(new.epoch >= old.epoch, "epochs only grow", old, new)
+    check(_ordered(old.tail, new.tail), "the tail only moves forwards", old, new)
+    check(new.epoch >= old.epoch, "epochs only grow", old, new)
     if new.epoch == old.epoch:
-        hold(_ordered(old.head, new.head), "the head only moves back with a new epoch", old, new)
-        hold(_ordered(old.durable, new.durable), "what is durable stays durable within an epoch", old, new)
+        check(_ordered(old.head, new.head), "the head only moves back with a new epoch", old, new)
+        check(_ordered(old.durable, new.durable), "what is durable stays durable within an epoch", old, new)
 
 
 class EngineChecks(Engine):
@@ -95,9 +92,9 @@ class EngineChecks(Engine):
     def commit(self) -> None:
         head = self.state.head
         super().commit()
-        hold(_ordered(head, self.state.durable), "what was stored before a commit is durable after it", head, self.state)
+        check(_ordered(head, self.state.durable), "what was stored before a commit is durable after it", head, self.state)
         lag = self.state.durable.position - self.pointer
-        hold(
+        check(
             0 <= lag <= (POINTER_LAG_MAX if self.pipelined else 0),
             "the pointer lags by POINTER_LAG_MAX at most",
             lag,
@@ -105,21 +102,25 @@ class EngineChecks(Engine):
 
     def start_epoch(self, end: Bound) -> None:
         old = self.state
-        hold(_ordered(end, old.head), "a new epoch begins at the head or before it", end, old)
+        check(_ordered(end, old.head), "a new epoch begins at the head or before it", end, old)
         super().start_epoch(end)
         new = self.state
-        hold(new.epoch > old.epoch, "a new epoch is greater than the last one", old, new)
-        hold((new.head, new.durable, new.epoch_first_seq) == (end, end, end.next_seq), "a new epoch begins where the log ends", new)
+        check(new.epoch > old.epoch, "a new epoch is greater than the last one", old, new)
+        check(
+            (new.head, new.durable, new.epoch_first_seq) == (end, end, end.next_seq), "a new epoch begins where the log ends", new
+        )
 
     def move_tail(self, tail: Bound) -> None:
-        hold(_ordered(self.state.tail, tail, self.state.head), "a new tail lies between the old one and the head", tail, self.state)
+        check(
+            _ordered(self.state.tail, tail, self.state.head), "a new tail lies between the old one and the head", tail, self.state
+        )
         super().move_tail(tail)
-        hold(self.state.tail == tail, "the tail is where it was moved to", tail, self.state)
+        check(self.state.tail == tail, "the tail is where it was moved to", tail, self.state)
         _hold_index(self.index.entries, self.state)
 
     def roll_back(self, end: Bound) -> None:
         super().roll_back(end)
-        hold(self.state.head == end, "the log ends where it was rolled back to", end, self.state)
+        check(self.state.head == end, "the log ends where it was rolled back to", end, self.state)
         _hold_index(self.index.entries, self.state)
 
     def _flush_records(self) -> None:
@@ -129,18 +130,18 @@ class EngineChecks(Engine):
 
     def _write_slot(self, state: State, flags: int = 0) -> None:
         generation = self.generation
-        hold(generation >= self._slot_generation, "generations never go back", generation, self._slot_generation)
-        hold(_ordered(state.tail, state.durable), "the tail of a slot is not past its commit", state)
-        hold(self._is_durable(state.durable), "a slot names only what a completed barrier made durable", state, self._barrier_end)
-        hold(not flags & SLOT_CLEAN or state.durable == state.head, "a clean end names all that is stored", state)
+        check(generation >= self._slot_generation, "generations never go back", generation, self._slot_generation)
+        check(_ordered(state.tail, state.durable), "the tail of a slot is not past its commit", state)
+        check(self._is_durable(state.durable), "a slot names only what a completed barrier made durable", state, self._barrier_end)
+        check(not flags & SLOT_CLEAN or state.durable == state.head, "a clean end names all that is stored", state)
         super()._write_slot(state, flags)
-        hold(self.generation == generation + 1, "each slot's generation is one more", generation, self.generation)
+        check(self.generation == generation + 1, "each slot's generation is one more", generation, self.generation)
         index = slot_index(self.generation, self.block.control_pages)
         slot = decode_slot(self.mapping.load(slot_offset(index), LINE), self.block.uuid, index)
         says = None if slot is None else (slot.generation, slot.epoch, slot.epoch_first_seq, *slot[3:7])
         (commit, next_seq), (tail, first_seq) = state.durable, state.tail
         due = (self.generation, state.epoch, state.epoch_first_seq, commit, next_seq - 1, tail, first_seq)
-        hold(says == due, "the slot on the medium says what the state says", says, due)
+        check(says == due, "the slot on the medium says what the state says", says, due)
         self._slot_generation = self.generation
         self._slots = (self._slots[1], state)
 
@@ -148,10 +149,10 @@ class EngineChecks(Engine):
         old = self.state
         _hold_state(state, self.block)
         _hold_growth(old, state)
-        hold(self._is_durable(state.durable), "durable is only what a completed barrier covered", state, self._barrier_end)
+        check(self._is_durable(state.durable), "durable is only what a completed barrier covered", state, self._barrier_end)
         if _carried(state) != _carried(old):
             twice = all(slot is not None and _carried(slot) == _carried(state) for slot in self._slots)
-            hold(twice, "a tail or an epoch takes effect when the two newest slots carry it", state, self._slots)
+            check(twice, "a tail or an epoch takes effect when the two newest slots carry it", state, self._slots)
         if state.epoch != old.epoch:
             self._barrier_end = state.durable
         super()._become(state)
@@ -165,10 +166,10 @@ def _carried(state: State) -> tuple[Bound, int, int]:
 
 
 def _hold_index(entries: Sequence[Bound], state: State) -> None:
-    hold(all(a.position < b.position and a.next_seq < b.next_seq for a, b in pairwise(entries)), "index entries ascend", entries)
+    check(all(a.position < b.position and a.next_seq < b.next_seq for a, b in pairwise(entries)), "index entries ascend", entries)
     if entries:
         within = entries[0].next_seq >= state.tail.next_seq and entries[-1].next_seq < state.head.next_seq
-        hold(within, "the index names records of the log only", entries, state)
+        check(within, "the index names records of the log only", entries, state)
 
 
 class PythonEngineChecks(EngineChecks):
@@ -185,7 +186,7 @@ class PythonEngineChecks(EngineChecks):
     def state(self, state: State) -> None:
         old = self.__dict__.get("_state")
         if old is not None and not self._becoming:
-            hold(state._replace(head=old.head) == old, "outside _become only the head changes", old, state)
+            check(state._replace(head=old.head) == old, "outside _become only the head changes", old, state)
             _hold_growth(old, state)
         _hold_state(state, self.block)
         self._state = state
@@ -199,7 +200,7 @@ class PythonEngineChecks(EngineChecks):
 
     def store(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int]:
         first, last = super().store(payloads, kinds)
-        hold(
+        check(
             self.state.head.next_seq == last + 1 == first + len(payloads), "the numbers of a batch lead up to the head", first, last
         )
         _hold_index(self.index.entries[-2:], self.state)
@@ -208,17 +209,19 @@ class PythonEngineChecks(EngineChecks):
     def _store_record(self, position: int, header: Header, payload: bytes) -> None:
         block, state = self.block, self.state
         size = record_size(len(payload), block.alignment)
-        hold(position % block.alignment == 0, "records are aligned", position)
-        hold(position % block.capacity + size <= block.capacity, "a record does not run over the ring's end", position, size)
+        check(position % block.alignment == 0, "records are aligned", position)
+        check(position % block.capacity + size <= block.capacity, "a record does not run over the ring's end", position, size)
         free = state.head.position <= position and position + size - state.tail.position <= block.capacity
-        hold(free, "nothing is stored over the records between tail and head", position, size, state)
+        check(free, "nothing is stored over the records between tail and head", position, size, state)
         super()._store_record(position, header, payload)
         stored = decode_header(self.mapping.load(block.ring_offset + position % block.capacity, HEADER))
-        hold(stored.durable <= state.durable.position, "a record says durable of what was so before its store began", stored, state)
-        hold(stored.batch_index < stored.batch_count, "a place in a batch is below the batch's count", stored)
-        hold(stored.epoch == state.epoch, "a record has the epoch of the state", stored, state)
+        check(
+            stored.durable <= state.durable.position, "a record says durable of what was so before its store began", stored, state
+        )
+        check(stored.batch_index < stored.batch_count, "a place in a batch is below the batch's count", stored)
+        check(stored.epoch == state.epoch, "a record has the epoch of the state", stored, state)
         due = state.head.next_seq + stored.batch_index
-        hold(stored.seq == due, "numbers follow one another", stored, due)
+        check(stored.seq == due, "numbers follow one another", stored, due)
 
 
 class SpaceChecks(Space):
@@ -228,7 +231,7 @@ class SpaceChecks(Space):
         super().make(sizes, may_store=may_store)
         engine = self._engine
         free = engine.block.capacity - engine.headroom - (engine.need_of(sizes).end - engine.state.tail.position)
-        hold(free >= 0, "what was made room for fits, and the headroom stays free", free)
+        check(free >= 0, "what was made room for fits, and the headroom stays free", free)
 
 
 class RetainedChecks(Retained):
@@ -237,13 +240,13 @@ class RetainedChecks(Retained):
     def move_tail(self, tail: Bound, *, may_store: bool) -> None:
         needed = [record for record in self.records.values() if record.seq and record.last_used >= tail.next_seq]
         super().move_tail(tail, may_store=may_store)
-        hold(all(record.seq or record.owed for record in needed), "a copy that the tail passes is stored again, or owed", tail)
+        check(all(record.seq or record.owed for record in needed), "a copy that the tail passes is stored again, or owed", tail)
         self._hold_copies()
 
     def roll_back(self, end: Bound) -> None:
         needed = [record for record in self.records.values() if record.seq and 0 < record.first_used < end.next_seq]
         super().roll_back(end)
-        hold(all(record.seq or record.owed for record in needed), "a copy that a rollback discards is stored again, or owed", end)
+        check(all(record.seq or record.owed for record in needed), "a copy that a rollback discards is stored again, or owed", end)
         self._hold_copies()
 
     def settle(self) -> None:
@@ -257,11 +260,11 @@ class RetainedChecks(Retained):
     def _hold_copies(self) -> None:
         engine, state = self._engine, self._engine.state
         sizes = [record_size(len(payload), engine.block.alignment) for payload in self.records]
-        hold(engine.headroom >= sum(sizes), "the headroom has space for one copy of each retained record", engine.headroom, sizes)
+        check(engine.headroom >= sum(sizes), "the headroom has space for one copy of each retained record", engine.headroom, sizes)
         for record in self.records.values():
             there = state.tail.next_seq <= record.seq < state.head.next_seq
-            hold(not record.seq or there, "the copy of a retained record lies between tail and head", record.seq, state)
-            hold(not (record.seq and record.owed), "a copy is owed only while there is none", record.seq)
+            check(not record.seq or there, "the copy of a retained record lies between tail and head", record.seq, state)
+            check(not (record.seq and record.owed), "a copy is owed only while there is none", record.seq)
 
 
 class BatchChecks(Batch):
@@ -270,8 +273,8 @@ class BatchChecks(Batch):
     def append(self, data: Any, *, kind: int = 0) -> int:
         number = super().append(data, kind=kind)
         due = self._write_path.engine.state.head.next_seq + len(self._payloads) - 1
-        hold(number == due, "a batch tells the numbers that its records will have", number, due)
-        hold(len(self._kinds) == len(self._payloads), "a staged record has one kind", self._kinds)
+        check(number == due, "a batch tells the numbers that its records will have", number, due)
+        check(len(self._kinds) == len(self._payloads), "a staged record has one kind", self._kinds)
         return number
 
 

@@ -5,8 +5,8 @@ Invariants
 - The rules (epochs, tails, stray records, changes carried by two slots) are inherited from ``Engine``, and so are their checks at
   run time. C stores records, waits for barriers and writes the slots that commits need; given the same calls, both engines
   leave the same bytes.
-- C keeps the state. On its own it changes it only in ``append``, ``extend`` and commits, and only while the Python side holds
-  neither lock and no thread waits for a change.
+- C keeps the state. On its own it changes it only in ``append``, ``extend``, calls of events and commits, and only while the
+  Python side holds neither lock and no thread waits for a change.
 - C releases the address of the mapping before it is closed.
 """
 

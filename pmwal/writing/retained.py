@@ -97,11 +97,11 @@ class Retained:
         It never waits: the thread that holds ``writing`` may itself be waiting for this truncate.
         """
         writing = self._engine.writing
-        free = bool(self.records) and not owned(writing) and writing.acquire(blocking=False)
+        may_take = bool(self.records) and not owned(writing)
         try:
-            yield free
+            yield may_take and writing.acquire(blocking=False)
         finally:
-            if free:
+            if may_take and owned(writing):  # also if an interrupt came between acquiring it and here
                 writing.release()
 
     def move_tail(self, tail: Bound, *, may_store: bool) -> None:

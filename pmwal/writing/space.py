@@ -22,7 +22,7 @@ from pmwal.writing.retained import Retained
 
 
 class Space:
-    """Makes room by one of ``FULL_POLICIES``, and counts what that took. The caller holds ``writing`` and ``guard``."""
+    """Makes room as ``on_full`` says, and counts what that took. The caller holds ``writing`` and ``guard``."""
 
     def __init__(
         self, path: str, engine: Engine, access: Access, retained: Retained, *, on_full: str, timeout: float | None
