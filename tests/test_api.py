@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -471,9 +472,13 @@ def test_signatures_for_logging_libraries_share_their_defaults(function: Any) ->
 
 @pytest.mark.parametrize("options", [{"medium": "disk"}, {"size": 0}, {"timeout": -1}, {"align": 3}, {"mode": "w"}], ids=str)
 def test_event_loops_open_refuses_what_open_refuses(path: Path, options: dict[str, Any]) -> None:
-    """At the call, with the same words."""
+    """Where it is awaited, with the same words."""
+
+    async def opened() -> None:
+        await pmwal.aio.open(path, **options)
+
     with pytest.raises(ValueError) as refused:
         pmwal.open(path, **options)
     with pytest.raises(ValueError) as again:
-        pmwal.aio.open(path, **options)
+        asyncio.run(opened())
     assert str(refused.value) == str(again.value)
