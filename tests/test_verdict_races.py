@@ -15,6 +15,7 @@ from pmwal.recovery import snapshot
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
 from pmwal.storage.mapping import Mapping
+from processes import PATIENCE
 from support import file_offset, flip, kill, payloads, whole_records
 from support import superblock as superblock_of
 
@@ -114,6 +115,7 @@ def test_writer_that_comes_round_during_each_copy_is_no_damage(path: Path, monke
         return loaded
 
     monkeypatch.setattr(Mapping, "load", overtaken)
+    monkeypatch.setattr(snapshot, "_STEADY_SECONDS", PATIENCE)  # in 0.1 s a busy machine makes too few copies
     assert pmwal.verify(path).outcome == "recovered"
     assert next(laps, None) is None
     kill(wal)
