@@ -11,7 +11,7 @@ from typing import Any
 import pmwal
 from support import open_small, payloads
 
-PATIENCE = 20.0
+PATIENCE = 300.0
 """Seconds after which a thread that gets nowhere is taken for hanging."""
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 30.0
-"""Seconds after which a silent process counts as stuck."""
+PATIENCE = 300.0
+"""Seconds after which a silent process counts as stuck: far more than a busy machine needs, since only a hang waits that long."""
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -59,7 +59,7 @@ class Child:
 
     def wait(self) -> int | None:
         """Wait until the process ends; return its exit status."""
-        # Not join(timeout): it waits for a pipe that the process's own forked children keep open.
+        # Not join(timeout): it also waits for the process's own forked children, which hold its pipe open.
         deadline = time.monotonic() + PATIENCE
         while self._process.exitcode is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -67,7 +67,7 @@ class Child:
         return code
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process is gone."""
         self._process.kill()
         self._process.join()
 
@@ -103,7 +103,7 @@ def _answer(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...
 
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function in a forked process and return its result or raise its exception; ``Died`` if the process dies."""
+    """Run a function in a forked process; return its result or raise its exception, ``Died`` if the process dies."""
     with child(_answer, function, args) as running:
         fine, value = running.hear()
         running.wait()

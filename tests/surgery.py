@@ -1,4 +1,4 @@
-"""Small logs to experiment on, and changes to their records, slots and superblocks with right or wrong checksums."""
+"""Small logs for experiments, and changes to their records, slots and superblocks with right or wrong checksums."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def killed(path: Path) -> None:
 
 
 def fill_to(wal: Wal, position: int) -> None:
-    """Append records until the log ends at this position, and empty it, so that nothing else is in the way."""
+    """Append records until the log ends at this position, and empty it, so that no other record interferes."""
     block = wal._engine.block
     while wal._engine.state.head.position < position:
         left = position - wal._engine.state.head.position
@@ -70,7 +70,7 @@ def newest_slot(path: Path) -> Slot:
 
 
 def craft_record(path: Path, position: int, payload: bytes = b"crafted", **fields: int) -> None:
-    """Put a whole record at a position; by default the next one of the log's epoch."""
+    """Write a whole record at a position; by default the next record of the log's epoch."""
     judgement = look(path)
     values = {"seq": judgement.end.next_seq, "durable": 0, "epoch": judgement.report.epoch, "batch_count": 1, **fields}
     header = Header(0, len(payload), values["seq"], values["durable"], 0, values["epoch"], 0, 0, 0, values["batch_count"])
@@ -81,12 +81,12 @@ def craft_record(path: Path, position: int, payload: bytes = b"crafted", **field
 
 
 def damage_record(path: Path, seq: int, at: int = HEADER) -> None:
-    """Flip a bit of a record that is whole now."""
+    """Flip a bit of a record that is still whole."""
     flip(path, file_offset(superblock(path), whole_records(path)[seq].position) + at)
 
 
 def change_record(path: Path, seq: int, **fields: int) -> None:
-    """Change header fields of a record that is whole now, and its checksum with them."""
+    """Change header fields of a record that is still whole, and its checksum to match."""
     block, found = superblock(path), whole_records(path)[seq]
     start = file_offset(block, found.position)
     payload = path.read_bytes()[start + HEADER : start + HEADER + found.header.length]
@@ -104,6 +104,6 @@ def damage_superblock(path: Path, copy: int) -> None:
 
 
 def rewrite_superblocks(path: Path, block: Superblock) -> None:
-    """Replace both copies."""
+    """Replace both superblock copies."""
     overwrite(path, 0, encode_superblock(block, 0))
     overwrite(path, block.copy_offset, encode_superblock(block, 1))

@@ -50,7 +50,7 @@ STATS_NAMES = (
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where a test that does not care about the medium keeps its log."""
+    """The log's path, for tests to which the medium does not matter."""
     return shm_dir / "test.wal"
 
 
@@ -70,12 +70,12 @@ def path(shm_dir: Path) -> Path:
     ],
 )
 def test_every_promised_name_exists(kind: type, names: str) -> None:
-    """Programs rely on these names, so none of them is missing or renamed."""
+    """Programs rely on these names, so none may be missing or renamed."""
     assert [name for name in names.split() if not hasattr(kind, name)] == []
 
 
 def test_package_exports_what_it_promises() -> None:
-    """Everything in __all__ exists, and the errors, handles and functions are all in it."""
+    """Everything in __all__ exists, and it includes all errors, handles and functions."""
     assert [name for name in pmwal.__all__ if not hasattr(pmwal, name)] == []
     promised = {"open", "verify", "Wal", "Reader", "Record", "RecoveryReport", "WalStats", "PmwalError", "__version__"}
     assert promised | {error.__name__ for error in ERRORS} <= set(pmwal.__all__)
@@ -103,7 +103,7 @@ def test_errors_are_also_what_python_calls_them() -> None:
     ],
 )
 def test_errors_keep_their_fields_on_the_way_to_another_process(error: Exception) -> None:
-    """A worker's exception arrives with everything that it carried."""
+    """A worker's exception arrives with all its fields."""
     again = pickle.loads(pickle.dumps(error))
     assert (type(error), str(error), vars(error)) == (type(again), str(again), vars(again))
 
@@ -118,7 +118,7 @@ def test_record_is_a_value() -> None:
         record.seq = 2  # type: ignore[misc]
 
 
-# -- invariants of the numbers
+# -- invariants of the sequence numbers
 
 
 def test_new_log_is_empty(place: Place) -> None:
@@ -131,7 +131,7 @@ def test_new_log_is_empty(place: Place) -> None:
 
 
 def test_truncated_to_nothing_keeps_counting(place: Place) -> None:
-    """A log emptied by truncate continues with the next number, also after it was opened again."""
+    """A log emptied by truncate continues with the next number, also after a reopen."""
     with open_small(place.path, **place.options) as wal:
         wal.extend([b"a", b"b", b"c"])
         assert wal.truncate(before=4) == 4
@@ -146,7 +146,7 @@ def test_truncated_to_nothing_keeps_counting(place: Place) -> None:
 
 
 def test_rolled_back_to_nothing_counts_again(place: Place) -> None:
-    """A log emptied by rollback gives out the discarded numbers once more."""
+    """A log emptied by rollback assigns the discarded numbers again."""
     with open_small(place.path, **place.options) as wal:
         wal.extend([b"a", b"b", b"c"])
         assert wal.rollback(after=0) == 1
@@ -157,7 +157,7 @@ def test_rolled_back_to_nothing_counts_again(place: Place) -> None:
 
 
 def test_numbers_follow_one_another(place: Place) -> None:
-    """Every way to append takes the next number and is durable on return."""
+    """Every way to append takes the next number, and the record is durable on return."""
     with open_small(place.path, **place.options) as wal:
         assert (wal.append(b"1"), wal.committed_seq) == (1, 1)
         assert (wal.extend([b"2", b"3"]), wal.committed_seq) == ((2, 3), 3)
@@ -212,7 +212,7 @@ def test_path_is_str_bytes_or_pathlike(path: Path, name: str) -> None:
 
 
 def test_relative_path_is_relative_to_the_working_directory_at_open(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bare name is created in the working directory, and the handle does not care when that changes."""
+    """A bare name is created in the working directory, and a later change of directory does not affect the handle."""
     monkeypatch.chdir(shm_dir)
     with pmwal.open("bare.wal", size="64KiB") as wal:
         monkeypatch.chdir("/")
@@ -221,7 +221,7 @@ def test_relative_path_is_relative_to_the_working_directory_at_open(shm_dir: Pat
 
 
 def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty name names no file: nothing is created for it."""
+    """No file is created for an empty name."""
     monkeypatch.chdir(shm_dir)
     seam = BarrierRecorder()
     with pytest.raises(OSError):
@@ -264,7 +264,7 @@ def test_impossible_argument_is_refused_and_nothing_created(path: Path, options:
     "options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}, {"align": "64"}], ids=str
 )
 def test_argument_of_a_wrong_type_is_refused(path: Path, options: dict[str, Any]) -> None:
-    """A TypeError, and no file."""
+    """It is a TypeError, and no file is created."""
     with pytest.raises(TypeError):
         pmwal.open(path, **options)
     assert list(path.parent.iterdir()) == []
@@ -275,7 +275,7 @@ def test_argument_of_a_wrong_type_is_refused(path: Path, options: dict[str, Any]
     [(4096, 4096), (1, 4096), (4097, 8192), ("64KiB", 65536), ("64K", 65536), ("0.5 MiB", 524288), ("20kB", 20480)],
 )
 def test_size_is_bytes_or_text_and_rounded_up_to_pages(path: Path, size: int | str, capacity: int) -> None:
-    """The ring has at least the size asked for, and opening with the same size again is no mismatch."""
+    """The ring has at least the size asked for, and reopening with the same size is no mismatch."""
     with pmwal.open(path, size=size) as wal:
         assert wal.capacity == capacity
     with pmwal.open(path, size=size) as wal:
@@ -283,7 +283,7 @@ def test_size_is_bytes_or_text_and_rounded_up_to_pages(path: Path, size: int | s
 
 
 def test_size_is_64_mib_when_nothing_is_said(path: Path) -> None:
-    """The default capacity."""
+    """64 MiB is the default capacity."""
     with pmwal.open(path) as wal:
         assert wal.capacity == 64 << 20
 
@@ -295,7 +295,7 @@ def test_size_is_64_mib_when_nothing_is_said(path: Path) -> None:
     ids=str,
 )
 def test_other_geometry_than_the_log_has_is_refused(path: Path, mode: str, options: dict[str, Any], message: str) -> None:
-    """Another size or alignment than the log's own is a ValueError in every mode, and changes nothing."""
+    """A different size or alignment is a ValueError in every mode, and changes nothing."""
     open_small(path).close()
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
@@ -307,7 +307,7 @@ def test_other_geometry_than_the_log_has_is_refused(path: Path, mode: str, optio
 
 @pytest.mark.parametrize("align", [8, 16, 64, 512, 4096])
 def test_records_start_at_multiples_of_the_alignment(path: Path, align: int) -> None:
-    """Whatever the alignment, records come back, and space is counted by it."""
+    """Records come back with any alignment, and space is counted by it."""
     with open_small(path, align=align) as wal:
         wal.extend([b"a", b"b"])
         assert wal.capacity - wal.free == 2 * -(-(HEADER + 1) // align) * align
@@ -317,7 +317,7 @@ def test_records_start_at_multiples_of_the_alignment(path: Path, align: int) -> 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_file_is_private_to_its_owner(path: Path, umask: int) -> None:
-    """Mode 0600 with any umask, because a log contains data."""
+    """A log has mode 0600 with any umask, because it contains data."""
     old = os.umask(umask)
     try:
         open_small(path).close()
@@ -339,7 +339,7 @@ def test_ordering_follows_the_medium(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("outcome", ["locked", "mismatch", "format", "corrupt", "missing", "exists", "medium"])
 @pytest.mark.parametrize("mode", ["a", "r+", "x", "r"])
 def test_failed_open_leaks_nothing(path: Path, mode: str, outcome: str) -> None:
-    """An open that raises leaves no descriptor, and no lock: when the cause is gone it works."""
+    """An open that raises leaves no descriptor and no lock: once the cause is gone, it works."""
     causes: dict[str, dict[str, Any]] = {
         "mismatch": {"size": 8192}, "medium": {"medium": "dax"}, "missing": {"size": SMALL_RING}
     }  # fmt: skip
@@ -371,7 +371,7 @@ def test_failed_open_leaks_nothing(path: Path, mode: str, outcome: str) -> None:
 
 @pytest.mark.parametrize("mode", ["r", "a"])
 def test_refused_open_closes_each_descriptor_once(path: Path, mode: str) -> None:
-    """A descriptor that somebody else got meanwhile is not closed when the exception is forgotten."""
+    """A descriptor number that was reused meanwhile is not closed when the exception is released."""
     open_small(path).close()
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + bytes(8192) + whole[16384:])
@@ -391,7 +391,7 @@ def test_refused_open_closes_each_descriptor_once(path: Path, mode: str) -> None
 
 
 def test_verify_beside_a_writer_changes_nothing(path: Path) -> None:
-    """verify needs no lock; beside a running writer it says what recovery would keep."""
+    """verify needs no lock; while a writer is running it reports what recovery would keep."""
     with open_small(path) as wal:
         wal.extend([b"a", b"b"])
         before = path.read_bytes()
@@ -402,14 +402,14 @@ def test_verify_beside_a_writer_changes_nothing(path: Path) -> None:
 
 
 def test_verify_reads_each_byte_a_few_times_at_most(path: Path) -> None:
-    """The cost of a recovery grows with the log and not with the number of its records times the size of a piece."""
+    """The cost of a recovery grows with the log, not with the number of records times the size of a read."""
     with open_small(path, size="1MiB") as wal:
         wal.extend([bytes(100)] * 6000)
     assert pmwal.verify(path).bytes_scanned < 4 * (1 << 20)
 
 
 def test_verify_does_not_raise_for_damage(path: Path) -> None:
-    """A damaged log is a report with the outcome "corrupt" and the numbers that are lost."""
+    """A damaged log gives a report with the outcome "corrupt" and the lost numbers."""
     with open_small(path) as wal:
         wal.extend([b"a", b"b", b"c"])
     flip(path, file_offset(superblock_of(path), 56) + HEADER)
@@ -420,7 +420,7 @@ def test_verify_does_not_raise_for_damage(path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["a", "r+", "r"])
 def test_corrupt_log_is_refused_with_the_way_out(path: Path, mode: str) -> None:
-    """CorruptWal names what is lost, where, why, and what to run; the file is not changed."""
+    """CorruptWal says what is lost, where, why, and what to run; the file is not changed."""
     with open_small(path) as wal:
         wal.extend([b"a", b"b", b"c"])
     place = file_offset(superblock_of(path), 56)
@@ -448,7 +448,7 @@ def keywords_of(function: Any) -> dict[str, Any]:
 
 
 def test_signature_of_open_has_every_option_with_its_default() -> None:
-    """help(pmwal.open) shows what Options holds, in its order, and so does the type of the keywords."""
+    """help(pmwal.open) lists the fields of Options in their order, and so does the type of the keywords."""
     assert inspect.signature(pmwal.open).parameters["mode"].default == Options().mode
     expected = {name: value for name, value in vars(Options()).items() if name != "mode"}
     assert list(expected.items()) == list(keywords_of(pmwal.open).items())
@@ -456,14 +456,14 @@ def test_signature_of_open_has_every_option_with_its_default() -> None:
 
 
 def test_signature_of_an_event_loops_open_has_the_options_that_it_takes() -> None:
-    """All but those that only make sense elsewhere, with the same defaults."""
+    """It has all options but those that make no sense there, with the same defaults."""
     expected = {name: value for name, value in keywords_of(pmwal.open).items() if name not in ("commit", "recover")}
     assert expected == keywords_of(pmwal.aio.open)
 
 
 @pytest.mark.parametrize("function", [pmwal.LogHandler, pmwal.integrations.structlog.LoggerFactory, pmwal.integrations.loguru.Sink])
 def test_signatures_for_logging_libraries_share_their_defaults(function: Any) -> None:
-    """Whichever library a program logs with, the log is opened alike."""
+    """A program opens the log alike with any logging library."""
     keywords = keywords_of(function)
     names = {"size", "commit", "sync_level", "on_full", "medium"}
     assert {"structured", "level"} >= keywords.keys() - names

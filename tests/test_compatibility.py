@@ -1,4 +1,4 @@
-"""What version 0.1 gave still works: its import paths, the names in configurations, and the pickles that it made."""
+"""Everything from version 0.1 still works: import paths, names in configurations, and pickles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD_NAMES = ("pmwal.handler", "pmwal.layout", "pmwal.sink")
 
 @pytest.fixture
 def _not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old names warn when they are imported, which is once in a process."""
+    """The old names warn when they are imported, which happens once in a process."""
     for name in OLD_NAMES:
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.delattr(name, raising=False)
@@ -51,7 +51,7 @@ def _tool() -> ModuleType:
 @pytest.mark.usefixtures("_not_imported")
 @pytest.mark.parametrize("name", OLD_NAMES)
 def test_old_module_warns_with_what_to_use(name: str) -> None:
-    """One warning, which also says when the old name will go."""
+    """It gives one warning, which also says when the old name will go."""
     with pytest.warns(DeprecationWarning, match=rf"{name} is deprecated and will be removed in 0\.3: ") as caught:
         importlib.import_module(name)
     assert len(caught) == 1
@@ -59,7 +59,7 @@ def test_old_module_warns_with_what_to_use(name: str) -> None:
 
 @pytest.mark.usefixtures("_not_imported")
 def test_warning_of_an_old_module_points_at_the_import() -> None:
-    """So it can be found."""
+    """The user can then find the import."""
     with pytest.warns(DeprecationWarning, match="use pmwal.format.layout") as caught:
         from pmwal.layout import RECORD  # noqa: PLC0415
     assert RECORD is layout.RECORD
@@ -68,7 +68,7 @@ def test_warning_of_an_old_module_points_at_the_import() -> None:
 
 @pytest.mark.usefixtures("_not_imported")
 def test_old_layout_gives_every_name_of_the_new_one() -> None:
-    """The same objects, and not copies."""
+    """They are the same objects, not copies."""
     with pytest.warns(DeprecationWarning, match="use pmwal.format.layout"):
         old = importlib.import_module("pmwal.layout")
     expected = {name: value for name, value in vars(layout).items() if not name.startswith("_")}
@@ -87,7 +87,7 @@ def test_old_modules_give_the_classes_of_the_new_ones() -> None:
 
 @pytest.fixture
 def _root_logger() -> Iterator[None]:
-    """What a configuration changes, restored."""
+    """Restore what a configuration changes."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -119,10 +119,10 @@ def test_configuration_of_logging_with_the_old_class_works(shm_dir: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pickle_of_version_0_1_loads_with_every_attribute(name: str) -> None:
-    """The class is importable where 0.1 had it, and each attribute that 0.1 saw has the value that it had."""
+    """The class is importable where 0.1 had it, and each attribute known to 0.1 has its value."""
     expected = json.loads((PICKLES / f"{name}.json").read_text())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of an old name
+        warnings.simplefilter("ignore", DeprecationWarning)  # for an old name
         loaded = pickle.loads((PICKLES / f"{name}.pickle").read_bytes())
     found = _tool().describe(loaded)
     assert found["class"] == type(loaded).__module__ + "." + type(loaded).__qualname__
@@ -130,7 +130,7 @@ def test_pickle_of_version_0_1_loads_with_every_attribute(name: str) -> None:
 
 
 def restricted(found: Any, expected: Any) -> Any:
-    """A description with those attributes only that the other one has, and classes by the name that it calls them, if it may."""
+    """A description reduced to the other one's attributes, with classes by the names used there if they are the same."""
     if isinstance(found, list) and isinstance(expected, list):
         return [restricted(*pair) for pair in zip(found, expected, strict=True)]
     if not isinstance(found, dict) or not isinstance(expected, dict) or expected.keys() != {"class", "attributes"}:
@@ -149,7 +149,7 @@ def named(path: str) -> Any:
 
 
 def test_pickles_are_of_every_kind_of_object_that_is_handed_out() -> None:
-    """Records, reports, figures, events and errors: no class that is public and plain data is left out."""
+    """Records, reports, figures, events and errors: no public class of plain data is missing."""
     kinds = {json.loads((PICKLES / f"{name}.json").read_text())["class"].rpartition(".")[2] for name in NAMES}
     errors = {
         name for name in pmwal.__all__ if isinstance(getattr(pmwal, name), type) and issubclass(getattr(pmwal, name), Exception)
@@ -159,7 +159,7 @@ def test_pickles_are_of_every_kind_of_object_that_is_handed_out() -> None:
 
 
 def test_pickles_of_today_do_not_name_old_modules(shm_dir: Path) -> None:
-    """What is stored now is loaded without a warning after the old names are gone."""
+    """A pickle made now loads without a warning, also after the old names are gone."""
     handler = pmwal.LogHandler(shm_dir / "app.wal", size="64KiB")
     handler.close()
     assert type(handler.stats()).__module__ == "pmwal.records"

@@ -1,4 +1,4 @@
-"""Creating, opening and closing a log when something goes wrong at any step, or when somebody else does the same."""
+"""Creating, opening and closing a log when any step fails, or when another process does the same."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import pytest
 import pmwal
 from pmwal.format.layout import HEADER, PAGE
 from pmwal.storage.seam import Seam
-from processes import Died, child, elsewhere, on_tmpfs
+from processes import PATIENCE, Died, child, elsewhere, on_tmpfs
 from support import SMALL_RING, BarrierRecorder, Step, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
 DEATH = 9
-TORN = 40  # bytes of a store or write that are there when the process dies in the middle of it
+TORN = 40  # bytes of a store or write that are done when the process dies in the middle of it
 
 
 class DyingSeam(BarrierRecorder):
-    """The process ends right before step ``last``, or in the middle of it when ``torn``."""
+    """Ends the process right before step ``last``, or in the middle of it if ``torn``."""
 
     def __init__(self, last: int, torn: bool) -> None:
         super().__init__(self._die)
@@ -56,7 +56,7 @@ class DyingSeam(BarrierRecorder):
 
 
 def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTSUPP) -> None:
-    """Make this a file system without O_TMPFILE."""
+    """Emulate a file system without O_TMPFILE."""
     real = os.open
 
     def fake(path: Any, flags: int, *args: Any, **options: Any) -> int:
@@ -69,7 +69,7 @@ def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTS
 
 @pytest.fixture(params=["tmpfile", "no-tmpfile"])
 def path(request: pytest.FixtureRequest, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the log is to be, on a file system with and without unnamed files."""
+    """The log's path, on a file system with and without unnamed files."""
     if request.param == "no-tmpfile":
         without_tmpfile(monkeypatch)
     return shm_dir / "test.wal"
@@ -85,12 +85,12 @@ def disk_path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def shm_path(shm_dir: Path) -> Path:
-    """Where the log is when it does not matter how it was created."""
+    """The log's path, for tests to which the way of creation does not matter."""
     return shm_dir / "test.wal"
 
 
 def names(path: Path) -> list[str]:
-    """What lies in the log's directory."""
+    """The names in the log's directory."""
     return sorted(os.listdir(path.parent))
 
 
@@ -117,7 +117,7 @@ def dies(action: Callable[..., None], path: Path, last: int, torn: bool) -> None
 
 
 class NotingSeam(BarrierRecorder):
-    """Tells the sync of a directory from that of a file."""
+    """A seam that records the sync of a directory apart from that of a file."""
 
     def sync_file(self, fd: int) -> None:
         super().sync_file(fd)
@@ -126,7 +126,7 @@ class NotingSeam(BarrierRecorder):
 
 
 def test_log_gets_its_name_last(path: Path) -> None:
-    """Allocated, written in single pages, synced, and only then named; the directory is synced before anything else."""
+    """The log is allocated, written in single pages, synced, and only then named; the directory is synced next."""
     seam = NotingSeam()
     create(path, seam=seam)
     order = [event.name for at, event in enumerate(seam.events) if not at or seam.events[at - 1].name != event.name]
@@ -136,7 +136,7 @@ def test_log_gets_its_name_last(path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
 def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path, torn: bool) -> None:
-    """Whenever the process dies, there is no file or one that opens as an empty log; nothing else stays for good."""
+    """Wherever the process dies, there is no file, or one that opens as an empty log; nothing else stays for good."""
     steps = len(steps_of(create, path))
     path.unlink()
     assert names(path) == []
@@ -161,7 +161,7 @@ def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path,
 
 
 def test_crash_of_a_creation_leaves_no_orphan_where_files_can_be_unnamed(shm_path: Path) -> None:
-    """With O_TMPFILE there is never any other name than the log's own."""
+    """With O_TMPFILE no name but the log's own ever exists."""
     for last in range(len(steps_of(create, shm_path))):
         shm_path.unlink(missing_ok=True)
         dies(create, shm_path, last, torn=False)
@@ -169,7 +169,7 @@ def test_crash_of_a_creation_leaves_no_orphan_where_files_can_be_unnamed(shm_pat
 
 
 def test_crash_of_a_creation_on_a_disk(disk_path: Path) -> None:
-    """The same around the steps that matter on a disk: the syncs and the link."""
+    """The same for the steps that matter on a disk: the syncs and the link."""
     steps = steps_of(create, disk_path)
     for last, event in enumerate(steps):
         if event.name in ("sync", "link", "allocate", "flush"):
@@ -184,7 +184,7 @@ def test_crash_of_a_creation_on_a_disk(disk_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_failure_at_any_step_of_creation_leaves_nothing_behind(path: Path, error: BaseException) -> None:
-    """An error or an interrupt passes through; no orphan, no lock and no descriptor stays, and the next open works."""
+    """An error or interrupt propagates; no orphan, lock or descriptor stays, and the next open works."""
     steps = steps_of(create, path)
     path.unlink()
     failures = 0
@@ -211,12 +211,12 @@ def test_failure_at_any_step_of_creation_leaves_nothing_behind(path: Path, error
         create(path)
         assert names(path) == [path.name], last
         path.unlink()
-    assert failures >= len(steps) - 4  # the sync of an open and the live page at close may fail, and an unlink
+    assert failures >= len(steps) - 4  # the sync of an open, the live page at close and an unlink may fail
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
 def test_every_way_to_refuse_unnamed_files_is_understood(shm_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Old kernels and foreign file systems say it differently; the log is created all the same, and alone."""
+    """Old kernels and foreign file systems report it differently; each time the log is created, and no other file."""
     without_tmpfile(monkeypatch, number)
     create(shm_path)
     assert names(shm_path) == [shm_path.name]
@@ -224,7 +224,7 @@ def test_every_way_to_refuse_unnamed_files_is_understood(shm_path: Path, monkeyp
 
 
 def test_other_errors_of_the_directory_are_reported(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not mean "no unnamed files here" is not tried another way."""
+    """An error that does not mean "no unnamed files here" is not retried another way."""
     without_tmpfile(monkeypatch, errno.EACCES)
     with pytest.raises(PermissionError):
         create(shm_path)
@@ -232,7 +232,7 @@ def test_other_errors_of_the_directory_are_reported(shm_path: Path, monkeypatch:
 
 
 def test_orphans_of_other_logs_and_of_running_creations_are_left_alone(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a dead creation of this very name has left is removed."""
+    """Only a dead creation of the same name has its leftovers removed."""
     without_tmpfile(monkeypatch)
     other = shm_path.with_name("other.wal")
 
@@ -267,26 +267,26 @@ def test_orphans_of_other_logs_and_of_running_creations_are_left_alone(shm_path:
 
 
 def test_longest_name_works_without_unnamed_files(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that the file system takes can be created on every one of them."""
+    """Any name that the file system accepts can be created, with and without unnamed files."""
     without_tmpfile(monkeypatch)
     path = shm_dir / ("x" * 255)
     create(path)
     assert names(path) == [path.name]
 
 
-# -- two at once (scenario 26)
+# -- concurrent creation (scenario 26)
 
 
 @pytest.mark.parametrize("mode", ["a", "x"])
 def test_two_processes_that_create_at_once_make_one_log(path: Path, mode: str) -> None:
-    """One owns it; the other one is told that it is locked, or that it exists; both see the same log."""
+    """One process owns the log; the other is told that it is locked, or that it exists; both see the same log."""
     rounds = 8
     barrier = multiprocessing.get_context("fork").Barrier(2)
 
     def race(pipe: Connection, name: bytes) -> None:
         for number in range(rounds):
             log = path.with_name(f"{number}.wal")
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
             wal: pmwal.Wal | None = None
             try:
                 wal = open_small(log, mode, size=SMALL_RING, seam=Seam(), medium="file")
@@ -296,10 +296,10 @@ def test_two_processes_that_create_at_once_make_one_log(path: Path, mode: str) -
                 pipe.send(type(error).__name__)
             except Exception as error:
                 pipe.send(repr(error))
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
             if wal is not None:
                 wal.close()
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
             if wal is None:
                 with pmwal.open(log, "r") as reader:
                     pipe.send(payloads(reader))
@@ -316,7 +316,7 @@ def test_two_processes_that_create_at_once_make_one_log(path: Path, mode: str) -
 
 @pytest.mark.parametrize(("mode", "closes"), [("a", False), ("a", True), ("x", True)], ids=["a-stays-open", "a-closes", "x"])
 def test_creation_that_another_one_overtakes_at_any_step(path: Path, mode: str, closes: bool) -> None:
-    """Whenever the other process is faster, the slower one is a clean loser, or opens the other's log."""
+    """Wherever it is overtaken, the slower process fails cleanly or opens the other's log."""
     steps = len(steps_of(create, path))
     path.unlink()
     linked = 0
@@ -363,7 +363,7 @@ def test_creation_that_another_one_overtakes_at_any_step(path: Path, mode: str, 
 
 
 def test_hidden_file_that_another_creation_takes_for_an_orphan(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without unnamed files, a creation that starts right after the hidden file was made does not make this one fail."""
+    """Without unnamed files, a creation that starts right after this one's hidden file was made does not make it fail."""
     without_tmpfile(monkeypatch)
     real = fcntl.flock
 
@@ -380,7 +380,7 @@ def test_hidden_file_that_another_creation_takes_for_an_orphan(shm_path: Path, m
 
 
 def test_lock_is_held_before_the_name_appears(path: Path) -> None:
-    """Whoever sees the new name finds the log locked, and whole for reading."""
+    """Another process that sees the new name finds the log locked, and whole for reading."""
     seen: list[int] = []
 
     def hook(event: Step) -> None:
@@ -396,7 +396,7 @@ def test_lock_is_held_before_the_name_appears(path: Path) -> None:
 
 
 def test_log_replaced_while_it_is_opened_is_looked_for_again(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handle writes the file that has the name now, and never one that lost it meanwhile."""
+    """A handle writes the file that has the name now, never one that lost it meanwhile."""
     other = shm_path.with_name("other.wal")
     with open_small(shm_path) as wal:
         wal.append(b"old")
@@ -418,7 +418,7 @@ def test_log_replaced_while_it_is_opened_is_looked_for_again(shm_path: Path, mon
 
 
 def test_full_tmpfs_is_an_error_at_creation(shm_path: Path) -> None:
-    """No space is an OSError at open that leaves nothing; a log that fits works; a full file system does not stop a log."""
+    """A lack of space is an OSError at open that leaves nothing; a log that fits works, and a full file system does not stop it."""
 
     def body() -> list[str]:
         with pytest.raises(OSError) as caught:
@@ -442,7 +442,7 @@ def test_full_tmpfs_is_an_error_at_creation(shm_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["a", "r+", "r", "verify"])
 def test_sparse_copy_on_a_full_tmpfs_does_not_end_the_interpreter(shm_path: Path, mode: str) -> None:
-    """A page that the file system cannot give is an error or zeros, and never a SIGBUS."""
+    """A page that the file system cannot provide is an error or reads as zeros, but never a SIGBUS."""
 
     def body() -> int | None:
         with open_small(shm_path, size="256KiB") as wal:
@@ -470,7 +470,7 @@ def test_sparse_copy_on_a_full_tmpfs_does_not_end_the_interpreter(shm_path: Path
 
 
 def test_limit_on_file_sizes_is_an_error_at_creation(path: Path) -> None:
-    """RLIMIT_FSIZE: EFBIG and no file; a log within the limit works, and so does one that exists already."""
+    """RLIMIT_FSIZE gives EFBIG and no file; a log within the limit works, and so does an existing one."""
 
     def body() -> list[str]:
         create(path.with_name("large.wal"), size="1MiB")
@@ -488,7 +488,7 @@ def test_limit_on_file_sizes_is_an_error_at_creation(path: Path) -> None:
 
 
 def test_no_permission_is_an_error_at_creation(path: Path) -> None:
-    """A directory that may not be written, and one that is not there, are the OSError that they are."""
+    """A directory that is not writable or does not exist gives the system's own OSError."""
     with pytest.raises(FileNotFoundError):
         create(path.parent / "missing" / "test.wal")
     path.write_bytes(b"")
@@ -519,7 +519,7 @@ def clean_log(path: Path) -> list[tuple[int, bytes]]:
 
 
 def killed_log(path: Path, ordering: str) -> list[tuple[int, bytes]]:
-    """A log whose writer was killed with records past the pointer, and one after them that is torn."""
+    """A log whose writer was killed with records past the pointer, the last of them torn."""
     kept: list[tuple[int, bytes]] = elsewhere(_leave_torn, path, ordering)
     return kept
 
@@ -546,7 +546,7 @@ LOGS: dict[str, Callable[[Path], list[tuple[int, bytes]]]] = {
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
 @pytest.mark.parametrize("log", LOGS)
 def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, torn: bool) -> None:
-    """Whenever the recovery and the close after it end, the next one finds the same records and drops nothing more."""
+    """Wherever the recovery or the close after it ends, the next one finds the same records and drops nothing more."""
     kept = LOGS[log](shm_path)
     whole = shm_path.read_bytes()
     steps = steps_of(create, shm_path)
@@ -564,7 +564,7 @@ def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_crash_at_any_step_of_a_close_keeps_what_was_acknowledged(shm_path: Path, ordering: str, torn: bool) -> None:
-    """A crash while the last commit or the closing slot is written loses nothing that was durable, and makes no hole."""
+    """A crash while the last commit or the closing slot is written loses nothing durable, and leaves no hole."""
 
     def work(path: Path, seam: BarrierRecorder) -> None:
         hook, seam.before = seam.before, None
@@ -581,11 +581,11 @@ def test_crash_at_any_step_of_a_close_keeps_what_was_acknowledged(shm_path: Path
         shm_path.unlink()
         dies(work, shm_path, last, torn)
         with open_small(shm_path) as wal:
-            assert payloads(wal) == [b"a", b"b", b"c"], last  # stored before, so the page cache has it
+            assert payloads(wal) == [b"a", b"b", b"c"], last  # the store was done, so the page cache has it
 
 
 @pytest.fixture(autouse=True)
 def _no_children_left() -> Iterator[None]:
-    """A process that a test forgot would hold a lock into the next one."""
+    """A process left running by a test would hold a lock into the next one."""
     yield
     assert multiprocessing.active_children() == []

@@ -1,4 +1,4 @@
-"""Cursors: resuming after the record that was read last, or being told that it is gone."""
+"""Cursors: reading resumes after the last record read, or says that it is gone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Handle = pmwal.Wal | pmwal.Reader
 
 
 def follow_now(handle: Handle, start: str) -> Iterator[pmwal.Record]:
-    """What follow returns without waiting."""
+    """The records that follow() returns without waiting."""
     return handle.follow(start, timeout=0)
 
 
 def read_now(handle: Handle, start: str) -> Iterator[pmwal.Record]:
-    """What read returns."""
+    """The records that read() returns."""
     return handle.read(start)
 
 
@@ -33,13 +33,13 @@ Way = Callable[[Handle, str], Iterator[pmwal.Record]]
 
 
 def numbers(records: Iterator[pmwal.Record]) -> list[int]:
-    """Their numbers."""
+    """The sequence numbers of some records."""
     return [record.seq for record in records]
 
 
 @WAYS
 def test_cursor_means_after_that_record(place: Place, way: Way) -> None:
-    """On writer and reader; after the newest record there is nothing yet, and that is no error."""
+    """A cursor works on writer and reader; after the newest record there is nothing yet, which is no error."""
     with open_small(place.path, **place.options) as wal, pmwal.open(place.path, "r") as reader:
         wal.extend([b"a", b"b", b"c"])
         cursors = [record.cursor for record in wal]
@@ -49,8 +49,8 @@ def test_cursor_means_after_that_record(place: Place, way: Way) -> None:
         assert numbers(wal.read(cursors[0], 3)) == numbers(reader.read(cursors[0], 3)) == [2]
 
 
-def test_follow_with_a_cursor_goes_on_to_what_comes_later(shm_dir: Path) -> None:
-    """The newest record's cursor waits for the next one."""
+def test_follow_with_a_cursor_continues_with_later_records(shm_dir: Path) -> None:
+    """Started at the newest record's cursor, follow() returns the next one."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         cursor = wal[wal.append(b"a")].cursor
         threading.Timer(0.05, lambda: wal.append(b"b")).start()
@@ -59,7 +59,7 @@ def test_follow_with_a_cursor_goes_on_to_what_comes_later(shm_dir: Path) -> None
 
 @WAYS
 def test_cursor_outlives_handles_processes_and_recoveries(place: Place, way: Way) -> None:
-    """Neither a kill nor a close of the writer changes a record that is kept."""
+    """Neither a kill nor a close of the writer changes the cursor of a retained record."""
     wal = open_small(place.path, **place.options)
     wal.extend([b"a", b"b", b"c"])
     cursor = wal[2].cursor
@@ -74,7 +74,7 @@ def test_cursor_outlives_handles_processes_and_recoveries(place: Place, way: Way
 @WAYS
 @pytest.mark.parametrize("again", [[], [b"B"], [b"B", b"C", b"D"], [b"b", b"c"]])
 def test_rolled_back_record_is_told_from_what_took_its_number(shm_dir: Path, way: Way, again: list[bytes]) -> None:
-    """Whether or not its number was given again, and even to the same bytes: they were stored at another time."""
+    """The cursor tells them apart even if the replacement has the same bytes: the times differ."""
     with open_small(shm_dir / "log") as wal:
         wal.extend([b"a", b"b", b"c"])
         kept, gone = wal[1].cursor, wal[3].cursor
@@ -107,7 +107,7 @@ def test_cursor_of_another_log_is_refused(shm_dir: Path, way: Way) -> None:
 
 @WAYS
 def test_truncated_record_is_passed_over_as_long_as_the_next_one_is_there(shm_dir: Path, way: Way) -> None:
-    """Nothing was missed then; later the error says how many were, and where the log begins."""
+    """As long as the next record exists nothing was missed; after that the error counts the loss and names the log's beginning."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         wal.extend([b"a", b"b", b"c", b"d"])
         cursor = wal[1].cursor
@@ -130,13 +130,13 @@ def test_truncated_record_is_passed_over_as_long_as_the_next_one_is_there(shm_di
 def test_truncation_while_the_record_is_looked_at_is_the_same(
     shm_dir: Path, monkeypatch: pytest.MonkeyPatch, before: int, missed: int
 ) -> None:
-    """The view is older than the tail that has passed the record: the next one is read, or what was missed is counted."""
+    """With a view older than the tail that passed the record, the next record is read or the missed ones are counted."""
     with open_small(shm_dir / "log") as wal:
         wal.extend([b"a", b"b", b"c", b"d"])
         cursor, read = wal[1].cursor, pmwal.Wal.read
 
         def read_late(self: pmwal.Wal, start: Any = None, stop: Any = None) -> Iterator[pmwal.Record]:
-            if stop == 2:  # the look at the record that the cursor names
+            if stop == 2:  # the read of the record that the cursor names
                 self.truncate(before=before)
             return read(self, start, stop)
 
@@ -154,7 +154,7 @@ def test_truncation_while_the_record_is_looked_at_is_the_same(
 )
 @WAYS
 def test_text_that_is_no_cursor_is_a_value_error_that_shows_one(shm_dir: Path, way: Way, text: str) -> None:
-    """The words say what it should look like."""
+    """The message shows what a cursor looks like."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         for handle in (wal, reader):
             with pytest.raises(ValueError, match="like '17-0badcafe'"):
@@ -162,7 +162,7 @@ def test_text_that_is_no_cursor_is_a_value_error_that_shows_one(shm_dir: Path, w
 
 
 def test_cursor_covers_everything_of_a_record() -> None:
-    """Another kind, time, payload or number is another cursor, and the text gives it back."""
+    """A different kind, time, payload or number gives a different cursor, and its text round-trips."""
     facts = (7, 1, 10**18, b"payload")
     cursor = cursor_of(*facts)
     assert parse_cursor(str(cursor)) == cursor
@@ -172,7 +172,7 @@ def test_cursor_covers_everything_of_a_record() -> None:
 
 
 def test_salvage_takes_no_cursor(shm_dir: Path) -> None:
-    """Damage may hide the very record that it names."""
+    """Damage may hide the very record that the cursor names."""
     with open_small(shm_dir / "log") as wal:
         cursor = wal[wal.append(b"a")].cursor
     with pmwal.open(shm_dir / "log", "r", recover="salvage") as reader, pytest.raises(ValueError, match="start at a number"):

@@ -1,4 +1,4 @@
-"""Scenario 39, damage of every kind: only documented errors, nothing acknowledged missing or changed unless the report says so."""
+"""Scenario 39, damage of every kind: only documented errors, and no acknowledged record lost or changed without a report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SECONDS_MAX = 2.0
 
 
 class Image:
-    """A log's bytes in memory, and what was acknowledged in it."""
+    """The bytes of a log in memory, and the records acknowledged in it."""
 
     def __init__(self, path: Path, acknowledged: Numbered, issued: Numbered | None = None) -> None:
         self.issued = acknowledged if issued is None else issued
-        overwrite(path, LIVE_OFFSET, bytes(PAGE))  # it names this process, which lives, as the writer
+        overwrite(path, LIVE_OFFSET, bytes(PAGE))  # it names this process, which is alive, as the writer
         self.original = path.read_bytes()
         self.raw = bytearray(self.original)
         self.capacity = superblock(path).capacity
@@ -36,11 +36,11 @@ class Image:
         self.acknowledged = acknowledged
 
     def load(self, offset: int, length: int) -> bytes:
-        """As from a file."""
+        """Load bytes, as from a file."""
         return bytes(self.raw[offset : offset + length])
 
     def check(self) -> str:
-        """Judge the bytes as they are now; the label of the verdict, or "FormatError"."""
+        """Judge the current bytes; return the label of the verdict, or "FormatError"."""
         try:
             block_in_use = identity.identify(self.load, len(self.raw), "image")
         except pmwal.FormatError:
@@ -66,15 +66,15 @@ class Image:
         missing = {seq for seq, _ in self.acknowledged} - {seq for seq, _ in kept}
         assert [item for item in self.acknowledged if item[0] not in missing] == kept, "changed or foreign records"
         if missing:
-            assert report.maybe_acknowledged, f"{sorted(missing)} are missing without a word: {report}"
+            assert report.maybe_acknowledged, f"{sorted(missing)} are missing and not reported: {report}"
             witnesses = [seq for seq in self._witnesses(judgement.end.position) if seq in missing]
             assert not witnesses, f"{witnesses} are whole and say that {sorted(missing)} were durable: {report}"
         return report.case
 
     def _witnesses(self, stop: int) -> list[int]:
-        """Records whose bytes are as they were, and whose mark says that the log was durable past ``stop``.
+        """Records with unchanged bytes whose mark says that the log was durable past ``stop``.
 
-        Only when damage took all of them too, up to the very end, can it pass for a torn tail.
+        Only damage to all of them as well, up to the very end, can pass for a torn tail.
         """
         return [found.header.seq for found in self.records if found.header.durable > stop and self._intact(found)]
 
@@ -105,7 +105,7 @@ def small(path: Path, *, clean: bool, ordering: str) -> Image:
 
 @pytest.fixture
 def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parse equal control regions once: most damage leaves them as they were."""
+    """Parse equal control regions once, because most damage does not touch them."""
     monkeypatch.setattr(judge, "read_control", functools.lru_cache(maxsize=64)(control.read_control))
 
 
@@ -115,7 +115,7 @@ STATES = [(True, "strict"), (False, "strict"), (True, "pipelined"), (False, "pip
 @pytest.mark.parametrize(("clean", "ordering"), [(True, "strict"), (False, "pipelined")])
 @pytest.mark.usefixtures("parsed_once")
 def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
-    """A flipped bit of a record is R4, R5 or, within the window, a torn tail that says maybe_acknowledged."""
+    """A flipped bit in a record is R4, R5 or, within the window, a torn tail that reports maybe_acknowledged."""
     image = small(shm_dir / "a.wal", clean=clean, ordering=ordering)
     verdicts: set[str] = set()
     for offset in range(len(image.raw) - 4096, len(image.raw)):
@@ -129,16 +129,16 @@ def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, o
 @pytest.mark.native_engine
 @pytest.mark.parametrize(("clean", "ordering"), STATES)
 def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
-    """A flipped bit of a superblock or a slot: its copy, or the slot before, is used, and the report says so.
+    """After a flipped bit in a superblock or slot, its copy or the previous slot is used, and the report says so.
 
-    The verdict depends on the superblock in use, the slots and the ring only, so each pair of the first two is judged once.
+    The verdict depends only on the superblock in use, the slots and the ring, so each pair of the first two is judged once.
     """
     image = small(shm_dir / "a.wal", clean=clean, ordering=ordering)
     judged: dict[object, str] = {}
     part = STATES.index((clean, ordering))
     for offset in range(part, len(image.raw) - 4096, len(STATES)):
         if LIVE_OFFSET <= offset < LIVE_OFFSET + PAGE:
-            continue  # recovery never looks there: see the next test
+            continue  # recovery never reads there: see the next test
         for bit in range(8):
             image.raw[offset] ^= 1 << bit
             try:
@@ -155,7 +155,7 @@ def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(clean:
 
 
 def test_recovery_never_reads_the_live_page(shm_dir: Path) -> None:
-    """The live page may say anything: no byte of it is loaded."""
+    """Recovery loads no byte of the live page, so its content does not matter."""
     image = small(shm_dir / "a.wal", clean=False, ordering="pipelined")
     loads: list[tuple[int, int]] = []
 
@@ -168,7 +168,7 @@ def test_recovery_never_reads_the_live_page(shm_dir: Path) -> None:
 
 
 def test_every_truncation_of_the_file_is_refused(shm_dir: Path) -> None:
-    """A file that is shorter by any number of bytes is a FormatError; nothing of it is mapped."""
+    """A file that is too short by any number of bytes is a FormatError and is never mapped."""
     path = shm_dir / "a.wal"
     image = small(path, clean=True, ordering="strict")
     for length in range(len(image.original)):
@@ -200,7 +200,7 @@ def large(path: Path, *, clean: bool, ordering: str, seed: int) -> Image:
 
 
 def mutate(rng: random.Random, raw: bytearray) -> None:
-    """One random damage: flipped bits, zeros, ones, garbage, a swap, a copy, a shift, an old page."""
+    """Apply one random damage: flipped bits, zeros, ones, garbage, a swap, a copy, a shift, an old page."""
     size = len(raw)
     start = rng.randrange(size)
     if rng.random() < 0.5:
@@ -230,7 +230,7 @@ def mutate(rng: random.Random, raw: bytearray) -> None:
 @pytest.mark.parametrize("part", range(10))
 @pytest.mark.usefixtures("parsed_once")
 def test_random_mutations_of_larger_logs_are_noticed_or_harmless(part: int, shm_dir: Path) -> None:
-    """Ten thousand damages in all, each to a fresh copy: one to three mutations."""
+    """Ten thousand cases in all, each with one to three mutations of a fresh copy."""
     clean, ordering = STATES[part % 4]
     image = large(shm_dir / "a.wal", clean=clean, ordering=ordering, seed=part)
     for number in range(1000):
@@ -246,7 +246,7 @@ def test_random_mutations_of_larger_logs_are_noticed_or_harmless(part: int, shm_
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_open_or_fail_with_documented_errors(seed: int, shm_dir: Path) -> None:
-    """The same through the public calls, on files: open for writing, read, salvage, verify, repair."""
+    """The same on files through the public calls: open for writing, read, salvage, verify."""
     path = shm_dir / "a.wal"
     clean, ordering = STATES[seed]
     image = large(path, clean=clean, ordering=ordering, seed=seed)
@@ -259,13 +259,13 @@ def test_damaged_files_open_or_fail_with_documented_errors(seed: int, shm_dir: P
         try:
             outcome = pmwal.verify(path).outcome
             with pmwal.open(path, "r", recover="salvage") as reader:
-                assert set(contents(reader)) <= set(image.issued)  # without slots also what was truncated
+                assert set(contents(reader)) <= set(image.issued)  # without slots, also records that were truncated
             with pmwal.open(path, "r") as reader:
                 assert set(contents(reader)) <= set(image.acknowledged)
             with pmwal.open(path, "r+") as wal:
                 assert outcome != "corrupt"
                 assert set(contents(wal)) <= set(image.acknowledged)
-                wal.append(b"goes on") if wal.free > 1000 else None
+                wal.append(b"next") if wal.free > 1000 else None
         except pmwal.CorruptWal:
             assert outcome == "corrupt"
         except pmwal.FormatError:
@@ -273,7 +273,7 @@ def test_damaged_files_open_or_fail_with_documented_errors(seed: int, shm_dir: P
 
 
 def test_random_bytes_are_no_log(shm_dir: Path) -> None:
-    """A file of random bytes, with or without a whole superblock before it, gives a documented error."""
+    """A file of random bytes, with or without a whole superblock first, gives a documented error."""
     image = small(shm_dir / "a.wal", clean=True, ordering="strict")
     size = len(image.raw)
     for seed in range(100):

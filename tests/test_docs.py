@@ -1,4 +1,4 @@
-"""All documents: their examples run, their links resolve, and the map of the packages is true."""
+"""All documents: their examples run, their links lead somewhere, and the map of modules is true."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def modules() -> set[str]:
 
 @cache
 def imported_by(name: str) -> set[str]:
-    """What a module, or a package with all that is in it, imports of pmwal, the extension module left out."""
+    """The modules of pmwal that a module or whole package imports, except the extension module."""
     sources = [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/**/*.py")]
     found: set[str] = set()
     for node in (node for path in sources for node in ast.walk(ast.parse(path.read_text()))):
@@ -40,7 +40,7 @@ def imported_by(name: str) -> set[str]:
 
 
 def map_of_modules() -> list[str]:
-    """The names in the map of docs/developing.md, in its order; a row may have several."""
+    """The names in the map of docs/developing.md, in order; a row may have several."""
     rows = read_table(read_section("developing.md", "Map of the modules"), "module")
     return [name for row in rows for name in row[0].split(", ")]
 
@@ -57,7 +57,7 @@ def test_map_of_modules_is_complete_and_in_import_order() -> None:
 
 
 def test_check_of_the_map_finds_a_wrong_order() -> None:
-    """The check above can fail: two packages in the other order are noticed."""
+    """Negative control of the check above: swapping two packages is noticed."""
     names = map_of_modules()
     names.insert(0, names.pop(names.index("recovery")))
     assert "recovery imports storage" in early_imports(names)
@@ -76,13 +76,13 @@ def is_there(name: str) -> bool:
 
 
 def can_run(section: Section) -> bool:
-    """Whether everything is installed that a section says it needs, in comments of the form "needs NAME"."""
+    """Whether everything is installed that the section's comments require, written as "needs NAME"."""
     return all(map(is_there, re.findall(r"^<!-- needs ([\w.]+) -->$", "\n".join(section.lines), re.MULTILINE)))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_examples_in_documents_run(path: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block that starts with ">>>" does what it shows; a heading starts with fresh names and a fresh ``path``."""
+    """Each block that starts with ">>>" gives the output shown; each heading starts with fresh names and a fresh ``path``."""
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
     for number, section in enumerate(filter(can_run, read_sections(path))):
         directory = shm_dir / str(number)
@@ -100,7 +100,7 @@ def test_examples_in_documents_run(path: Path, shm_dir: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_python_in_documents_is_python(path: Path) -> None:
-    """Each other block of Python can at least be compiled."""
+    """Every other block of Python compiles."""
     for section in read_sections(path):
         for line, block in read_blocks(section, "python"):
             if not block.startswith(">>>"):
@@ -123,7 +123,7 @@ def test_relative_links_resolve(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_named_files_exist(path: Path) -> None:
-    """Each file of the project that is named in backticks exists."""
+    """Each file of the project named in backticks exists."""
     named = re.findall(r"`((?:pmwal|tests|docs|tools|examples)/[\w./-]*)`", prose(path))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
@@ -136,14 +136,14 @@ def test_documents_are_there() -> None:
 
 
 def test_recorder_notes_every_step_of_the_seam() -> None:
-    """As docs/developing.md says: a step that the recorder left out would escape every crash test."""
+    """Every crash test would miss a step that the recorder leaves out, as docs/developing.md says."""
     steps = {name for name, value in vars(Seam).items() if callable(value) and not name.startswith("_")}
-    facts = {"monotonic_ns"}  # which no file depends on
+    facts = {"monotonic_ns"}  # no file depends on it
     assert set() == steps - facts - set(vars(Recorder))
 
 
 def test_tests_that_the_testing_page_names_exist() -> None:
-    """Each scenario in docs/testing.md has tests, and there are such tests."""
+    """Each scenario in docs/testing.md names tests that exist."""
     rows = read_table(read_section("testing.md", "Scenarios"), "scenario")
     named = {name.strip("`") for row in rows for name in row[1].split(", ")}
     sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
@@ -152,20 +152,20 @@ def test_tests_that_the_testing_page_names_exist() -> None:
 
 
 def commands(path: Path) -> dict[str, list[str]]:
-    """The commands of a document that a comment marks, by their names."""
+    """A document's commands marked by a comment, by name."""
     found = re.findall(r"^<!-- (\w+) command -->\n```sh\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
     return {name: block.splitlines() for name, block in found}
 
 
 def test_marked_commands_are_where_ci_takes_them_from() -> None:
-    """Each is one line in the document for those who run it: users the README, contributors CONTRIBUTING.md."""
+    """Each is a single line in the document for those who run it: README for users, CONTRIBUTING.md for contributors."""
     readme, contributing = commands(ROOT / "README.md"), commands(ROOT / "docs" / "CONTRIBUTING.md")
     assert (sorted(readme), sorted(contributing)) == (["demo", "test"], ["docs", "rigs"])
     assert {1} == {len(lines) for lines in (readme | contributing).values()}
 
 
 def test_pre_commit_has_the_ruff_of_the_tests() -> None:
-    """The pinned version lies in the range of setup.cfg, so that both formatters agree."""
+    """The pinned version lies in the range of setup.cfg, so that both format alike."""
     pinned = re.search(
         r"ruff-pre-commit\n\s+rev: v(\d+)\.(\d+)\.\d+$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE
     )
@@ -181,7 +181,7 @@ GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 
 def test_changelog_has_the_form_of_keep_a_changelog() -> None:
-    """Unreleased first, then versions with their dates, newest first; in each only known groups, in order and not empty."""
+    """Unreleased comes first, then versions with dates, newest first; each has only known groups, in order and not empty."""
     versions: list[str] = []
     groups: list[str] = []
     for section in read_sections(ROOT / "CHANGELOG.md")[2:]:

@@ -1,4 +1,4 @@
-"""docs/durability.md: the code takes the steps that it argues about, and damage leads to the verdicts that it names."""
+"""docs/durability.md: the code takes the steps described there, and damage leads to the verdicts named there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from support import (
 
 
 def step_of(event: Step, block: Superblock) -> str | None:
-    """What docs/durability.md calls this step; None for the live page."""
+    """The name of this step in docs/durability.md; None for the live page."""
     if event.name not in ("store", "flush"):
         return event.name
     if LIVE_OFFSET <= event.offset < LIVE_OFFSET + layout.PAGE:
@@ -43,7 +43,7 @@ def step_of(event: Step, block: Superblock) -> str | None:
 
 
 def steps_of(events: list[Step], block: Superblock) -> str:
-    """The steps in order; one that is repeated counts once, but for syncs, which may be of different files."""
+    """The steps in order; a repeated step counts once, except syncs, which may be of different files."""
     steps = [step for event in events if (step := step_of(event, block)) is not None]
     kept = [step for before, step in zip(["", *steps], steps, strict=False) if step != before or step == "sync"]
     return ", ".join(kept) or "nothing"
@@ -136,13 +136,13 @@ OPENS: dict[str, Callable[[Wal], None]] = {
 
 
 def order_table(ordering: str) -> dict[str, str]:
-    """Operation -> steps, as docs/durability.md has them."""
+    """Operation -> steps, as in docs/durability.md."""
     column = ("strict", "pipelined").index(ordering) + 1
     return {row[0]: row[column] for row in read_table(read_section("durability.md", "Order of steps"), "operation")}
 
 
 def open_watched(path: Path, ordering: str, **options: Any) -> tuple[Wal, BarrierRecorder]:
-    """A log opened as a file, and the seam under it."""
+    """A log opened as a file, and its recording seam."""
     seam = BarrierRecorder()
     return open_small(path, seam=seam, medium="file", ordering=ordering, **options), seam
 
@@ -158,7 +158,7 @@ def prepared(path: Path, ordering: str, size: int = SMALL_RING) -> tuple[Wal, Ba
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_durability_table_has_the_steps_of_the_code(operation: str, ordering: str, shm_dir: Path) -> None:
-    """Each operation stores, flushes and syncs in the order that docs/durability.md argues about."""
+    """Each operation stores, flushes and syncs in the order that docs/durability.md gives."""
     for number, (prepare, act) in enumerate(OPERATIONS[operation]):
         path = shm_dir / f"{number}.wal"
         wal, seam = prepared(path, ordering, 1 << 21 if prepare is _pass_lag else SMALL_RING)
@@ -174,7 +174,7 @@ def test_durability_table_has_the_steps_of_the_code(operation: str, ordering: st
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 @pytest.mark.parametrize("operation", [name for name in OPENS if name.startswith("open")])
 def test_durability_table_has_the_steps_of_an_open(operation: str, ordering: str, shm_dir: Path) -> None:
-    """An open for writing syncs, stores again and begins an epoch in the order that docs/durability.md argues about."""
+    """An open for writing syncs, stores again and begins an epoch in the order that docs/durability.md gives."""
     path = shm_dir / "test.wal"
     wal, _ = prepared(path, ordering)
     OPENS[operation](wal)
@@ -189,7 +189,7 @@ def test_durability_table_has_the_steps_of_an_open(operation: str, ordering: str
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_durability_table_has_the_steps_of_a_creation(ordering: str, shm_dir: Path) -> None:
-    """A creation ends with the sync of the directory after the link; the steps of an open of a clean log follow."""
+    """A creation ends with the sync of the directory after the link; the steps of opening a clean log follow."""
     path = shm_dir / "test.wal"
     wal, seam = open_watched(path, ordering)
     steps = steps_of(seam.events, superblock(path))
@@ -204,7 +204,7 @@ def test_durability_table_has_no_row_that_is_not_tested() -> None:
 
 
 def test_durability_names_the_file_systems_that_weaken_assumptions() -> None:
-    """What docs/durability.md says of a file system is what ``stats().assumptions`` says."""
+    """docs/durability.md lists the same weakened assumptions as ``stats().assumptions``."""
     table = read_table(read_section("durability.md", "Network and copy-on-write file systems"), "file system")
     written = {name: weakened for names, weakened in table for name in names.split(", ")}
     expected = {
@@ -216,7 +216,7 @@ def test_durability_names_the_file_systems_that_weaken_assumptions() -> None:
 
 
 def test_durability_assumptions_are_numbered_without_a_gap() -> None:
-    """A1, A2 and so on, and no document names one that is not there."""
+    """They are A1, A2 and so on, and no document names one that does not exist."""
     text = "\n".join(read_section("durability.md", "Assumptions about the medium").lines)
     numbers = [int(number) for number in re.findall(r"^- \*\*A(\d+)\.", text, re.MULTILINE)]
     assert list(range(1, len(numbers) + 1)) == numbers
@@ -257,7 +257,7 @@ def test_window_of_maybe_acknowledged_is_as_described(damaged: str, shm_dir: Pat
 
 
 def test_commit_with_nothing_pending_closes_the_window(shm_dir: Path) -> None:
-    """The advice of docs/durability.md helps: damage to the last record is reported then."""
+    """The advice in docs/durability.md helps: damage to the last record is then reported."""
     path = shm_dir / "test.wal"
     wal, _ = open_watched(path, "pipelined")
     wal.append(b"first")
@@ -268,11 +268,11 @@ def test_commit_with_nothing_pending_closes_the_window(shm_dir: Path) -> None:
     assert pmwal.verify(path).case == "R4"
 
 
-# -- what docs/recovery.md says of salvage, repair and the report
+# -- salvage, repair and the report, as in docs/recovery.md
 
 
 def damaged_after_a_rollback(path: Path, *later: bytes) -> None:
-    """Record 4 was rolled back, is still whole in the gap before the ring's end, and was replaced by a longer one, now damaged."""
+    """Record 4 was rolled back, is still whole in the gap before the ring's end; its longer replacement is damaged."""
     wal, _ = open_watched(path, "strict")
     wal.extend([bytes(7000), bytes(7000), b"keep"])
     wal.truncate(before=3)
@@ -285,7 +285,7 @@ def damaged_after_a_rollback(path: Path, *later: bytes) -> None:
 
 
 def test_salvage_with_a_slot_hands_out_nothing_that_was_rolled_back(shm_dir: Path) -> None:
-    """A discarded record in the gap before the ring's end neither comes back nor hides the one that replaced it."""
+    """A discarded record in the gap before the ring's end neither comes back nor hides its replacement."""
     path = shm_dir / "test.wal"
     damaged_after_a_rollback(path, b"new 5", b"new 6")
     with pmwal.open(path, "r", recover="salvage") as reader:
@@ -294,7 +294,7 @@ def test_salvage_with_a_slot_hands_out_nothing_that_was_rolled_back(shm_dir: Pat
 
 
 def test_repair_with_a_slot_keeps_nothing_that_was_rolled_back(shm_dir: Path) -> None:
-    """Where the damage begins the repaired log ends, also when a discarded record with the right number is there."""
+    """The repaired log ends where the damage begins, even if a discarded record with the right number is there."""
     path = shm_dir / "test.wal"
     damaged_after_a_rollback(path)
     repair(path)
@@ -304,7 +304,7 @@ def test_repair_with_a_slot_keeps_nothing_that_was_rolled_back(shm_dir: Path) ->
 
 @pytest.mark.parametrize("lost", [1, 2, 128])
 def test_damage_is_a_range_of_the_ring_only_for_damaged_records(lost: int, shm_dir: Path) -> None:
-    """When slots are damaged and no record was looked at, the report does not point into the ring."""
+    """When slots are damaged and no record was read, the report does not point into the ring."""
     path = shm_dir / "test.wal"
     wal, _ = prepared(path, "strict")
     wal.close()

@@ -1,4 +1,4 @@
-"""docs/format.md and docs/recovery.md: their tables, diagrams and constants are those of the code, both ways."""
+"""docs/format.md and docs/recovery.md have the tables, diagrams and constants of the code, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pmwal.recovery.verdict import TABLE
 
 
 def draw(structure: Structure) -> str:
-    """The byte diagram of a structure: eight bytes a row, a field of more than one row as one."""
+    """The byte diagram of a structure, eight bytes a row; a field longer than a row takes one row."""
     rows: list[tuple[int, list[tuple[int, str]]]] = []
     for name in structure.offsets:
         offset, size = structure.offsets[name], structure.field_size(name)
@@ -39,7 +39,7 @@ def draw(structure: Structure) -> str:
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.title)
 def test_format_table_is_the_structure(structure: Structure) -> None:
-    """Offset, size, name and meaning of each field are in docs/format.md, and nothing else is."""
+    """Offset, size, name and meaning of each field are in docs/format.md, and nothing else."""
     expected = [
         [str(structure.offsets[field.name]), str(structure.field_size(field.name)), field.name, field.meaning]
         for field in structure.fields
@@ -49,7 +49,7 @@ def test_format_table_is_the_structure(structure: Structure) -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.title)
 def test_format_diagram_is_the_structure(structure: Structure) -> None:
-    """The byte diagram in docs/format.md is the one that the fields give."""
+    """The byte diagram in docs/format.md matches the fields."""
     expected = draw(structure)
     diagrams = [block.rstrip("\n") for _, block in read_blocks(read_section("format.md", structure.title), "text")]
     assert expected in diagrams, f"docs/format.md, {structure.title}, expects:\n{expected}"
@@ -68,13 +68,13 @@ def constants() -> dict[str, int]:
 
 
 def test_format_constants_are_those_of_the_code() -> None:
-    """Every number of the layout is in the table, with its value."""
+    """The table has every number of the layout, with its value."""
     table = {row[0]: row[1] for row in read_table(read_section("format.md", "Limits and constants"), "name")}
     assert {name: str(value) for name, value in constants().items()} == table
 
 
 def test_format_constants_are_the_same_in_other_words() -> None:
-    """The "also" column has the same value in other words."""
+    """The "also" column gives the same value in another form."""
     units = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "TiB": 1 << 40}
     for name, value, also, _ in read_table(read_section("format.md", "Limits and constants"), "name"):
         if also:
@@ -83,13 +83,13 @@ def test_format_constants_are_the_same_in_other_words() -> None:
 
 
 def test_format_names_the_flags() -> None:
-    """The values of the slot's flags in the text are those of the code."""
+    """The text gives the slot's flags the values that the code has."""
     text = "\n".join(read_section("format.md", "commit slot").lines)
     assert f"Flags: `{layout.SLOT_CLEAN}` clean close, `{layout.SLOT_PIPELINED}` pipelined." in text
 
 
 def test_format_slot_picture_is_the_placement() -> None:
-    """The formula in docs/format.md gives the place that the code takes, for every generation of two turns."""
+    """The formula in docs/format.md gives the same place as the code, for every generation of two turns."""
     for pages in (2, 3, 32, 256):
         block = Superblock(bytes(16), pages * layout.PAGE, layout.CAPACITY_MIN, 8, 0)
         for generation in range(2 * block.turn):
@@ -107,13 +107,13 @@ def test_recovery_table_is_the_verdict_table() -> None:
 
 
 def test_recovery_says_what_to_do_for_each_row() -> None:
-    """No row is left without advice, and no advice without a row."""
+    """Every row has advice, and no advice lacks a row."""
     text = "\n".join(read_section("recovery.md", "What you see, and what to do").lines)
     advised = [label for head in re.findall(r"^- \*\*(.*?)\.\*\*", text, re.MULTILINE) for label in head.split(", ")]
     assert sorted(row.label for row in TABLE) == sorted(advised)
 
 
 def test_recovery_explains_every_field_of_the_report() -> None:
-    """The table of the report has every field of it, and no other."""
+    """The table of the report has all its fields, and no other."""
     names = [name for row in read_table(read_section("recovery.md", "The report"), "field") for name in re.findall(r"\w+", row[0])]
     assert sorted(field.name for field in fields(RecoveryReport)) == sorted(names)

@@ -24,7 +24,7 @@ FLAGS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
 
 @pytest.mark.parametrize("name", ["pmwal", *MODULES])
 def test_docstring_examples_run(name: str, tmp_path: Path) -> None:
-    """The examples of a module do what they say."""
+    """The examples of a module give the output shown."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for number, example in enumerate(finder.find(importlib.import_module(name), name)):

@@ -1,4 +1,4 @@
-"""What is flushed (scenario 19): every stored byte, before its acknowledgement."""
+"""Flushed ranges (scenario 19): every stored byte is flushed before its acknowledgement."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from surgery import STRICT, fill_to
 
 
 def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> None:
-    """Scenario 19: ranges that begin anywhere in a line, near and over the ends of pages, of every length to three lines."""
+    """Scenario 19: ranges begin anywhere in a line, near and across page ends, with every length up to three lines."""
     path = shm_dir / "plain"
     path.write_bytes(bytes(6 * PAGE))
     seam = BarrierRecorder()
@@ -50,7 +50,7 @@ def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> 
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_flushes_cover_every_stored_byte_before_the_acknowledgement(shm_dir: Path, ordering: str) -> None:
-    """Scenario 19 through append: every start mod 64 that there is, every length to two lines, twice over the ring's end."""
+    """Scenario 19 through append: every possible start mod 64, every length up to two lines, twice past the ring's end."""
     seam = BarrierRecorder()
     path = shm_dir / "test.wal"
     wal = open_small(path, seam=seam, medium="file", ordering=ordering, on_full="overwrite", align=8)

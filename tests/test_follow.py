@@ -1,4 +1,4 @@
-"""follow(): every durable record once and in order, in this process or another, until there will be no more."""
+"""follow(): every durable record once and in order, in this process or another, until the log is closed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,14 @@ from pmwal.reading import follow
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
 from pmwal.storage.live_page import read_writer
-from processes import child
+from processes import PATIENCE, child
 from support import kill, open_small
 
 COUNT = 300
-PATIENCE = 20.0
 
 
 def follow_elsewhere(pipe: Any, path: Path, options: dict[str, Any]) -> None:
-    """Report each record that a reader in this process follows, then how it ended."""
+    """Report each record that a reader in this process follows, and how the iteration ends."""
     with pmwal.open(path, "r") as reader:
         pipe.send("ready")
         try:
@@ -49,7 +49,7 @@ def wait_until(true: Any) -> None:
 
 
 def test_reader_elsewhere_gets_each_record_and_ends_when_the_writer_closes(place: Place) -> None:
-    """Through several laps of the ring, with truncates of what was read."""
+    """The follower passes several laps of the ring, while records already read are truncated."""
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
         for number in range(COUNT):
@@ -63,7 +63,7 @@ def test_reader_elsewhere_gets_each_record_and_ends_when_the_writer_closes(place
 
 
 def test_thread_follows_its_own_writer_and_ends_at_close(place: Place) -> None:
-    """Wal.follow delivers what is durable, and not what is only appended."""
+    """Wal.follow delivers durable records only."""
     got: list[int] = []
     wal = open_small(place.path, commit="manual", **place.options)
     follower = threading.Thread(target=lambda: got.extend(record.seq for record in wal.follow()))
@@ -80,21 +80,30 @@ def test_thread_follows_its_own_writer_and_ends_at_close(place: Place) -> None:
     assert got[:2] == [1, 2]
 
 
-def test_timeout_counts_from_the_last_record(shm_dir: Path) -> None:
-    """It ends after this time without a record; a record in time lets it continue."""
+def test_timeout_counts_from_the_last_record(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """follow() ends after this time without a record; each record restarts it."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         start = time.monotonic()
         assert list(reader.follow(timeout=0.2)) == []
         assert time.monotonic() - start >= 0.2
         assert list(wal.follow(timeout=0)) == []
-        writer = threading.Thread(target=lambda: [(time.sleep(0.1), wal.append(b"x")) for _ in range(4)])
-        writer.start()
-        assert [record.seq for record in reader.follow(timeout=PATIENCE / 10)] == [1, 2, 3, 4]
-        writer.join()
+        clock, waits = 0.0, list[float]()
+
+        def wait(_: follow.Waiter, version: int, seconds: float) -> None:
+            nonlocal clock
+            clock += 9
+            waits.append(seconds)
+            if len(waits) <= 4:
+                wal.append(b"x")
+
+        monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: clock))
+        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        assert [record.seq for record in reader.follow(timeout=10)] == [1, 2, 3, 4]
+        assert waits == [10, 10, 10, 10, 10, 1]
 
 
 def test_follow_starts_where_it_is_told(shm_dir: Path) -> None:
-    """At a number that is there, at one that is still to come, and not at one that is gone."""
+    """A start may exist already or be still to come; one that is gone raises Overrun."""
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         wal.extend([b"a", b"b", b"c"])
         for handle in (wal, reader):
@@ -112,7 +121,7 @@ def test_follow_starts_where_it_is_told(shm_dir: Path) -> None:
 
 
 def test_killed_writers_successor_is_followed(place: Place) -> None:
-    """A kill is no end; a clean close is, and a reader that begins without a writer waits for one."""
+    """A killed writer does not end follow(), a clean close does; a reader that starts without a writer waits for one."""
     wal = open_small(place.path, **place.options)
     with child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
@@ -135,7 +144,7 @@ def test_killed_writers_successor_is_followed(place: Place) -> None:
         assert reader.hear() == "end"
 
 
-def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
+def test_rollback_of_what_was_handed_out_is_reported(place: Place) -> None:
     """A follower must not continue after records that no longer exist, even if nothing has taken their numbers."""
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
@@ -147,7 +156,7 @@ def test_rollback_of_what_was_handed_out_is_said(place: Place) -> None:
 
 @pytest.mark.parametrize("medium", ["memory", "emulated-dax", "file"])
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
-    """One that would sleep for longer than this test waits; a close wakes it, too."""
+    """The follower would otherwise sleep for longer than this test waits; close wakes it, too."""
     monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
     monkeypatch.setattr(follow, "PAUSE_MAX", 10 * PATIENCE)
     path = shm_dir / "log"
@@ -173,8 +182,8 @@ def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch,
         assert reader.hear() == "end"
 
 
-def test_follower_that_may_not_write_looks_now_and_then(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the native engine; without the right to set the word in the live page it is the same."""
+def test_follower_that_may_not_write_polls(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the native engine a follower polls, as it does without permission to write the live page."""
     monkeypatch.setattr(follow, "native", None)
     with open_small(place.path, **place.options) as wal, child(follow_elsewhere, place.path, {}) as reader:
         assert reader.hear() == "ready"
@@ -186,7 +195,7 @@ def test_follower_that_may_not_write_looks_now_and_then(place: Place, monkeypatc
 
 
 def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
-    """And after nobody waits any more, the writer finds it cleared by its own wake-up."""
+    """Once nobody waits, the writer's next wake-up clears the word."""
     path = shm_dir / "log"
     with pmwal.open(path, size="64KiB") as wal, pmwal.open(path, "r") as reader:
         wal.append(b"x")
@@ -200,7 +209,7 @@ def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
 
 
 def test_follower_of_a_file_that_is_cut_gets_an_error(shm_dir: Path) -> None:
-    """Not a signal, and the file is not made longer again."""
+    """The error is no signal, and the file is not extended again."""
     path = shm_dir / "log"
     wal = open_small(path)
     with child(follow_elsewhere, path, {}) as reader:
@@ -213,7 +222,7 @@ def test_follower_of_a_file_that_is_cut_gets_an_error(shm_dir: Path) -> None:
 
 
 def test_closed_reader_ends_its_followers_with_an_error(shm_dir: Path) -> None:
-    """As every call on a closed handle does."""
+    """A follower of a closed reader raises, as every call on a closed handle does."""
     with open_small(shm_dir / "log") as wal:
         reader = pmwal.open(shm_dir / "log", "r")
         follower = reader.follow()
@@ -225,7 +234,7 @@ def test_closed_reader_ends_its_followers_with_an_error(shm_dir: Path) -> None:
 
 
 def test_follow_in_salvage_is_refused(shm_dir: Path) -> None:
-    """There is nothing to wait for."""
+    """In salvage mode there is nothing to wait for."""
     open_small(shm_dir / "log").close()
     with pmwal.open(shm_dir / "log", "r", recover="salvage") as reader, pytest.raises(ValueError, match="salvage"):
         reader.follow()
@@ -233,8 +242,8 @@ def test_follow_in_salvage_is_refused(shm_dir: Path) -> None:
 
 @pytest.mark.native_engine
 @pytest.mark.skipif(native is None, reason="needs the native engine")
-def test_record_behind_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ordinary case of a follower is one call of C; at the gap before a new lap it is a walk again."""
+def test_record_after_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower usually gets the next record in one C call; at the gap before a new lap it walks again."""
     walked: list[int] = []
     walk = Walker.walk
     monkeypatch.setattr(Walker, "walk", lambda *args: walked.append(args[-1]) or walk(*args))
@@ -247,13 +256,13 @@ def test_record_behind_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, 
             assert next(records).data == b"%d" % seq * 100
         laps = wal.stats().bytes // wal.capacity
         assert laps > 2
-        assert len(walked) <= 2 + laps + 1  # the first one, and one for each gap
+        assert len(walked) <= 2 + laps + 1  # the first record, and one walk for each gap
 
 
 @pytest.mark.native_engine
 @pytest.mark.skipif(native is None, reason="needs the native engine")
 def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new(shm_dir: Path) -> None:
-    """In any other case C returns None, and the Python side decides."""
+    """In any other case C returns None, and Python decides."""
     path = shm_dir / "log"
     with open_small(path) as wal, pmwal.open(path, "r") as reader:
         wal.append(b"a")
@@ -268,7 +277,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
                 pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, Bound(last.end, seq), epoch, 4096, 10
             )
 
-        assert news() is None  # nothing was stored since
+        assert news() is None  # nothing has been stored since
         wal.extend([b"b", b"c"])
         line, first_seq, many = news()
         assert [record.data for record, *_ in many] == [b"b", b"c"]
@@ -280,7 +289,7 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         assert news(epoch=epoch + 1) is None
         assert news(seq=3) is None  # another record is there
         wal.truncate(before=3)
-        assert news() is None  # it is gone
+        assert news() is None  # it was truncated
         with pytest.raises(TypeError, match="line of the live page"):
             news(b"")
         wal.rollback(after=2)

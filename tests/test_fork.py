@@ -1,4 +1,4 @@
-"""A forked child: it cannot use its parent's handle, keeps no lock, and leaves the log as it is (scenario 33)."""
+"""A forked child cannot use its parent's handle, keeps no lock, and leaves the log unchanged (scenario 33)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 import pmwal
 from callers import open_and_close
 from pmwal.format.layout import PAGE
-from processes import child, elsewhere, run_script
+from processes import PATIENCE, child, elsewhere, run_script
 from support import BarrierRecorder, Step, open_small, payloads
 
 LIVE_PAGE = slice(PAGE, 2 * PAGE)
@@ -46,20 +46,20 @@ USES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "test.wal"
 
 
 def lasting(path: Path) -> bytes:
-    """The file without its live page."""
+    """The file's bytes without the live page."""
     raw = bytearray(path.read_bytes())
     raw[LIVE_PAGE] = bytes(PAGE)
     return bytes(raw)
 
 
 def open_when_forgotten(path: Path) -> list[bytes]:
-    """Open and close the log as soon as a child that was just forked has closed its copy of the lock."""
-    deadline = time.monotonic() + 10
+    """Open and close the log as soon as a freshly forked child has closed its copy of the lock."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return open_and_close(path)
@@ -69,7 +69,7 @@ def open_when_forgotten(path: Path) -> list[bytes]:
 
 
 def sleep_until_forgotten(pipe: Connection) -> None:
-    """In a forked child: live until the test lets go of the pipe, and then end without any cleaning up."""
+    """In a forked child: wait until the test closes the pipe, then exit without cleaning up."""
     try:
         pipe.recv()
     finally:
@@ -78,7 +78,7 @@ def sleep_until_forgotten(pipe: Connection) -> None:
 
 @pytest.mark.parametrize("name", USES)
 def test_use_in_a_forked_child_is_refused(path: Path, name: str) -> None:
-    """ForkedWal says what to do, nothing is stored, and the parent's handle works on."""
+    """ForkedWal says what to do, nothing is stored, and the parent's handle still works."""
     with open_small(path) as wal:
         wal.append(b"1")
         wal.append(b"2", commit=False)
@@ -93,7 +93,7 @@ def test_use_in_a_forked_child_is_refused(path: Path, name: str) -> None:
 @pytest.mark.parametrize("moment", ["entered", "ended"])
 @pytest.mark.parametrize("kind", ["batch", "reserve"])
 def test_block_that_was_begun_before_the_fork_stores_nothing_in_the_child(path: Path, kind: str, moment: str) -> None:
-    """A batch or reservation that the child enters or ends is refused there, and is the parent's to finish."""
+    """A batch or reservation cannot be entered or ended in the child; the parent finishes it."""
     with open_small(path) as wal:
         wal.append(b"1")
         before = lasting(path)
@@ -118,7 +118,7 @@ def test_block_that_was_begun_before_the_fork_stores_nothing_in_the_child(path: 
 
 
 def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: Path) -> None:
-    """An iterator of the parent's handle gives the child no records, not even those that it had already loaded."""
+    """An iterator of the parent's handle gives the child no records, not even those already loaded."""
     with open_small(path) as wal:
         wal.extend([b"1", b"2"])
         running = wal.read()
@@ -129,20 +129,20 @@ def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: 
 
 
 def test_child_of_a_thread_that_is_storing_does_not_hang(path: Path) -> None:
-    """A lock that was held at the fork is never waited for in the child."""
+    """The child never waits for a lock that was held at the fork."""
     inside, go_on = threading.Event(), threading.Event()
 
     def hook(event: Step) -> None:
         if event.name == "store":
             inside.set()
-            go_on.wait(20)
+            go_on.wait(PATIENCE)
 
     seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         seam.before = hook
         storing = threading.Thread(target=lambda: wal.append(b"1"))
         storing.start()
-        assert inside.wait(20)
+        assert inside.wait(PATIENCE)
         try:
             for use in (USES["append"], USES["commit"], USES["read"]):
                 with pytest.raises(pmwal.ForkedWal):
@@ -163,7 +163,7 @@ def _other_log(path: Path) -> Path:
 
 
 def test_close_in_a_forked_child_only_lets_go(path: Path) -> None:
-    """close, a with block and a dropped handle change nothing in the child, and say nothing."""
+    """In the child close, a with block and a dropped handle change nothing and print nothing."""
 
     def let_go() -> list[bool]:
         with wal_of_parent[0]:
@@ -194,7 +194,7 @@ def test_close_in_a_forked_child_only_lets_go(path: Path) -> None:
 
 
 def test_ends_of_forked_children_write_nothing(path: Path) -> None:
-    """Normal exit inside and outside the with block, os._exit, an exception and SIGKILL: the parent's log is untouched."""
+    """A normal exit inside or outside the with block, os._exit, an exception and SIGKILL leave the parent's log untouched."""
     result = run_script(
         """
         import os, signal, sys
@@ -259,7 +259,7 @@ def test_ends_of_forked_children_write_nothing(path: Path) -> None:
 
 
 def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
-    """Own the log, start a child in some way that outlives this process, and say so."""
+    """Own the log, start a child that outlives this process, and say so."""
 
     def fork() -> None:
         if os.fork() == 0:
@@ -268,7 +268,7 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
     def fork_in_a_thread() -> None:
         thread = threading.Thread(target=fork, daemon=True)
         thread.start()
-        thread.join(0.3)  # a fork that is made to wait until the lock is registered is a good answer
+        thread.join(0.3)  # a fork that has to wait until the lock is registered is correct, too
 
     if how == "fork-at-link":
 
@@ -317,12 +317,12 @@ def fork_and_wait(pipe: Connection, path: Path, how: str) -> None:
     pipe.recv()
     wal.close()
     pipe.send("closed")
-    time.sleep(30)
+    time.sleep(PATIENCE)
 
 
 @pytest.mark.parametrize("how", ["fork", "fork-twice", "exec", "fork-at-link", "fork-at-open", "fork-at-lock"])
 def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how: str) -> None:
-    """The lock dies with the owner, however its child came to be: the next open works and finds the records."""
+    """The lock dies with the owner, however its child was started: the next open works and finds the records."""
     with child(fork_and_wait, path, how) as owner:
         assert owner.hear() == "open"
         with pytest.raises(pmwal.WalLocked) as caught:
@@ -333,7 +333,7 @@ def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how:
 
 
 def test_log_closed_while_a_child_lives_is_free(path: Path) -> None:
-    """close gives the log away at once, whatever children there are."""
+    """close releases the lock at once, whether or not children are alive."""
     with child(fork_and_wait, path, "exec") as owner:
         owner.hear()
         owner.say("close")
@@ -342,7 +342,7 @@ def test_log_closed_while_a_child_lives_is_free(path: Path) -> None:
 
 
 def test_forked_child_may_open_its_own_reader_and_its_own_log(path: Path) -> None:
-    """What the error advises works: a reader of the parent's log, and a log of the child's."""
+    """The advice in the error works: the child opens a reader of the parent's log, and a log of its own."""
 
     def in_child() -> tuple[list[bytes], list[bytes]]:
         with pmwal.open(path, "r") as reader, open_small(path.with_name("own.wal")) as own:
@@ -356,7 +356,7 @@ def test_forked_child_may_open_its_own_reader_and_its_own_log(path: Path) -> Non
 
 
 def test_reader_works_on_in_a_forked_child(path: Path) -> None:
-    """A reader has no lock to lose: parent and child both read with it, and close it apart."""
+    """A reader has no lock to lose: parent and child both read with it, and close it independently."""
     with open_small(path) as wal:
         wal.append(b"1")
         with pmwal.open(path, "r") as reader:

@@ -1,4 +1,4 @@
-"""Framing and geometry (scenarios 15 to 18): lengths, sizes, the ring's end."""
+"""Framing and geometry (scenarios 15 to 18): lengths, sizes and the ring's end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=[
 
 
 def forge_length(path: Path, seq: int, length: int) -> None:
-    """Give a record another length and a checksum that is right for as many of the bytes as there are."""
+    """Give a record another length, and a checksum that is right for those bytes that exist."""
     judgement, found = look(path), whole_records(path)[seq]
     block = judgement.identity.block
     start = file_offset(block, found.position)
@@ -77,7 +77,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS.keys())
 def test_forged_length_of_a_committed_record_is_corruption(shm_dir: Path, length: int) -> None:
-    """Scenario 15: a length is checked before it is used, and nothing is allocated for it."""
+    """Scenario 15: a length is checked before it is used, and no memory is allocated for it."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **STRICT)
     for number in range(1, 6):
@@ -90,7 +90,7 @@ def test_forged_length_of_a_committed_record_is_corruption(shm_dir: Path, length
         assert tracemalloc.get_traced_memory()[1] < 2 * os.path.getsize(path) + (1 << 20)
     finally:
         tracemalloc.stop()
-    # A record that now ends inside the third is whole for itself: the damage shows where the third is missing.
+    # A record that now ends inside the third is whole on its own; the damage shows where the third should start.
     assert (report.case, report.lost_first_seq in (2, 3)) == ("R4", True)
     with pytest.raises(pmwal.CorruptWal):
         open_small(path, **STRICT)
@@ -98,7 +98,7 @@ def test_forged_length_of_a_committed_record_is_corruption(shm_dir: Path, length
 
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS.keys())
 def test_forged_length_past_the_pointer_ends_the_log_there(shm_dir: Path, length: int) -> None:
-    """Scenario 15 in a torn tail: what cannot be a record is dropped, whatever its length field says."""
+    """Scenario 15 in a torn tail: an impossible record is dropped, regardless of its length field."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **STRICT)
     wal.append(b"1" * 100)
@@ -107,7 +107,7 @@ def test_forged_length_past_the_pointer_ends_the_log_there(shm_dir: Path, length
     kill(wal)
     forge_length(path, 2, length)
     wal = open_small(path, **STRICT)
-    # The checksum was forged as well: where the record fits, it is as whole as any that the program stored.
+    # The checksum was forged as well: where the record fits, it is as valid as any other.
     assert wal.next_seq in (2, 3)
     assert [seq for seq, _ in contents(wal)][:1] == [1]
     if HEADER + length > SMALL_RING // 2:
@@ -118,7 +118,7 @@ def test_forged_length_past_the_pointer_ends_the_log_there(shm_dir: Path, length
 
 
 def test_length_past_the_ring_near_its_end_is_not_believed(shm_dir: Path) -> None:
-    """Scenario 15: a record's room ends at the ring's end, not a lap later."""
+    """Scenario 15: a record must end at the ring's end, not a lap later."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, **STRICT)
     fill_to(wal, 4096 - 200)
@@ -133,7 +133,7 @@ def test_length_past_the_ring_near_its_end_is_not_believed(shm_dir: Path) -> Non
 
 
 def test_payloads_of_every_kind_come_back_as_they_were(place: Place) -> None:
-    """Scenario 16: empty, zeros, ones, and the largest; after a kill and after a close."""
+    """Scenario 16: empty, zeros, ones, and the largest, after a kill and after a close."""
     wal = open_small(place.path, **place.options)
     largest = superblock(place.path).payload_max
     stored = [b"", bytes(1), bytes(100), b"\xff" * 100, b"", bytes(64), b"\xff" * 48, b"\xa5" * largest, b""]
@@ -150,7 +150,7 @@ def test_payloads_of_every_kind_come_back_as_they_were(place: Place) -> None:
 
 @pytest.mark.parametrize("fill", [0, 255], ids=["zeros", "ones"])
 def test_largest_payload_of_zeros_or_ones_is_whole(shm_place: Place, fill: int) -> None:
-    """Scenario 16: what an empty or erased medium looks like is a payload like any other."""
+    """Scenario 16: a payload that looks like an empty or erased medium is a payload like any other."""
     wal = open_small(shm_place.path, **shm_place.options)
     data = bytes([fill]) * superblock(shm_place.path).payload_max
     wal.append(data)
@@ -163,7 +163,7 @@ def test_largest_payload_of_zeros_or_ones_is_whole(shm_place: Place, fill: int) 
 
 
 def test_one_byte_more_than_the_largest_is_refused_and_leaves_the_log_alone(place: Place) -> None:
-    """Scenario 16: by append, extend, reserve and inside a batch; nothing of it is stored."""
+    """Scenario 16: append, extend, reserve and batches refuse it and store nothing."""
     wal = open_small(place.path, **place.options)
     wal.append(b"before")
     data = bytes(superblock(place.path).payload_max + 1)
@@ -183,7 +183,7 @@ def test_one_byte_more_than_the_largest_is_refused_and_leaves_the_log_alone(plac
 
 
 def test_batch_that_fits_record_by_record_but_not_together_is_refused(shm_place: Place) -> None:
-    """Scenario 16: more than the ring holds is too large at once, also for a log that may overwrite or wait."""
+    """Scenario 16: a batch larger than the ring is refused at once, even if the log may overwrite or wait."""
     wal = open_small(shm_place.path, on_full="overwrite", **shm_place.options)
     wal.append(b"before")
     data = bytes(superblock(shm_place.path).payload_max)
@@ -205,7 +205,7 @@ ROOMS = [
 
 @pytest.mark.parametrize(("options", "room"), ROOMS, ids=lambda value: str(value) if isinstance(value, int) else value["ordering"])
 def test_record_before_the_rings_end_fits_or_wraps(shm_dir: Path, options: dict[str, Any], room: int) -> None:
-    """Scenario 17: no room, exactly a header, a byte more and less than needed; each is read back and recovered."""
+    """Scenario 17: no room, exactly a header, a byte more and less than needed; each record is read back and recovered."""
     align = 64 if options is DAX else 8
     base = None
     sizes = sorted({0, 1, *(size for delta in (-align - 1, -align, -1, 0, 1, align) if (size := room - HEADER + delta) > 0), 300})
@@ -239,7 +239,7 @@ def test_record_before_the_rings_end_fits_or_wraps(shm_dir: Path, options: dict[
 
 @pytest.mark.parametrize("start", [0, 64, 2048, 4096 - 64])
 def test_full_ring_is_never_read_as_empty(place: Place, start: int) -> None:
-    """Scenario 17: records that fill the ring to its last byte, from any ring offset."""
+    """Scenario 17: records fill the ring to its last byte, from any ring offset."""
     wal = open_small(place.path, size=4096, align=64, **place.options)
     fill_to(wal, start)
     expected = []
@@ -266,7 +266,7 @@ def test_full_ring_is_never_read_as_empty(place: Place, start: int) -> None:
 
 
 def test_gap_at_the_rings_end_counts_as_used(shm_place: Place) -> None:
-    """Scenario 17: a record that would wrap needs the gap and itself; a byte too little is WalFull and stores nothing."""
+    """Scenario 17: a record that wraps needs room for the gap and itself; one byte too little is WalFull and stores nothing."""
     wal = open_small(shm_place.path, size=4096, **shm_place.options)
     fill_to(wal, 2048)
     wal.append(bytes(2048 - 200 - HEADER))
@@ -288,7 +288,7 @@ def test_gap_at_the_rings_end_counts_as_used(shm_place: Place) -> None:
 @CRASH_MEDIA
 @pytest.mark.parametrize("room", [0, 64, 128, 448])
 def test_crash_while_the_first_record_of_a_lap_is_stored(shm_dir: Path, options: dict[str, Any], room: int) -> None:
-    """Scenario 18: the gap before the ring's end means the same to writer, reader and recovery at every crash point."""
+    """Scenario 18: writer, reader and recovery agree on the gap before the ring's end at every crash point."""
 
     def before(wal: Wal) -> None:
         fill_to(wal, 4096 - room - 512)
@@ -311,14 +311,14 @@ def test_crash_while_the_first_record_of_a_lap_is_stored(shm_dir: Path, options:
 
 
 def reader_data(path: Path, seq: int) -> bytes:
-    """One payload, read from the file at the position where recovery found it."""
+    """One payload, read from the file at the position that recovery found."""
     found, block = whole_records(path)[seq], superblock(path)
     start = file_offset(block, found.position) + HEADER
     return path.read_bytes()[start : start + found.header.length]
 
 
 def old_record_before_the_end(wal: Wal) -> None:
-    """Scenario 18a up to the rollback: 3 is kept; an old 4 lies just before the ring's end, a gap of 56 bytes after it."""
+    """Scenario 18a up to the rollback: 3 is kept; an old 4 lies just before the ring's end, with a gap of 56 bytes after it."""
     wal.append(bytes(1200))
     wal.append(bytes(1200))
     wal.append(b"3" * (4096 - 2 * record_size(1200, 8) - 256 - HEADER))
@@ -352,7 +352,7 @@ def test_discarded_record_before_the_rings_end_does_not_hide_the_one_that_wrappe
 @pytest.mark.parametrize("options", [STRICT, PIPELINED], ids=["strict", "pipelined"])
 @pytest.mark.parametrize("size", [250, 1000])
 def test_wrapped_replacement_of_a_discarded_record_survives_every_crash(shm_dir: Path, options: dict[str, Any], size: int) -> None:
-    """Scenario 18a at every crash point, and once more in the other direction: wrapped and discarded, then short and here."""
+    """Scenario 18a at every crash point, and in the other direction: first wrapped and discarded, then short and not wrapped."""
     operations: list[Any] = [
         lambda wal: wal.rollback(after=3),
         lambda wal: wal.append(b"new 4".ljust(size, b"!")),
@@ -367,7 +367,7 @@ def test_wrapped_replacement_of_a_discarded_record_survives_every_crash(shm_dir:
 
 
 def old_record_that_wrapped(wal: Wal, size: int) -> None:
-    """An old 4 of this size at the next lap's start, discarded; a short new 4 before the ring's end instead."""
+    """Discard an old 4 of this size at the next lap's start; a short new 4 before the ring's end replaces it."""
     wal.append(bytes(1200))
     wal.append(bytes(1200))
     wal.append(b"3" * (4096 - 2 * record_size(1200, 8) - 256 - HEADER))
@@ -380,7 +380,7 @@ def old_record_that_wrapped(wal: Wal, size: int) -> None:
 @pytest.mark.parametrize("size", [250, 600])
 @pytest.mark.parametrize("followed", [False, True], ids=["last", "followed"])
 def test_damaged_record_is_never_replaced_by_a_discarded_one_that_wrapped(shm_dir: Path, size: int, followed: bool) -> None:
-    """Scenario 18a with damage: the new 4 is damaged, the old 4 at the next lap's start whole; no read may return the old."""
+    """Scenario 18a with damage: the new 4 is damaged, the old 4 at the next lap's start whole; no read may return the old one."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, align=8, **STRICT)
     old_record_that_wrapped(wal, size)
@@ -432,7 +432,7 @@ def test_bounds_are_never_set_at_a_discarded_record_that_wrapped(shm_dir: Path, 
 
 
 def test_record_shorter_than_the_gap_at_the_next_laps_start_does_not_follow(shm_dir: Path) -> None:
-    """Scenario 18a: it would have fitted before the ring's end, so with any number and epoch it is not the next one."""
+    """Scenario 18a: it would have fitted before the ring's end, so it is not the next record, with any number or epoch."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, align=8, **STRICT)
     fill_to(wal, 4096 - 256)
@@ -452,7 +452,7 @@ def test_record_shorter_than_the_gap_at_the_next_laps_start_does_not_follow(shm_
 @CRASH_MEDIA
 @pytest.mark.parametrize("room", [0, 64, 128])
 def test_lost_first_of_a_batch_whose_second_wrapped_is_a_torn_tail(shm_dir: Path, options: dict[str, Any], room: int) -> None:
-    """Scenario 18b: the second is whole at the next lap's start; that is no corruption, and none of the batch is kept."""
+    """Scenario 18b: the second is whole at the next lap's start; that is no corruption, and nothing of the batch is kept."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size=4096, **options)
     fill_to(wal, 4096 - room - 192)
@@ -482,7 +482,7 @@ def test_lost_first_of_a_batch_whose_second_wrapped_is_a_torn_tail(shm_dir: Path
 
 @CRASH_MEDIA
 def test_batch_over_the_rings_end_is_kept_or_dropped_whole_at_every_crash(shm_dir: Path, options: dict[str, Any]) -> None:
-    """Scenario 18b at every crash point."""
+    """Scenario 18b: the same at every crash point."""
 
     def before(wal: Wal) -> None:
         fill_to(wal, 4096 - 256)
@@ -497,7 +497,7 @@ def test_batch_over_the_rings_end_is_kept_or_dropped_whole_at_every_crash(shm_di
 
 
 def test_small_log_has_the_geometry_that_the_tests_rely_on(shm_dir: Path) -> None:
-    """Two control pages, a ring of 16 KiB, and consecutive offsets."""
+    """The tests rely on two control pages, a ring of 16 KiB, and consecutive offsets."""
     path = shm_dir / "test.wal"
     open_small(path, **STRICT).close()
     block = superblock(path)

@@ -1,4 +1,4 @@
-"""Ghosts and generations (scenarios 1 to 7): what a recovery or a rollback dropped never comes back."""
+"""Ghosts and generations (scenarios 1 to 7): a record dropped by a recovery or a rollback never comes back."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, PAGES_STRICT, PAGES_PIPEL
 
 
 def body(text: str, size: int = 56) -> bytes:
-    """A payload of a fixed size that says what it is."""
+    """A payload of a fixed size that names its record."""
     return text.encode().ljust(size, b".")
 
 
 def leave_torn_tail(place: Place) -> tuple[bytes, dict[int, Found]]:
-    """A killed log with records 1 to 3 acknowledged, 4 torn and 5 whole; the file before the tear, and where the records are."""
+    """Kill a log with records 1 to 3 acknowledged, 4 torn and 5 whole; return the file before the tear, and the records."""
     wal = open_small(place.path, **place.options)
     for number in (1, 2, 3):
         wal.append(body(f"acknowledged {number}"))
@@ -55,13 +55,13 @@ def leave_torn_tail(place: Place) -> tuple[bytes, dict[int, Found]]:
     return whole, found
 
 
-def standing_at(path: Path, position: int) -> Found | None:
-    """The whole record at a position, whether or not the log still counts it."""
+def record_at(path: Path, position: int) -> Found | None:
+    """The whole record at a position, even if it is no longer part of the log."""
     with inspect(str(path), SYSTEM) as (mapping, judgement):
         return RingReader(judgement.identity.block, mapping.load).whole(position)
 
 
-def test_ghost_behind_a_torn_record_does_not_follow_its_replacement(place: Place) -> None:
+def test_ghost_after_a_torn_record_does_not_follow_its_replacement(place: Place) -> None:
     """Scenario 1: the old 5 is still whole, with the right number at the right position, after the new 4."""
     _, found = leave_torn_tail(place)
     wal = open_small(place.path, **place.options)
@@ -69,7 +69,7 @@ def test_ghost_behind_a_torn_record_does_not_follow_its_replacement(place: Place
     assert wal.append(body("new 4")) == 4
     kill(wal)
 
-    ghost = standing_at(place.path, found[5].position)
+    ghost = record_at(place.path, found[5].position)
     assert ghost is not None, "the test shows nothing unless the ghost is there"
     assert ghost.header.seq == 5
     wal = open_small(place.path, **place.options)
@@ -88,7 +88,7 @@ def test_dropped_record_stays_dropped_when_the_medium_reads_it_again(place: Plac
     block = superblock(place.path)
     start = file_offset(block, found[4].position)
     overwrite(place.path, start, whole[start : start + found[4].end - found[4].position])
-    assert standing_at(place.path, found[4].position) is not None
+    assert record_at(place.path, found[4].position) is not None
     wal = open_small(place.path, **place.options)
     assert [seq for seq, _ in contents(wal)] == [1, 2, 3]
     assert wal.append(body("new 4")) == 4
@@ -96,7 +96,7 @@ def test_dropped_record_stays_dropped_when_the_medium_reads_it_again(place: Plac
 
 
 def test_recovery_killed_at_any_step_is_as_if_it_never_ran(shm_place: Place) -> None:
-    """Scenario 3: until ``open`` has returned, the next recovery finds the same records and drops the same."""
+    """Scenario 3: until ``open`` returns, the next recovery finds the same records and drops the same ones."""
     leave_torn_tail(shm_place)
     torn = shm_place.path.read_bytes()
     steps = BarrierRecorder()
@@ -118,7 +118,7 @@ def test_recovery_killed_at_any_step_is_as_if_it_never_ran(shm_place: Place) -> 
 @pytest.mark.parametrize("words", range(1, 8))
 @pytest.mark.parametrize("which", [0, 1], ids=["first slot", "second slot"])
 def test_new_epochs_slot_torn_at_any_word_leaves_the_old_epoch(shm_place: Place, words: int, which: int) -> None:
-    """Scenario 3: a power cut inside a new epoch's slot store; the next recovery reads as the first one did."""
+    """Scenario 3: the power fails inside the store of a new epoch's slot; the next recovery finds what the first one did."""
     leave_torn_tail(shm_place)
     torn = shm_place.path.read_bytes()
     seam = BarrierRecorder()
@@ -144,7 +144,7 @@ def test_flipped_bit_in_a_committed_records_epoch_is_corruption(shm_dir: Path, b
     for number in range(1, 6):
         wal.append(body(f"record {number}"))
     kill(wal)
-    number = bit % 5 + 1  # the first, the last and those between
+    number = bit % 5 + 1  # covers the first record, the last, and those between
     found = whole_records(path)[number]
     flip(path, file_offset(superblock(path), found.position) + RECORD.offsets["epoch"] + bit // 8, bit % 8)
     with pytest.raises(pmwal.CorruptWal) as raised:
@@ -154,7 +154,7 @@ def test_flipped_bit_in_a_committed_records_epoch_is_corruption(shm_dir: Path, b
 
 
 def test_flipped_epoch_is_corruption_on_every_medium(place: Place) -> None:
-    """Scenario 4 on each medium and ordering, in a record that a later one shows to be acknowledged."""
+    """Scenario 4 on each medium and ordering, in a record that a later one proves to be acknowledged."""
     wal = open_small(place.path, **place.options)
     for number in range(1, 6):
         wal.append(body(f"record {number}"))
@@ -169,7 +169,7 @@ def test_flipped_epoch_is_corruption_on_every_medium(place: Place) -> None:
 @CRASH_MEDIA
 @pytest.mark.parametrize("size", [80, 200])
 def test_numbers_of_an_old_lap_never_come_back(shm_dir: Path, options: dict[str, Any], size: int) -> None:
-    """Scenario 5: equal-sized records for several laps of a full ring, any subset of what was not flushed is lost."""
+    """Scenario 5: records of equal size for several laps of a full ring; any subset of the unflushed bytes is lost."""
     options = {**options, "on_full": "overwrite"}
     per_lap = 4096 // (-(-(HEADER + size) // LINE) * LINE)
 
@@ -202,7 +202,7 @@ def test_records_appended_after_a_dropped_tail_are_found(place: Place) -> None:
 
 
 def test_append_after_recovery_survives_a_power_cut_at_every_step(shm_place: Place) -> None:
-    """Scenario 6, with the cache lost: the torn tail of the first crash is under the new records all the time."""
+    """Scenario 6 with the cache lost: the torn tail of the first crash lies under the new records all the time."""
     leave_torn_tail(shm_place)
     seam = BarrierRecorder()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
@@ -220,8 +220,8 @@ def test_append_after_recovery_survives_a_power_cut_at_every_step(shm_place: Pla
     [(120,), (120, 120), (0, 24), (24, 0), (36, 36), (8, 8, 8), (0,), (120, 24, 48), (300,)],
     ids=lambda sizes: "-".join(map(str, sizes)),
 )
-def test_rolled_back_records_never_return_behind_shorter_ones(place: Place, sizes: tuple[int, ...]) -> None:
-    """Scenario 7: records 2 to 5 are discarded; new ones end inside them, at their seams, or where they ended."""
+def test_rolled_back_records_never_return_after_shorter_ones(place: Place, sizes: tuple[int, ...]) -> None:
+    """Scenario 7: records 2 to 5 are discarded; new ones end inside them, at their boundaries, or where they ended."""
     wal = open_small(place.path, **place.options)
     wal.append(body("kept"))
     for number in range(2, 6):
@@ -240,12 +240,12 @@ def test_rolled_back_records_never_return_behind_shorter_ones(place: Place, size
 
 @CRASH_MEDIA
 def test_rollback_and_shorter_appends_survive_every_crash(shm_dir: Path, options: dict[str, Any]) -> None:
-    """Scenario 7 at every crash point: before the rollback took effect all records are there, afterwards none of them."""
+    """Scenario 7 at every crash point: until the rollback takes effect all records are there, afterwards none of the discarded."""
     before = [lambda wal, number=number: wal.append(body(f"discarded {number}", 120)) for number in range(1, 5)]
     operations: list[Any] = [
         lambda wal: wal.rollback(after=1),
         lambda wal: wal.append(body("new 2", 40)),
-        lambda wal: wal.append(body("new 3", 32)),  # these two take the room of the old 2 exactly
+        lambda wal: wal.append(body("new 3", 32)),  # these two fill exactly the space of the old 2
         lambda wal: wal.rollback(after=2),
         lambda wal: wal.append(body("newest 3", 32)),
     ]
@@ -267,7 +267,7 @@ def crash_at(step: int) -> Any:
 
 
 def test_epoch_is_new_for_each_open_and_each_rollback(shm_place: Place) -> None:
-    """A generation is never used again after any crash: it is greater than any in a slot or a record."""
+    """No crash leads to the reuse of an epoch: a new one is greater than any in a slot or a record."""
     epochs = []
     for _ in range(3):
         wal = open_small(shm_place.path, **shm_place.options)

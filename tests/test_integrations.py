@@ -1,4 +1,4 @@
-"""structlog and loguru into a log: what they rendered is a record, and errors go where these libraries' users look for them."""
+"""structlog and loguru: a rendered event becomes a record, and errors go where users of these libraries look for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = "64KiB"
 
 @pytest.fixture
 def log(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "app.wal"
 
 
@@ -49,14 +49,14 @@ def bound(factory: LoggerFactory, *names: str) -> Any:
 
 @pytest.fixture
 def factory(log: Path) -> Iterator[LoggerFactory]:
-    """A factory that commits when it is told to."""
+    """A factory with commit="manual"."""
     factory = LoggerFactory(log, size=SIZE, commit="manual")
     yield factory
     factory.close()
 
 
 def test_structlog_event_is_a_record_of_its_level(factory: LoggerFactory) -> None:
-    """Rendered by the last processor, filtered by structlog, durable from CRITICAL on."""
+    """The last processor renders the event, structlog filters it, and from CRITICAL on it is durable."""
     logger = bound(factory).bind(shop=7)
     logger.debug("below")
     logger.info("order", id=1)
@@ -73,7 +73,7 @@ def test_structlog_event_is_a_record_of_its_level(factory: LoggerFactory) -> Non
 
 
 def test_structlog_method_names_are_those_of_its_own_loggers(factory: LoggerFactory) -> None:
-    """Every method that structlog's loggers have, with the number that logging gives to it; bytes and a name as well."""
+    """Every method of structlog's loggers exists, with the number that logging gives to it; bytes and a name work, too."""
     structlog = pytest.importorskip("structlog")
     theirs = {name for name in dir(structlog.BytesLogger) if not name.startswith("_")} - {"name"}
     levels = {"debug": 10, "info": 20, "msg": 20, "log": 20, "warn": 30, "warning": 30, "fatal": 50, "critical": 50}
@@ -85,7 +85,7 @@ def test_structlog_method_names_are_those_of_its_own_loggers(factory: LoggerFact
 
 
 def test_structlog_configured_by_the_factory_logs_into_it(factory: LoggerFactory) -> None:
-    """As the module's documentation shows it."""
+    """The configuration is the one in the module's documentation."""
     structlog = pytest.importorskip("structlog")
     try:
         structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=factory)
@@ -96,7 +96,7 @@ def test_structlog_configured_by_the_factory_logs_into_it(factory: LoggerFactory
 
 
 def test_structlog_call_does_not_raise_what_the_log_does(factory: LoggerFactory, capsys: pytest.CaptureFixture[str]) -> None:
-    """Printed and counted, in a forked child as well; silent when logging is told so."""
+    """An error is printed and counted, in a forked child as well; logging's settings can silence it."""
     logger = bound(factory)
 
     def misuse() -> tuple[str, int]:
@@ -118,7 +118,7 @@ def test_structlog_call_does_not_raise_what_the_log_does(factory: LoggerFactory,
 
 
 def test_structlog_factory_lives_as_long_as_its_loggers(log: Path) -> None:
-    """Then the log is closed, not dropped; it is flushed when that is asked for."""
+    """After that the log is closed, not just dropped; on request it is flushed."""
     logger = LoggerFactory(log, size=SIZE, commit="manual")()
     gc.collect()
     logger.info("still open")
@@ -130,7 +130,7 @@ def test_structlog_factory_lives_as_long_as_its_loggers(log: Path) -> None:
 
 
 def test_structlog_log_is_closed_at_exit(log: Path) -> None:
-    """Without a word on stderr, although the program did nothing for it."""
+    """It is closed without a word on stderr, although the program did nothing for it."""
     source = """
         import sys
         from pmwal.integrations.structlog import LoggerFactory
@@ -157,7 +157,7 @@ def loguru() -> Iterator[Any]:
 
 
 def test_loguru_message_is_a_record_of_its_level(loguru: Any, log: Path) -> None:
-    """Without loguru's newline; durable from sync_level on, not at each message; closed by remove()."""
+    """loguru's newline is removed; messages are durable from sync_level on; remove() closes the log."""
     sink = Sink(log, size=SIZE, commit="manual", sync_level="ERROR")
     number = loguru.add(sink, format="{level} {message}")
     loguru.info("order {number}", number=7)
@@ -174,7 +174,7 @@ def test_loguru_message_is_a_record_of_its_level(loguru: Any, log: Path) -> None
 
 
 def test_loguru_serialized_message_is_json(loguru: Any, log: Path) -> None:
-    """By loguru's own serializer, with the bound fields."""
+    """loguru's own serializer writes the JSON, with the bound fields."""
     sink = Sink(log, size=SIZE)
     loguru.add(sink, serialize=True)
     loguru.bind(order=7).warning("late")
@@ -184,7 +184,7 @@ def test_loguru_serialized_message_is_json(loguru: Any, log: Path) -> None:
 
 
 def test_loguru_reports_what_the_sink_raises(loguru: Any, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And continues; with catch=False it raises into the program."""
+    """Afterwards it continues; with catch=False the error is raised into the program."""
     sink = Sink(log, size=SIZE)
     number = loguru.add(sink)
     loguru.info("x" * (1 << 16))
@@ -197,7 +197,7 @@ def test_loguru_reports_what_the_sink_raises(loguru: Any, log: Path, capsys: pyt
 
 
 def test_loguru_in_a_forked_child_is_told_to_open_its_own(loguru: Any, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the error that loguru prints."""
+    """loguru prints the error."""
     sink = Sink(log, size=SIZE)
     loguru.add(sink)
 
@@ -214,7 +214,7 @@ def test_loguru_in_a_forked_child_is_told_to_open_its_own(loguru: Any, log: Path
 
 
 def by_structlog(path: Path) -> Callable[[str], object]:
-    """What logs a line through structlog."""
+    """A function that logs a line through structlog."""
     structlog = pytest.importorskip("structlog")
     logger = LoggerFactory(path, size=SIZE, commit="manual")()
     bound: Callable[[str], object] = structlog.wrap_logger(logger, processors=[lambda _, name, event: event["event"]]).info
@@ -222,7 +222,7 @@ def by_structlog(path: Path) -> Callable[[str], object]:
 
 
 def by_loguru(path: Path) -> Callable[[str], object]:
-    """What logs a line through loguru."""
+    """A function that logs a line through loguru."""
     logger = pytest.importorskip("loguru").logger
     logger.remove()
     logger.add(Sink(path, size=SIZE, commit="manual"), format="{message}")
@@ -232,7 +232,7 @@ def by_loguru(path: Path) -> Callable[[str], object]:
 
 @pytest.mark.parametrize("logging_by", [by_structlog, by_loguru])
 def test_line_survives_sigkill_once_the_call_returned(log: Path, logging_by: Callable[[Path], Callable[[str], object]]) -> None:
-    """With the least that there is: nothing was committed."""
+    """Not even a commit is needed."""
     pytest.importorskip(logging_by.__name__.removeprefix("by_"))
 
     def body(pipe: Any) -> None:

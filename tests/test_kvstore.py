@@ -1,4 +1,4 @@
-"""The example store: its table after every crash image of a run."""
+"""The example store: its table after every possible crash of a run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pmwal.testing import crash_images
 SEED = 5
 SIZE = "8KiB"
 CHANGES = {"page": 40, "pmem": 12}
-"""By medium: on persistent memory one change leaves hundreds of images."""
+"""Per medium: on persistent memory one change leaves hundreds of images."""
 
 
 class TruncatesFirst(Store):
-    """A mistake that a crash shows: the old records go before the new ones are there."""
+    """A bug that a crash reveals: the old records go before the new ones are there."""
 
     def checkpoint(self) -> None:
-        """Truncate, and then log the table."""
+        """Truncate first, then log the table."""
         self._wal.truncate(before=self._wal.next_seq)
         super().checkpoint()
 
 
 def play(store: Store, tables: dict[int, dict[str, str]], wal: pmwal.Wal, count: int) -> None:
-    """Change the store so often at random, and note the table after each number at which one may find it."""
+    """Make ``count`` random changes to the store, and note the table after each number at which replay may end."""
     random = Random(SEED)
     tables[wal.next_seq - 1] = dict(store)
     for turn in range(count):
@@ -50,7 +50,7 @@ def fill(store: Store) -> None:
 
 
 def wrong_images(kind: type[Store], medium: str, ordering: str) -> tuple[int, int]:
-    """How many images a run with a crash may leave, and of how many of them the store is not what it was told."""
+    """The number of images that a run with a crash may leave, and how many of them give a wrong table."""
     tables: dict[int, dict[str, str]] = {}
     images = wrong = 0
 
@@ -69,13 +69,13 @@ def wrong_images(kind: type[Store], medium: str, ordering: str) -> tuple[int, in
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 @pytest.mark.parametrize("medium", ["page", "pmem"])
 def test_every_crash_leaves_a_table_that_once_was(medium: str, ordering: str) -> None:
-    """Replay of every image gives the table after some change, not before the last one acknowledged, and no half transaction."""
+    """Replaying any image gives the table after some change, not before the last acknowledged one, and no half transaction."""
     images, wrong = wrong_images(Store, medium, ordering)
     assert (wrong, images > 300) == (0, True), f"{wrong} of {images}, seed {SEED}"
 
 
 def test_truncating_before_the_checkpoint_is_noticed() -> None:
-    """The check above can fail."""
+    """Negative control of the check above."""
     _, wrong = wrong_images(TruncatesFirst, "page", "strict")
     assert wrong > 0
 
@@ -103,10 +103,10 @@ def test_store_survives_and_says_no_in_time(shm_dir: Path) -> None:
 
 
 def test_docstring_of_the_example_runs(tmp_path: Path) -> None:
-    """What the guide shows is what it does."""
+    """The example gives the output that the guide shows."""
     assert doctest.testmod(kvstore, extraglobs={"path": tmp_path / "store.wal"}) == (0, 2)
 
 
 def test_example_is_short() -> None:
-    """It is there to be read in one go."""
+    """The example must be short enough to read in one go."""
     assert len(Path(kvstore.__file__).read_text().splitlines()) <= 120

@@ -1,4 +1,4 @@
-"""The format: round trips, what never validates, relations of constants, and the golden files of version 1."""
+"""The format: round trips, what never validates, relations between constants, and the golden files of version 1."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from pmwal.writing.wal import Wal
 from support import contents, file_offset, kill, look, open_small, superblock, whole_records
 
 DATA = Path(__file__).parent / "data"
-# A fixed seed: a failure is the same everywhere, and hypothesis prints the example.
+# A fixed seed, so that a failure is the same everywhere; hypothesis prints the example.
 FAST = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
@@ -116,7 +116,7 @@ payload_bytes = st.binary(max_size=200)
 @FAST
 @given(block=superblocks, copy=st.integers(0, 1))
 def test_superblock_round_trip(block: Superblock, copy: int) -> None:
-    """What was encoded for a copy is decoded from that copy, and from no other."""
+    """A structure encoded for one copy decodes from that copy and from no other."""
     page = encode_superblock(block, copy)
     assert len(page) == PAGE
     assert block == decode_superblock(page, copy)
@@ -126,7 +126,7 @@ def test_superblock_round_trip(block: Superblock, copy: int) -> None:
 @FAST
 @given(slot=slots, uuid=uuids, index=st.integers(0, 1 << 14))
 def test_slot_round_trip(slot: Slot, uuid: bytes, index: int) -> None:
-    """What was encoded for a location is decoded from it."""
+    """A slot encoded for a location decodes from it."""
     raw = encode_slot(slot, uuid, index)
     assert len(raw) == LINE
     assert slot == decode_slot(raw, uuid, index)
@@ -135,7 +135,7 @@ def test_slot_round_trip(slot: Slot, uuid: bytes, index: int) -> None:
 @FAST
 @given(header=headers, payload=payload_bytes, uuid=uuids, position=u64)
 def test_record_round_trip(header: Header, payload: bytes, uuid: bytes, position: int) -> None:
-    """All fields come back, and the checksum is the one that the bytes must carry."""
+    """All fields come back, and the checksum is the right one for the bytes."""
     raw = encode_header(header, payload, uuid, position)
     assert len(raw) == HEADER
     found = decode_header(b"pad" + raw, 3)
@@ -146,7 +146,7 @@ def test_record_round_trip(header: Header, payload: bytes, uuid: bytes, position
 @FAST
 @given(data=st.data())
 def test_every_structure_keeps_the_fields_that_it_names(data: st.DataObject) -> None:
-    """Packing each field where its offset says gives what the whole structure packs."""
+    """Packing each field at its offset gives the same bytes as packing the structure."""
     for structure in STRUCTURES:
         values: list[tuple[Any, ...]] = []
         for field in structure.fields:
@@ -169,7 +169,7 @@ def test_every_structure_keeps_the_fields_that_it_names(data: st.DataObject) -> 
 @FAST
 @given(uuid=uuids | st.sampled_from([bytes(16), b"\xff" * 16]), location=st.integers(0, (1 << 64) - 1))
 def test_zeros_and_ones_are_never_a_valid_structure(fill: int, uuid: bytes, location: int) -> None:
-    """With any uuid and at any location: the content rules them out before any checksum is verified."""
+    """Whatever the uuid and location, the content rules them out before any checksum is verified."""
     for copy in (0, 1):
         assert decode_superblock(bytes([fill]) * PAGE, copy) is None
     line = bytes([fill]) * LINE
@@ -178,7 +178,7 @@ def test_zeros_and_ones_are_never_a_valid_structure(fill: int, uuid: bytes, loca
 
 
 def test_zeros_and_ones_are_ruled_out_even_with_a_checksum_that_fits() -> None:
-    """The rules for fields do not rely on the checksum: here it is right."""
+    """The rules for fields do not rely on the checksum, which is right here."""
     uuid = bytes(range(16))
     for fill in (0, 255):
         body = bytes([fill]) * (LINE - 4)
@@ -189,7 +189,7 @@ def test_zeros_and_ones_are_ruled_out_even_with_a_checksum_that_fits() -> None:
 
 
 def test_no_single_flipped_bit_of_a_slot_validates() -> None:
-    """All 512 of them."""
+    """The test flips each of the 512 bits."""
     uuid = bytes(range(16))
     raw = encode_slot(Slot(3, 77, 12, 4096, 20, 1024, 5, 2), uuid, 9)
     for bit in range(8 * LINE):
@@ -200,7 +200,7 @@ def test_no_single_flipped_bit_of_a_slot_validates() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(70), b"\xff" * 30], ids=["empty", "one byte", "zeros", "ones"])
 def test_no_single_flipped_bit_of_a_record_validates(payload: bytes) -> None:
-    """All of the header's and the payload's; padding is not part of the record."""
+    """The test flips every bit of header and payload; padding is not part of the record."""
     uuid = bytes(range(16))
     header = Header(0, len(payload), 7, 64, 1, 2, 3, 0, 0, 1)
     raw = encode_header(header, payload, uuid, 128) + payload
@@ -209,13 +209,13 @@ def test_no_single_flipped_bit_of_a_record_validates(payload: bytes) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         found = decode_header(bytes(flipped))
         possible = header_problem(found, 128, 4096, 8, 2000) is None
-        # A reader checksums the length that the header names.
+        # A reader computes the checksum over the length that the header names.
         stored = (bytes(flipped) + bytes(4096))[: HEADER + found.length] if possible else b""
         assert not possible or record_crc(stored, uuid, 128) != found.crc, bit
 
 
 def test_no_single_flipped_bit_of_a_superblock_validates() -> None:
-    """Every bit of the fields and of the checksum, and one in each later byte."""
+    """The test flips every bit of the fields and of the checksum, and one in each later byte."""
     page = encode_superblock(Superblock(bytes(range(16)), 8192, 4096, 8, 5, b"label".ljust(64, b"\0")), 0)
     used = SUPERBLOCK.offsets["reserved"]
     bits = [*range(8 * used), *range(8 * (PAGE - 4), 8 * PAGE), *(8 * byte + byte % 8 for byte in range(used, PAGE - 4, 3))]
@@ -226,7 +226,7 @@ def test_no_single_flipped_bit_of_a_superblock_validates() -> None:
 
 
 def test_slot_validates_in_its_own_place_only() -> None:
-    """Copied to any other slot index, it is not valid there."""
+    """Copied to any other slot index, it is not valid."""
     uuid = bytes(range(16))
     for index in (0, 1, 63, 64, 2047):
         raw = encode_slot(initial_slot(), uuid, index)
@@ -248,7 +248,7 @@ def test_wrong_log_or_wrong_position_never_validates(uuid: bytes, other: bytes, 
 
 
 def test_superblock_of_another_format_or_with_an_impossible_geometry_is_none() -> None:
-    """A right checksum does not make a geometry possible."""
+    """A right checksum does not make an impossible geometry valid."""
     block = Superblock(bytes(16), 8192, 4096, 8, 0)
     assert decode_superblock(encode_superblock(block, 0)[:-1], 0) is None
     changes: list[dict[str, Any]] = [
@@ -263,7 +263,7 @@ def test_superblock_of_another_format_or_with_an_impossible_geometry_is_none() -
         {"alignment": 4},
         {"alignment": 24},
         {"alignment": 2 * ALIGN_MAX},
-        {"alignment": ALIGN_MAX},  # with a ring of one page: no record would fit into half of it
+        {"alignment": ALIGN_MAX},  # with a ring of one page, no record would fit into half of it
     ]
     for change in changes:
         impossible = replace(block, **change)
@@ -286,17 +286,17 @@ HEADER_PROBLEMS = {
 
 @pytest.mark.parametrize("change", HEADER_PROBLEMS.values(), ids=HEADER_PROBLEMS.keys())
 def test_impossible_header_is_refused_before_its_checksum(change: dict[str, int]) -> None:
-    """Each limit on its own; and the header without the change is possible."""
+    """Each limit is violated on its own; the unchanged header is possible."""
     good = Header(0, 10, 7, 1024, 0, 1, 0, 0, 1, 2)
     assert header_problem(good, 1024, 512, 8, 2000) is None
     assert header_problem(good._replace(**change), 1024, 512 if change != {"length": 2001} else 1 << 20, 8, 2000) is not None
 
 
-# -- relations
+# -- relations between constants
 
 
 def test_fields_follow_one_another_without_gaps() -> None:
-    """No compiler's padding, no overlap; the C side may use the same offsets in a packed structure."""
+    """There is no compiler's padding and no overlap; C may use the same offsets in a packed structure."""
     for structure in STRUCTURES:
         ends = [structure.offsets[field.name] + structure.field_size(field.name) for field in structure.fields]
         starts = [structure.offsets[field.name] for field in structure.fields]
@@ -329,7 +329,7 @@ def test_generations_take_every_place_once_in_a_turn_and_never_the_same_page_twi
 @FAST
 @given(block=superblocks)
 def test_regions_of_a_file_follow_one_another(block: Superblock) -> None:
-    """Superblock, live page, control region, superblock, ring; a large ring begins on a huge page."""
+    """The order is superblock, live page, control region, superblock, ring; a large ring begins on a huge page."""
     assert (CONTROL_OFFSET, LIVE_OFFSET) == (2 * PAGE, PAGE)
     assert block.control_offset + block.control_size == block.copy_offset
     assert block.ring_offset >= block.copy_offset + PAGE
@@ -344,7 +344,7 @@ def test_regions_of_a_file_follow_one_another(block: Superblock) -> None:
 @FAST
 @given(length=st.integers(0, LENGTH_MAX), alignment=alignments)
 def test_record_size_is_the_least_multiple_that_holds_it(length: int, alignment: int) -> None:
-    """Header and payload fit, and not a whole alignment is wasted."""
+    """Header and payload fit, and less than one alignment unit is wasted."""
     size = record_size(length, alignment)
     assert size % alignment == 0
     assert 0 <= size - HEADER - length < alignment
@@ -353,7 +353,7 @@ def test_record_size_is_the_least_multiple_that_holds_it(length: int, alignment:
 @FAST
 @given(position=st.integers(0, POSITION_MAX), size=st.integers(48, 8192), pages=st.integers(2, 100))
 def test_record_never_crosses_the_rings_end(position: int, size: int, pages: int) -> None:
-    """It starts here when it fits, and at the next lap's start when it does not."""
+    """It starts here if it fits, and at the next lap's start if it does not."""
     capacity = 2 * pages * PAGE
     start = place_record(position, size, capacity)
     assert start % capacity + size <= capacity
@@ -362,7 +362,7 @@ def test_record_never_crosses_the_rings_end(position: int, size: int, pages: int
 
 
 def test_defaults_and_limits_are_what_the_contract_says() -> None:
-    """Numbers that files and users rely on."""
+    """Files and users rely on these numbers."""
     assert (CONTROL_SIZE_DEFAULT, layout.CAPACITY_DEFAULT) == (128 * 1024, 64 * 1024 * 1024)
     assert (layout.VERSION_MAJOR, KIND_MAX, LENGTH_MAX) == (1, 0xFFFF, (1 << 32) - 1)
     assert (layout.ALIGN_DAX, layout.ALIGN_DEFAULT) == (64, 8)
@@ -424,7 +424,7 @@ GOLDEN_FILES = pytest.mark.parametrize("name", GOLDEN)
 
 @GOLDEN_FILES
 def test_golden_file_is_read_with_its_literal_contents(name: str) -> None:
-    """By every later version: by verify and by a reader, in place."""
+    """Every later version reads it in place, with verify and with a reader."""
     facts, records = GOLDEN[name]
     report = pmwal.verify(DATA / name)
     found = (report.case, report.outcome, report.epoch, report.kept_past_pointer, report.dropped_records)
@@ -434,8 +434,8 @@ def test_golden_file_is_read_with_its_literal_contents(name: str) -> None:
 
 
 @GOLDEN_FILES
-def test_golden_file_is_opened_for_writing_and_goes_on(shm_dir: Path, name: str) -> None:
-    """By every later version: recovered, appended to, killed, closed and opened again, in each ordering."""
+def test_golden_file_is_opened_for_writing_and_continues(shm_dir: Path, name: str) -> None:
+    """Every later version recovers it, appends, is killed, closes and opens it again, in each ordering."""
     _, records = GOLDEN[name]
     for ordering in ("strict", "pipelined"):
         path = shm_dir / f"{ordering}.wal"
@@ -451,7 +451,7 @@ def test_golden_file_is_opened_for_writing_and_goes_on(shm_dir: Path, name: str)
 
 @GOLDEN_FILES
 def test_golden_script_still_makes_the_same_bytes(shm_dir: Path, name: str) -> None:
-    """Bit for bit except the live page, which is volatile: today's writer writes format 1 as the first one did."""
+    """All bytes but the volatile live page are the same: today's writer writes format 1 as the first one did."""
     make: Callable[[Path], bytes] = golden_maker().GOLDEN[name]
     made, kept = make(shm_dir / "golden.wal"), (DATA / name).read_bytes()
     assert len(kept) == len(made)
@@ -464,12 +464,12 @@ def test_golden_script_still_makes_the_same_bytes(shm_dir: Path, name: str) -> N
 
 
 def test_golden_scripts_and_tests_name_the_same_files() -> None:
-    """No golden file without a test, no test without a file."""
+    """Every golden file has a test, and every test its file."""
     assert set(GOLDEN) == set(golden_maker().GOLDEN) == {path.name for path in DATA.glob("v1-*.bin")}
 
 
 def test_bytes_of_version_1_are_these() -> None:
-    """A superblock, a slot and a record as hexadecimal text: they pin the format without the code that wrote it."""
+    """A superblock, a slot and a record in hexadecimal pin the format independently of the code that wrote it."""
     path = DATA / "v1-clean.bin"
     raw = path.read_bytes()
     assert raw[:160] == bytes.fromhex(
@@ -492,7 +492,7 @@ def test_bytes_of_version_1_are_these() -> None:
 
 
 def test_golden_files_cover_a_wrap_a_rollback_and_a_truncation() -> None:
-    """The third file is on its third lap, its epoch began in the middle, and discarded records are still in its bytes."""
+    """The third file is on its third lap, its epoch began in the middle, and its bytes still hold discarded records."""
     path = DATA / "v1-wrapped.bin"
     found = whole_records(path)
     assert [record.header.epoch for record in found.values()] == [1, 1, 2, 2]

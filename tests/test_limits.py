@@ -1,4 +1,4 @@
-"""Limits of the format (scenario 20): numbers, positions, epochs and generations near their ends."""
+"""Limits of the format (scenario 20): sequence numbers, positions, epochs and generations near their ends."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def jump(path: Path, **fields: int) -> None:
 
 
 def put_slot(path: Path, block: Superblock, slot: Slot) -> None:
-    """Write a slot at its index without opening the log, which is not valid until a whole turn is there."""
+    """Write a slot at its index without opening the log, which is not valid until a whole turn is written."""
     index = slot_index(slot.generation, block.control_pages)
     overwrite(path, slot_offset(index), encode_slot(slot, block.uuid, index))
 
@@ -96,7 +96,7 @@ def test_numbers_pass_powers_of_two(place: Place, seq: int) -> None:
 
 
 def append_until_full(wal: Wal, items: Iterable[bytes]) -> list[tuple[int, bytes]]:
-    """Append until the log says that it is full, which it must before the items end."""
+    """Append until the log is full, which must happen before the items run out."""
     stored = []
     for data in items:
         try:
@@ -107,7 +107,7 @@ def append_until_full(wal: Wal, items: Iterable[bytes]) -> list[tuple[int, bytes
 
 
 def test_last_number_is_refused_before_it_wraps(place: Place) -> None:
-    """Scenario 20: near 2^64 append, extend and reserve raise WalFull; the log stays readable, closes and opens."""
+    """Scenario 20: near 2^64 append, extend and reserve raise WalFull; the log can still be read, closed and opened."""
     wal = jumped_log(place.path, place.options, seq=SEQ_MAX - 4)
     with pytest.raises(pmwal.WalFull):
         wal.extend([b"x"] * 8)
@@ -157,7 +157,7 @@ def test_positions_pass_powers_of_two(shm_place: Place, position: int) -> None:
 
 
 def test_last_epoch_is_refused_before_it_wraps(shm_place: Place) -> None:
-    """Scenario 20: the last epochs are used up by opens; then open says so, and the log stays readable."""
+    """Scenario 20: opens use up the last epochs; then open says so, and the log stays readable."""
     wal = jumped_log(shm_place.path, dict(shm_place.options), epoch=EPOCH_MAX - 2)
     assert (wal.stats().epoch, wal.append(b"1")) == (EPOCH_MAX - 1, 1)
     kill(wal)
@@ -177,7 +177,7 @@ def test_last_epoch_is_refused_before_it_wraps(shm_place: Place) -> None:
 
 @pytest.mark.parametrize("left", range(8))
 def test_last_generation_is_refused_before_it_wraps(shm_place: Place, left: int) -> None:
-    """Scenario 20: when the slots' numbers are used up a call says so, and the log stays what it was."""
+    """Scenario 20: when no generation is left the call says so, and the log stays as it was."""
     open_small(shm_place.path, **shm_place.options).close()
     jump(shm_place.path, generation=GENERATION_MAX - left)
     acknowledged: list[tuple[int, bytes]] = []

@@ -1,4 +1,4 @@
-"""LogHandler: one record in the log for each log record, nothing raised into the program, nothing lost in silence."""
+"""LogHandler: one record in the log for each log record, nothing raised into the program, nothing lost silently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs import sink
 from pmwal.logs.encoder import LIBRARIES, encoder
 from pmwal.opening import open_with
-from processes import Child, Died, child, elsewhere, run_script
+from processes import PATIENCE, Child, Died, child, elsewhere, run_script
 from support import BarrierRecorder, fail_flush
 
 SIZE = "64KiB"
@@ -38,7 +38,7 @@ WORKERS = 4
 
 
 class Watched(pmwal.LogHandler):
-    """A handler that keeps what it reports instead of printing it."""
+    """A handler that keeps the errors it would print."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -52,27 +52,27 @@ class Watched(pmwal.LogHandler):
 
 @pytest.fixture
 def log(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "app.wal"
 
 
 @pytest.fixture
 def handler(log: Path) -> Iterator[Watched]:
-    """A handler that commits when it is told to."""
+    """A handler with commit="manual"."""
     handler = Watched(log, size=SIZE, commit="manual")
     yield handler
     handler.close()
 
 
 def logger_of(handler: logging.Handler) -> logging.Logger:
-    """A logger of its own for one handler."""
+    """A logger for one handler only."""
     logger = logging.Logger("app.orders")
     logger.addHandler(handler)
     return logger
 
 
 def lines(log: Path) -> list[tuple[int, str]]:
-    """Level and text of all records that a reader sees."""
+    """Level and text of all records visible to a reader."""
     with pmwal.open(log, "r") as reader:
         return [(record.kind, record.data.decode()) for record in reader]
 
@@ -86,7 +86,7 @@ def stored(handler: pmwal.LogHandler) -> list[tuple[int, str]]:
 
 
 def test_record_is_the_formatted_text_and_its_kind_the_level(handler: Watched) -> None:
-    """By logging's own formatter when none was set."""
+    """Without a formatter of its own, the handler uses logging's default."""
     logger = logger_of(handler)
     logger.info("order %d filled", 7)
     handler.setFormatter(logging.Formatter("%(name)s:%(message)s"))
@@ -96,7 +96,7 @@ def test_record_is_the_formatted_text_and_its_kind_the_level(handler: Watched) -
 
 
 def test_dictconfig_builds_a_handler_of_plain_keywords(log: Path) -> None:
-    """Level, formatter and filters by dictConfig's own means; a second dictConfig closes the first one's log and continues it."""
+    """dictConfig sets level, formatter and filters as usual; a second dictConfig closes the first one's log and continues it."""
     config: dict[str, Any] = {
         "version": 1,
         "formatters": {"short": {"format": "%(levelname)s %(message)s"}},
@@ -133,7 +133,7 @@ def test_dictconfig_builds_a_handler_of_plain_keywords(log: Path) -> None:
 
 
 def test_odd_levels_and_characters_are_stored_all_the_same(handler: Watched) -> None:
-    """A level that is no kind becomes the nearest one, half of a surrogate pair an escape."""
+    """A level out of range becomes the nearest kind, half of a surrogate pair an escape."""
     logger = logger_of(handler)
     logger.log(100_000, "high")
     handler.handle(logging.makeLogRecord({"levelno": -1, "msg": "low"}))
@@ -144,7 +144,7 @@ def test_odd_levels_and_characters_are_stored_all_the_same(handler: Watched) -> 
 
 @pytest.mark.parametrize("libraries", [(), *((library,) for library in LIBRARIES)], ids=["json", *LIBRARIES])
 def test_structured_record_is_json_by_each_library(libraries: tuple[str, ...], log: Path) -> None:
-    """The same document: time, level, logger, message, exception, extra fields."""
+    """Each library gives the same document: time, level, logger, message, exception, extra fields."""
     for library in libraries:
         pytest.importorskip(library)
     handler = Watched(log, size=SIZE, structured=True)
@@ -170,7 +170,7 @@ def test_structured_record_is_json_by_each_library(libraries: tuple[str, ...], l
 
 @pytest.mark.parametrize("libraries", [(), *((library,) for library in LIBRARIES)], ids=["json", *LIBRARIES])
 def test_no_extra_field_makes_a_structured_record_impossible(libraries: tuple[str, ...]) -> None:
-    """What JSON, or a library, cannot hold is stored as text; NaN as null."""
+    """Values that JSON, or a library, cannot represent are stored as text; NaN as null."""
     for library in libraries:
         pytest.importorskip(library)
     encode = encoder(libraries)
@@ -182,8 +182,8 @@ def test_no_extra_field_makes_a_structured_record_impossible(libraries: tuple[st
     assert json.loads(encode({"nan": [float("inf")]})) == {"nan": [None]}
 
 
-def test_record_behind_a_queue_is_stored_by_the_listener(handler: Watched) -> None:
-    """QueueHandler, QueueListener, and an exception among the records."""
+def test_record_from_a_queue_is_stored_by_the_listener(handler: Watched) -> None:
+    """QueueHandler and QueueListener work, also with an exception among the records."""
     records: queue.SimpleQueue[Any] = queue.SimpleQueue()
     logger = logger_of(logging.handlers.QueueHandler(records))
     listener = logging.handlers.QueueListener(records, handler)
@@ -200,7 +200,7 @@ def test_record_behind_a_queue_is_stored_by_the_listener(handler: Watched) -> No
 
 
 def test_filter_decides_and_may_replace_the_record(handler: Watched) -> None:
-    """As with every handler; replacing is of Python 3.12."""
+    """Filters work as in every handler; replacing a record needs Python 3.12."""
     handler.addFilter(lambda record: record.levelno > logging.INFO)
     logger = logger_of(handler)
     logger.info("no")
@@ -212,7 +212,7 @@ def test_filter_decides_and_may_replace_the_record(handler: Watched) -> None:
 
 
 def test_record_survives_sigkill_as_soon_as_the_call_returns(shm_dir: Path) -> None:
-    """With the least that there is: nothing was committed."""
+    """Not even a commit is needed."""
 
     def body(pipe: Any) -> None:
         logger = logger_of(pmwal.LogHandler(shm_dir / "app.wal", size=SIZE, commit="manual"))
@@ -228,7 +228,7 @@ def test_record_survives_sigkill_as_soon_as_the_call_returns(shm_dir: Path) -> N
 
 @pytest.mark.parametrize(("commit", "after_info"), [("manual", 0), (1000.0, 0), ("each", 1)])
 def test_sync_level_and_flush_make_durable_what_the_policy_leaves(log: Path, commit: Any, after_info: int) -> None:
-    """CRITICAL at once, with all before it; the rest at flush."""
+    """CRITICAL is durable at once, with all before it; the rest at flush."""
     handler = Watched(log, size=SIZE, commit=commit)
     logger, wal = logger_of(handler), handler.wal
     logger.info("one")
@@ -241,18 +241,18 @@ def test_sync_level_and_flush_make_durable_what_the_policy_leaves(log: Path, com
     handler.close()
 
 
-def test_reader_sees_records_by_themselves_with_the_default(log: Path) -> None:
-    """What is logged can be watched from elsewhere without a flush."""
+def test_reader_sees_records_without_a_flush_by_default(log: Path) -> None:
+    """With the default policy the log can be watched from another process without a flush."""
     handler = Watched(log, size=SIZE)
     with pmwal.open(log, "r") as reader:
-        records = reader.follow(timeout=30)
+        records = reader.follow(timeout=PATIENCE)
         logger_of(handler).info("seen")
         assert next(records).data == b"seen"
     handler.close()
 
 
 def test_close_is_clean_and_idempotent_and_later_records_are_reported(handler: Watched, log: Path) -> None:
-    """close() commits; flush() after it has nothing to do; a record after it is not lost in silence."""
+    """close() commits; flush() after it does nothing; a later record is reported, not lost silently."""
     logger = logger_of(handler)
     logger.info("one")
     handler.close()
@@ -265,7 +265,7 @@ def test_close_is_clean_and_idempotent_and_later_records_are_reported(handler: W
 
 
 def test_end_of_the_interpreter_closes_the_log(log: Path) -> None:
-    """By logging.shutdown, without a word on stderr."""
+    """logging.shutdown does it, without a word on stderr."""
     source = """
         import logging, sys, pmwal
         logging.basicConfig(handlers=[pmwal.LogHandler(sys.argv[1], size="64KiB")], level="INFO", format="%(message)s")
@@ -281,7 +281,7 @@ def test_end_of_the_interpreter_closes_the_log(log: Path) -> None:
 
 
 def test_logging_call_raises_nothing(handler: Watched) -> None:
-    """Wrong arguments, an exception in __str__, a record that can never fit: counted, and handed to handleError."""
+    """Wrong arguments, an exception in __str__ and a record that can never fit are counted and handed to handleError."""
 
     class Bad:
         def __str__(self) -> str:
@@ -296,7 +296,7 @@ def test_logging_call_raises_nothing(handler: Watched) -> None:
 
 
 def test_recursion_without_an_end_is_counted_and_not_raised(handler: Watched) -> None:
-    """An object that logs itself when it is formatted."""
+    """The object logs itself while it is formatted."""
     logger = logger_of(handler)
 
     class Echo:
@@ -310,7 +310,7 @@ def test_recursion_without_an_end_is_counted_and_not_raised(handler: Watched) ->
 
 
 def test_default_report_names_error_and_message(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr, as logging does it."""
+    """The report goes to stderr, as in logging."""
     handler = pmwal.LogHandler(log, size=SIZE)
     handler.close()
     logger_of(handler).info("late")
@@ -321,7 +321,7 @@ def test_default_report_names_error_and_message(log: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("on_full", ["overwrite", "raise"])
 def test_full_log_does_what_it_was_told_and_counts(log: Path, on_full: str) -> None:
-    """The oldest records go, or the new ones; each is counted once."""
+    """Either the oldest records or the new ones are dropped; each is counted once."""
     handler = Watched(log, size=SIZE, on_full=on_full)
     logger = logger_of(handler)
     for number in range(100):
@@ -340,7 +340,7 @@ def test_full_log_does_what_it_was_told_and_counts(log: Path, on_full: str) -> N
 
 
 def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log is finished then, and says so: nothing is taken for stored; flush raises."""
+    """After that nothing counts as stored, each record is reported, and flush raises."""
     seam = BarrierRecorder()
     monkeypatch.setattr(sink, "open_with", lambda path, options: open_with(path, replace(options, medium="file"), seam=seam))
     handler = Watched(log, size=SIZE)
@@ -358,7 +358,7 @@ def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: 
 
 @pytest.mark.parametrize(("name", "value"), [("on_full", "wait"), ("sync_level", "LOUD"), ("level", "LOUD"), ("commit", "now")])
 def test_wrong_argument_is_refused_and_leaves_nothing_open(log: Path, name: str, value: str) -> None:
-    """The log can be opened by the next one, and logging has nothing to shut down."""
+    """Another handler can open the log, and logging has nothing to shut down."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=value):
         pmwal.LogHandler(log, size=SIZE, **options)
@@ -368,7 +368,7 @@ def test_wrong_argument_is_refused_and_leaves_nothing_open(log: Path, name: str,
 
 
 def test_threads_log_without_a_lock_and_lose_nothing(handler: Watched) -> None:
-    """All records of all threads, those of each in order."""
+    """All records of all threads are there, those of each thread in order."""
     logger = logger_of(handler)
 
     def work(name: int) -> None:
@@ -390,7 +390,7 @@ def test_threads_log_without_a_lock_and_lose_nothing(handler: Watched) -> None:
 
 
 def worker(pipe: Any, parents: Watched, path: str, misuses: bool) -> None:
-    """A worker as gunicorn forks them: it opens a handler of its own first, or uses its parent's."""
+    """A worker as gunicorn forks it: it opens a handler of its own first, or uses its parent's."""
     handler = parents if misuses else Watched(path, size=SIZE)
     logger = logger_of(handler)
     for number in range(50):
@@ -401,7 +401,7 @@ def worker(pipe: Any, parents: Watched, path: str, misuses: bool) -> None:
 
 
 def test_forked_workers_have_handlers_of_their_own_and_one_misuses_its_parents(shm_dir: Path) -> None:
-    """As under gunicorn: four logs with all lines, and from the fifth worker an error that says what to do."""
+    """As under gunicorn: four logs have all lines, and the fifth worker gets an error that says what to do."""
     path = str(shm_dir / "app-{pid}.wal")
     parents = Watched(shm_dir / "master.wal", size=SIZE)
     parents.setLevel(logging.INFO)
@@ -431,7 +431,7 @@ def test_forked_workers_have_handlers_of_their_own_and_one_misuses_its_parents(s
 
 
 def test_workers_at_the_same_time_do_not_disturb_each_other(shm_dir: Path) -> None:
-    """Four forked workers beside each other and beside their parent, each in a log of its own."""
+    """Four forked workers and their parent log at the same time, each to a log of its own."""
     parents = Watched(shm_dir / "master.wal", size=SIZE, commit=0.001)
     with ExitStack() as stack:
         running = [stack.enter_context(child(worker, parents, str(shm_dir / f"{number}.wal"), False)) for number in range(WORKERS)]
@@ -444,7 +444,7 @@ def test_workers_at_the_same_time_do_not_disturb_each_other(shm_dir: Path) -> No
 
 
 def test_end_of_a_forked_child_leaves_the_parents_log_alone(handler: Watched, log: Path) -> None:
-    """Its logging.shutdown flushes and closes what is its parent's: nothing happens, and nothing is said."""
+    """Its logging.shutdown flushes and closes the inherited handler: nothing happens, and nothing is printed."""
     logger_of(handler).info("one")
 
     def end() -> tuple[int, list[Exception]]:
@@ -459,7 +459,7 @@ def test_end_of_a_forked_child_leaves_the_parents_log_alone(handler: Watched, lo
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_new_process_is_told_to_open_a_log_of_its_own(method: str, handler: Watched) -> None:
-    """The handler is refused when it is sent there."""
+    """A handler refuses to be pickled for another process."""
     context = multiprocessing.get_context(method)
     with pytest.raises(TypeError, match="path of its own"):
         context.Process(target=handler.emit).start()
@@ -469,7 +469,7 @@ def test_new_process_is_told_to_open_a_log_of_its_own(method: str, handler: Watc
 
 
 def test_second_handler_on_a_path_is_told_what_to_do(handler: Watched, log: Path) -> None:
-    """In this process, and in one that was spawned and runs the same configuration again."""
+    """This applies to a second handler in the process, and to a spawned process that runs the same configuration again."""
     with pytest.raises(pmwal.WalLocked, match=r"this process .*app-\{pid\}\.wal") as here:
         pmwal.LogHandler(log)
     assert here.value.pid == os.getpid()
@@ -483,7 +483,7 @@ def test_second_handler_on_a_path_is_told_what_to_do(handler: Watched, log: Path
 
 
 def test_pid_in_a_path_becomes_the_process_id(shm_dir: Path) -> None:
-    """So that one configuration serves many processes."""
+    """One configuration can then serve many processes."""
     handler = pmwal.LogHandler(shm_dir / "app-{pid}.wal", size=SIZE)
     handler.close()
     assert (shm_dir / f"app-{os.getpid()}.wal").exists()

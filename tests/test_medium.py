@@ -1,4 +1,4 @@
-"""Media: each is what the file system under the log can be, and the statistics claim no more than that."""
+"""Media: each is only as good as the file system under the log, and the statistics claim no more than that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import open_small, payloads
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "test.wal"
 
 
@@ -33,7 +33,7 @@ def log_bytes() -> bytes:
 
 
 def test_dax_is_refused_where_it_is_not_real(shm_dir: Path, tmp_path: Path) -> None:
-    """medium="dax" needs MAP_SYNC; without it nothing is created, and the message says what to mount or to use instead."""
+    """medium="dax" needs MAP_SYNC; without it nothing is created, and the message says what to mount or use instead."""
     for directory in (shm_dir, tmp_path):
         path = directory / "test.wal"
         with pytest.raises(pmwal.UnsupportedMedium, match=r'-o dax on persistent memory; MAP_SYNC is refused.*medium="auto"'):
@@ -49,7 +49,7 @@ def test_dax_is_refused_where_it_is_not_real(shm_dir: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("medium", ["memory", "emulated-dax"])
 def test_memory_is_refused_on_a_disk(tmp_path: Path, medium: str) -> None:
-    """What would skip the flushes of a disk is not taken for memory."""
+    """medium="memory" would skip the flushes that a disk needs."""
     path = tmp_path / "test.wal"
     with pytest.raises(pmwal.UnsupportedMedium, match=rf'medium="{medium}" needs tmpfs, ramfs or a memfd.*use medium="auto"'):
         open_small(path, medium=medium)
@@ -70,7 +70,7 @@ def test_memory_is_refused_on_a_disk(tmp_path: Path, medium: str) -> None:
     ],
 )
 def test_stats_of_tmpfs_do_not_claim_power_safety(path: Path, medium: str, expected: tuple[Any, ...]) -> None:
-    """Whatever it is taken for, what lies on tmpfs survives the process and no more."""
+    """Whatever its medium, a log on tmpfs survives the process and no more."""
     with open_small(path, medium=medium) as wal:
         stats = wal.stats()
         assert (stats.medium, stats.durability, stats.filesystem, stats.ordering, stats.alignment) == expected
@@ -90,7 +90,7 @@ def test_stats_of_a_disk_name_it(tmp_path: Path) -> None:
 
 
 def test_log_keeps_its_alignment_on_another_medium(path: Path, tmp_path: Path) -> None:
-    """A log that moves from memory to a disk and back is the same log."""
+    """A log can move from memory to a disk and back."""
     with open_small(path, medium="emulated-dax") as wal:
         wal.extend([b"a", b"b"])
     moved = tmp_path / "moved.wal"
@@ -119,7 +119,7 @@ def test_memfd_is_memory(log_bytes: bytes) -> None:
 
 
 def test_other_platforms_are_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pmwal cannot work open says which platform it needs, and creates nothing."""
+    """Where pmwal cannot work, open says which platform it needs, and creates nothing."""
     for name, value in (("platform", "darwin"), ("byteorder", "big")):
         with monkeypatch.context() as patch:
             patch.setattr("sys." + name, value)

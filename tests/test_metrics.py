@@ -1,4 +1,4 @@
-"""What a handle counts, how long its commits took, and both for Prometheus; what a watcher in another process sees of it."""
+"""Metrics: what a handle counts, how long its commits take, both for Prometheus, and what another process can watch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EDGES = [0, 1, 127, 128, 255, 256, 257, 258, 511, 512, 1023, 65535, 65536, NS_MA
 
 
 class Stopwatch(BarrierRecorder):
-    """Between two looks at its monotonic clock each of these durations passes in turn."""
+    """A monotonic clock: between two calls, the next of these durations passes."""
 
     def __init__(self, durations: list[int]) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class Stopwatch(BarrierRecorder):
         self.looks = looks
 
     def monotonic_ns(self) -> int:
-        """The time at this look."""
+        """The time at this call."""
         return next(self.looks)
 
 
 def recorded(durations: list[int]) -> LatencyHistogram:
-    """A histogram of these, by the counters in Python."""
+    """A histogram of these durations, filled by the counters in Python."""
     recorder = LatencyRecorder()
     for ns in durations:
         recorder.add(ns)
@@ -53,14 +53,14 @@ def recorded(durations: list[int]) -> LatencyHistogram:
 
 
 def random_durations(count: int) -> list[int]:
-    """Of every magnitude that a histogram can hold."""
+    """Durations of every magnitude that a histogram can hold."""
     random = Random(SEED)
     return [random.getrandbits(random.randrange(1, 38)) for _ in range(count)]
 
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where a log lies."""
+    """The log's path."""
     return shm_dir / "test.wal"
 
 
@@ -77,7 +77,7 @@ def test_counters_follow_one_another_without_a_gap(scale: Scale) -> None:
 
 
 def test_percentiles_are_those_of_hdrhistogram() -> None:
-    """HdrHistogram with two digits says the same of the same durations, but for the last, where we know the exact maximum."""
+    """HdrHistogram with two digits gives the same percentiles, except the last, for which pmwal knows the exact maximum."""
     durations = random_durations(5000)
     ours, theirs = recorded(durations), HdrHistogram(1, NS_MAX, 2)
     for ns in durations:
@@ -89,7 +89,7 @@ def test_percentiles_are_those_of_hdrhistogram() -> None:
 
 
 def test_percentile_is_at_most_a_128th_too_high_and_never_too_low() -> None:
-    """What a percentile says of durations is what sorting them says."""
+    """A percentile of the histogram agrees with the sorted durations."""
     durations = sorted(random_durations(1000))
     histogram = recorded(durations)
     for place in range(1, 1001):
@@ -98,7 +98,7 @@ def test_percentile_is_at_most_a_128th_too_high_and_never_too_low() -> None:
 
 
 def test_histogram_becomes_one_of_hdrhistogram() -> None:
-    """as_hdr() has every count, and encodes to what its tools read."""
+    """as_hdr() has every count, and encodes to what HdrHistogram's tools read."""
     ours = recorded(random_durations(1000))
     theirs = ours.as_hdr()
     assert (theirs.get_total_count(), theirs.get_value_at_percentile(50)) == (1000, ours.p50)
@@ -106,7 +106,7 @@ def test_histogram_becomes_one_of_hdrhistogram() -> None:
 
 
 def test_histogram_of_nothing_is_all_zero() -> None:
-    """Nothing was timed: no division, no search."""
+    """An empty histogram divides and searches nothing."""
     for empty in (LatencyHistogram(), recorded([])):
         assert (empty.count, empty.mean, empty.p50, empty.p999, empty.max_ns, empty.buckets()) == (0, 0.0, 0, 0, 0, [])
 
@@ -119,7 +119,7 @@ def test_percentile_refuses_what_is_none(percent: float) -> None:
 
 
 def test_difference_of_two_snapshots_is_what_came_between() -> None:
-    """since() forgets what was slow before."""
+    """since() leaves out earlier, slow commits."""
     early, late = [10**9, 50], [1000, 2000, 3000]
     between = recorded(early + late).since(recorded(early))
     assert (between.count, between.total_ns, between.p50) == (3, 6000, recorded(late).p50)
@@ -132,7 +132,7 @@ def test_difference_of_two_snapshots_is_what_came_between() -> None:
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_each_commit_on_a_disk_is_counted_where_its_duration_belongs(ordering: str, path: Path) -> None:
-    """Both engines count each duration, to the nanosecond at the edges, as the counters in Python do."""
+    """Both engines count each duration as the counters in Python do, to the nanosecond at the edges."""
     durations = EDGES + random_durations(150)
     with open_small(path, medium="file", ordering=ordering, on_full="overwrite", seam=Stopwatch([1] * 99 + durations)) as wal:
         for _ in range(99):
@@ -148,7 +148,7 @@ def test_each_commit_on_a_disk_is_counted_where_its_duration_belongs(ordering: s
 
 @pytest.mark.parametrize("call", ["append", "extend", "batch", "commit", "wait_durable", "append, then commit"])
 def test_every_way_to_commit_is_counted_once(call: str, tmp_path: Path) -> None:
-    """On a disk the histogram has as many commits as the counter of commits, also where one system call stores and syncs."""
+    """On a disk the histogram has as many commits as the commit counter, also where one system call stores and syncs."""
     with open_small(tmp_path / "test.wal", medium="file", on_full="overwrite") as wal:
         for turn in range(100):
             match call:
@@ -170,7 +170,7 @@ def test_every_way_to_commit_is_counted_once(call: str, tmp_path: Path) -> None:
 
 
 def test_one_commit_in_64_is_timed_where_a_barrier_is_no_system_call(path: Path) -> None:
-    """The first one is, so that a log that commits seldom has a figure at all."""
+    """The first commit is timed, so that a log with few commits has a figure at all."""
     with open_small(path, medium="memory", on_full="overwrite") as wal:
         for commits in range(1, 3 * SAMPLE_STEP):
             wal.append(b"x")
@@ -184,7 +184,7 @@ def test_one_commit_in_64_is_timed_where_a_barrier_is_no_system_call(path: Path)
 
 
 def test_commit_that_failed_is_not_counted(path: Path) -> None:
-    """How long a failure took says nothing about commits."""
+    """The duration of a failure says nothing about commits."""
     seam = BarrierRecorder()
     wal = open_small(path, medium="file", seam=seam)
     wal.append(b"x")
@@ -196,7 +196,7 @@ def test_commit_that_failed_is_not_counted(path: Path) -> None:
 
 
 def test_commit_with_nothing_pending_is_not_counted(path: Path) -> None:
-    """It has nothing to wait for, and would make the percentiles too good."""
+    """It has nothing to wait for, and would make the percentiles look too good."""
     with open_small(path, medium="file") as wal:
         wal.append(b"x")
         for _ in range(5):
@@ -205,7 +205,7 @@ def test_commit_with_nothing_pending_is_not_counted(path: Path) -> None:
 
 
 def test_records_that_a_full_log_refused_are_counted(path: Path) -> None:
-    """dropped counts records, not calls; a record that could never fit is a mistake and not a drop."""
+    """dropped counts records, not calls; a record that can never fit is a mistake and does not count."""
     with open_small(path) as wal:
         wal.append(bytes(8000))
         wal.append(bytes(8000))
@@ -219,7 +219,7 @@ def test_records_that_a_full_log_refused_are_counted(path: Path) -> None:
 
 
 def test_stats_say_what_the_open_found(path: Path) -> None:
-    """The report of the recovery is part of the figures, as plain values too."""
+    """The recovery report is part of the figures, also as plain values."""
     wal = open_small(path)
     wal.extend([b"a", b"b"])
     kill(wal)
@@ -232,17 +232,17 @@ def test_stats_say_what_the_open_found(path: Path) -> None:
             assert (reader.stats().recovery, reader.stats().commit_latency.count) == (None, 0)
 
 
-# -- what the live page says
+# -- latencies in the live page
 
 
 def live_latency(path: Path) -> LiveLatency | None:
-    """What a watcher finds in the file."""
+    """The latencies that another process reads from the file."""
     raw = path.read_bytes()
     return read_latency(lambda offset, length: raw[offset : offset + length])
 
 
 def coarse(histogram: LatencyHistogram) -> LiveLatency:
-    """What the live page must say when a handle says this."""
+    """The live page's figures for a handle's."""
     counts: Counter[int] = Counter()
     for longest, count in histogram.buckets():
         counts[COARSE.counter_of(longest)] += count
@@ -250,13 +250,13 @@ def coarse(histogram: LatencyHistogram) -> LiveLatency:
 
 
 def show(path: Path, step: int, counters: bytes) -> None:
-    """Have the live page say this."""
+    """Store this histogram in the live page."""
     overwrite(path, LIVE_LATENCY_OFFSET, struct.pack("<Q", step) + counters)
 
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_live_page_has_each_duration_that_the_handle_has(ordering: str, path: Path) -> None:
-    """Every counter, after every commit: of durations of all magnitudes, and of the edges."""
+    """Every counter agrees after every commit, for durations of all magnitudes and at the edges."""
     durations = EDGES + random_durations(100)
     with open_small(path, medium="file", ordering=ordering, on_full="overwrite", seam=Stopwatch(durations)) as wal:
         for turn in range(len(durations)):
@@ -266,7 +266,7 @@ def test_live_page_has_each_duration_that_the_handle_has(ordering: str, path: Pa
 
 @pytest.mark.parametrize("medium", ["file", "memory", "emulated-dax", "disk"])
 def test_live_page_agrees_with_the_handle_however_it_commits(medium: str, shm_dir: Path, tmp_path: Path) -> None:
-    """Without a seam: a record with its commit in one step, batches, a commit of its own."""
+    """Without a seam: a record with its commit in one step, batches, a separate commit."""
     path = (tmp_path if medium == "disk" else shm_dir) / "test.wal"
     with pmwal.open(path, size="64KiB", medium="file" if medium == "disk" else medium, on_full="overwrite") as wal:
         for turn in range(3 * SAMPLE_STEP):
@@ -279,7 +279,7 @@ def test_live_page_agrees_with_the_handle_however_it_commits(medium: str, shm_di
 
 
 def test_figures_of_the_live_page_are_at_most_an_eighth_too_high_and_never_too_low() -> None:
-    """Whatever the durations."""
+    """This holds for any durations."""
     for count in (1, 2, 10, 1000):
         durations = sorted(random_durations(count))
         figures = coarse(recorded(durations)).as_dict()
@@ -290,7 +290,7 @@ def test_figures_of_the_live_page_are_at_most_an_eighth_too_high_and_never_too_l
 
 
 def test_open_of_a_writer_clears_the_latencies(path: Path) -> None:
-    """After a clean close, a kill, and damage to the page; a reader clears nothing."""
+    """They are cleared after a clean close, a kill, and damage to the page; a reader clears nothing."""
     for end in (pmwal.Wal.close, kill):
         wal = open_small(path, medium="file")
         assert live_latency(path) == coarse(wal.stats().commit_latency) == LiveLatency(1, bytes(4 * COARSE.counters))
@@ -306,7 +306,7 @@ def test_open_of_a_writer_clears_the_latencies(path: Path) -> None:
 
 
 def test_live_page_is_stored_to_only_for_a_commit_that_is_timed(path: Path) -> None:
-    """One counter of four bytes each time, and once the whole at the open."""
+    """Each such commit stores one counter of four bytes, and the open stores all of them once."""
     seam = BarrierRecorder()
     end = LIVE_LATENCY_OFFSET + LIVE_LATENCY.size
     with open_small(path, medium="memory", on_full="overwrite", seam=seam) as wal:
@@ -317,7 +317,7 @@ def test_live_page_is_stored_to_only_for_a_commit_that_is_timed(path: Path) -> N
 
 
 def test_no_barrier_includes_the_latencies(path: Path) -> None:
-    """They are as volatile as the rest of the live page."""
+    """Latencies are as volatile as the rest of the live page."""
     seam = BarrierRecorder()
     with open_small(path, medium="file", seam=seam) as wal:
         wal.append(b"x")
@@ -337,7 +337,7 @@ def test_counter_that_wrapped_counts_on(path: Path) -> None:
 
 @pytest.mark.python_engine
 def test_writer_lets_a_counter_wrap(path: Path) -> None:
-    """In C an integer of 32 bits does so anyway."""
+    """In C an unsigned integer of 32 bits wraps anyway; Python must do the same."""
     with open_small(path, medium="file", seam=Stopwatch([1000, 1000])) as wal:
         wal._engine._live._counters[COARSE.counter_of(1000)] = (1 << 32) - 1
         wal.append(b"x")
@@ -363,7 +363,7 @@ def test_damage_to_the_live_page_does_not_reach_the_handle(path: Path) -> None:
 
 
 def test_stat_shows_the_latency_of_the_interval_and_since_the_open(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was slow before the first look is in the second figure only."""
+    """Commits that were slow before the first look appear only in the second figure."""
     durations = [10**9] * 3 + [2_000] * 98 + [50_000, 3_000_000]
     with open_small(path, medium="file", on_full="overwrite", seam=Stopwatch(durations)) as wal:
 
@@ -382,7 +382,7 @@ def test_stat_shows_the_latency_of_the_interval_and_since_the_open(cli: Cli, pat
 
 
 def test_stat_says_the_latencies_in_words(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a page, and in a line for a pipe."""
+    """The latencies appear on a page, and in a line for a pipe."""
     with open_small(path, medium="file", seam=Stopwatch([2_000, 1_200_000, 2_000])) as wal:
         wal.append(b"x")
         between_looks(monkeypatch, lambda: wal.append(b"x"))
@@ -398,7 +398,7 @@ def test_stat_says_the_latencies_in_words(cli: Cli, path: Path, monkeypatch: pyt
 
 
 def test_stat_says_how_many_commits_are_timed(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On memory one in 64: the longest of them is not the longest of all."""
+    """On memory one commit in 64 is timed, so the longest timed is not the longest of all."""
     with open_small(path, medium="memory") as wal:
         wal.append(b"x")
         between_looks(monkeypatch, lambda: None)
@@ -408,7 +408,7 @@ def test_stat_says_how_many_commits_are_timed(cli: Cli, path: Path, monkeypatch:
 
 
 def test_stat_of_a_new_writer_has_no_interval(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its counters began anew: a difference to those of another would be nonsense."""
+    """A new writer's counters start at zero: a difference to another writer's would be nonsense."""
     wals = [open_small(path, medium="file")]
     wals[0].append(b"x")
 
@@ -424,7 +424,7 @@ def test_stat_of_a_new_writer_has_no_interval(cli: Cli, path: Path, monkeypatch:
 
 
 def test_stat_shows_the_latencies_of_a_writer_that_was_killed(cli: Cli, path: Path) -> None:
-    """Another process counted them, and nobody asked it to."""
+    """Another process counted them, without being asked to."""
     script = "import pmwal, os, sys; wal = pmwal.open(sys.argv[1], medium='file'); wal.append(b'z'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     latency = cli("stat", path, "--json").json["commit_latency"]
@@ -432,7 +432,7 @@ def test_stat_shows_the_latencies_of_a_writer_that_was_killed(cli: Cli, path: Pa
 
 
 def test_stat_of_a_writer_that_shows_no_latency_is_a_dash(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier version left zeros there; no writer shows another step than a power of two."""
+    """An earlier version left zeros there; a writer that shows latencies shows a step that is a power of two."""
     with open_small(path, medium="file") as wal:
         for step, counters in ((0, 0), (0, 255), (3, 1), ((1 << 64) - 1, 255)):
             wal.append(b"x")
@@ -445,7 +445,7 @@ def test_stat_of_a_writer_that_shows_no_latency_is_a_dash(cli: Cli, path: Path, 
 
 
 def test_stat_takes_any_bytes_for_counters(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong figure at worst, never an error."""
+    """At worst a figure is wrong; there is never an error."""
     random = Random(SEED)
     with open_small(path, medium="file") as wal:
         wal.append(b"x")
@@ -469,7 +469,7 @@ def registry() -> Iterator[CollectorRegistry]:
 
 
 def test_prometheus_sees_every_counter(path: Path, registry: CollectorRegistry) -> None:
-    """Each figure has the value that stats() has, labelled with the path."""
+    """Each figure has the value in stats(), labelled with the path."""
     with open_small(path, medium="file", on_full="overwrite") as wal:
         registry.register(Collector(wal))
         for _ in range(400):
@@ -487,7 +487,7 @@ def test_prometheus_sees_every_counter(path: Path, registry: CollectorRegistry) 
 
 
 def test_prometheus_sees_the_latencies_in_buckets(path: Path, registry: CollectorRegistry) -> None:
-    """Buckets are cumulative, in seconds, and end with everything."""
+    """Buckets are cumulative, in seconds, and the last one holds everything."""
     durations = [90, 100, 150, 900_000, 2_000_000, 20 * 10**9]
     with open_small(path, medium="file", seam=Stopwatch(durations)) as wal:
         registry.register(Collector(wal))
@@ -519,7 +519,7 @@ def test_one_collector_serves_many_logs_and_lets_go_of_closed_ones(shm_dir: Path
 
 
 def test_forked_child_is_scraped_without_its_parents_logs(path: Path, registry: CollectorRegistry) -> None:
-    """A worker that inherited the collector reports nothing of what is not its own, and does not fail."""
+    """A worker that inherited the collector reports nothing of its parent's, and does not fail."""
     with open_small(path) as wal:
         registry.register(Collector(wal))
         child = os.fork()

@@ -1,4 +1,4 @@
-"""One writer: across handles, paths, links and processes (scenario 32)."""
+"""One writer per log: across handles, paths, links and processes (scenario 32)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support import open_small, overwrite, payloads
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "test.wal"
 
 
@@ -46,7 +46,7 @@ def hold(pipe: Connection, path: Path) -> None:
 
 
 def test_lock_that_is_released_twice_leaves_the_next_writers_alone(path: Path) -> None:
-    """By then its descriptor's number may belong to the next lock, also on the same file."""
+    """By then its descriptor's number may belong to the next lock, even on the same file."""
     first = open_small(path)
     lock = first._writer_lock
     first.close()
@@ -78,8 +78,8 @@ def _linked(path: Path, link: Callable[[Path, Path], None]) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["same-process", "other-process"])
-def test_second_writer_is_refused_by_whatever_name(path: Path, where: str, name: str) -> None:
-    """WalLocked with the owner's pid, for every name of the same file; the owner continues, and after its close the other opens."""
+def test_second_writer_is_refused_by_any_name(path: Path, where: str, name: str) -> None:
+    """WalLocked has the owner's pid, for every name of the file; the owner continues, and once it closes the other opens."""
     with open_small(path) as wal:
         wal.append(b"1")
         other = NAMES[name](path)
@@ -97,7 +97,7 @@ def test_second_writer_is_refused_by_whatever_name(path: Path, where: str, name:
 
 
 def test_refusal_names_the_owner_and_the_way_out(path: Path) -> None:
-    """The message says which process has the log, and that it can be read beside it."""
+    """The message says which process has the log, and that it can still be read."""
     with child(hold, path) as owner:
         owner.hear()
         with pytest.raises(pmwal.WalLocked, match=rf'process {owner.pid} has it open for writing; .*mode="r"') as caught:
@@ -111,7 +111,7 @@ def test_refusal_names_the_owner_and_the_way_out(path: Path) -> None:
 
 
 def test_killed_owner_leaves_the_log_open(path: Path) -> None:
-    """No lock outlives its process, and recovery finds what was acknowledged."""
+    """The lock dies with its process, and recovery finds what was acknowledged."""
     with child(hold, path) as owner:
         owner.hear()
         owner.kill()
@@ -121,7 +121,7 @@ def test_killed_owner_leaves_the_log_open(path: Path) -> None:
 
 
 def test_stopped_owner_keeps_the_log(path: Path) -> None:
-    """No time-out steals the lock of a process that is slow."""
+    """No time-out takes the lock from a slow process."""
     with child(hold, path) as owner:
         owner.hear()
         os.kill(owner.pid, signal.SIGSTOP)
@@ -131,7 +131,7 @@ def test_stopped_owner_keeps_the_log(path: Path) -> None:
 
 
 def test_closing_other_descriptors_of_the_file_keeps_the_lock(path: Path) -> None:
-    """Readers, copies and editors come and go; POSIX record locks would vanish with each of them."""
+    """Readers, copies and editors close the file at any time; POSIX record locks would vanish each time."""
     with open_small(path) as wal:
         wal.append(b"1")
         os.close(os.open(path, os.O_RDWR))
@@ -146,7 +146,7 @@ def test_closing_other_descriptors_of_the_file_keeps_the_lock(path: Path) -> Non
 
 @pytest.mark.parametrize("page", ["nobody", "dead", "reused-pid", "other-boot", "garbage"])
 def test_lock_of_a_stranger_has_no_pid(path: Path, page: str) -> None:
-    """When the live page names no living writer, pid is None; a pid that another process got since is not blamed."""
+    """When the live page names no living writer, pid is None; a process that has reused the pid is not blamed."""
     with open_small(path):
         line = bytearray(path.read_bytes()[LIVE_WRITER_OFFSET:][: LIVE_WRITER.size])
     fields = {"dead": ("pid", 1 << 22), "reused-pid": ("start_time", 17), "other-boot": ("boot_id", 3)}
@@ -180,7 +180,7 @@ def test_readers_take_no_lock(path: Path) -> None:
 
 
 def test_lock_belongs_to_the_file_and_not_to_its_name(path: Path) -> None:
-    """A log that was renamed stays locked under its new name; its old name is free for another log; so is a copy."""
+    """A renamed log stays locked under its new name; its old name is free for another log, and a copy is not locked."""
     with open_small(path) as wal:
         wal.append(b"1")
         moved, copied = path.with_name("moved.wal"), path.with_name("copied.wal")
@@ -236,7 +236,7 @@ def test_handle_cannot_be_pickled_or_copied(path: Path, handle: str, copied: Cal
 
 
 def test_other_start_methods_say_what_to_do_with_a_handle(path: Path) -> None:
-    """Passing a Wal or Reader to a spawned process raises before it starts, and passing the path works."""
+    """Passing a Wal or Reader to a spawned process raises before it starts; passing the path works."""
     result = run_script(
         """
         import multiprocessing, sys
@@ -265,7 +265,7 @@ def test_other_start_methods_say_what_to_do_with_a_handle(path: Path) -> None:
 
 
 def test_dead_handle_of_this_process_does_not_pass_for_a_writer(path: Path) -> None:
-    """Once a handle is dropped, readers no longer believe its live page although its process lives."""
+    """Once a handle is dropped, readers no longer believe its live page although its process is alive."""
     wal = open_small(path)
     wal.append(b"1")
     wal.append(b"2", commit=False)

@@ -1,7 +1,7 @@
-"""A recovery by several threads has the same result as one by one thread and as the reference engine, for any ring.
+"""Recovery with several threads gives the same result as with one thread and as the reference engine, for any ring.
 
-The parts of a run begin at guesses, so what matters is what a guess can hit: damage before and after it, batches across it, a
-record inside of a record, and the end of the log. tools/fuzz/ring_fuzz.c checks how two parts are put together.
+Parts of a run begin at guessed positions, so the tests cover where a guess can land: damage before and after it, batches across it,
+a record inside a record, and the end of the log. tools/fuzz/ring_fuzz.c checks how two parts are joined.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZE = 4 * 1024 * 1024
 
 @pytest.fixture(scope="module", params=["records", "large", "batches", "one batch", "wrapped"])
 def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Superblock, list[int]]:
-    """The bytes of a log that lost its writer, and where its records start."""
+    """The bytes of a log whose writer was killed, and where its records start."""
     path = tmp_path_factory.mktemp("parallel") / "log"
     rng = random.Random(request.param)
     wal = pmwal.open(path, "x", size=SIZE, commit="manual")
@@ -57,14 +57,14 @@ def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def processors() -> Iterator[Any]:
-    """A call that lets this process have one processor, or all of its own again."""
+    """A function that restricts this process to one processor, or gives it back all of its own."""
     own = os.sched_getaffinity(0)
     yield lambda count: os.sched_setaffinity(0, own if count > 1 else {min(own)})
     os.sched_setaffinity(0, own)
 
 
 def verdict(raw: bytes, block: Superblock, *, native_scan: bool) -> Judgement:
-    """The judgement on these bytes, without what may differ between ways to it: seconds, and the density of the index."""
+    """The verdict on these bytes, without what may differ between engines and threads: seconds, and the density of the index."""
     identity = identify(lambda offset, length: raw[offset : offset + length], len(raw), "log")
     scan = scan_for(block, memoryview(raw)) if native_scan else None
     judgement = judge(lambda offset, length: raw[offset : offset + length], identity, None, scan)
@@ -72,7 +72,7 @@ def verdict(raw: bytes, block: Superblock, *, native_scan: bool) -> Judgement:
 
 
 def same_verdict(raw: bytes, block: Superblock, processors: Any) -> Judgement:
-    """The verdict on which all ways agree."""
+    """The verdict on which all engines and thread counts agree."""
     found = verdict(raw, block, native_scan=True)
     processors(1)
     alone = verdict(raw, block, native_scan=True)
@@ -94,7 +94,7 @@ def test_whole_log(log: tuple[bytes, Superblock, list[int]], processors: Any) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_damage_anywhere(log: tuple[bytes, Superblock, list[int]], processors: Any, seed: int) -> None:
-    """A flipped bit, a lost page or a lost end is judged alike: most of all near the middle and the quarters, where parts begin."""
+    """A flipped bit, a lost page or a lost end gets the same verdict, also near the middle and the quarters, where parts begin."""
     raw, block, starts = log
     rng = random.Random(seed)
     ring = len(raw) - SIZE
@@ -114,7 +114,7 @@ def test_damage_anywhere(log: tuple[bytes, Superblock, list[int]], processors: A
 
 @pytest.mark.parametrize("seq", [3, 400, 100_000])
 def test_record_inside_of_a_record(tmp_path: Path, processors: Any, seq: int) -> None:
-    """A payload may contain a whole record of this log for exactly this position: it is read as a payload, not as a record."""
+    """A payload may contain a whole record of this log for exactly this position; it is read as payload, not as a record."""
     path = tmp_path / "log"
     wal = pmwal.open(path, "x", size=SIZE, commit="manual")
     block = superblock(path)

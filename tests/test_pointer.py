@@ -1,4 +1,4 @@
-"""Pointer, slots and tail (scenarios 8 to 14)."""
+"""Commit pointer, slots and tail (scenarios 8 to 14)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_slot_written_before_its_data_is_loud_and_good_records_stay_readable(shm
 
 
 def test_slot_torn_at_any_word_leaves_the_slot_before_it(shm_place: Place) -> None:
-    """Scenario 9: the newest slot has new words up to any one of them, or from any one on, and old ones elsewhere."""
+    """Scenario 9: the newest slot has new words up to any word, or from any word on, and old ones elsewhere."""
     wal = three(shm_place.path, dict(shm_place.options))
     old = shm_place.path.read_bytes()
     wal.append(b"record 4", commit=False)
@@ -100,7 +100,7 @@ def test_slot_torn_at_any_word_leaves_the_slot_before_it(shm_place: Place) -> No
         for low, high in ((new, old), (old, new)):
             torn = low[place : place + cut] + high[place + cut : place + LINE]
             if torn in (old[place : place + LINE], new[place : place + LINE]):
-                continue  # the last words of both are the same
+                continue  # both have the same last words
             shm_place.path.write_bytes(new[:place] + torn + new[place + LINE :])
             report = pmwal.verify(shm_place.path)
             assert (report.case, report.outcome, report.slots_lost, report.records) == ("R7", "recovered", 1, 4), cut
@@ -111,7 +111,7 @@ def test_slot_torn_at_any_word_leaves_the_slot_before_it(shm_place: Place) -> No
 
 @pytest.mark.parametrize("word", range(8))
 def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, word: int) -> None:
-    """Scenario 9: no guess is made, the file stays as it is, a salvaging reader finds all records, and so does ``repair``."""
+    """Scenario 9: no guess is made, the file stays as it is, and both salvage and ``repair`` find all records."""
     path = shm_dir / "test.wal"
     killed(path)
     generation = newest_slot(path).generation
@@ -134,7 +134,7 @@ def test_both_newest_slots_torn_is_corrupt_and_repair_rebuilds(shm_dir: Path, wo
 
 
 def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Path) -> None:
-    """Scenario 10: while the clock runs backwards, and whichever of two slots comes first in the file."""
+    """Scenario 10: the clock runs backwards, and either of the two slots may come first in the file."""
     path = shm_dir / "test.wal"
     seam = BarrierRecorder()
     wal = open_small(path, seam=seam, **STRICT)
@@ -156,7 +156,7 @@ def test_newest_slot_is_found_by_generation_in_every_place_of_a_turn(shm_dir: Pa
 
 @pytest.mark.parametrize("control_size", [8192, 12288, 131072])
 def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir: Path, control_size: int) -> None:
-    """Scenario 11: also where tail and epoch change; and each slot is flushed before the next one is stored."""
+    """Scenario 11: also where tail and epoch change; each slot is flushed before the next one is stored."""
     seam = BarrierRecorder()
     seam.control_size = control_size
     wal = open_small(shm_dir / "test.wal", seam=seam, **STRICT)
@@ -181,7 +181,7 @@ def test_consecutive_slots_never_share_a_page_and_each_has_its_own_flush(shm_dir
 
 
 def required_tail(event: Step, block: Superblock) -> int:
-    """The tail that must be durable before this store into the ring: what it overwrites lies before it."""
+    """The tail that must be durable before this store into the ring: everything it overwrites lies before that tail."""
     header = decode_header(event.data)
     offset = event.offset - block.ring_offset
     position = header.durable + (offset - header.durable) % block.capacity
@@ -189,7 +189,7 @@ def required_tail(event: Step, block: Superblock) -> int:
 
 
 def check_reuse(trace: Trace, block: Superblock) -> int:
-    """Each store into used space follows two completed slots that free it; how many such stores there were."""
+    """Each store into used space follows two completed slots that free it; return the number of such stores."""
     control = trace.base[block.control_offset : block.control_offset + block.control_size]
     slots = (decode_slot(control[at : at + LINE], block.uuid, at // LINE) for at in range(0, block.control_size, LINE))
     tails = {slot.generation: slot.tail_position for slot in slots if slot is not None}
@@ -214,7 +214,7 @@ def check_reuse(trace: Trace, block: Superblock) -> int:
 
 
 def truncating() -> tuple[list[Any], list[Any]]:
-    """Fill a ring of 4 KiB, free some of it, use it again, twice over the ring's end."""
+    """Fill a ring of 4 KiB, free some of it and reuse it, twice past the ring's end."""
 
     def append(wal: pmwal.Wal) -> int:
         return wal.append(b"%04d" % wal.next_seq * 80)
@@ -226,7 +226,7 @@ def truncating() -> tuple[list[Any], list[Any]]:
 
 
 def overwriting() -> tuple[list[Any], list[Any]]:
-    """Go on in a full ring of 4 KiB that frees its oldest records itself."""
+    """Append to a full ring of 4 KiB that frees its oldest records itself."""
 
     def append(wal: pmwal.Wal) -> int:
         return wal.append(b"%04d" % wal.next_seq * 80)
@@ -243,7 +243,7 @@ SHAPES = pytest.mark.parametrize("shape", [truncating, overwriting], ids=["trunc
 @CRASH_MEDIA
 @SHAPES
 def test_tail_is_durable_twice_before_its_space_is_reused(shm_dir: Path, options: dict[str, Any], shape: Any) -> None:
-    """Scenario 12: by the order of the steps, and in every image of every crash point."""
+    """Scenario 12: checked in the order of the steps, and in every image of every crash point."""
     if shape is overwriting:
         options = {**options, "on_full": "overwrite"}
     before, operations = shape()
@@ -256,7 +256,7 @@ def test_tail_is_durable_twice_before_its_space_is_reused(shm_dir: Path, options
 @CRASH_MEDIA
 @SHAPES
 def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, options: dict[str, Any], shape: Any) -> None:
-    """Scenario 12: a power cut after each acknowledgement, and then the medium loses one slot: no record is lost with it."""
+    """Scenario 12: after each acknowledgement the power fails and the medium loses one slot; no record is lost with it."""
     if shape is overwriting:
         options = {**options, "on_full": "overwrite"}
     before, operations = shape()
@@ -277,7 +277,7 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
                 wal = open_small(path, **options)
                 found = state_of(wal)
                 kill(wal)
-                # A lost slot may have been the only one to name records that the tail of the other still counts.
+                # Without the lost slot its newer tail may be unknown, so truncated records may count again.
                 assert marks[steps].items == found.items[-len(marks[steps].items) :], (steps, brief(found))
                 assert found.first_seq <= marks[steps].first_seq
                 assert wal.recovery.slots_lost == 1
@@ -286,7 +286,7 @@ def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, o
 
 
 def test_tail_of_an_emptied_log_is_durable_before_the_ring_is_filled_again(shm_place: Place) -> None:
-    """Scenario 12 for a log that is emptied: truncate(before=next_seq), then a whole ring of new records."""
+    """Scenario 12 for an emptied log: truncate(before=next_seq), then a whole ring of new records."""
 
     def fill(wal: pmwal.Wal) -> object:
         return wal.extend([b"%04d" % wal.next_seq * 120] * 7)
@@ -324,8 +324,8 @@ IMPOSSIBLE: dict[str, Callable[[Slot], Slot]] = {
 
 
 @pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
-def test_slot_that_contradicts_itself_is_corrupt_wherever_it_stands(shm_dir: Path, change: Callable[[Slot], Slot]) -> None:
-    """Scenario 13: a slot with a right checksum and wrong numbers is never silently ignored in favour of an older one."""
+def test_slot_that_contradicts_itself_is_corrupt_wherever_it_is(shm_dir: Path, change: Callable[[Slot], Slot]) -> None:
+    """Scenario 13: a slot with a right checksum and wrong numbers is never ignored in favour of an older one."""
     path = shm_dir / "test.wal"
     wal = three(path)
     for number in range(4, 60):
@@ -379,7 +379,7 @@ def damage(path: Path, seq: int, how: Callable[[bytearray], None]) -> None:
 def test_bad_record_at_or_before_the_pointer_is_corruption(
     shm_dir: Path, seq: int, ending: str, how: Callable[[bytearray], None]
 ) -> None:
-    """Scenario 14: with or without good ones after it, the very last one too."""
+    """Scenario 14: with or without good records after it, including the very last one."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **(PIPELINED if "pipelined" in ending else STRICT))
     for number in range(1, 6):
@@ -404,7 +404,7 @@ def test_bad_record_at_or_before_the_pointer_is_corruption(
 def test_only_the_last_barriers_of_a_pipelined_log_may_pass_for_a_torn_tail(
     shm_dir: Path, seq: int, how: Callable[[bytearray], None]
 ) -> None:
-    """Scenario 14: after an unclean end damage to the last commit is a torn tail, and the report says what that may mean."""
+    """Scenario 14: after an unclean end, damage to the last commit is a torn tail, and the report says what that may mean."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **PIPELINED)
     for number in range(1, 6):
@@ -439,7 +439,7 @@ def test_damage_to_both_of_the_last_two_barriers_still_leaves_a_mark_for_all_bef
 
 
 def test_state_is_a_prefix_helper_has_teeth() -> None:
-    """The model that the sweeps use refuses a hole, a lost record and a ghost."""
+    """The model that the sweeps use rejects a hole, a lost record and a ghost."""
     one, two = (1, b"a"), (2, b"b")
     trace = Trace(b"", [], [(0, Found(1, (one,)), True), (4, Found(1, (one, two)), True)])
     assert {Found(1, (one,)), Found(1, (one, two))} == trace.allowed(2)

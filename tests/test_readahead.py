@@ -1,4 +1,4 @@
-"""Read-ahead: the same bytes as a plain read for every range and after every failure, and nothing stays in the cache."""
+"""Read-ahead returns the same bytes as a plain read for every range and after every failure, and leaves nothing in the cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def ranges(rng: random.Random) -> list[tuple[int, int]]:
-    """Large and small ones, in order, backwards, over the borders of pieces, and up to the end."""
+    """Large and small ranges, in order, backwards, across the borders of pieces, and up to the end."""
     forward = [(offset, 256 * 1024) for offset in range(0, SIZE - 256 * 1024, 256 * 1024)]
     skipping = [(offset, 70_000) for offset in range(0, SIZE - 70_000, 2 * 1024 * 1024)]
     border = [(4 * 1024 * 1024 - 100_000, 200_000), (8 * 1024 * 1024 - 1, 70_000), (1, SIZE - 1), (SIZE - 70_000, 70_000)]
@@ -44,7 +44,7 @@ def ranges(rng: random.Random) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("piece", [readahead._PIECE, 128 * 1024])
 def test_every_range_is_what_the_file_holds(file: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    """A load equals pread, for ranges in any order; some of them are random. The usual way is not asked."""
+    """A load equals pread for ranges in any order, some of them random, without ever falling back."""
     monkeypatch.setattr(readahead, "_PIECE", piece)
     fd = os.open(file, os.O_RDONLY)
 
@@ -60,7 +60,7 @@ def test_every_range_is_what_the_file_holds(file: Path, monkeypatch: pytest.Monk
 
 
 def test_range_past_the_end_is_left_to_the_usual_way(file: Path) -> None:
-    """A file that is shorter than what is asked for is not padded with anything."""
+    """A file that is shorter than the range is not padded."""
     fd = os.open(file, os.O_RDONLY)
     asked: list[tuple[int, int]] = []
 
@@ -77,7 +77,7 @@ def test_range_past_the_end_is_left_to_the_usual_way(file: Path) -> None:
 
 
 def resident_pages(fd: int) -> int:
-    """How many pages of the file are in the page cache, by mincore(2): to read them, even with RWF_NOWAIT, would bring them in."""
+    """The number of the file's pages in the page cache, by mincore(2): reading them, even with RWF_NOWAIT, would bring them in."""
     page = mmap.PAGESIZE
     with mmap.mmap(fd, SIZE, prot=mmap.PROT_READ) as mapping:
         bits = (ctypes.c_ubyte * -(-SIZE // page))()
@@ -89,12 +89,12 @@ def resident_pages(fd: int) -> int:
 
 
 def test_nothing_stays_in_the_page_cache(file: Path) -> None:
-    """Large folios of the kernel's read-ahead would make the writer's next commits write megabytes."""
+    """Otherwise the kernel's large read-ahead folios would make the writer's next commits write megabytes."""
     fd = os.open(file, os.O_RDONLY)
     try:
-        assert resident_pages(fd) > 0  # or the test could not fail: the file was written just now
+        assert resident_pages(fd) > 0  # otherwise the test could not fail: the file was just written
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        before = resident_pages(fd)  # a busy kernel keeps a page that another processor holds a reference to
+        before = resident_pages(fd)  # a busy kernel keeps a page to which another processor holds a reference
         with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
             for offset in range(0, SIZE - 300_000, 300_000):
                 load(offset, 300_000)

@@ -54,14 +54,14 @@ def killed_pipelined(path: Path) -> None:
 
 
 def killed_with_one_more(path: Path) -> None:
-    """A fourth record was stored and not committed."""
+    """A fourth record was stored but not committed."""
     wal = three(path)
     wal.append(b"record 4", commit=False)
     kill(wal)
 
 
 def unfinished_batch(path: Path) -> None:
-    """A batch of three of which the last is torn."""
+    """A batch of three whose last record is torn."""
     wal = three(path)
     engine = wal._engine
     with engine.writing, engine.guard:
@@ -76,8 +76,8 @@ def torn_tail(path: Path) -> None:
     damage_record(path, 4)
 
 
-def old_epoch_behind(path: Path) -> None:
-    """Past the end lie two whole records of an older epoch, which a rollback discarded."""
+def old_epoch_past_the_end(path: Path) -> None:
+    """Two whole records of an older epoch, discarded by a rollback, lie past the end."""
     wal = open_small(path, **STRICT)
     for number in range(1, 6):
         wal.append(b"record %d" % number)
@@ -92,7 +92,7 @@ def damaged_before_pointer(path: Path) -> None:
 
 
 def damaged_last_before_pointer(path: Path) -> None:
-    """The very last committed record has a flipped bit."""
+    """The last committed record has a flipped bit."""
     killed(path)
     damage_record(path, 3)
 
@@ -105,7 +105,7 @@ def damaged_after_close(path: Path) -> None:
 
 
 def discarded_record_in_place_of_a_committed_one(path: Path) -> None:
-    """The medium forgot the last write: where the committed 3 was, the 3 that a rollback discarded is whole again."""
+    """The medium lost the last write: in place of the committed 3, the 3 that a rollback discarded is whole again."""
     wal = three(path)
     found = whole_records(path)[3]
     start, old = file_offset(superblock(path), found.position), path.read_bytes()
@@ -116,47 +116,47 @@ def discarded_record_in_place_of_a_committed_one(path: Path) -> None:
 
 
 def three_epochs(path: Path) -> None:
-    """Each record was stored by another writer, in epochs 1 to 3."""
+    """Each of three records was stored by another writer, in epochs 1 to 3."""
     for number in (1, 2, 3):
         wal = open_small(path, **STRICT)
         wal.append(b"record %d" % number)
         kill(wal)
 
 
-def epoch_before_its_number(path: Path) -> None:
-    """Record 2 says that it was stored in the epoch that began with record 3."""
+def epoch_too_new_for_its_number(path: Path) -> None:
+    """Record 2 claims the epoch that began with record 3."""
     three_epochs(path)
     change_record(path, 2, epoch=3)
 
 
-def epoch_behind_its_number(path: Path) -> None:
-    """Record 3 says that it was stored in the epoch before its own."""
+def epoch_too_old_for_its_number(path: Path) -> None:
+    """Record 3 claims the epoch before its own."""
     three_epochs(path)
     change_record(path, 3, epoch=2)
 
 
 def epochs_in_the_wrong_order(path: Path) -> None:
-    """Records 1 and 2 say that they were stored in epochs 2 and 1."""
+    """Records 1 and 2 claim epochs 2 and 1."""
     three_epochs(path)
     change_record(path, 2, epoch=1)
     change_record(path, 1, epoch=2)
 
 
-def damaged_behind_a_mark(path: Path) -> None:
+def damaged_though_marked_durable(path: Path) -> None:
     """A later record of the epoch says that the damaged one was durable."""
     killed_pipelined(path)
     damage_record(path, 2)
 
 
 def marked_past_a_torn_batch(path: Path) -> None:
-    """The scan stops at an unfinished batch, but further on a record has a mark past it."""
+    """The scan stops at an unfinished batch, but a later record has a mark past it."""
     unfinished_batch(path)
     slot = newest_slot(path)
     craft_record(path, slot.commit_position + 1024, seq=8, durable=slot.commit_position + 512)
 
 
 def both_newer_slots_lost(path: Path) -> None:
-    """The control region is as it was before the last open; that epoch's records are still there."""
+    """The control region is as it was before the last open, but that epoch's records are still there."""
     killed(path)
     control = path.read_bytes()[CONTROL_OFFSET : CONTROL_OFFSET + SMALL_CONTROL]
     wal = open_small(path, **STRICT)
@@ -167,7 +167,7 @@ def both_newer_slots_lost(path: Path) -> None:
 
 
 def newer_epoch_further_on(path: Path) -> None:
-    """As before, and the newer epoch's first record is torn, so that only one further on tells."""
+    """As before, and the newer epoch's first record is torn, so that only a later one shows the epoch."""
     both_newer_slots_lost(path)
     block, end = superblock(path), look(path).end
     flip(path, file_offset(block, end.position) + HEADER)
@@ -184,7 +184,7 @@ def newer_slots_lost_after_close(path: Path) -> None:
 
 
 def at_the_rings_end(path: Path) -> None:
-    """Record 3 is the only one kept; it ends so near to the ring's end that the next one is at the next lap's start."""
+    """Only record 3 is kept; it ends so near the ring's end that the next record is at the next lap's start."""
     wal = open_small(path, **STRICT)
     for _ in range(3):
         wal.append(bytes(5400))
@@ -199,7 +199,7 @@ def newer_epoch_at_the_next_lap(path: Path) -> None:
 
 
 def wrong_number_at_the_next_lap(path: Path) -> None:
-    """At the next lap's start another number only means that the next record is not there."""
+    """At the next lap's start, another number only means that there is no next record."""
     at_the_rings_end(path)
     craft_record(path, 16384, seq=9)
 
@@ -290,23 +290,23 @@ def shortened(path: Path) -> None:
 
 
 def newer_version(path: Path) -> None:
-    """A whole file that a later major version wrote."""
+    """A whole file written by a later major version."""
     closed(path)
     rewrite_superblocks(path, replace(superblock(path), version_major=2))
 
 
 def unknown_incompatible_flag(path: Path) -> None:
-    """A whole file with an incompatible flag that this version does not know."""
+    """A whole file with an incompatible flag unknown to this version."""
     closed(path)
     rewrite_superblocks(path, replace(superblock(path), incompatible=1 << 40))
 
 
 class Case(NamedTuple):
-    """A way to build a file, and what recovery must make of it."""
+    """A way to build a file, and the verdict that recovery must reach."""
 
     label: str
     build: Callable[[Path], None]
-    kept: int  # number of records, from 1 on unless ``facts`` name another first_seq
+    kept: int  # number of records, from 1 unless ``facts`` name another first_seq
     outcome: str = "recovered"
     facts: dict[str, Any] = {}  # noqa: RUF012 - fields of the report; never changed
 
@@ -316,7 +316,7 @@ CASES = [
     Case("R2", killed, 3, facts={"kept_past_pointer": 0, "dropped_records": 0, "maybe_acknowledged": False}),
     Case("R2", killed_with_one_more, 4, facts={"kept_past_pointer": 1, "dropped_records": 0}),
     Case("R2", killed_pipelined, 3, facts={"kept_past_pointer": 1, "maybe_acknowledged": True}),
-    Case("R2", old_epoch_behind, 3, facts={"dropped_records": 0, "dropped_bytes": 0}),
+    Case("R2", old_epoch_past_the_end, 3, facts={"dropped_records": 0, "dropped_bytes": 0}),
     Case("R3", torn_tail, 3, facts={"dropped_records": 1, "dropped_bytes": 56, "maybe_acknowledged": False}),
     Case("R3", unfinished_batch, 3, facts={"dropped_records": 2, "dropped_bytes": 2 * 56}),
     Case("R3", wrong_number_at_the_next_lap, 1, facts={"first_seq": 3, "last_seq": 3, "dropped_records": 1}),
@@ -324,10 +324,10 @@ CASES = [
     Case("R4", damaged_last_before_pointer, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
     Case("R4", damaged_after_close, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
     Case("R4", discarded_record_in_place_of_a_committed_one, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
-    Case("R4", epoch_before_its_number, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
-    Case("R4", epoch_behind_its_number, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
+    Case("R4", epoch_too_new_for_its_number, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
+    Case("R4", epoch_too_old_for_its_number, 2, "corrupt", {"lost_first_seq": 3, "lost_last_seq": 3}),
     Case("R4", epochs_in_the_wrong_order, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
-    Case("R5", damaged_behind_a_mark, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
+    Case("R5", damaged_though_marked_durable, 1, "corrupt", {"lost_first_seq": 2, "lost_last_seq": 2}),
     Case("R5", marked_past_a_torn_batch, 3, "corrupt", {"lost_first_seq": 4, "lost_last_seq": 7}),
     Case("R6", both_newer_slots_lost, 3, "corrupt"),
     Case("R6", newer_epoch_further_on, 3, "corrupt"),
@@ -352,18 +352,18 @@ CASES = [
 
 
 def refuse_to_map(*_: object, **__: object) -> NoReturn:
-    """Stands in for mmap where nothing may be mapped."""
+    """Replaces mmap where nothing may be mapped."""
     raise AssertionError("mapped")
 
 
 def test_every_row_of_the_recovery_table_is_built_as_a_file() -> None:
-    """The cases below leave no row out."""
+    """The cases below cover every row."""
     assert [row.label for row in TABLE] == list(dict.fromkeys(case.label for case in CASES))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.label}-{case.build.__name__}" for case in CASES])
 def test_recovery_table(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    """A file of each kind gets its label from ``verify`` and its verdict from ``open``; a refused one is not changed."""
+    """Each file gets its label from ``verify`` and its verdict from ``open``; a refused file is not changed."""
     path = shm_dir / "test.wal"
     case.build(path)
     bury(path)

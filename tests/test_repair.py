@@ -1,4 +1,4 @@
-"""Repair keeps the damaged file, and what can be kept of the log."""
+"""Repair keeps the damaged file as a backup, and as much of the log as possible."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support import (
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where a log of twenty records lies, cleanly closed."""
+    """The path of a log of twenty records, cleanly closed."""
     path = shm_dir / "test.wal"
     with open_small(path, medium="file") as wal:
         for number in range(1, 21):
@@ -43,7 +43,7 @@ def damage(path: Path, seq: int) -> None:
 
 
 def test_records_before_the_damage_are_kept_and_the_rest_is_in_the_backup(path: Path) -> None:
-    """R4: the log continues after the last record before the damage; the damaged file keeps every byte."""
+    """R4: the log continues after the last record before the damage; the backup holds every byte of the damaged file."""
     damage(path, 12)
     before = path.read_bytes()
     report = repair(path)
@@ -54,13 +54,13 @@ def test_records_before_the_damage_are_kept_and_the_rest_is_in_the_backup(path: 
     assert (report.before.case, report.after.outcome) == ("R4", "clean")
     with open_small(path) as wal:
         assert payloads(wal) == [b"record %d" % number for number in range(1, 12)]
-        assert wal.append(b"goes on") == 12
+        assert wal.append(b"next") == 12
     with pmwal.open(report.backup, "r", recover="salvage") as reader:
         assert [seq for seq, _ in contents(reader)] == [seq for seq in range(1, 21) if seq != 12]
 
 
 def test_what_repair_left_out_never_comes_back(path: Path) -> None:
-    """New records of the same sizes overwrite the old; after a kill the old ones after them are not there."""
+    """New records of the same sizes overwrite the old; after a kill the old ones that follow them do not come back."""
     damage(path, 12)
     repair(path)
     wal = open_small(path, medium="file")
@@ -72,7 +72,7 @@ def test_what_repair_left_out_never_comes_back(path: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["all", "two"])
 def test_log_without_a_usable_slot_is_rebuilt_from_its_records(path: Path, lost: str) -> None:
-    """R9 and R9b: the records are all there, so the log is."""
+    """R9 and R9b: all records are present, so the log is complete."""
     newest = look(path).control.newest
     assert newest is not None
     for generation in range(newest.generation, newest.generation - (128 if lost == "all" else 2), -1):
@@ -82,11 +82,11 @@ def test_log_without_a_usable_slot_is_rebuilt_from_its_records(path: Path, lost:
     assert (report.kept_records, report.lost_records) == (20, 0)
     with open_small(path) as wal:
         assert payloads(wal) == [b"record %d" % number for number in range(1, 21)]
-        assert wal.append(b"goes on") == 21
+        assert wal.append(b"next") == 21
 
 
 def test_half_a_batch_is_not_kept(shm_dir: Path) -> None:
-    """A batch that the damage cut is left out as a whole."""
+    """A batch with a damaged record is dropped as a whole."""
     path = shm_dir / "test.wal"
     with open_small(path) as wal:
         wal.append(b"alone")
@@ -99,7 +99,7 @@ def test_half_a_batch_is_not_kept(shm_dir: Path) -> None:
 
 @pytest.mark.parametrize("copy", [0, 1])
 def test_damaged_superblock_copy_is_written_again(path: Path, copy: int) -> None:
-    """R10: nothing of the log is lost, and both copies are whole afterwards."""
+    """R10: no record is lost, and both copies are whole afterwards."""
     overwrite(path, superblock(path).copy_offset if copy else 0, bytes(PAGE))
     assert pmwal.verify(path).superblocks_lost == 1
     assert repair(path).kept_records == 20
@@ -108,7 +108,7 @@ def test_damaged_superblock_copy_is_written_again(path: Path, copy: int) -> None
 
 
 def test_lost_slot_is_written_again(path: Path) -> None:
-    """R7: afterwards every slot index has the right slot."""
+    """R7: afterwards every slot index holds the right slot."""
     overwrite(path, CONTROL_OFFSET + 40 * LINE, bytes(LINE))
     assert pmwal.verify(path).slots_lost == 1
     repair(path)
@@ -116,7 +116,7 @@ def test_lost_slot_is_written_again(path: Path) -> None:
 
 
 def test_dry_run_says_the_same_and_changes_nothing(path: Path) -> None:
-    """The report of a dry run is that of the repair; the directory stays as it was."""
+    """A dry run reports what the repair would do, and leaves the directory as it was."""
     damage(path, 12)
     before = path.read_bytes()
     planned = repair(path, dry_run=True)
@@ -127,7 +127,7 @@ def test_dry_run_says_the_same_and_changes_nothing(path: Path) -> None:
 
 
 def test_log_that_needs_no_repair_is_left_alone(path: Path) -> None:
-    """Also after a kill: opening recovers it."""
+    """This includes a log whose writer was killed: opening it recovers it."""
     kill(open_small(path, medium="file"))
     before = path.read_bytes()
     assert repair(path).actions == ("nothing: the log needs no repair",)
@@ -136,13 +136,13 @@ def test_log_that_needs_no_repair_is_left_alone(path: Path) -> None:
 
 
 def test_log_that_is_open_for_writing_is_not_repaired(path: Path) -> None:
-    """The writer has it."""
+    """Repair respects the writer's lock."""
     with open_small(path), pytest.raises(pmwal.WalLocked):
         repair(path)
 
 
 def test_backup_never_replaces_a_file(path: Path) -> None:
-    """A second repair takes another name; a name that was given must be free and in the same directory."""
+    """A second repair takes another name; an explicit name must be free and in the same directory."""
     damage(path, 12)
     first = repair(path)
     damage(path, 3)

@@ -1,4 +1,4 @@
-"""Signposts: the names in comments and documents lead somewhere, and what users read names public ones only."""
+"""Signposts: the names in comments and documents lead somewhere, and text for users names only public ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOTTED = r"(?<![\w./-])pmwal(?:\.[A-Za-z_]\w*)+"
 """A dotted name that begins with the package; not the end of a path."""
 
 OLD_NAMES = {"pmwal.layout", "pmwal.handler", "pmwal.sink"}
-"""Modules that warn when they are imported, so only their names are known here."""
+"""Modules that warn when they are imported, so this file only names them."""
 
 FACES = (
     *("pmwal", "pmwal.aio", "pmwal.cursor", "pmwal.errors", "pmwal.events", "pmwal.latency", "pmwal.records", "pmwal.repair"),
@@ -44,13 +44,13 @@ FOR_USERS = [
     *(ROOT / "docs" / name for name in ("index.md", "api.md", "events.md", "SECURITY.md")),
     *sorted(ROOT.glob("docs/guide-*.md")),
 ]
-"""What users read and copy. The other documents are for contributors and may name private modules."""
+"""Text that users read and copy. The other documents are for contributors and may name private modules."""
 
 ALLOWED_PRIVATE = {"CHANGELOG.md": {"pmwal.handler.LogHandler", "pmwal.layout", "pmwal.format.layout", "pmwal.sink"}}
 """The changelog tells users which old import paths warn."""
 
 
-# -- what a source or document says
+# -- prose in sources and documents
 
 
 def comments_of(source: str) -> str:
@@ -63,13 +63,13 @@ def comments_of(source: str) -> str:
 
 
 def prose_of(path: Path) -> str:
-    """What of a file is written for people: all of a document, the comments of a source, all of a C source but its includes."""
+    """The prose in a file: all of a document, the comments of a Python source, all of a C source but its includes."""
     text = path.read_text()
     return comments_of(text) if path.suffix == ".py" else re.sub(r"^#include .*", "", text, flags=re.MULTILINE)
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """The files of the project that git knows, or is about to be told of."""
+    """The files of the project that git tracks, or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT / name for name in sorted(set(result.stdout.split())) if (ROOT / name).exists()]
@@ -123,16 +123,16 @@ def stale_names(text: str) -> list[str]:
 
 
 def leads_somewhere(path: str) -> bool:
-    """Whether this is a file or folder of the package, or how a table writes a ratio."""
+    """Whether this is a file or folder of the package, or a ratio as in tables."""
     return path in ("pmwal/floor", "pmwal/peer") or (ROOT / path).exists()
 
 
 @needs_git
 def test_names_in_comments_and_documents_lead_somewhere() -> None:
-    """When a module moves or goes, every comment and document that names it is changed with it."""
+    """When a module is moved or removed, every comment and document that names it must change with it."""
     paths = [path for path in written() if path != Path(__file__)]  # this file names some that lead nowhere
     assert len(paths) >= 250
-    suspects = [path for path in paths if stale_names(path.read_text())]  # most have none even in code, which is quick to see
+    suspects = [path for path in paths if stale_names(path.read_text())]  # most have none even in code, which is quick to check
     assert [f"{path.relative_to(ROOT)}: {name}" for path in suspects for name in stale_names(prose_of(path))] == []
 
 
@@ -141,7 +141,7 @@ def test_names_in_comments_and_documents_lead_somewhere() -> None:
     ["see pmwal.native.fast", "`pmwal.wal.Wal`", "pmwal.engine", "(pmwal/native/gone.c)", "in pmwal/wal.py.", "pmwal.Wal.gone()"],
 )
 def test_check_of_signposts_finds_a_stale_one(text: str) -> None:
-    """The check above can fail: these modules have moved, and these names were never there."""
+    """Negative control of the check above: these modules have moved, and these names never existed."""
     assert stale_names(text)
 
 
@@ -153,16 +153,16 @@ def test_check_of_signposts_finds_a_stale_one(text: str) -> None:
     ],
 )
 def test_check_of_signposts_lets_true_ones_pass(text: str) -> None:
-    """The check above does not cry wolf."""
+    """The check above raises no false alarm."""
     assert stale_names(text) == []
 
 
-# -- names of functions behind links into the code
+# -- names of functions in links into the code
 
 
 @cache
 def defined_in(path: Path) -> frozenset[str]:
-    """The names that a source defines; in Python those of classes too, as ``Class.name``."""
+    """The names that a source defines; in Python also those in classes, as ``Class.name``."""
     text = path.read_text()
     if path.suffix != ".py":
         functions = re.findall(r"^(?![ \t#}/]|typedef\b)[^;=\n]*?\b(\w+)\((?:[^;]*?)\)\n\{", text, re.MULTILINE)
@@ -197,12 +197,12 @@ def lost_links(text: str, directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_linked_names_are_defined_where_the_link_leads(path: Path) -> None:
-    """A function that was renamed, or moved to another file, is renamed in the documents that link to it."""
+    """A function that is renamed or moved must be renamed in the documents that link to it."""
     assert lost_links(path.read_text(), path.parent) == []
 
 
 def test_check_of_linked_names_finds_a_lost_one() -> None:
-    """The check above can fail, for Python, for C, for a method and for a file that is gone."""
+    """Negative control of the check above, for Python, for C, for a method and for a missing file."""
     links = {
         "[`Wal.gone`](../pmwal/writing/wal.py)": 1,
         "[`core_gone`](../pmwal/native/core.c)": 1,
@@ -213,11 +213,11 @@ def test_check_of_linked_names_finds_a_lost_one() -> None:
 
 
 def test_page_that_follows_a_record_links_into_the_code() -> None:
-    """The check above has something to look at."""
+    """The check above finds such links."""
     assert len(re.findall(r"\[`[\w.]+`\]\(\.\./pmwal/", (ROOT / "docs" / "record.md").read_text())) >= 60
 
 
-# -- inside a package is private
+# -- private names of packages
 
 
 @cache
@@ -250,13 +250,13 @@ def is_public(name: str) -> bool:
 
 
 def defined_here(module: ModuleType, name: str) -> bool:
-    """Whether a module without ``__all__`` has this name of its own, not from another module."""
+    """Whether a module without ``__all__`` defines this name, rather than importing it."""
     thing = getattr(module, name, None)
     return thing is not None and getattr(thing, "__module__", module.__name__) in (module.__name__, "pmwal.native._native")
 
 
 def private_names(text: str) -> list[str]:
-    """Each private name of the package that a text names or imports."""
+    """Each private name of the package in a text or its imports."""
     found = set(re.findall(DOTTED, text))
     for module, names in re.findall(r"from (pmwal[\w.]*) import ([\w, ]+)", text):
         found |= {f"{module}.{name.split(' as ')[0].strip()}" for name in names.split(",")}
@@ -266,7 +266,7 @@ def private_names(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FOR_USERS, ids=lambda path: path.name)
 def test_users_are_shown_public_names_only(path: Path) -> None:
-    """Inside a package is private: what users read and copy names the public faces and the command line."""
+    """Modules inside packages are private: text for users names only public modules and the command line."""
     assert [name for name in private_names(path.read_text()) if name not in ALLOWED_PRIVATE.get(path.name, ())] == []
 
 
@@ -278,7 +278,7 @@ def test_users_are_shown_public_names_only(path: Path) -> None:
     ],
 )
 def test_check_of_public_names_finds_a_private_one(text: str) -> None:
-    """The check above can fail, also for what a public module itself imports."""
+    """Negative control of the check above, also for names that a public module imports."""
     assert private_names(text)
 
 
@@ -290,7 +290,7 @@ def test_check_of_public_names_finds_a_private_one(text: str) -> None:
     ],
 )
 def test_check_of_public_names_lets_public_ones_pass(text: str) -> None:
-    """The check above does not cry wolf."""
+    """The check above raises no false alarm."""
     assert private_names(text) == []
 
 
@@ -302,7 +302,7 @@ def test_reference_has_every_public_name() -> None:
 
 
 def test_every_face_is_a_module() -> None:
-    """The list of public modules has no stale one."""
+    """The list of public modules has no stale entry."""
     modules = {module.name for module in pkgutil.walk_packages(pmwal.__path__, "pmwal.", onerror=lambda name: None)}
     assert set(FACES) - {"pmwal"} <= modules
 
@@ -312,7 +312,7 @@ def test_every_face_is_a_module() -> None:
 
 @needs_git
 def test_package_has_few_entries_at_its_top() -> None:
-    """``ls pmwal`` is a table of contents: it answers where recovery is, or the format, at a glance."""
+    """``ls pmwal`` is a table of contents: it shows at a glance where recovery is, or the format."""
     entries = {path.relative_to(ROOT / "pmwal").parts[0] for path in tracked("pmwal")}
     assert len(entries) <= TOP_ENTRIES_MAX, sorted(entries)
 

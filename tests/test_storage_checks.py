@@ -1,4 +1,4 @@
-"""The storage layer's checks of its own invariants: on with PMWAL_CHECK=1, each can fail, and without it they cost nothing."""
+"""The storage layer's checks of its own invariants: on with PMWAL_CHECK=1; each can fail; off, they cost nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support import open_small
 
 @pytest.fixture
 def _checking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with PMWAL_CHECK=1."""
+    """Turn the checks on, as PMWAL_CHECK=1 does."""
     for module in (create, lock, mapping):
         monkeypatch.setattr(module, "CHECKING", True)
 
@@ -33,7 +33,7 @@ def writable(shm_dir: Path, _checking: None) -> Iterator[Mapping]:
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "False"), ("0", "False"), ("", "False"), ("1", "True")])
 def test_switch_is_read_from_the_environment(value: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off unless it is 1."""
+    """The checks are off unless it is 1."""
     monkeypatch.delenv("PMWAL_CHECK", raising=False)
     if value is not None:
         monkeypatch.setenv("PMWAL_CHECK", value)
@@ -42,7 +42,7 @@ def test_switch_is_read_from_the_environment(value: str | None, expected: str, m
 
 
 def test_failed_check_is_an_assertion_error_with_its_text() -> None:
-    """A bug of pmwal, and not one of the program."""
+    """It reports a bug in pmwal, not in the program."""
     checks.check(True, "true")
     with pytest.raises(AssertionError, match="please report this: one is two"):
         checks.check(False, "one is two")
@@ -66,7 +66,7 @@ def test_failed_check_is_an_assertion_error_with_its_text() -> None:
 def test_step_outside_the_file_or_over_the_live_page_is_noticed(
     writable: Mapping, step: Callable[[Mapping], object], message: str
 ) -> None:
-    """Before it does anything."""
+    """The check comes before the step."""
     barriers = writable.barriers
     with pytest.raises(AssertionError, match=message):
         step(writable)
@@ -86,7 +86,7 @@ def test_store_through_a_reader_is_noticed(shm_dir: Path) -> None:
 
 @pytest.mark.usefixtures("_checking")
 def test_slot_that_creation_makes_wrong_is_noticed(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no file is left."""
+    """No file is left."""
     monkeypatch.setattr(create, "encode_slot", lambda slot, uuid, index: bytes(64))
     with pytest.raises(AssertionError, match="a slot of a new log is not whole"):
         open_small(shm_dir / "test.wal")
@@ -95,7 +95,7 @@ def test_slot_that_creation_makes_wrong_is_noticed(shm_dir: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("_checking")
 def test_lock_whose_descriptor_is_of_another_file_is_noticed(shm_dir: Path) -> None:
-    """Closing it would leave the log locked, and take the file from somebody else."""
+    """Closing it would leave the log locked, and take a file away from its owner."""
     wal = open_small(shm_dir / "test.wal")
     held = wal._writer_lock
     own, other = held.fd, os.open(os.devnull, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The shape of the code: what may import what, and who may touch a file."""
+"""The structure of the code: which module may import which, and which may touch a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INPUT_OUTPUT = {
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
-    """Every module that a source imports, at whatever depth; a name taken from a package may be a module of it."""
+    """Every module that a source imports, at any depth; a name imported from a package may be a submodule."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,24 +75,24 @@ def reached(start: str) -> set[str]:
 
 
 def order_of(edges: dict[str, set[str]]) -> list[str]:
-    """An order in which each module only needs earlier ones; ``CycleError`` when there is none."""
+    """An order in which each module needs only earlier ones; ``CycleError`` if there is none."""
     return list(TopologicalSorter(edges).static_order())
 
 
 def test_imports_go_downwards_only() -> None:
-    """No chain of imports, not even one inside a function, leads back to where it began."""
+    """No chain of imports, not even one inside a function, leads back to its start."""
     assert sorted(MODULES) == sorted(order_of(graph()))
 
 
 def test_check_for_cycles_finds_one() -> None:
-    """The check above can fail."""
+    """Negative control of the check above."""
     with pytest.raises(CycleError):
         order_of({"a": {"b"}, "b": {"a"}})
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_pure_module_imports_no_input_or_output(name: str) -> None:
-    """The pure parts reach no module that opens, maps, waits or asks the clock, not even through another of ours."""
+    """The pure parts reach no module that opens, maps, waits or reads the clock, not even through another module of pmwal."""
     found = {
         f"{module} imports {imported}"
         for module in reached(f"pmwal.{name}")
@@ -103,12 +103,12 @@ def test_pure_module_imports_no_input_or_output(name: str) -> None:
 
 
 def test_check_for_input_and_output_finds_it() -> None:
-    """The check above can fail: the medium does import mmap and os."""
+    """Negative control of the check above: the mapping does import mmap and os."""
     assert {"mmap", "os"} <= imported_by("pmwal.storage.mapping") & INPUT_OUTPUT
 
 
 def test_each_module_can_be_imported_alone() -> None:
-    """A fresh interpreter can begin with any module of the library: none relies on another having been imported before it."""
+    """A fresh interpreter can start with any module of the library: none relies on an earlier import of another."""
     alone = [name for name in MODULES if "." in name and "pmwal" not in reached(name) and not name.startswith("pmwal.cli")]
     result = run_script(
         """
@@ -134,7 +134,6 @@ def test_each_module_can_be_imported_alone() -> None:
         """,
         PACKAGE,
         *alone,
-        timeout=120,
     )
     assert result.stdout.split() == alone, result.stderr
     assert len(alone) >= len(PURE)
@@ -151,29 +150,29 @@ def test_every_test_has_a_docstring() -> None:
     assert silent == []
 
 
-# -- the seam
+# -- the storage seam
 
 OUTSIDE = {
     "pwrite", "pwritev", "fsync", "fdatasync", "link", "symlink", "rename", "renames", "replace", "truncate", "ftruncate",
     "posix_fallocate", "copy_file_range",
 }  # fmt: skip
-"""Functions of ``os`` that change a log's file or give it a name."""
+"""Functions of ``os`` that change a log's file or its name."""
 
 OUTSIDE_OF_THE_LIBRARY = {"write", "writev", "unlink", "remove", "sendfile", "splice"}
-"""Further ones that the command line may use for its own output and its own files, and the library may not."""
+"""More of them, which the command line may use for its own output and files, but the library may not."""
 
 STORES = {"flush", "write", "write_byte", "move", "resize"}
 """Methods of a mapping that change it or write it back."""
 
 
 def names_a_mapping(node: ast.expr) -> bool:
-    """Whether an expression ends in a name under which the code holds a mapping."""
+    """Whether an expression ends in a name that the code uses for a mapping."""
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
     return name.strip("_") in ("map", "mapping")
 
 
 def past_the_seam(source: str, name: str = "pmwal") -> list[str]:
-    """What the source of a module does to files and mappings that only the seam may do."""
+    """Changes to files and mappings in a module's source that only the seam may make."""
     found = []
     outside = OUTSIDE if name.startswith("pmwal.cli") else OUTSIDE | OUTSIDE_OF_THE_LIBRARY
     for node in ast.walk(ast.parse(source)):
@@ -192,7 +191,7 @@ def past_the_seam(source: str, name: str = "pmwal") -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "pmwal.storage.seam"])
 def test_only_the_seam_changes_files(name: str) -> None:
-    """Every store, flush, sync, write, link and rename goes through the seam, so that tests see the code that ships."""
+    """Every store, flush, sync, write, link and rename goes through the seam, so that tests run the code that ships."""
     assert past_the_seam(MODULES[name].read_text(), name) == []
 
 
@@ -217,18 +216,18 @@ def test_only_the_seam_and_the_mapping_know_mmap() -> None:
     ],
 )
 def test_check_of_the_seam_finds_what_goes_past_it(source: str) -> None:
-    """The check above can fail."""
+    """Negative control of the check above."""
     assert past_the_seam(source)
 
 
 @pytest.mark.parametrize("source", ["data = self._map[0:8]", "mapping.store(0, data)", "text.replace('a', 'b')", "slots[3] = 1"])
 def test_check_of_the_seam_lets_other_code_pass(source: str) -> None:
-    """The check above does not cry wolf."""
+    """The check above raises no false alarm."""
     assert past_the_seam(source) == []
 
 
 def test_seam_itself_does_what_is_looked_for() -> None:
-    """The names that the check knows are those that the seam uses."""
+    """The check's names are those that the seam uses."""
     found = past_the_seam(MODULES["pmwal.storage.seam"].read_text())
     assert {"os.fsync", "os.link", "os.posix_fallocate", "os.pwrite", "os.replace", "os.unlink"} <= set(found)
     assert any(what.startswith("stores mapping[") for what in found)

@@ -1,4 +1,4 @@
-"""Hostile surroundings: files that are not logs, files cut under a mapping, clocks, later versions (scenarios 29, 30, 36, 37)."""
+"""Hostile surroundings: files that are not logs, files cut while mapped, clocks, later versions (scenarios 29, 30, 36, 37)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
-    """Where the log is."""
+    """The log's path."""
     return shm_dir / "test.wal"
 
 
@@ -58,7 +58,7 @@ def log(path: Path) -> Path:
 
 @pytest.fixture
 def no_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of a wrong file is ever mapped: it could fault."""
+    """No file that is not a log is ever mapped: a mapping could fault."""
 
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a wrong file was mapped")
@@ -66,7 +66,7 @@ def no_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mapping, "__init__", refuse)
 
 
-# -- what is no log (scenario 29)
+# -- files that are not logs (scenario 29)
 
 
 CONTENTS: dict[str, tuple[bytes, str]] = {
@@ -86,7 +86,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("name", CONTENTS)
 def test_file_that_is_no_log_is_a_format_error(path: Path, name: str, look: str) -> None:
-    """Someone else's file is refused with the reason, never mapped, and never changed."""
+    """A file that is not a log is refused with the reason, never mapped, and never changed."""
     content, reason = CONTENTS[name]
     path.write_bytes(content)
     with pytest.raises(pmwal.FormatError, match=reason) as caught:
@@ -108,7 +108,7 @@ INTERESTING_LENGTHS = sorted(
 @pytest.mark.usefixtures("no_mapping")
 @pytest.mark.parametrize("length", INTERESTING_LENGTHS)
 def test_shortened_log_is_a_format_error(path: Path, length: int, log_bytes: bytes) -> None:
-    """A file that is shorter than its superblock says is refused before it is mapped, at every length, in every mode."""
+    """A file shorter than its superblock says is refused before it is mapped, at every length, in every mode."""
     path.write_bytes(log_bytes[:length])
     for look in LOOKS.values():
         with pytest.raises(pmwal.FormatError, match=r"less than a superblock|shortened.*Restore it from a copy"):
@@ -119,7 +119,7 @@ def test_shortened_log_is_a_format_error(path: Path, length: int, log_bytes: byt
 @pytest.mark.usefixtures("no_mapping")
 @pytest.mark.parametrize("length", [length for length in INTERESTING_LENGTHS if length > PAGE])
 def test_shortened_log_with_one_superblock_is_a_format_error(path: Path, length: int, log_bytes: bytes) -> None:
-    """The same when only the second superblock is left to say how long the file should be."""
+    """The same if only the second superblock is left to give the file's size."""
     content = bytes(PAGE) + log_bytes[PAGE:length]
     path.write_bytes(content)
     for look in LOOKS.values():
@@ -162,7 +162,7 @@ def test_fifo_is_no_log_and_does_not_hang(path: Path, look: str) -> None:
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/full"])
 def test_device_is_no_log(device: str, look: str) -> None:
-    """A device is refused by its kind, before it is read."""
+    """A device is refused by its type, before it is read."""
     with pytest.raises((pmwal.FormatError, PermissionError), match=r"not a regular file|ermission"):
         LOOKS[look](device)
 
@@ -170,7 +170,7 @@ def test_device_is_no_log(device: str, look: str) -> None:
 @pytest.mark.usefixtures("no_mapping")
 @pytest.mark.parametrize("look", LOOKS)
 def test_socket_is_no_log(path: Path, look: str) -> None:
-    """A socket is the error of the system that it is."""
+    """A socket gives the system's own error."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         with pytest.raises(OSError) as caught:
@@ -180,7 +180,7 @@ def test_socket_is_no_log(path: Path, look: str) -> None:
 
 @pytest.mark.parametrize("look", ["a", "r+", "r", "verify"])
 def test_symlink_to_a_log_is_that_log(log: Path, look: str) -> None:
-    """Links are followed, to reading and to writing, and stay links."""
+    """Links are followed for reading and writing, and stay links."""
     link = log.with_name("link")
     link.symlink_to(log.name)
     LOOKS[look](link)
@@ -190,7 +190,7 @@ def test_symlink_to_a_log_is_that_log(log: Path, look: str) -> None:
 
 
 def test_dangling_symlink_creates_what_it_names(path: Path) -> None:
-    """Mode "a" creates the target as open(2) does; "x" and the other modes fail and leave all as it was."""
+    """Mode "a" creates the target as open(2) does; "x" and the other modes fail and change nothing."""
     link = path.with_name("link")
     link.symlink_to("test.wal")
     for mode in ("r+", "r"):
@@ -228,7 +228,7 @@ def test_symlink_loop_is_an_error(path: Path, look: str) -> None:
 
 
 def test_name_that_cannot_be_is_an_error(path: Path) -> None:
-    """A zero byte and a name too long are the errors of the system, and nothing is created."""
+    """A zero byte and a name that is too long give the system's errors, and nothing is created."""
     with pytest.raises(ValueError, match="null"):
         pmwal.open(f"{path}\0x")
     with pytest.raises(OSError) as caught:
@@ -237,11 +237,11 @@ def test_name_that_cannot_be_is_an_error(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-# -- cut under the mapping (scenario 30)
+# -- files cut while mapped (scenario 30)
 
 
 def what_it_says(path: Path, length: int, calls: list[Callable[[pmwal.Wal], Any]]) -> list[tuple[int | None, int | None]]:
-    """Truncate the file under a writer with two durable records, and collect errno and committed_seq of each call."""
+    """Truncate the file of a writer with two durable records; collect errno and committed_seq from each call."""
     wal = open_small(path)
     wal.extend([b"a" * 100, b"b" * 100])
     os.truncate(path, length)
@@ -257,7 +257,7 @@ def what_it_says(path: Path, length: int, calls: list[Callable[[pmwal.Wal], Any]
 
 
 def append_and_commit(wal: pmwal.Wal) -> None:
-    """Store, and make durable apart from that."""
+    """Append, and commit in a second call."""
     wal.append(b"x", commit=False)
     wal.commit()
 
@@ -265,7 +265,7 @@ def append_and_commit(wal: pmwal.Wal) -> None:
 @pytest.mark.parametrize("length", [0, PAGE, CONTROL_OFFSET, CONTROL_OFFSET + PAGE, FILE_SIZE - SMALL_RING, FILE_SIZE - 1])
 @pytest.mark.parametrize("store", [lambda wal: wal.append(b"x"), append_and_commit], ids=["append", "commit"])
 def test_writer_whose_file_is_cut_gets_an_error(path: Path, store: Callable[[pmwal.Wal], Any], length: int) -> None:
-    """PersistError with errno and the last durable number, the same from later calls, and the interpreter lives."""
+    """PersistError has errno and the last durable number, later calls raise the same, and the interpreter survives."""
     said = elsewhere(what_it_says, path, length, [store, lambda wal: wal.append(b"later"), pmwal.Wal.commit])
     assert said == [(errno.EIO, 2)] * 3
 
@@ -276,14 +276,14 @@ def test_writer_whose_file_is_cut_gets_an_error(path: Path, store: Callable[[pmw
     ids=["iterate", "index", "truncate", "rollback"],
 )
 def test_call_that_reads_a_cut_log_says_what_is_durable(path: Path, look: Callable[[pmwal.Wal], Any]) -> None:
-    """A failure that a load meets carries the last durable number like any other, and ends the handle like any other."""
+    """A failed load gives the last durable number, and makes the handle unusable, like any other failure."""
     said = elsewhere(what_it_says, path, PAGE, [look, lambda wal: wal.append(b"later")])
     assert said == [(errno.EIO, 2)] * 2
 
 
 @pytest.mark.parametrize("length", [0, PAGE, FILE_SIZE - SMALL_RING, FILE_SIZE - 1])
 def test_reader_whose_file_is_cut_gets_an_error(log: Path, length: int) -> None:
-    """A reader and its iterations raise, and the interpreter lives."""
+    """A reader and its iterations raise, and the interpreter survives."""
 
     def body() -> list[int | None]:
         errors = []
@@ -300,7 +300,7 @@ def test_reader_whose_file_is_cut_gets_an_error(log: Path, length: int) -> None:
 
 
 def test_close_of_a_cut_log_lets_go(path: Path) -> None:
-    """close reports the failure once, and the handle is closed and the lock gone."""
+    """close reports the failure once; then the handle is closed and the lock released."""
     wal = open_small(path)
     wal.append(b"x", commit=False)
     os.truncate(path, PAGE)
@@ -313,7 +313,7 @@ def test_close_of_a_cut_log_lets_go(path: Path) -> None:
 
 
 def test_log_cut_and_grown_again_does_not_end_the_interpreter(path: Path) -> None:
-    """A file that lost its pages and has its size back holds zeros: that is damage, said as such."""
+    """A file that was cut and restored to its size holds zeros: that is damage, and is reported as such."""
 
     def body() -> str:
         with open_small(path) as wal:
@@ -331,8 +331,8 @@ def test_log_cut_and_grown_again_does_not_end_the_interpreter(path: Path) -> Non
         pmwal.open(path)
 
 
-def test_log_that_was_removed_goes_on_for_its_writer(log: Path) -> None:
-    """Removing the name takes nothing from who has it open."""
+def test_log_that_was_removed_stays_usable_for_its_writer(log: Path) -> None:
+    """Removing the name takes nothing from an open handle."""
     with open_small(log) as wal:
         log.unlink()
         assert wal.append(b"d") == 4
@@ -369,7 +369,7 @@ def test_order_does_not_care_about_the_clock(path: Path) -> None:
 
 
 def test_time_of_a_record_is_what_the_clock_said(path: Path) -> None:
-    """The clock's value is stored as it is; one that the format cannot hold becomes the nearest that it can."""
+    """The clock's value is stored unchanged, or clamped to the format's range."""
     seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         for now, stored in ((41, 42), (-43, -42), (1 << 70, (1 << 63) - 1), (-(1 << 70), -(1 << 63))):
@@ -379,7 +379,7 @@ def test_time_of_a_record_is_what_the_clock_said(path: Path) -> None:
 
 @pytest.mark.parametrize("now", CLOCKS)
 def test_log_can_be_created_at_any_time(path: Path, now: int) -> None:
-    """Creation stores its time as information only, so no clock can make it fail."""
+    """The creation time is information only, so no clock can make creation fail."""
     seam = BarrierRecorder()
     seam.time_ns = now
     with open_small(path, seam=seam) as wal:
@@ -388,7 +388,7 @@ def test_log_can_be_created_at_any_time(path: Path, now: int) -> None:
 
 
 def test_newest_slot_is_found_whatever_the_clock_said(path: Path) -> None:
-    """A writer whose clock is behind its predecessor's is still the newer one."""
+    """A writer with a slower clock than its predecessor's still counts as newer."""
     seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         wal.extend([b"a", b"b"])
@@ -405,7 +405,7 @@ def test_newest_slot_is_found_whatever_the_clock_said(path: Path) -> None:
 
 
 def rewrite_superblocks(path: Path, **changes: Any) -> Superblock:
-    """Change both superblocks to what a later version would have written."""
+    """Rewrite both superblocks as a later version would have written them."""
     block = decode_superblock(path.read_bytes()[:PAGE], 0)
     assert block is not None
     block = replace(block, **changes)
@@ -433,7 +433,7 @@ def test_log_of_an_incompatible_version_is_refused(path: Path, log_bytes: bytes,
 
 @pytest.mark.parametrize("compatible", [1, 1 << 63, (1 << 64) - 1])
 def test_log_with_unknown_compatible_flags_opens_read_only(log: Path, compatible: int) -> None:
-    """It can be read and verified; opening it to write says to use mode "r", and changes nothing."""
+    """It can be read and verified; opening it for writing says to use mode "r", and changes nothing."""
     rewrite_superblocks(log, compatible=compatible)
     before = log.read_bytes()
     for mode in ("a", "r+"):
@@ -446,7 +446,7 @@ def test_log_with_unknown_compatible_flags_opens_read_only(log: Path, compatible
 
 
 def test_log_of_a_later_minor_version_is_written_and_keeps_its_superblock(log: Path) -> None:
-    """A greater minor version reads and writes the same, and nobody changes what the superblock says."""
+    """A later minor version reads and writes the same, and its superblock is not changed."""
     rewrite_superblocks(log, version_minor=7, application=b"for somebody else".ljust(64, b"."))
     before = log.read_bytes()
     with open_small(log) as wal:
@@ -460,7 +460,7 @@ def test_log_of_a_later_minor_version_is_written_and_keeps_its_superblock(log: P
 
 @pytest.mark.parametrize("damaged", [0, 1])
 def test_newer_version_is_refused_also_when_one_superblock_is_damaged(log: Path, damaged: int) -> None:
-    """The copy that is left still says that the file is not ours to touch."""
+    """The copy that is left still shows that this version must not touch the file."""
     block = rewrite_superblocks(log, incompatible=4)
     overwrite(log, block.copy_offset if damaged else SUPERBLOCK_OFFSET, bytes(PAGE))
     before = log.read_bytes()
@@ -471,7 +471,7 @@ def test_newer_version_is_refused_also_when_one_superblock_is_damaged(log: Path,
 
 
 def test_newer_version_with_another_superblock_says_so(log: Path) -> None:
-    """When a later format keeps only magic and version, the message still tells a newer file from a damaged one."""
+    """Even if a later format keeps only magic and version, the message tells a newer file from a damaged one."""
     block = superblock_of(log)
     page = bytearray(b"\xaa" * PAGE)
     page[: len(MAGIC)] = MAGIC
@@ -488,8 +488,8 @@ def test_newer_version_with_another_superblock_says_so(log: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [1, PAGE, 1 << 20])
-def test_bytes_behind_the_log_are_left_alone_with_a_warning(log: Path, extra: int) -> None:
-    """A file longer than its geometry is accepted; the warning points at the caller and says how much follows."""
+def test_bytes_after_the_log_are_left_alone_with_a_warning(log: Path, extra: int) -> None:
+    """A file longer than its geometry is accepted; the warning points at the caller and gives the number of extra bytes."""
     with log.open("ab") as file:
         file.write(b"\xaa" * extra)
     with pytest.warns(RuntimeWarning, match=f"{extra} bytes follow the log; they are left alone") as caught:

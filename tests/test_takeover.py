@@ -1,4 +1,4 @@
-"""From one writer to the next (scenarios 28 to 28f), and a medium that refuses (scenario 31)."""
+"""From one writer to the next (scenarios 28 to 28f), and failing flushes (scenario 31)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=[
 
 
 def kind_of(options: dict[str, Any]) -> str:
-    """The model of this medium."""
+    """The crash model for this medium."""
     return "page" if options["medium"] == "file" else "pmem"
 
 
@@ -66,7 +66,7 @@ def kind_of(options: dict[str, Any]) -> str:
 
 @CRASH_MEDIA
 def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer(shm_dir: Path, options: dict[str, Any]) -> None:
-    """Scenario 28: two slots without it, each flushed, stand before any record; and every crash on the way opens."""
+    """Scenario 28: two slots without it, each flushed, precede any record; after every crash on the way the log opens."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **options)
     wal.append(b"before")
@@ -95,8 +95,8 @@ def test_clean_flag_is_cleared_durably_before_the_first_store_of_the_next_writer
     assert sweep(trace, shm_dir / "image.wal", options, seed=28, extra=4) > 10
 
 
-def test_record_behind_a_clean_slot_is_never_passed_over(shm_dir: Path) -> None:
-    """Scenario 28: where the flag was not cleared the verdict is loud, be the record after it of this epoch or a later."""
+def test_record_after_a_clean_slot_is_never_passed_over(shm_dir: Path) -> None:
+    """Scenario 28: where the flag was not cleared the verdict is loud, for a record of this epoch or a later one."""
     path = shm_dir / "test.wal"
     wal = open_small(path, **STRICT)
     wal.append(b"before")
@@ -113,7 +113,7 @@ def test_record_behind_a_clean_slot_is_never_passed_over(shm_dir: Path) -> None:
 
 
 def append(size: int = 40) -> Callable[[Wal], object]:
-    """Append a record that says its number."""
+    """Append a record that contains its number."""
     return lambda wal: wal.append((b"%04d" % wal.next_seq) * (size // 4))
 
 
@@ -141,10 +141,10 @@ HISTORIES: dict[str, tuple[list[Any], list[Any], dict[str, Any]]] = {
 def test_kill_then_reopen_then_power_cut_keeps_what_was_kept(
     shm_dir: Path, options: dict[str, Any], name: str, sync_works: bool
 ) -> None:
-    """Scenarios 28a and 28b: SIGKILL at every step, so between a slot's store and its barrier too; then a recovery and an append.
+    """Scenarios 28a and 28b: SIGKILL at every step, also between a slot's store and its barrier; then a recovery and an append.
 
-    The power fails at every step of those. Until the recovery has returned it reads as before it, afterwards as it said;
-    nothing rests on bytes that were only in the cache, even when the first sync of the recovery failed.
+    Then the power fails at every step of those two. Until the recovery returns, the log reads as before it, afterwards as it
+    reported; nothing depends on bytes that were only in the cache, even if the first sync of the recovery failed.
     """
     before, operations, settings = HISTORIES[name]
     options = {**options, **settings}
@@ -192,7 +192,7 @@ def test_slot_killed_before_its_barrier_and_the_next_one_cut_leave_one_whole_slo
     block = superblock(path)
     slots = [at for at, event in enumerate(seam.events) if event.name == "store" and event.length == LINE]
     assert len(slots) == 2
-    for unflushed in slots:  # the first of the two slots of the truncate, and the second
+    for unflushed in slots:  # the first and the second of the truncate's two slots
         disk = PowerCutModel("page", trace.base)
         for event in seam.events[: unflushed + 1]:
             disk.take(event)
@@ -247,7 +247,7 @@ def test_thousand_commits_are_found_when_one_slot_of_the_epoch_rots(
 
 
 def test_thousand_commits_whose_slots_both_rot_are_loud(shm_dir: Path, thousand_commits: bytes) -> None:
-    """Scenario 28c: with no slot of the epoch left the log is not opened as an empty one; the records can be salvaged."""
+    """Scenario 28c: without a slot of its epoch the log is not opened as an empty one; the records can be salvaged."""
     path = shm_dir / "test.wal"
     path.write_bytes(thousand_commits)
     slot = look(path).control.newest
@@ -263,7 +263,7 @@ def test_thousand_commits_whose_slots_both_rot_are_loud(shm_dir: Path, thousand_
 
 
 def test_thousand_commits_whose_slots_look_unused_are_loud(shm_dir: Path, thousand_commits: bytes) -> None:
-    """Scenario 28c: the medium gives the two places back as creation filled them, so that no slot looks lost."""
+    """Scenario 28c: the medium returns the two places as creation filled them, so that no slot looks lost."""
     path = shm_dir / "test.wal"
     path.write_bytes(thousand_commits)
     slot, block = look(path).control.newest, superblock(path)
@@ -277,7 +277,7 @@ def test_thousand_commits_whose_slots_look_unused_are_loud(shm_dir: Path, thousa
 
 
 def test_pointer_lags_by_a_bounded_number_of_bytes(shm_dir: Path) -> None:
-    """A pipelined log writes a slot before it acknowledges more than 1 MiB past the last one, and not before."""
+    """A pipelined log writes a slot before it acknowledges more than 1 MiB past the last one, and not earlier."""
     path = shm_dir / "test.wal"
     wal = open_small(path, size="4MiB", **PIPELINED)
     for _ in range(3):
@@ -298,7 +298,7 @@ def test_pointer_lags_by_a_bounded_number_of_bytes(shm_dir: Path) -> None:
 @CRASH_MEDIA
 @pytest.mark.parametrize("stored", [1, 2, 3, 4])
 def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, options: dict[str, Any], stored: int) -> None:
-    """Scenario 28f: its pages were written early; what was appended before it is committed after it; power cut."""
+    """Scenario 28f: an interrupted extend has written pages early; an earlier append is committed afterwards; power cut."""
     path = shm_dir / "test.wal"
     seam = Interrupter()
     wal = open_small(path, seam=seam, **options)
@@ -307,7 +307,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
     acknowledged = state_of(wal)
     wal.append(b"earlier", commit=False)
     items = [b"lost %d" % number * 9 for number in range(4)]
-    seam.arm(stored - 1, after=True, error=KeyboardInterrupt)  # with all four stored the whole batch is on the medium
+    seam.arm(stored - 1, after=True, error=KeyboardInterrupt)  # with all four stored, the whole batch is on the medium
     with pytest.raises(KeyboardInterrupt):
         wal.extend(items)
     interrupted = len(seam.events)
@@ -334,7 +334,7 @@ def test_interrupted_extend_does_not_come_back_after_a_commit(shm_dir: Path, opt
 
 
 class Refusing:
-    """A hook: the n-th msync fails. Its pages are then clean for the kernel: kept in the cache, or read back from the medium."""
+    """A hook: the n-th msync fails. The kernel then treats its pages as clean: kept in the cache, or read back from the medium."""
 
     def __init__(self, path: Path, seam: BarrierRecorder, after: int, *, reverted: bool) -> None:
         self.path = path
@@ -417,7 +417,7 @@ def test_failed_msync_is_final(shm_place: Place, name: str, reverted: bool, late
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, number: int) -> None:
-    """Scenario 31: on each medium that has something to flush; on memory there is nothing that could fail."""
+    """Scenario 31 on each medium that has something to flush; on memory nothing can fail."""
     seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     wal.append(b"acknowledged")
@@ -438,7 +438,7 @@ def test_failure_keeps_its_errno_and_what_was_acknowledged_before(place: Place, 
 
 
 def test_interrupted_msync_is_called_again(place: Place) -> None:
-    """EINTR says that nothing was decided; only then the call is repeated."""
+    """EINTR decides nothing; no other error repeats the call."""
     seam = BarrierRecorder()
     wal = open_small(place.path, seam=seam, **place.options)
     if wal.stats().flush not in ("none", "msync"):
@@ -462,7 +462,7 @@ def test_interrupted_msync_is_called_again(place: Place) -> None:
 
 
 def test_recovery_that_cannot_make_it_durable_fails_and_the_next_one_finds_the_same(shm_place: Place) -> None:
-    """Scenario 31 at open: the barrier of a recovery must succeed; the error of its first sync must not."""
+    """Scenario 31 at open: the barrier of a recovery must succeed, but its first sync may fail."""
     wal = open_small(shm_place.path, **shm_place.options)
     wal.append(b"1")
     wal.append(b"2", commit=False)
@@ -510,7 +510,7 @@ def test_lost_slot_is_filled_up_so_that_the_next_torn_one_is_not_one_too_many(sh
 
 
 class _OneFlushAtATime(BarrierRecorder):
-    """Flushes that take a while; the tenth fails. Two at once would steal each other's error."""
+    """Slow flushes, of which the tenth fails. Two at once could steal each other's error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -530,7 +530,7 @@ class _OneFlushAtATime(BarrierRecorder):
 
 
 def test_no_thread_acknowledges_past_another_ones_failed_barrier(shm_place: Place) -> None:
-    """Scenario 28e: one barrier is under way at a time; after a failed one nobody acknowledges, and everybody is told."""
+    """Scenario 28e: one barrier runs at a time; after a failed one nobody acknowledges, and every thread gets the error."""
     seam = _OneFlushAtATime()
     wal = open_small(shm_place.path, seam=seam, **shm_place.options)
     seam.flushes = 0

@@ -15,13 +15,13 @@ YES_NO = (False, True)
 
 
 def all_facts() -> Iterator[Facts]:
-    """Every combination, the unreachable ones too: they cost nothing."""
+    """Every combination, the unreachable ones too: testing them costs nothing."""
     for values in product((0, 1, 2), YES_NO, YES_NO, (0, 1, 2, 3, 128), *(YES_NO,) * 5):
         yield Facts(*values)
 
 
 def reachable(facts: Facts) -> bool:
-    """What a judge can establish: later facts only if the earlier ones allow it."""
+    """Whether recovery can establish these facts: later ones only if the earlier ones allow it."""
     if facts.superblocks == 0:
         return not (facts.slot_impossible or facts.clean)
     looked = facts.slots and not facts.slot_impossible and facts.slots_lost < 2
@@ -37,7 +37,7 @@ def reachable(facts: Facts) -> bool:
 
 
 def expected_label(facts: Facts) -> str:
-    """The table a second time, as a ladder: the first step that applies. Damage comes before good news."""
+    """The table once more as a ladder: the first step that applies. Damage comes before good news."""
     if facts.superblocks == 0:
         return "R11"
     if facts.slot_impossible:
@@ -62,7 +62,7 @@ def expected_label(facts: Facts) -> str:
 
 
 def test_every_combination_of_facts_matches_exactly_one_row() -> None:
-    """No gap and no overlap; and it is the row that the ladder says."""
+    """There is no gap and no overlap, and the row is the one that the ladder gives."""
     counted: Counter[str] = Counter()
     for facts in all_facts():
         matching = [row.label for row in TABLE if row.applies(facts)]
@@ -73,7 +73,7 @@ def test_every_combination_of_facts_matches_exactly_one_row() -> None:
 
 
 def test_labels_are_complete_and_in_order() -> None:
-    """The labels are names that documents, errors and test ids use; none goes, none comes unnoticed."""
+    """Documents, errors and test ids use the labels, so none is added or removed unnoticed."""
     assert [row.label for row in TABLE] == LABELS
     assert len(set(LABELS)) == len(TABLE)
 
@@ -89,7 +89,7 @@ def test_row_says_what_it_means_and_how_it_ends(row: Row) -> None:
 
 
 def test_more_damage_never_makes_a_verdict_better() -> None:
-    """Losing one more slot or superblock, or finding more evidence, never turns a loud verdict into a quiet one."""
+    """Losing one more slot or superblock, or finding more evidence of damage, never turns a loud verdict into a quiet one."""
     rank = {"clean": 0, "recovered": 1, "corrupt": 2, "unreadable": 3}
     for facts in filter(reachable, all_facts()):
         here = rank[classify(facts).outcome]
