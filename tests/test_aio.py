@@ -22,6 +22,8 @@ from pmwal.native import native
 from pmwal.opening.options import Options
 from support import BarrierRecorder, fail_flush, open_small, payloads
 
+pytestmark = pytest.mark.both_engines
+
 PATIENCE = 20.0
 SIZE = "64KiB"
 

@@ -17,6 +17,8 @@ from pmwal.native import native
 from pmwal.native.choice import ENGINES
 from support import BarrierRecorder, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
 
+pytestmark = pytest.mark.both_engines
+
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
 LARGE = 8 * 1024 * 1024
 

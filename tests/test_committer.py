@@ -17,6 +17,8 @@ from conftest import Place
 from processes import elsewhere, run_script
 from support import BarrierRecorder, fail_flush, open_small
 
+pytestmark = pytest.mark.both_engines
+
 SOON = 0.02
 NEVER = 1000.0
 PATIENCE = 20.0

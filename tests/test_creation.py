@@ -23,6 +23,8 @@ from processes import Died, child, elsewhere, on_tmpfs
 from support import SMALL_RING, BarrierRecorder, Step, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
 
+pytestmark = pytest.mark.both_engines
+
 DEATH = 9
 TORN = 40  # bytes of a store or write that are there when the process dies in the middle of it
 

@@ -19,6 +19,8 @@ from pmwal.recovery import superblock as identity
 from pmwal.recovery.salvage import salvage
 from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
 
+pytestmark = pytest.mark.both_engines
+
 Numbered = list[tuple[int, bytes]]
 SECONDS_MAX = 2.0
 

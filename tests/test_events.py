@@ -27,6 +27,8 @@ from pmwal.writing.wal import Wal
 from processes import child
 from support import SMALL_RING, BarrierRecorder, Crash, Step, kill, open_small
 
+pytestmark = pytest.mark.both_engines
+
 FORMAT = "order {id} filled {qty} @ {px}"
 
 

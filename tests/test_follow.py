@@ -23,6 +23,8 @@ from pmwal.storage.live_page import read_writer
 from processes import child
 from support import kill, open_small
 
+pytestmark = pytest.mark.both_engines
+
 COUNT = 300
 PATIENCE = 20.0
 

@@ -22,6 +22,8 @@ from conftest import Place
 from pmwal.native.choice import chosen_engine
 from support import SMALL_RING, BarrierRecorder, Crash, Step, contents, fail_flush, kill, open_small, payloads
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:

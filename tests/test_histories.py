@@ -14,6 +14,8 @@ from pmwal.testing._mutants.table import MUTANTS, applied
 from pmwal.testing.power_cut import Version
 from support import kill, open_small, payloads
 
+pytestmark = pytest.mark.both_engines
+
 SEEDS = 10
 ROUNDS = 25
 SEEDS_TO_CATCH = 200

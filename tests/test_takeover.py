@@ -50,6 +50,8 @@ from support import (
     superblock,
 )
 
+pytestmark = pytest.mark.both_engines
+
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
 PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}

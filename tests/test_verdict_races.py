@@ -18,6 +18,8 @@ from pmwal.storage.mapping import Mapping
 from support import file_offset, flip, kill, payloads, whole_records
 from support import superblock as superblock_of
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:
