@@ -1,6 +1,6 @@
 """Random programs of calls, played with both engines: the answers and the files are compared.
 
-The functions without arguments of type Path run in a fresh interpreter with tests/preload.c, whose clock stands still.
+The functions named play_... run in a fresh interpreter with tests/preload.c preloaded, which stops the clock.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Player:
             self.answers.append((what, type(error), str(error).replace(str(self.path), "PATH")))
 
     def number(self, fraction: float) -> int:
-        """A sequence number around those that the log holds."""
+        """A sequence number in or near the range in the log."""
         return self.wal.first_seq + round(fraction * (len(self.wal) + 1))
 
     def play(self, program: list[tuple[Any, ...]], before_step: Callable[[int], None]) -> None:

@@ -95,7 +95,7 @@ def test_tail_inside_a_batch_is_no_unfinished_batch(shm_place: Place) -> None:
 
 
 class Stall:
-    """A hook that holds the first step of a kind until it is let go."""
+    """A hook that stops the first step of a kind until ``go`` is set."""
 
     def __init__(self, name: str) -> None:
         self.name = name

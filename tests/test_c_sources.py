@@ -56,7 +56,15 @@ def test_check_of_the_header_sees_a_changed_layout(
 
 
 @needs_checkout
-@pytest.mark.parametrize(("compiler", "flag"), [("gcc", "-O2"), ("gcc", "-DPMWAL_CHECKS"), ("clang", "-O2"), ("clang", "-DNDEBUG")])
+@pytest.mark.parametrize(
+    ("compiler", "flag"),
+    [
+        ("gcc", "-O2"),
+        pytest.param("gcc", "-DPMWAL_CHECKS", marks=pytest.mark.slow),
+        pytest.param("clang", "-O2", marks=pytest.mark.slow),
+        pytest.param("clang", "-DNDEBUG", marks=pytest.mark.slow),
+    ],
+)
 def test_sources_compile_without_a_warning(compiler: str, flag: str) -> None:
     """-Wall -Wextra -Werror is silent with each compiler that is here, with and without assertions and checks."""
     include = Path(sysconfig.get_path("include"))
@@ -69,6 +77,7 @@ def test_sources_compile_without_a_warning(compiler: str, flag: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_checkout
 @pytest.mark.parametrize(("flags", "builds"), [("-Werror -DNDEBUG -O0", True), ("-DPyInit__native=(", False)])
 def test_flags_for_the_compiler_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, builds: bool) -> None:

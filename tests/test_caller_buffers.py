@@ -24,7 +24,7 @@ KEEPERS: dict[str, Callable[[memoryview], Any]] = {
 
 @pytest.mark.parametrize("keep", KEEPERS.values(), ids=KEEPERS.keys())
 def test_view_that_outlives_its_reserve_is_not_committed(place: Place, keep: Callable[[memoryview], Any]) -> None:
-    """Scenario 24c: whoever still holds the bytes could change them after their checksum was taken."""
+    """Scenario 24c: a view that is still alive could change the bytes after their checksum was computed."""
     wal = open_small(place.path, **place.options)
     reservation = wal.reserve(100)
     kept: list[Any] = []

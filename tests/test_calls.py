@@ -61,7 +61,7 @@ def test_any_contiguous_buffer_is_a_record(path: Path, data: Any, stored: bytes)
     ids=["str", "int", "none", "list", "strided", "numpy-column", "too-large"],
 )
 def test_refused_payload_stores_nothing(path: Path, data: Any, error: type[Exception], advice: str) -> None:
-    """What is no record is refused with advice before anything is stored, also behind good items."""
+    """What cannot be a record is refused with advice before anything is stored, also after good items."""
     seam = BarrierRecorder()
     with open_small(path, seam=seam) as wal:
         before = list(seam.events)
@@ -101,7 +101,7 @@ def test_batch_larger_than_the_ring_is_too_large(path: Path) -> None:
 
 @pytest.mark.parametrize("on_full", ["raise", "wait", "overwrite"])
 def test_batch_that_fits_only_elsewhere_in_the_ring_is_full_and_never_too_large(path: Path, on_full: str) -> None:
-    """RecordTooLarge means "never": a batch that only the gap at the ring's end keeps out is WalFull, wherever the end stands."""
+    """RecordTooLarge means "never": a batch that only the gap at the ring's end keeps out is WalFull, wherever the log ends."""
     with open_small(path, on_full=on_full) as wal:
         verdicts = set()
         for size in range(0, 8000, 200):
@@ -294,7 +294,7 @@ def test_reserve_checks_its_length(path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [lambda view: view[:2], np.asarray], ids=["slice", "numpy"])
 def test_view_that_outlives_its_block_is_not_committed(path: Path, keep: Callable[[memoryview], Any]) -> None:
-    """Somebody could still change the bytes, so it is a BufferError that says so, and the log goes on."""
+    """The bytes could still change, so it is a BufferError that says so, and the log stays usable."""
     with open_small(path) as wal:
         with pytest.raises(BufferError, match="still alive"), wal.reserve(4) as view:
             alive = keep(view)
@@ -360,7 +360,7 @@ def test_other_threads_wait_for_a_batch_and_a_reserve(path: Path, outer: Callabl
 
 
 def test_reading_inside_a_batch_works(path: Path) -> None:
-    """A batch may depend on what the log holds."""
+    """A batch may depend on records in the log."""
     with open_small(path) as wal:
         wal.append(b"a")
         with wal.batch() as batch:

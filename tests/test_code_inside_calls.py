@@ -161,7 +161,7 @@ def test_interrupted_rollback_leaves_no_note_of_where_its_records_were(
 
 
 def test_close_in_another_thread_meets_the_appends_of_all(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that append while one closes get a number or WalClosed, and the log holds exactly what got a number."""
+    """Threads that append while one closes get a number or WalClosed, and the log has exactly the records that got one."""
     monkeypatch.setenv("PMWAL_ENGINE", "native")
     for attempt in range(10):
         path = shm_dir / f"{attempt}"

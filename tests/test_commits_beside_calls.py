@@ -23,6 +23,7 @@ import pytest
 import pmwal
 from callers import Call, until
 from commit_threads import DELAY, PAYLOAD, ROUNDS, THREADS, at_once, batch_of, create
+from marks import first_fast
 from preload import Shim, run
 
 pytestmark = pytest.mark.usefixtures("native_engine")
@@ -33,7 +34,7 @@ PATIENCE = 20.0
 
 
 class Mixed:
-    """All calls from many threads at once, over a ring that wraps; meanwhile power cuts show what the disk holds.
+    """All calls from many threads at once, over a ring that wraps; meanwhile power cuts show what is on the disk.
 
     With ``lie`` some records are noted as acknowledged that are only stored: the negative control.
     """
@@ -106,7 +107,7 @@ class Mixed:
             assert disk.first_seq <= first, "a tail that nobody asked for"
             kept = {record.seq: record.data for record in disk}
         lost = [seq for seq, data in known.items() if seq >= first and kept.get(seq) != data]
-        assert not lost, f"lost {lost[:5]}, the disk holds {min(kept, default=0)} to {max(kept, default=0)}"
+        assert not lost, f"lost {lost[:5]}, the disk has {min(kept, default=0)} to {max(kept, default=0)}"
 
 
 def repeat_all(steps: dict[str, Callable[[random.Random], None]], seconds: float) -> dict[str, int]:
@@ -140,7 +141,7 @@ def mixed(path: str, ordering: str, on_full: str, seconds: float, lie: bool) -> 
 
 
 def with_rollbacks(path: str, ordering: str, seconds: float) -> dict[str, Any]:
-    """Rollbacks and truncates beside durable appends; what is there in the end is what was appended under those numbers last."""
+    """Rollbacks and truncates beside durable appends; at the end each record is one that was appended under its number."""
     wal = create(path, ordering, "64KiB", on_full="wait", timeout=PATIENCE)
     shim = Shim(wal, 0.0005)
     issued: dict[int, set[bytes]] = {}
@@ -192,7 +193,7 @@ def nothing_but_rollbacks(path: str, ordering: str, seconds: float) -> dict[str,
 
 
 def truncates_beside_commits(path: str, ordering: str) -> dict[str, Any]:
-    """How far truncates and rollback-free commits get side by side."""
+    """Truncates beside commits: both make progress."""
     wal = create(path, ordering)
     Shim(wal, DELAY)
     stop = threading.Event()
@@ -241,7 +242,7 @@ def beside_a_computation(path: str, ordering: str) -> dict[str, Any]:
 
 
 def forks(path: str, ordering: str) -> dict[str, Any]:
-    """Forks while other threads commit together; what each child met, and whether the parent went on."""
+    """Forks while other threads commit together; the outcome of each child, and what the parent lost."""
     wal = create(path, ordering)
     shim = Shim(wal, DELAY)
     stop = threading.Event()
@@ -285,7 +286,7 @@ def forks(path: str, ordering: str) -> dict[str, Any]:
 
 
 def interrupts(path: str, ordering: str) -> dict[str, Any]:
-    """SIGINT again and again into the main thread while it commits together with others."""
+    """SIGINT repeatedly into the main thread while it commits together with others."""
     wal = create(path, ordering, "4MiB")
     Shim(wal, DELAY)
     stop = threading.Event()
@@ -328,7 +329,7 @@ def interrupts(path: str, ordering: str) -> dict[str, Any]:
 # -- the claims
 
 
-@pytest.mark.parametrize("on_full", ["wait", "overwrite"])
+@pytest.mark.parametrize("on_full", first_fast(["wait", "overwrite"]))
 def test_all_calls_at_once_lose_nothing(library: Path, shm_dir: Path, ordering: str, on_full: str) -> None:
     """Nine threads with every call over a wrapping ring: every power cut on the way keeps what was acknowledged, nobody hangs."""
     result = run(library, __name__, "mixed", str(shm_dir / "log"), ordering, on_full, 0.7 * ROUNDS, False)
@@ -338,6 +339,7 @@ def test_all_calls_at_once_lose_nothing(library: Path, shm_dir: Path, ordering: 
     assert set(result["done"]) == {"a", "b", "c", "extend", "batch", "commit", "wait", "truncate", "cut"}
 
 
+@pytest.mark.slow
 def test_check_of_all_calls_at_once_finds_a_loss(library: Path, shm_dir: Path) -> None:
     """The check above can fail: appends that are called durable before they are do not survive the power cuts."""
     with pytest.raises(AssertionError, match="lost"):
@@ -359,17 +361,17 @@ def test_append_whose_record_is_rolled_back_meanwhile_returns(library: Path, shm
 
 
 def test_truncate_gets_its_turn_beside_committing_threads(library: Path, shm_dir: Path) -> None:
-    """Truncates return while eight threads commit without a pause, and those go on."""
+    """Truncates return while eight threads commit without a pause, and those continue."""
     assert run(library, __name__, "truncates_beside_commits", str(shm_dir / "log"), "strict")["first"] == 6
 
 
 def test_commits_go_on_beside_a_computing_thread(library: Path, shm_dir: Path) -> None:
-    """Durable appends of two threads end while a third never lets the interpreter go by itself."""
+    """Durable appends of two threads return while a third never gives up the interpreter voluntarily."""
     assert run(library, __name__, "beside_a_computation", str(shm_dir / "log"), "pipelined")["last"] == 120
 
 
 def test_fork_during_a_flush_leaves_the_parent_whole(library: Path, shm_dir: Path, ordering: str) -> None:
-    """Every call of each child is refused at once, and the parent's threads go on and lose nothing."""
+    """Every call of each child is refused at once, and the parent's threads continue and lose nothing."""
     result = run(library, __name__, "forks", str(shm_dir / "log"), ordering)
     assert result["met"] == [7] * 6
     assert result["lost"] == []

@@ -181,7 +181,7 @@ CALLS: dict[str, Callable[[pmwal.Wal], Any]] = {
 
 
 def outcome(call: Callable[[pmwal.Wal], Any], path: Path, engine: str) -> Any:
-    """What the call returns or raises with this engine, and what the log holds then."""
+    """The result or exception of the call with this engine, and the records in the log afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PMWAL_ENGINE", engine)
         patch.setattr(SYSTEM, "control_size", SMALL_CONTROL)
@@ -215,7 +215,7 @@ def words(message: str) -> str:
 
 
 def test_extend_with_a_keyword_too_many_is_refused(shm_dir: Path) -> None:
-    """``commit`` is no argument of extend, whatever stands before it, and whether or not there is room or anything to store."""
+    """``commit`` is no argument of extend, also after others, and whether or not there is room or anything to store."""
     done = run_script(
         """
         import sys, pmwal

@@ -24,7 +24,7 @@ def lock(request: pytest.FixtureRequest) -> Any:
 
 @contextlib.contextmanager
 def held_elsewhere(lock: Any) -> Iterator[threading.Event]:
-    """Another thread holds the lock until the event is set, or the block ends."""
+    """Let another thread hold the lock until the event is set, or the block ends."""
     taken, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -112,7 +112,7 @@ def notify(condition: threading.Condition) -> None:
 
 
 class Interrupted(Exception):
-    """What the signal handler of the next tests raises."""
+    """The exception that the signal handler of the next tests raises."""
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_lock_is_held_after_an_interrupted_wait(lock: Any) -> None:
 
 
 def test_lock_is_passed_on_under_load(lock: Any) -> None:
-    """Many threads that take it again and again exclude each other, and all come to an end."""
+    """Many threads that take it repeatedly exclude each other, and all finish."""
     total = 0
 
     def add() -> None:

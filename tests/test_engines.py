@@ -1,7 +1,7 @@
 """Two engines, one log: given the same calls, both leave the same bytes and give the same answers.
 
 The random programs run twice: through a recording seam, which the C code calls for every step, and straight into the mapping
-as it ships, with the clock of the process standing still (tests/preload.py). PMWAL_TEST_EXAMPLES=1000 runs more of them.
+as it ships, with the clock of the process stopped (tests/preload.py). PMWAL_TEST_EXAMPLES=1000 runs more of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events: what a call stores, what is read of it, and that the log always explains what it holds."""
+"""Events: what a call stores, what is read back, and that the log always has the definition of each event in it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_format_is_filled_in_as_by_str_format(
 def test_wrong_arguments_are_a_type_error_that_names_the_event(
     shm_dir: Path, call: str, args: tuple[Any, ...], keywords: dict[str, Any], says: str
 ) -> None:
-    """As of any function, before anything is stored; the call goes on working."""
+    """As for any function, before anything is stored; the call stays usable."""
     with pmwal.open(shm_dir / "a.wal", size="64KiB") as wal:
         fill = events.Logger(wal).event(FORMAT)
         if call == "later":
@@ -540,7 +540,7 @@ def test_reader_takes_no_events(shm_dir: Path) -> None:
 
 
 def test_decoder_finds_a_definition_behind_the_event(shm_dir: Path) -> None:
-    """After a truncate the copy stands behind: a reader of one record, and one who follows, get its text."""
+    """After a truncate the definition is a copy after the event: a reader of one record, and a follower, get its text."""
     path = shm_dir / "a.wal"
     with pmwal.open(path, size="64KiB") as wal:
         call = events.Logger(wal).event("{}")

@@ -1,7 +1,7 @@
 """Threads that commit together: what is acknowledged is durable, and one msync is under way at a time.
 
-The honest part runs in fresh interpreters over a preloaded msync(2) (tests/preload.py) that keeps what a disk would hold.
-The functions without ``test_`` in front run there. Set PMWAL_TEST_ROUNDS to run each of them longer.
+The functions without ``test_`` in front run in fresh interpreters over a preloaded msync(2) (tests/preload.py) that records what
+a disk would have. Set PMWAL_TEST_ROUNDS to run each of them longer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 def appends(path: str, ordering: str, count: int, lie: str) -> dict[str, Any]:
-    """Eight threads append durably; each looks at every return whether the disk holds its record."""
+    """Eight threads append durably; each checks at every return that the disk has its record."""
     with contextlib.ExitStack() as stack:
         if lie == "no barrier":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -70,7 +70,7 @@ def commit_is_hidden(wal: pmwal.Wal, seq: int) -> bool:
 
 
 def failing(path: str, ordering: str, fail_at: int, swallow: bool) -> dict[str, Any]:
-    """Eight threads append until an msync fails; what each of them was told, and what the disk and the file hold then."""
+    """Eight threads append until an msync fails; what each was told, and the records that the disk and the file have then."""
     with pytest.MonkeyPatch.context() as patch:
         if swallow:
             original = Mapping._flush
@@ -187,7 +187,7 @@ def flush_at_once(path: str) -> dict[str, Any]:
 def test_acknowledged_record_is_on_the_disk_and_one_msync_runs_at_a_time(
     library: Path, shm_dir: Path, tmp_path: Path, ordering: str, where: str
 ) -> None:
-    """At every return of eight appending threads the disk holds the record, an interrupted msync is repeated, and none overlap."""
+    """At every return of eight appending threads the disk has the record; an interrupted msync is repeated, and none overlap."""
     directory = shm_dir if where == "tmpfs" else tmp_path
     result = run(library, __name__, "appends", str(directory / "log"), ordering, 25 * ROUNDS, "")
     assert result["early"] == 0
@@ -223,7 +223,7 @@ def test_threads_share_their_barriers(library: Path, shm_dir: Path, ordering: st
 
 
 def test_barrier_waits_for_the_threads_that_come_again(library: Path, shm_dir: Path) -> None:
-    """Of eight threads that do nothing but append nearly all are in each barrier; those that come just too late would be half."""
+    """Of eight threads that do nothing but append nearly all are in each barrier; if the barrier did not wait, it would be half."""
     ratios = []
     for attempt in range(5):  # a machine that computes something else lets threads come late
         result = run(library, __name__, "appends", str(shm_dir / f"log{attempt}"), "pipelined", 60, "")
@@ -244,7 +244,7 @@ def test_failed_msync_reaches_every_thread_and_acknowledges_nothing(library: Pat
 
 
 def test_check_of_failed_msync_finds_a_swallowed_error(library: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check above can fail: an engine that goes on after a failed msync loses what it acknowledged."""
+    """The check above can fail: an engine that continues after a failed msync loses what it acknowledged."""
     monkeypatch.setenv("PMWAL_ENGINE", "python")
     result = run(library, __name__, "failing", str(shm_dir / "log"), "pipelined", 3, True)
     assert result["told"] == [None] * THREADS

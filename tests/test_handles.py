@@ -130,7 +130,7 @@ def test_wait_durable_waits_for_another_thread(path: Path) -> None:
 
 @pytest.mark.parametrize("waits", [lambda wal: wal.wait_durable(9), lambda wal: wal.append(bytes(8000))], ids=["durable", "full"])
 def test_close_ends_the_waiting_of_other_threads(path: Path, waits: Callable[[pmwal.Wal], Any]) -> None:
-    """A thread that waits in a call gets WalClosed and not a wait for ever."""
+    """A thread that waits in a call gets WalClosed and does not wait forever."""
     wal = open_small(path, on_full="wait")
     wal.extend([bytes(8000)] * 2)
     waiter = Call(lambda: waits(wal))
@@ -170,7 +170,7 @@ def test_full_log_raises(path: Path) -> None:
 
 
 def test_full_log_waits_for_a_truncate(path: Path) -> None:
-    """on_full="wait": another thread's truncate lets the append go on."""
+    """on_full="wait": the append resumes after another thread's truncate."""
     with open_small(path, on_full="wait") as wal:
         last = fill(wal)
         appender = Call(lambda: wal.append(bytes(1000)))
@@ -182,7 +182,7 @@ def test_full_log_waits_for_a_truncate(path: Path) -> None:
 
 
 def test_full_log_gives_up_waiting_after_its_timeout(path: Path) -> None:
-    """on_full="wait" with a timeout: WalFull after that many seconds, and the log goes on."""
+    """on_full="wait" with a timeout: WalFull after that many seconds, and the log stays usable."""
     with open_small(path, on_full="wait", timeout=0.05) as wal:
         last = fill(wal)
         started = time.monotonic()
@@ -194,7 +194,7 @@ def test_full_log_gives_up_waiting_after_its_timeout(path: Path) -> None:
 
 
 def test_too_small_a_truncate_does_not_end_the_wait(path: Path) -> None:
-    """The waiting append goes on only when there is room for all of it."""
+    """The waiting append resumes only when there is room for all of it."""
     with open_small(path, on_full="wait") as wal:
         last = fill(wal)
         appender = Call(lambda: wal.append(bytes(3000)))
@@ -417,7 +417,7 @@ def test_dropped_handle_lets_go_also_when_warnings_are_errors(path: Path, monkey
 
 
 def test_handles_leak_no_descriptors(path: Path) -> None:
-    """Opening and closing, writing and reading, leaves no descriptor behind."""
+    """Opening and closing, writing and reading, leaks no descriptor."""
     open_small(path).close()
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(3):

@@ -14,6 +14,7 @@ import pytest
 
 import pmwal
 from images import Interrupter, Reopener, between, brief, images, state_of
+from marks import first_fast
 from operations import CRASH_MEDIA, DAX, OPERATIONS, PIPELINED, STRICT, Operation, appended, prepare, steps_of
 from pmwal.testing import PowerCutModel
 from pmwal.testing._simulator.model import Found
@@ -27,7 +28,7 @@ PACKAGE = str(Path(pmwal.__file__).parent)
 
 
 @CRASH_MEDIA
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", first_fast(OPERATIONS))
 def test_interrupted_operation_leaves_the_log_usable_and_the_model_true(shm_dir: Path, options: dict[str, Any], name: str) -> None:
     """Scenarios 24 and 28f: an exception before and after every step; then an append; crashes right away and after it.
 
@@ -177,7 +178,9 @@ class SignalAt:
         return self._step
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in ("catch up", "truncate all", "rollback all")])
+@pytest.mark.parametrize(
+    "name", first_fast(name for name in OPERATIONS if name not in ("catch up", "truncate all", "rollback all"))
+)
 def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_dir: Path, name: str) -> None:
     """Scenario 24: at every place in pmwal's code where CPython looks for signals, not only at the steps of the seam."""
     operation = OPERATIONS[name]

@@ -143,7 +143,7 @@ def test_end_of_a_read_is_fixed_at_the_call(path: Path, handle: str) -> None:
 
 
 def test_record_that_a_rollback_takes_while_it_is_looked_up_is_not_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the stress runs: a StopIteration came out, which ends the generator of whoever calls."""
+    """Found by the stress runs: a StopIteration came out, which would end a calling generator."""
     with open_small(path) as wal:
         wal.extend([b"a", b"b"])
         read = wal.read
@@ -226,7 +226,7 @@ def test_iteration_that_begins_behind_a_truncate_is_an_overrun(path: Path) -> No
 @pytest.mark.parametrize("start", [1, 3, 4, 5, 8])
 @pytest.mark.parametrize("after", ["nothing", "short ones", "two rollbacks"])
 def test_records_rolled_back_under_an_iteration_are_not_shown(path: Path, start: int, after: str) -> None:
-    """Found by the stress runs: it called the log corrupt, or handed out what stood where it had been."""
+    """Found by the stress runs: it called the log corrupt, or returned what was stored in their place."""
     with open_small(path) as wal:
         wal.extend([b"old %d" % number * 40 for number in range(1, 11)])
         early, late = wal.read(start), wal.read(start)
