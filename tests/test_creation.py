@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from marks import first_fast
 from pmwal.format.layout import HEADER, PAGE
 from pmwal.storage.seam import Seam
 from processes import Died, child, elsewhere, on_tmpfs
@@ -136,7 +137,7 @@ def test_log_gets_its_name_last(path: Path) -> None:
     assert max(event.length for event in seam.events if event.name == "write") <= PAGE
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
 def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path, torn: bool) -> None:
     """Whenever the process dies, there is no file or one that opens as an empty log; nothing else stays for good."""
     steps = len(steps_of(create, path))
@@ -545,7 +546,7 @@ LOGS: dict[str, Callable[[Path], list[tuple[int, bytes]]]] = {
 }
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
 @pytest.mark.parametrize("log", LOGS)
 def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, torn: bool) -> None:
     """Whenever the recovery and the close after it end, the next one finds the same records and drops nothing more."""

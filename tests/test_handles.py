@@ -25,12 +25,6 @@ from support import SMALL_RING, BarrierRecorder, Crash, Step, contents, fail_flu
 pytestmark = pytest.mark.both_engines
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """Where a test that does not care about the medium keeps its log."""
-    return shm_dir / "test.wal"
-
-
 def reaches_inside(source: str, wal: pmwal.Wal) -> set[str]:
     """The private attributes of a handle that a module uses on anything but its own ``self``."""
     private = {name for name in [*vars(wal), *dir(wal)] if name.startswith("_") and not name.startswith("__")}

@@ -219,6 +219,7 @@ def interrupt_once(path: Path, options: dict[str, Any], operation: Operation, nu
     return bool(signal_at.raised_in)
 
 
+@pytest.mark.slow
 def test_every_record_is_found_after_an_interrupted_rollback(shm_dir: Path) -> None:
     """Found by the run-time checks: an index entry of a discarded record misled look-ups, which called whole records damaged."""
     path = shm_dir / "test.wal"
