@@ -1,4 +1,4 @@
-"""What tests of the public calls share: calls from other threads, and short ways to say the same again and again."""
+"""Calls from other threads, and shorthands that tests of the public calls share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pmwal
 from support import open_small, payloads
 
 PATIENCE = 300.0
-"""Seconds after which a thread that gets nowhere is taken for hanging."""
+"""Seconds after which a thread that makes no progress counts as hung."""
 
 
 def bounds(wal: pmwal.Wal) -> tuple[int, int, int]:
@@ -21,7 +21,7 @@ def bounds(wal: pmwal.Wal) -> tuple[int, int, int]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread to get somewhere."""
+    """Wait until another thread has made the condition true."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the other thread never got there"
@@ -36,7 +36,7 @@ def stage(wal: pmwal.Wal, *items: Any, kind: int = 0) -> None:
 
 
 class Call(threading.Thread):
-    """A call that another thread makes; ``result()`` returns what it returned or raises what it raised."""
+    """A call in another thread; ``result()`` returns its value or raises its exception."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         super().__init__(daemon=True)

@@ -31,7 +31,7 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {}
 
 
 def scenario(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Give a scenario its name."""
+    """Register a scenario under its name."""
     SCENARIOS[function.__name__] = function
     return function
 
@@ -53,7 +53,7 @@ def core_of(wal: pmwal.Wal) -> _native.Core:
 
 @contextlib.contextmanager
 def held_elsewhere(lock: Any, seconds: float = 1) -> Iterator[None]:
-    """Another thread holds this lock, for a while."""
+    """Let another thread hold this lock for a while."""
     taken, leave = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -17,23 +17,14 @@ import pytest
 from commands import cli, started  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
+from preload import build
 
 SHM = Path("/dev/shm")
 
 
-BOTH_ENGINES = {
-    "test_aio", "test_arrays", "test_batches", "test_calls", "test_committer", "test_creation", "test_cursor", "test_damage",
-    "test_events", "test_flush_ranges", "test_follow", "test_fork", "test_framing", "test_ghosts", "test_handles", "test_histories",
-    "test_limits", "test_log_handler", "test_medium", "test_metrics", "test_ownership", "test_pointer", "test_reader",
-    "test_recovery_table", "test_repair", "test_sectors", "test_statemachine", "test_surroundings", "test_takeover",
-    "test_verdict_races",
-}  # fmt: skip
-"""The modules whose tests run once with each engine."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test of these modules an engine; only the engine that was built is there to be tested."""
-    if metafunc.module.__name__ in BOTH_ENGINES:
+    """Run each test marked ``both_engines`` once with each engine that was built."""
+    if metafunc.definition.get_closest_marker("both_engines"):
         engines = ENGINES if native is not None else ("python",)
         for engine in engines:
             if metafunc.definition.get_closest_marker(f"{engine}_engine"):
@@ -47,6 +38,12 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if hasattr(request, "param"):
         monkeypatch.setenv("PMWAL_ENGINE", request.param)
     return chosen_engine()
+
+
+@pytest.fixture
+def native_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native engine, for a module that is about it alone."""
+    monkeypatch.setenv("PMWAL_ENGINE", "native")
 
 
 class Place(NamedTuple):
@@ -76,3 +73,21 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, shm_dir: Path) -> Plac
 def shm_place(request: pytest.FixtureRequest, shm_dir: Path) -> Place:
     """A path on tmpfs in each ordering, opened as a file: the same code as on a disk, and fast."""
     return Place(shm_dir / "test.wal", {"medium": "file", "ordering": request.param})
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """A path for a log, where the test does not depend on the medium."""
+    return shm_dir / "test.wal"
+
+
+@pytest.fixture(params=["strict", "pipelined"])
+def ordering(request: pytest.FixtureRequest) -> str:
+    """Each ordering."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of tests/preload.c, for ``preload.run``."""
+    return build(tmp_path_factory.mktemp("preload"))

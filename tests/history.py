@@ -53,8 +53,12 @@ class History:
         try:
             self._rounds(rounds)
         finally:
-            if self.wal is not None and not self.wal.closed:
-                kill(self.wal)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Kill the handle if it is open, however the history ended: a dropped one would warn in some later test."""
+        if self.wal is not None:
+            kill(self.wal)
 
     def _rounds(self, rounds: int) -> None:
         for _ in range(rounds):

@@ -1,7 +1,7 @@
-/* Preloaded by tests/preload.py: a clock that stands, and an msync(2) that keeps the image of a disk, takes its time, fails, counts.
+/* Preloaded by tests/preload.py: a clock that can be stopped, and an msync(2) that keeps an image of the disk, is slow, fails, counts.
  *
- * The image of the watched mapping changes only here, and only to what stood in memory when an msync that later returned 0 began:
- * the least that a disk may hold. Pages of an msync that failed are not written, and count as clean, as on Linux: a later msync
+ * The image of the watched mapping changes only here, and only to the contents of memory at the start of an msync that later returned 0:
+ * the least that a disk may have. Pages of an msync that failed are not written, and count as clean, as on Linux: a later msync
  * writes them only when they have changed since.
  */
 #define _GNU_SOURCE
@@ -61,7 +61,7 @@ long shim_overlaps(void)
     return __atomic_load_n(&overlaps, __ATOMIC_SEQ_CST);
 }
 
-/* Whether the image holds what stands in memory there. */
+/* Whether the image has the bytes that memory has there. */
 int shim_holds(size_t offset, size_t length)
 {
     pthread_mutex_lock(&mutex);
@@ -70,7 +70,7 @@ int shim_holds(size_t offset, size_t length)
     return same;
 }
 
-/* A power cut: what the disk holds. */
+/* A power cut: the contents of the disk. */
 void shim_copy(void *to)
 {
     pthread_mutex_lock(&mutex);
@@ -87,7 +87,7 @@ static int answer(int number)
 
 static long long clock_ns;
 
-/* The wall clock stands at this time; 0 lets it go again. */
+/* Stop the wall clock at this time; 0 releases it. */
 void shim_clock(long long time_ns)
 {
     clock_ns = time_ns;

@@ -17,6 +17,8 @@ from pmwal.native import native
 from pmwal.native.choice import ENGINES
 from support import BarrierRecorder, contents, file_offset, flip, image, kill, open_small, payloads, superblock, whole_records
 
+pytestmark = pytest.mark.both_engines
+
 TICK = np.dtype([("id", "<u4"), ("side", "S1"), ("price", "<f8"), ("when", "<M8[ns]")])
 LARGE = 8 * 1024 * 1024
 
@@ -244,7 +246,7 @@ def test_rows_that_go_meanwhile_are_not_handed_out(change: str, shm_dir: Path, m
 
 
 def test_record_of_another_length_is_named(place: Place) -> None:
-    """The first one, wherever it stands; what is before it can be read."""
+    """The first damaged one, wherever it is; records before it can be read."""
     with open_small(place.path, **place.options) as wal:
         wal.extend_array(ticks(20))
         wal.append(bytes(TICK.itemsize + 1))
@@ -274,7 +276,7 @@ def test_dtype_of_objects_is_refused(shm_dir: Path) -> None:
 
 
 def test_start_before_the_first_is_overrun(place: Place) -> None:
-    """As in read; a stop behind the end is the end."""
+    """As in read; a stop after the end means the end."""
     with open_small(place.path, **place.options) as wal:
         wal.extend_array(ticks(20))
         wal.truncate(before=5)
@@ -363,7 +365,7 @@ def test_array_belongs_to_the_caller(shm_dir: Path) -> None:
 
 
 def test_array_to_read_into_is_filled_from_its_front(place: Place) -> None:
-    """What is behind is left alone; one that does not fit is refused."""
+    """Bytes after it are left alone; an array that does not fit is refused."""
     out = np.full(30, -1, dtype="<i8")
     with open_small(place.path, **place.options) as wal:
         wal.extend_array(np.arange(20)[:, None])

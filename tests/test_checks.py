@@ -1,4 +1,4 @@
-"""The checks at run time: each one notices a bug made for it, and with checks off none of them is there."""
+"""The run-time checks: each one notices a bug made for it, and with checks off none of them runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Bug(NamedTuple):
 
 
 def past(bound: Bound) -> Bound:
-    """A bound one record further."""
+    """A bound one record further on."""
     return Bound(bound.position + 64, bound.next_seq + 1)
 
 
@@ -53,7 +53,7 @@ def leave_pending(wal: pmwal.Wal) -> None:
 
 
 def fill(wal: pmwal.Wal) -> None:
-    """More than the ring holds."""
+    """More than fits in the ring."""
     for _ in range(10):
         wal.append(b"x" * 3000)
 
@@ -399,7 +399,7 @@ def notices(sentence: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sentence", BUGS)
 def test_each_check_notices_the_bug_made_for_it(sentence: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One method is broken; the check that must notice it is the one that does."""
+    """One method is broken; the check meant for it is the one that fails."""
     monkeypatch.setenv("PMWAL_ENGINE", "python")
     notices(sentence, shm_dir / "test.wal", monkeypatch)
 

@@ -1,4 +1,4 @@
-"""The committer in the background: in time, asleep when there is nothing to do, and gone when the handle is."""
+"""The background committer: commits in time, sleeps when there is nothing to do, and ends with its handle."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from conftest import Place
 from processes import elsewhere, run_script
 from support import BarrierRecorder, fail_flush, open_small
 
+pytestmark = pytest.mark.both_engines
+
 SOON = 0.02
 NEVER = 1000.0
-PATIENCE = 20.0
+PATIENCE = 300.0
 
 
 def committers() -> list[threading.Thread]:
@@ -28,7 +30,7 @@ def committers() -> list[threading.Thread]:
 
 
 def wait_for(wal: pmwal.Wal, seq: int) -> None:
-    """Until this number is durable by itself."""
+    """Wait until the committer has made this number durable."""
     deadline = time.monotonic() + PATIENCE
     while wal.committed_seq < seq:
         assert time.monotonic() < deadline
@@ -36,7 +38,7 @@ def wait_for(wal: pmwal.Wal, seq: int) -> None:
 
 
 def test_records_become_durable_by_themselves(place: Place) -> None:
-    """Again and again, each time after a rest."""
+    """Repeatedly, each time after a pause."""
     with open_small(place.path, commit=SOON, **place.options) as wal:
         for _ in range(5):
             seq = wal.append(b"x")
@@ -46,7 +48,7 @@ def test_records_become_durable_by_themselves(place: Place) -> None:
 
 
 def test_many_appends_share_a_commit(place: Place) -> None:
-    """Those of one interval; commit=True does not wait for it."""
+    """Appends within one interval share one; commit=True does not wait for it."""
     with open_small(place.path, commit=NEVER, **place.options) as wal:
         for _ in range(20):
             wal.append(b"x")
@@ -90,7 +92,7 @@ def test_failed_commit_poisons_the_handle(shm_dir: Path) -> None:
 
 
 def test_dropped_handle_takes_its_committer_along(shm_dir: Path) -> None:
-    """The thread does not keep the handle alive; nothing is committed, as for every handle that is dropped."""
+    """The thread does not keep the handle alive; nothing is committed, as for any dropped handle."""
     wal = open_small(shm_dir / "log", commit=NEVER)
     wal.append(b"x")
     (thread,) = committers()

@@ -117,6 +117,12 @@ def test_configuration_of_logging_with_the_old_class_works(shm_dir: Path) -> Non
 # -- pickles
 
 
+def test_pickle_of_a_recorded_step_loads() -> None:
+    """``pmwal.testing.Event`` of 0.1 is ``Step`` now; protocol 0 shows the path."""
+    made_by_0_1 = b"cpmwal.testing.recorder\nEvent\n(Vstore\nI1\nI2\nc_codecs\nencode\n(Vx\nVlatin1\ntRtR."
+    assert pickle.loads(made_by_0_1) == ("store", 1, 2, b"x")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pickle_of_version_0_1_loads_with_every_attribute(name: str) -> None:
     """The class is importable where 0.1 had it, and each attribute known to 0.1 has its value."""

@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 import pmwal
+from marks import first_fast
 from pmwal.format.layout import HEADER, PAGE
 from pmwal.storage.seam import Seam
 from processes import PATIENCE, Died, child, elsewhere, on_tmpfs
 from support import SMALL_RING, BarrierRecorder, Step, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
+
+pytestmark = pytest.mark.both_engines
 
 DEATH = 9
 TORN = 40  # bytes of a store or write that are done when the process dies in the middle of it
@@ -134,7 +137,7 @@ def test_log_gets_its_name_last(path: Path) -> None:
     assert max(event.length for event in seam.events if event.name == "write") <= PAGE
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
 def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path, torn: bool) -> None:
     """Wherever the process dies, there is no file, or one that opens as an empty log; nothing else stays for good."""
     steps = len(steps_of(create, path))
@@ -543,7 +546,7 @@ LOGS: dict[str, Callable[[Path], list[tuple[int, bytes]]]] = {
 }
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
 @pytest.mark.parametrize("log", LOGS)
 def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, torn: bool) -> None:
     """Wherever the recovery or the close after it ends, the next one finds the same records and drops nothing more."""

@@ -15,6 +15,8 @@ from conftest import Place
 from pmwal.cursor import cursor_of, parse_cursor
 from support import BarrierRecorder, kill, open_small
 
+pytestmark = pytest.mark.both_engines
+
 Handle = pmwal.Wal | pmwal.Reader
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pmwal
+from marks import first_fast
 from pmwal.format import control
 from pmwal.format.layout import CONTROL_OFFSET, HEADER, LIVE_OFFSET, PAGE
 from pmwal.format.ring import Found
@@ -18,6 +19,8 @@ from pmwal.recovery import judge
 from pmwal.recovery import superblock as identity
 from pmwal.recovery.salvage import salvage
 from support import SMALL_CONTROL, contents, kill, open_small, overwrite, superblock, whole_records
+
+pytestmark = pytest.mark.both_engines
 
 Numbered = list[tuple[int, bytes]]
 SECONDS_MAX = 2.0
@@ -112,6 +115,7 @@ def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 STATES = [(True, "strict"), (False, "strict"), (True, "pipelined"), (False, "pipelined")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clean", "ordering"), [(True, "strict"), (False, "pipelined")])
 @pytest.mark.usefixtures("parsed_once")
 def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
@@ -126,6 +130,7 @@ def test_every_single_bit_flip_in_the_ring_is_noticed_or_harmless(clean: bool, o
     assert ({"R1", "R4"} if clean else {"R2", "R3", "R5"}) <= verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.native_engine
 @pytest.mark.parametrize(("clean", "ordering"), STATES)
 def test_every_single_bit_flip_outside_of_the_ring_is_noticed_or_harmless(clean: bool, ordering: str, shm_dir: Path) -> None:
@@ -227,7 +232,7 @@ def mutate(rng: random.Random, raw: bytearray) -> None:
             raw[start : start + length] = raw[start + 1 : start + length] + b"\0"
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", first_fast(range(10)))
 @pytest.mark.usefixtures("parsed_once")
 def test_random_mutations_of_larger_logs_are_noticed_or_harmless(part: int, shm_dir: Path) -> None:
     """Ten thousand cases in all, each with one to three mutations of a fresh copy."""
@@ -244,7 +249,7 @@ def test_random_mutations_of_larger_logs_are_noticed_or_harmless(part: int, shm_
         image.raw[:] = image.original
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", first_fast(range(4)))
 def test_damaged_files_open_or_fail_with_documented_errors(seed: int, shm_dir: Path) -> None:
     """The same on files through the public calls: open for writing, read, salvage, verify."""
     path = shm_dir / "a.wal"

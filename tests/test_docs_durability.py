@@ -29,6 +29,9 @@ from support import (
     whole_records,
 )
 
+pytestmark = pytest.mark.both_engines
+
+
 # -- the order of steps
 
 

@@ -1,4 +1,4 @@
-"""Events: what a call stores, what is read of it, and that the log always explains what it holds."""
+"""Events: what a call stores, what is read back, and that the log always has the definition of each event in it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pmwal
+from marks import first_fast
 from pmwal import events
 from pmwal.cli import main
 from pmwal.events.arguments import pack, unpack
@@ -26,6 +27,8 @@ from pmwal.events.definition import Definition
 from pmwal.writing.wal import Wal
 from processes import child
 from support import SMALL_RING, BarrierRecorder, Crash, Step, kill, open_small
+
+pytestmark = pytest.mark.both_engines
 
 FORMAT = "order {id} filled {qty} @ {px}"
 
@@ -101,7 +104,7 @@ def test_format_is_filled_in_as_by_str_format(
 def test_wrong_arguments_are_a_type_error_that_names_the_event(
     shm_dir: Path, call: str, args: tuple[Any, ...], keywords: dict[str, Any], says: str
 ) -> None:
-    """As of any function, before anything is stored; the call goes on working."""
+    """As for any function, before anything is stored; the call stays usable."""
     with pmwal.open(shm_dir / "a.wal", size="64KiB") as wal:
         fill = events.Logger(wal).event(FORMAT)
         if call == "later":
@@ -367,7 +370,7 @@ def test_rollback_that_discards_a_definition_leaves_every_event_explained(shm_di
         assert texts(wal) == ["2", "3", "5"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first_fast(range(3)))
 @pytest.mark.parametrize("known", [True, False], ids=["defined-again", "forgotten"])
 def test_overwriting_log_explains_whatever_it_holds(shm_dir: Path, seed: int, known: bool) -> None:
     """Laps of a small ring, by events of different kinds and by plain records of different sizes, beside events that a process
@@ -538,7 +541,7 @@ def test_reader_takes_no_events(shm_dir: Path) -> None:
 
 
 def test_decoder_finds_a_definition_behind_the_event(shm_dir: Path) -> None:
-    """After a truncate the copy stands behind: a reader of one record, and one who follows, get its text."""
+    """After a truncate the definition is a copy after the event: a reader of one record, and a follower, get its text."""
     path = shm_dir / "a.wal"
     with pmwal.open(path, size="64KiB") as wal:
         call = events.Logger(wal).event("{}")

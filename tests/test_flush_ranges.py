@@ -24,6 +24,8 @@ from support import (
 )
 from surgery import STRICT, fill_to
 
+pytestmark = pytest.mark.both_engines
+
 
 def test_barrier_covers_every_byte_for_every_start_and_length(shm_dir: Path) -> None:
     """Scenario 19: ranges begin anywhere in a line, near and across page ends, with every length up to three lines."""

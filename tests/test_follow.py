@@ -24,6 +24,8 @@ from pmwal.storage.live_page import read_writer
 from processes import PATIENCE, child
 from support import kill, open_small
 
+pytestmark = pytest.mark.both_engines
+
 COUNT = 300
 
 

@@ -22,6 +22,8 @@ from pmwal.format.layout import PAGE
 from processes import PATIENCE, child, elsewhere, run_script
 from support import BarrierRecorder, Step, open_small, payloads
 
+pytestmark = pytest.mark.both_engines
+
 LIVE_PAGE = slice(PAGE, 2 * PAGE)
 
 USES: dict[str, Callable[[Any], Any]] = {

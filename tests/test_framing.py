@@ -41,6 +41,8 @@ from support import (
 )
 from surgery import STRICT, fill_to
 
+pytestmark = pytest.mark.both_engines
+
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}
 CRASH_MEDIA = pytest.mark.parametrize("options", [DAX, STRICT, PIPELINED], ids=["lines", "pages", "pipelined"])

@@ -30,6 +30,8 @@ from support import (
     whole_records,
 )
 
+pytestmark = pytest.mark.both_engines
+
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 PAGES_STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
 PAGES_PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}

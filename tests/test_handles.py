@@ -22,11 +22,7 @@ from conftest import Place
 from pmwal.native.choice import chosen_engine
 from support import SMALL_RING, BarrierRecorder, Crash, Step, contents, fail_flush, kill, open_small, payloads
 
-
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """Where a test that does not care about the medium keeps its log."""
-    return shm_dir / "test.wal"
+pytestmark = pytest.mark.both_engines
 
 
 def reaches_inside(source: str, wal: pmwal.Wal) -> set[str]:
@@ -128,7 +124,7 @@ def test_wait_durable_waits_for_another_thread(path: Path) -> None:
 
 @pytest.mark.parametrize("waits", [lambda wal: wal.wait_durable(9), lambda wal: wal.append(bytes(8000))], ids=["durable", "full"])
 def test_close_ends_the_waiting_of_other_threads(path: Path, waits: Callable[[pmwal.Wal], Any]) -> None:
-    """A thread that waits in a call gets WalClosed and not a wait for ever."""
+    """A thread that waits in a call gets WalClosed and does not wait forever."""
     wal = open_small(path, on_full="wait")
     wal.extend([bytes(8000)] * 2)
     waiter = Call(lambda: waits(wal))
@@ -168,7 +164,7 @@ def test_full_log_raises(path: Path) -> None:
 
 
 def test_full_log_waits_for_a_truncate(path: Path) -> None:
-    """on_full="wait": another thread's truncate lets the append go on."""
+    """on_full="wait": the append resumes after another thread's truncate."""
     with open_small(path, on_full="wait") as wal:
         last = fill(wal)
         appender = Call(lambda: wal.append(bytes(1000)))
@@ -180,7 +176,7 @@ def test_full_log_waits_for_a_truncate(path: Path) -> None:
 
 
 def test_full_log_gives_up_waiting_after_its_timeout(path: Path) -> None:
-    """on_full="wait" with a timeout: WalFull after that many seconds, and the log goes on."""
+    """on_full="wait" with a timeout: WalFull after that many seconds, and the log stays usable."""
     with open_small(path, on_full="wait", timeout=0.05) as wal:
         last = fill(wal)
         started = time.monotonic()
@@ -192,7 +188,7 @@ def test_full_log_gives_up_waiting_after_its_timeout(path: Path) -> None:
 
 
 def test_too_small_a_truncate_does_not_end_the_wait(path: Path) -> None:
-    """The waiting append goes on only when there is room for all of it."""
+    """The waiting append resumes only when there is room for all of it."""
     with open_small(path, on_full="wait") as wal:
         last = fill(wal)
         appender = Call(lambda: wal.append(bytes(3000)))
@@ -415,7 +411,7 @@ def test_dropped_handle_lets_go_also_when_warnings_are_errors(path: Path, monkey
 
 
 def test_handles_leak_no_descriptors(path: Path) -> None:
-    """Opening and closing, writing and reading, leaves no descriptor behind."""
+    """Opening and closing, writing and reading, leaks no descriptor."""
     open_small(path).close()
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(3):

@@ -9,10 +9,13 @@ import pytest
 
 import pmwal
 from history import History
+from marks import first_fast
 from pagecache import PageCache
 from pmwal.testing._mutants.table import MUTANTS, applied
 from pmwal.testing.power_cut import Version
 from support import kill, open_small, payloads
+
+pytestmark = pytest.mark.both_engines
 
 SEEDS = 10
 ROUNDS = 25
@@ -21,7 +24,7 @@ SEEDS_TO_CATCH = 200
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 @pytest.mark.parametrize("on_full", ["raise", "overwrite", "wait"])
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", first_fast(range(SEEDS)))
 def test_kills_reopens_and_power_cuts_in_any_order_keep_the_model(seed: int, on_full: str, ordering: str, shm_dir: Path) -> None:
     """After every crash the log opens and holds what was acknowledged, then whole groups that were issued."""
     history = History(shm_dir / "test.wal", seed, ordering=ordering, on_full=on_full)
@@ -29,6 +32,7 @@ def test_kills_reopens_and_power_cuts_in_any_order_keep_the_model(seed: int, on_
     assert history.crashes >= ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.python_engine
 @pytest.mark.parametrize(
     ("name", "ordering"),

@@ -11,6 +11,7 @@ import pytest
 from kvstore import Store
 
 import pmwal
+from marks import first_fast
 from pmwal.testing import crash_images
 
 SEED = 5
@@ -66,8 +67,8 @@ def wrong_images(kind: type[Store], medium: str, ordering: str) -> tuple[int, in
     return images, wrong
 
 
-@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
-@pytest.mark.parametrize("medium", ["page", "pmem"])
+@pytest.mark.parametrize("ordering", first_fast(["strict", "pipelined"]))
+@pytest.mark.parametrize("medium", first_fast(["page", "pmem"]))
 def test_every_crash_leaves_a_table_that_once_was(medium: str, ordering: str) -> None:
     """Replaying any image gives the table after some change, not before the last acknowledged one, and no half transaction."""
     images, wrong = wrong_images(Store, medium, ordering)

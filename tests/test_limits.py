@@ -41,6 +41,8 @@ from support import (
 )
 from surgery import STRICT
 
+pytestmark = pytest.mark.both_engines
+
 
 def jump(path: Path, **fields: int) -> None:
     """Make an empty, cleanly closed log continue from other numbers, as if it had reached them."""

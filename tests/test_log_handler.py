@@ -33,6 +33,8 @@ from pmwal.opening import open_with
 from processes import PATIENCE, Child, Died, child, elsewhere, run_script
 from support import BarrierRecorder, fail_flush
 
+pytestmark = pytest.mark.both_engines
+
 SIZE = "64KiB"
 WORKERS = 4
 

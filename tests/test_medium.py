@@ -13,6 +13,8 @@ import pmwal
 from conftest import SHM
 from support import open_small, payloads
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:

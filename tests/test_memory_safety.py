@@ -23,6 +23,8 @@ import make_corpus  # noqa: E402
 from pmwal.format.ring import RingReader, Rules, Run  # noqa: E402
 from pmwal.native import native  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 240.0
 FUZZ_SECONDS, MUTANT_SECONDS, CASES = 6, 20, 200
 MUTANTS = ("no-room-check", "header-before-window", "half-a-batch")

@@ -26,6 +26,8 @@ from pmwal.latency import COARSE, FINE, NS_MAX, SAMPLE_STEP, LatencyHistogram, L
 from pmwal.storage.live_page import read_latency
 from support import BarrierRecorder, fail_flush, kill, open_small, overwrite
 
+pytestmark = pytest.mark.both_engines
+
 SEED = 5
 EDGES = [0, 1, 127, 128, 255, 256, 257, 258, 511, 512, 1023, 65535, 65536, NS_MAX - 1, NS_MAX, NS_MAX + 1, 1 << 40]
 

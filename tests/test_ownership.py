@@ -24,6 +24,8 @@ from pmwal.format.layout import LIVE_WRITER, LIVE_WRITER_OFFSET
 from processes import child, elsewhere, run_script
 from support import open_small, overwrite, payloads
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:

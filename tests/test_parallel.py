@@ -23,9 +23,10 @@ from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import identify
 from support import file_offset, kill, superblock, whole_records
 
-pytestmark = pytest.mark.skipif(
-    native is None or len(os.sched_getaffinity(0)) < 2, reason="needs the native engine and two processors"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(native is None or len(os.sched_getaffinity(0)) < 2, reason="needs the native engine and two processors"),
+]
 
 SIZE = 4 * 1024 * 1024
 

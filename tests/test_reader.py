@@ -27,6 +27,8 @@ from processes import PATIENCE, Child, child, elsewhere, make_read_only, on_tmpf
 from support import BarrierRecorder, contents, file_offset, flip, open_small, payloads, whole_records
 from support import superblock as superblock_of
 
+pytestmark = pytest.mark.both_engines
+
 NOBODY = 65534
 
 

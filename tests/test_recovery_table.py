@@ -45,6 +45,8 @@ from surgery import (
     three,
 )
 
+pytestmark = pytest.mark.both_engines
+
 PIPELINED: dict[str, Any] = {"medium": "file", "ordering": "pipelined"}
 
 

@@ -26,6 +26,8 @@ from support import (
     whole_records,
 )
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def path(shm_dir: Path) -> Path:

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = [pytest.mark.both_engines, pytest.mark.slow]
+
 IMAGE_SIZE = 128 << 20
 TOOL = Path(__file__).parent.parent / "tools" / "sectors.py"
 

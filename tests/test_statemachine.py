@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from history import History
 from support import kill
+
+pytestmark = pytest.mark.both_engines
 
 SETTINGS = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -92,13 +95,15 @@ class LogMachine(RuleBasedStateMachine):
             self.history.check()
 
     def teardown(self) -> None:
-        """Let go of the log, however it ended."""
-        if hasattr(self, "history"):
-            if self.history.wal is not None and not self.history.wal.closed:
-                kill(self.history.wal)
-            shutil.rmtree(self.directory)
+        """Let go of the log, also when a rule, a reopen or the creation raised."""
+        with contextlib.ExitStack() as stack:
+            if hasattr(self, "directory"):
+                stack.callback(shutil.rmtree, self.directory)
+            if hasattr(self, "history"):
+                self.history.let_go()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_full", ["raise", "wait", "overwrite"])
 def test_random_calls_and_crashes_agree_with_a_list(on_full: str) -> None:
     """After any calls and crashes, the log is what the model says."""

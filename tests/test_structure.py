@@ -107,6 +107,7 @@ def test_check_for_input_and_output_finds_it() -> None:
     assert {"mmap", "os"} <= imported_by("pmwal.storage.mapping") & INPUT_OUTPUT
 
 
+@pytest.mark.slow
 def test_each_module_can_be_imported_alone() -> None:
     """A fresh interpreter can start with any module of the library: none relies on an earlier import of another."""
     alone = [name for name in MODULES if "." in name and "pmwal" not in reached(name) and not name.startswith("pmwal.cli")]

@@ -31,6 +31,8 @@ from processes import elsewhere
 from support import SMALL_CONTROL, SMALL_RING, BarrierRecorder, contents, kill, open_small, overwrite, payloads
 from support import superblock as superblock_of
 
+pytestmark = pytest.mark.both_engines
+
 FILE_SIZE = CONTROL_OFFSET + SMALL_CONTROL + PAGE + SMALL_RING
 
 LOOKS: dict[str, Callable[[Any], Any]] = {

@@ -19,6 +19,7 @@ import pytest
 import pmwal
 from conftest import SHM, Place
 from images import Interrupter, Reopener, Trace, brief, images, state_of, sweep, unsynced
+from marks import first_fast
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
@@ -49,6 +50,8 @@ from support import (
     place_of,
     superblock,
 )
+
+pytestmark = pytest.mark.both_engines
 
 DAX: dict[str, Any] = {"medium": "emulated-dax", "ordering": "strict"}
 STRICT: dict[str, Any] = {"medium": "file", "ordering": "strict"}
@@ -132,7 +135,7 @@ HISTORIES: dict[str, tuple[list[Any], list[Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", HISTORIES)
+@pytest.mark.parametrize("name", first_fast(HISTORIES))
 @pytest.mark.parametrize(
     ("options", "sync_works"),
     [(DAX, False), (STRICT, False), (PIPELINED, False), (PIPELINED, True)],

@@ -26,10 +26,13 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZE = "-fsanitize=address,undefined"
 TESTS = (
-    "test_native*.py",
     "test_calls.py",
+    "test_reads.py",
     "test_handles.py",
     "test_batches.py",
+    "test_interrupts.py",
+    "test_reentry.py",
+    "test_caller_buffers.py",
     "test_framing.py",
     "test_flush_ranges.py",
     "test_limits.py",
@@ -46,6 +49,8 @@ TESTS = (
 )
 QUICK = ("test_framing.py", "test_limits.py")
 QUICK_ONLY = "native and (payloads or fits or forged or torn or generation)"
+SELECTED = "not rigs and not nightly"
+"""The marks of the tests that run: slow ones too, which a plain pytest leaves out."""
 BUILD_TIMEOUT = 300
 
 SCRIPT = """
@@ -180,7 +185,7 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
     command = [sys.executable, "-c", probe, str(work)]
     if subprocess.run(command, cwd=work, env=environment, check=False).returncode:
         raise CannotRun("the interpreter does not load the extension that was built")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, *copied(tests, work)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", SELECTED, *arguments, *copied(tests, work)]
     status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
     found = sorted(reports.iterdir())
     for path in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from typing import ClassVar, TypedDict
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
@@ -70,6 +71,8 @@ class Options:
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
         check_commit(self.commit)
+        _check_type("timeout", self.timeout, Real, "a number of seconds")
+        _check_type("align", self.align, Integral, "an int")
         if self.timeout is not None and not self.timeout >= 0:  # NaN is neither
             raise ValueError(f"timeout must be None or a number of seconds from 0, not {self.timeout!r}")
         if self.salvaging and self.mode != "r":
@@ -92,6 +95,11 @@ class Options:
     def pipelined_on(self, medium: Medium) -> bool:
         """Whether the commit pointer may lag: ``ordering``, or for "auto" what suits this medium."""
         return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"
+
+
+def _check_type(name: str, value: object, kind: type, meaning: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be {meaning} or None, not {value!r}")
 
 
 def check_commit(commit: str | float) -> None:

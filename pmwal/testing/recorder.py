@@ -33,6 +33,9 @@ class Step(NamedTuple):
     data: bytes = b""
 
 
+Event = Step  # the name in pickles of 0.1
+
+
 class Crash(BaseException):
     """Raise it in ``Recorder.before`` or ``after``: the process ends here."""
 

@@ -128,3 +128,17 @@ _REENTRANT = "this thread is already inside a call on this log; finish that one 
 def owned(lock: threading.RLock) -> bool:
     """Whether this thread holds the lock. ``threading.Condition`` relies on the same method."""
     return bool(lock._is_owned())  # type: ignore[attr-defined]
+
+
+def take(lock: threading.RLock, *, blocking: bool = True) -> bool:
+    """Acquire a lock that a later call releases; whether it was free. An interrupt that arrives meanwhile does not keep it.
+
+    CPython notices no signal between this return and the next statement of the caller, which therefore may begin a ``try``.
+    """
+    held = owned(lock)
+    try:
+        return lock.acquire(blocking=blocking)
+    except BaseException:
+        if not held and owned(lock):
+            lock.release()
+        raise

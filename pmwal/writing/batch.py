@@ -11,12 +11,11 @@ Those marked [c] are checked at run time in test builds: see ``pmwal/writing/che
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 from typing import Any
 
 from pmwal.format.payload import as_payload, check_kind
-from pmwal.writing.access import owned
+from pmwal.writing.access import take
 from pmwal.writing.write_path import WritePath
 
 
@@ -45,7 +44,7 @@ class Batch:
         engine = self._write_path.access.to_store()
         if self._used:
             raise ValueError("a batch is used once; make another")
-        _take(engine.writing)
+        take(engine.writing)
         self._open = self._used = True  # no interrupt can arrive between taking the lock and here
         return self
 
@@ -126,7 +125,7 @@ class Reservation:
         if self._view is not None:
             raise ValueError("a reservation is used once; make another")
         view = memoryview(self._buffer)
-        _take(self._write_path.access.to_store().writing)
+        take(self._write_path.access.to_store().writing)
         self._view = view  # as in ``Batch.__enter__``
         return view
 
@@ -152,13 +151,3 @@ class Reservation:
             ) from None
         self._buffer.pop()
         return bytes(self._buffer)
-
-
-def _take(lock: threading.RLock) -> None:
-    """Acquire a lock that a later call releases; release it if an interrupt arrives meanwhile."""
-    try:
-        lock.acquire()
-    except BaseException:
-        if owned(lock):
-            lock.release()
-        raise

@@ -22,7 +22,7 @@ from pmwal.errors import WalFull
 from pmwal.format.layout import record_size
 from pmwal.native import native
 from pmwal.records import Bound
-from pmwal.writing.access import owned
+from pmwal.writing.access import owned, take
 from pmwal.writing.engine import Engine
 
 
@@ -97,11 +97,11 @@ class Retained:
         It never waits: the thread that holds ``writing`` may itself be waiting for this truncate.
         """
         writing = self._engine.writing
-        may_take = bool(self.records) and not owned(writing)
+        free = bool(self.records) and not owned(writing) and take(writing, blocking=False)
         try:
-            yield may_take and writing.acquire(blocking=False)
+            yield free
         finally:
-            if may_take and owned(writing):  # also if an interrupt came between acquiring it and here
+            if free:
                 writing.release()
 
     def move_tail(self, tail: Bound, *, may_store: bool) -> None:
