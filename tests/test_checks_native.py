@@ -198,7 +198,7 @@ MUTANTS = [
         "event_calls",
         "emitter.c: (size_t)(packed->end - packed->at) >= more",
     ),
-    Mutant("emitter.c", "seq = handle->core->state.head.seq;", "seq = 0;", "event_calls", "emitter.c: self->kept->seq < seq"),
+    Mutant("emitter.c", "seq = handle->core->state.head.seq;", "seq = 0;", "event_calls", "emitter.c: self->retained->seq < seq"),
     Mutant("fault.c", "active = NULL;", "", "memory-strict", "fault.c: !active"),
     Mutant(
         "commit.c",
@@ -381,7 +381,7 @@ BROKEN_BY_CALLERS = {
     "durable-before-its-slot": "core.h: core->pointer <= s->durable.position",
     "slot-of-an-older-epoch": "commit.c: state->epoch >= core->state.epoch && state->epoch <= UINT32_MAX",
     "slot-before-its-tail": "commit.c: state->tail.position <= durable.position && state->tail.seq <= durable.seq",
-    "slot-that-takes-back": "commit.c: durable.position >= core->pointer || state->epoch > core->state.epoch",
+    "slot-that-takes-back": "commit.c: durable.position >= core->pointer || state->epoch > core->state.epoch || core->stray_slot",
     "slot-by-another-thread": "core.h: lock_admits(core->guard) && !core->flushing",
     "state-by-another-thread": "core.h: lock_admits(core->guard) && !core->flushing",
     "flush-by-another-thread": "core.h: lock_admits(core->guard) && !core->flushing",

@@ -510,12 +510,14 @@ def copy_slowly(source: Path, target: Path) -> None:
 
 
 def fill(pipe: Connection, path: Path, options: dict[str, Any]) -> None:
-    """Append self-checking records until the log is full, then wait."""
+    """Append self-checking records until the log is full, then wait. Without the pauses it may be full before the first copy."""
     wal = open_small(path, **options)
     pipe.send("open")
     with contextlib.suppress(pmwal.WalFull):
         while True:
             wal.append(checked(wal.next_seq))
+            if wal.next_seq % 4 == 0:
+                time.sleep(0.0005)
     pipe.recv()
 
 

@@ -46,9 +46,7 @@ _LINT = (("-m", "ruff", "check"), ("-m", "ruff", "format", "--check"), ("-m", "m
 _DOCS = (("-m", "sphinx", "-W", "--keep-going", "docs", "build/docs"),)
 _STRESS = ("psutil", "tqdm")
 VERBS = {
-    "test": Verb(
-        "the default test suite, without tests marked slow, nightly and rigs", (("-m", "pytest", "-q", "-n", "auto"),), _PYTEST
-    ),
+    "test": Verb("the default test suite, without tests marked slow, nightly and rigs", (("-m", "pytest", "-q"),), _PYTEST),
     "lint": Verb("ruff check, ruff format --check and mypy, of everything or of the files named", _LINT, ("ruff", "mypy")),
     "docs": Verb(
         "the documents as web pages, in build/docs; a warning is an error", _DOCS, ("sphinx", "myst_parser", "furo"), "docs"
