@@ -18,6 +18,7 @@ from commands import cli, started  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
 from preload import build
+from support import open_small
 
 SHM = Path("/dev/shm")
 
@@ -73,6 +74,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, shm_dir: Path) -> Plac
 def shm_place(request: pytest.FixtureRequest, shm_dir: Path) -> Place:
     """A path on tmpfs in each ordering, opened as a file: the same code as on a disk, and fast."""
     return Place(shm_dir / "test.wal", {"medium": "file", "ordering": request.param})
+
+
+@pytest.fixture(scope="session")
+def log_bytes() -> bytes:
+    """The bytes of a closed log with three records."""
+    path = SHM / f"pmwal-test-{os.getpid()}.wal"
+    try:
+        with open_small(path) as wal:
+            wal.extend([b"a", b"b", b"c"])
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -48,12 +48,6 @@ STATS_NAMES = (
 )
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path, for tests to which the medium does not matter."""
-    return shm_dir / "test.wal"
-
-
 # -- names
 
 

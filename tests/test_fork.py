@@ -46,12 +46,6 @@ USES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
 def lasting(path: Path) -> bytes:
     """The file's bytes without the live page."""
     raw = bytearray(path.read_bytes())

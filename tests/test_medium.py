@@ -10,28 +10,9 @@ from typing import Any
 import pytest
 
 import pmwal
-from conftest import SHM
 from support import open_small, payloads
 
 pytestmark = pytest.mark.both_engines
-
-
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
-@pytest.fixture(scope="module")
-def log_bytes() -> bytes:
-    """The bytes of a closed log with three records."""
-    path = SHM / f"pmwal-test-{os.getpid()}.wal"
-    try:
-        with open_small(path) as wal:
-            wal.extend([b"a", b"b", b"c"])
-        return path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def test_dax_is_refused_where_it_is_not_real(shm_dir: Path, tmp_path: Path) -> None:

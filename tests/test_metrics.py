@@ -60,12 +60,6 @@ def random_durations(count: int) -> list[int]:
     return [random.getrandbits(random.randrange(1, 38)) for _ in range(count)]
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
 # -- the histogram
 
 

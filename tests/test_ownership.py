@@ -27,12 +27,6 @@ from support import open_small, overwrite, payloads
 pytestmark = pytest.mark.both_engines
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
 def hold(pipe: Connection, path: Path) -> None:
     """Own the log until told to close it."""
     wal = open_small(path)

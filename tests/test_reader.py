@@ -32,12 +32,6 @@ pytestmark = pytest.mark.both_engines
 NOBODY = 65534
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
 class Writer:
     """A log written by another process, one call at a time."""
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import pmwal
-from conftest import SHM
 from pmwal.format.layout import (
     CONTROL_OFFSET,
     LIVE_OFFSET,
@@ -42,12 +41,6 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
     "salvage": lambda path: pmwal.open(path, "r", recover="salvage").close(),
     "verify": pmwal.verify,
 }
-
-
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
 
 
 @pytest.fixture
@@ -128,18 +121,6 @@ def test_shortened_log_with_one_superblock_is_a_format_error(path: Path, length:
         with pytest.raises(pmwal.FormatError):
             look(path)
     assert path.read_bytes() == content
-
-
-@pytest.fixture(scope="module")
-def log_bytes() -> bytes:
-    """The bytes of a closed log with three records."""
-    path = SHM / f"pmwal-test-{os.getpid()}.wal"
-    try:
-        with open_small(path) as wal:
-            wal.extend([b"a", b"b", b"c"])
-        return path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)
 
 
 @pytest.mark.usefixtures("no_mapping")

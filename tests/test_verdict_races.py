@@ -22,12 +22,6 @@ from support import superblock as superblock_of
 pytestmark = pytest.mark.both_engines
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "test.wal"
-
-
 def beside(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Call ``act`` once, after the first verdict has read the commit slots and before it reads records."""
     done: list[bool] = []
