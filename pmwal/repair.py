@@ -40,6 +40,7 @@ from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.salvage import salvage
 from pmwal.recovery.superblock import identify
 from pmwal.storage.create import hidden_name, remove_orphans, unnamed_file
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.seam import SYSTEM, Seam
 
 
@@ -262,7 +263,7 @@ def _backup_name(directory: str, base: str, backup: str | None) -> str:
 
 def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
     """Write the repaired file, link the damaged one to its backup name, and rename the repaired one over it."""
-    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         remove_orphans(directory, directory_fd, base, seam)
         with unnamed_file(directory, directory_fd, base, seam) as (fd, source):

@@ -199,7 +199,7 @@ def test_only_the_seam_changes_files(name: str) -> None:
 def test_only_the_seam_and_the_mapping_know_mmap() -> None:
     """No other module can hold a raw mapping of a file to store into."""
     users = {name for name in MODULES if "mmap" in imported_by(name)}
-    assert users == {"pmwal.storage.seam", "pmwal.storage.medium", "pmwal.storage.mapping"}
+    assert users == {"pmwal.storage.seam", "pmwal.storage.medium", "pmwal.storage.mapping", "pmwal.storage.descriptors"}
 
 
 @pytest.mark.parametrize(

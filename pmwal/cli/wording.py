@@ -26,6 +26,8 @@ def numbers_in_words(first: int, last: int | None) -> str:
 
 def durability_in_words(durability: str) -> str:
     """What an acknowledged record survives."""
+    if durability == "unknown":
+        return "the death of the process; whether a power cut, is up to the server of the file system"
     return "a power cut" if durability == "power" else "the death of the process only, not a power cut"
 
 

@@ -55,6 +55,8 @@ class Core:
         barrier: int,
         pipelined: bool,
         on_disk: bool,
+        synced_writes: bool,
+        cached_writes: bool,
         seam: object | None,
         writing: Lock,
         guard: Lock,

@@ -358,7 +358,7 @@ int core_store_synced(Core *core, const struct piece *piece)
     if (staged != few)
         PyMem_Free(staged);
     if (status < 0) {
-        core->no_dsync = true;
+        core->synced_writes = false;
         core->stray_records = false;
         return 1;
     }

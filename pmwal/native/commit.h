@@ -20,12 +20,12 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count);
  * nothing older to carry. */
 static inline bool core_syncs_at_once(const Core *core, uint64_t length)
 {
-    return core->on_disk && core->pipelined && core->guard->count == 0 && !core->no_dsync &&
+    return core->synced_writes && core->pipelined && core->guard->count == 0 &&
            (core->alone >= CORE_ALONE || core->hold) && core->state.head.position == core->state.durable.position &&
            record_size(&core->geometry, length) <= SYNCED_MAX;
 }
 
-/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible, with nothing stored. */
+/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible: core_store() must follow. */
 int core_store_synced(Core *core, const struct piece *piece);
 
 /* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller must

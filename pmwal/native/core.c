@@ -184,7 +184,7 @@ struct arguments {
     PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
     unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
     unsigned int uuid_crc;
-    int fd, barrier, pipelined, on_disk;
+    int fd, barrier, pipelined, on_disk, synced_writes, cached_writes;
     const char *writer;
     Py_ssize_t writer_length;
 };
@@ -192,11 +192,11 @@ struct arguments {
 static int parse_arguments(struct module_state *module, PyObject *args, PyObject *keywords, struct arguments *a)
 {
     static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
-                            "barrier", "pipelined", "on_disk", "seam", "writing", "guard", "index", "bound_type", "writer",
-                            "state", "generation", "pointer", "timing_step", NULL};
-    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd, &a->capacity,
+                            "barrier", "pipelined", "on_disk", "synced_writes", "cached_writes", "seam", "writing", "guard",
+                            "index", "bound_type", "writer", "state", "generation", "pointer", "timing_step", NULL};
+    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippppOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd, &a->capacity,
                                        &a->alignment, &a->payload_max, &a->ring_offset, &a->control_pages, &a->uuid_crc,
-                                       &a->barrier, &a->pipelined, &a->on_disk, &a->seam, module->lock_type, &a->writing,
+                                       &a->barrier, &a->pipelined, &a->on_disk, &a->synced_writes, &a->cached_writes, &a->seam, module->lock_type, &a->writing,
                                        module->lock_type, &a->guard, &PyList_Type, &a->index, &PyType_Type, &a->bound_type,
                                        &a->writer, &a->writer_length, &a->state, &a->generation, &a->pointer, &a->timing_step)
                ? 0
@@ -253,6 +253,8 @@ static void fill(Core *core, const struct module_state *module, const struct arg
     core->barrier = (enum barrier)a->barrier;
     core->pipelined = a->pipelined;
     core->on_disk = a->on_disk;
+    core->synced_writes = a->synced_writes;
+    core->cached_writes = a->cached_writes;
     core->streams = core->barrier == BARRIER_LINES && persist_streams() && a->alignment >= PMWAL_LINE;
     core->mapping = Py_NewRef(a->mapping);
     core->seam = a->seam == Py_None ? NULL : Py_NewRef(a->seam);

@@ -65,7 +65,8 @@ typedef struct core {
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
     bool yields;          /* every msync(2) releases the interpreter: see commit.c */
-    bool no_dsync;        /* pwritev2(2) with RWF_DSYNC was refused */
+    bool synced_writes;   /* pwritev2(2) with RWF_DSYNC is a barrier here, and was not refused */
+    bool cached_writes;   /* write(2) and the mapping use the same pages, and it was not refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: others may store meanwhile */
     int failed;           /* errno of a barrier that failed */
     int64_t barrier_ns;   /* duration of the last barriers during which others could store */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -226,9 +227,26 @@ static int touch(Core *core, uint64_t offset, uint64_t length)
     return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault(core);
 }
 
+/* Whether the process may write up to this offset. Past RLIMIT_FSIZE, SIGXFSZ would end a program that does not ignore it. */
+static bool may_write(uint64_t end)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur == RLIM_INFINITY || end <= limit.rlim_cur;
+}
+
+/* Whether this errno of a write(2) comes from a rule for the call (a limit, a seal, a filter, an old kernel) and says nothing about
+ * the medium. A store into the mapping may work all the same. */
+static bool is_refusal(int number)
+{
+    return number == EPERM || number == EINVAL || number == EFBIG || number == ENOSYS || number == EOPNOTSUPP;
+}
+
+/* 0; -1 with an exception set; 1 when the kernel refuses such writes. */
 static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
 {
     PMWAL_CHECK(offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity);
+    if (!may_write(offset + length))
+        return 1;
     if (touch(core, offset, length))
         return -1;
     while (length) {
@@ -236,7 +254,7 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0)
-            return raise_final(core, errno);
+            return is_refusal(errno) ? 1 : raise_final(core, errno);
         bytes += written;
         offset += (uint64_t)written;
         length -= (uint64_t)written;
@@ -253,7 +271,7 @@ static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
         sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
 }
 
-/* Into the page cache by pwrite(2), in pieces that are contiguous in the ring. */
+/* Into the page cache by pwrite(2), in pieces that are contiguous in the ring. As write_file(). */
 static int store_written(struct batch *batch, uint64_t total)
 {
     Core *core = batch->core;
@@ -290,6 +308,28 @@ static int store_written(struct batch *batch, uint64_t total)
     return status;
 }
 
+/* Bytes of the mapping, and what they may be. */
+struct comparison {
+    const unsigned char *mapped, *expected;
+    uint64_t length;
+    bool equal;
+};
+
+static void compare_body(void *context)
+{
+    struct comparison *comparison = context;
+    comparison->equal = memcmp(comparison->mapped, comparison->expected, comparison->length) == 0;
+}
+
+/* A kernel that refuses a call has written nothing. If the bytes are there, the errno is of the sync, which reported, and so used up,
+ * an error of the write-back: it is final. */
+static int refused(Core *core, uint64_t offset, const unsigned char *staged, uint64_t size, int number)
+{
+    struct comparison comparison = {core->base + offset, staged, size, false};
+    bool whole = fault_run(core->base, core->size, compare_body, &comparison);
+    return whole && !comparison.equal ? -1 : number;
+}
+
 int store_synced(struct batch *batch, unsigned char *staged)
 {
     Core *core = batch->core;
@@ -303,13 +343,18 @@ int store_synced(struct batch *batch, unsigned char *staged)
     struct iovec piece = {staged, size};
     fill_header(batch, &header, batch->pieces, 0);
     build(core, staged, &header, batch->pieces, start.position, size);
+    uint64_t offset = core->ring_offset + start.offset;
+    if (!may_write(offset + size))
+        return -1;
     ssize_t written;
     do
-        written = pwritev2(core->fd, &piece, 1, (off_t)(core->ring_offset + start.offset), RWF_DSYNC);
+        written = pwritev2(core->fd, &piece, 1, (off_t)offset, RWF_DSYNC);
     while (written < 0 && errno == EINTR);
     if (written == (ssize_t)size)
         return 0;
-    return written >= 0 ? EIO : errno == EOPNOTSUPP || errno == ENOSYS ? -1 : errno;
+    if (written >= 0) /* a part of it, which is synced, so no error was consumed */
+        return -1;
+    return is_refusal(errno) ? refused(core, offset, staged, size, errno) : errno;
 }
 
 /* Keeps the pages ahead of the writer resident: a cold page costs a read before its first store. */
@@ -389,16 +434,20 @@ static int store_batch(struct batch *batch)
             total += record_size(&core->geometry, piece_at(batch, i).length);
     }
     core->stray_records = true;
-    if (!core->seam && total < LARGE_STORE) {
-        if (store_mapped(batch))
-            return -1;
-        take_in(batch);
-        return 0;
+    int status = 1;
+    if (core->seam)
+        status = store_recorded(batch);
+    else if (total >= LARGE_STORE && core->cached_writes) {
+        status = store_written(batch, total);
+        core->cached_writes = status <= 0;
     }
-    if (core->seam ? store_recorded(batch) : store_written(batch, total))
+    bool mapped = status > 0;
+    if (mapped)
+        status = store_mapped(batch);
+    if (status)
         return -1;
     take_in(batch);
-    return publish_recorded(core);
+    return mapped ? 0 : publish_recorded(core);
 }
 
 int core_store(Core *core, const struct piece *pieces, size_t count)

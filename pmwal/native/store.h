@@ -48,7 +48,7 @@ void prefetch(Core *core);
 void store_records(struct batch *batch);
 
 /* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
- * for the record. 0, an errno, or -1 when this kernel or file system cannot, and nothing was stored. */
+ * for the record. 0; an errno, which is final; or -1 when the call was refused: the record is to be stored again, by the mapping. */
 int store_synced(struct batch *batch, unsigned char *staged);
 
 /* Makes a stored batch part of the log: notes in the index where its records start, and moves the head past it. */

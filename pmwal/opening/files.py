@@ -17,6 +17,7 @@ from pmwal.recovery.judge import Judgement
 from pmwal.recovery.snapshot import judge_beside
 from pmwal.recovery.superblock import Identity, identify, writable_problem
 from pmwal.storage.create import create_file
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.mapping import Mapping, drop_cache
 from pmwal.storage.medium import Medium, detect, flush_instruction
@@ -39,7 +40,7 @@ def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator
 
 def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identity]:
     """The file mapped for reading, and its superblock; ``FormatError`` if it is not a log."""
-    fd = os.open(path, _READ_FLAGS)
+    fd = open_descriptor(path, _READ_FLAGS)
     try:
         identity = _identify(fd, path)
         mapping = Mapping(fd, identity.block.file_size, detect(fd, medium, path), seam, writable=False)
@@ -113,7 +114,7 @@ def lock_existing(path: str, seam: Seam) -> WriterLock | None:
 
 def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
     """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines."""
-    fd = os.open(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
+    fd = open_descriptor(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
     try:
         identity = _identify(fd, path)
         block = identity.block

@@ -39,6 +39,7 @@ from pmwal.format.layout import (
 )
 from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
 from pmwal.storage.medium import detect
 from pmwal.storage.seam import Seam
@@ -61,7 +62,7 @@ def create_file(
     directory, name = os.path.split(os.path.abspath(path))
     if os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lock: WriterLock | None = None
     try:
         with unnamed_file(directory, directory_fd, name, seam) as (fd, source):

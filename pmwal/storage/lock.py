@@ -20,6 +20,7 @@ import threading
 
 from pmwal.errors import WalLocked
 from pmwal.storage.checks import CHECKING, check
+from pmwal.storage.descriptors import duplicate, open_descriptor
 from pmwal.storage.live_page import living_writer
 from pmwal.storage.seam import Seam
 
@@ -66,9 +67,9 @@ class WriterLock:
 
 
 def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-    """``os.open`` for a descriptor that may hold a lock: a forked child closes its copy."""
+    """``open_descriptor`` for a descriptor that may hold a lock: a forked child closes its copy."""
     with _guard:
-        fd = os.open(path, flags, mode, dir_fd=dir_fd)
+        fd = open_descriptor(path, flags, mode, dir_fd=dir_fd)
         _descriptors.add(fd)
         return fd
 
@@ -76,7 +77,7 @@ def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None
 def duplicate_locked(fd: int) -> int:
     """A second descriptor of the same open file description, and so of its lock."""
     with _guard:
-        second = os.dup(fd)
+        second = duplicate(fd)
         _descriptors.add(second)
         return second
 

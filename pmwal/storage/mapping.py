@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.storage.checks import CHECKING, check
+from pmwal.storage.descriptors import map_file, open_descriptor
 from pmwal.storage.medium import Medium
 from pmwal.storage.seam import Seam
 
@@ -40,11 +41,11 @@ class Mapping:
         self.inode = os.fstat(fd).st_ino
         self.barriers = 0
         self._seam = seam
-        self.on_disk = medium.kind == "file" and medium.durability == "power"
+        self.on_disk = medium.on_disk
         self._map: mmap.mmap | None = None
         self._before_close: Callable[[], None] | None = None
         if writable:
-            self._map = mmap.mmap(fd, size, flags=medium.map_flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self._map = map_file(fd, size, medium.map_flags, mmap.PROT_READ | mmap.PROT_WRITE)
         if self.on_disk:  # no read-ahead, by call or by fault: it would fill the cache with large folios (see drop_cache)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
             if self._map is not None:
@@ -167,12 +168,12 @@ class SharedPage:
         self._seam = seam
         self.map: mmap.mmap | None = None
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._fd = open_descriptor(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC)
             return
         try:
-            self.map = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            self.map = map_file(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         except BaseException:
             os.close(self._fd)
             raise

@@ -5,7 +5,10 @@ Invariants
 - A medium is "dax" only where the kernel has accepted MAP_SYNC. MAP_SHARED_VALIDATE makes it refuse that where DAX is not real;
   MAP_SHARED would ignore it, and cache-line flushes without MAP_SYNC make nothing durable.
 - No option gives a disk less than msync: "memory" and "emulated-dax" are refused outside tmpfs and ramfs.
-- ``durability`` follows from the file system and from no option: tmpfs and ramfs never claim to survive a power cut.
+- ``durability`` follows from the file system and from no option: tmpfs, ramfs and an overlay mounted volatile never claim to survive
+  a power cut, and for FUSE nothing is claimed.
+- A write with RWF_DSYNC counts as a barrier only on file systems that were seen to flush the disk for it as they do for msync
+  (``python -m tools filesystems``). FUSE with direct I/O and a volatile overlay return from it without a sync.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import ALIGN_DAX, ALIGN_DEFAULT, PAGE
 from pmwal.native import native
+from pmwal.storage.descriptors import map_file
 
 MEDIUMS = ("auto", "dax", "file", "memory", "emulated-dax")
 
@@ -44,13 +48,16 @@ _FILESYSTEMS = {  # statfs(2), linux/magic.h
     0x00C36400: "ceph",
 }
 _IN_MEMORY = ("tmpfs", "ramfs")
+_SYNCED_WRITES = ("ext4", "xfs", "btrfs")
+_CACHED_WRITES = (*_SYNCED_WRITES, *_IN_MEMORY, "f2fs", "overlay")
+_VOLATILE = {"volatile", "fsync=volatile"}  # overlay's option, as older and newer kernels show it
 _BY_LINES = ("dax", "emulated-dax")
 _COPY_ON_WRITE = "a rewritten page moves to a new place: commits cost more, and ENOSPC can come from msync"
 _NETWORK = "msync is as durable as the server makes it, and flock may not be seen by other hosts"
 _ASSUMPTIONS = {
     "btrfs": (_COPY_ON_WRITE,),
     "zfs": (_COPY_ON_WRITE,),
-    "overlay": ("durability is that of the upper layer's file system",),
+    "overlay": ("durability is that of the upper layer's file system, and none if the overlay is mounted volatile",),
     "nfs": (_NETWORK,),
     "9p": (_NETWORK,),
     "cifs": (_NETWORK,),
@@ -67,11 +74,29 @@ class Medium:
     kind: str
     filesystem: str
     lines: str | None = None  # the instruction that flushes cache lines, if the engine has one
+    volatile: bool | None = False  # whether its mount makes every sync return without one; None if that cannot be told
 
     @property
     def durability(self) -> str:
-        """What an acknowledged record survives: a "power" cut, or only the death of the "process"."""
-        return "process" if self.filesystem in _IN_MEMORY else "power"
+        """What an acknowledged record survives: a "power" cut, only the death of the "process", or "unknown"."""
+        if self.volatile or self.filesystem in _IN_MEMORY:
+            return "process"
+        return "unknown" if self.filesystem == "fuse" or self.volatile is None else "power"
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the pages of the file are a cache of what lies elsewhere."""
+        return self.kind == "file" and self.filesystem not in _IN_MEMORY
+
+    @property
+    def synced_writes(self) -> bool:
+        """Whether a write with RWF_DSYNC makes its bytes as durable as msync would."""
+        return self.on_disk and self.filesystem in _SYNCED_WRITES
+
+    @property
+    def cached_writes(self) -> bool:
+        """Whether write(2) and the mapping use the same pages; FUSE with direct I/O, 9p and cifs may write past them."""
+        return self.filesystem in _CACHED_WRITES
 
     @property
     def flush(self) -> str:
@@ -133,7 +158,7 @@ def detect(fd: int, requested: str, name: str) -> Medium:
             )
         return Medium(requested, system)
     if requested == "file":
-        return Medium("file", system)
+        return Medium("file", system, volatile=_is_volatile(fd, system))
     if _maps_sync(fd):
         return Medium("dax", system)
     if requested == "dax":
@@ -141,12 +166,25 @@ def detect(fd: int, requested: str, name: str) -> Medium:
             f'{name}: medium="dax" needs a file system mounted with -o dax on persistent memory; '
             f'MAP_SYNC is refused on this {system}; use medium="auto"'
         )
-    return Medium("memory" if system in _IN_MEMORY else "file", system)
+    return Medium("memory" if system in _IN_MEMORY else "file", system, volatile=_is_volatile(fd, system))
+
+
+def _is_volatile(fd: int, system: str) -> bool | None:
+    """Whether this file is on an overlay mounted with "volatile": it drops every sync and reports success. None: /proc does not say."""
+    if system != "overlay":
+        return False
+    try:
+        facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
+    except (OSError, ValueError):
+        return None
+    number = facts.get("mnt_id", "").strip()
+    return next((not _VOLATILE.isdisjoint(mount[-1].split(",")) for mount in mounts if mount[0] == number), None)
 
 
 def _maps_sync(fd: int) -> bool:
     try:
-        mmap.mmap(fd, PAGE, flags=MAP_SYNC_OR_FAIL, prot=mmap.PROT_READ).close()
+        map_file(fd, PAGE, MAP_SYNC_OR_FAIL, mmap.PROT_READ).close()
     except OSError:
         return False
     return True

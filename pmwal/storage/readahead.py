@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pmwal.format.ring import Load
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import drop_cache
 
 _PIECE = 2 * 1024 * 1024
@@ -100,7 +101,7 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
         descriptors = []
         try:
             for _ in range(2):  # the kernel keeps read-ahead state per descriptor
-                descriptors.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+                descriptors.append(open_descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
                 stack.callback(os.close, descriptors[-1])
         except OSError:
             yield otherwise

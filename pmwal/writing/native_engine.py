@@ -51,6 +51,8 @@ class NativeEngine(Engine):
             barrier=_BARRIERS.get(mapping.medium.flush, _native.BARRIER_LINES),
             pipelined=self.pipelined,
             on_disk=mapping.on_disk,
+            synced_writes=mapping.medium.synced_writes,
+            cached_writes=mapping.medium.cached_writes,
             seam=None if self.seam is SYSTEM else self.seam,
             writing=self.writing,
             guard=self.guard,

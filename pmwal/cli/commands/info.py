@@ -19,6 +19,7 @@ from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, Superblo
 from pmwal.opening.files import inspect
 from pmwal.opening.units import format_size
 from pmwal.recovery.judge import Judgement
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.live_page import living_writer, read_writer
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
@@ -78,7 +79,7 @@ def _collect(path: str) -> Facts:
 
 def _open_quietly(path: str, _flags: int) -> int:
     """Open read-only, without waiting for the writer of a FIFO."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _about_superblocks(copies: Superblocks) -> Facts:

@@ -1,0 +1,54 @@
+"""Descriptors of logs: opened and duplicated here alone, and never 0, 1 or 2.
+
+Invariants
+----------
+- Whatever writes to a standard stream writes to descriptor 0, 1 or 2: a C library, a child process, an interpreter that aborts. In
+  a process that was started without one, the next file to be opened gets its number. For a log that would mean stray output
+  over its superblock, or in a mapping that believes its pages are its own.
+- While something of a log is opened, each free number below 3 is taken by a descriptor through which nothing can be read or written
+  (O_PATH), so that not even another thread meets the log there. It is released right afterwards: a daemon expects these
+  numbers to be free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+
+_FIRST = 3  # after the standard streams
+
+
+def open_descriptor(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    """``os.open``, but never 0, 1 or 2."""
+    with _standard_streams_taken():
+        return os.open(path, flags, mode, dir_fd=dir_fd)
+
+
+def duplicate(fd: int) -> int:
+    """``os.dup``, but never 0, 1 or 2."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST)
+
+
+def map_file(fd: int, size: int, flags: int, protection: int) -> mmap.mmap:
+    """``mmap.mmap``, which keeps a duplicate of the descriptor, but never as 0, 1 or 2."""
+    with _standard_streams_taken():
+        return mmap.mmap(fd, size, flags=flags, prot=protection)
+
+
+@contextlib.contextmanager
+def _standard_streams_taken() -> Iterator[None]:
+    taken = []
+    try:
+        while True:
+            fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            if fd >= _FIRST:
+                os.close(fd)
+                break
+            taken.append(fd)
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
