@@ -18,10 +18,12 @@ from pmwal.errors import (
     PmwalError,
     RecordTooLarge,
     ReentrantCall,
+    UnlinkedWarning,
     UnsupportedMedium,
     WalClosed,
     WalFull,
     WalLocked,
+    WalUnlinked,
 )
 from pmwal.logs.handler import LogHandler
 from pmwal.opening import open, verify
@@ -47,12 +49,14 @@ __all__ = [
     "RecoveryReport",
     "ReentrantCall",
     "Reservation",
+    "UnlinkedWarning",
     "UnsupportedMedium",
     "Wal",
     "WalClosed",
     "WalFull",
     "WalLocked",
     "WalStats",
+    "WalUnlinked",
     "__version__",
     "events",
     "open",

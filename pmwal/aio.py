@@ -46,6 +46,7 @@ def open(
     ordering: str = "auto",
     on_full: str = "raise",
     timeout: float | None = None,
+    on_unlinked: str = "warn",
 ) -> Opening:
     """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
 
@@ -72,6 +73,7 @@ def open(
             commit="manual",
             on_full=on_full,
             timeout=timeout,
+            on_unlinked=on_unlinked,
         )
         # The tasks wait for space, the loop's thread must not.
         return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)

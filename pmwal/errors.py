@@ -9,11 +9,13 @@
     ├── CorruptWal           the medium lost or changed acknowledged data; nothing was changed
     ├── FormatError          not a pmwal log, or a shortened one, or one of a newer version
     ├── PersistError         (OSError) the medium failed to make data durable: the handle stores nothing more
+    ├── WalUnlinked          the log's file was removed, renamed or replaced: open the path again
     ├── ForkedWal            a forked child used its parent's handle
     ├── Overrun              the records to be read were overwritten, truncated or rolled back
     └── UnsupportedMedium    this file system cannot be the requested medium
 
 Errors of the operating system at open (no such file, permission denied, no space) are raised as the ``OSError`` that they are.
+``UnlinkedWarning`` is the one warning with a class of its own.
 """
 
 from __future__ import annotations
@@ -160,6 +162,37 @@ class PersistError(PmwalError, OSError):
     def __init__(self, errno: int | None = None, message: str = "", *, committed_seq: int | None = None) -> None:
         super().__init__(errno, message)
         self.committed_seq = committed_seq
+
+
+class WalUnlinked(PmwalError):
+    """The path no longer leads to the log: its file was removed, renamed or replaced. The call stored nothing.
+
+    Raised by a handle opened with ``on_unlinked="raise"``, from the first call that notices it. What the handle stored after the
+    loss cannot be found under the path. Close the handle and open the path again.
+
+    >>> import pmwal
+    >>> wal = pmwal.open(path, size="64KiB", on_unlinked="raise")
+    >>> path.unlink()
+    >>> wal.close()
+    Traceback (most recent call last):
+    pmwal.errors.WalUnlinked: ...: the file was removed while the log was open...
+    """
+
+
+class UnlinkedWarning(RuntimeWarning):
+    """The path no longer leads to an open log: its file was removed, renamed or replaced. Given once by each handle.
+
+    The handle continues to store into that file. Close it and open the path again, or turn the warning into an error with
+    ``on_unlinked="raise"``.
+
+    >>> import pmwal, warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     with pmwal.open(path, size="64KiB") as wal:
+    ...         path.unlink()
+    >>> [warning.category.__name__ for warning in caught]
+    ['UnlinkedWarning']
+    """
 
 
 class ForkedWal(PmwalError):

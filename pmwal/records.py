@@ -119,12 +119,14 @@ class WalStats:
     """Where a handle writes, and what it has done since it was opened. Sizes are in bytes.
 
     ``durability`` is ``"power"`` if an acknowledged record survives a power cut, ``"process"`` if it survives only the death of the
-    process; ``assumptions`` names what the file system weakens. ``flush`` is how a barrier flushes.
+    process, ``"unknown"`` if that is up to a server in user space (FUSE). ``assumptions`` names what the file system weakens.
+    ``flush`` is how a barrier flushes.
 
     - ``appends``, ``bytes``: records stored, and their payload; ``used``: the part of ``capacity`` that records occupy.
     - ``commits``: those that made something durable; ``barriers``: what they took; ``slots_written``; ``commit_latency`` in ns.
     - ``overwritten``: records overwritten by newer ones; ``dropped``: records refused with ``WalFull``; ``waits``: calls that
       waited for space; ``errors``: 1 if the medium has failed, else 0.
+    - ``unlinked``: whether the path leads to the log no more, looked up now; see ``on_unlinked`` of ``open``.
     - ``recovery``: the report of this open; None for a reader, which judges the log only when needed.
 
     >>> import pmwal
@@ -158,6 +160,7 @@ class WalStats:
     dropped: int = 0
     commit_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     recovery: RecoveryReport | None = None
+    unlinked: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain values, ready for JSON."""

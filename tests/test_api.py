@@ -31,7 +31,7 @@ from support import superblock as superblock_of
 
 ERRORS = [
     pmwal.WalClosed, pmwal.ReentrantCall, pmwal.WalFull, pmwal.WalLocked, pmwal.RecordTooLarge, pmwal.CorruptWal,
-    pmwal.FormatError, pmwal.PersistError, pmwal.ForkedWal, pmwal.Overrun, pmwal.UnsupportedMedium,
+    pmwal.FormatError, pmwal.PersistError, pmwal.WalUnlinked, pmwal.ForkedWal, pmwal.Overrun, pmwal.UnsupportedMedium,
 ]  # fmt: skip
 
 WAL_NAMES = (

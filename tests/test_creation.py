@@ -70,19 +70,34 @@ def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTS
     monkeypatch.setattr(os, "open", fake)
 
 
-@pytest.fixture(params=["tmpfile", "no-tmpfile"])
-def path(request: pytest.FixtureRequest, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log's path, on a file system with and without unnamed files."""
-    if request.param == "no-tmpfile":
+def without_link(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
+    """Emulate a file system without link(2)."""
+
+    def fake(*args: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fake)
+
+
+@pytest.fixture(params=["tmpfile", "no-tmpfile", "no-link", "neither"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system with and without unnamed files and link(2)."""
+    if request.param in ("no-tmpfile", "neither"):
         without_tmpfile(monkeypatch)
+    if request.param in ("no-link", "neither"):
+        without_link(monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture
+def path(kind: str, shm_dir: Path) -> Path:
+    """The log's path, on each kind of file system."""
     return shm_dir / "test.wal"
 
 
-@pytest.fixture(params=["tmpfile", "no-tmpfile"])
-def disk_path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture
+def disk_path(kind: str, tmp_path: Path) -> Path:
     """The same on a disk."""
-    if request.param == "no-tmpfile":
-        without_tmpfile(monkeypatch)
     return tmp_path / "test.wal"
 
 
@@ -128,12 +143,17 @@ class NotingSeam(BarrierRecorder):
             self.events[-1] = Step("sync directory")
 
 
-def test_log_gets_its_name_last(path: Path) -> None:
+def test_log_gets_its_name_last(kind: str, path: Path) -> None:
     """The log is allocated, written in single pages, synced, and only then named; the directory is synced next."""
     seam = NotingSeam()
     create(path, seam=seam)
     order = [event.name for at, event in enumerate(seam.events) if not at or seam.events[at - 1].name != event.name]
-    assert order[:5] == ["allocate", "write", "sync", "link", "sync directory"]
+    tried = {"tmpfile": ["link"], "no-tmpfile": ["link"], "neither": ["link", "rename"]}
+    if kind == "no-link":  # the unnamed file cannot get its name, so another one with a hidden name is written
+        assert order[:4] == ["allocate", "write", "sync", "link"]
+        order = order[4:]
+    named = tried.get(kind, ["link", "rename"])
+    assert order[: 4 + len(named)] == ["allocate", "write", "sync", *named, "sync directory"]
     assert max(event.length for event in seam.events if event.name == "write") <= PAGE
 
 
@@ -175,7 +195,7 @@ def test_crash_of_a_creation_on_a_disk(disk_path: Path) -> None:
     """The same for the steps that matter on a disk: the syncs and the link."""
     steps = steps_of(create, disk_path)
     for last, event in enumerate(steps):
-        if event.name in ("sync", "link", "allocate", "flush"):
+        if event.name in ("sync", "link", "rename", "allocate", "flush"):
             disk_path.unlink(missing_ok=True)
             dies(create, disk_path, last, torn=False)
             with open_small(disk_path) as wal:
@@ -224,6 +244,64 @@ def test_every_way_to_refuse_unnamed_files_is_understood(shm_path: Path, monkeyp
     create(shm_path)
     assert names(shm_path) == [shm_path.name]
     assert shm_path.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_every_way_to_refuse_links_is_understood(
+    shm_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, unnamed: bool
+) -> None:
+    """A rename that overwrites nothing takes the place of the link, and the log is like any other."""
+    without_link(monkeypatch, number)
+    if not unnamed:
+        without_tmpfile(monkeypatch)
+    with open_small(shm_path, "x") as wal:
+        wal.append(b"a")
+    assert names(shm_path) == [shm_path.name]
+    with pytest.raises(FileExistsError):
+        create(shm_path, mode="x")
+    with open_small(shm_path) as wal:
+        assert payloads(wal) == [b"a"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_a_safe_way_to_name_a_log_is_one_clear_error(
+    shm_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Without link(2) and RENAME_NOREPLACE nothing is created; a log that was copied there works."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    other = shm_path.with_name("other.wal")
+    create(other)
+    without_link(monkeypatch)
+    monkeypatch.setattr(Seam, "rename_new", refuse)
+    with pytest.raises(pmwal.UnsupportedMedium, match=rf"{shm_path}: .*link\(2\).*RENAME_NOREPLACE.*copy it here"):
+        create(shm_path)
+    assert names(shm_path) == ["other.wal"]
+    other.rename(shm_path)
+    with open_small(shm_path) as wal:
+        assert wal.append(b"a") == 1
+
+
+def test_rename_of_a_creation_that_was_overtaken_overwrites_nothing(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that appears between the refused link and the rename stays as it is."""
+    without_tmpfile(monkeypatch)
+    real = os.link
+
+    def overtaken(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(os, "link", real)
+        with open_small(shm_path) as wal:
+            wal.append(b"other")
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", overtaken)
+    with pytest.raises(FileExistsError):
+        create(shm_path, mode="x")
+    with open_small(shm_path) as wal:
+        assert payloads(wal) == [b"other"]
+    assert names(shm_path) == [shm_path.name]
 
 
 def test_other_errors_of_the_directory_are_reported(shm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

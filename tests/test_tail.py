@@ -207,8 +207,8 @@ def test_follow_formats_events_even_of_the_log_that_took_the_name(shm_dir: Path,
         assert hear(process).endswith(b"order 7 filled\n")
     with open_small(other) as wal:
         events.Logger(wal).event("user {name} left")("ada")
-        other.rename(path)
-        assert hear(process).endswith(b"user ada left\n")
+    other.rename(path)
+    assert hear(process).endswith(b"user ada left\n")
     process.send_signal(signal.SIGINT)
     assert "another log has this name now" in complaints(process)
 

@@ -79,6 +79,8 @@ class Core:
     watched: int
     yields: bool
     headroom: int
+    upkept_ns: int
+    upkeep_due: bool
     @property
     def appends(self) -> int: ...
     @property

@@ -313,6 +313,8 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
     PMWAL_CHECK(core_commits_at_once(core));
     if (now_ns(core, &batch.time_ns))
         return -1;
+    if (upkeep_is_due(core, batch.time_ns))
+        return 1;
     bool timed = is_timed(core);
     int64_t start = timed ? monotonic_ns() : 0;
     core->stray_records = true;
@@ -348,6 +350,8 @@ int core_store_synced(Core *core, const struct piece *piece)
         return 1;
     if (now_ns(core, &batch.time_ns))
         return -1;
+    if (upkeep_is_due(core, batch.time_ns))
+        return 1;
     unsigned char few[PMWAL_PAGE], *staged = size > sizeof few ? PyMem_Malloc(size) : few;
     if (!staged)
         return 1;
@@ -359,7 +363,7 @@ int core_store_synced(Core *core, const struct piece *piece)
         PyMem_Free(staged);
     if (status < 0) {
         core->synced_writes = false;
-        core->stray_records = false;
+        core->stray_records = status == -2; /* the part that was stored may be a whole record */
         return 1;
     }
     core->barriers++;

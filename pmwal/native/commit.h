@@ -11,7 +11,8 @@ static inline bool core_commits_at_once(const Core *core)
            core->state.head.position == core->state.durable.position && core->generation < PMWAL_GENERATION_MAX;
 }
 
-/* Stores one batch and makes it durable; only where core_commits_at_once(). 0, or -1 with an exception set. */
+/* Stores one batch and makes it durable; only where core_commits_at_once(). 0; -1 with an exception set; 1, with nothing stored, when
+ * upkeep is due. */
 int core_store_durable(Core *core, const struct piece *pieces, size_t count);
 
 #define SYNCED_MAX (128 * 1024)
@@ -25,7 +26,8 @@ static inline bool core_syncs_at_once(const Core *core, uint64_t length)
            record_size(&core->geometry, length) <= SYNCED_MAX;
 }
 
-/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible: core_store() must follow. */
+/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible, with nothing stored, or with
+ * `stray_records` set. */
 int core_store_synced(Core *core, const struct piece *piece);
 
 /* Makes everything up to this number durable, together with other threads. 0; -1 with an exception set; 1 when the caller must

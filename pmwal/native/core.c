@@ -97,7 +97,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     PyObject *answer = NULL;
     if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
         struct piece *pieces = pieces_of(payloads, kinds);
-        if (pieces && !core_store(core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads)))
+        if (pieces && !core_store(core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads), false))
             answer = Py_NewRef(Py_None);
         PyMem_Free(pieces);
     } else if (kinds)
@@ -368,6 +368,8 @@ static PyMemberDef members[] = {
     {"stray_slot", T_BOOL, offsetof(Core, stray_slot), 0, NULL},
     {"watched", T_UINT, offsetof(Core, watched), 0, NULL},
     {"yields", T_BOOL, offsetof(Core, yields), 0, NULL},
+    {"upkept_ns", T_LONGLONG, offsetof(Core, upkept_ns), 0, NULL},
+    {"upkeep_due", T_BOOL, offsetof(Core, upkeep_due), 0, NULL},
     {"headroom", T_ULONGLONG, offsetof(Core, headroom), 0, NULL},
     {"appends", T_ULONGLONG, offsetof(Core, appends), READONLY, NULL},
     {"stored_bytes", T_ULONGLONG, offsetof(Core, stored_bytes), READONLY, NULL},

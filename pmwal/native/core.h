@@ -64,6 +64,9 @@ typedef struct core {
 
     unsigned long long appends, stored_bytes, commits, barriers, slots_written;
 
+    long long upkept_ns;  /* wall clock at the last upkeep: see pmwal/writing/upkeep.py */
+    bool upkeep_due;      /* the fast path found that a second has passed since, and left its call to Python */
+
     bool yields;          /* every msync(2) releases the interpreter: see commit.c */
     bool synced_writes;   /* pwritev2(2) with RWF_DSYNC is a barrier here, and was not refused */
     bool cached_writes;   /* write(2) and the mapping use the same pages, and it was not refused */
@@ -112,6 +115,18 @@ static inline void check_core(const Core *core)
 static inline void check_guarded(const Core *core)
 {
     PMWAL_CHECK(lock_admits(core->guard) && !core->flushing);
+}
+
+#define UPKEEP_NS UINT64_C(1000000000)
+
+/* Whether a call at this time of the wall clock is to be left to Python, which first does its upkeep. So it is if the clock was set
+ * back. */
+static inline bool upkeep_is_due(Core *core, int64_t time_ns)
+{
+    if (__builtin_expect((uint64_t)time_ns - (uint64_t)core->upkept_ns < UPKEEP_NS, 1))
+        return false;
+    core->upkeep_due = true;
+    return true;
 }
 
 static inline struct place core_head(const Core *core)

@@ -7,6 +7,7 @@
 #include "handle.h"
 
 #include "commit.h"
+#include "outside.h"
 
 #define STACK_PIECES 64
 #define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* as memoryview() asks: some exporters insist on the format */
@@ -108,10 +109,12 @@ int handle_store(Handle *self, const struct piece *piece, bool *commit)
     if (*commit && core_syncs_at_once(core, piece->length)) {
         status = core_store_synced(core, piece);
         at_once = status <= 0;
+        if (status > 0 && core->stray_records)
+            return 1;
     }
     if (status > 0)
-        status = at_once ? core_store_durable(core, piece, 1) : core_store(core, piece, 1);
-    if (at_once)
+        status = at_once ? core_store_durable(core, piece, 1) : core_store(core, piece, 1, true);
+    if (at_once && status <= 0)
         *commit = false;
     return status;
 }
@@ -214,17 +217,21 @@ static struct piece *pieces_of(PyObject *items, uint16_t kind, struct piece few[
     return pieces;
 }
 
-/* Stores the pieces as one batch, and commits it if asked to. The first and last number, or NULL with an exception set. */
-static PyObject *store_pieces(Handle *self, const struct piece *pieces, size_t count, bool commit)
+/* Stores the pieces as one batch, and commits it if asked to. 0 with the first and last number, or NULL and an exception set, in
+ * `*answer`; 1 when only the slow path can do it. */
+static int store_pieces(Handle *self, const struct piece *pieces, size_t count, bool commit, PyObject **answer)
 {
     Core *core = self->core;
     uint64_t first = core->state.head.seq, last = first + count - 1;
     bool at_once = commit && core_commits_at_once(core);
-    if (at_once ? core_store_durable(core, pieces, count) : core_store(core, pieces, count))
-        return fail(self);
-    if (commit && !at_once && !commit_through(self, last))
-        return NULL;
-    return Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
+    int status = at_once ? core_store_durable(core, pieces, count) : core_store(core, pieces, count, true);
+    if (status > 0)
+        return 1;
+    if (status)
+        *answer = fail(self);
+    else if (!commit || at_once || commit_through(self, last))
+        *answer = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
+    return 0;
 }
 
 static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -244,9 +251,10 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
     bool plain = !rest && length && self->core && core_is_free(self->core) && (uint64_t)length <= UINT32_MAX;
     if (plain)
         pieces = pieces_of(items, kind, few);
-    if (plain && pieces && fits(self->core, pieces, (size_t)length))
-        answer = store_pieces(self, pieces, (size_t)length, commit);
-    else if (pieces) {
+    bool slowly = !plain || (pieces && !fits(self->core, pieces, (size_t)length));
+    if (pieces && !slowly)
+        slowly = store_pieces(self, pieces, (size_t)length, commit, &answer);
+    if (pieces && slowly) {
         PyObject *again[2] = {rest ? rest : items, keywords ? args[1] : NULL};
         answer = slow(self, "_slow_extend", again, 1, names);
     }
@@ -260,7 +268,9 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
 static PyObject *handle_commit(Handle *self, PyObject *Py_UNUSED(ignored))
 {
     Core *core = self->core;
-    if (!core || !core_is_free(core) || core->state.head.position == core->state.durable.position)
+    int64_t now;
+    if (!core || !core_is_free(core) || core->state.head.position == core->state.durable.position || now_ns(core, &now) ||
+        upkeep_is_due(core, now))
         return slow(self, "_slow_commit", NULL, 0, NULL);
     if (!commit_through(self, core->state.head.seq - 1))
         return NULL;

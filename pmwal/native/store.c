@@ -353,7 +353,7 @@ int store_synced(struct batch *batch, unsigned char *staged)
     if (written == (ssize_t)size)
         return 0;
     if (written >= 0) /* a part of it, which is synced, so no error was consumed */
-        return -1;
+        return -2;
     return is_refusal(errno) ? refused(core, offset, staged, size, errno) : errno;
 }
 
@@ -427,6 +427,8 @@ static int store_batch(struct batch *batch)
     PMWAL_CHECK(!core->stray_records && !core->stray_slot);
     if (check_mapped(core) || check_failed(core) || now_ns(core, &batch->time_ns))
         return -1;
+    if (batch->defers && upkeep_is_due(core, batch->time_ns))
+        return 1;
     if (core->barrier == BARRIER_MSYNC) {
         note_thread(core);
         prefetch(core);
@@ -450,10 +452,11 @@ static int store_batch(struct batch *batch)
     return mapped ? 0 : publish_recorded(core);
 }
 
-int core_store(Core *core, const struct piece *pieces, size_t count)
+int core_store(Core *core, const struct piece *pieces, size_t count, bool defers)
 {
     struct batch batch;
     batch_of(&batch, core, pieces, count);
+    batch.defers = defers;
     return store_batch(&batch);
 }
 

@@ -10,10 +10,11 @@ struct piece {
     uint16_t kind;
 };
 
-/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set. */
-int core_store(Core *core, const struct piece *pieces, size_t count);
+/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1, with
+ * nothing stored, when upkeep is due. */
+int core_store(Core *core, const struct piece *pieces, size_t count, bool defers);
 
-/* The same for rows of an array, of which `first` is the first. */
+/* Does so for rows of an array, of which `first` is the first. */
 int core_store_rows(Core *core, const struct piece *first, size_t count);
 
 /* -- for commit.c, which stores and makes durable in one step */
@@ -23,6 +24,7 @@ struct batch {
     Core *core;
     const struct piece *pieces;
     size_t count;
+    bool defers; /* to upkeep that is due: nothing is stored then */
     bool rows; /* there is one piece, the first row of an array; the others follow it in memory */
     int64_t time_ns;
     struct place end; /* where it ends, once it is stored */
@@ -35,7 +37,7 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
     batch->core = core;
     batch->pieces = pieces;
     batch->count = count;
-    batch->rows = false;
+    batch->defers = batch->rows = false;
 }
 
 /* Notes which thread uses the log, for the commits. */
@@ -48,7 +50,7 @@ void prefetch(Core *core);
 void store_records(struct batch *batch);
 
 /* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
- * for the record. 0; an errno, which is final; or -1 when the call was refused: the record is to be stored again, by the mapping. */
+ * for the record. 0; an errno, which is final; -1 when the call was refused, with nothing stored; -2 when it was cut short. */
 int store_synced(struct batch *batch, unsigned char *staged);
 
 /* Makes a stored batch part of the log: notes in the index where its records start, and moves the head past it. */

@@ -43,6 +43,7 @@ def open(
     on_full: str = "raise",
     timeout: float | None = None,
     recover: str = "strict",
+    on_unlinked: str = "warn",
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
 
@@ -59,6 +60,8 @@ def open(
     - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds), or "overwrite" the
       oldest records.
     - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
+    - ``on_unlinked``: what a handle does when its file was removed, renamed or replaced. It notices within a second of the next
+      call that stores or commits: "warn" once (``UnlinkedWarning``) and continue, or "raise" ``WalUnlinked``.
 
     Raises ``CorruptWal``, ``FormatError``, ``WalLocked``, ``UnsupportedMedium``, ``PersistError``, ``ValueError``, or the
     ``OSError`` of the system call that failed.
@@ -80,6 +83,7 @@ def open(
         on_full=on_full,
         timeout=timeout,
         recover=recover,
+        on_unlinked=on_unlinked,
     )
     return open_with(path, options)
 
@@ -123,15 +127,24 @@ def open_with(
         try:
             pipelined = options.pipelined_on(mapping.medium)
             engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type)
+            if created:
+                report = replace(report, outcome="created")
+            return wal_type(
+                name,
+                engine,
+                lock,
+                report,
+                commit=options.commit,
+                on_full=options.on_full,
+                timeout=options.timeout,
+                on_unlinked=options.on_unlinked,
+            )
         except BaseException:
             mapping.close()
             raise
     except BaseException:
         lock.release()
         raise
-    if created:
-        report = replace(report, outcome="created")
-    return wal_type(name, engine, lock, report, commit=options.commit, on_full=options.on_full, timeout=options.timeout)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:

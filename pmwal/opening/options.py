@@ -20,6 +20,7 @@ ORDERINGS = ("auto", "strict", "pipelined")
 COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
 FULL_POLICIES = ("raise", "wait", "overwrite")
 RECOVERIES = ("strict", "salvage")
+UNLINKED_POLICIES = ("warn", "raise")
 
 
 class Keywords(TypedDict, total=False):
@@ -33,6 +34,7 @@ class Keywords(TypedDict, total=False):
     on_full: str
     timeout: float | None
     recover: str
+    on_unlinked: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Options:
     on_full: str = "raise"
     timeout: float | None = None
     recover: str = "strict"
+    on_unlinked: str = "warn"
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -66,6 +69,7 @@ class Options:
             ("ordering", ORDERINGS),
             ("on_full", self.full_policies),
             ("recover", RECOVERIES),
+            ("on_unlinked", UNLINKED_POLICIES),
         ):
             value = getattr(self, name)
             if value not in allowed:

@@ -4,6 +4,9 @@ Invariants
 ----------
 - The file gets its name by link(2), which fails if the name is taken, and only when all its bytes are durable and its lock is held.
   With O_TMPFILE a crash leaves nothing at all.
+- Where link(2) is refused (vfat, cifs, some FUSE servers), a file with a hidden name is renamed with RENAME_NOREPLACE, which is as
+  atomic and fails as well if the name is taken. Where that is refused too, nothing is created: a plain rename would overwrite
+  the log of another process.
 - Blocks are allocated and zeros written first, in single pages: an unwritten extent would cost a journal transaction at its first
   commit, a large folio 2048 sectors at every commit.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
@@ -16,11 +19,12 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from crc32c import crc32c
 
+from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import (
     ALIGN_DEFAULT,
     APPLICATION_SIZE,
@@ -46,6 +50,12 @@ from pmwal.storage.seam import Seam
 
 FILE_MODE = 0o600
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+_NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_RENAME = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class _CannotLink(Exception):
+    """A file without a name cannot get one here; one with a hidden name may."""
 
 
 def create_file(
@@ -62,41 +72,82 @@ def create_file(
     directory, name = os.path.split(os.path.abspath(path))
     if os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    block = Superblock(
+        uuid=seam.new_uuid(),
+        control_size=seam.control_size,
+        capacity=capacity,
+        alignment=ALIGN_DEFAULT if alignment is None else alignment,
+        created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
+        application=application.ljust(APPLICATION_SIZE, b"\0"),
+    )
+    problem = geometry_problem(block)
+    if problem is not None:
+        raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
+
+    def write(fd: int) -> None:
+        seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
+        found = detect(fd, medium, path)
+        _fill(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam, progress)
+
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            return _create(path, directory, directory_fd, name, write, seam)
+        except _CannotLink:
+            return _create(path, directory, directory_fd, name, write, seam, always_hidden=True)
+    finally:
+        os.close(directory_fd)
+
+
+def _create(
+    path: str,
+    directory: str,
+    directory_fd: int,
+    name: str,
+    write: Callable[[int], None],
+    seam: Seam,
+    *,
+    always_hidden: bool = False,
+) -> WriterLock:
+    """Write a file, make it durable, lock it, and only then give it its name."""
     lock: WriterLock | None = None
     try:
-        with unnamed_file(directory, directory_fd, name, seam) as (fd, source):
-            block = Superblock(
-                uuid=seam.new_uuid(),
-                control_size=seam.control_size,
-                capacity=capacity,
-                alignment=ALIGN_DEFAULT if alignment is None else alignment,
-                created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
-                application=application.ljust(APPLICATION_SIZE, b"\0"),
-            )
-            problem = geometry_problem(block)
-            if problem is not None:
-                raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
-            seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
-            found = detect(fd, medium, path)
-            if alignment is None:
-                block = replace(block, alignment=found.alignment)
-            _fill(fd, block, seam, progress)
+        with unnamed_file(directory, directory_fd, name, seam, always_hidden=always_hidden) as (fd, source):
+            write(fd)
             lock_fd = duplicate_locked(fd)
             try:
                 lock = WriterLock(lock_fd, path, seam)
             except BaseException:
                 close_locked(lock_fd)
                 raise
-            seam.link(source, name, directory_fd)
+            _give_name(path, source, name, directory_fd, seam)
             seam.sync_file(directory_fd)
         return lock
     except BaseException:
         if lock is not None:
             lock.release()
         raise
-    finally:
-        os.close(directory_fd)
+
+
+def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam) -> None:
+    """Give the file of ``unnamed_file`` its name, unless that is taken."""
+    try:
+        seam.link(source, name, directory_fd)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        if os.path.isabs(source):
+            raise _CannotLink from error
+    try:
+        seam.rename_new(source, name, directory_fd)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        raise UnsupportedMedium(
+            f"{path}: this file system has neither link(2) nor renameat2(2) with RENAME_NOREPLACE, and any other way to name a new "
+            "log could overwrite an existing one; create the log on another file system, close it, and copy it here"
+        ) from error
 
 
 def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
@@ -120,21 +171,20 @@ def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> 
 
 
 @contextlib.contextmanager
-def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> Iterator[tuple[int, str]]:
+def unnamed_file(
+    directory: str, directory_fd: int, name: str, seam: Seam, *, always_hidden: bool = False
+) -> Iterator[tuple[int, str]]:
     """A new file in ``directory`` without a name, as (descriptor, source for ``seam.link``).
 
-    If the file system has no O_TMPFILE, the file has a hidden name meanwhile; the next creation removes what a crash leaves of it.
+    If the file system has no O_TMPFILE, or with ``always_hidden``, the file has a hidden name meanwhile; the next creation removes
+    what a crash leaves of it.
     """
     hidden: str | None = None
-    try:
-        fd = open_to_lock(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
-        source = f"/proc/self/fd/{fd}"
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
+    fd = None if always_hidden else _tmpfile(directory)
+    if fd is None:
         remove_orphans(directory, directory_fd, name, seam)
         fd, hidden = _hidden_file(directory_fd, name)
-        source = hidden
+    source = f"/proc/self/fd/{fd}" if hidden is None else hidden
     try:
         yield fd, source
     finally:
@@ -142,6 +192,16 @@ def unnamed_file(directory: str, directory_fd: int, name: str, seam: Seam) -> It
         if hidden is not None:
             with contextlib.suppress(OSError):
                 seam.unlink(hidden, directory_fd)
+
+
+def _tmpfile(directory: str) -> int | None:
+    """A file without a name; None if the file system has none."""
+    try:
+        return open_to_lock(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        return None
 
 
 def hidden_name(name: str) -> str:

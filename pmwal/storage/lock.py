@@ -61,9 +61,14 @@ class WriterLock:
                     with contextlib.suppress(OSError):  # the program may have closed it
                         status = os.fstat(self.fd)
                         check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
-                self._held = False
                 _locked.discard(self._key)
-                close_locked(self.fd)
+                try:
+                    os.close(self.fd)
+                except OSError:
+                    pass
+                finally:  # an interrupt during the call comes after it
+                    self._held = False
+                _descriptors.discard(self.fd)
 
 
 def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:

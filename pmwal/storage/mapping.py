@@ -148,12 +148,12 @@ class Mapping:
 
     def close(self) -> None:
         """Unmap and close; stored bytes stay in the page cache. Idempotent."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if self.fd >= 0:  # until the last step, so that it may be repeated after an interrupt
             if self._before_close is not None:
                 self._before_close()
             if self._map is not None:
                 self._map.close()
+            fd, self.fd = self.fd, -1
             os.close(fd)
 
 

@@ -5,8 +5,8 @@ Invariants
 - A medium is "dax" only where the kernel has accepted MAP_SYNC. MAP_SHARED_VALIDATE makes it refuse that where DAX is not real;
   MAP_SHARED would ignore it, and cache-line flushes without MAP_SYNC make nothing durable.
 - No option gives a disk less than msync: "memory" and "emulated-dax" are refused outside tmpfs and ramfs.
-- ``durability`` follows from the file system and from no option: tmpfs, ramfs and an overlay mounted volatile never claim to survive
-  a power cut, and for FUSE nothing is claimed.
+- ``durability`` follows from the file system and from no option of pmwal: tmpfs, ramfs and an overlay mounted volatile never claim
+  to survive a power cut, and for FUSE nothing is claimed.
 - A write with RWF_DSYNC counts as a barrier only on file systems that were seen to flush the disk for it as they do for msync
   (``python -m tools filesystems``). FUSE with direct I/O and a volatile overlay return from it without a sync.
 """
@@ -170,7 +170,7 @@ def detect(fd: int, requested: str, name: str) -> Medium:
 
 
 def _is_volatile(fd: int, system: str) -> bool | None:
-    """Whether this file is on an overlay mounted with "volatile": it drops every sync and reports success. None: /proc does not say."""
+    """Whether this file is on an overlay that drops syncs and reports success ("volatile"); None if /proc does not say."""
     if system != "overlay":
         return False
     try:

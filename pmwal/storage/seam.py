@@ -10,6 +10,8 @@ Invariants
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
 import os
 import time
@@ -19,6 +21,8 @@ from pathlib import Path
 
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT
 from pmwal.native import native
+
+_RENAME_NOREPLACE = 1  # linux/fs.h
 
 
 class Seam:
@@ -80,9 +84,22 @@ class Seam:
         """fsync of a file or a directory."""
         os.fsync(fd)
 
+    def touch(self, fd: int) -> None:
+        """Set the file's modification time to now."""
+        os.utime(fd)
+
     def link(self, source: str, target: str, directory_fd: int) -> None:
         """Give a file a second name, or an unnamed file its first; fails if the name is taken."""
         os.link(source, target, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=True)
+
+    def rename_new(self, source: str, target: str, directory_fd: int) -> None:
+        """Rename within a directory, atomically; fails if the name is taken (renameat2(2) with RENAME_NOREPLACE)."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(libc, "renameat2"):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target)
+        if libc.renameat2(directory_fd, os.fsencode(source), directory_fd, os.fsencode(target), _RENAME_NOREPLACE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), target)
 
     def replace(self, source: str, target: str, directory_fd: int) -> None:
         """Rename within a directory, atomically."""

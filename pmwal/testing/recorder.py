@@ -22,8 +22,8 @@ UUID = bytes(range(16))
 class Step(NamedTuple):
     """One step: its name, and the bytes of the file that it concerns.
 
-    The engine takes "store", "stream", "write_back", "fence", "flush", "allocate", "write", "sync", "link", "replace" and
-    "unlink". The surroundings add "failed", an msync that failed; "lied", one that failed and returned 0; "evict", a clean page
+    The engine takes "store", "stream", "write_back", "fence", "flush", "allocate", "write", "sync", "link", "rename", "replace"
+    and "unlink". The surroundings add "failed", an msync that failed; "lied", one that failed and returned 0; "evict", a clean page
     that left the page cache and shows ``data`` when it is read again; and "cut", a power cut that left ``data``.
     """
 
@@ -143,6 +143,11 @@ class Recorder(Seam):
         """Give the file a name, and note it."""
         self.note(Step("link"))
         super().link(source, target, directory_fd)
+
+    def rename_new(self, source: str, target: str, directory_fd: int) -> None:
+        """Give the file its name by a rename, and note it."""
+        self.note(Step("rename"))
+        super().rename_new(source, target, directory_fd)
 
     def replace(self, source: str, target: str, directory_fd: int) -> None:
         """Rename, and note it."""

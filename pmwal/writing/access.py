@@ -18,6 +18,7 @@ from types import TracebackType
 from pmwal.errors import ForkedWal, PersistError, ReentrantCall, WalClosed
 from pmwal.storage.lock import WriterLock
 from pmwal.writing.engine import Engine
+from pmwal.writing.upkeep import Upkeep
 
 
 class Access:
@@ -26,13 +27,14 @@ class Access:
     As a context manager it goes around everything that touches the medium. The caller holds ``guard``.
     """
 
-    def __init__(self, path: str, engine: Engine, writer_lock: WriterLock) -> None:
+    def __init__(self, path: str, engine: Engine, writer_lock: WriterLock, upkeep: Upkeep) -> None:
         self.closing = False  # no new calls but reads
         self.closed = False
         self.errors = 0
         self._path = path
         self._engine = engine
         self._writer_lock = writer_lock
+        self._upkeep = upkeep
         self._failure: tuple[int | None, str] | None = None  # errno and message of the error that poisoned the handle
 
     @property
@@ -59,6 +61,7 @@ class Access:
             raise WalClosed(_CLOSED)
         self.refuse_poison()
         self.refuse_reentry()
+        self._upkeep.run_if_due()
         return self._engine
 
     def to_read(self) -> Engine:

@@ -93,6 +93,7 @@ class Engine:
 
     name = "python"
     lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
+    upkeep_due = False  # the fast path found that it is time for what ``Upkeep`` does
     headroom = 0  # bytes of the ring that the handle leaves free for copies of retained records
 
     def __init__(
@@ -142,6 +143,9 @@ class Engine:
 
     def halt(self) -> None:
         """The handle takes no more calls that store. An engine with a fast path past the handle closes it."""
+
+    def note_upkeep(self) -> None:
+        """``Upkeep`` begins. An engine with a fast path past the handle measures from now on when it is due again."""
 
     def yield_at_barriers(self) -> None:
         """Let other threads run Python during every barrier, also where it would be faster to keep them waiting."""

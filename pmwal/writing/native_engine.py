@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -139,6 +140,16 @@ class NativeEngine(Engine):
     def halt(self) -> None:
         """Close the fast path: the handle in Python refuses every call."""
         self.core.halt()
+
+    @property
+    def upkeep_due(self) -> bool:  # type: ignore[override]
+        """As ``Engine`` says."""
+        return self.core.upkeep_due
+
+    def note_upkeep(self) -> None:
+        """As ``Engine`` does. The fast path compares the time stamps of its records, so the wall clock measures."""
+        self.core.upkeep_due = False
+        self.core.upkept_ns = time.time_ns()
 
     def yield_at_barriers(self) -> None:
         """As ``Engine`` does."""

@@ -31,6 +31,7 @@ from pmwal.writing.committer import Committer
 from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
+from pmwal.writing.upkeep import Upkeep
 from pmwal.writing.wal_reads import WalReads
 from pmwal.writing.write_path import WritePath
 
@@ -58,12 +59,15 @@ class Wal(WalReads):
         commit: str | float,
         on_full: str,
         timeout: float | None,
+        on_unlinked: str,
     ) -> None:
+        self._let_go_done = False
         self._committer: Committer | None = None
         self._path = path
         self._writer_lock = writer_lock
         self._recovery = recovery
-        super().__init__(engine, Access(path, engine, writer_lock))
+        self._upkeep = Upkeep(path, engine, on_unlinked=on_unlinked)
+        super().__init__(engine, Access(path, engine, writer_lock, self._upkeep))
         self._batch_type = checked(Batch)
         self._retained = checked(Retained)(engine)
         self._space = checked(Space)(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
@@ -327,19 +331,21 @@ class Wal(WalReads):
             dropped=self._space.dropped,
             commit_latency=engine.latency,
             recovery=self._recovery,
+            unlinked=not self._access.closed and self._upkeep.unlinked,
         )
 
     def close(self) -> None:
         """Commit what is pending, mark the log as cleanly closed, and release it for the next writer. Idempotent.
 
         In a forked child it does nothing to the log, and on a poisoned handle it only releases it. A batch or a reservation of this
-        thread that is still open is discarded. Raises ``PersistError`` when the last commit fails.
+        thread that is still open is discarded. Raises ``PersistError`` when the last commit fails, and ``WalUnlinked`` if the
+        handle was opened to and no call has raised it yet; the log is released in any case. After an interrupt, call it again.
         """
         access = self._access
-        if access.closed:
+        if self._let_go_done:
             return
         if access.forked:
-            access.closed = True
+            access.closed = self._let_go_done = True
             return
         access.refuse_reentry()
         access.closing = True
@@ -349,17 +355,20 @@ class Wal(WalReads):
         if self._committer is not None:
             self._committer.stop()
         with self._engine.writing, self._engine.guard:
-            if access.closed:
+            if self._let_go_done:
                 return
+            lost = self._upkeep.lost()
             try:
-                if not access.poisoned:
+                if not access.poisoned and not access.closed:
                     with access:
                         self._retained.settle()
                         self._engine.close()
             finally:
                 self._let_go()
+        self._upkeep.tell(lost)
 
     def _let_go(self) -> None:
+        """Give up everything. An interrupt may end it at any step, so each step may be repeated; ``_let_go_done`` is set last."""
         self._access.closed = True
         self._engine.halt()
         if self._committer is not None:
@@ -367,11 +376,13 @@ class Wal(WalReads):
         try:
             with contextlib.suppress(OSError):
                 self._engine.retire()
+            self._upkeep.touch()
         finally:
             try:
                 self._engine.mapping.close()
             finally:
                 self._writer_lock.release()
+        self._let_go_done = True
 
     def __enter__(self) -> Wal:
         self._access.to_read()
@@ -383,10 +394,11 @@ class Wal(WalReads):
     def __del__(self) -> None:
         # A dropped handle is like a process crash: nothing is committed, only the lock is released.
         access = getattr(self, "_access", None)
-        if access is None or access.closed or access.forked:
+        if access is None or self._let_go_done or access.forked:
             return
         try:
-            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
+            if not access.closed:
+                warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=2)
         finally:
             self._let_go()
 

@@ -47,5 +47,5 @@ def _points(events: list[Step], medium: PowerCutModel) -> Iterator[tuple[PowerCu
             yield medium, named, durable
         medium.take(step)
         durable |= named and step.name == "sync"
-        named |= step.name == "link"
+        named |= step.name in ("link", "rename")
     yield medium, named, durable
