@@ -63,6 +63,7 @@ VERBS = {
     "stepper": Verb("single-step the C engine; judge what memory may hold at each instruction", _file("crash/stepper")),
     "filelog": Verb("power cuts of a log's file, from the writes and flushes of the kernel", _file("crash/disk/filelog.py")),
     "hostlog": Verb("power cuts of ext4 and xfs with a log on them", _file("crash/disk/hostlog.py")),
+    "filesystems": Verb("count the syncs during each acknowledgement, on each file system", _file("filesystems")),
     "vm": Verb("power cuts of a virtual machine that writes a log", _file("crash/vm")),
     "stress": Verb("writers and readers killed at random moments; leaks", _file("stress.py"), _STRESS),
     "bench": Verb("measure pmwal beside hardware floors and other logs; --gate checks the bars", _file("bench.py")),

@@ -45,11 +45,12 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def _mount(source: str, target: Path, filesystem: str, options: str) -> None:
+def mount(source: str, target: Path, filesystem: str, options: str) -> None:
+    """mount(2)."""
     _call("mount", source.encode(), os.fsencode(target), filesystem.encode(), ctypes.c_ulong(0), options.encode())
 
 
-def _unmount(target: Path, flags: int) -> None:
+def unmount(target: Path, flags: int = _MNT_DETACH) -> None:
     """Unmount it if it is mounted: an interrupt may come before or after the mount."""
     try:
         _call("umount2", os.fsencode(target), flags)
@@ -64,14 +65,14 @@ def own_mounts() -> None:
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
 
 
-def _apart(mountpoint: Path) -> None:
+def set_apart(mountpoint: Path) -> None:
     """For ``preexec_fn`` of the server: it sees neither its own file nor what is mounted on that later.
 
     A file system writes to its disk when it is unmounted. If the exit of the server did that, it would wait for itself forever.
     """
     die_with_parent()
     own_mounts()
-    _unmount(mountpoint, _MNT_DETACH)
+    unmount(mountpoint)
 
 
 @contextlib.contextmanager
@@ -84,13 +85,13 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
     status = 0
     try:
         options = f"fd={fuse},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,max_read={1 << 20}"
-        _mount("pmwal-logdisk", mountpoint, "fuse", options)
+        mount("pmwal-logdisk", mountpoint, "fuse", options)
         command = [sys.executable, str(SERVER), str(fuse), str(image), str(log)]
         server = subprocess.Popen(  # its own session: Ctrl-C must not end it before the file is unmounted
             command,
             pass_fds=[fuse],
             start_new_session=True,
-            preexec_fn=partial(_apart, mountpoint),  # noqa: PLW1509 (one thread)
+            preexec_fn=partial(set_apart, mountpoint),  # noqa: PLW1509 (one thread)
         )
         os.close(fuse)
         fuse = -1
@@ -98,7 +99,7 @@ def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
     finally:
         if fuse >= 0:
             os.close(fuse)
-        _unmount(mountpoint, _MNT_DETACH)
+        unmount(mountpoint)
         if server is not None:
             try:
                 status = server.wait(PATIENCE)
@@ -150,7 +151,7 @@ def forget_blocks(device: str) -> None:
 def mounted(device: str, directory: Path, filesystem: str, options: str = "") -> Iterator[None]:
     """Mount a file system while the block runs."""
     try:
-        _mount(device, directory, filesystem, options)
+        mount(device, directory, filesystem, options)
         yield
     finally:
-        _unmount(directory, 0)
+        unmount(directory, 0)

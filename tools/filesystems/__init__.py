@@ -1,0 +1,1 @@
+"""The file-system rig: on each file system, every acknowledgement waited for a sync."""
