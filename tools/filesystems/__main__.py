@@ -2,11 +2,11 @@
 
     python -m tools filesystems [--filesystem NAME]... [--engine NAME] [--control no-sync]
 
-A program creates a log, appends in every way, also from several threads, over the end of the ring, past a limit on file sizes and until
-the file system is full, and reopens it. During each call that acknowledges it counts the FSYNC requests of a FUSE server, or the flushes
-of a loop device. Then the log is read as a power cut would have left it, and must have every acknowledged record. Needs root, and for each
-file system its tools: what is missing is named, and that file system skipped. ``--control no-sync`` replaces the barriers by nothing; it
-must be noticed. Exit status: 0 no violation; 1 a violation; 2 nothing could run.
+A program creates a log, appends in every way, also from several threads, over the end of the ring, past a limit on file sizes and
+until the file system is full, and reopens it. During each call that acknowledges it counts the FSYNC requests of a FUSE server, or
+the flushes of a loop device. Then the log is read as a power cut would have left it, and must have every acknowledged record. Needs
+root, and for each file system its tools: what is missing is named, and that file system skipped. ``--control no-sync`` replaces the
+barriers by nothing, and the disk is not filled; it must be noticed. Exit status: 0 no violation; 1 a violation; 2 nothing could run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a directory: Python put it first, but the imports start at tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import pmwal
 from crash import needs
 from crash.disk import preload
 from crash.disk.storage import PATIENCE, own_mounts
 from filesystems.media import FILESYSTEMS, Filesystem
 from filesystems.program import Found, Settings
 from filesystems.server import NAME
-
-import pmwal
 from pmwal.native.choice import ENGINES
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -44,7 +43,7 @@ def run_program(settings: Settings, engine: str, library: Path | None) -> Found 
     environment = {**os.environ, "PMWAL_ENGINE": engine}
     if library is not None:
         environment["LD_PRELOAD"] = str(library)
-    command = [sys.executable, str(PROGRAM), settings.dump()]
+    command = [sys.executable, "-X", "faulthandler", str(PROGRAM), settings.dump()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
         return f"the program ended with {done.returncode}: {done.stderr.strip()[-400:]}"
@@ -85,7 +84,7 @@ def examine(filesystem: Filesystem, engine: str, control: str | None, work: Path
     """Run the program on one file system; what it found, and what is wrong."""
     library = None if control is None else preload.build(control, work)
     with filesystem.mounted(work) as place:
-        settings = Settings(str(place.directory / NAME), str(place.counter), filesystem.fills)
+        settings = Settings(str(place.directory / NAME), str(place.counter), filesystem.fills and control is None)
         found = run_program(settings, engine, library)
     if isinstance(found, str):
         return found, [found]

@@ -1,7 +1,7 @@
 """The file systems of the rig: made, mounted, and taken apart at the end of a block.
 
-Those on a disk lie on a loop device over a file in memory. The copy of that file is what the device got; the flushes that reached the
-device are in its statistics.
+Those on a disk lie on a loop device over a file in memory. The copy of that file is what the device got; the flushes that reached
+the device are in its statistics.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pmwal
@@ -105,7 +106,7 @@ class Program:
             self._does("append", lambda: wal.append(b"a" * 100))
         self.found.moved = self._path.stat().st_mtime_ns > before
         for size in (4000, 40_000, 130_000):
-            self._does(f"append of {size} bytes", lambda size=size: wal.append(bytes(size)))
+            self._does(f"append of {size} bytes", partial(wal.append, bytes(size)))
         self._does("extend", lambda: wal.extend([b"e" * 50] * 20)[1])
         self._does("extend of 200 KB", lambda: wal.extend([b"e" * 5000] * 40)[1])
         self._does("batch", lambda: self._batch(wal))

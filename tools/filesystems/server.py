@@ -157,17 +157,17 @@ class Server:
             case Op.UNLINK:
                 self._files[self._names.pop(_text(body))].links -= 1
             case Op.LINK if self._mode not in ("no-link", "no-rename"):
-                return self._link(*struct.unpack_from("<Q", body), _text(body[8:]))
+                return self._link(int.from_bytes(body[:8], "little"), _text(body[8:]))
             case Op.RENAME:
                 self._rename(body[8:], 0)
             case Op.RENAME2 if self._mode != "no-rename":
-                self._rename(body[16:], *struct.unpack_from("<I", body, 8))
+                self._rename(body[16:], int.from_bytes(body[8:12], "little"))
             case Op.OPEN:
                 return self._opened()
             case Op.OPENDIR:
                 return _OPEN.pack(0, 0, 0)
             case Op.READDIR:
-                return self._list(*struct.unpack_from("<Q", body, 8))
+                return self._list(int.from_bytes(body[8:16], "little"))
             case Op.STATFS:
                 return _STATFS.pack(1 << 20, 1 << 20, 1 << 20, 1000, 1000, 4096, 255, 4096, 0)
             case Op.INIT:
