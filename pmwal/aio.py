@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
-from pmwal.format.payload import as_number
+from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.records import Record, RecoveryReport, WalStats
@@ -78,7 +78,7 @@ def open(
         # The tasks wait for space, the loop's thread must not.
         return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)
 
-    return Opening(begin, waits=on_full == "wait", timeout=timeout)
+    return Opening(begin, waits=on_full == "wait", timeout=as_seconds("timeout", timeout))
 
 
 class Opening:
@@ -314,6 +314,7 @@ class AsyncWal:
         that record". Raises what ``Wal.read`` raises, and ``PersistError`` when the log has failed.
         """
         self._check()
+        timeout = as_seconds("timeout", timeout)
         next_seq = first_number(self._wal, start)
         waiting_since = time.monotonic()
         while self._closing is None:

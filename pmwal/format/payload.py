@@ -1,12 +1,22 @@
-"""Arguments of the calls that store: payloads and kinds, checked before anything is stored."""
+"""Arguments of calls: payloads, numbers and durations, checked before anything is stored or waited for.
+
+A number is anything with ``__index__`` (so numpy's integers, too), a duration any real number; a bool is neither.
+"""
 
 from __future__ import annotations
 
 import operator
+import re
+from numbers import Real
 from typing import Any
 
 from pmwal.errors import RecordTooLarge
 from pmwal.format.layout import KIND_MAX, Superblock
+
+SECONDS_MAX = 9e9
+"""The longest time limit: a little less than ``threading.TIMEOUT_MAX`` on systems with 64 bits."""
+
+_FIELD_NAME = re.compile(":[^:]*:")  # in the format of a buffer (PEP 3118)
 
 
 def as_payload(data: Any, block: Superblock) -> bytes:
@@ -18,7 +28,9 @@ def as_payload(data: Any, block: Superblock) -> bytes:
     except TypeError:
         raise TypeError(f"a record is bytes or another contiguous buffer, not {type(data).__name__}") from None
     with view:
-        if not view.c_contiguous:
+        if "O" in _FIELD_NAME.sub("", view.format):
+            raise TypeError("the buffer contains Python objects, which have no bytes to store; use a dtype of plain values")
+        if view.nbytes and not view.c_contiguous:
             raise ValueError("the buffer is not contiguous; copy it first, for example with numpy.ascontiguousarray()")
         check_length(view.nbytes, block)
         return view.tobytes()
@@ -31,13 +43,47 @@ def check_length(length: int, block: Superblock) -> int:
     return length
 
 
+def as_integer(name: str, value: Any) -> int:
+    """The value of an argument as an int; ``TypeError`` if it is none."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+
+
 def as_number(seq: Any) -> int:
     """A sequence number from any integer; ``TypeError`` for everything else."""
-    return operator.index(seq)
+    return as_integer("a sequence number", seq)
 
 
-def check_kind(kind: int) -> int:
-    """The kind; ``ValueError`` if it does not fit its field."""
-    if not isinstance(kind, int) or not 0 <= kind <= KIND_MAX:
+def as_index(seq: Any) -> int:
+    """A sequence number in brackets."""
+    try:
+        return as_number(seq)
+    except TypeError:
+        raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)") from None
+
+
+def as_seconds(name: str, value: Any) -> float | None:
+    """A time limit in seconds, from 0; None, for no limit, also where it is longer than a thread can wait."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    number: Any = value
+    if not number >= 0:  # NaN is neither
+        raise ValueError(f"{name} must be None or a number of seconds from 0, not {value!r}")
+    return float(number) if number <= SECONDS_MAX else None
+
+
+def check_kind(kind: Any) -> int:
+    """The kind as an int; ``ValueError`` if it does not fit its field."""
+    try:
+        number = as_integer("kind", kind)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= KIND_MAX:
         raise ValueError(f"kind must be an int from 0 to {KIND_MAX}, not {kind!r}")
-    return kind
+    return number

@@ -65,7 +65,7 @@ static PyObject *core_become(Core *core, PyObject *value)
 }
 
 /* `payloads`: a list or tuple of bytes; `kinds`: as many integers. The caller frees the pieces. NULL with an exception set. */
-static struct piece *pieces_of(PyObject *payloads, PyObject *kinds)
+static struct piece *pieces_of(const Core *core, PyObject *payloads, PyObject *kinds)
 {
     Py_ssize_t count = PySequence_Fast_GET_SIZE(payloads);
     struct piece *pieces = PyMem_New(struct piece, count ? count : 1);
@@ -76,8 +76,9 @@ static struct piece *pieces_of(PyObject *payloads, PyObject *kinds)
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *payload = PySequence_Fast_GET_ITEM(payloads, i);
         long kind = PyLong_AsLong(PySequence_Fast_GET_ITEM(kinds, i));
-        if (!PyBytes_CheckExact(payload) || kind < 0 || kind > (long)PMWAL_KIND_MAX) {
-            PyErr_SetString(PyExc_TypeError, "payloads are bytes, kinds integers of 16 bits");
+        if (!PyBytes_CheckExact(payload) || (uint64_t)PyBytes_GET_SIZE(payload) > core->geometry.payload_max || kind < 0 ||
+            kind > (long)PMWAL_KIND_MAX) {
+            PyErr_SetString(PyExc_TypeError, "payloads are bytes that fit into a record, kinds integers of 16 bits");
             PyMem_Free(pieces);
             return NULL;
         }
@@ -96,7 +97,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     kinds = payloads ? PySequence_Fast(kinds, "kinds are a list or a tuple") : NULL;
     PyObject *answer = NULL;
     if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
-        struct piece *pieces = pieces_of(payloads, kinds);
+        struct piece *pieces = pieces_of(core, payloads, kinds);
         if (pieces && !core_store(core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads), false))
             answer = Py_NewRef(Py_None);
         PyMem_Free(pieces);
@@ -203,6 +204,13 @@ static int parse_arguments(struct module_state *module, PyObject *args, PyObject
                : -1;
 }
 
+/* Whether this is an entry of the index: pmwal.records.Bound. */
+static bool is_bound(PyObject *entry, PyObject *bound_type)
+{
+    return PyObject_TypeCheck(entry, (PyTypeObject *)bound_type) && PyTuple_GET_SIZE(entry) == 2 &&
+           PyLong_CheckExact(PyTuple_GET_ITEM(entry, 0)) && PyLong_CheckExact(PyTuple_GET_ITEM(entry, 1));
+}
+
 /* What is wrong with the arguments, or NULL. */
 static const char *problem_with(const struct arguments *a)
 {
@@ -211,10 +219,25 @@ static const char *problem_with(const struct arguments *a)
         return "writer is a line of the live page, bound_type a named tuple";
     if (!a->timing_step || a->timing_step & (a->timing_step - 1))
         return "timing_step is a power of two";
-    if (!a->capacity || !a->control_pages || a->alignment < 8 || a->alignment > PMWAL_ALIGN_MAX ||
-        a->alignment & (a->alignment - 1))
+    if (!geometry_possible(a->capacity, a->alignment, a->payload_max) || !a->control_pages || a->ring_offset % PMWAL_PAGE)
         return "no log has this geometry";
+    if (a->barrier != BARRIER_NONE && a->barrier != BARRIER_LINES && a->barrier != BARRIER_MSYNC)
+        return "there is no such barrier";
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(a->index); i++)
+        if (!is_bound(PyList_GET_ITEM(a->index, i), a->bound_type))
+            return "index is a list of bounds";
     return NULL;
+}
+
+/* Whether a log with this geometry and this newest slot can be in this state: see check_core(). */
+static bool state_possible(const struct log_state *s, const struct arguments *a)
+{
+    return s->tail.position <= s->durable.position && s->durable.position <= s->head.position && s->tail.seq <= s->durable.seq &&
+           s->durable.seq <= s->head.seq && s->head.position <= PMWAL_POSITION_MAX && a->pointer <= s->durable.position &&
+           (s->tail.position == s->durable.position) == (s->tail.seq == s->durable.seq) &&
+           (s->durable.position == s->head.position) == (s->durable.seq == s->head.seq) &&
+           s->head.position - s->tail.position <= a->capacity &&
+           ((s->tail.position | s->durable.position | s->head.position) & (a->alignment - 1)) == 0;
 }
 
 /* Takes the mapping, which must be large enough for the log. 0, or -1 with an exception set. */
@@ -223,9 +246,9 @@ static int attach(Core *core, const struct arguments *a)
     if (PyObject_GetBuffer(a->mapping, &core->map, PyBUF_WRITABLE))
         return -1;
     core->size = (size_t)core->map.len;
-    if (a->ring_offset > core->size || a->capacity > core->size - a->ring_offset ||
-        PMWAL_CONTROL_OFFSET + a->control_pages * PMWAL_PAGE > a->ring_offset) {
-        PyErr_SetString(PyExc_ValueError, "the mapping is too small for the log");
+    if (a->ring_offset > core->size || a->capacity > core->size - a->ring_offset || a->ring_offset < PMWAL_CONTROL_OFFSET ||
+        a->control_pages > (a->ring_offset - PMWAL_CONTROL_OFFSET) / PMWAL_PAGE || (uintptr_t)core->map.buf % PMWAL_PAGE) {
+        PyErr_SetString(PyExc_ValueError, "the mapping is too small for the log, or does not begin with a page");
         return -1;
     }
     core->base = core->map.buf;
@@ -294,7 +317,12 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (!core)
         return NULL;
     init_conditions(core);
-    if (parse_state(arguments.state, &core->state) || attach(core, &arguments)) {
+    bool parsed = !parse_state(arguments.state, &core->state);
+    if (parsed && !state_possible(&core->state, &arguments)) {
+        PyErr_SetString(PyExc_ValueError, "no log is in this state");
+        parsed = false;
+    }
+    if (!parsed || attach(core, &arguments)) {
         Py_DECREF(core);
         return NULL;
     }
@@ -364,6 +392,7 @@ static PyGetSetDef getset[] = {
 static PyMemberDef members[] = {
     {"generation", T_ULONGLONG, offsetof(Core, generation), READONLY, NULL},
     {"pointer", T_ULONGLONG, offsetof(Core, pointer), READONLY, NULL},
+    {"failed", T_INT, offsetof(Core, failed), READONLY, NULL},
     {"stray_records", T_BOOL, offsetof(Core, stray_records), 0, NULL},
     {"stray_slot", T_BOOL, offsetof(Core, stray_slot), 0, NULL},
     {"watched", T_UINT, offsetof(Core, watched), 0, NULL},

@@ -77,8 +77,8 @@ static bool put_text(struct packed *packed, PyObject *text)
         return false; /* tested first, because a string caches its encoded copy */
     Py_ssize_t length;
     const char *bytes = PyUnicode_AsUTF8AndSize(text, &length);
-    if (!bytes)
-        PyErr_Clear();
+    if (!bytes && PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+        PyErr_Clear(); /* a lone surrogate */
     return bytes && put_run(packed, TAG_STR, bytes, length);
 }
 
@@ -107,7 +107,7 @@ static bool put_datetime(struct packed *packed, PyObject *value, PyObject *utc)
     return true;
 }
 
-/* Packs one argument; false, without an exception, if the slow path must. Runs no Python code. */
+/* Packs one argument; false if the slow path must, or with an exception set. Runs no Python code. */
 static bool put_argument(const Emitter *self, struct packed *packed, PyObject *value)
 {
     if (PyLong_CheckExact(value)) {
@@ -169,6 +169,8 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
     memcpy(payload, &self->number, sizeof self->number);
     for (Py_ssize_t i = 0; plain && i < count; i++)
         plain = put_argument(self, &packed, given[i]);
+    if (!plain && PyErr_Occurred())
+        return NULL;
     /* The definition's copy stays in the log while this thread has the interpreter: see pmwal/writing/retained.py. */
     if (plain && self->retained->seq) {
         Handle *handle = self->handle;

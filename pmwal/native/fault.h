@@ -1,6 +1,9 @@
-/* Turns a fault inside a mapping (SIGBUS: the file was shortened, the medium failed to load) into an error return.
+/* Turns a fault inside a mapping (SIGBUS: the file was shortened, the medium failed, a copy-on-write file system is full) into an
+ * error return.
  *
- * Only faults of a thread inside fault_run(), at an address inside its range, are caught. All others go to the previous handler.
+ * Only faults of a thread inside fault_run(), at an address inside its range, are caught. All others go to the handlers that were
+ * installed before. A thread that blocks SIGBUS dies of a fault, whatever handlers there are.
+ *
  * A fault abandons the body in the middle, so the body must be plain C on the mapping, without Python, allocation, locks or another
  * fault_run().
  */
@@ -10,7 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Installs the handler, again if another one has replaced it. 0, or an errno. */
+/* Installs the handler, again if another one has replaced it. The first fault_run() of a process does it, too. 0, or an errno. */
 int fault_setup(void);
 
 /* Runs `body(context)`; false when an access to [base, base + size) faulted. */

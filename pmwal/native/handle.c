@@ -4,13 +4,17 @@
  * else (wrong arguments, no room, a closed or poisoned handle, a lock that another thread holds, a test's seam) goes to the Python
  * method, under its name with "_slow" in front, before anything is stored. So policy and messages are in Python alone.
  */
+#include <string.h>
+
 #include "handle.h"
 
 #include "commit.h"
 #include "outside.h"
 
 #define STACK_PIECES 64
-#define PLAIN_BUFFER (PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) /* as memoryview() asks: some exporters insist on the format */
+
+/* What became of a payload: its bytes are in a view; only the slow path can judge it; or an exception is set. */
+enum taken { TAKEN, SLOW, RAISED };
 
 /* Poisons the handle, and replaces the OSError that is set with its PersistError. Always NULL. */
 static PyObject *fail(Handle *self)
@@ -123,10 +127,29 @@ PyObject *handle_stored(Handle *self, int status, uint64_t seq, bool commit)
 {
     if (status)
         return fail(self);
-    PMWAL_CHECK(self->core->state.head.seq > seq);
     if (commit && !commit_through(self, seq))
         return NULL;
     return PyLong_FromUnsignedLongLong(seq);
+}
+
+/* The bytes of any other payload than exact bytes. This may run Python code.
+ *
+ * The exporter is asked for the same as by memoryview() in the slow path, so its errors are those that the caller would get there.
+ * A TypeError is also how a type refuses to be a buffer, for which the slow path has the words. */
+static enum taken take_buffer(PyObject *data, Py_buffer *view)
+{
+    if (PyUnicode_Check(data)) /* numpy.str_ is one that exports its characters */
+        return SLOW;
+    if (PyObject_GetBuffer(data, view, PyBUF_FULL_RO)) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError))
+            return RAISED;
+        PyErr_Clear();
+        return SLOW;
+    }
+    if (PyBuffer_IsContiguous(view, 'C') && !(view->format && strchr(view->format, 'O')))
+        return TAKEN;
+    PyBuffer_Release(view);
+    return SLOW;
 }
 
 static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -140,35 +163,30 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
         piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
     } else {
-        /* This may run Python code, so it comes before anything is read. */
-        if (PyObject_GetBuffer(args[0], &view, PLAIN_BUFFER)) {
-            PyErr_Clear();
-            return slow(self, "_slow_append", args, count, names);
-        }
+        enum taken taken = take_buffer(args[0], &view); /* before anything is read, because it may run Python code */
+        if (taken != TAKEN)
+            return taken == SLOW ? slow(self, "_slow_append", args, count, names) : NULL;
         piece.bytes = view.buf;
         piece.length = (uint64_t)view.len;
     }
     uint64_t seq = self->core ? self->core->state.head.seq : 0;
     int status = handle_store(self, &piece, &commit);
+    PMWAL_CHECK(status || self->core->state.head.seq > seq);
     if (view.obj)
-        PyBuffer_Release(&view);
+        PyBuffer_Release(&view); /* may run Python code, which may change the log */
     return status > 0 ? slow(self, "_slow_append", args, count, names) : handle_stored(self, status, seq, commit);
 }
 
-/* A private copy of an item as bytes; NULL without an exception if only the slow path can judge it. */
+/* A private copy of an item as bytes; NULL if only the slow path can judge it, or with an exception set. */
 static PyObject *plain_item(PyObject *item, uint64_t payload_max)
 {
     Py_buffer view;
     if (PyBytes_CheckExact(item))
         return (uint64_t)PyBytes_GET_SIZE(item) <= payload_max ? Py_NewRef(item) : NULL;
-    if (PyObject_GetBuffer(item, &view, PLAIN_BUFFER)) {
-        PyErr_Clear();
+    if (take_buffer(item, &view) != TAKEN)
         return NULL;
-    }
     PyObject *copy = (uint64_t)view.len <= payload_max ? PyBytes_FromStringAndSize(view.buf, view.len) : NULL;
     PyBuffer_Release(&view);
-    if (!copy)
-        PyErr_Clear();
     return copy;
 }
 

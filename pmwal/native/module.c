@@ -26,6 +26,15 @@ static void set_up_process(void)
     pthread_atfork(NULL, NULL, forked);
 }
 
+void raise_unreadable(void)
+{
+    const char *reason = "the file was shortened while it was mapped, the medium failed, or a copy-on-write file system is full";
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, reason);
+    if (error)
+        PyErr_SetObject(PyExc_OSError, error);
+    Py_XDECREF(error);
+}
+
 static PyObject *setup_persistence(PyObject *module, PyObject *cached_is_durable)
 {
     (void)module;
@@ -48,6 +57,83 @@ static bool is_inside(const Py_buffer *buffer, unsigned long long offset, unsign
     return false;
 }
 
+/* Installs the handler for faults inside a mapping, again if another one has replaced it. */
+static PyObject *catch_faults_method(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    (void)module;
+    errno = fault_setup();
+    if (errno)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *load_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long offset, length;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*KK:load", &buffer, &offset, &length))
+        return NULL;
+    PyObject *copy = is_inside(&buffer, offset, length) ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length) : NULL;
+    if (copy && !fault_copy(buffer.buf, (size_t)buffer.len, PyBytes_AS_STRING(copy), (char *)buffer.buf + offset, length)) {
+        raise_unreadable();
+        Py_CLEAR(copy);
+    }
+    PyBuffer_Release(&buffer);
+    return copy;
+}
+
+/* Bytes of a mapping that are changed or written back, and what is stored there. */
+struct change {
+    char *to;
+    const void *from;
+    size_t length;
+};
+
+static void store_body(void *context)
+{
+    const struct change *change = context;
+    memcpy(change->to, change->from, change->length);
+}
+
+static void stream_body(void *context)
+{
+    const struct change *change = context;
+    stream(change->to, change->from, change->length);
+}
+
+static void write_back_body(void *context)
+{
+    const struct change *change = context;
+    write_back(change->to, change->length);
+}
+
+/* Does this to `length` bytes of the buffer; false with an exception set. */
+static bool change_bytes(const Py_buffer *buffer, unsigned long long offset, const void *from, unsigned long long length,
+                         void (*body)(void *context))
+{
+    if (!is_inside(buffer, offset, length))
+        return false;
+    struct change change = {(char *)buffer->buf + offset, from, (size_t)length};
+    if (fault_run(buffer->buf, (size_t)buffer->len, body, &change))
+        return true;
+    raise_unreadable();
+    return false;
+}
+
+static PyObject *store_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer, data;
+    unsigned long long offset;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "w*Ky*:store", &buffer, &offset, &data))
+        return NULL;
+    bool done = change_bytes(&buffer, offset, data.buf, (unsigned long long)data.len, store_body);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&buffer);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *write_back_method(PyObject *module, PyObject *args)
 {
     Py_buffer buffer;
@@ -55,24 +141,9 @@ static PyObject *write_back_method(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "w*KK:write_back", &buffer, &offset, &length))
         return NULL;
-    bool inside = is_inside(&buffer, offset, length);
-    if (inside)
-        write_back((char *)buffer.buf + offset, length);
+    bool done = change_bytes(&buffer, offset, NULL, length, write_back_body);
     PyBuffer_Release(&buffer);
-    if (!inside)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-struct streamed {
-    char *to;
-    const Py_buffer *data;
-};
-
-static void stream_body(void *context)
-{
-    const struct streamed *streamed = context;
-    stream(streamed->to, streamed->data->buf, (size_t)streamed->data->len);
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *stream_method(PyObject *module, PyObject *args)
@@ -82,22 +153,13 @@ static PyObject *stream_method(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "w*Ky*:stream", &buffer, &offset, &data))
         return NULL;
-    bool inside = is_inside(&buffer, offset, (unsigned long long)data.len);
-    if (inside && ((offset | (unsigned long long)data.len) % PMWAL_LINE || (uintptr_t)buffer.buf % PMWAL_LINE)) {
+    bool done = !((offset | (unsigned long long)data.len) % PMWAL_LINE || (uintptr_t)buffer.buf % PMWAL_LINE);
+    if (!done)
         PyErr_SetString(PyExc_ValueError, "not whole lines");
-        inside = false;
-    }
-    struct streamed streamed = {(char *)buffer.buf + offset, &data};
-    if (inside && !fault_run(buffer.buf, (size_t)buffer.len, stream_body, &streamed)) {
-        errno = EIO;
-        PyErr_SetFromErrno(PyExc_OSError);
-        inside = false;
-    }
+    done = done && change_bytes(&buffer, offset, data.buf, (unsigned long long)data.len, stream_body);
     PyBuffer_Release(&data);
     PyBuffer_Release(&buffer);
-    if (!inside)
-        return NULL;
-    Py_RETURN_NONE;
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *fence_method(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -122,6 +184,9 @@ static PyObject *crc32c_method(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {
     {"setup_persistence", setup_persistence, METH_O, NULL},
+    {"catch_faults", catch_faults_method, METH_NOARGS, NULL},
+    {"load", load_method, METH_VARARGS, NULL},
+    {"store", store_method, METH_VARARGS, NULL},
     {"write_back", write_back_method, METH_VARARGS, NULL},
     {"stream", stream_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},

@@ -23,6 +23,9 @@ static inline struct module_state *state_of(PyTypeObject *type)
 /* Forks between the first process and this one. An object that noted another number belongs to the parent. */
 extern volatile unsigned long fork_count;
 
+/* Sets the OSError for an access to a mapping that faulted: EIO. */
+void raise_unreadable(void);
+
 extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, retained_spec, emitter_spec;
 
 #endif

@@ -57,12 +57,7 @@ int raise_fault(Core *core)
 {
     core->failed = EIO;
     core->halted = true;
-    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO,
-                                            "the file was shortened while it was mapped, or the medium failed");
-    if (error) {
-        PyErr_SetObject(PyExc_OSError, error);
-        Py_DECREF(error);
-    }
+    raise_unreadable();
     return -1;
 }
 

@@ -6,6 +6,13 @@
 
 #define AHEAD 1024 /* bytes that are prefetched ahead */
 
+bool geometry_possible(uint64_t capacity, uint64_t alignment, uint64_t payload_max)
+{
+    return alignment >= 8 && alignment <= PMWAL_ALIGN_MAX && !(alignment & (alignment - 1)) && capacity % alignment == 0 &&
+           capacity <= PMWAL_POSITION_MAX / 4 && payload_max <= UINT32_MAX &&
+           record_size(&(struct geometry){.alignment = alignment}, payload_max) <= capacity;
+}
+
 uint32_t seed_crc(uint32_t uuid_crc, uint64_t place)
 {
     return crc32c(uuid_crc, &place, sizeof place);

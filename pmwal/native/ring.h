@@ -26,6 +26,9 @@ struct window {
     uint64_t start, length;
 };
 
+/* Whether a ring can be like this: with it, no record that header_possible() accepts leaves the ring, and no size overflows. */
+bool geometry_possible(uint64_t capacity, uint64_t alignment, uint64_t payload_max);
+
 static inline uint64_t record_size(const struct geometry *g, uint64_t length)
 {
     return (PMWAL_HEADER + length + g->alignment - 1) & ~(g->alignment - 1);

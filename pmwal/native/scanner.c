@@ -6,7 +6,6 @@
  * - run(), records() and candidates() need bytes that do not change: a private copy, or a mapping that nobody writes. rows()
  *   takes each checksum over its own copy, so its bytes may change.
  */
-#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,16 +20,6 @@ typedef struct {
     struct geometry geometry;
     PyTypeObject *bound_type;
 } Scanner;
-
-/* An access to a mapped window faulted. */
-static void raise_unreadable(void)
-{
-    const char *reason = "the file was shortened while it was mapped, or the medium failed";
-    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, reason);
-    if (error)
-        PyErr_SetObject(PyExc_OSError, error);
-    Py_XDECREF(error);
-}
 
 /* The starts before `end` as a list of bound_type; what lies further on is part of a batch that was not whole. */
 static PyObject *list_starts(const Scanner *scanner, const struct starts *starts, uint64_t end)
@@ -314,8 +303,7 @@ static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *ke
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!:Scanner", names, &capacity, &alignment, &payload_max, &uuid_crc,
                                      &PyType_Type, &bound_type))
         return NULL;
-    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !capacity || alignment < 8 ||
-        alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1)) {
+    if (!PyType_IsSubtype((PyTypeObject *)bound_type, &PyTuple_Type) || !geometry_possible(capacity, alignment, payload_max)) {
         PyErr_SetString(PyExc_ValueError, "no log has this geometry");
         return NULL;
     }

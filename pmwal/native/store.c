@@ -391,7 +391,8 @@ static void note_start_of(Core *core, uint64_t position, uint64_t seq)
     if (entry)
         PyList_Append(core->index, entry);
     Py_XDECREF(entry);
-    PyErr_Clear();
+    if (PyErr_ExceptionMatches(PyExc_MemoryError))
+        PyErr_Clear(); /* the record is stored */
     core->index_next = position + PMWAL_INDEX_STEP;
 }
 

@@ -123,6 +123,8 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
         if problem is not None:
             raise FormatError(f"{path}: {problem}")
         extra = os.fstat(fd).st_size - block.file_size
+        if extra < 0:  # since it was identified: what follows would extend it
+            raise FormatError(f"{path}: the file was shortened while it was opened; it is {-extra} bytes too short")
         if extra > 0:
             warnings.warn(
                 f"{path}: {extra} bytes follow the log; they are left alone",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import KW_ONLY, dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import ClassVar, TypedDict
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
+from pmwal.format.payload import as_integer, as_seconds
 from pmwal.opening.units import parse_size
 from pmwal.storage.medium import MEDIUMS, Medium
 
@@ -74,11 +75,10 @@ class Options:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-        check_commit(self.commit)
-        _check_type("timeout", self.timeout, Real, "a number of seconds")
-        _check_type("align", self.align, Integral, "an int")
-        if self.timeout is not None and not self.timeout >= 0:  # NaN is neither
-            raise ValueError(f"timeout must be None or a number of seconds from 0, not {self.timeout!r}")
+        object.__setattr__(self, "commit", check_commit(self.commit))
+        object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
+        if self.align is not None:
+            object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
             raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
         if self.align is not None and (not ALIGN_DEFAULT <= self.align <= ALIGN_MAX or self.align & (self.align - 1)):
@@ -101,17 +101,12 @@ class Options:
         return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"
 
 
-def _check_type(name: str, value: object, kind: type, meaning: str) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be {meaning} or None, not {value!r}")
-
-
-def check_commit(commit: str | float) -> None:
-    """``ValueError`` when this is no commit policy."""
-    if isinstance(commit, str):
-        valid = commit in COMMIT_POLICIES
-    else:
-        valid = isinstance(commit, (int, float)) and not isinstance(commit, bool) and 0 < commit < threading.TIMEOUT_MAX
-    if not valid:
-        policies = ", ".join(map(repr, COMMIT_POLICIES))
-        raise ValueError(f"commit must be {policies} or a number of seconds above 0, not {commit!r}")
+def check_commit(commit: str | float) -> str | float:
+    """The commit policy; ``ValueError`` or ``TypeError`` when this is none."""
+    policies = ", ".join(map(repr, COMMIT_POLICIES))
+    message = f"commit must be {policies} or a number of seconds above 0, not {commit!r}"
+    if isinstance(commit, bool) or not isinstance(commit, str | Real):
+        raise TypeError(message)
+    if commit not in COMMIT_POLICIES if isinstance(commit, str) else not 0 < commit < threading.TIMEOUT_MAX:
+        raise ValueError(message)
+    return commit if isinstance(commit, str) else float(commit)

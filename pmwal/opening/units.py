@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pmwal.format.payload import as_integer
+
 _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
@@ -15,9 +17,12 @@ def parse_size(size: int | str) -> int:
     >>> parse_size("64MiB"), parse_size("64M"), parse_size("1.5kB"), parse_size(4096)
     (67108864, 67108864, 1500, 4096)
     """
-    if isinstance(size, bool) or not isinstance(size, int | str):
-        raise TypeError(f"a size is an int or text like '64MiB', not {type(size).__name__}")
-    if isinstance(size, str):
+    if not isinstance(size, str):
+        try:
+            size = as_integer("a size", size)
+        except TypeError:
+            raise TypeError(f"a size is an int or text like '64MiB', not {type(size).__name__}") from None
+    else:
         match = _SIZE.fullmatch(size)
         if match is None or (match[3] and not match[2]):
             raise ValueError(f"cannot read the size {size!r}; write bytes, or a number with KiB, MiB, GiB, kB, MB or GB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_FOLLOWERS, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, PAGE
 from pmwal.native import native
 from pmwal.records import Record
@@ -47,7 +48,10 @@ class Waiter:
             time.sleep(pause)
         else:
             self._page.write(LIVE_FOLLOWERS_OFFSET, _WAITING)
-            native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
+            try:
+                native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
+            except OSError as error:  # EFAULT: the file was shortened
+                raise PersistError(error.errno, f"cannot wait on the live page: {error.strerror}") from error
 
     def __enter__(self) -> Waiter:
         return self

@@ -22,7 +22,7 @@ from crc32c import crc32c
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import PAGE
-from pmwal.format.payload import as_number
+from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
@@ -182,7 +182,7 @@ class Reader(ArrayReader):
         if self._salvaging:
             if isinstance(start, str):
                 raise ValueError('damage may hide the record that a cursor names; with recover="salvage" start at a number')
-            return self._salvage(start, stop)
+            return self._salvage(None if start is None else as_number(start), None if stop is None else as_number(stop))
         stop = None if stop is None else as_number(stop)
         view = self._view()
         return self._read(view, None if start is None else self._number(start, view), stop)
@@ -231,6 +231,7 @@ class Reader(ArrayReader):
         """
         if self._salvaging:
             raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
+        timeout = as_seconds("timeout", timeout)
         view = self._view()
         first = view.tail.next_seq if start is None else self._number(start, view)
         return follow(self._mapping, self._seam, partial(self._poll, _KnownWriter()), first, timeout)
@@ -331,8 +332,7 @@ class Reader(ArrayReader):
 
     def __getitem__(self, seq: int) -> Record:
         """The record with this number. ``IndexError`` if the log does not hold it: 0 and negative numbers never exist."""
-        if not isinstance(seq, int):
-            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        seq = as_index(seq)
         view = self._view()
         if not view.tail.next_seq <= seq < view.end.next_seq:
             raise IndexError(f"no record {seq}; the log holds {view.tail.next_seq} to {view.end.next_seq - 1}")

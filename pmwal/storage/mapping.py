@@ -4,7 +4,9 @@ Invariants
 ----------
 - A barrier has returned without an error for all its ranges before anyone is told that they are durable. One that failed is never
   repeated: the kernel reports a write-back error once and then calls the pages clean.
-- The size of the file is checked before the mapping is touched: in a file that was shortened, the access would raise SIGBUS.
+- The size of the file is checked before the mapping is touched: in a file that was shortened, the access would raise SIGBUS. What
+  still faults (the file is shortened at this moment, the medium fails, a copy-on-write file system is full) is an error where the C
+  extension is installed: every load and store is a guarded copy of its own. Only scans in C read the mapping in place, guarded too.
   Readers map nothing, because in a sparse copy on a full tmpfs even a load from a hole raises SIGBUS.
 - Nothing is stored outside the file or through a read-only mapping, and no barrier includes the live page.
 """
@@ -19,6 +21,7 @@ from collections.abc import Callable
 
 from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_OFFSET, PAGE
+from pmwal.native import native
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import map_file, open_descriptor
 from pmwal.storage.medium import Medium
@@ -45,6 +48,8 @@ class Mapping:
         self._map: mmap.mmap | None = None
         self._before_close: Callable[[], None] | None = None
         if writable:
+            if native is not None:
+                native.catch_faults()
             self._map = map_file(fd, size, medium.map_flags, mmap.PROT_READ | mmap.PROT_WRITE)
         if self.on_disk:  # no read-ahead, by call or by fault: it would fill the cache with large folios (see drop_cache)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -86,7 +91,7 @@ class Mapping:
         if self.on_disk and length >= _READ_AHEAD:
             self.prefetch(offset, 2 * length)
         if self._map is not None:
-            return self._map[offset : offset + length]
+            return self._load_mapped(self._map, offset, length)
         data = os.pread(self.fd, length, offset)
         while len(data) < length:
             more = os.pread(self.fd, length - len(data), offset + len(data))
@@ -94,6 +99,15 @@ class Mapping:
                 raise PersistError(errno.EIO, f"the file was shortened to {offset + len(data)} bytes while it was read")
             data += more
         return data
+
+    @staticmethod
+    def _load_mapped(mapped: mmap.mmap, offset: int, length: int) -> bytes:
+        if native is None:
+            return mapped[offset : offset + length]
+        try:
+            return native.load(mapped, offset, length)
+        except OSError as error:
+            raise PersistError(error.errno, error.strerror or "") from error
 
     def store(self, offset: int, data: bytes) -> None:
         """Store bytes; they are durable after a ``barrier`` over them."""
@@ -183,15 +197,24 @@ class SharedPage:
         return os.pread(self._fd, length, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write through the descriptor: in a file that was shortened, a store into the mapping would raise SIGBUS."""
-        if os.lseek(self._fd, 0, os.SEEK_END) >= offset + len(data):
-            self._seam.write(self._fd, data, offset)
+        """Write through the descriptor; ``PersistError`` in a file that was shortened, which a write would extend."""
+        if os.lseek(self._fd, 0, os.SEEK_END) < offset + len(data):
+            raise PersistError(errno.EIO, "the file was shortened while it was mapped")
+        self._seam.write(self._fd, data, offset)
 
     def close(self) -> None:
         """Unmap and close."""
         if self.map is not None:
             self.map.close()
         os.close(self._fd)
+
+
+def map_file(fd: int, size: int, flags: int, prot: int) -> mmap.mmap:
+    """The first ``size`` bytes of a file, mapped; ``PersistError`` if it has become shorter than that."""
+    try:
+        return mmap.mmap(fd, size, flags=flags, prot=prot)
+    except ValueError as error:  # mmap compares the size once more
+        raise PersistError(errno.EIO, f"the file was shortened to less than {size} bytes while it was opened") from error
 
 
 def drop_cache(fd: int) -> None:

@@ -51,8 +51,11 @@ class Seam:
         return _boot_id()
 
     def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
-        """Store bytes into the mapping."""
-        mapping[offset : offset + len(data)] = data
+        """Store bytes into the mapping. ``OSError`` if the medium fails; without the C extension that is a SIGBUS."""
+        if native is None:
+            mapping[offset : offset + len(data)] = data
+        else:
+            native.store(mapping, offset, data)
 
     def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
         """msync(MS_SYNC) of whole pages; it has returned 0 when this returns."""

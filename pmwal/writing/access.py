@@ -5,7 +5,8 @@ Invariants
 - A call checks first that this process may use the handle at all (open, not forked, not poisoned) and that its thread is not
   already inside a call on it; only then does it wait for a lock.
 - With the locks held it checks again before it touches the medium: the handle may have been closed or poisoned while it waited.
-- An ``OSError`` from the medium is final: it poisons the handle, and every later call reports the same errno.
+- An ``OSError`` from the medium is final: it poisons the handle, and every later call reports the same errno. For a barrier this
+  holds also when an interrupt took the place of its exception: the engine has noted it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Access:
     @property
     def poisoned(self) -> bool:
         """Whether the medium has failed."""
-        return self._failure is not None
+        return self._failure is not None or self._engine.failure is not None
 
     @property
     def forked(self) -> bool:
@@ -81,6 +82,8 @@ class Access:
 
     def refuse_poison(self) -> None:
         """Raise ``PersistError`` once the medium has failed."""
+        if self._failure is None and self._engine.failure is not None:
+            self.fail(self._engine.failure)
         if self._failure is not None:
             raise PersistError(*self._failure, committed_seq=self._committed_seq)
 
@@ -104,6 +107,8 @@ class Access:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, OSError):
             raise self.fail(error) from error
+        if error is not None and self._engine.failure is not None:  # an interrupt took the place of its exception
+            self.fail(self._engine.failure)
 
     def fail(self, error: OSError) -> PersistError:
         """Poison the handle, once, and make the error that says so."""

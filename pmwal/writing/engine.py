@@ -17,6 +17,7 @@ Those marked [c] are checked at run time in test builds: see ``pmwal/writing/che
   durable, because the kernel may write the record's page before that barrier completes.
 - A store that ended with an exception may have left whole records past the head. Before anything else is stored or made
   durable a new epoch begins, in which they no longer validate.
+- A barrier that failed is noted before its exception leaves the engine, because an interrupt may take the place of the exception.
 - [c] The index names only records between tail and head, in order. Entries are dropped before the tail or the epoch changes.
 
 Locks: a thread holds ``guard`` while it stores or changes the state, and ``writing`` while it intends to store and nobody else may
@@ -92,7 +93,7 @@ class Engine:
     """One log, opened for writing. The caller checks arguments, forks and closing, and turns ``OSError`` into poison."""
 
     name = "python"
-    lock_type: Callable[[], Any] = threading.RLock  # reentrant, and fit for threading.Condition
+    lock_type: Callable[[], Any] = staticmethod(threading.RLock)  # reentrant, and fit for threading.Condition
     upkeep_due = False  # the fast path found that it is time for what ``Upkeep`` does
     headroom = 0  # bytes of the ring that the handle leaves free for copies of retained records
 
@@ -123,6 +124,7 @@ class Engine:
     def _begin(self, state: State, slot: Slot) -> None:
         """Set what changes while the log is open."""
         self.state = state
+        self.failure: OSError | None = None  # of a barrier: it is final
         self.generation = slot.generation  # of the newest slot
         self.pointer = slot.commit_position  # what the newest slot names
         self.appends = self.stored_bytes = self.commits = self.slots_written = 0
@@ -333,9 +335,9 @@ class Engine:
         base, capacity = self.block.ring_offset, self.block.capacity
         first, length = start % capacity, end - start
         if first + length <= capacity:
-            self.mapping.barrier((base + first, base + first + length))
+            self._barrier((base + first, base + first + length))
         else:
-            self.mapping.barrier((base + first, base + capacity), (base, base + first + length - capacity))
+            self._barrier((base + first, base + capacity), (base, base + first + length - capacity))
 
     def _write_slot(self, state: State, flags: int = 0) -> None:
         """Store this state in the next slot, and wait for its barrier."""
@@ -353,9 +355,16 @@ class Engine:
         index = slot_index(slot.generation, self.block.control_pages)
         offset = slot_offset(index)
         self.mapping.store(offset, encode_slot(slot, self.block.uuid, index))
-        self.mapping.barrier((offset, offset + LINE))
+        self._barrier((offset, offset + LINE))
         self.generation, self.pointer = slot.generation, slot.commit_position
         self.slots_written += 1
+
+    def _barrier(self, *ranges: tuple[int, int]) -> None:
+        try:
+            self.mapping.barrier(*ranges)
+        except OSError as error:  # CPython notices no signal between the failed call and the next statement
+            self.failure = error
+            raise
 
     def _check_epochs(self) -> None:
         if self.state.epoch >= EPOCH_MAX:

@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -71,6 +72,12 @@ class NativeEngine(Engine):
     def state(self) -> State:  # type: ignore[override]
         """The bounds of the log and its epoch."""
         return _state(self.core)
+
+    @property
+    def failure(self) -> OSError | None:  # type: ignore[override]
+        """The failed barrier, or None."""
+        failed = self.core.failed
+        return OSError(failed, os.strerror(failed)) if failed else None
 
     @property
     def generation(self) -> int:  # type: ignore[override]

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pmwal.errors import PersistError
-from pmwal.format.payload import as_number, as_payload, check_kind, check_length
+from pmwal.format.payload import as_integer, as_number, as_payload, as_seconds, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.records import Bound, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
@@ -91,7 +91,7 @@ class Wal(WalReads):
         """
         engine = self._access.to_store()
         payload = as_payload(data, engine.block)
-        check_kind(kind)
+        kind = check_kind(kind)
         with engine.writing:
             _, seq = self._write_path.store((payload,), (kind,))
         if self._write_path.commits_each if commit is None else commit:
@@ -111,7 +111,7 @@ class Wal(WalReads):
         """
         engine = self._access.to_store()
         payloads = [as_payload(item, engine.block) for item in items]
-        check_kind(kind)
+        kind = check_kind(kind)
         if not payloads:
             next_seq = engine.state.head.next_seq
             return next_seq, next_seq - 1
@@ -135,7 +135,7 @@ class Wal(WalReads):
         """
         engine = self._access.to_store()
         rows = as_rows(a, engine.block)
-        check_kind(kind)
+        kind = check_kind(kind)
         if not rows.records:
             return engine.state.head.next_seq, engine.state.head.next_seq - 1
         with engine.writing:
@@ -174,6 +174,7 @@ class Wal(WalReads):
         b'hello\\x00\\x00\\x00'
         """
         engine = self._access.to_store()
+        n = as_integer("n", n)
         if n < 0:
             raise ValueError(f"cannot reserve {n} bytes")
         return Reservation(self, self._write_path, check_length(n, engine.block), check_kind(kind))
@@ -213,6 +214,7 @@ class Wal(WalReads):
         """
         engine = self._access.to_commit()
         seq = as_number(seq)
+        timeout = as_seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         with engine.guard:
             while engine.state.head.next_seq <= seq:

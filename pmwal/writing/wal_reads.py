@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from pmwal.format.payload import as_number
+from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
 from pmwal.reading.walk import View, Walker, gone, resume
@@ -58,6 +58,7 @@ class WalReads(ArrayReader):
         [b'a', b'b']
         """
         engine = self._access.to_store()
+        timeout = as_seconds("timeout", timeout)
         return follow(engine.mapping, engine.seam, self._look, self._number(start, engine.view), timeout)
 
     def __iter__(self) -> Iterator[Record]:
@@ -65,8 +66,7 @@ class WalReads(ArrayReader):
 
     def __getitem__(self, seq: int) -> Record:
         """The record with this number. ``IndexError`` if the log does not hold it: 0 and negative numbers never exist."""
-        if not isinstance(seq, int):
-            raise TypeError(f"a log is indexed by sequence number, not {type(seq).__name__}; use read(start, stop)")
+        seq = as_index(seq)
         if not self.first_seq <= seq < self.next_seq:
             raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
         record = next(self.read(seq, seq + 1), None)
@@ -134,12 +134,19 @@ class WalReads(ArrayReader):
     def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first < end:
             at = self._locate(view, first) if start is None else start
-            try:
-                for record in Walker(engine.block, self._load, engine.explain).walk(view, at, end):
-                    self._access.to_read().check_kept(record.seq, view)
-                    yield record
-            except OSError as error:
-                raise self._access.fail(error) from error
+            records = Walker(engine.block, self._load, engine.explain).walk(view, at, end)
+            while (record := self._next(records, view)) is not None:
+                yield record  # outside of ``_next``: what the caller throws in here says nothing about the medium
+
+    def _next(self, records: Iterator[Record], view: View) -> Record | None:
+        """The next record of a walk over this view; None after the last."""
+        try:
+            record = next(records, None)
+            if record is not None:
+                self._access.to_read().check_kept(record.seq, view)
+            return record
+        except OSError as error:
+            raise self._access.fail(error) from error
 
     def _load(self, offset: int, length: int) -> bytes:
         return self._access.to_read().mapping.load(offset, length)
