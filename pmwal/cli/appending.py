@@ -112,7 +112,7 @@ def _undoing(wal: Wal, *, whole: bool, report: bool) -> Iterator[None]:
                 warnings.simplefilter("ignore")
                 wal.close()
         elif report and wal.committed_seq >= first and not isinstance(error, KeyboardInterrupt):
-            say(f"{wal.path}: appended {records_in_words(first, wal.committed_seq)} before the error")
+            say(f"{wal.path}: appended {records_in_words(first, wal.committed_seq)}, before the error")
         raise
 
 

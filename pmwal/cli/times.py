@@ -255,7 +255,7 @@ def _date(words: str, today: datetime) -> _Day | None:
 
 def _calendar(year: int, month: int | None, day: int | None) -> _Day:
     """A day, a month or a year."""
-    first = datetime(year, month or 1, day or 1)
+    first = datetime(year, 1 if month is None else month, 1 if day is None else day)
     if day is not None:
         return _Day(first, first + timedelta(days=1))
     return _Day(first, _month_later(first, 12 if month is None else 1))
