@@ -1,4 +1,4 @@
-"""The command line as a whole: usage, errors, help, messages, progress, and times as people write them."""
+"""The command line as a whole: usage, errors, help, messages and progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ import pmwal
 from commands import COMMANDS, Cli, Ran, make_log
 from pmwal.cli import terminal
 from pmwal.cli.commands import truncate
-from pmwal.cli.times import parse_time
 
 
 @pytest.mark.parametrize(
@@ -66,6 +64,15 @@ def test_help_of_each_command_has_examples(cli: Cli, command: str, monkeypatch: 
     assert (ran.status, ran.err) == (0, "")
     assert f"pmwal {command}" in ran.text.partition("Examples:\n")[2]
     assert max(map(len, ran.lines)) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_error_of_usage_names_its_command(cli: Cli, command: str) -> None:
+    """Also for an argument that no parser knows."""
+    arguments = {"completion": ("bash",), "truncate": ("x", "--all"), "demo": ()}.get(command, ("x",))
+    ran = cli(command, *arguments, "--nonsense")
+    assert (ran.status, ran.out) == (64, b"")
+    assert ran.err == f"pmwal {command}: unrecognized arguments: --nonsense\nTry 'pmwal {command} --help'.\n"
 
 
 def test_version_is_that_of_the_package(cli: Cli) -> None:
@@ -135,53 +142,6 @@ def test_progress_bar_accepts_any_order(monkeypatch: pytest.MonkeyPatch, capsysb
         for done in (0, 50, 100, 10, 100):
             progress(done, 100)
     assert b"verify" in capsysbinary.readouterr().err
-
-
-NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2026-11-22T11:50:00Z", "11:50"),
-        ("2026-11-22T13:50:00+02:00", "11:50"),
-        ("10 minutes ago", "11:50"),
-        ("-10min", "11:50"),
-        ("-600s", "11:50"),
-        ("600000 ms ago", "11:50"),
-        ("1h30m ago", "10:30"),
-        ("2 hours 30 min ago", "09:30"),
-        ("-0.5h", "11:30"),
-        ("now", "12:00"),
-        ("@1795348800", "12:00"),
-    ],
-)
-def test_time_is_read_as_people_write_it(text: str, expected: str) -> None:
-    """Absolute and relative times are parsed, against a fixed clock."""
-    moment = datetime.fromisoformat(f"2026-11-22T{expected}:00+00:00")
-    assert parse_time(text, NOON) == round(moment.timestamp()) * 10**9
-
-
-def test_today_and_yesterday_are_local_midnights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Days and times without a zone are local, even across a change of the clocks."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        changed = datetime(2026, 3, 29, 12, tzinfo=UTC)  # summer time began that night
-        assert parse_time("today", changed) == parse_time("2026-03-28T23:00Z")
-        assert parse_time("yesterday", changed) == parse_time("2026-03-27T23:00Z")
-        assert parse_time("13:00", changed) == parse_time("2026-03-29T11:00Z")
-        assert parse_time("2026-03-29") == parse_time("today", changed)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-@pytest.mark.parametrize("text", ["", "soon", "10 parsecs ago", "ago", "-", "@x", "2026-13-01"])
-def test_time_that_cannot_be_read_is_refused(text: str) -> None:
-    """Text that is not a time raises ``ValueError`` and never yields another time."""
-    with pytest.raises(ValueError):
-        parse_time(text)
 
 
 # -- completion

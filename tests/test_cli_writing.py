@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 import pmwal
 from commands import Cli, make_foreign, make_log, make_torn
+from pmwal.cli import appending
+from pmwal.cli.formats import interchange
 from pmwal.writing.engine import Engine
 from support import payloads
 
@@ -168,6 +172,114 @@ def test_truncate_past_the_end_is_refused(cli: Cli, shm_dir: Path) -> None:
     assert ran.status == 1
     assert "the next record will be 11" in ran.err
     assert len(cli("cat", path).lines) == 10
+
+
+# -- commands that fail
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("command", ["write", "import"])
+def test_failed_command_leaves_no_new_log(cli: Cli, shm_dir: Path, command: str) -> None:
+    """A log that was created for a record that cannot be stored is removed, with any name that led to it."""
+    (shm_dir / "link").symlink_to("real.wal")
+    stdin = b"x" * 5000 if command == "write" else b'{"data": "fits"}\n{"data": "' + b"x" * 5000 + b'"}'
+    for name in ("new.wal", "link"):
+        ran = cli(command, shm_dir / name, "--size", "4KiB", stdin=stdin)
+        assert (ran.status, ran.out) == (1, b"")
+        assert "cannot fit" in ran.err
+        assert os.listdir(shm_dir) == ["link"]
+
+
+def test_log_that_took_the_name_of_the_new_one_is_not_removed(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the file that the command created is."""
+    path, other = shm_dir / "a.wal", make_log(shm_dir / "other")
+
+    def replaced(*_: object, **__: object) -> None:
+        other.rename(path)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(appending, "_append_whole", replaced)
+    assert cli("import", path, "--size", "64KiB").status == 1
+    assert len(cli("cat", path).lines) == 10
+
+
+def test_failed_write_reports_what_it_appended(cli: Cli, shm_dir: Path) -> None:
+    """Records before the error are kept, and without --ack the message says which."""
+    path = shm_dir / "a.wal"
+    ran = cli("write", path, "--size", "4KiB", stdin=b"a\nb\n" + b"x" * 10000)
+    assert (ran.status, ran.out) == (1, b"")
+    assert ran.err.splitlines()[0] == f"pmwal: {path}: appended 2 records, 1 to 2, before the error"
+    assert payloads(pmwal.open(path, "r")) == [b"a", b"b"]
+
+
+SIZES = [0, 1, 100, 3000, 7, 40_000, 12]
+"""Payloads that need more than they have bytes: headers, alignment, and half a ring for the largest."""
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("sizes", [SIZES, [10] * 500, [30_000], [9000, 9000, 9000]])
+@pytest.mark.parametrize("form", ["jsonl", "length-prefixed", "parquet", "arrow"])
+def test_import_that_does_not_fit_says_how_much_would(cli: Cli, shm_dir: Path, sizes: list[int], form: str) -> None:
+    """The size that the message names is enough, and a page less is not; nothing is left of the attempt."""
+    source, file, path = shm_dir / "source", shm_dir / f"file.{form}", shm_dir / "a.wal"
+    with pmwal.open(source, size="1MiB") as wal:
+        wal.extend([b"x" * size for size in sizes])
+    cli("export", source, "-o", file, "--format", form)
+    ran = cli("import", path, "-i", file, "--format", form, "--size", "4KiB")
+    assert (ran.status, ran.out, path.exists()) == (1, b"", False)
+    match = re.search(
+        rf"Nothing was imported; the whole input \({len(sizes)} records\) fits into a new log of --size (\d+)KiB", ran.err
+    )
+    assert match
+    enough = int(match[1])
+    assert cli("import", path, "-i", file, "--format", form, "--size", f"{enough - 4}KiB").status == 1
+    assert not path.exists()
+    assert cli("import", path, "-i", file, "--format", form, "--size", f"{enough}KiB").status == 0
+    with pmwal.open(path, "r") as reader:
+        assert [len(record.data) for record in reader] == sizes
+
+
+@pytest.mark.both_engines
+def test_import_that_does_not_fit_leaves_the_log_as_it_was(cli: Cli, shm_dir: Path) -> None:
+    """Of an existing log the records, their numbers and the next number stay."""
+    path = make_log(shm_dir / "a.wal")
+    before = cli("cat", path, "-o", "json").out
+    ran = cli("import", path, stdin=b'{"data": "some"}\n' * 1000)
+    assert (ran.status, ran.out) == (1, b"")
+    assert "the whole input (1000 records) fits into a new log of --size" in ran.err
+    assert (cli("cat", path, "-o", "json").out, pmwal.verify(path).case) == (before, "R1")
+    assert cli("import", path, "--json", stdin=b'{"data": "next"}').json["first_seq"] == 11
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("existing", [False, True])
+def test_interrupted_import_leaves_the_log_as_it_was(
+    cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    """Ctrl-C discards what was appended; a new log is not there."""
+    path = shm_dir / "a.wal"
+    before = cli("cat", make_log(path), "-o", "json").out if existing else b""
+    read = interchange.read_lines
+
+    def interrupted(stream: Any, limit: int) -> Iterator[bytes]:
+        yield from read(stream, limit)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(interchange, "read_lines", interrupted)
+    ran = cli("import", path, stdin=b'{"data": "one"}\n' * 10)
+    assert (ran.status, ran.out, ran.err) == (130, b"", "")
+    assert path.exists() == existing
+    if existing:
+        assert cli("cat", path, "-o", "json").out == before
+        assert pmwal.verify(path).case == "R1"
+
+
+def test_import_that_overwrites_and_fails_keeps_none_of_its_records(cli: Cli, shm_dir: Path) -> None:
+    """With --on-full overwrite old records may be gone by then, but no part of the input stays."""
+    path = make_log(shm_dir / "a.wal", size="4KiB")
+    ran = cli("import", path, "--on-full", "overwrite", stdin=b'{"data": "%s"}\n' % (b"x" * 500) * 20 + b"stop")
+    assert ran.status == 1
+    assert cli("cat", path).out == b""
 
 
 # -- write in a process of its own

@@ -199,13 +199,21 @@ def test_table_from_a_pipe_or_without_pyarrow_is_refused_before_a_log_is_made(
         (b"[" * 100_000, "line 3 of the input: "),
         (b'{"data": "' + b"x" * 5000 + b'"}', "line 2 of the input: a record of 5000 bytes cannot fit"),
         (b'{"data": "' + b"x" * 200_000, "line 3 of the input: "),
+        (b'{"data": "' + b"x" * 200_000 + b'"}', "line 2 of the input: a record of 200000 bytes cannot fit"),
     ],
 )
-def test_invalid_line_is_named_and_earlier_ones_are_kept(cli: Cli, shm_dir: Path, line: bytes, words: str) -> None:
-    """The records before it are kept; an empty line is skipped."""
-    ran = cli("import", shm_dir / "log", "--size", "4KiB", stdin=b'{"data": "kept"}\n\n' + line + b'\n{"data": "later"}\n')
-    assert (ran.status, words in ran.err, "Traceback" in ran.err) == (1, True, False)
-    assert contents(shm_dir / "log") == [(0, b"kept")]
+@pytest.mark.parametrize("existing", [False, True])
+def test_invalid_line_is_named_and_nothing_is_imported(cli: Cli, shm_dir: Path, line: bytes, words: str, existing: bool) -> None:
+    """A new log is not there afterwards, an existing one as it was; an empty line is skipped, but counted."""
+    path = shm_dir / "log"
+    if existing:
+        assert cli("import", path, "--size", "4KiB", stdin=b'{"data": "old", "kind": 3}').status == 0
+    ran = cli("import", path, "--size", "4KiB", stdin=b'{"data": "good"}\n\n' + line + b'\n{"data": "later"}\n')
+    assert (ran.status, words in ran.err, "Traceback" in ran.err, ran.out) == (1, True, False, b"")
+    assert os.listdir(shm_dir) == (["log"] if existing else [])
+    if existing:
+        assert contents(path) == [(3, b"old")]
+        assert pmwal.verify(path).case == "R1"
 
 
 def test_export_over_the_log_itself_is_refused(cli: Cli, shm_dir: Path) -> None:

@@ -1,14 +1,12 @@
-"""Metrics: what a handle counts, how long its commits take, both for Prometheus, and what another process can watch."""
+"""Metrics: what a handle counts, how long its commits take, and what another process can watch."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from random import Random
@@ -16,12 +14,10 @@ from random import Random
 import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
-from prometheus_client import CollectorRegistry, generate_latest
 
 import pmwal
 from commands import Cli, between_looks
 from pmwal.format.layout import LIVE_LATENCY, LIVE_LATENCY_OFFSET, LIVE_OFFSET, PAGE
-from pmwal.integrations.prometheus import COUNTERS, GAUGES, Collector
 from pmwal.latency import COARSE, FINE, NS_MAX, SAMPLE_STEP, LatencyHistogram, LatencyRecorder, LiveLatency, Scale
 from pmwal.storage.live_page import read_latency
 from support import BarrierRecorder, fail_flush, kill, open_small, overwrite
@@ -453,76 +449,3 @@ def test_stat_takes_any_bytes_for_counters(cli: Cli, path: Path, monkeypatch: py
             between_looks(monkeypatch, *[scribble] * 10)
             ran = cli("stat", path, "--watch", *arguments)
             assert (ran.err, len(ran.lines)) == ("", 10), f"seed {SEED}"
-
-
-# -- for Prometheus
-
-
-@pytest.fixture
-def registry() -> Iterator[CollectorRegistry]:
-    """A registry of its own for each test."""
-    return CollectorRegistry()
-
-
-def test_prometheus_sees_every_counter(path: Path, registry: CollectorRegistry) -> None:
-    """Each figure has the value in stats(), labelled with the path."""
-    with open_small(path, medium="file", on_full="overwrite") as wal:
-        registry.register(Collector(wal))
-        for _ in range(400):
-            wal.append(bytes(100))
-        stats, labels = wal.stats(), {"log": str(path)}
-        assert stats.overwritten > 0
-        for name, (attribute, _) in COUNTERS.items():
-            assert registry.get_sample_value(f"pmwal_{name}_total", labels) == getattr(stats, attribute), name
-        for name, (attribute, _) in GAUGES.items():
-            holder, _, inner = attribute.rpartition(".")
-            value = getattr(stats.recovery if holder else stats, inner)
-            assert registry.get_sample_value(f"pmwal_{name}", labels) == value, name
-        facts = labels | {key: getattr(stats, key) for key in ("engine", "medium", "durability", "filesystem", "flush", "ordering")}
-        assert registry.get_sample_value("pmwal_log_info", facts) == 1
-
-
-def test_prometheus_sees_the_latencies_in_buckets(path: Path, registry: CollectorRegistry) -> None:
-    """Buckets are cumulative, in seconds, and the last one holds everything."""
-    durations = [90, 100, 150, 900_000, 2_000_000, 20 * 10**9]
-    with open_small(path, medium="file", seam=Stopwatch(durations)) as wal:
-        registry.register(Collector(wal))
-        for _ in durations:
-            wal.append(b"x")
-        name, labels = "pmwal_commit_latency_seconds", {"log": str(path)}
-        found = {
-            bound: registry.get_sample_value(f"{name}_bucket", labels | {"le": bound})
-            for bound in ("1e-07", "2e-07", "0.001", "0.005", "10.0", "+Inf")
-        }
-        assert list(found.values()) == [2, 3, 4, 5, 5, 6]
-        assert registry.get_sample_value(f"{name}_count", labels) == 6
-        assert registry.get_sample_value(f"{name}_sum", labels) == pytest.approx(sum(durations) / 1e9)
-
-
-def test_one_collector_serves_many_logs_and_lets_go_of_closed_ones(shm_dir: Path, registry: CollectorRegistry) -> None:
-    """A closed log is no longer reported, a dropped one is not kept alive, and one may be added later."""
-    one, two, three = (open_small(shm_dir / f"{name}.wal") for name in ("one", "two", "three"))
-    collector = Collector(one, two)
-    registry.register(collector)
-    collector.add(three)
-    one.close()
-    with pytest.warns(ResourceWarning, match="without close"):
-        del two
-    text = generate_latest(registry).decode()
-    assert [name for name in ("one", "two", "three") if f"/{name}.wal" in text] == ["three"]
-    three.close()
-    assert 'log="' not in generate_latest(registry).decode()
-
-
-def test_forked_child_is_scraped_without_its_parents_logs(path: Path, registry: CollectorRegistry) -> None:
-    """A worker that inherited the collector reports nothing of its parent's, and does not fail."""
-    with open_small(path) as wal:
-        registry.register(Collector(wal))
-        child = os.fork()
-        if child == 0:
-            try:
-                os._exit(1 if str(path).encode() in generate_latest(registry) else 0)
-            finally:
-                os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
-        assert str(path).encode() in generate_latest(registry)

@@ -147,3 +147,16 @@ def test_watch_on_a_terminal_stays_in_place(cli: Cli, shm_dir: Path, monkeypatch
     assert second.endswith("\x1b[8F")
     assert [page.count("\n") for page in (first, second, third)] == [6, 8, 8]
     assert max(map(len, third.splitlines())) <= 39
+
+
+def test_watch_of_an_empty_log_says_so(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a writer and records a line has neither the word none nor a range that ends before it begins."""
+    open_small(shm_dir / "log").close()
+    between_looks(monkeypatch, lambda: None)
+    (line,) = cli("stat", shm_dir / "log", "--watch").lines
+    assert line.split("; ")[1:] == ["no writer", "no records", "fill 0.0%"]
+    with open_small(shm_dir / "log") as wal:
+        wal.append(b"x")
+    between_looks(monkeypatch, lambda: None)
+    (line,) = cli("stat", shm_dir / "log", "--watch").lines
+    assert line.split("; ")[1:3] == ["no writer", "record 1, durable up to 1"]

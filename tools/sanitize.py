@@ -45,6 +45,7 @@ TESTS = (
     "test_follow.py",
     "test_medium.py",
     "test_metrics.py",
+    "test_prometheus.py",
     "test_surroundings.py",
 )
 QUICK = ("test_framing.py", "test_limits.py")

@@ -3,28 +3,33 @@
 Invariants
 ----------
 - A number is printed only after its record is durable, and is flushed at once.
-- Records appended before an error are committed and acknowledged.
+- ``write``: records appended before an error are committed, and acknowledged or reported. ``import``: an error or a Ctrl-C discards
+  all of them. A log that the failed command created, and that has no record of it, is removed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from pmwal.cli.exit_status import OK
 from pmwal.cli.options import Parser, add_json, add_medium, add_ordering, add_path, number_option, size_option
 from pmwal.cli.terminal import print_json, progress_bar, say
 from pmwal.cli.wording import records_in_words, torn_in_words
-from pmwal.errors import Overrun, PmwalError, RecordTooLarge
-from pmwal.format.layout import KIND_MAX
+from pmwal.errors import Overrun, PmwalError, RecordTooLarge, WalFull
+from pmwal.format.layout import KIND_MAX, PAGE, record_size
 from pmwal.opening import open_log
 from pmwal.writing.wal import Wal
 
 Items = Iterable[tuple[int, bytes]]
 """Kinds and payloads."""
+
+_READ_MAX = 64 << 20  # an import reads payloads of this length even for a smaller log, to say how large it must be
 
 
 def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
@@ -44,11 +49,18 @@ def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
 
 
 def append_to(
-    args: argparse.Namespace, items: Callable[[int], Items], noun: str, *, commit: str | float = "manual", ack: bool = False
+    args: argparse.Namespace,
+    items: Callable[[int], Items],
+    noun: str,
+    *,
+    commit: str | float = "manual",
+    ack: bool = False,
+    whole: bool = False,
 ) -> int:
-    """Append ``items(capacity)``, report what was appended, and return the exit status.
+    """Append ``items(limit)``, report what was appended, and return the exit status.
 
-    ``ack``: print each number once its record is durable. ``noun``: what the input calls an item, for error messages.
+    ``limit``: the longest payload worth reading. ``noun``: what the input calls an item, for error messages. ``ack``: print each
+    number once its record is durable. ``whole``: append all or nothing.
     """
     with progress_bar("open") as progress:
         wal = open_log(
@@ -65,8 +77,12 @@ def append_to(
         for phrase in torn_in_words(wal.recovery):
             say(f"{args.path}: recovered: {phrase}")
         first = wal.next_seq
-        with _acknowledging(wal, commit) if ack else contextlib.nullcontext(_nothing) as acknowledge:
-            last = _append_all(wal, items(wal.capacity), noun, acknowledge)
+        with _undoing(wal, whole=whole, report=not ack and not whole):
+            if whole:
+                last = _append_whole(wal, items(max(wal.capacity, _READ_MAX)), noun)
+            else:
+                with _acknowledging(wal, commit) if ack else contextlib.nullcontext(_nothing) as acknowledge:
+                    last = _append_each(wal, items(wal.capacity), noun, acknowledge)
         overwritten = wal.stats().overwritten
     if args.json:
         print_json({"path": args.path, "first_seq": first, "last_seq": last, "records": last - first + 1})
@@ -76,7 +92,31 @@ def append_to(
     return OK
 
 
-def _append_all(wal: Wal, items: Items, noun: str, acknowledge: Callable[[int], None]) -> int:
+@contextlib.contextmanager
+def _undoing(wal: Wal, *, whole: bool, report: bool) -> Iterator[None]:
+    """If the block fails, discard what it appended (``whole``) or report it, and remove a log that was created in vain."""
+    first = wal.next_seq
+    target = os.path.realpath(wal.path)
+    created = os.stat(target) if wal.recovery.outcome == "created" else None
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(PmwalError, OSError):  # the medium failed: what was appended is as uncertain as after a crash
+            if whole:
+                wal.rollback(after=max(first, wal.first_seq) - 1)
+        if created is not None and (whole or wal.committed_seq < first):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(created, os.stat(target)):  # its lock is still held
+                    os.unlink(target)
+            with warnings.catch_warnings(), contextlib.suppress(PmwalError, OSError):
+                warnings.simplefilter("ignore")
+                wal.close()
+        elif report and wal.committed_seq >= first and not isinstance(error, KeyboardInterrupt):
+            say(f"{wal.path}: appended {records_in_words(first, wal.committed_seq)}, before the error")
+        raise
+
+
+def _append_each(wal: Wal, items: Items, noun: str, acknowledge: Callable[[int], None]) -> int:
     """Append all and return the last number; ``acknowledge(seq)`` is called as everything up to ``seq`` becomes durable."""
     first, last = wal.next_seq, wal.next_seq - 1
     try:
@@ -90,6 +130,30 @@ def _append_all(wal: Wal, items: Items, noun: str, acknowledge: Callable[[int], 
         if wal.committed_seq < last:
             wal.commit()
         acknowledge(wal.committed_seq)
+    return last
+
+
+def _append_whole(wal: Wal, items: Items, noun: str) -> int:
+    """Append all with one commit and return the last number. If they do not fit, read on to say how large a log must be."""
+    alignment = wal.stats().alignment
+    problem: PmwalError | None = None
+    last, count, total, largest = wal.next_seq - 1, 0, 0, 0
+    for kind, data in items:
+        count += 1
+        size = record_size(len(data), alignment)
+        total, largest = total + size, max(largest, size)
+        if problem is None:
+            try:
+                last = wal.append(data, kind=kind)
+            except RecordTooLarge as error:
+                problem = RecordTooLarge(f"{noun} {count} of the input: {error}")
+            except WalFull as error:
+                problem = WalFull(f"{noun} {count} of the input: {error}")
+    if problem is not None:
+        pages = -(-max(total, 2 * largest) // PAGE)
+        advice = f"the whole input ({count} records) fits into a new log of --size {pages * PAGE // 1024}KiB"
+        raise type(problem)(f"{problem}. Nothing was imported; {advice}")
+    wal.commit()
     return last
 
 

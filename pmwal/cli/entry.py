@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -30,6 +29,7 @@ from pmwal.cli.commands import (
 )
 from pmwal.cli.exit_status import BROKEN_PIPE, CORRUPT, FAILED, INTERRUPTED, LOCKED, OK, UNREADABLE, USAGE
 from pmwal.cli.options import HelpFormatter, Parser
+from pmwal.cli.streams import StreamError, standard_streams
 from pmwal.cli.terminal import say
 from pmwal.cli.times import join_relative
 from pmwal.cli.wording import numbers_in_words
@@ -45,6 +45,7 @@ Exit status:
   3    cannot be opened: not a pmwal log, or an operating system error
   4    another process has the log open for writing
   64   usage error
+  74   standard input, output or error failed, or is missing
   130  interrupted
   141  the reader of the output has gone (broken pipe)
 
@@ -63,32 +64,40 @@ Set PMWAL_TRACEBACK=1 to see where an error came from.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; raise nothing."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    with _short_warnings():
-        for stream in (sys.stdout, sys.stderr):
-            _encode_anything(stream)
-        path: str | None = None
-        try:
-            args = _parser().parse_args(join_relative(arguments))
-            path = getattr(args, "path", None)
-            status: int = args.run(args)
-            sys.stdout.flush()
-        except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
-            status = _flushed(stop.code if isinstance(stop.code, int) else FAILED)
-        except BrokenPipeError:
-            status = _close_output()
-        except KeyboardInterrupt:
-            status = INTERRUPTED
-        except Exception as error:
-            if os.environ.get("PMWAL_TRACEBACK"):
-                traceback.print_exc()
-            status = _explain(error, path if isinstance(path, str) else None)
+    try:
+        with standard_streams() as streams, _short_warnings():
+            return streams.finish(_run(arguments))
+    except KeyboardInterrupt:  # before the command began, or once more as it ended
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    path: str | None = None
+    try:
+        args, unknown = _parser().parse_known_args(join_relative(arguments))
+        if unknown:
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        path = getattr(args, "path", None)
+        status: int = args.run(args)
+    except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    except StreamError:  # the stream keeps it and gives the status at the end
+        status = OK
+    except BrokenPipeError:
+        status = BROKEN_PIPE
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:
+        if os.environ.get("PMWAL_TRACEBACK"):
+            traceback.print_exc()
+        status = _explain(error, path if isinstance(path, str) else None)
     return status
 
 
 def _parser() -> Parser:
     parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
-    parser.set_defaults(run=_no_command, root=parser)
+    parser.set_defaults(run=_no_command, root=parser, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, import_, completion):
         module.add(commands)
@@ -102,8 +111,6 @@ def _no_command(args: argparse.Namespace) -> int:
 
 def _explain(error: Exception, path: str | None) -> int:
     """Report an error in one line (two for damage), and return the exit status."""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
     if isinstance(error, CorruptWal):
         say(_corrupt_in_words(error, path))
         return CORRUPT
@@ -142,29 +149,6 @@ def _os_error_in_words(error: OSError, path: str | None) -> str:
     if not isinstance(name, str) or name.startswith("/proc/self/fd/"):
         name = path
     return reason if name is None else f"{name}: {reason}"
-
-
-def _flushed(status: int) -> int:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _close_output() if status == OK else status
-    return status
-
-
-def _close_output() -> int:
-    """Send the rest of the output nowhere, so that the interpreter's last flush does not fail either."""
-    with contextlib.suppress(OSError, io.UnsupportedOperation):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    return BROKEN_PIPE
-
-
-def _encode_anything(stream: TextIO) -> None:
-    """Escape characters that the terminal's encoding lacks, so that no label or payload can end the command."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
+from pmwal.cli.streams import StreamError
 from pmwal.records import Progress
 
 _BAR_DELAY = 1.0  # seconds; shorter work shows no bar
@@ -16,7 +17,8 @@ _BAR_DELAY = 1.0  # seconds; shorter work shows no bar
 
 def say(message: str) -> None:
     """Print a message to standard error, after all output so far."""
-    sys.stdout.flush()
+    with contextlib.suppress(StreamError):  # it is kept, and reported at the end
+        sys.stdout.flush()
     print(f"pmwal: {message}", file=sys.stderr)
 
 

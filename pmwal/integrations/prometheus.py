@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator
 from operator import attrgetter
@@ -18,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("pmwal.integrations.prometheus needs prometheus_client: pip install 'pmwal[metrics]'") from error
 
-from pmwal.errors import ForkedWal
+from pmwal.errors import ForkedWal, WalClosed
 from pmwal.latency import LatencyHistogram
 from pmwal.records import WalStats
 from pmwal.writing.wal import Wal
@@ -54,6 +55,8 @@ BUCKETS_NS = (*(digit * 10**power for power in range(2, 10) for digit in (1, 2, 
 class Collector(_Base):
     """Counters and latencies of any number of open logs, each labelled ``log`` with its path.
 
+    Bytes of a path that are not UTF-8 become ``\\xNN`` in the label. Of several logs with one path the last added is reported.
+
     Pass all logs of a registry to one collector, or ``add`` them as they are opened. It reads their figures when it is scraped, and
     costs nothing otherwise. It keeps no log open; a log that is closed or dropped is no longer reported.
 
@@ -82,7 +85,7 @@ class Collector(_Base):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of all open logs."""
-        logs = list(self._figures())
+        logs = list(dict(self._figures()).items())  # Prometheus refuses two samples with one label
         for name, (attribute, text) in COUNTERS.items():
             counter = CounterMetricFamily(f"pmwal_{name}", text, labels=["log"])
             for path, stats in logs:
@@ -104,16 +107,16 @@ class Collector(_Base):
         yield latency
 
     def _figures(self) -> Iterator[tuple[str, WalStats]]:
-        """Path and figures of each open log of this process, which in a forked child are not those of its parent."""
+        """Label and figures of each open log of this process, which in a forked child are not those of its parent."""
         for known in self._wals:
             wal = _open_log(known)
             if wal is None:
                 continue
             try:
                 stats = wal.stats()
-            except ForkedWal:
+            except (ForkedWal, WalClosed):  # another thread may close it meanwhile
                 continue
-            yield wal.path, stats
+            yield os.fsencode(wal.path).decode(errors="backslashreplace"), stats
 
 
 def _open_log(known: weakref.ref[Wal]) -> Wal | None:

@@ -20,7 +20,7 @@ from pmwal.cli.matching import Matches, add_grep, matches_pattern
 from pmwal.cli.options import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
-from pmwal.cli.times import TIME_HELP, time_option
+from pmwal.cli.times import TIME_HELP, since_option, until_option
 from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
@@ -39,7 +39,7 @@ numbers are missing, and still exits with status 2.
 
 Examples:
   pmwal cat -n 10 app.wal
-  pmwal cat --since yesterday --until today -g 'error|warn' app.wal
+  pmwal cat --since yesterday --until yesterday -g 'error|warn' app.wal
   pmwal cat --from 1000 --to 1999 -o json app.wal | jq .data
   pmwal cat -o raw app.wal > lines.txt   inverse of: pmwal write < lines.txt
   pmwal cat --length-prefixed app.wal | pmwal write --length-prefixed copy.wal
@@ -57,8 +57,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("-r", "--reverse", action="store_true", help="print the newest first")
     parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="start at this record")
     parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="stop after this record")
-    parser.add_argument("-S", "--since", type=time_option, metavar="TIME", help="print only records stored at TIME or later")
-    parser.add_argument("-U", "--until", type=time_option, metavar="TIME", help="print only records stored at TIME or earlier")
+    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="print only records stored at TIME or later")
+    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="print only records stored at TIME or earlier")
     add_grep(parser)
     add_output(parser)
     parser.add_argument("--salvage", action="store_true", help="print every whole record of a damaged log")

@@ -17,6 +17,7 @@ from pmwal.cli.demo.report import Printer, summary
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.framing import as_item
 from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_ordering, number_option, size_option
+from pmwal.cli.streams import StreamError
 from pmwal.cli.terminal import print_json
 from pmwal.errors import PmwalError
 from pmwal.format.layout import CAPACITY_MIN, KIND_MAX, LINE
@@ -128,11 +129,11 @@ def run(args: argparse.Namespace) -> int:
                     break
         except WriterEnded as failure:
             error = str(failure)
-        except (PmwalError, OSError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StreamError):  # nobody would learn where the log is
             location.keep = args.keep
             raise
+        except (PmwalError, OSError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
         value = summary(demo, stats, lines, seed, error)
         sound = bool(value["sound"])
         location.keep = args.keep or not sound

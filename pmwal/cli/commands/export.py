@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.atomic_file import descriptor_named, replacing
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.interchange import INTERCHANGES, form_for
 from pmwal.cli.options import Commands, add_command, add_path
@@ -30,7 +30,9 @@ Formats:
 
 The default format follows from the suffix of FILE (.jsonl, .ndjson, .json,
 .parquet, .arrow, .feather); otherwise it is jsonl. FILE appears complete or not
-at all. To read a damaged log: pmwal cat --salvage.
+at all; a file that it replaces lends it mode, owner and attributes. One with
+several names, or that cannot be replaced, is overwritten once the whole output
+was made. To read a damaged log: pmwal cat --salvage.
 
 Exit status: 0; 1 if a writer overwrote records before they could be read.
 
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     """Write every record that the log now has."""
     name = form_for(args.format, args.file)
     form = INTERCHANGES[name]
+    if args.file is not None and descriptor_named(args.file) == 1:
+        args.file = None
     if args.file is None and not form.is_text and sys.stdout.isatty():
         args.parser.error(f"{name} is binary and cannot be written to a terminal; use -o FILE")
     with open(args.path, "r") as reader:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import io
 import sys
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.formats.interchange import INTERCHANGES, form_for
 from pmwal.cli.options import Commands, add_command
+from pmwal.cli.streams import Descriptor
 
 _EPILOG = """\
 The log is created if it does not exist; otherwise the records are appended.
 Kinds and payloads are kept; sequence numbers and times are assigned anew. All
-records are durable when the command ends.
+records are durable when the command ends. If it fails or is interrupted
+(Ctrl-C), the log is as it was before, and not there if it was new; only what
+--on-full overwrite had overwritten by then is gone. After SIGKILL or a power
+cut the log may have the first part of the input.
+
+If the input does not fit, the command says which --size it needs.
 
 Formats:
   jsonl            one JSON object per line: data (text) or data_base64, and
@@ -56,11 +64,17 @@ def run(args: argparse.Namespace) -> int:
     with _source(args.file) as stream:
         read = form.read(stream)  # before the log is opened, and possibly created
 
-        def items(capacity: int) -> Items:
-            return read(capacity, args.kind)
+        def items(limit: int) -> Items:
+            return read(limit, args.kind)
 
-        return append_to(args, items, form.noun)
+        return append_to(args, items, form.noun, whole=True)
 
 
-def _source(path: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
-    return contextlib.nullcontext(sys.stdin.buffer) if path is None else builtins.open(path, "rb")
+@contextlib.contextmanager
+def _source(path: str | None) -> Iterator[BinaryIO]:
+    """The input; errors name it."""
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    with builtins.open(path, "rb", buffering=0) as file:
+        yield io.BufferedReader(Descriptor(file.fileno(), path, is_input=True))

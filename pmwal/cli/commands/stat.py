@@ -22,7 +22,7 @@ from pmwal.cli.exit_status import OK
 from pmwal.cli.options import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json
 from pmwal.cli.times import local_text
-from pmwal.cli.wording import writer_in_words
+from pmwal.cli.wording import numbers_in_words, writer_in_words
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
@@ -242,7 +242,7 @@ def _page(facts: Facts) -> list[str]:
         lines.append(("records", "the live page is not valid; see pmwal info"))
     else:
         pending = bounds["last_seq"] - bounds["durable_seq"]
-        count = bounds["last_seq"] - bounds["first_seq"] + 1
+        count = _count(bounds)
         held = f"{bounds['first_seq']} to {bounds['last_seq']}, {count:,} in all" if count else "none"
         lines += [
             ("epoch", str(bounds["epoch"])),
@@ -258,12 +258,17 @@ def _page(facts: Facts) -> list[str]:
     return [f"{name:<12}{text}" for name, text in lines]
 
 
+def _count(bounds: Facts) -> int:
+    return int(bounds["last_seq"] - bounds["first_seq"] + 1)
+
+
 def _line(facts: Facts) -> str:
     """For a pipe: one line per sample."""
     bounds, rates = facts["bounds"], facts["rates"]
-    words = [local_text(facts["time_ns"]), writer_in_words(facts["writer"])]
+    words = [local_text(facts["time_ns"]), writer_in_words(facts["writer"]) if facts["writer"] else "no writer"]
     if bounds is not None:
-        words.append(f"records {bounds['first_seq']} to {bounds['last_seq']}, durable {bounds['durable_seq']}")
+        held = f"{numbers_in_words(bounds['first_seq'], bounds['last_seq'])}, durable up to {bounds['durable_seq']}"
+        words.append(held if _count(bounds) else "no records")
         words.append(f"fill {bounds['fill']:.1%}")
     if rates is not None:
         words += [_rates_in_words(rates), f"latency {_latency_in_words(facts['commit_latency']['interval'])}"]

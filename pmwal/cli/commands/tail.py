@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- A cursor is saved only after everything up to its record was written to standard output. So a kill may cause records to
-  be printed twice, but never to be left out.
+- A cursor is saved only after everything up to its record was written to standard output and flushed. So a kill or an error may
+  cause records to be printed twice, but never to be left out.
 - Records that are no longer in the log are reported on standard error; printing then continues with the oldest there are.
 """
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import select
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +25,7 @@ from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
 from pmwal.cli.matching import Matches, add_grep, matches_pattern
 from pmwal.cli.options import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import numbers_in_words
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
@@ -179,7 +178,7 @@ class _Tail:
             else:
                 next_seq = self._next_after_rollback(reader, error)
         self._save()
-        _refuse_closed_output()
+        refuse_closed_output()
         return next_seq
 
     def _next_after_rollback(self, reader: Reader, error: Overrun) -> int:
@@ -255,11 +254,3 @@ def _noted(records: Iterable[Record], note: Callable[[Cursor], None], limit: int
         if limit is None or count < limit:
             note(_cursor(record))
         yield record
-
-
-def _refuse_closed_output() -> None:
-    """Raise ``BrokenPipeError`` if the reader of the output is gone: without a new record no write would reveal it."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    if any(events & select.POLLERR for _, events in poll.poll(0)):
-        raise BrokenPipeError

@@ -8,6 +8,7 @@ from typing import Any
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
 from pmwal.cli.inspection import end_offset, judge_log
 from pmwal.cli.options import Commands, add_command, add_json
+from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words
 from pmwal.errors import FormatError
@@ -24,6 +25,7 @@ Exit status (the worst of all files):
      or one commit slot or superblock copy is lost
   2  corrupt: acknowledged records are damaged, missing or in doubt
   3  cannot be opened: not a pmwal log, shortened, newer, or no permission
+Started without standard output (>&-) it checks all the same, like --quiet.
 
 Examples:
   pmwal verify app.wal
@@ -49,11 +51,11 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check each file; return the worst status."""
-    worst = OK
+    worst, quiet = OK, args.quiet or output_is_missing()  # without an output the status is the answer
     for path in args.paths:
         status, line, value = _verify(path)
         worst = max(worst, status)
-        if args.quiet:
+        if quiet:
             continue
         if args.json:
             print_json(value)

@@ -18,7 +18,10 @@ from pmwal.opening.options import COMMIT_POLICIES, check_commit
 _EPILOG = """\
 The log is created if it does not exist, and recovered if it does. Newlines are
 not stored; a last line without a newline is a record too, and an empty line is
-an empty record.
+an empty record. Input that pauses is waited for.
+
+If the command fails, the records before the error are kept; a new log without
+any record is removed.
 
 Examples:
   tail -F app.log | pmwal write app.wal
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--ack prints one number per line; leave --json out")
     read = read_items if args.length_prefixed else read_lines
 
-    def items(capacity: int) -> Items:
-        return ((args.kind, item) for item in read(sys.stdin.buffer, capacity))
+    def items(limit: int) -> Items:
+        return ((args.kind, item) for item in read(sys.stdin.buffer, limit))
 
     return append_to(args, items, "item" if args.length_prefixed else "line", commit=args.commit, ack=args.ack)

@@ -17,6 +17,7 @@ from pmwal.cli.formats import tables
 from pmwal.cli.formats.framing import read_items, read_lines
 from pmwal.cli.formats.printing import as_json, as_length_prefixed
 from pmwal.cli.formats.tables import Payloads
+from pmwal.errors import RecordTooLarge
 from pmwal.format.layout import KIND_MAX
 from pmwal.records import Record
 
@@ -25,7 +26,8 @@ _FRAME = 64 * 1024  # more than the rest of a line takes
 
 
 class Interchange(NamedTuple):
-    """One format. ``read(stream)`` checks the stream; what it returns reads it, given the log's capacity and a default kind."""
+    """One format. ``read(stream)`` checks the stream; what it returns reads it, given the longest payload
+    and a default kind."""
 
     write: Callable[[Iterable[Record], BinaryIO], None]
     read: Callable[[BinaryIO], Callable[[int, int], Payloads]]
@@ -54,7 +56,10 @@ def _read_json_lines(stream: BinaryIO) -> Callable[[int, int], Payloads]:
 
 def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
     """Read the records of JSON lines; empty lines are skipped."""
-    for number, line in enumerate(read_lines(stream, _ESCAPED * limit + _FRAME), 1):
+    longest = _ESCAPED * limit + _FRAME
+    for number, line in enumerate(read_lines(stream, longest), 1):
+        if len(line) > longest:
+            raise RecordTooLarge(f"line {number} of the input: it is longer than {longest} bytes; a payload has at most {limit}")
         if line.strip():
             try:
                 yield _from_json(json.loads(line), kind)

@@ -1,0 +1,18 @@
+"""The command ``pmwal``. It is a module beside the package, so that Ctrl-C while the package is imported is handled, too."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def main() -> int:
+    """Import the command line and run it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # not if a shell started it in the background, with SIGINT ignored
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # an exception could be caught by what is being imported
+    from pmwal.cli.entry import main as run
+
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+    return run()
