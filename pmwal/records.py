@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
@@ -173,11 +174,24 @@ class WalStats:
 class SinkStats:
     """What became of the records of a logging library since the log was opened.
 
-    ``written``: stored. ``overwritten``: older records that were overwritten, also those of earlier runs. ``dropped``: not stored
-    because the log was full (``on_full="raise"``). ``errors``: not stored, or not durable as asked, for any other reason.
+    - ``written``: stored. ``overwritten``: older records that were overwritten, also those of earlier runs.
+    - ``dropped``: not stored because the log was full (``on_full="raise"``). ``errors``: not stored as they were, or not durable as
+      asked, for any other reason. ``reasons``: all of these, by the name of the exception.
+    - ``queued``: logged while their thread was inside a call on the log (a signal handler, a ``__del__``), and stored after it.
+    - ``cut``: stored with a mark in place of what was cut off: a cycle, too much depth, an object whose methods raised, or the rest
+      of a record that is too large, which counts among the errors, too.
     """
 
     written: int = 0
     overwritten: int = 0
     dropped: int = 0
     errors: int = 0
+    queued: int = 0
+    cut: int = 0
+    reasons: dict[str, int] = field(default_factory=dict, compare=False)
+
+    def __setstate__(self, state: list[Any]) -> None:
+        # A pickle of version 0.1 has the first four only.
+        for each, value in zip_longest(fields(self), state):
+            default = each.default_factory() if callable(each.default_factory) else each.default
+            object.__setattr__(self, each.name, default if value is None else value)

@@ -283,7 +283,10 @@ def test_end_of_the_interpreter_closes_the_log(log: Path) -> None:
 
 
 def test_logging_call_raises_nothing(handler: Watched) -> None:
-    """Wrong arguments, an exception in __str__ and a record that can never fit are counted and handed to handleError."""
+    """Wrong arguments, an exception in __str__ and a record that can never fit are counted and handed to handleError.
+
+    Of the last one as much is stored as fits.
+    """
 
     class Bad:
         def __str__(self) -> str:
@@ -294,7 +297,9 @@ def test_logging_call_raises_nothing(handler: Watched) -> None:
     logger.info(Bad())
     logger.info("x" * (1 << 16))
     assert [type(error) for error in handler.reported] == [TypeError, ZeroDivisionError, pmwal.RecordTooLarge]
-    assert handler.stats() == sink.SinkStats(errors=3)
+    assert handler.stats() == sink.SinkStats(written=1, errors=3, cut=1)
+    assert handler.stats().reasons == {"TypeError": 1, "ZeroDivisionError": 1, "RecordTooLarge": 1}
+    assert stored(handler) == [(20, "x" * (1 << 14) + f"[cut: {3 << 14} bytes]")]
 
 
 def test_recursion_without_an_end_is_counted_and_not_raised(handler: Watched) -> None:

@@ -42,9 +42,12 @@ class Sink(SinkOwner):
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
+        on_corrupt: str = "set-aside",
         medium: str = "auto",
     ) -> None:
-        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(
+            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+        )
         self._sink = _Sink(path, options)
 
     def write(self, message: str) -> None:

@@ -18,7 +18,7 @@ import os
 import sys
 import traceback
 import weakref
-from typing import NoReturn
+from typing import Any, NoReturn, Self
 
 from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, refuse_pickle
 
@@ -28,7 +28,8 @@ class LoggerFactory(SinkOwner):
 
     A record is the text (in UTF-8) or the bytes that the last processor returned; its ``kind`` is the number of the method's level
     in ``logging``. Errors of the log are counted and printed to stderr (unless ``logging.raiseExceptions`` is false), and not
-    raised. The log is closed when the factory and its loggers are gone, and at exit.
+    raised; of a closed log only the first one is printed. The log is closed when the factory and its loggers are gone, and at exit.
+    ``copy.deepcopy`` gives the same factory and loggers.
 
     >>> factory = LoggerFactory(path, size="1MiB")
     >>> factory().warning('{"event": "late"}')
@@ -45,9 +46,12 @@ class LoggerFactory(SinkOwner):
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
+        on_corrupt: str = "set-aside",
         medium: str = "auto",
     ) -> None:
-        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(
+            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+        )
         self._sink = Sink(path, options)
         weakref.finalize(self, self._sink.close)
 
@@ -62,6 +66,8 @@ class LoggerFactory(SinkOwner):
             self._sink.store(line, level)
         except Exception as error:
             self._sink.count(error)
+            if self._sink.said(error, message):
+                return
             if logging.raiseExceptions and sys.stderr is not None:
                 print("--- Logging error ---", *traceback.format_exception(error), file=sys.stderr, sep="\n")
 
@@ -106,6 +112,14 @@ class WalLogger:
     warn = warning
     err = exception = failure = error
     fatal = critical
+
+    def __copy__(self) -> Self:
+        """Itself: a logger has no state of its own."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself, as ``copy.copy`` does: structlog copies bound loggers with the logger that they wrap."""
+        return self
 
     def __reduce__(self) -> NoReturn:
         refuse_pickle(self)

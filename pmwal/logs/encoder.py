@@ -1,25 +1,50 @@
 """JSON for structured log records, by the fastest library that is installed: orjson, msgspec, or the standard one.
 
-No value makes a record impossible: a value without a JSON form is stored as text, NaN and the infinities as null.
+No value makes a record impossible: a value without a JSON form is stored as text, NaN and the infinities as null, and what a
+library refuses (cycles, depth, objects whose methods raise) is cut by ``pmwal.logs.plain``.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
 from functools import partial
 from importlib import import_module
 from typing import Any
+from uuid import UUID
+
+from pmwal.logs.plain import Plain, to_json
 
 LIBRARIES = ("orjson", "msgspec")
 """In order of preference; the standard library is the last resort."""
 
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, UUID, Decimal})
+_ORJSON_DEPTH = 200  # it refuses 255 dicts or lists
+
 Encode = Callable[[dict[str, Any]], bytes]
 
 
-def encoder(libraries: Sequence[str] = LIBRARIES) -> Encode:
+class Interrupted(BaseException):
+    """An exception such as ``KeyboardInterrupt`` came out of an object; ``line`` is the record, with a mark in that object's place.
+
+    The exception is the cause. Store the line and raise the cause.
+    """
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__("interrupted while a record was encoded")
+        self.line = line
+
+
+def _uncounted() -> None:
+    pass
+
+
+def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _uncounted) -> Encode:
     """A function from a dict to one line of JSON in UTF-8, by the first of these libraries that can be imported.
+
+    It raises only ``Interrupted``. ``on_cut`` is called for each record of which something was cut.
 
     >>> encoder(())({"level": "INFO", "extra": {"order": 7}})
     b'{"level":"INFO","extra":{"order":7}}'
@@ -31,33 +56,63 @@ def encoder(libraries: Sequence[str] = LIBRARIES) -> Encode:
             continue
         fast: Encode
         if library == "orjson":
-            fast = partial(module.dumps, default=str, option=module.OPT_NON_STR_KEYS)
+            dumps = partial(module.dumps, default=str, option=module.OPT_NON_STR_KEYS)
+            fast = partial(_within_depth, dumps)
         else:
             fast = module.json.Encoder(enc_hook=str).encode
-        return partial(_encode, fast)
-    return partial(_encode, _by_standard_library)
+        return partial(_encode, fast, on_cut)
+    return partial(_encode, to_json, on_cut)
 
 
-def _encode(fast: Encode, document: dict[str, Any]) -> bytes:
+def _within_depth(dumps: Encode, document: dict[str, Any]) -> bytes:
+    """Encode by orjson, which does not count tuples: a cycle through one, or thousands of them, would end the process."""
+    if _is_too_deep(document.values(), _ORJSON_DEPTH):
+        raise RecursionError("more depth than orjson can count")
+    return dumps(document)
+
+
+def _is_too_deep(values: Iterable[Any], depth: int) -> bool:
+    if _SCALARS.issuperset(map(type, values)):
+        return False
+    if depth == 0:
+        return True
+    for value in values:
+        kind = type(value)
+        if kind in _SCALARS:
+            continue
+        if issubclass(kind, dict):
+            inner: Iterable[Any] = value.values()
+        elif issubclass(kind, (list, tuple)):
+            inner = value
+        elif hasattr(kind, "__dataclass_fields__"):
+            inner = [getattr(value, name, None) for name in kind.__dataclass_fields__]
+        elif issubclass(kind, Enum):
+            inner = (value.value,)
+        else:
+            continue
+        if _is_too_deep(inner, depth - 1):
+            return True
+    return False
+
+
+def _encode(fast: Encode, on_cut: Callable[[], None], document: dict[str, Any]) -> bytes:
     try:
         return fast(document)
-    except (TypeError, ValueError, OverflowError):  # large integers, lone surrogates, keys, NaN: the limits differ by library
-        return _by_standard_library(_plain(document))
+    except BaseException as error:  # large integers, lone surrogates, keys, NaN, cycles: the limits differ by library
+        plain = Plain()
+        line = to_json(plain.value(document))
+        if plain.cuts:
+            on_cut()
+        interrupt = plain.interrupt or _interrupt_in(error)
+        if interrupt is not None:
+            raise Interrupted(line) from interrupt
+        return line
 
 
-def _by_standard_library(document: dict[str, Any]) -> bytes:
-    text = json.dumps(document, default=str, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \udc80, which is the same in JSON
-
-
-def _plain(value: Any) -> Any:
-    """The value in types that JSON has, as the standard library does it."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, Set)):
-        return [_plain(inner) for inner in value]
-    return str(value)
+def _interrupt_in(error: BaseException | None) -> BaseException | None:
+    """What a library made an error of its own out of: orjson does so with every exception of an object's method."""
+    for _ in range(16):
+        if error is None or not isinstance(error, Exception):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from pmwal.logs.encoder import Encode, encoder
-from pmwal.logs.sink import Sink, SinkOptions, SinkOwner
+from pmwal.logs.encoder import Encode, Interrupted, encoder
+from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, say
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes of every ``LogRecord``; all others came with ``extra=`` or from a filter."""
 _PLAIN = logging.Formatter()
+_STACK_TO_REPORT = 150
+"""Frames that a report of an error may take."""
 
 
 class LogHandler(SinkOwner, logging.Handler):
     """A ``logging`` handler that stores each record in a log and does not wait for a disk. All arguments suit ``dictConfig``.
 
     - ``path``: the log, created or else recovered and continued. ``{pid}`` in it becomes the process id: a log has one writer, so
-      each process needs a log of its own. ``size``: of the ring at creation; None means 64 MiB.
+      each process needs a log of its own. ``size``: of the ring at creation; None means 64 MiB. A log that exists with another size
+      keeps it, with a warning.
     - ``commit``: with any value a record survives the death of the process, even by SIGKILL, as soon as the logging call returns,
       as with a ``FileHandler``. A number of seconds also bounds how much a power cut can lose, and how late readers in other
       processes see a record; a background thread commits. The default of 1 suits a log that is also watched, and wakes that thread
@@ -30,10 +34,19 @@ class LogHandler(SinkOwner, logging.Handler):
     - ``structured``: store a line of JSON with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and, if present,
       ``exc``, ``stack`` and ``extra``, encoded by orjson or msgspec if one is installed. Otherwise the formatted text is stored.
       Both are UTF-8 without a newline at the end; the record's ``kind`` is the number of the level.
+    - ``on_corrupt``: "set-aside" renames a corrupt log to ``PATH.corrupt-TIME``, with a warning, and starts a new one, so that the
+      application can start; the newest three are kept, for salvage and repair. "raise" ``CorruptWal`` instead.
     - ``medium``: as for ``pmwal.open``, which also documents the errors that can be raised here, and only here.
 
     A logging call raises nothing: an error is counted and passed to ``handleError``. That includes the use of a handler in a forked
-    child of the process that opened it; the child has to open a handler of its own after the fork.
+    child of the process that opened it; the child has to open a handler of its own after the fork. What the program itself raises
+    while a record is formatted, such as ``KeyboardInterrupt``, is no error of logging and is raised.
+
+    Fields of ``extra`` cannot prevent that a record is stored: cycles, depth, and objects whose methods raise are cut, with a mark.
+    A record that is too large for the log is stored shortened, and reported. A record that is logged while its own thread is inside
+    a call on the log, by a signal handler or a ``__del__``, is stored when that call ends.
+
+    ``copy.deepcopy`` gives the same handler.
 
     There is no lock around ``emit``: the log orders the records, and threads share commits. A formatter or filter with state of its
     own must protect that state.
@@ -58,15 +71,18 @@ class LogHandler(SinkOwner, logging.Handler):
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
         structured: bool = False,
+        on_corrupt: str = "set-aside",
         medium: str = "auto",
         level: int | str = logging.NOTSET,
     ) -> None:
         # The log first: if it cannot be opened, the handler must not be in logging's list of handlers to shut down.
-        options = SinkOptions(size=size, commit=commit, sync_level=sync_level, on_full=on_full, medium=medium)
+        options = SinkOptions(
+            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+        )
         self._sink = Sink(path, options)
         try:
             super().__init__(level)
-            self._encode: Encode | None = encoder() if structured else None
+            self._encode: Encode | None = encoder(on_cut=self._sink.count_cut) if structured else None
         except BaseException:
             self._sink.close()
             raise
@@ -76,8 +92,12 @@ class LogHandler(SinkOwner, logging.Handler):
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Filter and emit, as ``logging.Handler.handle`` does, without a lock."""
-        passed: Any = self.filter(record)
+        """Filter and emit, as ``logging.Handler.handle`` does, without a lock. An exception in a filter goes to ``handleError``."""
+        try:
+            passed: Any = self.filter(record)
+        except Exception as error:
+            self._report(record, error)
+            return False
         if isinstance(passed, logging.LogRecord):  # a filter's replacement (Python 3.12)
             record = passed
         if passed:
@@ -90,11 +110,36 @@ class LogHandler(SinkOwner, logging.Handler):
             encode = self._encode
             line = self.format(record).encode("utf-8", "backslashreplace") if encode is None else encode(self._document(record))
             self._sink.store(line, record.levelno)
-        except RecursionError as error:
-            self._sink.count(error)  # there is no stack left to report it with, and the program's own code will hit the limit too
         except Exception as error:
-            self._sink.count(error)
+            self._report(record, error)
+        except Interrupted as interrupted:
+            try:
+                self._sink.store(interrupted.line, record.levelno)
+            except Exception as error:
+                self._report(record, error)
+            cause = interrupted.__cause__
+            assert cause is not None
+            raise cause from cause.__cause__
+
+    def _report(self, record: logging.LogRecord, error: Exception) -> None:
+        """Count the error that is handled at the moment, and pass it on."""
+        self._sink.count(error)
+        # At the end of the stack there is nothing left to report it with, and the program's own code will hit the limit, too.
+        if not isinstance(error, RecursionError) or _has_stack():
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report the error that is handled at the moment, as ``logging.Handler`` does.
+
+        Of a closed log, and of a parent's log, it reports the first one only, in one line: no later record can be stored.
+        """
+        error = sys.exc_info()[1]
+        if self._sink.said(error, record.msg):
+            return
+        try:
+            super().handleError(record)
+        except Exception as failure:  # arguments too deep to be printed, characters that stderr cannot encode
+            say(f"{type(error).__name__}, which could not be reported in full ({type(failure).__name__})")
 
     def _document(self, record: logging.LogRecord) -> dict[str, Any]:
         """The record as a dict for JSON."""
@@ -140,3 +185,11 @@ class LogHandler(SinkOwner, logging.Handler):
 
     def __repr__(self) -> str:
         return f"<pmwal.LogHandler {self._sink.path!r} ({logging.getLevelName(self.level)})>"
+
+
+def _has_stack() -> bool:
+    """Whether enough of the stack is left to report an error."""
+    depth, frame = 0, sys._getframe()
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth + _STACK_TO_REPORT < sys.getrecursionlimit()

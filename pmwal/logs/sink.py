@@ -3,27 +3,44 @@
 Invariants
 ----------
 - A line is in the mapped file when ``store`` returns, so it survives the death of this process. The commit policy, ``sync_level``
-  and ``flush`` decide what else it survives.
+  and ``flush`` decide what else it survives. The one exception is a line that is logged while its own thread is inside a call on
+  the log, from a signal handler, a ``__del__`` or a batch: it waits in memory, and is stored before that thread's next line.
 - ``store`` raises. Its caller passes the error to ``count``, whether or not it re-raises it.
 - A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it.
-- Nothing here takes a lock of its own: one that another thread holds during a fork would block the child for good.
+- ``store`` takes no lock of its own unless lines wait, and no thread takes that lock while it is inside a call on the log. A child
+  never takes it: one that another thread holds during a fork would block the child for good.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import logging
 import os
-from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+import sys
+import threading
+import warnings
+from collections import defaultdict, deque
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
-from pmwal.errors import ForkedWal, WalFull, WalLocked
+from pmwal.errors import CorruptWal, ForkedWal, PmwalError, RecordTooLarge, ReentrantCall, WalClosed, WalFull, WalLocked
 from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.logs.plain import shortened
+from pmwal.logs.set_aside import set_aside
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.records import SinkStats
+from pmwal.writing.internals import is_inside
 from pmwal.writing.wal import Wal
 
 PID_FIELD = "{pid}"
+CORRUPT_POLICIES = ("set-aside", "raise")
+WAITING_MAX = 1024
+"""How many lines may wait. A batch or a signal handler that logs more gets an error for each further one."""
+
+_TRIES = 4  # opens of a log that is corrupt, or of another size, again
+_ONE_IN = 4  # a line that is too large is cut to this part of the ring; the largest record is half of it, less its header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +52,22 @@ class SinkOptions(Options):
     commit: str | float = 1.0
     on_full: str = "overwrite"
     sync_level: int | str = logging.CRITICAL
+    on_corrupt: str = "set-aside"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _level_number(self.sync_level)
+        if self.on_corrupt not in CORRUPT_POLICIES:
+            raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
+
+
+class _Line(NamedTuple):
+    """A line that waits, with the thread that logged it."""
+
+    thread: int
+    line: bytes
+    kind: int
+    sync: bool
 
 
 class Sink:
@@ -46,60 +75,180 @@ class Sink:
 
     def __init__(self, path: str | os.PathLike[str], options: SinkOptions) -> None:
         self._sync_level = _level_number(options.sync_level)
-        self._dropped = self._errors = 0
+        self._dropped = self._errors = self._cut = self._queued = 0
+        self._reasons: defaultdict[str, int] = defaultdict(int)
+        self._said: dict[tuple[type, int], object] = {}  # errors that were reported in one line, by class and process
+        self._waiting: deque[_Line] = deque()  # appended to by any thread, shortened only by the one that has the lock
+        self._lock = threading.RLock()
+        self._storing: int | None = None  # the thread that has the lock
+        self._has_helper = False  # a thread that stores what waits has been started, and has not begun yet
         self._pid = os.getpid()
         self.path = os.fsdecode(path).replace(PID_FIELD, str(self._pid))
         try:
-            wal = open_with(self.path, options)
+            wal = _open(self.path, options)
         except WalLocked as error:
             who = "another process" if error.pid is None else "this process" if error.pid == self._pid else f"process {error.pid}"
             raise WalLocked(
                 f"{self.path}: {who} has it open, and a log has only one writer; {_advice(self.path)}", error.pid
             ) from None
-        assert isinstance(wal, Wal)
         self.wal = wal
         self._append = wal.append
+
+    # -- storing
 
     def store(self, line: bytes, level: int) -> None:
         """Store one line, and commit it if its level is at least ``sync_level``. ``level`` becomes the record's ``kind``.
 
-        Raises ``WalFull``, ``RecordTooLarge``, ``PersistError``, ``WalClosed``, ``ForkedWal``.
+        Raises ``WalFull``, ``RecordTooLarge`` (a shortened line was stored), ``PersistError``, ``WalClosed``, ``ForkedWal``, and
+        ``ReentrantCall`` when no more lines can wait.
         """
         kind = level if 0 <= level <= KIND_APPLICATION_MAX else min(max(level, 0), KIND_APPLICATION_MAX)
+        sync = level >= self._sync_level
+        if self._waiting and not self._store_mine():
+            self._wait(line, kind, sync)
+            return
         try:
-            if level >= self._sync_level:
+            if sync:
                 self._append(line, kind=kind, commit=True)
             else:
                 self._append(line, kind=kind)
-        except ForkedWal:
+        except PmwalError as error:
+            self._refused(error, line, kind, sync)
+        if self._waiting:
+            self._store_mine()
+
+    def _refused(self, error: PmwalError, line: bytes, kind: int, sync: bool) -> None:
+        """Do what can be done for a line that ``append`` refused, or raise the error."""
+        if isinstance(error, ReentrantCall):
+            self._wait(line, kind, sync)
+            return
+        if isinstance(error, RecordTooLarge):
+            self._append(shortened(line, self.wal.capacity // _ONE_IN), kind=kind, commit=sync or None)
+            self._cut += 1
+        if isinstance(error, ForkedWal):
             raise ForkedWal(
                 f"{self.path}: it was opened by process {self._pid}, and this is its forked child {os.getpid()}, whose record was "
                 f"not stored; open a log for the child after the fork; {_advice(self.path)}"
             ) from None
+        if isinstance(error, WalClosed):
+            raise WalClosed(
+                f"{self.path}: this record was not stored: the log was closed, as logging.shutdown() does at exit; "
+                "close it later, or log to a new handler"
+            ) from None
+        raise error
 
-    def count(self, error: Exception) -> None:
-        """Count a record that could not be stored, or not made durable as asked."""
+    # -- lines that wait
+
+    def _wait(self, line: bytes, kind: int, sync: bool) -> None:
+        """Keep a line until the call on the log that this thread is inside has ended."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise ReentrantCall(
+                f"{self.path}: this record was not stored: its thread is inside a call on the log, and {WAITING_MAX} records wait "
+                "for that call to end; log less in signal handlers, and outside of batches"
+            )
+        self._waiting.append(_Line(_thread.get_ident(), line, kind, sync))
+        self._queued += 1
+        if not self._has_helper:
+            # The call that was interrupted may not be one of this sink: a commit in the background, or the program's own. Then only
+            # another thread can wait for its end.
+            self._has_helper = True
+            try:
+                _thread.start_new_thread(self._help, ())
+            except RuntimeError:
+                # No more threads, or the interpreter is about to end. This thread's next line, flush or close does it.
+                self._has_helper = False
+
+    def _help(self) -> None:
+        self._has_helper = False  # first, so that a line that comes too late for this thread starts another one
+        self._store_waiting()
+
+    def _store_mine(self) -> bool:
+        """Store the lines of this thread that wait, if any; False if it must not yet, so that its next line has to wait, too."""
+        thread = _thread.get_ident()
+        mine = any(waiting.thread == thread for waiting in tuple(self._waiting))
+        return not mine or self._store_waiting()
+
+    def _store_waiting(self) -> bool:
+        """Store all lines that wait. False if this thread must not: it is inside a call on the log, or in this method already."""
+        if os.getpid() != self._pid:
+            return True  # they are the parent's
+        thread = _thread.get_ident()
+        if self._storing == thread or is_inside(self.wal):
+            return False
+        with self._lock:
+            self._storing = thread
+            try:
+                while self._waiting:
+                    waiting = self._waiting[0]
+                    try:
+                        self._append(waiting.line, kind=waiting.kind, commit=waiting.sync or None)
+                    except Exception as error:
+                        self._lose(waiting, error)
+                    # Removed last: an exception such as KeyboardInterrupt may then store it twice, but cannot lose it.
+                    self._waiting.popleft()
+            finally:
+                self._storing = None
+        return True
+
+    def _lose(self, waiting: _Line, error: Exception) -> None:
+        try:
+            if isinstance(error, PmwalError) and not isinstance(error, ReentrantCall):
+                self._refused(error, waiting.line, waiting.kind, waiting.sync)
+        except Exception as final:
+            error = final
+        self.count(error)
+        if not self.said(error, waiting.line):
+            say(f"{type(error).__module__}.{type(error).__qualname__}: {error}. Message: {_shown(waiting.line)}")
+
+    # -- errors
+
+    def count(self, error: BaseException) -> None:
+        """Count a record that could not be stored as it was, or not made durable as asked."""
         # Atomic without a lock: the interpreter switches threads only at calls and loops.
+        self._reasons[type(error).__name__] += 1
         if isinstance(error, WalFull):
             self._dropped += 1
         else:
             self._errors += 1
 
+    def count_cut(self) -> None:
+        """Count a record of which a part was cut."""
+        self._cut += 1
+
+    def said(self, error: BaseException | None, message: object) -> bool:
+        """Report an error after which no record can be stored, in one line for all of them; False for any other error."""
+        if not isinstance(error, (WalClosed, ForkedWal)):
+            return False
+        first = object()
+        if self._said.setdefault((type(error), os.getpid()), first) is first:
+            name = f"{type(error).__module__}.{type(error).__qualname__}"
+            say(f"{name}: {error}. Later records are only counted, in stats(). Message: {_shown(message)}")
+        return True
+
+    # -- the rest
+
     def flush(self) -> None:
         """Make everything that was stored durable. On a closed log, and in a forked child, it does nothing."""
         if os.getpid() == self._pid and not self.wal.closed:
+            if self._waiting:
+                self._store_waiting()
             self.wal.commit()
 
     def close(self) -> None:
         """Commit and close. In a forked child it only lets go of the handle. Idempotent."""
+        if self._waiting and not self.wal.closed:
+            self._store_waiting()
         self.wal.close()
+        if self._waiting:
+            self._store_waiting()  # counts and reports what came too late
 
     def stats(self) -> SinkStats:
         """The counters. A forked child has written nothing; its errors are added to those of its parent."""
-        if os.getpid() != self._pid:
-            return SinkStats(dropped=self._dropped, errors=self._errors)
-        wal = self.wal.stats()
-        return SinkStats(wal.appends, wal.overwritten, self._dropped, self._errors)
+        written = overwritten = 0
+        if os.getpid() == self._pid:
+            wal = self.wal.stats()
+            written, overwritten = wal.appends, wal.overwritten
+        return SinkStats(written, overwritten, self._dropped, self._errors, self._queued, self._cut, dict(self._reasons))
 
 
 class SinkOwner:
@@ -118,13 +267,92 @@ class SinkOwner:
         >>> import pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
         >>> handler.stats()
-        SinkStats(written=0, overwritten=0, dropped=0, errors=0)
+        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={})
         >>> handler.close()
         """
         return self._sink.stats()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: a configuration or a logger that is copied with all it refers to logs into the same log."""
+        return self
+
     def __reduce__(self) -> NoReturn:
         refuse_pickle(self)
+
+
+def _open(path: str, options: SinkOptions) -> Wal:
+    """Open the log; with the size that it has, or after a corrupt one was set aside: an application must be able to start."""
+    asked = options
+    for last in (False,) * (_TRIES - 1) + (True,):
+        try:
+            wal = open_with(path, asked)
+        except CorruptWal as error:
+            if last or options.on_corrupt == "raise":
+                raise
+            _set_aside(path, error)
+            asked = options
+        except ValueError:
+            if last or not _has_other_size(path, asked):
+                raise
+            asked = replace(options, size=None)
+        else:
+            break
+    assert isinstance(wal, Wal)
+    if options.capacity not in (None, wal.capacity):
+        try:
+            warnings.warn(
+                f"{path}: it exists with a size of {wal.capacity} bytes and keeps it, although size={options.size!r} was given; "
+                "leave size out, or give the log a new name",
+                RuntimeWarning,
+                stacklevel=4,  # the caller of LogHandler
+            )
+        except BaseException:  # the program made an error of it
+            wal.close()
+            raise
+    return wal
+
+
+def _has_other_size(path: str, options: SinkOptions) -> bool:
+    if options.size is None:
+        return False
+    with open_with(path, Options("r")) as reader:
+        return reader.capacity != options.capacity
+
+
+def _set_aside(path: str, error: CorruptWal) -> None:
+    try:
+        target = set_aside(path)
+    except OSError as failure:
+        raise CorruptWal(
+            f"{error}. It could not be set aside for a new log either: {failure}; repair it, or log to another path",
+            first_seq=error.first_seq,
+            last_seq=error.last_seq,
+            start=error.start,
+            end=error.end,
+            reason=f"{error.reason}; not set aside: {failure}",
+        ) from failure
+    if target is not None:
+        warnings.warn(
+            f"{path} is corrupt: {error.reason}; it was set aside as {target}, and a new log takes its place. "
+            f"pmwal.open({target!r}, 'r', recover='salvage') reads every whole record of it, and pmwal repair makes it usable",
+            RuntimeWarning,
+            stacklevel=5,  # the caller of LogHandler
+        )
+
+
+def say(text: str) -> None:
+    """Print a line about logging itself on stderr, unless logging.raiseExceptions is false. Raises nothing, at any time."""
+    with contextlib.suppress(Exception):  # there is no other place to say it
+        if logging.raiseExceptions and sys.stderr is not None:
+            sys.stderr.write(f"--- Logging error --- {text}\n".encode("utf-8", "backslashreplace").decode())
+
+
+def _shown(message: object) -> str:
+    try:
+        text = message.decode("utf-8", "backslashreplace") if isinstance(message, bytes) else message
+        return repr(text)[:200]
+    except Exception as error:
+        return f"<{type(error).__name__} in repr()>"
 
 
 def _level_number(level: int | str) -> int:

@@ -1,10 +1,11 @@
-"""What ``pmwal.events`` and ``pmwal.aio`` may do with a ``Wal`` beyond its public methods. They reach no deeper."""
+"""What ``pmwal.events``, ``pmwal.logs`` and ``pmwal.aio`` may do with a ``Wal`` beyond its public methods. They reach no deeper."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
 from pmwal.records import Record
+from pmwal.writing.access import owned
 from pmwal.writing.retained import RetainedRecord
 from pmwal.writing.wal import Wal
 
@@ -46,3 +47,8 @@ def first_number(wal: Wal, start: int | str | None) -> int:
 def yield_at_barriers(wal: Wal) -> None:
     """Let other threads run Python during every barrier of this log, also where it would be faster to keep them waiting."""
     wal._engine.yield_at_barriers()
+
+
+def is_inside(wal: Wal) -> bool:
+    """Whether this thread is inside a call on this log, a batch included, so that a call that stores would be refused."""
+    return owned(wal._engine.writing) or owned(wal._engine.guard)
