@@ -1,19 +1,24 @@
 """Random histories of a log under crashes, checked by the simulator's model of what a log may hold.
 
-Each operation tells the model what a crash may leave before it begins. After each crash the log must open and hold that.
+Each operation tells the model what a crash may leave before it begins. After each crash the log must open and hold that, with one
+of the verdicts to which a crash may lead. Payloads may imitate structures of the log.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pmwal
 from pagecache import PageCache
+from pmwal.format.layout import HEADER
 from pmwal.opening import open_log
 from pmwal.testing._simulator.model import Found, Items, Model, brief
+from pmwal.testing._simulator.oracles import CRASH_ROWS, Examiner
+from pmwal.testing.lookalikes import place_in, tagged
 from pmwal.writing.wal import Wal
 from support import BarrierRecorder, Crash, contents, kill
 
@@ -26,9 +31,25 @@ def found_in(wal: Wal) -> Found:
 
 
 class History:
-    """One random history: operations, kills, power cuts, failed msyncs, reopens."""
+    """One random history: operations, kills, power cuts, failed msyncs, reopens.
 
-    def __init__(self, path: Path, seed: int, *, ordering: str, on_full: str, medium: str = "file") -> None:
+    ``on_crash`` is called after each crash, before the log is opened again: ``path`` and ``expected`` say what is there. It must
+    leave the file as it was.
+    """
+
+    lookalike_share = 0.0
+    """The probability with which a payload imitates structures of the log."""
+
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        *,
+        ordering: str,
+        on_full: str,
+        medium: str = "file",
+        on_crash: Callable[[History], None] | None = None,
+    ) -> None:
         self.rng = random.Random(seed)
         self.path = path
         self.options: dict[str, Any] = {
@@ -40,7 +61,10 @@ class History:
         self.wal: Wal | None = None
         self.issued = 0
         self.crashes = self.operations = 0
-        size, align = self.rng.choice([4096, 16384, 16384]), self.rng.choice([8, 8, 64])
+        self.cases = Counter[str]()
+        """The verdicts of the opens, by label."""
+        self._on_crash = on_crash
+        size, align = self.rng.choice([4096, 16384, 16384, 65536]), self.rng.choice([8, 8, 64])
         seam = BarrierRecorder(uuid=seed.to_bytes(16, "little"))
         open_log(path, "x", size=size, align=align, seam=seam, **self.options).close()
         self.cache = PageCache(path, self.rng)
@@ -84,6 +108,8 @@ class History:
             self.cache.power_cut()
         elif self.rng.random() < 0.3:
             self.cache.evict()
+        if self._on_crash is not None:
+            self._on_crash(self)
 
     def reopen(self) -> Wal:
         """Open, with crashes on the way, and check what is there."""
@@ -96,10 +122,15 @@ class History:
             except (Crash, pmwal.PersistError):
                 self._crash()
                 continue
+            except pmwal.CorruptWal as error:
+                case = Examiner().examine(self.path.read_bytes()).case
+                raise AssertionError(f"a crash led to {case}: {error.reason}; expected {self.expected}") from error
             finally:
                 self.cache.crash_in = self.cache.fail_in = self.cache.before_store = None
             assert isinstance(wal, Wal)
             self.wal = wal
+            assert wal.recovery.case in CRASH_ROWS, f"a crash led to {wal.recovery.case}: {wal.recovery.reason}"
+            self.cases[wal.recovery.case] += 1
             found = found_in(wal)
             assert self.expected.allows(found), f"holds {brief(found.items)} from {found.first_seq}; expected {self.expected}"
             self.model.settle(found)
@@ -133,10 +164,17 @@ class History:
         self.check()
 
     def _payload(self) -> bytes:
-        self.issued += 1
         size = self.rng.choice([0, 1, 16, 40, 100, 500, 1000, 1900, 1900])
+        if self.rng.random() < self.lookalike_share:
+            return self.lookalike(self.rng.randrange(100, self.open_wal.capacity // 2 - HEADER) if size > 1000 else size)
+        self.issued += 1
         text = b"%d." % self.issued
         return (text * (size // len(text) + 1))[: max(size, len(text))]
+
+    def lookalike(self, size: int) -> bytes:
+        """A payload of this history that imitates structures of the open log."""
+        self.issued += 1
+        return tagged(self.rng, place_in(self.open_wal), size, b"%d." % self.issued)
 
     def _payloads(self, most: int) -> list[bytes]:
         return [self._payload() for _ in range(self.rng.randint(1, most))]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 import pmwal
+import run_histories
 from history import History
 from marks import first_fast
 from pagecache import PageCache
@@ -58,6 +60,33 @@ def test_the_rig_catches_a_deliberate_bug(name: str, ordering: str, shm_dir: Pat
             except (AssertionError, pmwal.CorruptWal):
                 return
     pytest.fail(f"{name} survived {SEEDS_TO_CATCH} histories")
+
+
+def test_command_runs_histories_with_lookalikes_and_counts_their_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The seed and the number of histories are told, and a count for each verdict."""
+    assert run_histories.main(["--histories", "2", "--seed", "1", "--engine", "python"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("seed 1, 2 histories with python\n2 histories, ")
+    assert re.search(r"verdicts R1 \d+, R2 \d+, .*; 0 failed", said.out)
+    assert said.err == ""
+
+
+@pytest.mark.python_engine
+def test_command_says_how_to_run_a_failed_history_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Negative control: a bug is noticed, and the command that is printed shows it again."""
+    with applied(MUTANTS["records_not_flushed"]):
+        assert run_histories.main(["--histories", "5", "--seed", "0", "--engine", "python"]) == 1
+        replay = re.findall(r"again with: python -m tools histories (--replay \S+)", capsys.readouterr().err)[0]
+        assert run_histories.main(replay.split()) == 1
+    assert run_histories.main(replay.split()) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--histories", "0"], ["--replay", "native"], ["--replay", "java:1"], ["--processes", "-1"]])
+def test_command_refuses_what_it_cannot_do(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, and the option is named."""
+    with pytest.raises(SystemExit, match="2"):
+        run_histories.main(arguments)
+    assert arguments[0] in capsys.readouterr().err
 
 
 class _Forgetful(PageCache):

@@ -77,7 +77,7 @@ def test_fuzzer_notices_a_check_that_is_missing(mutant: str, tmp_path: Path) -> 
 
 
 def test_corpus_is_what_its_script_makes(tmp_path: Path) -> None:
-    """The files in tools/fuzz/corpus come from the golden ones, and are few."""
+    """The files in tools/fuzz/corpus come from the golden ones and the generator of look-alikes, and are few."""
     stored = {path.name: path.read_bytes() for path in make_corpus.CORPUS.iterdir()}
     assert make_corpus.inputs() == stored
     assert sum(map(len, stored.values())) < 16384

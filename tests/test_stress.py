@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -26,7 +27,7 @@ pytest.importorskip("psutil")
 pytest.importorskip("tqdm")
 
 import stress  # noqa: E402
-from stressing import page, resources, results  # noqa: E402
+from stressing import isolation, page, resources, results  # noqa: E402
 from stressing.check import Contents, Look, compare, expect, shown  # noqa: E402
 from stressing.journal import Entries, Journal, Op, State  # noqa: E402
 from stressing.mutants import MUTANTS  # noqa: E402
@@ -71,7 +72,8 @@ def test_short_run_kills_checks_and_finds_nothing(shm_dir: Path) -> None:
 
     def seen(found: dict[str, Any]) -> bool:
         kills = found["kills"]["open"] + found["kills"]["work"]
-        return kills >= 2 and found["records_checked"] > 0 and len(found["resources"]["steady"]) > 0
+        looked = min(found["looks"][what] for what in ("reads", "follows", "verdicts")) > 0
+        return kills >= 2 and found["records_checked"] > 0 and len(found["resources"]["steady"]) > 0 and looked
 
     found, said = until(seen, shm_dir, *SMALL, "--medium", "any")
     assert seen(found), said
@@ -145,6 +147,55 @@ def test_wrong_usage_is_exit_status_2(
     assert status == 2
     assert message in capsys.readouterr().err
     assert list(shm_dir.iterdir()) == []
+
+
+def test_isolated_readers_where_they_are_not_permitted_are_refused(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name, with what they need."""
+
+    def refuse(call: str, *args: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("stressing.isolation._system", refuse)
+    assert stress.main(["--path", str(shm_dir), "--isolated-readers"]) == 2
+    assert "--isolated-readers needs root" in capsys.readouterr().err
+
+
+def test_isolated_process_sees_nothing_of_its_parent(shm_dir: Path) -> None:
+    """Another user, the first process of its namespace, and a /proc in which its parent is not."""
+    if (problem := isolation.problem()) is not None:
+        pytest.skip(problem)
+    said = shm_dir / "said"
+    said.touch()
+    said.chmod(0o666)
+    shm_dir.chmod(0o755)
+
+    def tell() -> None:
+        said.write_text(f"{os.getpid()} {os.getuid()} {sorted(name for name in os.listdir('/proc') if name.isdecimal())}")
+
+    child = Child("isolated", shm_dir, tell, isolated=True)
+    child.wait()
+    child.check()
+    assert said.read_text() == f"1 {isolation.USER} ['1']"
+    mine = os.readlink("/proc/self/ns/pid")
+    assert os.readlink("/proc/self/ns/pid_for_children") == mine
+
+
+def test_isolated_process_reports_its_violation(shm_dir: Path) -> None:
+    """Although it may not write to the directory of the run."""
+    if (problem := isolation.problem()) is not None:
+        pytest.skip(problem)
+
+    shm_dir.chmod(0o755)
+
+    def fail() -> None:
+        raise Violation("what was seen", "corrupt-log")
+
+    child = Child("isolated", shm_dir, fail, isolated=True)
+    child.wait()
+    with pytest.raises(Violation, match="isolated: what was seen"):
+        child.check()
 
 
 def test_page_without_matplotlib_says_what_to_install(

@@ -60,6 +60,7 @@ VERBS = {
     "crashsim": Verb(
         "simulate crashes: every image that one can leave, judged by both engines", _file("crashsim.py"), default=("--quick",)
     ),
+    "histories": Verb("random histories under kills and power cuts; --replay runs one again", (("tests/run_histories.py",),)),
     "stepper": Verb("single-step the C engine; judge what memory may hold at each instruction", _file("crash/stepper")),
     "filelog": Verb("power cuts of a log's file, from the writes and flushes of the kernel", _file("crash/disk/filelog.py")),
     "hostlog": Verb("power cuts of ext4 and xfs with a log on them", _file("crash/disk/hostlog.py")),

@@ -54,6 +54,7 @@ _STRESS = "tools/stress.py --seconds {amount} --seed {seed} --path {path}"
 RUNS = (
     Planned("tests", "-m pytest -q -m nightly", 0, r"(?:passed|failed|deselected|no tests ran).* in "),
     Planned("crashsim", _SIM, 25, r"^ *\d+ histories", 1_000_000, 50_000, (2,)),
+    Planned("histories", "-m tools histories --histories {amount} --seed {seed} --processes 0", 20, "histories, ", 10_000, 100),
     Planned("stepper", "tools/crash/stepper --states {amount} --seed {seed}", 25, r"^\w+, seed", 50_000, 500, (3,)),
     Planned("filelog", _DISK.replace("{rig}", "filelog"), 10, r"^filelog, seed", 10_000, 50, (2,)),
     Planned("hostlog", _DISK.replace("{rig}", "hostlog"), 15, r"^hostlog, seed", 5_000, 50, (2,)),
@@ -61,6 +62,7 @@ RUNS = (
     Planned("vm disk", _VM.replace("{device}", "virtio-blk"), 10, "^no mistake", 100, 3, (2,)),
     Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
+    Planned("stress isolated", _STRESS.replace("{path}", "{memory} --isolated-readers"), 5, r"^readers|lives of", 300, 10, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),
     Planned("fuzz files", "tools/fuzz/file_fuzz.py --seconds {amount} --seed {seed}", 20, r"cases in", 1200, 10),
 )

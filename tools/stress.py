@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pmwal
 from benchmark import media
-from stressing import page
+from stressing import isolation, page
 from stressing.interrupt import Interruption
 from stressing.journal import LANES
 from stressing.mutants import MUTANTS
@@ -67,6 +67,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--writers-threads", type=int, default=4, metavar="N", help="threads of a writer, at most (default: %(default)s)"
     )
     parser.add_argument("--readers", type=int, default=2, metavar="N", help="reading processes (default: %(default)s)")
+    isolated_help = "readers are another user, in a pid namespace and with a /proc of their own (needs root)"
+    parser.add_argument("--isolated-readers", action="store_true", help=isolated_help)
     parser.add_argument(
         "--cpu-load", type=int, default=1, metavar="N", help="background threads that compute (default: %(default)s)"
     )
@@ -112,6 +114,7 @@ def command_of(options: argparse.Namespace, mutant: str | None) -> str:
     words += ["--path", str(options.path), "--medium", options.medium, "--engine", options.engine]
     words += ["--writers-threads", str(options.writers_threads), "--readers", str(options.readers)]
     words += ["--cpu-load", str(options.cpu_load), "--io-load", str(options.io_load)]
+    words += ["--isolated-readers"] if options.isolated_readers else []
     return shlex.join(words + (["--mutant", mutant] if mutant else []))
 
 
@@ -133,12 +136,14 @@ def run(options: argparse.Namespace, mutant: str | None, interruption: Interrupt
 
     engines = ("native", "python") if options.engine == "both" else (options.engine,)
     directory = Path(tempfile.mkdtemp(prefix="pmwal-stress-", dir=options.path))
+    if options.isolated_readers:
+        directory.chmod(0o755)
     results: Results | None = None
     try:
         chosen = allowed_media(directory, options.medium)
         settings = Settings(
             options.seed, options.seconds, chosen, engines, options.writers_threads, options.readers,
-            options.cpu_load, options.io_load, mutant,
+            options.cpu_load, options.io_load, mutant, options.isolated_readers,
         )  # fmt: skip
         command = command_of(options, mutant)
         results = Results(environment_of(directory, chosen), options.seed, command, mutant=mutant)
@@ -169,6 +174,8 @@ def missing(options: argparse.Namespace) -> str | None:
     for module, extra in (("psutil", "test"), ("tqdm", "test")):
         if importlib.util.find_spec(module) is None:
             return f"this needs {module}: pip install 'pmwal[{extra}]'"
+    if options.isolated_readers and (problem := isolation.problem()) is not None:
+        return problem
     return page.missing() if options.html is not None else None
 
 

@@ -1,4 +1,4 @@
-"""Make tools/fuzz/corpus, from which the fuzzer of ring.c starts, out of the golden files in tests/data.
+"""Make tools/fuzz/corpus, from which the fuzzer of ring.c starts: from the golden files, and a payload that imitates records.
 
     python tools/fuzz/make_corpus.py [DIRECTORY]
 
@@ -13,7 +13,9 @@ from pathlib import Path
 from random import Random
 
 from pmwal.format.control import read_control
-from pmwal.format.layout import PAGE, SEQ_MAX, Slot, Superblock, decode_superblock, uuid_crc
+from pmwal.format.layout import PAGE, SEQ_MAX, Header, Slot, Superblock, decode_superblock, encode_header, uuid_crc
+from pmwal.records import Bound
+from pmwal.testing.lookalikes import Place, lookalike
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(__file__).resolve().parent / "corpus"
@@ -64,6 +66,20 @@ def from_golden(image: bytes, mode: int, past_pointer: bool) -> bytes:
     return head + ring
 
 
+def lookalikes() -> bytes:
+    """A run over one record, whose payload imitates records of its log and repeats headers as densely as possible."""
+    block = Superblock(bytes(range(16)), 2 * PAGE, 4096, 8, 0)
+    slot = Slot(
+        epoch=3, generation=9, epoch_first_seq=5, commit_position=8192, commit_seq=4, tail_position=8192, tail_seq=5, flags=0
+    )
+    place = Place(block, Bound(8192, 5), Bound(8192, 5), 8192, slot.epoch, slot.generation)
+    random = Random(2)
+    payload = b"".join(lookalike(random, place, 400) for _ in range(4))
+    header = Header(0, len(payload), 5, 8192, 0, slot.epoch, 0, 0, 0, 1)
+    head = parameters(block, slot, position=8192, seq=5, stop_seq=SEQ_MAX, limit=12288, mode=RAW, window=(0, 2000))
+    return head + encode_header(header, payload, block.uuid, 8192) + payload
+
+
 def inputs() -> dict[str, bytes]:
     """All inputs by name."""
     found = {}
@@ -73,6 +89,7 @@ def inputs() -> dict[str, bytes]:
         if name == "killed":
             found[f"{name}-past-pointer"] = from_golden(image, BATCHES, past_pointer=True)
             found[f"{name}-sealed"] = from_golden(image, SEAL, past_pointer=False)
+    found["lookalikes"] = lookalikes()
     random = Random(1)
     for capacity, alignment in ((0, 0), (40, 3), (3, 0)):
         head = PARAMETERS.pack(alignment, capacity, 0, CHAIN, 7, 40960, 5, 200, 9000, 3, 0, 300, 0, 0, 64, 1000, 0, 0)

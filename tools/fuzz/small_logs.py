@@ -1,4 +1,4 @@
-"""Small log files for the fuzzers: the golden files, and histories made from a seed.
+"""Small log files for the fuzzers: the golden files, and histories made from a seed, whose payloads may imitate the log.
 
 Clock, uuid and process are fixed, so the same seed gives the same bytes. No process that lives is named in them.
 """
@@ -14,6 +14,7 @@ import pmwal
 from pmwal.format.layout import CONTROL_SIZE_MIN, PAGE
 from pmwal.opening import open_log
 from pmwal.storage.seam import Seam
+from pmwal.testing.lookalikes import lookalike, place_in
 
 DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
 SHM = Path("/dev/shm")
@@ -55,7 +56,8 @@ def golden() -> list[bytes]:
 def step(wal: pmwal.Wal, random: Random) -> None:
     """One call that changes a log. A full one is truncated instead."""
     largest = min(wal.capacity // 8, 2000)
-    payloads = [random.randbytes(random.choice((0, 1, 7, 8, 30, 200, random.randrange(largest)))) for _ in range(5)]
+    sizes = [random.choice((0, 1, 7, 8, 30, 200, random.randrange(largest))) for _ in range(5)]
+    payloads = [lookalike(random, place_in(wal), size) if random.random() < 0.4 else random.randbytes(size) for size in sizes]
     try:
         match random.randrange(10):
             case 0:

@@ -38,6 +38,7 @@ class Settings:
     cpu_load: int
     io_load: int
     mutant: str | None = None
+    isolated: bool = False  # the readers
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class LifePlan:
     recover_here: bool  # the supervisor recovers the log afterwards, not the next writer
     seed: str
     mutant: str | None
+    readable: bool  # by other users
 
     def __str__(self) -> str:
         return (
@@ -109,4 +111,5 @@ def lives(settings: Settings, directory: Path) -> Iterator[LifePlan]:
                 recover_here=rng.random() < 0.5,
                 seed=f"life {settings.seed} {number}",
                 mutant=settings.mutant,
+                readable=settings.isolated,
             )

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from stressing import isolation
 from stressing.interrupt import SIGNALS
 from violation import Violation
 
@@ -27,19 +28,26 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Child:
-    """A process that runs one function."""
+    """A process that runs one function; ``isolated`` as the module of that name says."""
 
-    def __init__(self, name: str, reports: Path, body: Callable[..., None], *args: Any) -> None:
+    def __init__(self, name: str, reports: Path, body: Callable[..., None], *args: Any, isolated: bool = False) -> None:
         self.name = name
+        self._isolated = isolated
         self._report = reports / f"{name}.json"
+        if isolated:
+            self._report.touch()
+            os.chown(self._report, isolation.USER, isolation.USER)
         self._process: BaseProcess = _FORK.Process(target=self._run, args=(body, *args), name=name, daemon=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork while numpy has threads
-            self._process.start()
+            with isolation.namespace() if isolated else contextlib.nullcontext():
+                self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
     def _run(self, body: Callable[..., None], *args: Any) -> None:
+        if self._isolated:
+            isolation.enter()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the supervisor handles them and ends all processes

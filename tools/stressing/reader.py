@@ -8,6 +8,7 @@ import os
 import random
 import struct
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -18,16 +19,22 @@ from violation import Violation
 
 SIGHTINGS = 512
 VERIFY_SHARE = 0.05  # of looks
+FOLLOW_SHARE = 0.3
+FOLLOW_SECONDS = 0.005
+LOOKS = ("reads", "follows", "verdicts", "false verdicts")
+"""What readers did, as it is counted on the board."""
 _SIGHTING = struct.Struct("<QQQ")  # life, number, ticket
 _SLOT = 32
 _BOARD = struct.Struct("<QQ")
+_COUNTS = struct.Struct(f"<{len(LOOKS)}Q")
 
 
 class Board:
     """Shared memory, created before all forks, for the current life and log and for the records that readers were shown."""
 
     def __init__(self, readers: int) -> None:
-        self._map = mmap.mmap(-1, 4096 + readers * SIGHTINGS * _SLOT)
+        self._counts = 4096 + readers * SIGHTINGS * _SLOT
+        self._map = mmap.mmap(-1, self._counts + readers * _COUNTS.size)
         self._readers = readers
 
     def announce(self, life: int, log: int) -> None:
@@ -50,12 +57,22 @@ class Board:
     def sightings(self, life: int) -> list[tuple[int, int]]:
         """Number and ticket of each record that readers were shown in this life. The readers must be stopped."""
         found = []
-        for at in range(4096, len(self._map), _SLOT):
+        for at in range(4096, self._counts, _SLOT):
             if self._map[at]:
                 when, seq, ticket = _SIGHTING.unpack_from(self._map, at + 8)
                 if when == life:
                     found.append((seq, ticket))
         return found
+
+    def count(self, reader: int, what: str) -> None:
+        """Count something that a reader did; its successors continue the count."""
+        at = self._counts + reader * _COUNTS.size + 8 * LOOKS.index(what)
+        self._map[at : at + 8] = (int.from_bytes(self._map[at : at + 8], "little") + 1).to_bytes(8, "little")
+
+    def looks(self) -> dict[str, int]:
+        """What all readers did."""
+        each = [_COUNTS.unpack_from(self._map, self._counts + reader * _COUNTS.size) for reader in range(self._readers)]
+        return dict(zip(LOOKS, map(sum, zip(*each, strict=True)), strict=True))
 
 
 class _Eye:
@@ -77,9 +94,11 @@ class _Eye:
             _, log = self._board.now()
             try:
                 reader = pmwal.open(log_path(self._directory, log), "r")
-            except FileNotFoundError:  # not created yet, or removed
+            except (FileNotFoundError, PermissionError):  # not created yet, or removed; or not yet readable by other users
                 time.sleep(0.01)
                 continue
+            except pmwal.CorruptWal as error:
+                raise self._false_verdict(str(error)) from error
             assert isinstance(reader, pmwal.Reader)
             with reader:
                 self._due = None
@@ -97,7 +116,7 @@ class _Eye:
             if start is None or start > end or self._rng.random() < 0.2:
                 start = self._rng.randint(max(first, end - 50), end) if end > first else first
             due = start
-            for record in islice(reader.read(start), 100):
+            for record in self._records(reader, start):
                 if record.seq != due:
                     raise Violation(f"a reader was shown record {record.seq}; expected {due}", "wrong-order")
                 due += 1
@@ -108,11 +127,24 @@ class _Eye:
             self._look_up(reader, first, end)
         except pmwal.Overrun:
             self._due = None
+        except pmwal.CorruptWal as error:
+            raise self._false_verdict(str(error)) from error
         if self._board.now() != (life, log_before) or log_before != log:
             return
         for seq, ticket in seen[-20:]:
             self._board.note(self._number, self._noted, life, seq + (10**6 if self._mutant == "reader-ghost" else 0), ticket)
             self._noted += 1
+
+    def _records(self, reader: pmwal.Reader, start: int) -> Iterator[pmwal.Record]:
+        """Some records, by ``read`` or by ``follow``."""
+        follows = self._rng.random() < FOLLOW_SHARE
+        self._board.count(self._number, "follows" if follows else "reads")
+        return islice(reader.follow(start, timeout=FOLLOW_SECONDS) if follows else reader.read(start), 100)
+
+    def _false_verdict(self, what: str) -> Violation:
+        """No log of a run is ever damaged, beside its writer or after it was killed."""
+        self._board.count(self._number, "false verdicts")
+        return Violation(f"a reader was told: {what}", "corrupt-log")
 
     def _look_up(self, reader: pmwal.Reader, first: int, end: int) -> None:
         """Look up one record, which may be gone. Now and then ``verify``, which must not find damage while a writer runs."""
@@ -125,8 +157,9 @@ class _Eye:
         if self._rng.random() < VERIFY_SHARE:
             with contextlib.suppress(FileNotFoundError):  # removed, because the run continued with another log
                 report = pmwal.verify(reader.path)
+                self._board.count(self._number, "verdicts")
                 if report.outcome == "corrupt":
-                    raise Violation(f"verify, while the writer runs: {report.case}: {report.reason}", "corrupt-log")
+                    raise self._false_verdict(f"{report.case}: {report.reason}")
 
     def _ticket(self, record: pmwal.Record) -> int | None:
         data = record.data

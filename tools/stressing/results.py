@@ -68,6 +68,7 @@ class Results:
     records_checked: int = 0
     under_way: Counter[str] = field(default_factory=Counter)  # calls that a kill interrupted, by their outcome
     cases: Counter[str] = field(default_factory=Counter)  # rows of docs/recovery.md
+    looks: dict[str, int] = field(default_factory=dict)  # of the readers, by kind
     recoveries: list[tuple[float, float, int, str]] = field(default_factory=list)  # time, seconds, bytes read, engine
     watch: Watch = field(default_factory=Watch)
     growths: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Results:
             "records_checked": self.records_checked,
             "calls_under_way": dict(self.under_way),
             "recovery_cases": dict(self.cases),
+            "looks": self.looks,
             "recoveries": [
                 {"seconds": when, "took_seconds": took, "bytes_read": size, "engine": engine}
                 for when, took, size, engine in self.recoveries
@@ -158,6 +160,7 @@ class Results:
             f"{len(self.kills) - writers} readers killed, {len(self.closes)} closes",
             f"{sum(self.calls.values())} calls returned, {self.records_checked} records compared",
             f"calls under way at a kill: {under_way}",
+            f"readers: {', '.join(f'{count} {what}' for what, count in self.looks.items())}",
             f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items()))}",
         ]
         if self.interrupted is not None:

@@ -365,6 +365,8 @@ def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
         timeout=WAIT_SECONDS,
     )
     assert isinstance(wal, pmwal.Wal)
+    if plan.readable:
+        plan.log.path.chmod(0o644)
     end_ns = time.perf_counter_ns()
     journal.opened(Opened(wal.first_seq, wal.next_seq, start_ns, end_ns, wal.recovery.bytes_scanned))
 
