@@ -6,38 +6,33 @@ Invariants
   damaged file gets its backup name, and the copy takes the log's name in one rename. A crash leaves the damaged file or the
   repaired one.
 - uuid, positions and sequence numbers stay, and a new epoch starts: nothing that was left out can validate again.
-- The kept records are one unbroken run: those from the tail to the damage, or, if no slot can be trusted, the longest run of
-  consecutive whole records. A log cannot have a hole.
+- The kept records are one unbroken run, chosen by ``pmwal.recovery.rebuild``: a log cannot have a hole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pmwal.errors import CorruptWal, FormatError
+from pmwal.format.control import filled_region
 from pmwal.format.layout import (
     EPOCH_MAX,
+    GENERATION_MAX,
     LIVE_OFFSET,
     PAGE,
-    SLOT,
     SLOT_CLEAN,
     SUPERBLOCK_OFFSET,
     Slot,
-    Superblock,
-    encode_slot,
     encode_superblock,
-    slot_index,
 )
-from pmwal.format.ring import Found, Load, RingReader, overlay
+from pmwal.format.ring import Load, overlay
 from pmwal.opening.files import inspect, lock_existing
-from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import belongs, rebuilt
+from pmwal.records import Progress, RecoveryReport
 from pmwal.recovery.judge import Judgement, judge
-from pmwal.recovery.salvage import salvage
+from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
 from pmwal.storage.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.storage.descriptors import open_descriptor
@@ -49,8 +44,9 @@ class RepairReport:
     """What a repair did, or with ``dry_run`` would do.
 
     ``before`` and ``after`` are the verdicts. ``kept_records``: how many are in the repaired log. ``lost_records``: how many whole
-    ones lie after the damage and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence numbers that
-    are gone. ``actions``: the steps, in words.
+    ones the damage separates from these, and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence
+    numbers that are gone. ``doubtful_records``: how many of the kept ones may have been truncated or rolled back before, because
+    the slots that would say so are lost; 0 if exactly the log's own records are kept. ``actions``: the steps, in words.
     """
 
     path: str
@@ -63,6 +59,7 @@ class RepairReport:
     lost_first_seq: int | None
     lost_last_seq: int | None
     actions: tuple[str, ...]
+    doubtful_records: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -121,20 +118,24 @@ class _Plan:
     def __init__(self, judgement: Judgement, load: Load) -> None:
         self.judgement = judgement
         self.block = judgement.identity.block
-        self._original = load
         row = judgement.row
         self.needed = row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0
-        self.whole = len(list(salvage(load, judgement))) if row.outcome == "corrupt" else judgement.report.records
-        self.tail, self.end, epoch = self._keep()
-        self.load = overlay(load, self._control(epoch) if self.needed else [])  # bytes of the repaired file
+        self.rebuilt = rebuild(load, judgement) if row.outcome == "corrupt" else None
+        if self.rebuilt is None:
+            self.tail, self.end, epoch, newest = judgement.tail, judgement.end, judgement.epoch_max, judgement.control.newest
+        else:
+            self.tail, self.end, epoch, newest = self.rebuilt.tail, self.rebuilt.end, self.rebuilt.epoch_max, self.rebuilt.slot
+        self.load = overlay(load, self._control(epoch, newest) if self.needed else [])  # bytes of the repaired file
 
     def report(self, path: str, backup: str, dry_run: bool, after: RecoveryReport) -> RepairReport:
-        before = self.judgement.report
-        kept = self.end.next_seq - self.tail.next_seq
-        corrupt = self.judgement.row.outcome == "corrupt"
-        last = before.lost_last_seq
-        if corrupt and self.judgement.control.newest is not None:
-            last = max(last or 0, self.judgement.control.newest.commit_seq) or None
+        before, rebuilt = self.judgement.report, self.rebuilt
+        kept, lost_first, lost_last, left_out, doubtful = self.end.next_seq - self.tail.next_seq, None, None, 0, 0
+        if rebuilt is not None:
+            last = max(rebuilt.last_seq, before.lost_last_seq or 0)
+            if last >= self.end.next_seq:
+                lost_first, lost_last = self.end.next_seq, last
+            left_out = len(rebuilt.before) + len(rebuilt.after)
+            doubtful = kept if rebuilt.doubtful else 0
         return RepairReport(
             path=path,
             backup=backup,
@@ -142,10 +143,11 @@ class _Plan:
             before=before,
             after=replace(after, seconds=before.seconds + after.seconds),
             kept_records=kept,
-            lost_records=max(0, self.whole - kept),
-            lost_first_seq=self.end.next_seq if corrupt and last is not None and last >= self.end.next_seq else None,
-            lost_last_seq=last if corrupt and last is not None and last >= self.end.next_seq else None,
+            lost_records=left_out,
+            lost_first_seq=lost_first,
+            lost_last_seq=lost_last,
             actions=self._actions(backup, kept),
+            doubtful_records=doubtful,
         )
 
     def _actions(self, backup: str, kept: int) -> tuple[str, ...]:
@@ -154,96 +156,42 @@ class _Plan:
         actions = [f"keep the damaged file as {backup}"]
         if self.judgement.identity.copies < 2:
             actions.append("rewrite the damaged superblock copy from the whole one")
-        if self.judgement.row.outcome == "corrupt":
-            actions.append(f"keep {kept} records, {self.tail.next_seq} to {self.end.next_seq - 1}, and leave out the rest")
-        if self._without_pointer():
-            actions.append("rebuild the commit pointer from the records; truncated records may be among them")
+        if self.rebuilt is not None:
+            numbers = f", {self.tail.next_seq} to {self.end.next_seq - 1}," if kept else ""
+            actions.append(f"keep {kept} records{numbers} and leave out the rest")
+            if self.rebuilt.of_batch:
+                actions.append(f"leave the last {self.rebuilt.of_batch} in, though the rest of their batch is not there")
+            if self.rebuilt.slot is None:
+                actions.append("rebuild the commit pointer from the records")
+            elif not self.judgement.row.by_pointer:
+                actions.append(f"use the commit slot of generation {self.rebuilt.slot.generation}, the newest that can be believed")
         actions.append("write all commit slots again, in a new epoch")
         return tuple(actions)
 
-    def _without_pointer(self) -> bool:
-        return self.judgement.row.label in ("R8", "R9", "R9b")
-
-    def _keep(self) -> tuple[Bound, Bound, int]:
-        """Tail and end of the kept records, and the greatest epoch found."""
-        judgement, epoch = self.judgement, self.judgement.epoch_max
-        if judgement.row.outcome != "corrupt":
-            return judgement.tail, judgement.end, epoch
-        if self._without_pointer():
-            records = rebuilt(self.block, self._original)
-            epoch = max([epoch, *(found.header.epoch for found in records)])
-            run = max(_runs(records, self.block), key=len, default=[])
-        else:
-            run = list(_follow(RingReader(self.block, self._original), judgement))
-        while run and run[-1].header.batch_index + 1 < run[-1].header.batch_count:
-            run.pop()  # the last batch is not whole
-        if not run:
-            start = START if self._without_pointer() else judgement.tail
-            return start, start, epoch
-        return Bound(run[0].position, run[0].header.seq), Bound(run[-1].end, run[-1].header.seq + 1), epoch
-
-    def _control(self, epoch: int) -> list[tuple[int, bytes]]:
+    def _control(self, epoch: int, newest: Slot | None) -> list[tuple[int, bytes]]:
         """Both superblocks, an empty live page, and a control region with the due slot in every place; as (file offset, bytes)."""
         block = self.block
         if epoch >= EPOCH_MAX:
             raise FormatError("the log has used up its epochs; start a new one and copy the records into it")
-        newest = self.judgement.control.newest
-        generation = 0 if newest is None or self._without_pointer() else newest.generation
-        last = (generation // block.turn + 2) * block.turn
-        region = bytearray(block.control_size)
-        for number in range(last - block.turn + 1, last + 1):
-            index = slot_index(number, block.control_pages)
-            slot = Slot(
-                epoch=epoch + 1,
-                generation=number,
-                epoch_first_seq=self.end.next_seq,
-                commit_position=self.end.position,
-                commit_seq=self.end.next_seq - 1,
-                tail_position=self.tail.position,
-                tail_seq=self.tail.next_seq,
-                flags=SLOT_CLEAN,
-            )
-            region[index * SLOT.size : (index + 1) * SLOT.size] = encode_slot(slot, block.uuid, index)
+        generation = 0 if newest is None else newest.generation
+        if generation > GENERATION_MAX // 2:
+            generation = 0  # no log gets there; all slots are written again, so the numbers may start again
+        slot = Slot(
+            epoch=epoch + 1,
+            generation=(generation // block.turn + 2) * block.turn,
+            epoch_first_seq=self.end.next_seq,
+            commit_position=self.end.position,
+            commit_seq=self.end.next_seq - 1,
+            tail_position=self.tail.position,
+            tail_seq=self.tail.next_seq,
+            flags=SLOT_CLEAN,
+        )
         return [
             (SUPERBLOCK_OFFSET, encode_superblock(block, 0)),
             (LIVE_OFFSET, bytes(PAGE)),
-            (block.control_offset, bytes(region)),
+            (block.control_offset, filled_region(slot, block)),
             (block.copy_offset, encode_superblock(block, 1)),
         ]
-
-
-def _follow(reader: RingReader, judgement: Judgement) -> Iterator[Found]:
-    """The consecutive whole records from the tail that belong to the log; an epoch is never followed by an older one."""
-    slot, tail = judgement.control.newest, judgement.tail
-    assert slot is not None
-    at, epoch = tail, 1
-    while True:
-        found = reader.numbered(*at)
-        if found is None or found.end - tail.position > reader.block.capacity:
-            return
-        if found.header.epoch < epoch or not belongs(found, slot):
-            return
-        yield found
-        at, epoch = Bound(found.end, found.header.seq + 1), found.header.epoch
-
-
-def _runs(records: list[Found], block: Superblock) -> list[list[Found]]:
-    """The records in order, split wherever one does not directly follow the one before."""
-    runs: list[list[Found]] = []
-    for found in records:
-        if runs and _adjoins(runs[-1], found, block.capacity):
-            runs[-1].append(found)
-        else:
-            runs.append([found])
-    return runs
-
-
-def _adjoins(run: list[Found], found: Found, capacity: int) -> bool:
-    last = run[-1]
-    gap = found.position - last.end
-    at_next_lap = 0 < gap < capacity // 2 and found.position % capacity == 0
-    follows = found.header.seq == last.header.seq + 1 and found.header.epoch >= last.header.epoch
-    return follows and (gap == 0 or at_next_lap) and found.end - run[0].position <= capacity
 
 
 def _backup_name(directory: str, base: str, backup: str | None) -> str:

@@ -5,6 +5,8 @@ Invariants
 - Creation writes a valid slot at every slot index, and a slot is overwritten only by the generation one turn later. So for every
   index exactly one generation is right: a lost or torn slot is always noticed.
 - One slot is stored at a time and has its own barrier, so a crash tears at most one.
+- A new tail or epoch takes effect only when two consecutive slots carry it. So a slot is up to date as long as at most the one
+  after it can have been lost.
 """
 
 from __future__ import annotations
@@ -26,14 +28,18 @@ from pmwal.format.layout import (
     SLOTS_PER_PAGE,
     Slot,
     Superblock,
+    encode_slot,
+    initial_slot,
     record_size,
     slot_checks,
+    slot_index,
     slot_offset,
 )
 
 _STORED = np.dtype([(field.name, f"<u{SLOT.field_size(field.name)}") for field in SLOT.fields])
 _FIELDS = Slot._fields
-_Columns = dict[str, npt.NDArray[np.uint64]]
+_Column = npt.NDArray[np.uint64]
+_Columns = dict[str, _Column]
 _Mask = npt.NDArray[np.bool_]
 
 
@@ -92,35 +98,93 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
 
     ``checks``, if it is known already, has a byte for each slot, which is not 0 if the checksum is right.
     """
-    stored = np.frombuffer(raw, _STORED, block.turn)
-    if checks is None:
-        checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
-    slots = {name: stored[name].astype(np.uint64) for name in _FIELDS}
-    valid = (np.frombuffer(checks, np.uint8, block.turn) != 0) & (stored["reserved"] == 0) & (slots["tail_seq"] != 0)
-    problem = _first_problem(slots, valid, block)
+    slots, valid = _decode(raw, block, checks)
+    _, problem = _contradictions(slots, valid, block)
     if not valid.any():
         return Control(None, tuple(range(block.turn)), problem, 0)
-    generations = np.where(valid, stored["generation"], 0)
+    generations = np.where(valid, slots["generation"], 0)
     at = int(generations.argmax() if generations.any() else valid.argmax())
     newest = _slot(slots, at)
     lost = ~valid | (slots["generation"] != due_generations(newest.generation, block))
     return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()))
 
 
-def _first_problem(slots: _Columns, valid: _Mask, block: Superblock) -> str | None:
-    """What is contradictory in the first valid slot with a contradiction."""
+def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> tuple[_Columns, _Mask]:
+    """The fields of all slots, and which slots have a right checksum."""
+    stored = np.frombuffer(raw, _STORED, block.turn)
+    if checks is None:
+        checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
+    slots = {name: stored[name].astype(np.uint64) for name in _FIELDS}
+    return slots, (np.frombuffer(checks, np.uint8, block.turn) != 0) & (stored["reserved"] == 0) & (slots["tail_seq"] != 0)
+
+
+def _contradictions(slots: _Columns, valid: _Mask, block: Superblock) -> tuple[_Mask, str | None]:
+    """Which of the valid slots contradict themselves or the geometry, and how the first of them does."""
     own = slots["generation"] % block.turn
     indexes = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
     elsewhere = (slots["generation"] != 0) & (indexes != np.arange(block.turn, dtype=np.uint64))
     reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at the slot index of another")]
-    wrong = valid & np.logical_or.reduce([mask for mask, _ in reasons])
+    wrong: _Mask = valid & np.logical_or.reduce([mask for mask, _ in reasons])
     if not wrong.any():
-        return None
+        return wrong, None
     index = int(wrong.argmax())
     text = next(text for mask, text in reasons if mask[index])
     page, index_in_page = divmod(index, SLOTS_PER_PAGE)
     where = f"slot {index_in_page} of control page {page} (file offset {slot_offset(index)})"
-    return f"{where}: {text.format(**_slot(slots, index)._asdict())}"
+    return wrong, f"{where}: {text.format(**_slot(slots, index)._asdict())}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The commit pointer of a control region that may be damaged.
+
+    ``certain``: its tail and epoch are those of the newest slot ever written, even if that one is lost. ``epochs``: each
+    (epoch, first sequence number) that the slots which agree with it name.
+    """
+
+    slot: Slot
+    certain: bool
+    epochs: frozenset[tuple[int, int]]
+
+
+def find_pointer(raw: bytes, block: Superblock) -> Pointer | None:
+    """The newest slot that can be believed, around slots that are lost, contradictory, or forged; None if there is none."""
+    slots, valid = _decode(raw, block)
+    wrong, _ = _contradictions(slots, valid, block)
+    sound = valid & ~wrong
+    if not sound.any():
+        return None
+    generations = slots["generation"]
+    newest = _newest_agreed(generations[sound], block)
+    at = int(np.flatnonzero(sound & (generations == newest))[0])
+    lost = ~sound | (generations != due_generations(newest, block))
+    overtaken = all(lost[slot_index(newest + step, block.control_pages)] for step in (1, 2))
+    agreed = zip(slots["epoch"][~lost].tolist(), slots["epoch_first_seq"][~lost].tolist(), strict=True)
+    return Pointer(_slot(slots, at), not overtaken, frozenset(agreed))
+
+
+def _newest_agreed(generations: _Column, block: Superblock) -> int:
+    """The newest generation that at least half of these can precede; one slot of another origin is not believed against all others.
+
+    A generation can be preceded by the turn before it, and in the first turn by slots of generation 0.
+    """
+    ordered = np.sort(generations)
+    unused = int((ordered == 0).sum())
+    for newest in np.unique(ordered)[::-1].tolist():
+        turn = (ordered <= newest) & (ordered >= max(newest - block.turn + 1, 1))
+        agreed = int(turn.sum()) + (unused if newest < block.turn else 0)
+        if 2 * agreed >= len(ordered):
+            return int(newest)
+    return int(ordered[-1])
+
+
+def filled_region(slot: Slot, block: Superblock) -> bytes:
+    """A control region in which no slot is lost and ``slot`` is the newest: each slot says the same, but for its generation."""
+    region = bytearray(block.control_size)
+    for index, generation in enumerate(due_generations(slot.generation, block).tolist()):
+        due = slot._replace(generation=generation) if generation else initial_slot()
+        region[index * LINE : (index + 1) * LINE] = encode_slot(due, block.uuid, index)
+    return bytes(region)
 
 
 def _slot(slots: _Columns, index: int) -> Slot:

@@ -215,19 +215,14 @@ def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot)
             break
 
 
-def rebuilt(block: Superblock, load: Load) -> list[Found]:
-    """Without a commit pointer: the whole records in the ring, in order of their numbers; of two, that of the newer epoch."""
+def everything(block: Superblock, load: Load, scan: Scan | None = None) -> Iterator[Found]:
+    """All whole records of the ring."""
     reader = RingReader(block, load, chunk=PAGE)
     budget = Budget(block.capacity)
-    best: dict[int, Found] = {}
     for position in unplaced(block, load):
         header = reader.peek(position)
         if header is None or not budget.spend(header.length):
             continue
         found = reader.whole(position)
-        if found is None:
-            continue
-        rival = best.get(header.seq)
-        if rival is None or (rival.header.epoch, rival.position) < (header.epoch, position):
-            best[header.seq] = found
-    return [best[seq] for seq in sorted(best)]
+        if found is not None:
+            yield found

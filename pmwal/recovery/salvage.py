@@ -1,31 +1,42 @@
-"""Salvage: every whole record of a damaged log."""
+"""Salvage: every whole record of a damaged log that was live."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pmwal.format.layout import SEQ_MAX
+from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Found, Load, RingReader
 from pmwal.records import Bound
-from pmwal.recovery.evidence import rebuilt, resync
 from pmwal.recovery.judge import Judgement
+from pmwal.recovery.rebuild import Rebuilt, rebuild
 
 
-def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
-    """Every whole record around the damage, in order of the numbers."""
+def salvage(load: Load, judgement: Judgement, rebuilt: Rebuilt | None = None) -> Iterator[Found]:
+    """Every whole record around the damage, in order of the numbers. ``rebuilt``: what ``rebuild`` chose, if it is known."""
     block = judgement.identity.block
-    slot = judgement.control.newest
-    if slot is None or judgement.row.label in ("R8", "R9", "R9b"):
-        yield from rebuilt(block, load)
+    if judgement.row.outcome != "corrupt":
+        yield from _kept(block, load, judgement.tail, judgement.end)
         return
-    reader = RingReader(block, load)
-    at = judgement.tail
-    while at.next_seq < judgement.end.next_seq:
+    if rebuilt is None:
+        rebuilt = rebuild(load, judgement)
+    yield from _each(block, load, rebuilt.before)
+    yield from _kept(block, load, rebuilt.tail, rebuilt.end)
+    yield from _each(block, load, rebuilt.after)
+
+
+def _kept(block: Superblock, load: Load, tail: Bound, end: Bound) -> Iterator[Found]:
+    reader, at = RingReader(block, load), tail
+    while at.next_seq < end.next_seq:
         found = reader.numbered(*at)
         if found is None:
-            break
+            return  # it changed since it was judged
         yield found
         at = Bound(found.end, found.header.seq + 1)
-    if judgement.row.outcome == "corrupt":
-        limit = Bound(judgement.tail.position + block.capacity, SEQ_MAX)
-        yield from resync(block, load, at, limit, slot)
+
+
+def _each(block: Superblock, load: Load, positions: Iterable[int]) -> Iterator[Found]:
+    reader = RingReader(block, load, chunk=PAGE)
+    for position in positions:
+        found = reader.whole(position)
+        if found is not None:
+            yield found

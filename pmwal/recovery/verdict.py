@@ -33,12 +33,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: label, outcome, meaning, and when it applies."""
+    """One row of the table: label, outcome, meaning, when it applies, and whether the records were judged by a commit pointer."""
 
     label: str
     outcome: str
     meaning: str
     applies: Callable[[Facts], bool]
+    by_pointer: bool = True
 
 
 def _readable(facts: Facts) -> bool:
@@ -105,18 +106,21 @@ TABLE: tuple[Row, ...] = (
         "corrupt",
         "a commit slot with a right checksum contradicts itself or the geometry",
         lambda f: _readable(f) and f.slot_impossible,
+        by_pointer=False,
     ),
     Row(
         "R9",
         "corrupt",
         "no commit slot is valid",
         lambda f: _readable(f) and not f.slot_impossible and not f.slots,
+        by_pointer=False,
     ),
     Row(
         "R9b",
         "corrupt",
         "more commit slots are lost than a crash can tear",
         lambda f: _judged_slots(f) and f.slots_lost >= 2,
+        by_pointer=False,
     ),
     Row(
         "R10",
@@ -124,7 +128,7 @@ TABLE: tuple[Row, ...] = (
         "one superblock copy is damaged; the other is used",
         lambda f: _sound(f) and f.superblocks == 1,
     ),
-    Row("R11", "unreadable", "no superblock can be used", lambda f: not _readable(f)),
+    Row("R11", "unreadable", "no superblock can be used", lambda f: not _readable(f), by_pointer=False),
 )
 
 

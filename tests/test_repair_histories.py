@@ -1,0 +1,182 @@
+"""Random histories, then one lost piece of the file: repair keeps exactly what was live, and salvage finds what is whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from history import History
+from pmwal.format.layout import HEADER, PAGE, SECTOR, SLOT, Slot, decode_slot, slot_index, slot_offset
+from pmwal.recovery import rebuild
+from pmwal.repair import RepairReport, repair
+from pmwal.testing._simulator.model import Found as State
+from pmwal.testing._simulator.model import brief
+from support import contents, file_offset, look, open_small, overwrite, whole_records
+
+pytestmark = pytest.mark.both_engines
+
+SEEDS = 20
+SEEDS_NIGHTLY = 1000
+ROUNDS = 8
+HISTORIES = [(ordering, on_full) for ordering in ("strict", "pipelined") for on_full in ("raise", "overwrite")]
+Numbered = list[tuple[int, bytes]]
+
+
+class Loss:
+    """The log as a crash left it, what recovery would keep of it, and copies to damage."""
+
+    def __init__(self, history: History, directory: Path) -> None:
+        self.history = history
+        self.rng = history.rng
+        self.path = directory / "damaged.wal"
+        self.raw = history.path.read_bytes()
+        self.restore()
+        judgement = look(self.path)
+        assert judgement.control.newest is not None
+        self.block, self.slot = judgement.identity.block, judgement.control.newest
+        self.found = list(whole_records(self.path).values())
+        self.live = read(self.path)
+        self.first_seq = judgement.tail.next_seq
+
+    def restore(self) -> None:
+        """Make a fresh copy, and remove what the last repair left."""
+        for file in self.path.parent.iterdir():
+            file.unlink()
+        self.path.write_bytes(self.raw)
+
+    def lose(self, offset: int, length: int) -> None:
+        """These bytes are gone: zeros, ones or noise."""
+        filler = self.rng.choice([bytes(length), b"\xff" * length, self.rng.randbytes(length)])
+        overwrite(self.path, offset, filler)
+
+    # -- the three pieces that may be lost
+
+    def control_sector(self) -> None:
+        """Eight commit slots, often with the newest among them: the live records stay, and nothing else comes back."""
+        self.restore()
+        newest = slot_offset(slot_index(self.slot.generation, self.block.control_pages))
+        other = self.block.control_offset + self.rng.randrange(self.block.control_size)
+        sector = self.rng.choice([newest, other]) // SECTOR * SECTOR
+        self.lose(sector, SECTOR)
+        report = repair(self.path)
+        self.check_kept(report, f"control sector at {sector}, {report.before.case}")
+
+    def superblock_copy(self) -> None:
+        """Either copy."""
+        self.restore()
+        self.lose(self.rng.choice([0, self.block.copy_offset]), PAGE)
+        report = repair(self.path)
+        self.check_kept(report, "a superblock copy")
+
+    def check_kept(self, report: RepairReport, what: str) -> None:
+        """The repaired log has exactly the live records, is clean, and needs no repair."""
+        found, first_seq = read(self.path), report.after.first_seq
+        assert pmwal.verify(self.path).case == "R1"
+        if found == self.live and first_seq == self.first_seq:
+            assert report.lost_first_seq is None
+            assert report.lost_records == 0
+        else:
+            # A crash inside a truncate or rollback leaves the old state or the new one; its slot may be the one that is lost.
+            assert self.slots_differ(), f"{what}: {brief(tuple(found))} from {first_seq}, but live are {brief(tuple(self.live))}"
+            assert self.history.expected.allows(State(first_seq, tuple(found)))
+        assert report.doubtful_records == 0
+        assert repair(self.path).actions == ("nothing: the log needs no repair",)
+        with open_small(self.path, "r+", medium="file") as wal:
+            assert contents(wal) == found
+
+    def slots_differ(self) -> bool:
+        """Whether the newest slot begins something that the one before does not carry."""
+        before = self.slot_before()
+        return before is None or _in_effect(self.slot) != _in_effect(before)
+
+    def slot_before(self) -> Slot | None:
+        """The slot before the newest."""
+        index = slot_index(self.slot.generation - 1, self.block.control_pages) if self.slot.generation else 0
+        raw = self.raw[slot_offset(index) : slot_offset(index) + SLOT.size]
+        return decode_slot(raw, self.block.uuid, index)
+
+    def ring_sector(self) -> None:
+        """A part of the ring: what lies before it is kept, and salvage finds what is whole after it."""
+        self.restore()
+        if not self.found:
+            return
+        target = self.rng.choice(self.found)
+        inside = file_offset(self.block, target.position) + self.rng.randrange(HEADER + target.header.length)
+        sector = inside // SECTOR * SECTOR
+        self.lose(sector, SECTOR)
+        hit = {found.header.seq for found in self.found if self._overlaps(found.position, found.header.length, sector)}
+        first = min(hit)
+        before = [item for item in self.live if item[0] < first]
+        others = [item for item in self.live if item[0] > first and item[0] not in hit]
+        verdict = pmwal.verify(self.path)
+        what = f"ring sector at {sector}, records {sorted(hit)}, {verdict.case}"
+        with pmwal.open(self.path, "r", recover="salvage") as reader:
+            salvaged = contents(reader)
+        if verdict.case != "R4":
+            cut = len(before) - self._of_broken_batch(first)
+            before, others = before[:cut], before[cut:] + others
+        if verdict.outcome == "corrupt":
+            assert salvaged == before + others, f"{what}: salvaged {brief(tuple(salvaged))}, live {brief(tuple(self.live))}"
+            report = repair(self.path)
+            assert report.lost_records == len(others)
+            assert report.doubtful_records == 0
+        else:  # the last writes, which look torn
+            acknowledged = {seq for seq, _ in self.history.model.acknowledged}
+            assert verdict.maybe_acknowledged or not hit & acknowledged, what
+        found = read(self.path)
+        assert found == before, f"{what}: {brief(tuple(found))}, but live before it are {brief(tuple(before))}"
+
+    def _overlaps(self, position: int, length: int, sector: int) -> bool:
+        start = file_offset(self.block, position)
+        return start < sector + SECTOR and sector < start + HEADER + length
+
+    def _of_broken_batch(self, first: int) -> int:
+        """How many records before this one belong to its batch."""
+        header = next(found.header for found in self.found if found.header.seq == first)
+        return min(header.batch_index, first - self.first_seq)
+
+
+def _in_effect(slot: Slot) -> tuple[int, int, int]:
+    return slot.epoch, slot.epoch_first_seq, slot.tail_seq
+
+
+def read(path: Path) -> Numbered:
+    """What the log shows to a reader, which is what recovery would keep."""
+    with pmwal.open(path, "r") as reader:
+        return contents(reader)
+
+
+class DamagedHistory(History):
+    """After each crash, copies of the log lose a piece and are repaired."""
+
+    def __init__(self, path: Path, seed: int, losses: tuple[str, ...], **options: Any) -> None:
+        super().__init__(path, seed, **options)
+        self.losses = losses
+        self.aside = path.with_suffix(".aside")
+        self.aside.mkdir()
+
+    def _crash(self) -> None:
+        super()._crash()
+        loss = Loss(self, self.aside)
+        for name in self.losses:
+            check: Callable[[], None] = getattr(loss, name)
+            check()
+
+
+def run(directory: Path, seed: int, *losses: str) -> None:
+    """One history with these losses."""
+    ordering, on_full = HISTORIES[seed % len(HISTORIES)]
+    path = directory / f"{seed}.wal"
+    DamagedHistory(path, seed, losses, ordering=ordering, on_full=on_full).run(ROUNDS)
+
+
+@pytest.mark.parametrize("loss", ["control_sector", "superblock_copy", "ring_sector"])
+def test_repair_keeps_exactly_what_was_live_after_one_loss(loss: str, shm_dir: Path) -> None:
+    """At every crash of random histories: one sector of slots, one superblock copy, or one sector of the ring is lost."""
+    for seed in range(SEEDS):
+        run(shm_dir, seed, loss)
