@@ -13,10 +13,13 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
 from collections.abc import Iterator
+
+from pmwal.errors import PersistError
 
 _FIRST = 3  # after the standard streams
 
@@ -33,9 +36,15 @@ def duplicate(fd: int) -> int:
 
 
 def map_file(fd: int, size: int, flags: int, protection: int) -> mmap.mmap:
-    """``mmap.mmap``, which keeps a duplicate of the descriptor, but never as 0, 1 or 2."""
+    """``mmap.mmap``, which keeps a duplicate of the descriptor, but never as 0, 1 or 2.
+
+    ``PersistError`` if the file has become shorter than ``size``.
+    """
     with _standard_streams_taken():
-        return mmap.mmap(fd, size, flags=flags, prot=protection)
+        try:
+            return mmap.mmap(fd, size, flags=flags, prot=protection)
+        except ValueError as error:  # mmap compares the size once more
+            raise PersistError(errno.EIO, f"the file was shortened to less than {size} bytes while it was opened") from error
 
 
 @contextlib.contextmanager

@@ -209,14 +209,6 @@ class SharedPage:
         os.close(self._fd)
 
 
-def map_file(fd: int, size: int, flags: int, prot: int) -> mmap.mmap:
-    """The first ``size`` bytes of a file, mapped; ``PersistError`` if it has become shorter than that."""
-    try:
-        return mmap.mmap(fd, size, flags=flags, prot=prot)
-    except ValueError as error:  # mmap compares the size once more
-        raise PersistError(errno.EIO, f"the file was shortened to less than {size} bytes while it was opened") from error
-
-
 def drop_cache(fd: int) -> None:
     """Drop the cached pages of a file whose data is on disk, so that single pages take the place of large folios.
 
