@@ -112,10 +112,12 @@ def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
-def run_script(source: str, *args: object, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+def run_script(
+    source: str, *args: object, timeout: float = PATIENCE, pass_fds: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a new interpreter, which imports installed modules and nothing from the working directory."""
     command = [sys.executable, "-P", "-c", textwrap.dedent(source), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, pass_fds=pass_fds)
 
 
 # -- a small file system for one process

@@ -6,7 +6,7 @@ A program creates a log, appends in every way, also from several threads, over t
 until the file system is full, and reopens it. During each call that acknowledges it counts the FSYNC requests of a FUSE server, or
 the flushes of a loop device. Then the log is read as a power cut would have left it, and must have every acknowledged record. Needs
 root, and for each file system its tools: what is missing is named, and that file system skipped. ``--control no-sync`` replaces the
-barriers by nothing, and the disk is not filled; it must be noticed. Exit status: 0 no violation; 1 a violation; 2 nothing could run.
+barriers by nothing, and no disk is filled; it must be noticed. Exit status: 0 no violation; 1 a violation; 2 nothing could run.
 """
 
 from __future__ import annotations
