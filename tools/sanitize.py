@@ -1,7 +1,9 @@
-"""Run tests over a native engine built with checks, AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.
+"""Run a native engine built with checks under sanitizers or valgrind.
 
-    python tools/sanitize.py [--quick] [--mutant] [TEST ...]    files in tests/ (default: those that use the engine most)
-    python tools/sanitize.py --valgrind [--mutant]              a short script with the calls of a log, under memcheck
+    python tools/sanitize.py [--quick] [--mutant] [TEST ...]    AddressSanitizer and UndefinedBehaviorSanitizer, over files in tests/
+                                                                (default: those that use the engine most)
+    python tools/sanitize.py --threads [--rounds N] [--mutant]  ThreadSanitizer, over a script whose threads use one log
+    python tools/sanitize.py --valgrind [--mutant]              memcheck, over a short script with the calls of a log
 
 The package is copied and built in a temporary directory; the checkout keeps its own extension. Reports of all processes are
 collected, including those that a test expects to die. Exit status: 0; 1 a report or a failed test; 2 it could not be built or run.
@@ -110,8 +112,117 @@ for directory in ("/dev/shm", None):
                 print(medium, ordering, "done", flush=True)
 """
 
+THREADS = """
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pmwal
+from pmwal import events
+from pmwal.native import native
+
+assert native is not None and Path(native.__file__).is_relative_to(sys.argv[1]), native
+
+
+def together(*bodies):
+    threads = [threading.Thread(target=body) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def use(path, **options):
+    wal = pmwal.open(path, size="4MiB", on_full="overwrite", **options)
+    wal._engine.yield_at_barriers()  # also where threads that compute would make it keep the interpreter
+    emit = events.Logger(wal).event("{} {}")
+    stored = threading.Event()
+
+    def append():
+        for length in range(300):
+            wal.append(bytes(length))
+
+    def extend():
+        for _ in range(30):
+            wal.extend([bytes(500)] * 20)
+
+    def bulk():
+        for _ in range(10):
+            wal.extend([bytes(2000)] * 50)
+
+    def log():
+        for number in range(200):
+            emit(number, "text")
+
+    def later():
+        for _ in range(100):
+            seq = wal.append(b"later", commit=False)
+            wal.wait_durable(seq, timeout=0.1)  # it may have been rolled back
+
+    def free():
+        while not stored.wait(0.01):
+            wal.truncate(before=max(wal.first_seq, wal.next_seq - 100))
+            wal.commit()
+            wal.stats()
+
+    def discard():
+        while not stored.wait(0.05):
+            try:
+                wal.rollback(after=wal.next_seq - 2)
+            except (ValueError, pmwal.Overrun):  # others stored or truncated meanwhile
+                pass
+
+    def read():
+        while not stored.wait(0.005):
+            try:
+                for record in wal:
+                    pass
+            except pmwal.Overrun:
+                pass
+
+    def follow():
+        with pmwal.open(path, "r") as reader:
+            while not stored.is_set():
+                try:
+                    for record in reader.follow(timeout=0.2):
+                        pass
+                except pmwal.Overrun:
+                    pass
+
+    def store():
+        together(append, append, append, extend, bulk, log, later)
+        stored.set()
+
+    together(append, append, append, append)  # share their barriers: nothing else holds a lock of the log
+    together(store, free, discard, read, follow)
+    wal.append(b"the last", commit=False)
+    together(wal.close, wal.close)
+    with pmwal.open(path, "r+", **options) as wal:  # recovered by several threads
+        wal.extend([bytes(9000)] * 200)
+        wal.read_array("S9000", wal.next_seq - 200)
+    pmwal.verify(path)
+    path.unlink()
+
+
+for _ in range(int(sys.argv[2])):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as work:
+        for medium in ("file", "memory", "emulated-dax"):
+            for ordering in ("strict", "pipelined"):
+                for commit in ("each", 0.002):
+                    use(Path(work) / "threads.wal", medium=medium, ordering=ordering, commit=commit)
+                print(medium, ordering, "done", flush=True)
+"""
+
 MUTANT = ("iterator.c", r"PyBytes_FromStringAndSize\(NULL, (header\S*length)\)", r"PyBytes_FromStringAndSize(NULL, \1 / 2)")
 """What --mutant builds (a regular expression): a payload copied into a buffer that is too short, which must be noticed."""
+
+RACE = (
+    "commit.c",
+    r"(\n +pthread_mutex_lock\(&core->flush_mutex\);)(\n[^\n]*flushes == before\) \{)\n +core->waiting\+\+;",
+    r"\n core->waiting++;\1\2",
+)
+"""The same with --threads: a thread counts itself as waiting before it has the lock."""
 
 UNINITIALISED = ("UninitCondition", "UninitValue", "SyscallParam", "ClientCheck")
 """Kinds that the interpreter itself causes: int.from_bytes of zeros reads a digit that was never written (CPython 3.11)."""
@@ -133,7 +244,7 @@ def library(name: str, compiler: str) -> str:
     return os.path.realpath(path)
 
 
-def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
+def build(work: Path, mutant: tuple[str, str, str] | None, cflags: str, ldflags: str = "") -> None:
     """A copy of the package and of its tests, with the extension built in place."""
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "build")
     for name in ("pmwal", "tests", "tools", "docs"):
@@ -142,7 +253,7 @@ def build(work: Path, mutant: bool, cflags: str, ldflags: str = "") -> None:
         if path.is_file() and not path.name.startswith("."):
             shutil.copy2(path, work)
     if mutant:
-        name, old, new = MUTANT
+        name, old, new = mutant
         path = work / "pmwal" / "native" / name
         changed, count = re.subn(old, new, path.read_text())
         if not count:
@@ -169,7 +280,7 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
     """Build with the sanitizers and run tests; the number of reports and failures."""
     compiler = os.environ.get("CC", "gcc")
     preload = f"{library('libasan.so', compiler)} {library('libubsan.so', compiler)}"
-    build(work, mutant, f"{SANITIZE} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1", SANITIZE)
+    build(work, MUTANT if mutant else None, f"{SANITIZE} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1", SANITIZE)
     reports = work / "reports"
     reports.mkdir()
     common = f"log_path={reports}/report:log_exe_name=0"
@@ -195,6 +306,36 @@ def run_sanitized(work: Path, tests: list[str], arguments: list[str], mutant: bo
     return len(found) + (status != 0)
 
 
+def run_threads(work: Path, rounds: int, mutant: bool) -> int:
+    """Build with ThreadSanitizer and run the script with threads; the number of reports and failures.
+
+    The interpreter is not instrumented, but its lock consists of calls that the sanitizer intercepts: what it orders is known.
+    """
+    preload = library("libtsan.so", os.environ.get("CC", "gcc"))
+    build(work, RACE if mutant else None, "-fsanitize=thread -Wno-tsan -fno-omit-frame-pointer -g -O1", "-fsanitize=thread")
+    script, reports = work / "threads.py", work / "reports"
+    script.write_text(THREADS)
+    reports.mkdir()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": preload,
+        "TSAN_OPTIONS": f"handle_sigbus=0:exitcode=0:log_path={reports}/report:log_exe_name=0",
+        "PYTHONPATH": str(work),
+        "PMWAL_ENGINE": "native",
+    }
+    fixed = [setarch, "-R"] if (setarch := shutil.which("setarch")) else []  # it cannot map its shadow with much randomness
+    command = [*fixed, sys.executable, str(script), str(work), str(rounds)]
+    status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
+    found = sorted(reports.iterdir())
+    races = 0
+    for path in found:
+        text = path.read_text(errors="replace")
+        races += text.count("WARNING: ThreadSanitizer")
+        print(text, file=sys.stderr)
+    print(f"the script ended with {status}; {races} reports of the sanitizer")
+    return races + (status != 0)
+
+
 def counts(error: ElementTree.Element) -> bool:
     """Whether a valgrind error may be ours: any invalid access, and uninitialised values used in the extension."""
     objects = [obj.text or "" for obj in error.iter("obj")]
@@ -214,7 +355,7 @@ def run_valgrind(work: Path, mutant: bool) -> int:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CannotRun("valgrind is missing")
-    build(work, mutant, "-g -O1 -fno-omit-frame-pointer")
+    build(work, MUTANT if mutant else None, "-g -O1 -fno-omit-frame-pointer")
     script, log = work / "script.py", work / "valgrind.xml"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONMALLOC": "malloc", "PYTHONPATH": str(work), "PMWAL_ENGINE": "native"}
@@ -238,6 +379,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", metavar="TEST", help="files in tests/, patterns allowed")
     parser.add_argument("--quick", action="store_true", help=f"only some of {', '.join(QUICK)}")
+    parser.add_argument("--threads", action="store_true", help="the script with threads under ThreadSanitizer instead")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often it runs (default: %(default)s)")
     parser.add_argument("--valgrind", action="store_true", help="the script under valgrind instead")
     parser.add_argument("--mutant", action="store_true", help="with a mistake in the copy, which must be noticed")
     return parser.parse_known_args(arguments)
@@ -248,7 +391,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, further = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="pmwal-sanitize-") as name:
         try:
-            if options.valgrind:
+            if options.threads:
+                wrong = run_threads(Path(name), options.rounds, options.mutant)
+            elif options.valgrind:
                 wrong = run_valgrind(Path(name), options.mutant)
             else:
                 tests = options.tests or list(QUICK if options.quick else TESTS)
