@@ -11,7 +11,7 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # not if a shell started it in the background, with SIGINT ignored
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # an exception could be caught by what is being imported
-    from pmwal.cli.entry import main as run
+    from pmwal.cli.entry import main as run  # noqa: PLC0415 - the point of this module
 
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, handler)

@@ -14,6 +14,7 @@ import pytest
 
 import pmwal
 from commands import Cli, make_foreign, make_log, make_torn
+from pmwal import opening
 from pmwal.cli import appending
 from pmwal.cli.formats import interchange
 from pmwal.writing.engine import Engine
@@ -188,6 +189,30 @@ def test_failed_command_leaves_no_new_log(cli: Cli, shm_dir: Path, command: str)
         assert (ran.status, ran.out) == (1, b"")
         assert "cannot fit" in ran.err
         assert os.listdir(shm_dir) == ["link"]
+
+
+@pytest.mark.parametrize("mode", ["a", "x"])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
+def test_open_that_fails_after_the_creation_leaves_no_file(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, mode: str, error: type[BaseException]
+) -> None:
+    """The mapping of a large log may fail, for example under a limit on memory; the name is free again, and so is the lock."""
+    path = shm_dir / "a.wal"
+
+    def fail(*_: object) -> None:
+        raise error("no memory")
+
+    real = opening.take_over
+    monkeypatch.setattr(opening, "take_over", fail)
+    with pytest.raises(error):
+        pmwal.open(path, mode, size="64KiB")
+    assert os.listdir(shm_dir) == []
+    monkeypatch.setattr(opening, "take_over", real)
+    pmwal.open(path, mode, size="64KiB").close()
+    monkeypatch.setattr(opening, "take_over", fail)
+    with pytest.raises(error):
+        pmwal.open(path)
+    assert os.listdir(shm_dir) == ["a.wal"]
 
 
 def test_log_that_took_the_name_of_the_new_one_is_not_removed(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pmwal.opening.options import Keywords, Options
 from pmwal.opening.takeover import take_over
 from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
+from pmwal.storage.create import remove_file
 from pmwal.storage.medium import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 from pmwal.writing.checks import checked
@@ -143,6 +144,8 @@ def open_with(
             mapping.close()
             raise
     except BaseException:
+        if created:
+            remove_file(name, lock, seam)
         lock.release()
         raise
 

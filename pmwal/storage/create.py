@@ -150,6 +150,19 @@ def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
         ) from error
 
 
+def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
+    """Remove a log that was just created, because it could not be opened. Its lock is held: nobody has written to it."""
+    directory, name = os.path.split(os.path.realpath(path))
+    with contextlib.suppress(OSError):
+        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(lock.fd)):
+                seam.unlink(name, directory_fd)
+        finally:
+            os.close(directory_fd)
+
+
 def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
     zeros = bytes(PAGE)
     for offset in range(0, block.file_size, PAGE):
