@@ -272,7 +272,7 @@ def test_encoder_raises_nothing_else(libraries: tuple[str, ...]) -> None:
         pytest.importorskip(library)
     encode = encoder(libraries)
     for make in HOSTILE.values():
-        json.loads(encode({"a": make()}))
+        json.loads(encode({"extra": {"a": make()}}))
     with pytest.raises(Interrupted) as interrupted:
         encode({"a": Raises(KeyboardInterrupt())})
     assert json.loads(interrupted.value.line) == {"a": "[cut: KeyboardInterrupt]"}

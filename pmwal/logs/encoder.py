@@ -6,11 +6,12 @@ library refuses (cycles, depth, objects whose methods raise) is cut by ``pmwal.l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
+from gc import get_referents
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,9 @@ LIBRARIES = ("orjson", "msgspec")
 """In order of preference; the standard library is the last resort."""
 
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, UUID, Decimal})
+_CONTAINERS = frozenset({dict, list, tuple})
 _ORJSON_DEPTH = 200  # it refuses 255 dicts or lists
+_WIDE = 1000  # values of one level that may be counted twice
 
 Encode = Callable[[dict[str, Any]], bytes]
 
@@ -44,7 +47,8 @@ def _uncounted() -> None:
 def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _uncounted) -> Encode:
     """A function from a dict to one line of JSON in UTF-8, by the first of these libraries that can be imported.
 
-    It raises only ``Interrupted``. ``on_cut`` is called for each record of which something was cut.
+    All fields of the document but ``extra`` are text. The function raises only ``Interrupted``, and calls ``on_cut`` for each
+    record of which something was cut.
 
     >>> encoder(())({"level": "INFO", "extra": {"order": 7}})
     b'{"level":"INFO","extra":{"order":7}}'
@@ -66,33 +70,27 @@ def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _
 
 def _within_depth(dumps: Encode, document: dict[str, Any]) -> bytes:
     """Encode by orjson, which does not count tuples: a cycle through one, or thousands of them, would end the process."""
-    if _is_too_deep(document.values(), _ORJSON_DEPTH):
-        raise RecursionError("more depth than orjson can count")
-    return dumps(document)
+    extra = document.get("extra")
+    if extra is None or _SCALARS.issuperset(map(type, extra.values())):
+        return dumps(document)
+    level: list[Any] = [extra]
+    for _ in range(_ORJSON_DEPTH):
+        # In C, and by no object's own code: what the containers of one level contain, and of that the containers.
+        level = [
+            value
+            for value in get_referents(*level)
+            if type(value) not in _SCALARS and (type(value) in _CONTAINERS or _is_container(type(value)))  # type: ignore[arg-type]
+        ]
+        if not level:
+            return dumps(document)
+        if len(level) > _WIDE:
+            level = list({id(value): value for value in level}.values())
+    raise RecursionError("more depth than orjson can count")
 
 
-def _is_too_deep(values: Iterable[Any], depth: int) -> bool:
-    if _SCALARS.issuperset(map(type, values)):
-        return False
-    if depth == 0:
-        return True
-    for value in values:
-        kind = type(value)
-        if kind in _SCALARS:
-            continue
-        if issubclass(kind, dict):
-            inner: Iterable[Any] = value.values()
-        elif issubclass(kind, (list, tuple)):
-            inner = value
-        elif hasattr(kind, "__dataclass_fields__"):
-            inner = [getattr(value, name, None) for name in kind.__dataclass_fields__]
-        elif issubclass(kind, Enum):
-            inner = (value.value,)
-        else:
-            continue
-        if _is_too_deep(inner, depth - 1):
-            return True
-    return False
+@lru_cache(maxsize=256)
+def _is_container(kind: type) -> bool:
+    return issubclass(kind, (dict, list, tuple, Enum)) or hasattr(kind, "__dataclass_fields__")
 
 
 def _encode(fast: Encode, on_cut: Callable[[], None], document: dict[str, Any]) -> bytes:

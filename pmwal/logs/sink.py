@@ -29,8 +29,10 @@ from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs.plain import shortened
 from pmwal.logs.set_aside import set_aside
 from pmwal.opening import open_with
+from pmwal.opening.files import map_for_reading
 from pmwal.opening.options import Options
 from pmwal.records import SinkStats
+from pmwal.storage.seam import SYSTEM
 from pmwal.writing.internals import is_inside
 from pmwal.writing.wal import Wal
 
@@ -315,8 +317,9 @@ def _open(path: str, options: SinkOptions) -> Wal:
 def _has_other_size(path: str, options: SinkOptions) -> bool:
     if options.size is None:
         return False
-    with open_with(path, Options("r")) as reader:
-        return reader.capacity != options.capacity
+    mapping, identity = map_for_reading(path, "auto", SYSTEM)
+    mapping.close()
+    return identity.block.capacity != options.capacity
 
 
 def _set_aside(path: str, error: CorruptWal) -> None:
