@@ -1,7 +1,7 @@
 """Random histories of a log under crashes, checked by the simulator's model of what a log may hold.
 
 Each operation tells the model what a crash may leave before it begins. After each crash the log must open and hold that, with one
-of the verdicts to which a crash may lead. Payloads may imitate structures of the log.
+of the verdicts to which a crash may lead. Most payloads imitate structures of the log.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class History:
     leave the file as it was.
     """
 
-    lookalike_share = 0.0
+    lookalike_share = 0.6
     """The probability with which a payload imitates structures of the log."""
 
     def __init__(

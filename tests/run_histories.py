@@ -34,7 +34,6 @@ from pmwal.testing.process import scratch
 
 ROUNDS = 25
 TOLD_EACH = 500  # histories
-LOOKALIKE_SHARE = 0.6
 _ORDERINGS = ("strict", "pipelined")
 _POLICIES = ("raise", "overwrite", "wait")
 
@@ -52,9 +51,7 @@ class Outcome(NamedTuple):
 
 def history_of(number: int, path: Path) -> History:
     """The history with this number."""
-    history = History(path, number, ordering=_ORDERINGS[number % 2], on_full=_POLICIES[number // 2 % 3])
-    history.lookalike_share = LOOKALIKE_SHARE
-    return history
+    return History(path, number, ordering=_ORDERINGS[number % 2], on_full=_POLICIES[number // 2 % 3])
 
 
 def run_one(task: tuple[str, int]) -> Outcome:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.both_engines
 SEEDS = 10
 ROUNDS = 25
 SEEDS_TO_CATCH = 200
+HISTORIES, SHARES = 1000, 10
 
 
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
@@ -69,6 +70,14 @@ def test_command_runs_histories_with_lookalikes_and_counts_their_verdicts(capsys
     assert said.out.startswith("seed 1, 2 histories with python\n2 histories, ")
     assert re.search(r"verdicts R1 \d+, R2 \d+, .*; 0 failed", said.out)
     assert said.err == ""
+
+
+@pytest.mark.rigs
+@pytest.mark.parametrize("share", range(SHARES))
+def test_thousand_histories_with_lookalikes_never_end_in_a_corrupt_verdict(share: int, engine: str) -> None:
+    """R1, R2, R3 or R7 after each kill and each power cut; the command prints how to run a failure again."""
+    first = 10_000 + share * HISTORIES // SHARES
+    assert run_histories.main(["--seed", str(first), "--histories", str(HISTORIES // SHARES), "--engine", engine]) == 0
 
 
 @pytest.mark.python_engine

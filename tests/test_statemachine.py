@@ -41,6 +41,16 @@ class LogMachine(RuleBasedStateMachine):
         """One record."""
         self.history.append(data, durable=durable)
 
+    @rule(size=st.integers(0, 1990), durable=st.booleans())
+    def append_lookalike(self, size: int, durable: bool) -> None:
+        """One record whose payload imitates structures of the log."""
+        self.history.append(self.history.lookalike(size), durable=durable)
+
+    @rule(sizes=st.lists(st.integers(0, 900), min_size=1, max_size=4))
+    def extend_lookalikes(self, sizes: list[int]) -> None:
+        """Some of them, all or none."""
+        self.history.extend([self.history.lookalike(size) for size in sizes])
+
     @rule(datas=SOME)
     def extend(self, datas: list[bytes]) -> None:
         """Some records, all or none."""

@@ -26,7 +26,7 @@ from pmwal.testing._simulator.damage import damaged_images
 from pmwal.testing._simulator.model import Expectation, Found, brief
 from pmwal.testing._simulator.operations import LARGE, perform
 from pmwal.testing._simulator.oracles import CRASH_ROWS, Examined, Examiner, check, check_damaged, documented_errors
-from pmwal.testing._simulator.session import Session, Setting, Start, Trace, payload
+from pmwal.testing._simulator.session import Session, Setting, Start, Trace
 from pmwal.testing.images import Image, build, cached, choices, digest_after, half_stored, points
 from pmwal.testing.power_cut import DIGEST_MASK, PowerCutModel
 from pmwal.testing.process import scratch
@@ -242,14 +242,12 @@ def _used(setting: Setting, fresh: Start, path: Path) -> Start:
     end = laps * wal.capacity - (LARGE + 200 if setting.base == "brink" else 0)
     sizes = (40, LARGE, 300)
     while wal._engine.state.head.position < end:
-        data = payload(session.issued, sizes[session.issued % len(sizes)])
+        data = session.payload(sizes[session.issued % len(sizes)])
         if wal.free < len(data) + 2 * LARGE:  # by hand, because each overwriting append would leave two slots
             wal.truncate(before=wal.next_seq)
         wal.append(data, commit=False)
-        session.issued += 1
     while setting.base == "full" and wal.free > 2 * 400:
-        wal.append(payload(session.issued, 300), commit=False)
-        session.issued += 1
+        wal.append(session.payload(300), commit=False)
     if setting.base != "full":
         wal.truncate(before=max(wal.next_seq - 3, wal.first_seq))
     held = Found(wal.first_seq, tuple((record.seq, record.data) for record in wal.read()))

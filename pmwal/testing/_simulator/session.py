@@ -19,6 +19,7 @@ from pmwal.opening import open_log
 from pmwal.testing._simulator.failures import failing_sync
 from pmwal.testing._simulator.model import Expectation, Found, Items, Model, brief
 from pmwal.testing.images import build, sampled
+from pmwal.testing.lookalikes import place_in, tagged
 from pmwal.testing.power_cut import WORD, PowerCutModel
 from pmwal.testing.process import kill
 from pmwal.testing.recorder import Recorder, Step
@@ -84,6 +85,7 @@ class Session:
         path.write_bytes(start.image)
         self.setting = setting
         self.path = path
+        self.seed = seed
         self.random = Random(seed)
         self.recorder = Recorder()
         self.model = Model(start.found.items, first_seq=start.found.first_seq)
@@ -126,9 +128,15 @@ class Session:
     def make(self, *sizes: int) -> Items:
         """New records of these sizes."""
         first = self.model.next_seq
-        self.issued += len(sizes)
-        start = self.issued - len(sizes)
-        return tuple((first + place, payload(start + place, size)) for place, size in enumerate(sizes))
+        return tuple((first + place, self.payload(size)) for place, size in enumerate(sizes))
+
+    def payload(self, size: int) -> bytes:
+        """Bytes that no other record of the history has; every other payload imitates structures of the log."""
+        issue = self.issued
+        self.issued += 1
+        if issue % 2:
+            return payload(issue, size)
+        return tagged(Random(f"{self.seed} {issue}"), place_in(self.log), size, b"%d." % issue)
 
     def store(self, group: Items, call: Callable[[], object], *, durably: bool = True) -> None:
         """A call that stores this group and returns its first and last number, unless it does not fit."""
