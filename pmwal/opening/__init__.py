@@ -151,7 +151,7 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
 
 
 def _open_reader(path: str, options: Options, seam: Seam) -> Reader:
-    mapping, identity = map_for_reading(path, options.medium, seam)
+    mapping, identity = map_for_reading(path, options.medium, seam, around=options.salvaging)
     try:
         check_geometry(path, identity.block, options)
         return Reader(path, mapping, identity, seam, salvaging=options.salvaging)

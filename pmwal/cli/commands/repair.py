@@ -58,6 +58,11 @@ def _in_words(report: RepairReport) -> list[str]:
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
         lines.append(f"  {report.lost_records} whole records after the damage: pmwal cat --salvage {where}")
+    if report.doubtful_records:
+        lines.append(
+            f"  {report.doubtful_records} of the kept records may have been truncated or rolled back before: no slot tells"
+        )
+    lines += [f"  bytes {start} to {end} of the damaged file cannot be read" for start, end in report.unreadable]
     lines.append(f"  {'would be' if report.dry_run else 'now'} {after.outcome}: {kept}")
     if report.dry_run:
         lines.append("  dry run: nothing was changed")
