@@ -58,7 +58,7 @@ def open(
       thread commits: it starts at most that long after the oldest append that is not yet durable.
     - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds), or "overwrite" the
       oldest records.
-    - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
+    - ``recover="salvage"``, with mode "r" only, yields the log's whole records around damage.
 
     Raises ``CorruptWal``, ``FormatError``, ``WalLocked``, ``UnsupportedMedium``, ``PersistError``, ``ValueError``, or the
     ``OSError`` of the system call that failed.

@@ -1,4 +1,4 @@
-"""Salvage: every whole record of a damaged log that was live."""
+"""Salvage: the whole records of a damaged log that were its own when it was damaged."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ _EPILOG = f"""\
 Text output is one line per record; control characters and bytes that are not
 UTF-8 are escaped as \\xNN. Events logged with pmwal.events are formatted.
 
-A corrupt log is refused. --salvage prints every whole record, reports which
-numbers are missing, and still exits with status 2.
+A corrupt log is refused. --salvage prints the whole records around the damage,
+reports which numbers are missing and which bytes cannot be read, and exits
+with status 2.
 
 Examples:
   pmwal cat -n 10 app.wal
