@@ -83,6 +83,7 @@ class RecoveryReport:
     - ``reason``: what was found, in words; ``damage``: its byte range in the file; ``lost_first_seq`` to ``lost_last_seq``: the
       sequence numbers that are lost.
     - ``bytes_scanned``, ``seconds``: what it cost.
+    - ``unreadable``: byte ranges of the file that could not be read, which salvage and repair go around.
 
     >>> import pmwal
     >>> pmwal.open(path, size="64KiB").close()
@@ -109,6 +110,7 @@ class RecoveryReport:
     lost_last_seq: int | None = None
     bytes_scanned: int = 0
     seconds: float = 0.0
+    unreadable: tuple[tuple[int, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""

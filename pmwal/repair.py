@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from pmwal.format.layout import (
     encode_superblock,
 )
 from pmwal.format.ring import Load, overlay
+from pmwal.format.scan import scan_for
 from pmwal.opening.files import inspect, lock_existing
 from pmwal.records import Progress, RecoveryReport
 from pmwal.recovery.judge import Judgement, judge
@@ -36,6 +38,7 @@ from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
 from pmwal.storage.create import hidden_name, remove_orphans, unnamed_file
 from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM, Seam
 
 
@@ -45,8 +48,9 @@ class RepairReport:
 
     ``before`` and ``after`` are the verdicts. ``kept_records``: how many are in the repaired log. ``lost_records``: how many whole
     ones the damage separates from these, and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence
-    numbers that are gone. ``doubtful_records``: how many of the kept ones may have been truncated or rolled back before, because
-    the slots that would say so are lost; 0 if exactly the log's own records are kept. ``actions``: the steps, in words.
+    numbers that are gone. ``actions``: the steps, in words. ``doubtful_records``: how many of the kept ones may have been
+    truncated or rolled back before, because the slots that would say so are lost; 0 if all kept ones belong to the log.
+    ``unreadable``: byte ranges of the damaged file that could not be read.
     """
 
     path: str
@@ -60,6 +64,7 @@ class RepairReport:
     lost_last_seq: int | None
     actions: tuple[str, ...]
     doubtful_records: int = 0
+    unreadable: tuple[tuple[int, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -93,8 +98,8 @@ def repair(
     if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
-        with inspect(name, seam, progress) as (mapping, judgement):
-            plan = _Plan(judgement, mapping.load)
+        with inspect(name, seam, progress, around=True) as (mapping, judgement):
+            plan = _Plan(judgement, mapping)
             target = _backup_name(directory, base, backup) if plan.needed else ""
             after = judge(plan.load, identify(plan.load, mapping.size, name)).report if plan.needed else judgement.report
             if after.outcome == "corrupt":
@@ -103,10 +108,9 @@ def repair(
                     'copy what pmwal.open(path, "r", recover="salvage") reads into a new log',
                     reason=after.reason,
                 )
-            report = plan.report(name, target, dry_run, after)
             if plan.needed and not dry_run:
                 _replace(directory, base, target, plan, mapping.size, seam, progress)
-            return report
+            return replace(plan.report(name, target, dry_run, after), unreadable=mapping.unreadable)
     finally:
         if lock is not None:
             lock.release()
@@ -115,17 +119,20 @@ def repair(
 class _Plan:
     """The records that are kept, and the bytes of the repaired file."""
 
-    def __init__(self, judgement: Judgement, load: Load) -> None:
+    def __init__(self, judgement: Judgement, mapping: Mapping) -> None:
         self.judgement = judgement
         self.block = judgement.identity.block
         row = judgement.row
-        self.needed = row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0
-        self.rebuilt = rebuild(load, judgement) if row.outcome == "corrupt" else None
+        self.unreadable = len(mapping.unreadable) > 0
+        self.needed = (
+            row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0 or self.unreadable
+        )
+        self.rebuilt = rebuild(mapping.load, judgement, scan_for(self.block)) if row.outcome == "corrupt" else None
         if self.rebuilt is None:
             self.tail, self.end, epoch, newest = judgement.tail, judgement.end, judgement.epoch_max, judgement.control.newest
         else:
             self.tail, self.end, epoch, newest = self.rebuilt.tail, self.rebuilt.end, self.rebuilt.epoch_max, self.rebuilt.slot
-        self.load = overlay(load, self._control(epoch, newest) if self.needed else [])  # bytes of the repaired file
+        self.load: Load = overlay(mapping.load, self._control(epoch, newest) if self.needed else [])  # bytes of the repaired file
 
     def report(self, path: str, backup: str, dry_run: bool, after: RecoveryReport) -> RepairReport:
         before, rebuilt = self.judgement.report, self.rebuilt
@@ -165,6 +172,8 @@ class _Plan:
                 actions.append("rebuild the commit pointer from the records")
             elif not self.judgement.row.by_pointer:
                 actions.append(f"use the commit slot of generation {self.rebuilt.slot.generation}, the newest that can be believed")
+        if self.unreadable:
+            actions.append("write zeros in place of what cannot be read")
         actions.append("write all commit slots again, in a new epoch")
         return tuple(actions)
 
@@ -195,18 +204,24 @@ class _Plan:
 
 
 def _backup_name(directory: str, base: str, backup: str | None) -> str:
+    """The name for the damaged file. One that it has already, since a repair that was killed, is used again."""
+    damaged = os.path.join(directory, base)
     if backup is not None:
         if os.path.realpath(os.path.dirname(os.path.abspath(backup))) != directory:
             raise ValueError(f"backup must lie in {directory}, because the damaged file is kept by a hard link")
-        if os.path.lexists(backup):
+        if not _is_free(backup, damaged):
             raise FileExistsError(f"{backup}: it exists; name another backup")
         return os.path.join(directory, os.path.basename(backup))
     number = 1
     while True:
-        name = os.path.join(directory, f"{base}.damaged" + (f"-{number}" if number > 1 else ""))
-        if not os.path.lexists(name):
+        name = f"{damaged}.damaged" + (f"-{number}" if number > 1 else "")
+        if _is_free(name, damaged):
             return name
         number += 1
+
+
+def _is_free(name: str, damaged: str) -> bool:
+    return not os.path.lexists(name) or (name != damaged and os.path.samestat(os.lstat(name), os.stat(damaged)))
 
 
 def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
@@ -219,14 +234,10 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
             with contextlib.suppress(PermissionError):
                 os.fchown(fd, status.st_uid, status.st_gid)
             os.fchmod(fd, status.st_mode & 0o7777)
-            seam.allocate(fd, size)
-            for offset in range(0, size, PAGE):
-                seam.write(fd, plan.load(offset, min(PAGE, size - offset)), offset)
-                if progress is not None:
-                    progress(offset + PAGE, size)
-            seam.sync_file(fd)
+            _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
             hidden = hidden_name(base)
-            seam.link(base, os.path.basename(backup), directory_fd)
+            if not os.path.lexists(backup):
+                seam.link(base, os.path.basename(backup), directory_fd)
             seam.link(source, hidden, directory_fd)
             try:
                 seam.sync_file(directory_fd)
@@ -238,3 +249,22 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
             seam.sync_file(directory_fd)
     finally:
         os.close(directory_fd)
+
+
+def _write_copy(fd: int, path: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
+    """Write the repaired file, and make it durable."""
+    try:
+        seam.allocate(fd, size)
+        for offset in range(0, size, PAGE):
+            seam.write(fd, plan.load(offset, min(PAGE, size - offset)), offset)
+            if progress is not None:
+                progress(offset + PAGE, size)
+        seam.sync_file(fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)}: no room for the repaired copy of {size} bytes beside it; nothing was changed",
+            path,
+        ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pmwal.format.scan import scan_for
 from pmwal.opening.files import inspect, map_for_reading
 from pmwal.records import Progress
 from pmwal.recovery.judge import Judgement
+from pmwal.recovery.rebuild import Rebuilt, rebuild
 from pmwal.storage.live_page import LiveWriter, living_writer
 from pmwal.storage.seam import SYSTEM
 
@@ -22,6 +24,14 @@ def judge_log(path: str, progress: Progress | None = None) -> tuple[Judgement, L
         if writer is None or not judgement.report.slots_lost or attempt == _JUDGE_TRIES:
             break
     return judgement, writer
+
+
+def judge_for_salvage(path: str) -> tuple[Judgement, Rebuilt | None]:
+    """The verdict on a log, read around what cannot be read; and of a corrupt one, what is whole."""
+    with inspect(path, SYSTEM, around=True) as (mapping, judgement):
+        if judgement.row.outcome != "corrupt":
+            return judgement, None
+        return judgement, rebuild(mapping.load, judgement, scan_for(judgement.identity.block))
 
 
 def running_writer(path: str) -> LiveWriter | None:

@@ -51,7 +51,7 @@ def read_superblocks(fd: int, size: int) -> Superblocks:
 def _page(fd: int, offset: int) -> bytes:
     try:
         return os.pread(fd, PAGE, offset)
-    except OSError:  # a directory, a FIFO: no superblock there
+    except OSError:  # a directory, a FIFO, a page that is lost: no superblock there
         return b""
 
 
@@ -72,7 +72,7 @@ def _clue(fd: int, *pages: bytes) -> str:
             continue
         start = SUPERBLOCK.offsets["uuid"]
         uuid = page[start : start + SUPERBLOCK.field_size("uuid")]
-        region = os.pread(fd, CONTROL_SIZE_DEFAULT, CONTROL_OFFSET)
+        region = b"".join(_page(fd, CONTROL_OFFSET + at).ljust(PAGE, b"\0") for at in range(0, CONTROL_SIZE_DEFAULT, PAGE))
         whole = [slot for slot in _slots(region, uuid) if slot is not None]
         if whole:
             newest = max(whole, key=lambda slot: slot.generation)

@@ -60,7 +60,7 @@ def open(
       thread commits: it starts at most that long after the oldest append that is not yet durable.
     - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds), or "overwrite" the
       oldest records.
-    - ``recover="salvage"``, with mode "r" only, yields every whole record around damage.
+    - ``recover="salvage"``, with mode "r" only, yields the log's whole records around damage.
     - ``on_unlinked``: what a handle does when its file was removed, renamed or replaced. It notices within a second of the next
       call that stores or commits: "warn" once (``UnlinkedWarning``) and continue, or "raise" ``WalUnlinked``.
 
@@ -167,7 +167,7 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
 
 
 def _open_reader(path: str, options: Options, seam: Seam) -> Reader:
-    mapping, identity = map_for_reading(path, options.medium, seam)
+    mapping, identity = map_for_reading(path, options.medium, seam, around=options.salvaging)
     try:
         check_geometry(path, identity.block, options)
         return Reader(path, mapping, identity, seam, salvaging=options.salvaging)

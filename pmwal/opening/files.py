@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
@@ -16,6 +17,7 @@ from pmwal.records import Progress
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.snapshot import judge_beside
 from pmwal.recovery.superblock import Identity, identify, writable_problem
+from pmwal.storage.around import AroundMapping, ReadAround
 from pmwal.storage.create import create_file
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
@@ -29,33 +31,51 @@ _TRIES = 16  # a file that was created, replaced or removed between two steps is
 
 
 @contextlib.contextmanager
-def inspect(path: str, seam: Seam, progress: Progress | None = None) -> Iterator[tuple[Mapping, Judgement]]:
-    """Map a log for reading and judge it, also beside a running writer; yields both."""
-    mapping, identity = map_for_reading(path, "auto", seam)
+def inspect(
+    path: str, seam: Seam, progress: Progress | None = None, *, around: bool = False
+) -> Iterator[tuple[Mapping, Judgement]]:
+    """Map a log for reading and judge it, also beside a running writer; yields both. ``around``: see ``map_for_reading``."""
+    mapping, identity = map_for_reading(path, "auto", seam, around=around)
     try:
         yield mapping, judge_beside(mapping, identity, seam, progress)
     finally:
         mapping.close()
 
 
-def map_for_reading(path: str, medium: str, seam: Seam) -> tuple[Mapping, Identity]:
-    """The file mapped for reading, and its superblock; ``FormatError`` if it is not a log."""
+def map_for_reading(path: str, medium: str, seam: Seam, *, around: bool = False) -> tuple[Mapping, Identity]:
+    """The file mapped for reading, and its superblock; ``FormatError`` if it is not a log.
+
+    ``around``: what the medium cannot give is read as zeros, and listed in ``Mapping.unreadable``.
+    """
     fd = open_descriptor(path, _READ_FLAGS)
     try:
-        identity = _identify(fd, path)
-        mapping = Mapping(fd, identity.block.file_size, detect(fd, medium, path), seam, writable=False)
+        unreadable: set[int] = set()
+        identity = _identify(fd, path, unreadable)
+        size, found = identity.block.file_size, detect(fd, medium, path)
+        if around:
+            return AroundMapping(fd, size, found, seam, unreadable), identity
+        return Mapping(fd, size, found, seam, writable=False), identity
     except BaseException:
         os.close(fd)
         raise
-    return mapping, identity
 
 
-def _identify(fd: int, path: str) -> Identity:
-    """The superblock, read without a mapping, so that no byte of a wrong file is ever mapped."""
+def _identify(fd: int, path: str, unreadable: set[int] | None = None) -> Identity:
+    """The superblock, read without a mapping, so that no byte of a wrong file is ever mapped.
+
+    A copy that cannot be read is a damaged copy. ``unreadable`` gets the numbers of the pages.
+    """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path}: not a pmwal log: {'a directory' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
-    return identify(lambda offset, length: os.pread(fd, length, offset), status.st_size, path)
+    pages: set[int] = set() if unreadable is None else unreadable
+    reader = ReadAround(lambda offset, length: os.pread(fd, length, offset), pages)
+    try:
+        return identify(reader.load, status.st_size, path)
+    except FormatError:
+        if pages:
+            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: no superblock can be read", path) from None
+        raise
 
 
 def lock_log(

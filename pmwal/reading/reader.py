@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import NoReturn
@@ -118,7 +119,7 @@ class Reader(ArrayReader):
         """What the living writer shows; None if its page keeps changing."""
         self._judged = None  # this writer may have rolled back what was judged before it opened the log
         bounds = read_bounds(self._mapping.load)
-        return None if bounds is None else View(*bounds)
+        return None if bounds is None or not bounds.possible(self._block) else View(*bounds)
 
     def _judge(self) -> Judgement:
         """The verdict on the log as it is now.
@@ -160,7 +161,7 @@ class Reader(ArrayReader):
     def recovery(self) -> RecoveryReport:
         """What recovery would report for the file as it is now."""
         self._check_open()
-        return self._judge().report
+        return replace(self._judge().report, unreadable=self._mapping.unreadable)
 
     # -- reading
 
@@ -320,7 +321,7 @@ class Reader(ArrayReader):
         """Every whole record around the damage; numbers may be missing."""
         judgement = self._judge()
         reader = RingReader(self._block, self._mapping.load)
-        for found in salvage(self._mapping.load, judgement):
+        for found in salvage(self._mapping.load, judgement, self._scan):
             seq = found.header.seq
             if (start is None or seq >= start) and (stop is None or seq < stop):
                 again = reader.whole(found.position)

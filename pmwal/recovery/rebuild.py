@@ -67,9 +67,11 @@ def rebuild(load: Load, judgement: Judgement, scan: Scan | None = None) -> Rebui
         return _chosen(*_run_at_mark(remains, block), remains, None, newest_epoch, doubtful=True)
     slot = pointer.slot
     if not judgement.row.by_pointer:
-        judgement = judge(overlay(load, [(block.control_offset, filled_region(slot, block))]), judgement.identity)
+        judgement = judge(overlay(load, [(block.control_offset, filled_region(slot, block))]), judgement.identity, None, scan)
     tail, end = judgement.tail, judgement.end
     reached = end.position >= slot.commit_position
+    if not reached:
+        end = min(end, _run_from(tail, _remains(whole[whole["epoch"] <= slot.epoch], block, pointer).live, block))
     overtaken = newest_epoch > slot.epoch
     if overtaken or not (reached or pointer.certain):
         first, last = _run_at_mark(remains, block)
@@ -188,6 +190,18 @@ def _whole_batches(past: _Records, block: Superblock, mark: int | None) -> int:
     length = len(past) if sound.all() else int(sound.argmin()) + 1
     last = np.flatnonzero(ends[:length])
     return int(last[-1]) + 1 if len(last) else 0
+
+
+def _run_from(tail: Bound, live: _Records, block: Superblock) -> Bound:
+    """Where the unbroken run of live records from the tail ends.
+
+    A walk by numbers alone may end later: where the record at the next lap's start is damaged, one that was discarded and has its
+    number may lie in the gap before it.
+    """
+    if not len(live) or live["seq"][0] != tail.next_seq:
+        return tail
+    length = int(np.append(_adjoin(live, block), False).argmin()) + 1
+    return Bound(int(live["end"][length - 1]), int(live["seq"][length - 1]) + 1)
 
 
 def _run_at_mark(remains: _Remains, block: Superblock) -> tuple[Bound, Bound]:

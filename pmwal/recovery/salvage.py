@@ -1,24 +1,23 @@
-"""Salvage: every whole record of a damaged log that was live."""
+"""Salvage: the whole records of a damaged log that were its own when it was damaged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from pmwal.format.layout import PAGE, Superblock
-from pmwal.format.ring import Found, Load, RingReader
+from pmwal.format.ring import Found, Load, RingReader, Scan
 from pmwal.records import Bound
 from pmwal.recovery.judge import Judgement
-from pmwal.recovery.rebuild import Rebuilt, rebuild
+from pmwal.recovery.rebuild import rebuild
 
 
-def salvage(load: Load, judgement: Judgement, rebuilt: Rebuilt | None = None) -> Iterator[Found]:
-    """Every whole record around the damage, in order of the numbers. ``rebuilt``: what ``rebuild`` chose, if it is known."""
+def salvage(load: Load, judgement: Judgement, scan: Scan | None = None) -> Iterator[Found]:
+    """Every whole record around the damage, in order of the numbers."""
     block = judgement.identity.block
     if judgement.row.outcome != "corrupt":
         yield from _kept(block, load, judgement.tail, judgement.end)
         return
-    if rebuilt is None:
-        rebuilt = rebuild(load, judgement)
+    rebuilt = rebuild(load, judgement, scan)
     yield from _each(block, load, rebuilt.before)
     yield from _kept(block, load, rebuilt.tail, rebuilt.end)
     yield from _each(block, load, rebuilt.after)

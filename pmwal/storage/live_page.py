@@ -18,6 +18,7 @@ from array import array
 from typing import NamedTuple
 
 from pmwal.format.layout import (
+    EPOCH_MAX,
     LINE,
     LIVE_BOUNDS,
     LIVE_FOLLOWERS,
@@ -27,8 +28,12 @@ from pmwal.format.layout import (
     LIVE_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
+    POSITION_MAX,
+    SEQ_MAX,
     TIME_MAX,
     TIME_MIN,
+    Superblock,
+    record_size,
 )
 from pmwal.format.ring import Load
 from pmwal.latency import COARSE, LiveLatency
@@ -53,6 +58,21 @@ class LiveBounds(NamedTuple):
     durable: Bound
     epoch: int
     epoch_first_seq: int
+
+    def possible(self, block: Superblock) -> bool:
+        """Whether a writer of this log can have published them: the page has no checksum and may be old, zeros or damaged."""
+        (start, first), (end, next_seq) = self.tail, self.durable
+        records, used = next_seq - first, end - start
+        return (
+            1 <= first <= next_seq <= SEQ_MAX + 1
+            and 0 <= used <= block.capacity
+            and end <= POSITION_MAX
+            and start % block.alignment == 0 == end % block.alignment
+            and (records == 0) == (used == 0)
+            and records <= used // record_size(0, block.alignment)
+            and 1 <= self.epoch <= EPOCH_MAX
+            and 1 <= self.epoch_first_seq <= next_seq
+        )
 
 
 class LiveWriter(NamedTuple):

@@ -57,6 +57,11 @@ class Mapping:
                 self._map.madvise(mmap.MADV_RANDOM)
 
     @property
+    def unreadable(self) -> tuple[tuple[int, int], ...]:
+        """What could not be read so far and was read as zeros, as (start, end) offsets: nothing, because ``load`` raises."""
+        return ()
+
+    @property
     def map(self) -> mmap.mmap:
         """The raw mapping, for the native engine."""
         assert self._map is not None

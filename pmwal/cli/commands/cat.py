@@ -15,7 +15,7 @@ from itertools import islice
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
-from pmwal.cli.inspection import judge_log
+from pmwal.cli.inspection import judge_for_salvage
 from pmwal.cli.matching import Matches, add_grep, matches_pattern
 from pmwal.cli.options import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
@@ -34,8 +34,9 @@ _EPILOG = f"""\
 Text output is one line per record; control characters and bytes that are not
 UTF-8 are escaped as \\xNN. Events logged with pmwal.events are formatted.
 
-A corrupt log is refused. --salvage prints every whole record, reports which
-numbers are missing, and still exits with status 2.
+A corrupt log is refused. --salvage prints the whole records around the damage,
+reports which numbers are missing and which bytes cannot be read, and exits
+with status 2.
 
 Examples:
   pmwal cat -n 10 app.wal
@@ -103,13 +104,13 @@ def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace
 
 
 def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
-    judgement, _ = judge_log(args.path)
-    report, slot = judgement.report, judgement.control.newest
-    corrupt = report.outcome == "corrupt"
-    trusted = slot is not None and report.case not in ("R8", "R9", "R9b")
-    if corrupt:
-        say(f"{args.path}: corrupt: {report.reason}" + ("" if trusted else "; truncated records may be among these"))
-    gaps = _Gaps(args.path, report.first_seq if trusted else None)
+    judgement, rebuilt = judge_for_salvage(args.path)
+    first: int | None = judgement.report.first_seq
+    if rebuilt is not None:
+        doubt = "; rolled back or truncated records may be among these" if rebuilt.doubtful else ""
+        say(f"{args.path}: corrupt: {judgement.report.reason}{doubt}")
+        first = None if rebuilt.doubtful or rebuilt.slot is None else rebuilt.slot.tail_seq
+    gaps = _Gaps(args.path, first)
 
     def wanted(record: Record) -> bool:
         in_range = (args.first is None or record.seq >= args.first) and (args.last is None or record.seq <= args.last)
@@ -120,11 +121,13 @@ def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namesp
         records = deque(records, maxlen=args.lines)
         records = reversed(records) if args.reverse else records
     print_records(records, form)
-    known = [number for number in (report.lost_last_seq, slot.commit_seq if slot is not None and trusted else None) if number]
-    if corrupt and known:
-        gaps.end(max(known))
+    if rebuilt is not None:
+        gaps.end(max(rebuilt.last_seq, judgement.report.lost_last_seq or 0))
     gaps.sum_up()
-    return CORRUPT if corrupt or gaps.count else OK
+    unreadable = reader.recovery.unreadable
+    for start, end in unreadable:
+        say(f"{args.path}: bytes {start} to {end} cannot be read; records there are missing")
+    return CORRUPT if rebuilt is not None or gaps.count or unreadable else OK
 
 
 class _Gaps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any
 
 from pmwal.cli.exit_status import CORRUPT, OK, UNREADABLE
@@ -70,7 +71,7 @@ def _collect(path: str) -> Facts:
         copies = read_superblocks(file.fileno(), size)
     facts: Facts = {"path": path, "size_bytes": size} | _about_superblocks(copies)
     try:
-        with progress_bar("info") as progress, inspect(path, SYSTEM, progress) as (mapping, judgement):
+        with progress_bar("info") as progress, inspect(path, SYSTEM, progress, around=True) as (mapping, judgement):
             facts |= _about_log(mapping, judgement)
     except FormatError as error:
         facts |= {"status": UNREADABLE, "error": str(error).removeprefix(f"{path}: ")}
@@ -122,7 +123,7 @@ def _label(block: Superblock) -> tuple[str | None, str]:
 
 
 def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
-    report, medium = judgement.report, mapping.medium
+    report, medium = replace(judgement.report, unreadable=mapping.unreadable), mapping.medium
     block, newest = judgement.identity.block, judgement.control.newest
     named, living = read_writer(mapping.load), living_writer(mapping.load, mapping.inode, SYSTEM)
     used = judgement.end.position - judgement.tail.position
@@ -209,6 +210,7 @@ def _log_lines(facts: Facts) -> list[tuple[str, str]]:
         ("writer", writer_in_words(facts["writer"])),
         ("slots", _slots_in_words(facts)),
         ("records", f"{kept}; {format_size(records['used_bytes'])} in use, {records['fill']:.1%} of the ring"),
+        *(("unreadable", f"bytes {start} to {end}") for start, end in facts["verdict"]["unreadable"]),
         ("verdict", _verdict_in_words(facts)),
     ]
 

@@ -13,7 +13,7 @@ from pmwal.repair import RepairReport, repair
 _EPILOG = """\
 The damaged file is never modified: it is kept under another name beside the
 repaired one. A repaired log has one unbroken run of records; whole records
-after the damage can still be read from the damaged file (pmwal cat --salvage).
+around the damage can still be read from the damaged file (pmwal cat --salvage).
 
 Exit status: 0 if nothing was lost or nothing was wrong, 1 if records were lost,
 3 if the log cannot be rebuilt, 4 if another process has it open for writing.
@@ -57,7 +57,12 @@ def _in_words(report: RepairReport) -> list[str]:
         lines.append(f"  lost: {numbers_in_words(report.lost_first_seq, report.lost_last_seq)}")
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
-        lines.append(f"  {report.lost_records} whole records after the damage: pmwal cat --salvage {where}")
+        lines.append(f"  {report.lost_records} whole records around the damage: pmwal cat --salvage {where}")
+    if report.doubtful_records:
+        lines.append(
+            f"  {report.doubtful_records} of the kept records may have been truncated or rolled back before: no slot tells"
+        )
+    lines += [f"  bytes {start} to {end} of the damaged file cannot be read" for start, end in report.unreadable]
     lines.append(f"  {'would be' if report.dry_run else 'now'} {after.outcome}: {kept}")
     if report.dry_run:
         lines.append("  dry run: nothing was changed")
