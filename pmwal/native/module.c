@@ -10,6 +10,7 @@
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"
+#include "linear.h"
 #include "persist.h"
 
 volatile unsigned long fork_count = 0;
@@ -23,6 +24,7 @@ static void forked(void)
 static void set_up_process(void)
 {
     crc32c_setup();
+    linear_setup();
     pthread_atfork(NULL, NULL, forked);
 }
 
@@ -156,8 +158,8 @@ static int execute(PyObject *module)
     if (!state->name_kind || !state->name_commit || add_type(module, &lock_spec, &state->lock_type) ||
         add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
         add_type(module, &record_spec, &state->record_type) || add_type(module, &iterator_spec, &state->iterator_type) ||
-        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &retained_spec, &state->retained_type) ||
-        add_type(module, &emitter_spec, &state->emitter_type))
+        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &search_spec, &state->search_type) ||
+        add_type(module, &retained_spec, &state->retained_type) || add_type(module, &emitter_spec, &state->emitter_type))
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
@@ -176,6 +178,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->record_type);
     Py_VISIT(state->iterator_type);
     Py_VISIT(state->scanner_type);
+    Py_VISIT(state->search_type);
     Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
     return 0;
@@ -190,6 +193,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->iterator_type);
     Py_CLEAR(state->scanner_type);
+    Py_CLEAR(state->search_type);
     Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);
     Py_CLEAR(state->name_kind);

@@ -9,7 +9,8 @@
 
 /* One for each interpreter. */
 struct module_state {
-    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *retained_type, *emitter_type;
+    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *search_type, *retained_type,
+        *emitter_type;
     PyObject *name_kind, *name_commit;
 };
 
@@ -23,6 +24,6 @@ static inline struct module_state *state_of(PyTypeObject *type)
 /* Forks between the first process and this one. An object that noted another number belongs to the parent. */
 extern volatile unsigned long fork_count;
 
-extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, retained_spec, emitter_spec;
+extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, search_spec, retained_spec, emitter_spec;
 
 #endif
