@@ -75,7 +75,7 @@ def shift(start: Registers, distances: Words) -> Registers:
 def _step_words(start: Registers, words: Words) -> Registers:
     tables = _tables()
     columns = (words ^ start).view(np.uint8).reshape(-1, 8)
-    result = tables[7][columns[:, 0]]
+    result: Registers = tables[7][columns[:, 0]]
     for column in range(1, 8):
         result ^= tables[7 - column][columns[:, column]]
     return result

@@ -122,12 +122,26 @@ static PyObject *crc32c_method(PyObject *module, PyObject *args)
     return PyLong_FromUnsignedLong(crc);
 }
 
+static PyObject *crc32c_shift_method(PyObject *module, PyObject *args)
+{
+    unsigned int start;
+    unsigned long long distance;
+    int portable = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "IK|p:crc32c_shift", &start, &distance, &portable))
+        return NULL;
+    if (distance >= LINEAR_MAX)
+        return PyErr_Format(PyExc_ValueError, "the distance is below %llu", (unsigned long long)LINEAR_MAX);
+    return PyLong_FromUnsignedLong((portable ? &linear_portable : &linear)->shift(start, distance));
+}
+
 static PyMethodDef functions[] = {
     {"setup_persistence", setup_persistence, METH_O, NULL},
     {"write_back", write_back_method, METH_VARARGS, NULL},
     {"stream", stream_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
+    {"crc32c_shift", crc32c_shift_method, METH_VARARGS, NULL},
     {"futex_wait", futex_wait_method, METH_VARARGS, NULL},
     {"futex_wake", futex_wake_method, METH_VARARGS, NULL},
     {0},

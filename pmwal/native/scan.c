@@ -1,6 +1,8 @@
 /* Converters of what Python passes to a scan: see scan.h. */
 #include "scan.h"
 
+#include <errno.h>
+
 static bool check_tuple(PyObject *object, const char *what)
 {
     if (PyTuple_Check(object))
@@ -52,4 +54,13 @@ bool check_record_type(PyTypeObject *ours, PyObject *type)
         return true;
     PyErr_SetString(PyExc_TypeError, "record_type is a subclass of Record");
     return false;
+}
+
+void raise_unreadable(void)
+{
+    const char *reason = "the file was shortened while it was mapped, or the medium failed";
+    PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", EIO, reason);
+    if (error)
+        PyErr_SetObject(PyExc_OSError, error);
+    Py_XDECREF(error);
 }

@@ -26,4 +26,7 @@ int parse_window(PyObject *object, void *window);
 /* Whether `type` is a subclass of this module's Record; false with an exception set. `ours` is any type of the module. */
 bool check_record_type(PyTypeObject *ours, PyObject *type);
 
+/* Sets the exception for an access to a mapped window that faulted. */
+void raise_unreadable(void);
+
 #endif

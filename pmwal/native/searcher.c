@@ -1,5 +1,4 @@
 /* Search: what search.c finds, for pmwal/recovery/search.py, which loads the bytes. A call may run beside other Python threads. */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "scan.h"
@@ -48,7 +47,7 @@ static bool parse_limits(PyObject *object, struct search_limits *limits)
     int placed;
     if (!PyArg_ParseTuple(object, "pKKKK;limits have five fields", &placed, &base, &epoch, &seq_min, &newer_seq_min))
         return false;
-    if (!seq_min || !newer_seq_min || base > PMWAL_POSITION_MAX || epoch > UINT32_MAX) {
+    if (!seq_min || !newer_seq_min || epoch > UINT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "no record has such limits");
         return false;
     }
@@ -113,8 +112,8 @@ static PyObject *settled(Search *self, enum search_end end)
     if (end == SEARCH_NO_MEMORY)
         return PyErr_NoMemory();
     if (end == SEARCH_FAULT) {
-        errno = EIO;
-        return PyErr_SetFromErrno(PyExc_OSError);
+        raise_unreadable();
+        return NULL;
     }
     return take_found(&self->search);
 }
@@ -129,11 +128,11 @@ static const struct search_span *due_span(const Search *self, bool data)
     return NULL;
 }
 
-static PyObject *search_bytes_method(Search *self, PyObject *args)
+static PyObject *search_data_method(Search *self, PyObject *args)
 {
     Py_buffer buffer;
     unsigned long long length, starts;
-    if (!PyArg_ParseTuple(args, "y*KK:bytes", &buffer, &length, &starts))
+    if (!PyArg_ParseTuple(args, "y*KK:data", &buffer, &length, &starts))
         return NULL;
     PyObject *answer = NULL;
     const struct search_span *span = due_span(self, true);
@@ -173,7 +172,7 @@ static PyObject *search_rewind(Search *self, PyObject *args)
 }
 
 static PyMethodDef search_methods[] = {
-    {"bytes", (PyCFunction)search_bytes_method, METH_VARARGS, NULL},
+    {"data", (PyCFunction)search_data_method, METH_VARARGS, NULL},
     {"hole", (PyCFunction)search_hole_method, METH_NOARGS, NULL},
     {"rewind", (PyCFunction)search_rewind, METH_VARARGS, NULL},
     {0},

@@ -17,6 +17,7 @@ import numpy as np
 
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
 from pmwal.format.ring import Found, Load, Scan, has_expected_epoch
+from pmwal.format.scan import scan_for
 from pmwal.records import Bound
 from pmwal.recovery.search import Records, unplaced_records, whole_records
 
@@ -100,24 +101,26 @@ def _founds(records: Records, alignment: int) -> Iterator[Found]:
         yield Found(position, position + record_size(header.length, alignment), header)
 
 
-def resync(
-    block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot, scan: Scan | None = None
-) -> Iterator[Found]:
+def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot, scan: Scan | None = None) -> Iterator[Found]:
     """Whole records after damage at ``stop`` and before ``limit``, in order of their positions and numbers."""
-    position, seq = stop.position + block.alignment, stop.next_seq
-    parts = whole_records(
-        block, load, position, limit.position, epoch=0, seq_min=max(1, seq), newer_seq_min=max(1, seq), scan=scan
-    )
-    wrapped = _first_of_lap(block, load, position, limit.position, scan)
-    for records in parts:
-        for found in _founds(records, block.alignment):
-            header = found.header
-            if found.position < position or not seq <= header.seq < limit.next_seq or found.end > limit.position:
-                continue
-            if not belongs(found, slot) or _is_superseded(found, wrapped, position, limit, slot):
-                continue
-            yield found
-            position, seq = found.end, header.seq + 1
+    after, start = Bound(stop.position + block.alignment, stop.next_seq), stop.position + block.alignment
+
+    def is_taken(found: Found) -> bool:
+        in_order = found.position >= after.position and after.next_seq <= found.header.seq < limit.next_seq
+        return in_order and found.end <= limit.position and belongs(found, slot)
+
+    wrapped = _first_of_lap(block, load, start, limit.position, scan)
+    least = max(1, after.next_seq)
+    parts = whole_records(block, load, start, limit.position, epoch=0, seq_min=least, newer_seq_min=least, scan=scan)
+    for found in (found for records in parts for found in _founds(records, block.alignment)):
+        if after.position > start and wrapped is not None and _follows_wrapped(wrapped, found, after) and is_taken(wrapped):
+            taken = wrapped
+        elif is_taken(found):
+            taken = found
+        else:
+            continue
+        yield taken
+        after = Bound(taken.end, taken.header.seq + 1)
 
 
 def _first_of_lap(block: Superblock, load: Load, start: int, limit: int, scan: Scan | None) -> Found | None:
@@ -129,13 +132,16 @@ def _first_of_lap(block: Superblock, load: Load, start: int, limit: int, scan: S
     return next((found for part in records for found in _founds(part, block.alignment)), None)
 
 
-def _is_superseded(found: Found, wrapped: Found | None, position: int, limit: Bound, slot: Slot) -> bool:
-    """Whether a record before the ring's end was discarded: its number is at the next lap's start too, in a greater epoch, and that
-    record would not have fitted before the ring's end."""
-    if wrapped is None or found.position >= wrapped.position or found.position != position:
+def _follows_wrapped(wrapped: Found, found: Found, after: Bound) -> bool:
+    """Whether the record after ``after`` is the one at the next lap's start, not ``found``, which lies in the gap before it.
+
+    As ``RingReader.numbered`` decides: it would not have fitted into the gap, and is none of an older epoch than one that is there.
+    """
+    if found.position >= wrapped.position or wrapped.header.seq != after.next_seq:
         return False
-    same = wrapped.header.seq == found.header.seq and wrapped.header.epoch > found.header.epoch
-    return same and wrapped.end - wrapped.position > wrapped.position - position and wrapped.end <= limit.position and belongs(wrapped, slot)
+    fitted = wrapped.end - wrapped.position <= wrapped.position - after.position
+    is_next = found.position == after.position and found.header.seq == after.next_seq
+    return not fitted and (not is_next or wrapped.header.epoch > found.header.epoch)
 
 
 def everything(block: Superblock, load: Load, scan: Scan | None = None) -> Iterator[Found]:
@@ -150,7 +156,7 @@ def everything(block: Superblock, load: Load, scan: Scan | None = None) -> Itera
 def rebuilt(block: Superblock, load: Load) -> list[Found]:
     """Without a commit pointer: the whole records in the ring, in order of their numbers; of two, that of the newer epoch."""
     best: dict[int, Found] = {}
-    for found in everything(block, load):
+    for found in everything(block, load, scan_for(block)):
         rival = best.get(found.header.seq)
         if rival is None or (rival.header.epoch, rival.position) < (found.header.epoch, found.position):
             best[found.header.seq] = found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pmwal.format.layout import SEQ_MAX
 from pmwal.format.ring import Found, Load, RingReader
+from pmwal.format.scan import scan_for
 from pmwal.records import Bound
 from pmwal.recovery.evidence import rebuilt, resync
 from pmwal.recovery.judge import Judgement
@@ -28,4 +29,4 @@ def salvage(load: Load, judgement: Judgement) -> Iterator[Found]:
         at = Bound(found.end, found.header.seq + 1)
     if judgement.row.outcome == "corrupt":
         limit = Bound(judgement.tail.position + block.capacity, SEQ_MAX)
-        yield from resync(block, load, at, limit, slot)
+        yield from resync(block, load, at, limit, slot, scan_for(block))

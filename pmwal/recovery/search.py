@@ -47,8 +47,8 @@ class Limits(NamedTuple):
     """Which records are searched for: of this ``epoch`` and a number of at least ``seq_min``, or of a greater one and at least
     ``newer_seq_min``.
 
-    ``placed``: the lap is known, and the position is ``base`` plus the ring offset. Otherwise ``durable`` tells the lap: it is at most
-    one lap before its record.
+    ``placed``: the lap is known, and the position is ``base`` plus the ring offset. Otherwise ``durable`` tells the lap: it is at
+    most one lap before its record.
     """
 
     placed: bool
@@ -74,7 +74,7 @@ class Records(NamedTuple):
 
 
 class _Search(Protocol):
-    """The search of one span after the other. ``bytes`` and ``hole`` give the ring offsets of the records found, as raw words."""
+    """The search of one span after the other. ``data`` and ``hole`` give the ring offsets of the records found, as raw words."""
 
     @property
     def at(self) -> int: ...
@@ -82,7 +82,7 @@ class _Search(Protocol):
     def register(self) -> int: ...
     @property
     def pending(self) -> int: ...
-    def bytes(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes: ...
+    def data(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes: ...
     def hole(self) -> bytes: ...
     def rewind(self, at: int, register: int, /) -> None: ...
 
@@ -176,29 +176,26 @@ class _Part:
         held = length + min(HEADER - 8, self._block.capacity - at - length)  # so that a header near the end is whole
         offset = self._block.ring_offset + at
         raw = self._load(offset, held) if self._file is None else self._file[offset : offset + held]
-        return self._search.bytes(raw, length, min(max(until - at, 0), length))
+        return self._search.data(raw, length, min(max(until - at, 0), length))
 
 
 def _nearest(durable: Words, offsets: Words, capacity: int) -> Words:
     """The first positions from ``durable`` on at these ring offsets."""
     lap = np.uint64(capacity)
-    return durable + (offsets + (lap - durable % lap)) % lap
+    return (durable + (offsets + (lap - durable % lap)) % lap).astype(np.uint64)
 
 
 def _spans(block: Superblock, load: Load, start: int) -> list[Span]:
     """The ring from this offset to its end, as data and holes. Headers that begin in the page before data count as data."""
     spans: list[Span] = []
-    at, capacity = start, block.capacity
-    for first, end in data_ranges(load, block.ring_offset + start, block.ring_offset + capacity):
-        first = max(start, (first - block.ring_offset - HEADER) // PAGE * PAGE)
-        end = min(capacity, -((block.ring_offset - end) // PAGE) * PAGE)
-        if first > at:
-            spans.append(Span(at, first, False))
-        elif spans and spans[-1].data:
-            first = spans.pop().start
-        else:
-            first = at
-        spans.append(Span(first, max(end, at), True))
+    at, capacity, ring = start, block.capacity, block.ring_offset
+    for data, hole in data_ranges(load, ring + start, ring + capacity):
+        begin, end = max(at, (data - ring - HEADER) // PAGE * PAGE), min(capacity, -((ring - hole) // PAGE) * PAGE)
+        if begin > at:
+            spans.append(Span(at, begin, False))
+        elif spans:  # no hole of a whole page lies between
+            begin = spans.pop().start
+        spans.append(Span(begin, max(end, at), True))
         at = spans[-1].end
     if at < capacity:
         spans.append(Span(at, capacity, False))
@@ -245,7 +242,7 @@ class _NumpySearch:
             self.at += length
         return b"".join(found)
 
-    def bytes(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes:
+    def data(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes:
         """Search these bytes, which are due. Headers start in the first ``starts`` of them."""
         words = np.frombuffer(raw, "<u8", len(raw) // 8)
         indexes = self._candidates(words, starts)
@@ -262,7 +259,8 @@ class _NumpySearch:
         there = linear.step(registers[rows], words[np.minimum(rows, length // 8 - 1)], counts)
         self.at += length
         self.register = int(registers[-1])
-        return waiting["start"][there == waiting["wanted"]].tobytes()
+        found: bytes = waiting["start"][there == waiting["wanted"]].tobytes()
+        return found
 
     def rewind(self, at: int, register: int, /) -> None:
         """Resume the search where it was."""
@@ -279,7 +277,9 @@ class _NumpySearch:
             return np.empty(0, np.intp)
         columns = [words[column : column + count : step] for column in range(HEADER // 8)]
         least = np.uint64(max(1, min(limits.seq_min, limits.newer_seq_min)))
-        likely = np.flatnonzero((columns[1] >= least) & (columns[1] <= np.uint64(SEQ_MAX)) & (columns[2] <= self._durable_max(count)))
+        likely = np.flatnonzero(
+            (columns[1] >= least) & (columns[1] <= np.uint64(SEQ_MAX)) & (columns[2] <= self._durable_max(count))
+        )
         first, seq, durable, _, marks, batch = (column[likely] for column in columns)
         epoch, length = marks & np.uint64(_ONES), first >> np.uint64(32)
         possible = (marks >> np.uint64(48) == 0) & ((batch & np.uint64(_ONES)) < (batch >> np.uint64(32)))
@@ -294,7 +294,8 @@ class _NumpySearch:
             possible &= durable <= np.uint64(_LAP_UNKNOWN_MAX)
         this = (epoch == np.uint64(limits.epoch)) & (seq >= np.uint64(limits.seq_min))
         newer = (epoch > np.uint64(limits.epoch)) & (seq >= np.uint64(limits.newer_seq_min))
-        return likely[possible & (this | newer)] * step
+        indexes: npt.NDArray[np.intp] = likely[possible & (this | newer)] * step
+        return indexes
 
     def _durable_max(self, count: int) -> np.uint64:
         return np.uint64(self._limits.base + self.at + 8 * count if self._limits.placed else _LAP_UNKNOWN_MAX)
