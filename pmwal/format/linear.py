@@ -21,7 +21,7 @@ _DIGIT_BITS = 11
 _RADIX = 1 << _DIGIT_BITS
 _LINE = 8  # words between two registers that the crc32c package computes
 _BLOCK = 1 << 15  # elements of an operation that stay in the processor's cache
-DISTANCE_MAX = (1 << 3 * _DIGIT_BITS) - 1
+_ORDER = (1 << 31) - 1  # that of x, and of x^8: P is x + 1 times a primitive polynomial of degree 31
 
 
 def registers(start: int, raw: memoryview | bytes) -> Registers:
@@ -62,7 +62,7 @@ def shift(start: Registers, distances: Words) -> Registers:
     moved = np.empty(len(start), np.uint32)
     for first in range(0, len(start), _BLOCK):
         block = slice(first, first + _BLOCK)
-        part, rest = start[block], distances[block]
+        part, rest = start[block], distances[block] % np.uint64(_ORDER)
         for factors in _factors():
             digits = rest & np.uint64(_RADIX - 1)
             if digits.any():

@@ -112,7 +112,6 @@ HARDWARE static inline uint32_t moved_sse42(uint32_t value, uint32_t factor)
 
 HARDWARE static inline uint32_t shift_inline(uint32_t start, uint64_t bytes)
 {
-    PMWAL_CHECK(bytes < LINEAR_MAX);
     start = moved_sse42(start, factors[0][bytes & MASK]);
     if (bytes >> DIGIT_BITS) {
         start = moved_sse42(start, factors[1][bytes >> DIGIT_BITS & MASK]);

@@ -232,14 +232,12 @@ class _NumpySearch:
     def hole(self) -> bytes:
         """Pass over the hole that is due."""
         end, found = self._spans[self._span_at(self.at)].end, []
-        while self.at < end:
-            waiting = self._take(self.at)
-            distances = waiting["end"] - np.uint64(self.at)
-            there = linear.shift(np.full(len(waiting), self.register, np.uint32), distances)
+        for piece in [piece for piece in self._waiting if piece < end]:
+            waiting = self._take(piece)
+            there = linear.shift(np.full(len(waiting), self.register, np.uint32), waiting["end"] - np.uint64(self.at))
             found.append(waiting["start"][there == waiting["wanted"]].tobytes())
-            length = min(_HOLE, end - self.at)
-            self.register = int(linear.shift(np.array([self.register], np.uint32), np.array([length], np.uint64))[0])
-            self.at += length
+        self.register = int(linear.shift(np.array([self.register], np.uint32), np.array([end - self.at], np.uint64))[0])
+        self.at = end
         return b"".join(found)
 
     def data(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes:
