@@ -280,6 +280,10 @@ def values(directory: Path) -> None:
     assert type(_native.Record(1, 0, 0, type("Named", (bytes,), {})(b"x")).data) is bytes
     assert _native.crc32c(b"123456789", 0, True) == _native.crc32c(b"123456789") == 0xE3069283
     assert _native.crc32c(bytes(100_000)) == _native.crc32c(bytes(100_000), 0, True)
+    for portable in (False, True):
+        assert _native.crc32c_shift(1, 100_000, portable) == ~_native.crc32c(bytes(100_000), ~1 & 0xFFFFFFFF) & 0xFFFFFFFF
+        with contextlib.suppress(ValueError):
+            _native.crc32c_shift(1, 1 << 33, portable)
 
 
 def misuse(directory: Path, call: Callable[[pmwal.Wal, _native.Core, list[int]], object]) -> None:

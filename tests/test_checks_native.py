@@ -363,6 +363,7 @@ MUTANTS = [
         "last_position",
         "store.c: start.position + size <= PMWAL_POSITION_MAX",
     ),
+    Mutant("module.c", "distance >= LINEAR_MAX", "distance >= 2 * LINEAR_MAX", "values", "linear.c: bytes < LINEAR_MAX"),
 ]
 X86_ONLY = ("persist.c: ", "crc32c.c: words ")
 """Checks of code that other processors do not compile."""

@@ -1,156 +1,295 @@
-"""Payloads that imitate the log's structures: what the generator promises, and what forgeries made with the uuid lead to."""
+"""Stored payloads never decide a verdict, unless they were forged with the log's uuid for their very place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import struct
+from dataclasses import replace
 from pathlib import Path
-from random import Random
+from typing import Any
 
+import numpy as np
 import pytest
 
 import pmwal
-from images import bury
+from dense_lookalikes import PATTERNS, lookalikes
+from pmwal.errors import CorruptWal, FormatError, PmwalError
 from pmwal.format.layout import (
+    CAPACITY_MAX,
     HEADER,
-    MAGIC,
     PAGE,
-    SLOT,
+    POSITION_MAX,
+    RECORD,
+    SEQ_MAX,
     Header,
-    decode_slot,
-    decode_superblock,
+    Slot,
+    Superblock,
     encode_header,
+    encode_slot,
+    encode_superblock,
     slot_index,
+    slot_offset,
 )
-from pmwal.format.ring import RingReader
 from pmwal.repair import repair
-from pmwal.testing.lookalikes import any_place, lookalike, place_in, tagged
 from pmwal.writing.wal import Wal
-from support import kill, look, open_small, payloads, whole_records
+from support import file_offset, kill, look, open_small, overwrite, payloads, superblock, whole_records, write_slot
+from surgery import fill_to
 
-PAYLOADS = 300
+pytestmark = pytest.mark.both_engines
 
-
-def test_payload_follows_from_the_random_source_and_the_place(path: Path) -> None:
-    """So a seed repeats a history."""
-    with open_small(path) as wal:
-        wal.extend([b"a" * 100, b"b" * 100])
-        one, two = ([lookalike(Random(seed), place_in(wal), 500) for seed in range(50)] for _ in range(2))
-    assert one == two
-    assert len(set(one)) >= 40
+RING = 65536
+FILE: dict[str, Any] = {"medium": "file"}
+U64 = (1 << 64) - 1
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 47, 48, 1000, 9000])
-def test_payload_has_the_size_that_was_asked_for(size: int) -> None:
-    """And begins with its tag, where it has one; a tag is never cut."""
-    for seed in range(30):
-        place = any_place(Random(seed), 1 << 20)
-        assert len(lookalike(Random(seed), place, size)) == size
-        found = tagged(Random(seed), place, size, b"17.")
-        assert found[:3] == b"17."
-        assert len(found) == max(size, 3)
+def header(**fields: int) -> Header:
+    """A header with these fields."""
+    return Header(0, 0, 1, 0, 0, 1, 0, 0, 0, 1)._replace(**fields)
 
 
-def _stored(path: Path, align: int) -> tuple[RingReader, dict[int, int], Wal]:
-    wal = open_small(path, size="64KiB", align=align, on_full="overwrite")
-    random, place_of_each = Random(align), {}
-    for _ in range(PAYLOADS):
-        at = wal._engine.state.head.position
-        place_of_each[wal.append(lookalike(random, place_in(wal), random.choice((random.randrange(2000), 6000))))] = at
-    engine = wal._engine
-    return RingReader(engine.block, engine.mapping.load, chunk=HEADER), place_of_each, wal
+def fake(count: int, **fields: int) -> bytes:
+    """This many adjacent headers, with a checksum of 0."""
+    return RECORD.struct.pack(*header(**fields)) * count
+
+
+def store_then_lap(path: Path, payload: bytes, align: int = 8, before: int = 20) -> Wal:
+    """A log in its second lap, of which the rest contains the first one's bytes, with this payload among them."""
+    wal = open_small(path, size=RING, align=align, **FILE)
+    for _ in range(before):
+        wal.append(b"ordinary" * 8)
+    wal.append(payload)
+    fill_to(wal, RING)
+    wal.append(b"acknowledged")
+    return wal
+
+
+FAKES = {
+    "long ones of a far epoch": fake(24, length=RING // 4, epoch=0xFFFFFF),
+    "longest of this epoch": fake(24, length=RING // 2 - HEADER, seq=1 << 40, epoch=1),
+    "short ones": fake(90, seq=1 << 62),
+    "short ones of this epoch with marks": fake(90, seq=1 << 62, durable=RING + 64),
+    "all-ones lengths": fake(24, length=(1 << 32) - 1, epoch=2),
+    "nine headers": fake(9, length=RING // 2 - HEADER, durable=RING + 128, seq=5000, epoch=9),
+}
 
 
 @pytest.mark.parametrize("align", [8, 64])
-def test_lookalikes_pass_for_headers_and_none_is_a_whole_record(path: Path, align: int) -> None:
-    """At every position of a lap: thousands of possible headers, and only the log's own records have the right checksum."""
-    reader, _, wal = _stored(path, align)
-    tail, head, capacity = wal._engine.state.tail.position, wal._engine.state.head.position, wal.capacity
-    possible, whole = 0, []
-    for lap in (0, capacity):  # the lap of the log, and the one that a search past its end looks for
-        for position in range(tail + lap, head + lap, align):
-            possible += reader.peek(position) is not None
-            if reader.whole(position) is not None:
-                whole.append(position)
-    wal.close()
-    assert whole == [found.position for found in whole_records(path).values()]
-    assert possible > len(whole) + 1000 * 8 // align
-
-
-def test_superblocks_and_slots_are_imitated_with_right_checksums_and_wrong_ones(path: Path) -> None:
-    """Those of the log itself, and others."""
-    _, _, wal = _stored(path, 8)
-    block = wal._engine.block
-    stored = [lookalike(Random(seed), place_in(wal), 6000) for seed in range(200)]
-    wal.close()
-    whole, damaged, slots = 0, 0, set()
-    for raw in stored:
-        at = raw.find(MAGIC)
-        if 0 <= at <= len(raw) - PAGE:
-            is_whole = any(decode_superblock(raw[at : at + PAGE], copy) for copy in (0, 1))
-            whole, damaged = whole + is_whole, damaged + (not is_whole)
-        for at in range(0, len(raw) - SLOT.size + 1, 8):
-            generation = SLOT.struct.unpack_from(raw, at)[2]
-            index = slot_index(generation, block.control_pages)
-            if decode_slot(raw[at : at + SLOT.size], block.uuid, index) is not None:
-                slots.add(raw[at : at + SLOT.size])
-    assert min(whole, damaged) >= 3
-    assert len(slots) > 10
-
-
-def test_records_of_the_log_are_copied(path: Path) -> None:
-    """Byte for byte as they are stored, padding included."""
-    with open_small(path) as wal:
-        wal.append(b"the only record here " * 3)
-        copies = [lookalike(Random(seed), place_in(wal), 1500).count(b"the only record here ") for seed in range(200)]
-    assert sum(copies) > 50
-
-
-# -- forgeries
-
-
-def _far(wal: Wal, position: int) -> Header:
-    return Header(0, 40, wal.next_seq + 100, position, 0, wal._engine.state.epoch, 0, 0, 0, 1)
-
-
-def _acknowledged(wal: Wal, position: int) -> Header:
-    """A record of this epoch that says that the log was durable past its end."""
-    return _far(wal, position)
-
-
-def _newer(wal: Wal, position: int) -> Header:
-    """A record of a later epoch."""
-    return _far(wal, position)._replace(epoch=wal._engine.state.epoch + 5, durable=0, seq=1)
-
-
-@pytest.mark.both_engines
-@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
-@pytest.mark.parametrize(("forge", "row"), [(_acknowledged, "R5"), (_newer, "R6")])
-def test_record_forged_with_the_uuid_for_its_exact_place_is_evidence_and_repair_works(
-    forge: Callable[[Wal, int], Header], row: str, ordering: str, path: Path
-) -> None:
-    """Who knows the uuid can make a log be refused: by a documented error, and a repair keeps what was live."""
-    wal = open_small(path, "x", ordering=ordering, align=8)
-    capacity, uuid = wal.capacity, wal._engine.block.uuid
-    offset = 4000
-    position = wal._engine.state.head.position + HEADER + offset + capacity  # where its bytes lie when the next lap comes
-    forged = encode_header(forge(wal, position), b"x" * 40, uuid, position) + b"x" * 40
-    wal.append(bytes(offset) + forged + bytes(500))
-    while wal._engine.state.head.position < capacity - 2000:
-        wal.append(b"ordinary" * 100)
-    wal.truncate(before=wal.next_seq)
-    wal.extend([b"live 1", b"live 2"])
+@pytest.mark.parametrize("name", FAKES)
+def test_payload_of_lookalikes_does_not_change_the_verdict(shm_dir: Path, name: str, align: int) -> None:
+    """After a kill the log opens with what it had, whatever lengths, epochs and marks its old payloads imitate."""
+    path = shm_dir / "log"
+    wal = store_then_lap(path, bytes(-HEADER % align) + FAKES[name], align)
     kill(wal)
-    bury(path)
-    assert look(path).row.label == row
-    assert pmwal.verify(path).case == row
-    before = path.read_bytes()
-    for mode in ("r", "r+"):
-        with pytest.raises(pmwal.CorruptWal, match=row):
-            pmwal.open(path, mode)
-    assert path.read_bytes() == before
+    report = pmwal.verify(path)
+    assert (report.outcome, report.case, report.dropped_records) == ("recovered", "R2", 0)
+    with open_small(path, **FILE) as wal:
+        assert payloads(wal)[-1] == b"acknowledged"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_densest_lookalikes_do_not_change_the_verdict(shm_dir: Path, pattern: str) -> None:
+    """The whole free ring full of them, in a log that has written for long."""
+    path = shm_dir / "log"
+    open_small(path, size="1MiB", **FILE).close()
+    block, slot = superblock(path), look(path).control.newest
+    assert slot is not None
+    position = PATTERNS[pattern].position_min or block.capacity
+    ring = lookalikes(PATTERNS[pattern], block.capacity, position, slot.epoch, block.payload_max, np.random.default_rng(3))
+    overwrite(path, block.ring_offset, ring)
+    for generation in (slot.generation + 1, slot.generation + 2):
+        at = {"commit_position": position, "commit_seq": 5, "tail_position": position, "tail_seq": 6, "epoch_first_seq": 1}
+        write_slot(path, slot._replace(generation=generation, flags=0, **at))
+    assert (pmwal.verify(path).case, pmwal.verify(path).records) == ("R2", 0)
+
+
+def forged(path: Path, distance: int, **fields: int) -> None:
+    """A log in its second lap with an old payload that is a record for its own place in this lap, or so far from it."""
+    wal = open_small(path, size=RING, **FILE)
+    for _ in range(20):
+        wal.append(b"ordinary" * 8)
+    block = superblock(path)
+    position = wal._engine.state.head.position + HEADER + RING + distance
+    body = b"forged payload"
+    made = encode_header(header(length=len(body), **fields), body, block.uuid, position) + body
+    wal.append(made)
+    fill_to(wal, RING)
+    wal.append(b"acknowledged")
+    kill(wal)
+
+
+@pytest.mark.parametrize(
+    ("fields", "case"),
+    [
+        ({"seq": 5000, "durable": RING + 2000, "epoch": 1}, "R5"),
+        ({"seq": SEQ_MAX, "durable": RING + 100, "epoch": 1}, "R5"),
+        ({"seq": 1, "durable": 0, "epoch": 2}, "R6"),
+        ({"seq": SEQ_MAX, "durable": 0, "epoch": 0xFFFFFFFF}, "R6"),
+        ({"seq": 5000, "durable": RING, "epoch": 1}, "R3"),
+        ({"seq": 2, "durable": RING + 2000, "epoch": 1}, "R2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_record_forged_with_the_uuid_for_its_place_is_evidence(shm_dir: Path, fields: dict[str, int], case: str) -> None:
+    """Damage must never pass for a torn tail: such a payload is R5 or R6, salvage reads the log, and a repair makes it usable."""
+    path = shm_dir / "log"
+    forged(path, 0, **fields)
+    report = pmwal.verify(path)
+    assert case == report.case
+    assert (report.outcome == "corrupt") == (case in ("R5", "R6"))
+    if case in ("R5", "R6"):
+        with pytest.raises(CorruptWal):
+            open_small(path, **FILE)
+        with pmwal.open(path, "r", recover="salvage") as reader:
+            assert b"acknowledged" in [record.data for record in reader]
+        if fields["epoch"] < 0xFFFFFFFF:
+            repair(path)
+    if fields["epoch"] < 0xFFFFFFFF:
+        with open_small(path, **FILE) as wal:
+            assert payloads(wal)[-1] == b"acknowledged"
+            wal.append(b"after")
+
+
+@pytest.mark.parametrize("distance", [-RING, RING, 8, -8])
+def test_record_forged_for_another_place_is_nothing(shm_dir: Path, distance: int) -> None:
+    """A checksum that is right for another position, another lap for example, is wrong here."""
+    path = shm_dir / "log"
+    forged(path, distance, seq=5000, durable=RING, epoch=7)
+    assert pmwal.verify(path).case == "R2"
+
+
+def test_overlapping_forged_records_are_weighed_in_one_pass(shm_dir: Path) -> None:
+    """Whole records of greatest length that start every 48 bytes: the verdict says R6, salvage and repair end."""
+    path = shm_dir / "log"
+    open_small(path, size="1MiB", **FILE).close()
+    block = superblock(path)
+    ring = bytearray(block.capacity)
+    for position in range(block.capacity - HEADER, HEADER, -40 * HEADER):
+        length = min(block.payload_max, block.capacity - position - HEADER)
+        made = header(length=length, seq=position, epoch=7)
+        ring[position : position + HEADER] = encode_header(made, bytes(ring[position + HEADER :])[:length], block.uuid, position)
+    overwrite(path, block.ring_offset, bytes(ring))
+    newest = look(path).control.newest
+    assert newest is not None
+    write_slot(path, newest._replace(generation=newest.generation + 1, flags=0))
+    assert pmwal.verify(path).case == "R6"
     with pmwal.open(path, "r", recover="salvage") as reader:
-        assert {b"live 1", b"live 2"} <= {record.data for record in reader}
+        assert len(list(reader)) >= 1
     repair(path)
-    with open_small(path, "r+") as wal:
-        assert payloads(wal) == [b"live 1", b"live 2"]
-        assert wal.append(b"next") == wal.next_seq - 1
+    open_small(path, **FILE).close()
+
+
+def test_salvage_finds_every_record_between_lookalikes(shm_dir: Path) -> None:
+    """Each second record is damaged, and every payload imitates long records: the others are found."""
+    path = shm_dir / "log"
+    wal = open_small(path, size="1MiB", **FILE)
+    for number in range(200):
+        wal.append(b"%5d" % number + bytes(3) + fake(9, length=RING, seq=number + 2, epoch=wal._engine.state.epoch))
+    wal.close()
+    block = superblock(path)
+    for seq, found in whole_records(path).items():
+        if seq % 2 == 0:
+            overwrite(path, file_offset(block, found.position) + HEADER, b"x")
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert [record.seq for record in reader] == list(range(1, 200, 2))
+    for index in range(64):
+        overwrite(path, slot_offset(index), bytes(64))
+    assert pmwal.verify(path).case in ("R9", "R9b")
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert [record.seq for record in reader] == list(range(1, 200, 2))
+
+
+EXTREMES = (0, 1, 8, (1 << 31) - 1, (1 << 32) - 2, (1 << 32) - 1, 1 << 62, POSITION_MAX - 7, POSITION_MAX, 1 << 63, SEQ_MAX, U64)
+
+
+@pytest.mark.parametrize("field", [field.name for field in RECORD.fields if field.name != "crc"])
+def test_extreme_number_in_a_record_ends_in_a_verdict(shm_dir: Path, field: str) -> None:
+    """With a right checksum, at the end and further on: every way to read the log ends without an undocumented error."""
+    path, copy = shm_dir / "log", shm_dir / "copy"
+    kill(store_then_lap(path, b"old"))
+    raw, block, end = path.read_bytes(), superblock(path), look(path).end.position
+    size = dict(zip(RECORD.offsets, (field.code for field in RECORD.fields), strict=True))[field]
+    for value in EXTREMES:
+        for position in (end, end + 4096):
+            fitted = value & ((1 << 8 * struct.calcsize(size)) - 1)
+            fitted -= (1 << 64) * (size == "q" and fitted > POSITION_MAX)
+            made = header(seq=look(path).end.next_seq, durable=position, epoch=1)._replace(**{field: fitted})
+            image = bytearray(raw)
+            offset = file_offset(block, position)
+            image[offset : offset + HEADER] = encode_header(
+                made, bytes(image[offset + HEADER :])[: made.length], block.uuid, position
+            )
+            copy.write_bytes(image)
+            judged_everywhere(copy)
+
+
+@pytest.mark.parametrize("field", Slot._fields)
+def test_extreme_number_in_a_slot_ends_in_a_verdict(shm_dir: Path, field: str) -> None:
+    """The same for the newest slot."""
+    path, copy = shm_dir / "log", shm_dir / "copy"
+    kill(store_then_lap(path, b"old"))
+    raw, block, newest = path.read_bytes(), superblock(path), look(path).control.newest
+    assert newest is not None
+    index = slot_index(newest.generation, block.control_pages)
+    for value in EXTREMES:
+        fitted = value & 0xFFFFFFFF if field in ("epoch", "flags") else value
+        for place in (index, (index + 64) % block.turn):
+            image = bytearray(raw)
+            slot = newest._replace(**{field: fitted})
+            image[slot_offset(place) : slot_offset(place) + 64] = encode_slot(slot, block.uuid, place)
+            copy.write_bytes(image)
+            judged_everywhere(copy)
+
+
+def judged_everywhere(path: Path) -> None:
+    """Verify, read and salvage a log; each gives a result or one of the documented errors."""
+    try:
+        pmwal.verify(path)
+    except FormatError:
+        return
+    for options in ({}, {"recover": "salvage"}):
+        try:
+            with pmwal.open(path, "r", **options) as reader:
+                list(reader)
+        except PmwalError:
+            continue
+
+
+def sparse_log(path: Path, capacity: int) -> Superblock:
+    """A log of three records in a file of a few pages that claims this capacity."""
+    wal = open_small(path, **FILE)
+    kill(wal)
+    raw, small = path.read_bytes(), superblock(path)
+    block = replace(small, capacity=capacity)
+    with path.open("wb") as file:
+        file.write(encode_superblock(block, 0) + bytes(PAGE) + raw[2 * PAGE : block.copy_offset] + encode_superblock(block, 1))
+        file.truncate(block.file_size)
+        for seq in (1, 2, 3):
+            position = 64 * (seq - 1)
+            file.seek(block.ring_offset + position)
+            file.write(encode_header(header(length=16, seq=seq, durable=position), b"some payload 123", block.uuid, position))
+            file.write(b"some payload 123")
+        file.seek(block.ring_offset + capacity // 2)
+        file.write(fake(50, length=1 << 30, epoch=9))
+    return block
+
+
+@pytest.mark.parametrize("capacity", [2 << 40, CAPACITY_MAX])
+def test_file_of_a_few_pages_that_claims_terabytes_is_judged_by_its_data(shm_dir: Path, capacity: int) -> None:
+    """Only its data is read, by every way to look at it; an open for writing needs the space, and says so."""
+    path = shm_dir / "log"
+    block = sparse_log(path, capacity)
+    assert os.stat(path).st_blocks * 512 < 1 << 20
+    assert (pmwal.verify(path).case, pmwal.verify(path).records) == ("R2", 3)
+    for options in ({}, {"recover": "salvage"}):
+        with pmwal.open(path, "r", **options) as reader:
+            assert [record.seq for record in reader] == [1, 2, 3]
+    assert repair(path, dry_run=True).kept_records == 3
+    with pytest.raises(OSError, match="No space left"):
+        open_small(path, **FILE)
+    overwrite(path, slot_offset(1), bytes(128))
+    overwrite(path, slot_offset(64), bytes(128))
+    assert pmwal.verify(path).case == "R9b"
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert [record.seq for record in reader] == [1, 2, 3]
+    assert os.stat(path).st_blocks * 512 < 1 << 20
+    assert block == superblock(path)

@@ -10,7 +10,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from pmwal.format.layout import (
@@ -71,18 +71,45 @@ class Run(NamedTuple):
     starts: list[Bound]
 
 
+def data_ranges(load: Load, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of [start, stop) of the file that may be other than zeros, in order.
+
+    A load that is a method of an object with a method ``data_ranges`` tells them; any other has data everywhere.
+    """
+    find = getattr(getattr(load, "__self__", None), "data_ranges", None)
+    yield from ((start, stop),) if find is None else find(start, stop)
+
+
 def overlay(load: Load, patches: Sequence[tuple[int, bytes]]) -> Load:
     """A load that sees these (offset, bytes) patches over the file."""
+    return _Overlay(load, patches).load
 
-    def patched(offset: int, length: int) -> bytes:
-        data = bytearray(load(offset, length))
-        for start, patch in patches:
+
+class _Overlay:
+    """Patches over a file, and the load that sees them."""
+
+    def __init__(self, load: Load, patches: Sequence[tuple[int, bytes]]) -> None:
+        self._load = load
+        self._patches = patches
+
+    def load(self, offset: int, length: int) -> bytes:
+        """A private copy of these bytes of the patched file."""
+        data = bytearray(self._load(offset, length))
+        for start, patch in self._patches:
             begin, end = max(start, offset), min(start + len(patch), offset + length)
             if begin < end:
                 data[begin - offset : end - offset] = patch[begin - start : end - start]
         return bytes(data)
 
-    return patched
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The data of the file, and the patches."""
+        patched = ((max(start, at), min(stop, at + len(patch))) for at, patch in self._patches)
+        ranges = sorted([*data_ranges(self._load, start, stop), *(item for item in patched if item[0] < item[1])])
+        while ranges:
+            first, end = ranges.pop(0)
+            while ranges and ranges[0][0] <= end:
+                end = max(end, ranges.pop(0)[1])
+            yield first, end
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"
+#include "linear.h"
 #include "persist.h"
 
 volatile unsigned long fork_count = 0;
@@ -23,6 +24,7 @@ static void forked(void)
 static void set_up_process(void)
 {
     crc32c_setup();
+    linear_setup();
     pthread_atfork(NULL, NULL, forked);
 }
 
@@ -182,6 +184,19 @@ static PyObject *crc32c_method(PyObject *module, PyObject *args)
     return PyLong_FromUnsignedLong(crc);
 }
 
+static PyObject *crc32c_shift_method(PyObject *module, PyObject *args)
+{
+    unsigned int start;
+    unsigned long long distance;
+    int portable = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "IK|p:crc32c_shift", &start, &distance, &portable))
+        return NULL;
+    if (distance >= LINEAR_MAX)
+        return PyErr_Format(PyExc_ValueError, "the distance is below %llu", (unsigned long long)LINEAR_MAX);
+    return PyLong_FromUnsignedLong((portable ? &linear_portable : &linear)->shift(start, distance));
+}
+
 static PyMethodDef functions[] = {
     {"setup_persistence", setup_persistence, METH_O, NULL},
     {"catch_faults", catch_faults_method, METH_NOARGS, NULL},
@@ -191,6 +206,7 @@ static PyMethodDef functions[] = {
     {"stream", stream_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
+    {"crc32c_shift", crc32c_shift_method, METH_VARARGS, NULL},
     {"futex_wait", futex_wait_method, METH_VARARGS, NULL},
     {"futex_wake", futex_wake_method, METH_VARARGS, NULL},
     {0},
@@ -221,8 +237,8 @@ static int execute(PyObject *module)
     if (!state->name_kind || !state->name_commit || add_type(module, &lock_spec, &state->lock_type) ||
         add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
         add_type(module, &record_spec, &state->record_type) || add_type(module, &iterator_spec, &state->iterator_type) ||
-        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &retained_spec, &state->retained_type) ||
-        add_type(module, &emitter_spec, &state->emitter_type))
+        add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &search_spec, &state->search_type) ||
+        add_type(module, &retained_spec, &state->retained_type) || add_type(module, &emitter_spec, &state->emitter_type))
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
@@ -241,6 +257,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->record_type);
     Py_VISIT(state->iterator_type);
     Py_VISIT(state->scanner_type);
+    Py_VISIT(state->search_type);
     Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
     return 0;
@@ -255,6 +272,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->iterator_type);
     Py_CLEAR(state->scanner_type);
+    Py_CLEAR(state->search_type);
     Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);
     Py_CLEAR(state->name_kind);

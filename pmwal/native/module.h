@@ -9,7 +9,8 @@
 
 /* One for each interpreter. */
 struct module_state {
-    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *retained_type, *emitter_type;
+    PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *search_type, *retained_type,
+        *emitter_type;
     PyObject *name_kind, *name_commit;
 };
 
@@ -26,6 +27,7 @@ extern volatile unsigned long fork_count;
 /* Sets the OSError for an access to a mapping that faulted: EIO. */
 void raise_unreadable(void);
 
-extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, retained_spec, emitter_spec;
+extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, search_spec, retained_spec,
+    emitter_spec;
 
 #endif

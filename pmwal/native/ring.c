@@ -5,6 +5,7 @@
 #include "crc32c.h"
 
 #define AHEAD 1024 /* bytes that are prefetched ahead */
+#define GUESS_MAX (UINT64_C(1) << 22) /* bytes that find_start() may checksum */
 
 bool geometry_possible(uint64_t capacity, uint64_t alignment, uint64_t payload_max)
 {
@@ -107,14 +108,17 @@ bool find_start(const struct geometry *g, const struct window *window, const str
                 struct run *start)
 {
     union header header;
-    uint64_t step = g->alignment;
+    uint64_t step = g->alignment, left = GUESS_MAX;
     for (uint64_t at = (from + step - 1) & ~(step - 1); at < until; at += step) {
         uint64_t offset = at % g->capacity;
         if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
             return false;
         memcpy(&header, window->bytes + (offset - window->start), sizeof header);
         if (header.record.seq <= start->seq || header.record.seq >= rules->stop_seq || header.record.batch_index ||
-            header.record.epoch < start->epoch_min || record_at(g, window, at, &header) != WHOLE)
+            header.record.epoch < start->epoch_min || header.record.length > left)
+            continue;
+        left -= header.record.length; /* headers may overlap, and declare any length */
+        if (record_at(g, window, at, &header) != WHOLE)
             continue;
         *start = (struct run){.position = at, .seq = header.record.seq, .epoch_min = header.record.epoch};
         return true;

@@ -1,10 +1,10 @@
-/* Scanner: runs of whole records for recovery, verify and Reader, and the searches of recovery.
+/* Scanner: runs of whole records for recovery, verify and Reader.
  *
  * Invariants
  * - It takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, and where two
  *   records may have the same number, the Python side decides.
- * - run(), records() and candidates() need bytes that do not change: a private copy, or a mapping that nobody writes. rows()
- *   takes each checksum over its own copy, so its bytes may change.
+ * - run() and records() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each checksum
+ *   over its own copy, so its bytes may change.
  */
 #include <string.h>
 #include <unistd.h>
@@ -264,36 +264,6 @@ static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
     return answer;
 }
 
-static PyObject *scanner_candidates(Scanner *scanner, PyObject *args, PyObject *keywords)
-{
-    static char *names[] = {"window", "position", "count", "epoch", "seq_min", "newer_seq_min", NULL};
-    Py_buffer buffer;
-    unsigned long long position, count, epoch, seq_min, newer_seq_min;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*KKKKK:candidates", names, &buffer, &position, &count, &epoch, &seq_min,
-                                     &newer_seq_min))
-        return NULL;
-    const uint64_t step = scanner->geometry.alignment;
-    const unsigned char *bytes = buffer.buf;
-    PyObject *list = PyList_New(0);
-    for (uint64_t at = 0; list && at < count && at + PMWAL_HEADER <= (uint64_t)buffer.len; at += step) {
-        struct record header;
-        memcpy(&header.seq, bytes + at + offsetof(struct record, seq), sizeof header.seq);
-        memcpy(&header.durable, bytes + at + offsetof(struct record, durable), sizeof header.durable);
-        /* This rules out zeros, and nearly all payloads. */
-        if (header.seq == 0 || header.durable > position + at)
-            continue;
-        memcpy(&header.epoch, bytes + at + offsetof(struct record, epoch), sizeof header.epoch);
-        if (!(header.epoch == epoch && header.seq >= seq_min) && !(header.epoch > epoch && header.seq >= newer_seq_min))
-            continue;
-        PyObject *item = PyLong_FromUnsignedLongLong(position + at);
-        if (!item || PyList_Append(list, item))
-            Py_CLEAR(list);
-        Py_XDECREF(item);
-    }
-    PyBuffer_Release(&buffer);
-    return list;
-}
-
 static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", "bound_type", NULL};
@@ -338,7 +308,6 @@ static PyMethodDef scanner_methods[] = {
     {"follow", (PyCFunction)(void (*)(void))scanner_follow, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
-    {"candidates", (PyCFunction)(void (*)(void))scanner_candidates, METH_VARARGS | METH_KEYWORDS, NULL},
     {0},
 };
 

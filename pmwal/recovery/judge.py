@@ -246,7 +246,7 @@ class _Judge:
         return evidence
 
     def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
-        resumed = next(resync(self.block, self.load, stop, pointer, slot), None)
+        resumed = next(resync(self.block, self.load, stop, pointer, slot, self.scan), None)
         last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
         end = pointer.position if resumed is None else resumed.position
         tail = Bound(slot.tail_position, slot.tail_seq)

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_OFFSET, PAGE
@@ -113,6 +113,21 @@ class Mapping:
             return native.load(mapped, offset, length)
         except OSError as error:
             raise PersistError(error.errno, error.strerror or "") from error
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of these bytes of the file that are no holes; all of them where the file system cannot tell."""
+        self.check_size()
+        while start < stop:
+            try:
+                data = os.lseek(self.fd, start, os.SEEK_DATA)
+                hole = os.lseek(self.fd, data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that no data follows
+                    yield start, stop
+                return
+            if data < stop:
+                yield data, min(hole, stop)
+            start = hole
 
     def store(self, offset: int, data: bytes) -> None:
         """Store bytes; they are durable after a ``barrier`` over them."""

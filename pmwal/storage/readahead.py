@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pmwal.format.ring import Load
+from pmwal.format.ring import Load, data_ranges
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import drop_cache
 
@@ -50,6 +50,10 @@ class _ReadAhead:
             parts.append(part)
             offset, length = offset + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of these bytes of the file that are no holes."""
+        return data_ranges(self._otherwise, start, stop)
 
     def _part(self, offset: int, length: int) -> bytes:
         """Some of these bytes, from the first on; none at the end of the file, or if they cannot be read."""

@@ -74,7 +74,13 @@ class Seam:
         native.fence()
 
     def allocate(self, fd: int, size: int) -> None:
-        """Give the file its size and blocks, so that a full disk is an error here and not a SIGBUS later."""
+        """Give the file its size and blocks, so that a full disk is an error here and not a SIGBUS later.
+
+        What cannot fit is refused first: ext4 keeps what it could allocate before the disk was full.
+        """
+        disk = os.fstatvfs(fd)
+        if disk.f_blocks and size - os.fstat(fd).st_blocks * 512 > disk.f_bfree * disk.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(fd, 0, size)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:

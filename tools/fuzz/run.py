@@ -55,7 +55,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "join-any-number": (r" \|\| run->seq != began->seq", ""),
     "join-older-epoch": (r" \|\| run->epoch_min > began->epoch_min", ""),
     "start-of-any-number": (r"header.record.seq <= start->seq \|\| ", ""),
-    "start-not-whole": (r" \|\| record_at\(g, window, at, &header\) != WHOLE\)", ")"),
+    "start-not-whole": (r"if \(record_at\(g, window, at, &header\) != WHOLE\)", "if (false)"),
     "row-of-another-length": (r"header->length != rules->length \|\| ", ""),
     "row-not-whole": (r"record_crc\(g->uuid_crc, position, &copied, rows\) != header->crc", "0"),
     "row-past-the-limit": (r"bytes > rules->limit - position", "0"),

@@ -1,0 +1,200 @@
+/* Search: what search.c finds, for pmwal/recovery/search.py, which loads the bytes. A call may run beside other Python threads. */
+#include <stdlib.h>
+
+#include "scan.h"
+
+#include "search.h"
+
+#define PIECE_MAX (UINT64_C(1) << 30)
+
+typedef struct {
+    PyObject_HEAD
+    struct search search;
+    bool busy; /* a call runs without the interpreter */
+} Search;
+
+/* The spans as an array of malloc(); NULL with an exception set. They are adjacent, begin at words and are not empty. */
+static struct search_span *parse_spans(PyObject *spans, size_t *count)
+{
+    PyObject *items = PySequence_Fast(spans, "spans is a sequence");
+    if (!items)
+        return NULL;
+    *count = (size_t)PySequence_Fast_GET_SIZE(items);
+    struct search_span *parsed = calloc(*count ? *count : 1, sizeof *parsed);
+    if (!parsed)
+        PyErr_NoMemory();
+    else if (!*count)
+        PyErr_SetString(PyExc_ValueError, "no spans");
+    for (size_t i = 0; !PyErr_Occurred() && i < *count; i++) {
+        unsigned long long start, end;
+        int data;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i), "KKp;a span has three fields", &start, &end, &data))
+            break;
+        parsed[i] = (struct search_span){.start = start, .end = end, .data = data};
+        if (start >= end || (start | end) % 8 || (i && start != parsed[i - 1].end))
+            PyErr_SetString(PyExc_ValueError, "spans that are not adjacent");
+    }
+    Py_DECREF(items);
+    if (!PyErr_Occurred())
+        return parsed;
+    free(parsed);
+    return NULL;
+}
+
+static bool parse_limits(PyObject *object, struct search_limits *limits)
+{
+    unsigned long long base, epoch, seq_min, newer_seq_min;
+    int placed;
+    if (!PyArg_ParseTuple(object, "pKKKK;limits have five fields", &placed, &base, &epoch, &seq_min, &newer_seq_min))
+        return false;
+    if (!seq_min || !newer_seq_min || epoch > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "no record has such limits");
+        return false;
+    }
+    *limits = (struct search_limits){placed, base, (uint32_t)epoch, seq_min, newer_seq_min};
+    return true;
+}
+
+static PyObject *search_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"capacity", "alignment", "payload_max", "uuid_crc", "limits", "spans", "piece", "portable", NULL};
+    unsigned long long capacity, alignment, payload_max, piece;
+    unsigned int uuid_crc;
+    PyObject *limits, *spans;
+    int portable = 0;
+    size_t count = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!OK|p:Search", names, &capacity, &alignment, &payload_max, &uuid_crc,
+                                     &PyTuple_Type, &limits, &spans, &piece, &portable))
+        return NULL;
+    if (!capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1) || piece < PMWAL_ALIGN_MAX ||
+        piece > PIECE_MAX || piece & (piece - 1) || payload_max > PMWAL_LENGTH_MAX)
+        return PyErr_Format(PyExc_ValueError, "no log has this geometry");
+    Search *self = (Search *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    struct search *search = &self->search;
+    struct search_span *parsed;
+    search->geometry = (struct geometry){capacity, alignment, payload_max, 0, uuid_crc};
+    search->linear = portable ? &linear_portable : &linear;
+    search->piece_shift = (unsigned)__builtin_ctzll(piece);
+    if (!parse_limits(limits, &search->limits) || !(parsed = parse_spans(spans, &count))) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    enum search_end end = search_begin(search, parsed, count);
+    if (end == SEARCH_OK && parsed[count - 1].end == capacity && parsed[0].start % alignment == 0)
+        return (PyObject *)self;
+    Py_DECREF(self);
+    return end == SEARCH_OK ? PyErr_Format(PyExc_ValueError, "spans that do not end with the ring") : PyErr_NoMemory();
+}
+
+static void search_dealloc(Search *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    search_free(&self->search);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* The ring offsets of the whole records found since the last call, as 64-bit words. */
+static PyObject *take_found(struct search *search)
+{
+    size_t size = search->hit_count * sizeof *search->hits;
+    PyObject *found = PyBytes_FromStringAndSize((const char *)search->hits, (Py_ssize_t)size);
+    if (found)
+        search->hit_count = 0;
+    return found;
+}
+
+static PyObject *settled(Search *self, enum search_end end)
+{
+    self->busy = false;
+    if (end == SEARCH_NO_MEMORY)
+        return PyErr_NoMemory();
+    if (end == SEARCH_FAULT) {
+        raise_unreadable();
+        return NULL;
+    }
+    return take_found(&self->search);
+}
+
+/* The span that is due, if it is of this kind. */
+static const struct search_span *due_span(const Search *self, bool data)
+{
+    const struct search_span *span = search_span_at(&self->search, self->search.at);
+    if (!self->busy && span && span->data == data)
+        return span;
+    PyErr_SetString(PyExc_ValueError, "not the span that is due");
+    return NULL;
+}
+
+static PyObject *search_data_method(Search *self, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long length, starts;
+    if (!PyArg_ParseTuple(args, "y*KK:data", &buffer, &length, &starts))
+        return NULL;
+    PyObject *answer = NULL;
+    const struct search_span *span = due_span(self, true);
+    uint64_t rest = span ? span->end - self->search.at : 0, piece = span ? UINT64_C(1) << span->shift : 1;
+    if (span && (length > (unsigned long long)buffer.len || starts > length || length > rest || !length ||
+                 (length != rest && length % piece) || (self->search.at - span->start) % piece))
+        PyErr_SetString(PyExc_ValueError, "not whole pieces");
+    else if (span) {
+        enum search_end end;
+        self->busy = true;
+        Py_BEGIN_ALLOW_THREADS
+        end = search_bytes(&self->search, buffer.buf, length, starts, (uint64_t)buffer.len);
+        Py_END_ALLOW_THREADS
+        answer = settled(self, end);
+    }
+    PyBuffer_Release(&buffer);
+    return answer;
+}
+
+static PyObject *search_hole_method(Search *self, PyObject *Py_UNUSED(ignored))
+{
+    const struct search_span *span = due_span(self, false);
+    return span ? settled(self, search_hole(&self->search, span)) : NULL;
+}
+
+static PyObject *search_rewind(Search *self, PyObject *args)
+{
+    unsigned long long at;
+    unsigned int reg;
+    if (!PyArg_ParseTuple(args, "KI:rewind", &at, &reg))
+        return NULL;
+    if (self->busy || self->search.pending)
+        return PyErr_Format(PyExc_ValueError, "candidates wait for later pieces");
+    self->search.at = at;
+    self->search.reg = reg;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef search_methods[] = {
+    {"data", (PyCFunction)search_data_method, METH_VARARGS, NULL},
+    {"hole", (PyCFunction)search_hole_method, METH_NOARGS, NULL},
+    {"rewind", (PyCFunction)search_rewind, METH_VARARGS, NULL},
+    {0},
+};
+
+static PyMemberDef search_members[] = {
+    {"at", T_ULONGLONG, offsetof(Search, search.at), READONLY, NULL},
+    {"register", T_UINT, offsetof(Search, search.reg), READONLY, NULL},
+    {"pending", T_ULONGLONG, offsetof(Search, search.pending), READONLY, NULL},
+    {"candidates", T_ULONGLONG, offsetof(Search, search.candidates), READONLY, NULL},
+    {"summed", T_ULONGLONG, offsetof(Search, search.summed), READONLY, NULL},
+    {0},
+};
+
+static PyType_Slot search_slots[] = {
+    {Py_tp_doc, "Finds whole records in a part of a ring, wherever they start."},
+    {Py_tp_new, search_create},
+    {Py_tp_dealloc, search_dealloc},
+    {Py_tp_methods, search_methods},
+    {Py_tp_members, search_members},
+    {0},
+};
+
+PyType_Spec search_spec = {"pmwal.native._native.Search", sizeof(Search), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                           search_slots};
