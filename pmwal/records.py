@@ -84,6 +84,8 @@ class RecoveryReport:
       sequence numbers that are lost.
     - ``bytes_scanned``, ``seconds``: what it cost.
     - ``unreadable``: byte ranges of the file that could not be read, which salvage and repair go around.
+    - ``live``: a writer was running. Then only what was durable, and stayed in the log meanwhile, was judged. ``judged``: where
+      the judged records start and where they end, as positions.
 
     >>> import pmwal
     >>> pmwal.open(path, size="64KiB").close()
@@ -111,6 +113,12 @@ class RecoveryReport:
     bytes_scanned: int = 0
     seconds: float = 0.0
     unreadable: tuple[tuple[int, int], ...] = ()
+    live: bool = False
+    judged: tuple[int, int] = (0, 0)
+
+    def __setstate__(self, values: list[Any]) -> None:
+        for number, each in enumerate(fields(self)):
+            object.__setattr__(self, each.name, values[number] if number < len(values) else each.default)  # 0.1 had fewer fields
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""

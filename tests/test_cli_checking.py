@@ -49,7 +49,7 @@ def test_verify_names_numbers_offsets_and_reason(cli: Cli, shm_dir: Path) -> Non
 
 
 def test_unfinished_end_beside_a_running_writer_is_not_torn(cli: Cli, shm_dir: Path) -> None:
-    """A log in use has status 0 although its newest record is not committed yet."""
+    """A log in use has status 0 although its newest record is not committed yet: only what is durable is judged."""
     path = shm_dir / "a.wal"
     with open_small(path, ordering="strict") as wal:
         wal.append(b"committed")
@@ -57,9 +57,11 @@ def test_unfinished_end_beside_a_running_writer_is_not_torn(cli: Cli, shm_dir: P
         block = wal._engine.block
         flip(path, file_offset(block, wal._engine.state.durable.position) + 50)
         ran = cli("verify", path)
-        assert pmwal.verify(path).dropped_records == 1
+        report = pmwal.verify(path)
+        assert (report.live, report.last_seq, report.dropped_records) == (True, 1, 0)
         assert ran.status == 0
-        assert f"in use by process {os.getpid()}" in ran.text
+        assert f"in use by process {os.getpid()}, sound so far: 1 record, 1 durable [R2" in ran.text
+        assert "in use, sound so far: 1 record, 1 durable and judged" in cli("info", path).text
         info = cli("info", "--json", path).json
         assert info["writer"]["pid"] == os.getpid()
         assert info["writer"]["alive"]

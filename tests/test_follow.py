@@ -270,11 +270,16 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         wal.append(b"a")
         first = next(reader.read())
         before = read_writer(reader._mapping.load)
-        last, epoch, scan = reader._last, reader._seen_epoch, scan_for(reader._block)
+        last, view, scan = reader._place.last, reader._place.view, scan_for(reader._block)
         assert last is not None
+        assert view is not None
         assert scan is not None
 
-        def news(line: bytes = before.line, epoch: int = epoch, seq: int = 2) -> Any:
+        def known(**changes: Any) -> bytes:
+            writer = before._replace(**changes)
+            return writer.line + writer.open_id
+
+        def news(line: bytes = known(), epoch: int = view.epoch, seq: int = 2) -> Any:
             return scan.scanner.follow(
                 pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, Bound(last.end, seq), epoch, 4096, 10
             )
@@ -283,12 +288,13 @@ def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new
         wal.extend([b"b", b"c"])
         line, first_seq, many = news()
         assert [record.data for record, *_ in many] == [b"b", b"c"]
-        assert (first_seq, line) == (first.seq, read_writer(reader._mapping.load).line)
+        assert (first_seq, line) == (first.seq, read_writer(reader._mapping.load).line + before.open_id)
         assert news(line) is None
-        assert news(before._replace(pid=before.pid + 1).line) is None
-        assert news(before._replace(start_time=before.start_time + 1).line) is None
-        assert news(before._replace(inode=before.inode + 1).line) is None
-        assert news(epoch=epoch + 1) is None
+        assert news(known(pid=before.pid + 1)) is None
+        assert news(known(start_time=before.start_time + 1)) is None
+        assert news(known(inode=before.inode + 1)) is None
+        assert news(known(open_id=bytes(16))) is None
+        assert news(epoch=view.epoch + 1) is None
         assert news(seq=3) is None  # another record is there
         wal.truncate(before=3)
         assert news() is None  # it was truncated

@@ -25,6 +25,7 @@ STRUCTS = (
     ("live_writer", layout.LIVE_WRITER),
     ("live_followers", layout.LIVE_FOLLOWERS),
     ("live_latency", layout.LIVE_LATENCY),
+    ("live_open", layout.LIVE_OPEN),
 )
 CONSTANTS = (
     ("PAGE", layout.PAGE),
@@ -34,6 +35,8 @@ CONSTANTS = (
     ("LIVE_WRITER_OFFSET", layout.LIVE_WRITER_OFFSET),
     ("LIVE_FOLLOWERS_OFFSET", layout.LIVE_FOLLOWERS_OFFSET),
     ("LIVE_LATENCY_OFFSET", layout.LIVE_LATENCY_OFFSET),
+    ("LIVE_SECOND_OFFSET", layout.LIVE_SECOND_OFFSET),
+    ("LIVE_OPEN_OFFSET", layout.LIVE_OPEN_OFFSET),
     ("CONTROL_OFFSET", layout.CONTROL_OFFSET),
     ("SLOTS_PER_PAGE", layout.SLOTS_PER_PAGE),
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),

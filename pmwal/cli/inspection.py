@@ -7,23 +7,15 @@ from pmwal.opening.files import inspect, map_for_reading
 from pmwal.records import Progress
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.rebuild import Rebuilt, rebuild
-from pmwal.storage.live_page import LiveWriter, living_writer
+from pmwal.storage.live_page import LiveWriter
+from pmwal.storage.liveness import living_writer
 from pmwal.storage.seam import SYSTEM
-
-_JUDGE_TRIES = 5
 
 
 def judge_log(path: str, progress: Progress | None = None) -> tuple[Judgement, LiveWriter | None]:
-    """The verdict on a log, and its writer if one is running.
-
-    Beside a running writer a slot may be read while it is stored, so a lost slot counts only if it stays lost.
-    """
-    for attempt in range(1, _JUDGE_TRIES + 1):
-        with inspect(path, SYSTEM, progress) as (mapping, judgement):
-            writer = living_writer(mapping.load, mapping.inode, SYSTEM)
-        if writer is None or not judgement.report.slots_lost or attempt == _JUDGE_TRIES:
-            break
-    return judgement, writer
+    """The verdict on a log, and its writer if one is running."""
+    with inspect(path, SYSTEM, progress) as (mapping, judgement):
+        return judgement, living_writer(mapping, SYSTEM)
 
 
 def judge_for_salvage(path: str) -> tuple[Judgement, Rebuilt | None]:
@@ -38,7 +30,7 @@ def running_writer(path: str) -> LiveWriter | None:
     """The log's writer, if one is running."""
     mapping, _ = map_for_reading(path, "auto", SYSTEM)
     try:
-        return living_writer(mapping.load, mapping.inode, SYSTEM)
+        return living_writer(mapping, SYSTEM)
     finally:
         mapping.close()
 

@@ -109,6 +109,19 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
     return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()))
 
 
+def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
+    """The epochs that the slots still name, each with its first sequence number.
+
+    The newest slots decide: a change of epoch that was given up after its first slot is followed by slots of the epoch before.
+    """
+    stored = np.frombuffer(raw, _STORED, block.turn)
+    newest_first = stored[np.frombuffer(checks, np.uint8, block.turn) != 0]
+    newest_first = newest_first[np.argsort(newest_first["generation"], kind="stable")[::-1]]
+    epochs = newest_first["epoch"]
+    kept = newest_first[epochs == np.minimum.accumulate(epochs)]
+    return dict(zip(kept["epoch"].tolist(), kept["epoch_first_seq"].tolist(), strict=True))
+
+
 def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> tuple[_Columns, _Mask]:
     """The fields of all slots, and which slots have a right checksum."""
     stored = np.frombuffer(raw, _STORED, block.turn)

@@ -182,10 +182,21 @@ LIVE_LATENCY = Structure(
     Field("counters", f"{COARSE.counters}I", "commits timed since the open, by duration; each wraps at 2^32"),
 )
 
+LIVE_OPEN = Structure(
+    "live page: open",
+    Field("id", "16s", "random, another one for each open; since 0.2"),
+    Field("pid", "Q", "as in the writer's line, or this is of an earlier open"),
+    Field("start_time", "Q", "as in the writer's line"),
+    Field("boot_id", "16s", "as in the writer's line"),
+    Field("locked", "Q", "1: the writer keeps byte 2^62 of the file locked while the log is open; 0: it cannot"),
+)
+
 LIVE_WRITER_OFFSET = LIVE_OFFSET + LINE
 LIVE_FOLLOWERS_OFFSET = LIVE_WRITER_OFFSET + LINE
 LIVE_LATENCY_OFFSET = LIVE_FOLLOWERS_OFFSET + LINE
-STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY, SLOT, RECORD)
+LIVE_SECOND_OFFSET = -(-(LIVE_LATENCY_OFFSET + LIVE_LATENCY.size) // LINE) * LINE
+LIVE_OPEN_OFFSET = LIVE_SECOND_OFFSET + LINE
+STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY, LIVE_OPEN, SLOT, RECORD)
 
 HEADER = RECORD.size
 SLOTS_PER_PAGE = PAGE // SLOT.size
@@ -194,7 +205,8 @@ SLOTS_PER_PAGE = PAGE // SLOT.size
 assert SUPERBLOCK.size == PAGE
 assert SLOT.size == LINE == LIVE_BOUNDS.size == LIVE_WRITER.size
 assert RECORD.size == 48
-assert LIVE_LATENCY.size == 8 + 4 * 280 <= LIVE_OFFSET + PAGE - LIVE_LATENCY_OFFSET
+assert LIVE_LATENCY.size == 8 + 4 * 280
+assert LIVE_OPEN_OFFSET + LIVE_OPEN.size <= LIVE_OFFSET + PAGE
 assert SLOT.offsets["crc"] == RECORD.offsets["crc"] == 0  # a checksum covers one run of bytes: all after itself
 assert all(offset % 8 == 0 for name, offset in SLOT.offsets.items() if SLOT.field_size(name) == 8)
 assert all(offset % 8 == 0 for name, offset in RECORD.offsets.items() if RECORD.field_size(name) == 8)

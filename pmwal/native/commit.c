@@ -20,6 +20,7 @@
 #include "crc32c.h"
 #include "fault.h"
 #include "futex.h"
+#include "live.h"
 #include "persist.h"
 
 #define SLOW_RETURN_NS 1000000 /* a longer wait for the interpreter means that another thread computes */
@@ -234,22 +235,38 @@ static void fill_live_page(const Core *core, struct live_page *page)
     page->writer.inode = core->writer.inode;
 }
 
+/* The bounds first, so that they are this writer's when the page names it. */
 static void show_body(void *context)
 {
     const Core *core = context;
-    struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
-    fill_live_page(core, page);
-    wake_followers(page);
+    struct live_page page, *shown = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
+    fill_live_page(core, &page);
+    live_store(live_first(core->base), &page.bounds);
+    live_store(live_second(core->base), &page.bounds);
+    memcpy(&shown->writer, &page.writer, sizeof page.writer);
+    wake_followers(shown);
+}
+
+/* The same through the seam: a step for each group of words that a reader must see in order. */
+static int show_recorded(Core *core)
+{
+    const size_t fields = offsetof(struct live_bounds, tail_position), end = offsetof(struct live_bounds, version_end);
+    struct live_page page;
+    fill_live_page(core, &page);
+    const unsigned char *bounds = (const unsigned char *)&page.bounds;
+    if (put(core, PMWAL_LIVE_OFFSET, bounds, fields) || put(core, PMWAL_LIVE_OFFSET + fields, bounds + fields, end - fields) ||
+        put(core, PMWAL_LIVE_OFFSET + end, bounds + end, sizeof page.bounds - end) ||
+        put(core, PMWAL_LIVE_SECOND_OFFSET, bounds, sizeof page.bounds))
+        return -1;
+    return put(core, PMWAL_LIVE_WRITER_OFFSET, &page.writer, sizeof page.writer);
 }
 
 int core_show(Core *core)
 {
     core->live_version++;
-    if (!core->seam)
-        return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault(core);
-    struct live_page page;
-    fill_live_page(core, &page);
-    return put(core, PMWAL_LIVE_OFFSET, &page, offsetof(struct live_page, followers));
+    if (core->seam)
+        return show_recorded(core);
+    return fault_run(core->base, core->size, show_body, core) ? 0 : raise_fault(core);
 }
 
 /* Counts a commit that was timed, and shows it on the live page. As core_show(). */
@@ -293,15 +310,11 @@ static void durable_body(void *context)
     }
     struct live_page *page = (struct live_page *)(core->base + PMWAL_LIVE_OFFSET);
     PMWAL_CHECK(page->bounds.version_end == core->live_version);
-    page->bounds.version_begin = core->live_version + 1;
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    page->bounds.durable_position = position;
-    page->bounds.durable_seq = seq - 1;
+    live_store_durable(live_first(core->base), core->live_version + 1, position, seq - 1);
+    live_store_durable(live_second(core->base), core->live_version + 1, position, seq - 1);
     page->writer.heartbeat_ns = batch->time_ns;
     page->writer.published_position = position;
     page->writer.published_seq = seq - 1;
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    page->bounds.version_end = core->live_version + 1;
     wake_followers(page);
 }
 

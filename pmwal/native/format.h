@@ -13,6 +13,8 @@
 #define PMWAL_LIVE_WRITER_OFFSET UINT64_C(4160)
 #define PMWAL_LIVE_FOLLOWERS_OFFSET UINT64_C(4224)
 #define PMWAL_LIVE_LATENCY_OFFSET UINT64_C(4288)
+#define PMWAL_LIVE_SECOND_OFFSET UINT64_C(5440)
+#define PMWAL_LIVE_OPEN_OFFSET UINT64_C(5504)
 #define PMWAL_CONTROL_OFFSET UINT64_C(8192)
 #define PMWAL_SLOTS_PER_PAGE UINT64_C(64)
 #define PMWAL_SLOT_PIPELINED UINT64_C(2)
@@ -141,5 +143,21 @@ struct live_latency {
 static_assert(offsetof(struct live_latency, step) == 0, "live_latency.step");
 static_assert(offsetof(struct live_latency, counters) == 8, "live_latency.counters");
 static_assert(sizeof(struct live_latency) == 1128, "live_latency");
+
+/* live page: open */
+struct live_open {
+    unsigned char id[16]; /* random, another one for each open; since 0.2 */
+    uint64_t pid; /* as in the writer's line, or this is of an earlier open */
+    uint64_t start_time; /* as in the writer's line */
+    unsigned char boot_id[16]; /* as in the writer's line */
+    uint64_t locked; /* 1: the writer keeps byte 2^62 of the file locked while the log is open; 0: it cannot */
+};
+
+static_assert(offsetof(struct live_open, id) == 0, "live_open.id");
+static_assert(offsetof(struct live_open, pid) == 16, "live_open.pid");
+static_assert(offsetof(struct live_open, start_time) == 24, "live_open.start_time");
+static_assert(offsetof(struct live_open, boot_id) == 32, "live_open.boot_id");
+static_assert(offsetof(struct live_open, locked) == 48, "live_open.locked");
+static_assert(sizeof(struct live_open) == 56, "live_open");
 
 #endif

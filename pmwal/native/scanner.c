@@ -125,13 +125,23 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     return list;
 }
 
-/* The two lines of the live page that a writer stores at each commit. */
+/* The live page up to the id of the writer's open. */
 struct live_lines {
     struct live_bounds bounds;
     struct live_writer writer;
+    unsigned char between[PMWAL_LIVE_OPEN_OFFSET - PMWAL_LIVE_WRITER_OFFSET - sizeof(struct live_writer)];
+    unsigned char open_id[sizeof((struct live_open *)0)->id];
+};
+
+/* What identifies a writer: its line, and the id of its open. */
+struct known_writer {
+    struct live_writer line;
+    unsigned char open_id[sizeof((struct live_open *)0)->id];
 };
 
 static_assert(offsetof(struct live_lines, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+static_assert(offsetof(struct live_lines, open_id) == PMWAL_LIVE_OPEN_OFFSET - PMWAL_LIVE_OFFSET, "live page");
+static_assert(offsetof(struct live_open, id) == 0 && sizeof(struct known_writer) == 80, "live page");
 
 static bool load(int fd, void *to, size_t length, uint64_t offset)
 {
@@ -143,20 +153,25 @@ static bool load(int fd, void *to, size_t length, uint64_t offset)
 }
 
 /* Whether the writer that a follower knows shows records from `at` on, in the epoch that the follower knows. The bounds must be the
- * same twice in a row; the writer's line is loaded with the first, so it is no newer than they are. */
-static bool load_news(int fd, const struct live_writer *known, struct bound at, uint64_t epoch, struct live_lines *lines)
+ * same twice in a row, the second time after all of the first, in whichever order the kernel copies; the writer's line is loaded
+ * with the first, so it is no newer than they are. */
+static bool load_news(int fd, const struct known_writer *known, struct bound at, uint64_t epoch, struct live_lines *lines)
 {
     struct live_bounds again;
     const struct live_bounds *bounds = &lines->bounds;
     const struct live_writer *writer = &lines->writer;
-    if (!load(fd, lines, sizeof *lines, PMWAL_LIVE_OFFSET) || !load(fd, &again, sizeof again, PMWAL_LIVE_OFFSET))
+    if (!load(fd, lines, sizeof *lines, PMWAL_LIVE_OFFSET))
+        return false;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (!load(fd, &again, sizeof again, PMWAL_LIVE_OFFSET))
         return false;
     if (memcmp(bounds, &again, sizeof again) || bounds->version_begin != bounds->version_end)
         return false;
-    return memcmp(writer, known, sizeof *known) && writer->pid == known->pid && writer->start_time == known->start_time &&
-           !memcmp(writer->boot_id, known->boot_id, sizeof known->boot_id) && writer->inode == known->inode &&
-           bounds->epoch == epoch && bounds->tail_seq <= at.seq && at.seq <= bounds->durable_seq &&
-           at.position < bounds->durable_position;
+    return memcmp(writer, &known->line, sizeof *writer) && writer->pid == known->line.pid &&
+           writer->start_time == known->line.start_time &&
+           !memcmp(writer->boot_id, known->line.boot_id, sizeof writer->boot_id) && writer->inode == known->line.inode &&
+           !memcmp(lines->open_id, known->open_id, sizeof known->open_id) && bounds->epoch == epoch &&
+           bounds->tail_seq <= at.seq && at.seq <= bounds->durable_seq && at.position < bounds->durable_position;
 }
 
 /* The records from `at` on that one load of at most `bytes_max` finds; none where the file cannot be read. */
@@ -194,14 +209,14 @@ static PyObject *scanner_follow(Scanner *scanner, PyObject *args, PyObject *keyw
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKy*O&KKK:follow", names, &record_type, &fd, &ring_offset, &writer,
                                      parse_bound, &at, &epoch, &bytes_max, &count_max))
         return NULL;
-    struct live_writer known;
+    struct known_writer known;
     struct live_lines lines;
     bool is_line = writer.len == sizeof known;
     if (is_line)
         memcpy(&known, writer.buf, sizeof known);
     PyBuffer_Release(&writer);
     if (!is_line)
-        PyErr_SetString(PyExc_TypeError, "writer is not a writer's line of the live page");
+        PyErr_SetString(PyExc_TypeError, "writer is not a writer's line of the live page and the id of its open");
     if (!is_line || !check_record_type(Py_TYPE(scanner), record_type))
         return NULL;
     if (!load_news(fd, &known, at, epoch, &lines))
@@ -213,8 +228,8 @@ static PyObject *scanner_follow(Scanner *scanner, PyObject *args, PyObject *keyw
         Py_DECREF(list);
         Py_RETURN_NONE;
     }
-    return Py_BuildValue("(y#KN)", (const char *)&lines.writer, (Py_ssize_t)sizeof lines.writer,
-                         (unsigned long long)lines.bounds.tail_seq, list);
+    known.line = lines.writer;
+    return Py_BuildValue("(y#KN)", (const char *)&known, (Py_ssize_t)sizeof known, (unsigned long long)lines.bounds.tail_seq, list);
 }
 
 static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywords)

@@ -127,7 +127,7 @@ def open_with(
         mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native)
         try:
             pipelined = options.pipelined_on(mapping.medium)
-            engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type)
+            engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce)
             if created:
                 report = replace(report, outcome="created")
             return wal_type(

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from pmwal.errors import PersistError
 from pmwal.format.control import due_generations
@@ -39,8 +40,12 @@ def take_over(
     pipelined: bool,
     progress: Progress | None,
     engine_type: type[Engine],
+    announce: Callable[[], bool],
 ) -> tuple[Engine, RecoveryReport]:
-    """Recover: judge, make durable what is kept, start a new epoch. The engine can store when this returns."""
+    """Recover: judge, make durable what is kept, start a new epoch. The engine can store when this returns.
+
+    ``announce`` lets readers know that this writer is alive, as soon as the live page no longer names another one.
+    """
     for _ in range(_TRIES):
         judgement = _judge(mapping, identity, progress)
         if judgement.row.outcome == "corrupt":
@@ -58,7 +63,7 @@ def take_over(
         _store_again(mapping, judgement, slot, copies)
         engine = engine_type(mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index)
         with engine.guard:
-            engine.start_first_epoch(end)
+            engine.start_first_epoch(end, announce)
     except OSError as error:
         raise PersistError(error.errno, f"{path}: recovery could not make the log durable: {error.strerror}") from error
     return engine, judgement.report

@@ -4,15 +4,15 @@ Invariants
 ----------
 - With a living writer it shows what the live page says is durable; without one, what recovery would keep.
 - Every record is checked in a private copy: bytes that change meanwhile are never delivered.
-- A number can come to mean another record only through a rollback or a recovery, and both begin an epoch. So when the epoch has
-  changed, the last delivered record is validated again before a record after it is delivered.
+- When the epoch or the writer has changed, it is established that the last delivered record is still part of the log's history
+  before a record after it is delivered (place.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -21,20 +21,23 @@ from typing import NoReturn
 from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
+from pmwal.format.control import first_seqs
 from pmwal.format.index import SparseIndex
-from pmwal.format.layout import PAGE
+from pmwal.format.layout import Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, follow
+from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, deliver, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
-from pmwal.recovery.snapshot import judge_beside
+from pmwal.recovery.snapshot import judge_beside, read_slots, shown_bounds
 from pmwal.recovery.superblock import Identity
-from pmwal.storage.live_page import decode_writer, living_writer, read_both, read_bounds
+from pmwal.storage.live_page import LiveBounds, LiveWriter, decode_writer, read_both
+from pmwal.storage.liveness import Liveness
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
@@ -42,34 +45,42 @@ _TRIES = 8  # attempts to read a log that changes meanwhile
 
 
 class _KnownWriter:
-    """What one ``follow`` knows of the writer: its last line in the live page (empty at first), and when it was last known alive.
+    """What one ``follow`` knows of the writer: whether there was one, its last line in the live page, and when it was last alive.
 
-    A line that changed was stored by a living process. One that was killed stores nothing, and another writer's line differs. So
-    the bounds in the live page may be believed without asking the kernel, for as long as one wait takes at most.
+    A line that changed was stored by a living process. One that was killed stores nothing, and another writer's line, or the id of
+    its open, differs. So the bounds in the live page may be believed without asking the kernel, for as long as one wait takes at
+    most. A writer of version 0.1 has no such id: it is asked for each time.
     """
 
-    __slots__ = ("_alive_at", "line")
+    __slots__ = ("_alive_at", "_writer", "line", "met")
 
     def __init__(self) -> None:
-        self.line = b""
+        self.met = False
+        self.line = b""  # and the id of the open
+        self._writer: LiveWriter | None = None
         self._alive_at = 0.0
 
+    def meet(self, writer: LiveWriter, alive_at: float) -> None:
+        """This writer was alive at this time (monotonic)."""
+        self.met, self._writer = True, writer
+        self.saw(writer.line + writer.open_id if writer.open_id else b"", alive_at)
+
     def saw(self, line: bytes, alive_at: float) -> None:
-        """The writer of this line was alive at this time (monotonic)."""
+        """The same writer had this line at this time."""
         self.line, self._alive_at = line, alive_at
 
-    def view(self, load: Load) -> View | None:
+    def view(self, load: Load, block: Superblock) -> View | None:
         """The known writer's view from the live page, or None if its liveness must be rechecked."""
         live = read_both(load) if self.line else None
-        if live is None:
+        if live is None or self._writer is None or not live[0].possible(block):
             return None
         bounds, line = live
         now = time.monotonic()
-        if line != self.line and decode_writer(line).same_process(decode_writer(self.line)):
+        if line != self.line and decode_writer(line).same_process(self._writer):
             self.saw(line, now)
         elif line != self.line or now - self._alive_at >= PAUSE_MAX:
             return None
-        return View(*bounds)
+        return View(*bounds, self._writer.identity)
 
 
 class Reader(ArrayReader):
@@ -93,33 +104,52 @@ class Reader(ArrayReader):
         self._closed = False
         self._index = SparseIndex()
         self._scan = scan_for(identity.block)
+        self._liveness = Liveness(mapping, seam)
         self._judged: tuple[int, Judgement] | None = None
-        self._seen_epoch = 0
-        self._last: Delivered | None = None  # the last delivered record, in epoch ``_seen_epoch``
+        self._shown: tuple[Hashable, LiveBounds] | None = None  # what a writer has shown so far
+        self._indexed: View | None = None  # the history that the index is of
+        self._place = Place()
         self._view()
 
     # -- the current extent of the log
 
-    def _view(self) -> View:
+    def _view(self, *, doubted: bool = False) -> View:
         """What can be read now. ``CorruptWal`` if there is no writer and recovery would refuse the log."""
         self._check_open()
         for _ in range(_TRIES):
-            view = self._view_of_writer() if self._has_writer() else None
+            view = self._view_of_writer(doubted=doubted)
             if view is not None:
                 return view
             judgement = self._judge()
-            if judgement.row.outcome != "corrupt" or self._salvaging or not self._has_writer():
-                break  # otherwise a writer that opened the log meanwhile may have changed what was judged, and shows its bounds
+            if not judgement.report.live:
+                break  # otherwise a writer has opened the log meanwhile, and shows its bounds
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
         slot = judgement.control.newest
         return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
 
-    def _view_of_writer(self) -> View | None:
-        """What the living writer shows; None if its page keeps changing."""
-        self._judged = None  # this writer may have rolled back what was judged before it opened the log
-        bounds = read_bounds(self._mapping.load)
-        return None if bounds is None or not bounds.possible(self._block) else View(*bounds)
+    def _view_of_writer(self, *, doubted: bool = False) -> View | None:
+        """What the living writer shows; None if there is none."""
+        writer = self._liveness.writer()
+        while writer is not None:
+            self._judged = None  # this writer may have rolled back what was judged before it opened the log
+            bounds = shown_bounds(self._mapping.load, self._block, self._scan, doubted=doubted)
+            before, writer = writer, self._liveness.writer()
+            if bounds is None:
+                return None
+            if writer is not None and writer.same_process(before):
+                return View(*self._merged(bounds, writer.identity), writer.identity)
+        return None
+
+    def _merged(self, bounds: LiveBounds, writer: Hashable) -> LiveBounds:
+        """These bounds, or what the same writer has shown before where that is further: a slot may lag."""
+        if self._shown is not None and self._shown[0] == writer and self._shown[1].epoch >= bounds.epoch:
+            shown = self._shown[1]
+            if shown.epoch > bounds.epoch:
+                return shown
+            bounds = bounds._replace(tail=max(shown.tail, bounds.tail), durable=max(shown.durable, bounds.durable))
+        self._shown = writer, bounds
+        return bounds
 
     def _judge(self) -> Judgement:
         """The verdict on the log as it is now.
@@ -127,21 +157,16 @@ class Reader(ArrayReader):
         Without a writer it is valid until the slots change, because every open for writing writes slots before it stores a record.
         With a writer it is not remembered: a writer stores records without writing slots.
         """
-        if self._has_writer():
-            return judge_beside(self._mapping, self._identity, self._seam)
         key = self._slots_key()
-        if self._judged is not None and self._judged[0] == key:
+        if self._judged is not None and self._judged[0] == key and self._liveness.writer() is None:
             return self._judged[1]
-        judgement = judge_beside(self._mapping, self._identity, self._seam)
-        if not self._has_writer() and self._slots_key() == key:
-            self._judged = key, judgement
+        judgement = judge_beside(self._mapping, self._identity, self._seam, liveness=self._liveness)
+        settled = not judgement.report.live and self._liveness.writer() is None and self._slots_key() == key
+        self._judged = (key, judgement) if settled else None
         return judgement
 
     def _slots_key(self) -> int:
         return int(crc32c(self._mapping.load(self._block.control_offset, self._block.control_size)))
-
-    def _has_writer(self) -> bool:
-        return living_writer(self._mapping.load, self._mapping.inode, self._seam) is not None
 
     @property
     def first_seq(self) -> int:
@@ -200,17 +225,25 @@ class Reader(ArrayReader):
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
         view = self._view()
         first, end = self._begin(view, start, stop)
-        locate, walk = partial(self._locate, view), partial(self._walker.walk, view)
+        walker = self._walker(view, self._place)
+
+        def locate(seq: int) -> Bound:
+            return self._locate(view, seq, self._place)
+
+        walk = partial(walker.walk, view)
         return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
 
-    def _begin(self, view: View, start: int | None, stop: int | None) -> tuple[int, int]:
+    def _begin(self, view: View, start: int | None, stop: int | None, place: Place | None = None) -> tuple[int, int]:
         """Prepare to deliver records of this view; the first number, and the one after the last."""
+        place = self._place if place is None else place
         if start is not None and start < view.tail.next_seq:
             raise gone(start, view.tail)
         if start is not None:
-            self._revalidate(view)
-        if view.epoch != self._seen_epoch:
-            self._seen_epoch, self._last = view.epoch, None
+            self._check_place(place, view)
+        elif place.view is not None and not view.same_history(place.view):
+            place.forget()
+        if self._indexed is None or not view.same_history(self._indexed):
+            self._indexed = view
             self._index = SparseIndex(() if self._judged is None else self._judged[1].index)
         self._index.drop_before(view.tail.next_seq)
         end = view.end.next_seq if stop is None else min(stop, view.end.next_seq)
@@ -235,98 +268,114 @@ class Reader(ArrayReader):
         timeout = as_seconds("timeout", timeout)
         view = self._view()
         first = view.tail.next_seq if start is None else self._number(start, view)
-        return follow(self._mapping, self._seam, partial(self._poll, _KnownWriter()), first, timeout)
+        place = Place(None if start is None else self._place)
+        return follow(self._mapping, self._seam, partial(self._poll, _KnownWriter(), place), first, timeout)
 
-    def _poll(self, writer: _KnownWriter, first: int) -> Iterator[Record] | None:
+    def _poll(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
         self._check_open()
-        records = self._poll_native(writer, first)
+        records = self._poll_native(known, place, first)
         if records is not None:
             return records
-        view = writer.view(self._mapping.load)
+        view = known.view(self._mapping.load, self._block)
         if view is None:
             alive_at = time.monotonic()
-            living = living_writer(self._mapping.load, self._mapping.inode, self._seam)
+            living = self._liveness.writer()
             # The view comes after the check: a writer that is gone by then has stored nothing since.
             view = (self._view_of_writer() if living is not None else None) or self._view()
-            if first >= view.end.next_seq and living is None and writer.line and self._judge().report.outcome == "clean":
-                self._revalidate(view)
+            if first >= view.end.next_seq and living is None and known.met and self._judge().report.outcome == "clean":
+                self._check_place(place, view)
                 return None
             if living is not None:
-                writer.saw(living.line, alive_at)
+                known.meet(living, alive_at)
         if first < view.end.next_seq:
-            return self._read(view, first, None)
-        self._revalidate(view)
+            return self._walk(view, *self._begin(view, first, None, place), place)
+        self._check_place(place, view)
         return iter(())
 
-    def _poll_native(self, writer: _KnownWriter, first: int) -> Iterator[Record] | None:
+    def _poll_native(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """Fast path: the same writer's new records of the same epoch, right after the last one, in one C call. None if there are
         none, or if anything needs a second look."""
-        last = self._last
-        if self._scan is None or not writer.line or last is None or last.seq + 1 != first:
+        last, view = place.last, place.view
+        if self._scan is None or not known.line or last is None or view is None or last.seq + 1 != first:
             return None
         at = Bound(last.end, first)
         news = self._scan.scanner.follow(
-            Record, self._mapping.fd, self._block.ring_offset, writer.line, at, self._seen_epoch, CHUNK, RECORDS_MAX
+            Record, self._mapping.fd, self._block.ring_offset, known.line, at, view.epoch, CHUNK, RECORDS_MAX
         )
         if news is None:
             return None
         line, first_seq, records = news
         assert (records[0][0].seq, records[-1][0].seq) == (first, first + len(records) - 1), "no record is left out"
-        writer.saw(line, time.monotonic())
+        known.saw(line, time.monotonic())
         self._index.drop_before(first_seq)
-        return deliver(records, self._note_delivery)
+        return deliver(records, partial(self._note_delivery, view, place))
 
-    def _walk(self, view: View, first: int, end: int) -> Iterator[Record]:
+    def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
         if first < end:
-            yield from self._walker.walk(view, self._locate(view, first), end)
+            place = self._place if place is None else place
+            yield from self._walker(view, place).walk(view, self._locate(view, first, place), end)
 
-    def _locate(self, view: View, first: int) -> Bound:
+    def _locate(self, view: View, first: int, place: Place) -> Bound:
         self._check_open()
-        last = self._last
+        last = place.last
         if last is not None and last.seq + 1 == first:
             return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
         near = self._index.floor(first, view.tail)
         if last is not None and near.next_seq < last.seq < first:
             near = Bound(last.end, last.seq + 1)  # nearer than what the index knows
-        found = self._walker.locate(view, near, first)
+        found = self._walker(view, place).locate(view, near, first)
         return Bound(found.position, first)
 
-    @property
-    def _walker(self) -> Walker:
-        return Walker(self._block, self._mapping.load, self._explain, self._note_delivery, self._scan)
+    def _walker(self, view: View, place: Place) -> Walker:
+        return Walker(self._block, self._mapping.load, self._explain, partial(self._note_delivery, view, place), self._scan)
 
-    def _note_delivery(self, record: Delivered) -> None:
+    def _note_delivery(self, view: View, place: Place, record: Delivered) -> None:
         self._check_open()
-        self._last = record
-        self._index.add(Bound(record.position, record.seq))
+        place.deliver(record, view)
+        self._place.deliver(record, view)
+        if self._indexed is not None and view.same_history(self._indexed):
+            self._index.add(Bound(record.position, record.seq))
 
-    def _revalidate(self, view: View) -> None:
+    def _check_place(self, place: Place, view: View) -> None:
         """``Overrun`` if the last delivered record was rolled back since."""
-        last = self._last
-        if last is None or view.epoch == self._seen_epoch or last.seq < view.tail.next_seq:
-            return
-        now = RingReader(self._block, self._mapping.load, chunk=PAGE).whole(last.position)
-        same = now is not None and (now.header.seq, now.header.crc) == (last.seq, last.crc)
-        if not same or last.seq >= view.end.next_seq:
-            self._last = None
-            raise Overrun(f"record {last.seq}, read before, was rolled back; read again from an earlier one")
+        try:
+            place.check(view, self._view, self._block, self._mapping.load, self._epochs)
+        except Overrun:
+            self._place.forget()  # told once: the caller reads again from an earlier one
+            raise
+
+    def _epochs(self) -> dict[int, int]:
+        """The epochs that the slots still name, with their first sequence numbers."""
+        return first_seqs(*read_slots(self._mapping.load, self._block, self._scan))
 
     def _explain(self, at: Bound, before: View) -> PmwalError:
         """Why a walk did not find the record at this bound."""
-        now = self._view()
-        return missing(self._block, at, now.tail, cut=now.epoch != before.epoch)
+        now = self._view(doubted=True)
+        moved = at.position < now.tail.position  # the line that named it was half old
+        return missing(self._block, at, now.tail, cut=moved or not now.same_history(before))
 
     def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
-        """Every whole record around the damage; numbers may be missing."""
+        """Every whole record around the damage; numbers may be missing.
+
+        Beside a writer that overwrites them meanwhile it continues where the log begins by then, up to where it ended at the call.
+        """
         judgement = self._judge()
-        reader = RingReader(self._block, self._mapping.load)
-        for found in salvage(self._mapping.load, judgement, self._scan):
-            seq = found.header.seq
-            if (start is None or seq >= start) and (stop is None or seq < stop):
-                again = reader.whole(found.position)
-                if again is not None and again.header == found.header:
-                    yield reader.record(again)
+        after, end = 0, judgement.end.next_seq
+        while True:
+            reader = RingReader(self._block, self._mapping.load)
+            for found in salvage(self._mapping.load, judgement, self._scan):
+                seq = found.header.seq
+                if seq > after and (start is None or seq >= start) and (stop is None or seq < stop):
+                    again = reader.whole(found.position)
+                    if again is not None and again.header == found.header:
+                        yield reader.record(again)
+                after = max(after, seq)
+            if not judgement.report.live or after + 1 >= end or judgement.row.outcome == "corrupt":
+                return
+            judgement = self._judge()
+            if judgement.tail.next_seq <= after + 1 or judgement.tail.next_seq >= end:
+                return
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()

@@ -9,7 +9,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,12 +23,20 @@ _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
 
 
 class View(NamedTuple):
-    """What may be read: the records from ``tail`` to ``end``. Those from ``epoch_first_seq`` on were stored in ``epoch``."""
+    """What may be read: the records from ``tail`` to ``end``. Those from ``epoch_first_seq`` on were stored in ``epoch``.
+
+    ``writer`` identifies the open of the writer, of another process, that shows this; None without one.
+    """
 
     tail: Bound
     end: Bound
     epoch: int
     epoch_first_seq: int
+    writer: Hashable = None
+
+    def same_history(self, other: View) -> bool:
+        """Whether no number can have come to mean another record between the two."""
+        return (self.epoch, self.writer) == (other.epoch, other.writer)
 
     def contains(self, found: Found) -> bool:
         """Whether a whole record ends within the view and has the epoch that its number calls for.

@@ -60,7 +60,8 @@ def judge(load: Load, identity: Identity, progress: Progress | None = None, scan
     """The verdict on a log. Damage raises nothing."""
     started = perf_counter()
     judgement = _Judge(load, identity, progress, scan).run()
-    judgement.report = replace(judgement.report, seconds=perf_counter() - started)
+    judged = judgement.tail.position, judgement.end.position
+    judgement.report = replace(judgement.report, seconds=perf_counter() - started, judged=judged)
     return judgement
 
 

@@ -1,74 +1,256 @@
-"""The verdict on a log that another process may write meanwhile: judged in place, and if that says corrupt, on private copies.
+"""The verdict on a log that another process may write meanwhile.
 
 Invariants
 ----------
-- A verdict other than corrupt needs no copy: the judge checks every record in a private copy of its bytes.
-- A corrupt verdict is final if no writer lives and the slots have not changed since it was begun: every open for writing writes
-  slots before it stores a record, so no writer has come and gone. Beside a living writer it is repeated on a copy, and final
-  after ``_TRIES`` copies.
-- A copy is safe against a writer that appends, truncates, rolls back or overwrites: the slots are copied first, so the ring
-  contains all that they name, and the copy is repeated if tail or epoch changed meanwhile. It is not safe against a writer that
-  laps every copy for ``_STEADY_SECONDS``: the last copy is judged as it is, and its verdict is one of the tries.
+- Without a living writer the log is judged as recovery would. That verdict is final if it is not corrupt, because the judge checks
+  every record in a private copy of its bytes; or if nothing that a writer stores before it reuses space, the slots and the live
+  page, has changed since the judge began.
+- Beside a living writer only the records that it shows as durable are judged, once, from the tail on. A record that is not whole
+  is damage only if it lay between tail and durable end, in one epoch of one open, before it was read and afterwards. A writer
+  shows a new tail and a new epoch before it stores into the space that they free; so anything else is the writer's doing, and the
+  judge continues where the log begins by then. What lies past the durable end is the writer's, and no evidence of anything.
+- Every step of that pass is past the one before, and its end is fixed when it begins: it ends however fast the writer is.
+- When a writer came or went meanwhile the verdict is begun again, ``_TRIES`` times at most. After that, what was judged whole is
+  all that is reported.
 """
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
+from time import perf_counter
 
-from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, Superblock
-from pmwal.format.ring import Load, overlay
+from pmwal.format.control import Control, read_control
+from pmwal.format.layout import HEADER, LINE, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, Slot, Superblock, slot_checks, slot_index
+from pmwal.format.ring import Load, RingReader, Rules, Run, Scan, has_expected_epoch
 from pmwal.format.scan import scan_for
-from pmwal.records import Progress
+from pmwal.records import START, Bound, Progress, RecoveryReport
+from pmwal.recovery.evidence import resync
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
-from pmwal.storage.live_page import living_writer
+from pmwal.recovery.verdict import Facts, Row, classify
+from pmwal.storage.live_page import LiveBounds, LiveWriter, read_bounds
+from pmwal.storage.liveness import Liveness
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
-_TRIES = 8  # verdicts on copies beside a living writer
-_STEADY_SECONDS = 0.1  # how long a copy is repeated because tail or epoch changed during it
+_TRIES = 16  # verdicts that a writer who comes or goes may undo
 
 
-def snapshot(load: Load, block: Superblock) -> Load:
-    """A private copy of the slots and the ring, in an order that a running writer does not overtake.
-
-    The slots come first, so the ring contains all that they name; then the ring from the tail on, because an overwriting writer
-    stores there next, and copying a large ring is faster than writing it. In a small ring the writer may overtake the copy all the
-    same. But it shows the new tail, and the epoch of a rollback, before it stores anything in the freed space: so the copy is
-    repeated if either has changed when it is done.
-    """
-    deadline = time.monotonic() + _STEADY_SECONDS
-    while True:
-        before = _tail_and_epoch(load)
-        slots = load(block.control_offset, block.control_size)
-        split = before[0] % block.capacity
-        upper = load(block.ring_offset + split, block.capacity - split)
-        lower = load(block.ring_offset, split)
-        if _tail_and_epoch(load) == before or time.monotonic() >= deadline:
-            break
-    return overlay(load, [(block.control_offset, slots), (block.ring_offset + split, upper), (block.ring_offset, lower)])
-
-
-def _tail_and_epoch(load: Load) -> tuple[int, int, int]:
-    """From the live page, which may be nonsense without a writer. Each word on its own is as it was stored."""
-    _, tail_position, tail_seq, _, _, epoch, _, _ = LIVE_BOUNDS.struct.unpack(load(LIVE_OFFSET, LIVE_BOUNDS.size))
-    return tail_position, tail_seq, epoch
-
-
-def judge_beside(mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None) -> Judgement:
+def judge_beside(
+    mapping: Mapping, identity: Identity, seam: Seam, progress: Progress | None = None, liveness: Liveness | None = None
+) -> Judgement:
     """The verdict on a log that may be written meanwhile; see the invariants above."""
-    block = identity.block
-    scan = scan_for(block)
-    copied, tries = False, 0
-    while True:
-        slots = mapping.load(block.control_offset, block.control_size)
-        judgement = judge(snapshot(mapping.load, block) if copied else mapping.load, identity, progress, scan)
-        if judgement.row.outcome != "corrupt":
-            return judgement
-        if living_writer(mapping.load, mapping.inode, seam) is not None:
-            tries += 1
-            if tries > _TRIES:
+    liveness = Liveness(mapping, seam) if liveness is None else liveness
+    scan = scan_for(identity.block)
+    for _ in range(_TRIES):
+        before = _traces(mapping.load, identity.block)
+        writer = liveness.writer()
+        if writer is None:
+            judgement = judge(mapping.load, identity, progress, scan)
+            if judgement.row.outcome != "corrupt":
                 return judgement
-        elif mapping.load(block.control_offset, block.control_size) == slots:
-            return judgement
-        copied = True
+            if liveness.writer() is None and _traces(mapping.load, identity.block) == before:
+                return judgement
+        else:
+            beside = _Beside(mapping, identity, liveness, writer, scan, progress)
+            judgement = beside.run()
+            if beside.final:
+                return judgement
+    return _without_verdict(judgement)
+
+
+def shown_bounds(load: Load, block: Superblock, scan: Scan | None, *, doubted: bool = False) -> LiveBounds | None:
+    """What a living writer has made durable: as the live page says, or else the newest commit slot, which may lag. None without.
+
+    ``doubted``: a record is not where the page says. Then the slot is believed where it is ahead: tail and epoch change there
+    first, and a writer of version 0.1 may be stopped while its line looks whole and is not.
+    """
+    bounds = read_bounds(load)
+    if bounds is not None and not bounds.possible(block):
+        bounds = None
+    if bounds is not None and not doubted:
+        return bounds
+    control = read_control(*read_slots(load, block, scan))
+    slot = control.newest
+    if slot is None or control.impossible is not None:
+        return bounds
+    tail, durable = Bound(slot.tail_position, slot.tail_seq), Bound(slot.commit_position, slot.commit_seq + 1)
+    named = LiveBounds(tail, durable, slot.epoch, slot.epoch_first_seq)
+    return bounds if bounds is not None and bounds.follows(named) else named
+
+
+def read_slots(load: Load, block: Superblock, scan: Scan | None) -> tuple[bytes, Superblock, bytes]:
+    """The slots as they are now, and for each a byte that is not 0 if its checksum is right: arguments of ``read_control``."""
+    raw = load(block.control_offset, block.control_size)
+    if scan is not None:
+        return raw, block, scan.scanner.slots(raw)
+    places = range(block.turn)
+    return raw, block, bytes(slot_checks(raw[place * LINE : (place + 1) * LINE], block.uuid, place) for place in places)
+
+
+def _traces(load: Load, block: Superblock) -> bytes:
+    """What a writer stores to before it reuses space: its lines of the live page, and the slots."""
+    return load(LIVE_OFFSET, LIVE_FOLLOWERS_OFFSET - LIVE_OFFSET) + load(block.control_offset, block.control_size)
+
+
+def _without_verdict(judgement: Judgement) -> Judgement:
+    """What is left of a verdict that each time a writer may have caused: the records that were found whole before it."""
+    reason = "writers came and went while the log was judged; only these records were"
+    row = classify(Facts(superblocks=2))
+    report = replace(
+        judgement.report,
+        outcome=row.outcome,
+        case=row.label,
+        reason=reason,
+        damage=None,
+        lost_first_seq=None,
+        lost_last_seq=None,
+        live=True,
+    )
+    return replace(judgement, row=row, report=report)
+
+
+class _Beside:
+    """One pass over what a living writer shows as durable. ``final``: the verdict does not depend on what it did meanwhile."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        identity: Identity,
+        liveness: Liveness,
+        writer: LiveWriter,
+        scan: Scan | None,
+        progress: Progress | None,
+    ) -> None:
+        self.identity = identity
+        self.block = identity.block
+        self.load = mapping.load
+        self.liveness = liveness
+        self.writer = writer
+        self.scan = scan
+        self.progress = progress
+        self.final = True
+        self.started = perf_counter()
+        self.bytes_scanned = 0
+        self.shown, self.first, self.end_seq = LiveBounds(START, START, 0, 1), START, START.next_seq
+
+    def run(self) -> Judgement:
+        self.control, self.lost = self._lost_slots()
+        shown = shown_bounds(self.load, self.block, self.scan)
+        impossible = self.control.impossible is not None
+        if shown is None or impossible or self.control.newest is None:
+            row = classify(Facts(self.identity.copies, impossible, self.control.newest is not None, reaches_pointer=False))
+            return self._verdict(row, START, reason=self.control.impossible or "no commit slot is valid")
+        return self._judge_records(shown)
+
+    def _lost_slots(self) -> tuple[Control, int]:
+        """The slots, and how many have a wrong checksum twice in a row; not counting the one that the writer stores next."""
+        first, second = (read_slots(self.load, self.block, self.scan) for _ in range(2))
+        control = read_control(*second)
+        lost = {index for index, (one, two) in enumerate(zip(first[2], second[2], strict=True)) if not one and not two}
+        if control.newest is not None:
+            lost.discard(slot_index(control.newest.generation + 1, self.block.control_pages))
+        return control, len(lost)
+
+    def _judge_records(self, shown: LiveBounds) -> Judgement:
+        self.shown, self.first, self.end_seq = shown, shown.tail, shown.durable.next_seq
+        at, ring = shown.tail, RingReader(self.block, self.load, scan=self.scan)
+        while at.next_seq < self.end_seq:
+            after = self._walk(ring, at)
+            self.bytes_scanned += after.position - at.position
+            at = after
+            if at.next_seq >= self.end_seq:
+                break
+            now = self._shown_now()
+            if now is None:
+                self.final = False
+                break
+            passed = at.next_seq < now.tail.next_seq or at.position < now.tail.position
+            if not passed and now.epoch == self.shown.epoch:
+                return self._damaged(at)
+            if passed:  # overwritten or truncated meanwhile
+                at = self.first = now.tail
+            if now.epoch != self.shown.epoch:  # a rollback: older records than those of its epoch are as they were
+                self.end_seq = min(self.end_seq, now.epoch_first_seq)
+            self.shown, ring = now, RingReader(self.block, self.load, scan=self.scan)
+        row = classify(Facts(self.identity.copies, slots_lost=min(self.lost, 1)))
+        return self._verdict(row, at, reason="a writer is running; what it shows as durable is whole")
+
+    def _walk(self, ring: RingReader, at: Bound) -> Bound:
+        """The end of the unbroken run of whole records from ``at`` on."""
+        shown = self.shown
+        rules = Rules(self.end_seq, shown.durable.position, shown.epoch, shown.epoch_first_seq, batches=False)
+        while at.next_seq < self.end_seq:
+            run = ring.run(at, rules, 1, 0, None)
+            if run.at == at:
+                found = ring.numbered(*at)
+                if found is None or found.end > rules.limit or not has_expected_epoch(found, shown.epoch, shown.epoch_first_seq):
+                    return at
+                run = Run(Bound(found.end, found.header.seq + 1), found.header.epoch, 0, [])
+            at = run.at
+            if self.progress is not None:
+                done, total = at.position - shown.tail.position, shown.durable.position - shown.tail.position
+                self.progress(max(0, min(done, total)), total)
+        return at
+
+    def _shown_now(self) -> LiveBounds | None:
+        """What the writer shows by now; None if it is not the same open any more, or shows nothing."""
+        now = shown_bounds(self.load, self.block, self.scan, doubted=True)
+        writer = self.liveness.writer()
+        same = writer is not None and writer.same_process(self.writer)
+        return now if now is not None and same and now.epoch >= self.shown.epoch else None
+
+    def _damaged(self, stop: Bound) -> Judgement:
+        tail, pointer = self.shown.tail, self.shown.durable
+        slot = Slot(
+            epoch=self.shown.epoch,
+            generation=0,
+            epoch_first_seq=self.shown.epoch_first_seq,
+            commit_position=pointer.position,
+            commit_seq=pointer.next_seq - 1,
+            tail_position=tail.position,
+            tail_seq=tail.next_seq,
+            flags=0,
+        )
+        resumed = next(resync(self.block, self.load, stop, pointer, slot), None)
+        last, end = (pointer.next_seq - 1, pointer.position) if resumed is None else (resumed.header.seq - 1, resumed.position)
+        what = f"number {stop.next_seq} is" if last <= stop.next_seq else f"numbers {stop.next_seq} to {last} are"
+        end = max(end, stop.position + HEADER)
+        damage = tuple(self.block.ring_offset + at % self.block.capacity for at in (stop.position, end - 1))
+        return self._verdict(
+            classify(Facts(self.identity.copies, slots_lost=min(self.lost, 1), reaches_pointer=False)),
+            stop,
+            reason=f"{what} not whole at position {stop.position}, which the running writer shows as durable",
+            damage=(damage[0], damage[1] + 1),
+            lost=(stop.next_seq, last),
+        )
+
+    def _verdict(
+        self,
+        row: Row,
+        end: Bound,
+        *,
+        reason: str,
+        damage: tuple[int, int] | None = None,
+        lost: tuple[int | None, int | None] = (None, None),
+    ) -> Judgement:
+        report = RecoveryReport(
+            outcome=row.outcome,
+            case=row.label,
+            epoch=self.shown.epoch,
+            first_seq=self.first.next_seq,
+            last_seq=end.next_seq - 1,
+            records=end.next_seq - self.first.next_seq,
+            slots_lost=self.lost,
+            superblocks_lost=2 - self.identity.copies,
+            reason=reason,
+            damage=damage,
+            lost_first_seq=lost[0],
+            lost_last_seq=lost[1],
+            bytes_scanned=self.bytes_scanned + self.block.control_size,
+            seconds=perf_counter() - self.started,
+            live=True,
+            judged=(self.first.position, end.position),
+        )
+        epoch_max = max(self.control.epoch_max, self.shown.epoch)
+        return Judgement(self.identity, self.control, row, report, self.first, end, epoch_max)

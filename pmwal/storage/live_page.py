@@ -2,10 +2,16 @@
 
 Invariants
 ----------
-- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while the process it names is alive
-  (same process id, start time and boot id) and the page names the inode of this very file: a copy of a log has no writer.
-- The bounds are one 64-byte line with the same version at both ends. A reader accepts it when two loads in a row agree, and still
-  validates every record within the bounds.
+- It is volatile: no barrier includes it and recovery never reads it. A reader believes it only while its writer is alive
+  (liveness.py) and the page names the inode of this very file: a copy of a log has no writer.
+- The bounds are one 64-byte line with the same version at both ends: ``version_begin`` is stored first, then the fields, then
+  ``version_end``, each visible before the next (the native engine: live.h; here: ``_order``). A reader accepts a line whose
+  versions are equal and that two loads in a row agree on. It still validates every record within the bounds.
+- A second copy of the line is stored while the first is whole. So a writer that is stopped anywhere leaves one of them whole. The
+  second counts only for the open that ``LIVE_OPEN`` names, because writers of version 0.1 do not store it, and only if its version
+  is that of the torn line or the one before.
+- An open takes its predecessor's name off the page and clears the second copy before it locks its byte and shows anything. So a
+  page that names a writer is never a dead one's while another's byte is locked.
 - Each latency counter is stored on its own from the writer's copy, so a reader may see one commit more or less. Nothing depends on
   them.
 """
@@ -13,8 +19,9 @@ Invariants
 from __future__ import annotations
 
 import struct
-import time
+import threading
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pmwal.format.layout import (
@@ -26,6 +33,9 @@ from pmwal.format.layout import (
     LIVE_LATENCY,
     LIVE_LATENCY_OFFSET,
     LIVE_OFFSET,
+    LIVE_OPEN,
+    LIVE_OPEN_OFFSET,
+    LIVE_SECOND_OFFSET,
     LIVE_WRITER,
     LIVE_WRITER_OFFSET,
     POSITION_MAX,
@@ -42,9 +52,11 @@ from pmwal.records import Bound
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
-_TRIES = 1000
+_TRIES = 32  # loads while a writer changes the bounds; a line that does not change takes two
 _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _VERSION = LIVE_BOUNDS.field_size("version_begin")
+_OPEN_ID = LIVE_OPEN.field_size("id")
+_SIZE = LIVE_OPEN_OFFSET + LIVE_OPEN.size - LIVE_OFFSET  # what a reader loads of the page
 _STAT_MAX = 4096  # bytes: more than the 52 fields of /proc/PID/stat take
 _PUBLISHED = struct.Struct("<QQ")
 _COUNTER = struct.Struct("<I")
@@ -74,9 +86,18 @@ class LiveBounds(NamedTuple):
             and 1 <= self.epoch_first_seq <= next_seq
         )
 
+    def follows(self, other: LiveBounds) -> bool:
+        """Whether one writer can have shown these after the others: in a later epoch, or with bounds no less far."""
+        pairs = (self.tail, other.tail), (self.durable, other.durable)
+        further = all(new == old or (new.position > old.position and new.next_seq > old.next_seq) for new, old in pairs)
+        return self.epoch > other.epoch or (self.epoch == other.epoch and further)
+
 
 class LiveWriter(NamedTuple):
-    """The writer's line: its process, its heartbeat, and how far it has stored."""
+    """The writer's line: its process, its heartbeat, and how far it has stored; and its open, if that is known.
+
+    ``open_id`` is empty for a writer of version 0.1. ``locked``: it keeps a byte of the file locked while it is alive.
+    """
 
     pid: int
     start_time: int
@@ -84,6 +105,8 @@ class LiveWriter(NamedTuple):
     heartbeat_ns: int
     published: Bound
     inode: int
+    open_id: bytes = b""
+    locked: bool = False
 
     @property
     def line(self) -> bytes:
@@ -94,10 +117,13 @@ class LiveWriter(NamedTuple):
         )
 
     def same_process(self, other: LiveWriter) -> bool:
-        """Whether both name the same process, writing the same file."""
-        return (self.pid, self.start_time, self.boot_id, self.inode) == (
-            other.pid, other.start_time, other.boot_id, other.inode
-        )  # fmt: skip
+        """Whether both name the same open of the same file, by the same process."""
+        return self.identity == other.identity
+
+    @property
+    def identity(self) -> tuple[int, int, bytes, int, bytes]:
+        """What another open or another process does not share."""
+        return self.pid, self.start_time, self.boot_id, self.inode, self.open_id
 
 
 class LivePage:
@@ -112,10 +138,29 @@ class LivePage:
         self._version = 0
         self._heartbeat_ns = _clamped(seam.now_ns())
         self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
+        self._open_id = seam.new_uuid()
+        self._order_lock = threading.Lock()
+        self._order_lock.acquire()
 
-    def clear_latency(self, timing_step: int) -> None:
-        """Clear the latency counters, and publish that one commit in ``timing_step`` will be timed."""
+    def begin(self, timing_step: int, announce: Callable[[], bool]) -> None:
+        """Make the page this open's, which it names with the first ``show``; one commit in ``timing_step`` will be timed.
+
+        ``announce`` locks the writer's byte; whether it could.
+        """
+        self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
+        self._mapping.store(LIVE_SECOND_OFFSET, bytes(LIVE_BOUNDS.size))
         self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
+        opened = LIVE_OPEN.struct.pack(self._open_id, self._pid, self._start_time, self._boot_id, announce())
+        self._mapping.store(LIVE_OPEN_OFFSET, opened)
+
+    def _order(self) -> None:
+        """Let what was stored before be visible before what is stored afterwards.
+
+        The interpreter makes each store a call of its own, in order, so only the processor could reorder them. Releasing a lock and
+        taking it is a release and then an acquire, which neither x86 nor aarch64 lets a store pass.
+        """
+        self._order_lock.release()
+        self._order_lock.acquire()
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
         """Publish new bounds and the writer's line, and wake waiting readers."""
@@ -130,7 +175,13 @@ class LivePage:
             bounds.epoch_first_seq,
             self._version,
         )
-        self._mapping.store(LIVE_OFFSET, line + self.writer_line(published))
+        for start, end in ((0, _VERSION), (_VERSION, LINE - _VERSION), (LINE - _VERSION, LINE)):
+            self._order()
+            self._mapping.store(LIVE_OFFSET + start, line[start:end])
+        self._order()
+        self._mapping.store(LIVE_SECOND_OFFSET, line)
+        self._order()
+        self._mapping.store(LIVE_WRITER_OFFSET, self.writer_line(published))
         self._wake()
 
     def publish(self, published: Bound, time_ns: int) -> None:
@@ -167,48 +218,66 @@ def _clamped(time_ns: int) -> int:
 
 def read_writer(load: Load) -> LiveWriter:
     """The writer that the live page names, alive or not."""
-    return decode_writer(load(LIVE_WRITER_OFFSET, LIVE_WRITER.size))
+    return _writer(load(LIVE_OFFSET, _SIZE))
 
 
 def decode_writer(line: bytes) -> LiveWriter:
-    """The writer that this line names."""
-    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack(line)
-    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode)
+    """The writer that this line names; the id of its open may follow the line."""
+    pid, start_time, boot_id, heartbeat, position, seq, inode = LIVE_WRITER.struct.unpack_from(line)
+    return LiveWriter(pid, start_time, boot_id, heartbeat, Bound(position, seq + 1), inode, line[LIVE_WRITER.size :])
 
 
-def living_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
-    """The writer that the live page names, if that process is alive and writes the file with this inode."""
-    writer = read_writer(load)
-    if not 0 < writer.pid < 1 << 31 or writer.boot_id != seam.boot_id() or writer.inode != inode:
-        return None
-    start_time = process_start_time(writer.pid)
-    return writer if start_time is not None and start_time == writer.start_time else None
+def _writer(page: bytes) -> LiveWriter:
+    """The writer that a page names, with its open if the page has that of this very writer."""
+    writer = decode_writer(page[LINE : 2 * LINE])
+    open_id, pid, start_time, boot_id, locked = LIVE_OPEN.struct.unpack_from(page, LIVE_OPEN_OFFSET - LIVE_OFFSET)
+    if (pid, start_time, boot_id) != (writer.pid, writer.start_time, writer.boot_id):
+        return writer
+    return writer._replace(open_id=open_id, locked=locked == 1)
 
 
 def read_bounds(load: Load) -> LiveBounds | None:
-    """The published bounds; None if the line kept changing."""
-    page = _stable(load, LINE)
-    return None if page is None else _bounds(page)
+    """The published bounds; None if the line kept changing, or neither copy is whole."""
+    live = read_both(load)
+    return None if live is None else live[0]
 
 
 def read_both(load: Load) -> tuple[LiveBounds, bytes] | None:
-    """The published bounds, and the writer's line as of then or earlier; None if the bounds kept changing."""
-    page = _stable(load, 2 * LINE)
-    return None if page is None else (_bounds(page[:LINE]), page[LINE:])
-
-
-def _stable(load: Load, length: int) -> bytes | None:
-    """The first ``length`` bytes of the live page, if the bounds were unchanged right after the load."""
-    before = b""
+    """The published bounds; and as of then or earlier, the writer's line and the id of its open. None as for ``read_bounds``."""
+    page = load(LIVE_OFFSET, _SIZE)
     for _ in range(_TRIES):
-        page = load(LIVE_OFFSET, length)
-        line = page[:LINE]
-        if line == before[:LINE] and line[:_VERSION] == line[-_VERSION:]:
-            return before
-        if line[:_VERSION] != line[-_VERSION:]:
-            time.sleep(0.0001)
-        before = page
+        before, page = page, load(LIVE_OFFSET, _SIZE)
+        if before[:LINE] != page[:LINE]:
+            continue
+        second = load(LIVE_SECOND_OFFSET, LINE)
+        if load(LIVE_OFFSET, LINE) != page[:LINE]:
+            continue  # otherwise the second copy was not stored to while it was loaded, or the first is whole
+        line = _choose(page[:LINE], second) if _writer(page).open_id else page[:LINE]
+        if line is not None and _is_whole(line):
+            opened = LIVE_OPEN_OFFSET - LIVE_OFFSET
+            return _bounds(line), before[LINE : 2 * LINE] + before[opened : opened + _OPEN_ID]
+        if load(LIVE_SECOND_OFFSET, LINE) == second:
+            return None
     return None
+
+
+def _choose(first: bytes, second: bytes) -> bytes | None:
+    """Which of the two copies to believe; None for neither, as no writer leaves them so.
+
+    The first is torn only while the second is whole, with the version before. The second is older or torn only while it is stored,
+    and it is never newer.
+    """
+    begun, version = (int.from_bytes(line[:_VERSION], "little") for line in (first, second))
+    if not _is_whole(second):
+        return first
+    if not _is_whole(first) or begun < version:
+        return second if version in (begun - 1, begun, begun + 1) else None
+    return first if begun == version + 1 or first == second else None
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a copy of the bounds has been stored, and not only in part."""
+    return line[:_VERSION] == line[-_VERSION:] != bytes(_VERSION)
 
 
 def read_latency(load: Load) -> LiveLatency | None:
@@ -227,11 +296,11 @@ def _bounds(line: bytes) -> LiveBounds:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22); None if it is gone or a zombie."""
+    """Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22); None if it is gone, a zombie, or hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read(_STAT_MAX)
-    except OSError:
+        state, *fields = stat[stat.rindex(b")") + 2 :].split()
+        return None if state in (b"Z", b"X") else int(fields[18])
+    except (OSError, ValueError, IndexError):
         return None
-    state, *fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if state in (b"Z", b"X") else int(fields[18])

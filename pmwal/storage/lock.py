@@ -7,6 +7,8 @@ Invariants
 - No time-out breaks it. It ends when its last descriptor closes: at close, at the death of its owner, or, if the owner has forked,
   at the owner's death all the same, because the child closes its copy right after the fork. The child never unlocks: LOCK_UN would
   release the parent's lock, which shares the description.
+- Readers cannot test an flock without taking it, so a writer also locks a byte of the file on the same description (liveness.py),
+  but only once the live page names nobody: a byte that is locked never goes with a dead writer's page.
 - On network file systems flock may be a lock per process, so the handles of one process also know each other.
 - A lock is released once: by then its descriptor's number may belong to another lock.
 """
@@ -21,7 +23,7 @@ import threading
 from pmwal.errors import WalLocked
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import duplicate, open_descriptor
-from pmwal.storage.live_page import living_writer
+from pmwal.storage.liveness import announce, visible_writer
 from pmwal.storage.seam import Seam
 
 
@@ -42,7 +44,7 @@ class WriterLock:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                writer = living_writer(lambda offset, length: os.pread(fd, length, offset), status.st_ino, seam)
+                writer = visible_writer(lambda offset, length: os.pread(fd, length, offset), status.st_ino, seam)
                 who = "another process" if writer is None else f"process {writer.pid}"
                 raise WalLocked(
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',
@@ -50,6 +52,10 @@ class WriterLock:
                 ) from None
             _locked.add(self._key)
             self._held = True
+
+    def announce(self) -> bool:
+        """Let readers, in any process, know that this writer is alive for as long as the lock is held; whether that is possible."""
+        return announce(self.fd)
 
     def release(self) -> None:
         """Let the next writer have the log. Idempotent; in a forked child, which holds no lock, it does nothing."""

@@ -275,10 +275,10 @@ class Engine:
             self._write_slot(self.state)
             self._become(self.state)
 
-    def start_first_epoch(self, end: Bound) -> None:
-        """Begin the epoch of this open at ``end``. The live page names this writer only then, with its latencies cleared."""
+    def start_first_epoch(self, end: Bound, announce: Callable[[], bool]) -> None:
+        """Begin the epoch of this open at ``end``. The live page names this writer only then; ``announce`` locks its byte."""
         self._check_epochs()
-        self._live.clear_latency(self.timing_step)
+        self._live.begin(self.timing_step, announce)
         self.start_epoch(end)
 
     def start_epoch(self, end: Bound) -> None:

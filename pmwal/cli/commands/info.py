@@ -21,7 +21,8 @@ from pmwal.opening.files import inspect
 from pmwal.opening.units import format_size
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.descriptors import open_descriptor
-from pmwal.storage.live_page import living_writer, read_writer
+from pmwal.storage.live_page import read_writer
+from pmwal.storage.liveness import living_writer
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
 
@@ -125,7 +126,7 @@ def _label(block: Superblock) -> tuple[str | None, str]:
 def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
     report, medium = replace(judgement.report, unreadable=mapping.unreadable), mapping.medium
     block, newest = judgement.identity.block, judgement.control.newest
-    named, living = read_writer(mapping.load), living_writer(mapping.load, mapping.inode, SYSTEM)
+    named, living = read_writer(mapping.load), living_writer(mapping, SYSTEM)
     used = judgement.end.position - judgement.tail.position
     lost = judgement.control.lost_slots
     return {
@@ -241,9 +242,9 @@ def _slots_in_words(facts: Facts) -> str:
 
 
 def _verdict_in_words(facts: Facts) -> str:
-    report, writer = facts["verdict"], facts["writer"]
+    report = facts["verdict"]
     if report["outcome"] == "corrupt":
         return f"CORRUPT ({report['case']}): {report['reason']}"
-    if writer is not None and writer["alive"]:
-        return "in use, sound so far"
+    if report["live"]:
+        return f"in use, sound so far: {records_in_words(report['first_seq'], report['last_seq'])} durable and judged"
     return f"{report['outcome']} ({report['case']}): {'; '.join(facts['torn']) or report['reason']}"

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pmwal.cli.exit_status import OK
@@ -23,11 +23,12 @@ from pmwal.cli.options import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import numbers_in_words, writer_in_words
-from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, SEQ_MAX
+from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
 from pmwal.opening.units import format_ns, format_size
-from pmwal.storage.live_page import LiveBounds, LiveWriter, living_writer, read_bounds, read_latency, read_writer
+from pmwal.storage.live_page import LiveBounds, LiveWriter, read_bounds, read_latency, read_writer
+from pmwal.storage.liveness import living_writer
 from pmwal.storage.seam import SYSTEM
 
 _BETWEEN = 0.5  # seconds between the two samples of a single report
@@ -98,9 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if args.watch is not None:
         _watch(args, sample)
     before = None
-    if sample.alive:
+    if sample.alive or sample.unsettled:
         time.sleep(_BETWEEN)
-        before, sample = sample, _take_sample(args.path)
+        before, sample = sample, _take_sample(args.path, sample)
     facts = _facts(args.path, sample, before)
     if args.json:
         print_json(facts)
@@ -117,7 +118,7 @@ def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
     while True:
         due = max(due + args.watch, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
-        sample = _take_sample(args.path)
+        sample = _take_sample(args.path, before)
         facts = _facts(args.path, sample, before)
         before = sample
         if in_place:
@@ -151,18 +152,34 @@ class _Sample:
     latency: LiveLatency | None
     capacity: int
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether the writer may be alive, but is of version 0.1, or on a file system without locks, and its process not seen."""
+        return not self.alive and self.writer.pid in _PIDS and self.of_this_file and not self.writer.locked
 
-def _take_sample(path: str) -> _Sample:
+    def moved_since(self, before: _Sample) -> bool:
+        """Whether the same writer has stored something between the two."""
+        stored = (self.version, self.writer.published) != (before.version, before.writer.published)
+        return stored and self.of_this_file and self.writer.same_process(before.writer)
+
+
+def _take_sample(path: str, before: _Sample | None = None) -> _Sample:
+    sample = _look(path)
+    alive = sample.alive or (sample.unsettled and before is not None and sample.moved_since(before))
+    return replace(sample, alive=alive)
+
+
+def _look(path: str) -> _Sample:
     mapping, identity = map_for_reading(path, "auto", SYSTEM)
     try:
         capacity, writer, bounds = identity.block.capacity, read_writer(mapping.load), read_bounds(mapping.load)
-        if bounds is not None and not _possible(bounds, capacity):
+        if bounds is not None and not bounds.possible(identity.block):
             bounds = None
         return _Sample(
             monotonic=time.monotonic(),
             time_ns=SYSTEM.now_ns(),
             writer=writer,
-            alive=living_writer(mapping.load, mapping.inode, SYSTEM) is not None,
+            alive=living_writer(mapping, SYSTEM) is not None,
             of_this_file=writer.inode == mapping.inode,
             bounds=bounds,
             version=int.from_bytes(mapping.load(LIVE_OFFSET, _VERSION_SIZE), "little"),
@@ -171,12 +188,6 @@ def _take_sample(path: str) -> _Sample:
         )
     finally:
         mapping.close()
-
-
-def _possible(bounds: LiveBounds, capacity: int) -> bool:
-    """Whether a writer can have published these: the page has no checksum and may be old, zeros or damaged."""
-    in_order = 1 <= bounds.tail.next_seq <= bounds.durable.next_seq <= SEQ_MAX + 1
-    return in_order and 0 <= bounds.durable.position - bounds.tail.position <= capacity
 
 
 def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:

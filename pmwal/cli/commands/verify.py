@@ -20,7 +20,7 @@ from pmwal.storage.live_page import LiveWriter
 _EPILOG = """\
 Exit status (the worst of all files):
   0  clean; or not closed, with nothing torn;
-     or in use, with nothing unfinished but its end
+     or in use, and sound as far as its writer made it durable
   1  torn: recovery would drop what a crash left unfinished;
      or one commit slot or superblock copy is lost
   2  corrupt: acknowledged records are damaged, missing or in doubt
@@ -74,7 +74,7 @@ def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
         value = {"path": path, "status": UNREADABLE, "error": reason}
         return UNREADABLE, f"{path}: cannot be opened: {reason}", value
     report = judgement.report
-    status = _status(report, writer)
+    status = _status(report)
     value = {
         "path": path,
         "status": status,
@@ -85,13 +85,12 @@ def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
     return status, f"{path}: {_in_words(judgement, writer)}", value
 
 
-def _status(report: RecoveryReport, writer: LiveWriter | None) -> int:
+def _status(report: RecoveryReport) -> int:
     if report.outcome == "corrupt":
         return CORRUPT
     if report.slots_lost or report.superblocks_lost:
         return FAILED
-    # A running writer's newest record is unfinished until its commit; it is not torn.
-    return FAILED if report.dropped_records and writer is None else OK
+    return FAILED if report.dropped_records else OK
 
 
 def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
@@ -104,12 +103,13 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
         if report.damage is not None:
             words.append("file offsets {} to {}".format(*report.damage))
         words.append(f"{records_in_words(report.first_seq, report.last_seq)} whole before it")
+        words += ["a writer is running"] if report.live else []
         return "; ".join(words) + f" {cost}"
     kept = records_in_words(report.first_seq, report.last_seq)
     torn = torn_in_words(report, end_offset(judgement))
-    if writer is not None:
-        end = "; its end is unfinished, as is normal while a writer runs" if report.dropped_records else ""
-        return f"in use by process {writer.pid}, sound so far: {kept}{end} {cost}"
+    if report.live:
+        who = "a process that has ended since" if writer is None else f"process {writer.pid}"
+        return f"in use by {who}, sound so far: {kept} durable {cost}"
     if torn:
         word = "torn" if report.dropped_records else "sound, but one copy is lost"
         return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"

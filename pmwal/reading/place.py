@@ -1,0 +1,86 @@
+"""Where a reader is in a log: the last record that it delivered, and whether the log still has that record's history.
+
+Invariants
+----------
+- A number comes to mean another record only through a rollback, a recovery, or another file's bytes in place of the log's. The
+  first two begin an epoch, the last changes the open that the live page names. While neither has changed, nothing is checked.
+- A record that is still in the log is compared by number and checksum. For one that the tail has passed, the slots say which
+  epochs began since, each with its first number: it was discarded if one of them began at or before it. Where they do not reach
+  back so far, it counts as discarded.
+- Two opens never share an epoch in one history, and an epoch has one first number. So an older copy of the file that was written
+  back over it shows, although its epochs have the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from pmwal.errors import Overrun
+from pmwal.format.layout import PAGE, Superblock
+from pmwal.format.ring import Load, RingReader
+from pmwal.reading.walk import Delivered, View
+
+Epochs = Callable[[], dict[int, int]]
+"""The epochs that the slots still name, each with its first sequence number."""
+
+
+class Place:
+    """The last record delivered, None before the first; and the view in which it was last known to be in the log."""
+
+    __slots__ = ("_known", "last", "view")
+
+    def __init__(self, other: Place | None = None) -> None:
+        self.last: Delivered | None = None if other is None else other.last
+        self.view: View | None = None if other is None else other.view
+        self._known: tuple[Hashable, int] | None = None if other is None else other._known  # the last writer, and its epoch
+
+    def deliver(self, record: Delivered, view: View) -> None:
+        """This record is being delivered from this view."""
+        self.last = record
+        self._saw(view)
+
+    def forget(self) -> None:
+        """Begin anywhere."""
+        self.last = self.view = self._known = None
+
+    def check(self, view: View, again: Callable[[], View], block: Superblock, load: Load, epochs: Epochs) -> None:
+        """``Overrun`` if the record was discarded since. ``again`` gives the view as it is by then."""
+        if self.last is None or self.view is None or view.same_history(self.view):
+            return
+        kept = self._is_there(view, block, load)
+        if not kept and self.last.seq < view.end.next_seq:
+            view = again()  # the tail may have passed it while it was read
+            kept = self._is_there(view, block, load)
+        if not kept and self.last.seq < view.tail.next_seq:
+            kept = self._was_kept(view, epochs())
+        if not kept:
+            seq = self.last.seq
+            self.forget()
+            raise Overrun(f"record {seq}, read before, was rolled back; read again from an earlier one")
+        self._saw(view)
+
+    def _saw(self, view: View) -> None:
+        self.view = view
+        if view.writer is not None:
+            self._known = view.writer, view.epoch
+
+    def _is_there(self, view: View, block: Superblock, load: Load) -> bool:
+        """Whether the log has the record where it was."""
+        last = self.last
+        if last is None or not view.tail.next_seq <= last.seq < view.end.next_seq:
+            return False
+        found = RingReader(block, load, chunk=PAGE).whole(last.position)
+        return found is not None and (found.header.seq, found.header.crc) == (last.seq, last.crc) and view.contains(found)
+
+    def _was_kept(self, view: View, firsts: dict[int, int]) -> bool:
+        """Whether a record that the tail has passed was truncated, and not discarded."""
+        assert self.last is not None
+        assert self.view is not None
+        seq, epoch = self.last.seq, self.view.epoch
+        firsts = firsts | {view.epoch: view.epoch_first_seq}
+        if view.epoch < epoch or firsts.get(epoch, self.view.epoch_first_seq) != self.view.epoch_first_seq:
+            return False  # another history
+        if view.writer is not None and self._known is not None and self._known[0] != view.writer and self._known[1] >= view.epoch:
+            return False
+        reaches_back = view.epoch <= epoch + 1 or min(firsts) <= epoch
+        return reaches_back and all(first > seq for begun, first in firsts.items() if begun > epoch)
