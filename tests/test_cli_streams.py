@@ -328,6 +328,35 @@ def test_command_that_prints_and_ignores_errors_fails_all_the_same(shm_dir: Path
     assert is_right(ended, ended, "cat")
 
 
+def test_error_of_close_is_one_of_the_output(shm_dir: Path) -> None:
+    """Quotas and network file systems may refuse data only then (close(2))."""
+
+    def refuse() -> None:
+        close, dup = os.close, os.dup
+        copies: set[int] = set()
+
+        def copy(fd: int) -> int:
+            copies.add(dup(fd))
+            return max(copies)
+
+        def refused(fd: int) -> None:
+            close(fd)
+            if fd in copies:
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        streams.os = type("Refusing", (), vars(os) | {"dup": staticmethod(copy), "close": staticmethod(refused)})  # type: ignore[assignment]
+
+    ended = run_under("cat", shm_dir, refuse)
+    assert (ended.status, ended.err) == (74, "pmwal: standard output: Disk quota exceeded\n")
+
+
+def test_program_that_calls_main_keeps_the_order_of_its_output(shm_dir: Path) -> None:
+    """What it printed before and after comes before and after."""
+    script = "from pmwal.cli import main; print('before'); main(['--version']); print('after')"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"before\npmwal {pmwal.__version__}\nafter\n"
+
+
 # -- input
 
 

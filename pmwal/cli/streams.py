@@ -156,6 +156,9 @@ class Streams:
         encoding = "utf-8" if given is None else given.encoding
         if fd == _STDIN:
             return io.TextIOWrapper(io.BufferedReader(descriptor, _BUFFER), encoding)
+        if given is not None:
+            with contextlib.suppress(OSError):  # the descriptor will tell us too
+                given.flush()  # what the program that calls main has printed comes first
         buffer = io.BufferedWriter(descriptor, _BUFFER)
         by_lines = fd == _STDERR or descriptor.isatty()
         return io.TextIOWrapper(buffer, encoding, _UNENCODABLE, line_buffering=by_lines, write_through=True)
@@ -208,10 +211,8 @@ def _occupied(fd: int) -> bool:
         pass
     else:
         return False
-    nothing = os.open(os.devnull, os.O_WRONLY if fd == _STDIN else os.O_RDONLY)
-    if nothing != fd:
-        os.dup2(nothing, fd)
-        os.close(nothing)
+    nothing = os.open(os.devnull, os.O_WRONLY if fd == _STDIN else os.O_RDONLY)  # the lowest free number, and so this one
+    os.set_inheritable(nothing, True)
     return True
 
 
