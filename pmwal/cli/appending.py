@@ -30,7 +30,7 @@ from pmwal.writing.wal import Wal
 Items = Iterable[tuple[int, bytes]]
 """Kinds and payloads."""
 
-_READ_MAX = 64 << 20  # an import reads payloads of this length even for a smaller log, to say how large it must be
+_READ_MAX = 16 << 20  # an import reads payloads of this length even for a smaller log, to say how large it must be
 
 
 def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
