@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,18 +205,30 @@ def test_full_disk_leaves_the_old_content(tmp_path: Path, links: int) -> None:
 
 
 def test_signal_waits_until_the_copy_in_place_is_done(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of it would leave a part of both contents."""
+    """Ctrl-C in the middle of it would leave a part of both contents, also if another thread gets the signal."""
     os.link(old, old.parent / "other")
-    write = SYSTEM.write
+    write, done = SYSTEM.write, threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
 
     def interrupted(fd: int, data: bytes, offset: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        if offset == 0:
+            assert other.ident is not None
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            status = Path(f"/proc/self/task/{other.native_id}/status")
+            while "SigPnd:\t0000000000000000" not in status.read_text():
+                time.sleep(0.001)
         write(fd, data, offset)
 
     monkeypatch.setattr(SYSTEM, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        put(old, b"n" * (1 << 21))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            put(old, b"n" * (1 << 21))
+    finally:
+        done.set()
+        other.join()
     assert old.read_bytes() == b"n" * (1 << 21)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_fifo_gets_the_output_and_stays_one(shm_dir: Path) -> None:

@@ -26,7 +26,7 @@ from commands import MAKERS, VERIFY_STATUS, Cli, make_log, make_torn
 from marks import first_fast
 from pmwal.cli import entry, main, streams
 from pmwal.cli.atomic_file import descriptor_named
-from processes import child, elsewhere
+from processes import PATIENCE, child, elsewhere
 from support import open_small, payloads
 
 LINES = b"".join(b"line %d\n" % number for number in range(1, 40))
@@ -484,7 +484,7 @@ def test_terminal_gets_text_as_it_is_printed(shm_dir: Path) -> None:
             wal.append(b"next")
             assert b"next\r\n" in os.read(master, 1 << 16)
         os.close(master)
-        assert process.wait(60) in (74, 141)
+        assert process.wait(PATIENCE) in (74, 141)
     finally:
         process.kill()
         process.wait()
