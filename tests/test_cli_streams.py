@@ -350,6 +350,14 @@ def test_error_of_close_is_one_of_the_output(shm_dir: Path) -> None:
     assert (ended.status, ended.err) == (74, "pmwal: standard output: Disk quota exceeded\n")
 
 
+def test_replaced_stream_does_not_leave_its_descriptor_to_files(shm_dir: Path) -> None:
+    """Also where a program has set ``sys.stdin`` to a stream in memory, all missing descriptors are occupied."""
+    script = "import io, os, sys; sys.stdin = io.StringIO(); os.closerange(0, 2); from pmwal.cli import main; main(['--version'])"
+    script += "; sys.stderr.write(' '.join(os.readlink(f'/proc/self/fd/{fd}') for fd in range(2)))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr == "pmwal: standard output: Bad file descriptor\n/dev/null /dev/null"
+
+
 def test_program_that_calls_main_keeps_the_order_of_its_output(shm_dir: Path) -> None:
     """What it printed before and after comes before and after."""
     script = "from pmwal.cli import main; print('before'); main(['--version']); print('after')"
