@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -87,6 +88,33 @@ def test_extended_attributes_stay(tmp_path: Path) -> None:
         pytest.skip(f"no extended attributes here: {error}")
     put(path)
     assert {name: os.getxattr(path, name) for name in os.listxattr(path)}["user.note"] == b"kept"
+
+
+def access_list(*entries: tuple[int, int, int]) -> bytes:
+    """The value of a ``system.posix_acl`` attribute: tag, rights and id of each entry (linux/posix_acl_xattr.h)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, rights, who & 0xFFFFFFFF) for tag, rights, who in entries)
+
+
+def test_access_control_lists_are_those_of_the_old_file(tmp_path: Path) -> None:
+    """Neither lost, nor taken from the directory's default."""
+    listed, plain = tmp_path / "listed", tmp_path / "plain"
+    own = access_list((1, 6, -1), (2, 4, 1234), (4, 4, -1), (0x10, 6, -1), (0x20, 0, -1))
+    for path in (listed, plain):
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+    try:
+        os.setxattr(listed, "system.posix_acl_access", own)
+        default = access_list((1, 7, -1), (2, 7, 4321), (4, 7, -1), (0x10, 7, -1), (0x20, 7, -1))
+        os.setxattr(tmp_path, "system.posix_acl_default", default)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error}")
+    inodes = listed.stat().st_ino, plain.stat().st_ino
+    put(listed)
+    put(plain)
+    assert os.getxattr(listed, "system.posix_acl_access") == own
+    assert "system.posix_acl_access" not in os.listxattr(plain)
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o640
+    assert not set(inodes) & {listed.stat().st_ino, plain.stat().st_ino}
 
 
 @pytest.mark.parametrize("chain", [1, 3])
