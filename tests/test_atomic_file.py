@@ -7,9 +7,11 @@ import errno
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,33 @@ def test_extended_attributes_stay(tmp_path: Path) -> None:
         pytest.skip(f"no extended attributes here: {error}")
     put(path)
     assert {name: os.getxattr(path, name) for name in os.listxattr(path)}["user.note"] == b"kept"
+
+
+def access_list(*entries: tuple[int, int, int]) -> bytes:
+    """The value of a ``system.posix_acl`` attribute: tag, rights and id of each entry (linux/posix_acl_xattr.h)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, rights, who & 0xFFFFFFFF) for tag, rights, who in entries)
+
+
+def test_access_control_lists_are_those_of_the_old_file(tmp_path: Path) -> None:
+    """Neither lost, nor taken from the directory's default."""
+    listed, plain = tmp_path / "listed", tmp_path / "plain"
+    own = access_list((1, 6, -1), (2, 4, 1234), (4, 4, -1), (0x10, 6, -1), (0x20, 0, -1))
+    for path in (listed, plain):
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+    try:
+        os.setxattr(listed, "system.posix_acl_access", own)
+        default = access_list((1, 7, -1), (2, 7, 4321), (4, 7, -1), (0x10, 7, -1), (0x20, 7, -1))
+        os.setxattr(tmp_path, "system.posix_acl_default", default)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error}")
+    inodes = listed.stat().st_ino, plain.stat().st_ino
+    put(listed)
+    put(plain)
+    assert os.getxattr(listed, "system.posix_acl_access") == own
+    assert "system.posix_acl_access" not in os.listxattr(plain)
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o640
+    assert not set(inodes) & {listed.stat().st_ino, plain.stat().st_ino}
 
 
 @pytest.mark.parametrize("chain", [1, 3])
@@ -204,18 +233,30 @@ def test_full_disk_leaves_the_old_content(tmp_path: Path, links: int) -> None:
 
 
 def test_signal_waits_until_the_copy_in_place_is_done(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of it would leave a part of both contents."""
+    """Ctrl-C in the middle of it would leave a part of both contents, also if another thread gets the signal."""
     os.link(old, old.parent / "other")
-    write = SYSTEM.write
+    write, done = SYSTEM.write, threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
 
     def interrupted(fd: int, data: bytes, offset: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        if offset == 0:
+            assert other.ident is not None
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            status = Path(f"/proc/self/task/{other.native_id}/status")
+            while "SigPnd:\t0000000000000000" not in status.read_text():
+                time.sleep(0.001)
         write(fd, data, offset)
 
     monkeypatch.setattr(SYSTEM, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        put(old, b"n" * (1 << 21))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            put(old, b"n" * (1 << 21))
+    finally:
+        done.set()
+        other.join()
     assert old.read_bytes() == b"n" * (1 << 21)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_fifo_gets_the_output_and_stays_one(shm_dir: Path) -> None:

@@ -26,7 +26,7 @@ from commands import MAKERS, VERIFY_STATUS, Cli, make_log, make_torn
 from marks import first_fast
 from pmwal.cli import entry, main, streams
 from pmwal.cli.atomic_file import descriptor_named
-from processes import child, elsewhere
+from processes import PATIENCE, child, elsewhere
 from support import open_small, payloads
 
 LINES = b"".join(b"line %d\n" % number for number in range(1, 40))
@@ -328,6 +328,43 @@ def test_command_that_prints_and_ignores_errors_fails_all_the_same(shm_dir: Path
     assert is_right(ended, ended, "cat")
 
 
+def test_error_of_close_is_one_of_the_output(shm_dir: Path) -> None:
+    """Quotas and network file systems may refuse data only then (close(2))."""
+
+    def refuse() -> None:
+        close, dup = os.close, os.dup
+        copies: set[int] = set()
+
+        def copy(fd: int) -> int:
+            copies.add(dup(fd))
+            return max(copies)
+
+        def refused(fd: int) -> None:
+            close(fd)
+            if fd in copies:
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        streams.os = type("Refusing", (), vars(os) | {"dup": staticmethod(copy), "close": staticmethod(refused)})  # type: ignore[assignment]
+
+    ended = run_under("cat", shm_dir, refuse)
+    assert (ended.status, ended.err) == (74, "pmwal: standard output: Disk quota exceeded\n")
+
+
+def test_replaced_stream_does_not_leave_its_descriptor_to_files(shm_dir: Path) -> None:
+    """Also where a program has set ``sys.stdin`` to a stream in memory, all missing descriptors are occupied."""
+    script = "import io, os, sys; sys.stdin = io.StringIO(); os.closerange(0, 2); from pmwal.cli import main; main(['--version'])"
+    script += "; sys.stderr.write(' '.join(os.readlink(f'/proc/self/fd/{fd}') for fd in range(2)))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr == "pmwal: standard output: Bad file descriptor\n/dev/null /dev/null"
+
+
+def test_program_that_calls_main_keeps_the_order_of_its_output(shm_dir: Path) -> None:
+    """What it printed before and after comes before and after."""
+    script = "from pmwal.cli import main; print('before'); main(['--version']); print('after')"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"before\npmwal {pmwal.__version__}\nafter\n"
+
+
 # -- input
 
 
@@ -455,7 +492,7 @@ def test_terminal_gets_text_as_it_is_printed(shm_dir: Path) -> None:
             wal.append(b"next")
             assert b"next\r\n" in os.read(master, 1 << 16)
         os.close(master)
-        assert process.wait(60) in (74, 141)
+        assert process.wait(PATIENCE) in (74, 141)
     finally:
         process.kill()
         process.wait()

@@ -278,21 +278,23 @@ def test_import_that_does_not_fit_leaves_the_log_as_it_was(cli: Cli, shm_dir: Pa
 
 @pytest.mark.both_engines
 @pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_import_leaves_the_log_as_it_was(
-    cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+    cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, number: int
 ) -> None:
-    """Ctrl-C discards what was appended; a new log is not there."""
+    """Ctrl-C and the usual signals discard what was appended; a new log is not there."""
     path = shm_dir / "a.wal"
     before = cli("cat", make_log(path), "-o", "json").out if existing else b""
     read = interchange.read_lines
 
     def interrupted(stream: Any, limit: int) -> Iterator[bytes]:
         yield from read(stream, limit)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(interchange, "read_lines", interrupted)
     ran = cli("import", path, stdin=b'{"data": "one"}\n' * 10)
-    assert (ran.status, ran.out, ran.err) == (130, b"", "")
+    assert (ran.status, ran.out, ran.err) == (128 + number, b"", "")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert path.exists() == existing
     if existing:
         assert cli("cat", path, "-o", "json").out == before

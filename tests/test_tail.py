@@ -140,6 +140,14 @@ def test_file_without_a_cursor_is_named_and_left_alone(cli: Cli, shm_dir: Path) 
     assert cursor.read_text() == "my notes\n"
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/urandom"])
+def test_device_without_an_end_is_no_cursor_file(cli: Cli, shm_dir: Path, device: str) -> None:
+    """It is not read until the memory is full."""
+    ran = cli("tail", make(shm_dir / "log"), "--cursor-file", device)
+    assert (ran.status, ran.out) == (1, b"")
+    assert ran.err.startswith(f"pmwal: {device}: ")
+
+
 @pytest.mark.parametrize("step", ["write", "sync_file", "replace"])
 def test_cursor_file_is_replaced_whole_or_not_at_all(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """If a step fails the old cursor stays and no temporary file is left; a symbolic link is followed, not replaced."""

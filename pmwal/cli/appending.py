@@ -3,8 +3,8 @@
 Invariants
 ----------
 - A number is printed only after its record is durable, and is flushed at once.
-- ``write``: records appended before an error are committed, and acknowledged or reported. ``import``: an error or a Ctrl-C discards
-  all of them. A log that the failed command created, and that has no record of it, is removed.
+- ``write``: records appended before an error are committed, and acknowledged or reported. ``import``: an error, Ctrl-C, SIGTERM or
+  SIGHUP discards all of them. A log that the failed command created, and that has no record of it, is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -29,7 +30,7 @@ from pmwal.writing.wal import Wal
 Items = Iterable[tuple[int, bytes]]
 """Kinds and payloads."""
 
-_READ_MAX = 64 << 20  # an import reads payloads of this length even for a smaller log, to say how large it must be
+_READ_MAX = 16 << 20  # an import reads payloads of this length even for a smaller log, to say how large it must be
 
 
 def add_target(parser: Parser, kind_help: str, json_help: str) -> None:
@@ -62,6 +63,28 @@ def append_to(
     ``limit``: the longest payload worth reading. ``noun``: what the input calls an item, for error messages. ``ack``: print each
     number once its record is durable. ``whole``: append all or nothing.
     """
+    with _ended_by_signals() if whole else contextlib.nullcontext():
+        wal = _open(args, commit)
+        with wal:
+            for phrase in torn_in_words(wal.recovery):
+                say(f"{args.path}: recovered: {phrase}")
+            first = wal.next_seq
+            with _undoing(wal, whole=whole, report=not ack and not whole):
+                if whole:
+                    last = _append_whole(wal, items(max(wal.capacity, _READ_MAX)), noun)
+                else:
+                    with _acknowledging(wal, commit) if ack else contextlib.nullcontext(_nothing) as acknowledge:
+                        last = _append_each(wal, items(wal.capacity), noun, acknowledge)
+            overwritten = wal.stats().overwritten
+    if args.json:
+        print_json({"path": args.path, "first_seq": first, "last_seq": last, "records": last - first + 1})
+    elif not ack:
+        lost = f"; {overwritten} old ones overwritten" if overwritten else ""
+        print(f"{args.path}: appended {records_in_words(first, last)}{lost}")
+    return OK
+
+
+def _open(args: argparse.Namespace, commit: str | float) -> Wal:
     with progress_bar("open") as progress:
         wal = open_log(
             args.path,
@@ -73,23 +96,26 @@ def append_to(
             progress=progress,
         )
     assert isinstance(wal, Wal)
-    with wal:
-        for phrase in torn_in_words(wal.recovery):
-            say(f"{args.path}: recovered: {phrase}")
-        first = wal.next_seq
-        with _undoing(wal, whole=whole, report=not ack and not whole):
-            if whole:
-                last = _append_whole(wal, items(max(wal.capacity, _READ_MAX)), noun)
-            else:
-                with _acknowledging(wal, commit) if ack else contextlib.nullcontext(_nothing) as acknowledge:
-                    last = _append_each(wal, items(wal.capacity), noun, acknowledge)
-        overwritten = wal.stats().overwritten
-    if args.json:
-        print_json({"path": args.path, "first_seq": first, "last_seq": last, "records": last - first + 1})
-    elif not ack:
-        lost = f"; {overwritten} old ones overwritten" if overwritten else ""
-        print(f"{args.path}: appended {records_in_words(first, last)}{lost}")
-    return OK
+    return wal
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block by an exception, so that it can be undone, with the status that a shell would show."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    own = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)} if own else {}
+    try:
+        for number, handler in before.items():
+            if handler is signal.SIG_DFL:
+                signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -147,8 +173,8 @@ def _append_whole(wal: Wal, items: Items, noun: str) -> int:
                 last = wal.append(data, kind=kind)
             except RecordTooLarge as error:
                 problem = RecordTooLarge(f"{noun} {count} of the input: {error}")
-            except WalFull as error:
-                problem = WalFull(f"{noun} {count} of the input: {error}")
+            except WalFull:
+                problem = WalFull(f"{wal.path}: the input does not fit: {noun} {count} found the log full")
     if problem is not None:
         pages = -(-max(total, 2 * largest) // PAGE)
         advice = f"the whole input ({count} records) fits into a new log of --size {pages * PAGE // 1024}KiB"

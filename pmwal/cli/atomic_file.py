@@ -22,8 +22,9 @@ import signal
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pmwal.cli.streams import Descriptor
 from pmwal.storage.seam import SYSTEM
@@ -207,9 +208,8 @@ def _spool(directory: str) -> BinaryIO:
 def _store_in_place(source: int, target: int, path: str) -> None:
     """Copy a whole file over another one; a signal waits until that is done."""
     size, before = os.fstat(source).st_size, os.fstat(target).st_size
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        with builtins.open(target, "wb", buffering=0, closefd=False) as file:
+        with _signals_wait(), builtins.open(target, "wb", buffering=0, closefd=False) as file:
             try:
                 _allocate(target, size)
             except OSError:
@@ -218,11 +218,27 @@ def _store_in_place(source: int, target: int, path: str) -> None:
             for offset in range(0, size, _PIECE):
                 SYSTEM.write(target, os.pread(source, _PIECE, offset), offset)
             file.truncate(size)
-        SYSTEM.sync_file(target)
+            SYSTEM.sync_file(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let the signals that usually end a command come after the block. (A mask would leave them to other threads.)"""
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                handlers[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for replaced, handler in handlers.items():
+            signal.signal(replaced, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _allocate(fd: int, size: int) -> None:

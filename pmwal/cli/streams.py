@@ -111,7 +111,11 @@ class Descriptor(io.RawIOBase):
     def check_close(self) -> None:
         """Ask for errors that some file systems report only when a descriptor is closed: close(2) names quotas and NFS."""
         if self.used and not self._dropped:
-            self._do(lambda: os.close(os.dup(self._fd)), select.POLLOUT)
+            try:
+                copy = os.dup(self._fd)
+            except OSError:  # no descriptor is free; that is no fault of the output
+                return
+            self._do(lambda: os.close(copy), select.POLLOUT)
 
     def _do(self, step: Callable[[], _T], ready: int) -> _T:
         try:
@@ -141,6 +145,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._descriptors: dict[int, Descriptor] = {}
+        self._missing = [_occupied(fd) for fd in (_STDIN, _STDOUT, _STDERR)]  # in this order: see there
         self.input = self._open(_STDIN, sys.stdin, "standard input")
         self.output = self._open(_STDOUT, sys.stdout, "standard output")
         self.error = self._open(_STDERR, sys.stderr, "standard error")
@@ -150,12 +155,15 @@ class Streams:
             if isinstance(given, io.TextIOWrapper) and fd != _STDIN:
                 given.reconfigure(errors=_UNENCODABLE)
             return given
-        missing = _occupied(fd) or given is None
+        missing = self._missing[fd] or given is None
         descriptor = Descriptor(fd, name, StreamError, is_input=fd == _STDIN, messages=fd == _STDERR, missing=missing)
         self._descriptors[fd] = descriptor
         encoding = "utf-8" if given is None else given.encoding
         if fd == _STDIN:
             return io.TextIOWrapper(io.BufferedReader(descriptor, _BUFFER), encoding)
+        if given is not None:
+            with contextlib.suppress(OSError):  # the descriptor will tell us too
+                given.flush()  # what the program that calls main has printed comes first
         buffer = io.BufferedWriter(descriptor, _BUFFER)
         by_lines = fd == _STDERR or descriptor.isatty()
         return io.TextIOWrapper(buffer, encoding, _UNENCODABLE, line_buffering=by_lines, write_through=True)
@@ -201,17 +209,15 @@ def _is_over(stream: TextIO, fd: int) -> bool:
 
 
 def _occupied(fd: int) -> bool:
-    """Whether a descriptor was missing; then something holds its place that can be neither read nor written as it would be used."""
+    """Whether a descriptor was missing; then something takes its place that fails if used. Those with lower numbers are open."""
     try:
         os.fstat(fd)
     except OSError:
         pass
     else:
         return False
-    nothing = os.open(os.devnull, os.O_WRONLY if fd == _STDIN else os.O_RDONLY)
-    if nothing != fd:
-        os.dup2(nothing, fd)
-        os.close(nothing)
+    nothing = os.open(os.devnull, os.O_WRONLY if fd == _STDIN else os.O_RDONLY)  # the lowest free number, and so this one
+    os.set_inheritable(nothing, True)
     return True
 
 

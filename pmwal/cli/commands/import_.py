@@ -19,9 +19,9 @@ _EPILOG = """\
 The log is created if it does not exist; otherwise the records are appended.
 Kinds and payloads are kept; sequence numbers and times are assigned anew. All
 records are durable when the command ends. If it fails or is interrupted
-(Ctrl-C), the log is as it was before, and not there if it was new; only what
---on-full overwrite had overwritten by then is gone. After SIGKILL or a power
-cut the log may have the first part of the input.
+(Ctrl-C, SIGTERM), the log is as it was before, and not there if it was new;
+only what --on-full overwrite had overwritten by then is gone. After SIGKILL or
+a power cut the log may have the first part of the input.
 
 If the input does not fit, the command says which --size it needs.
 

@@ -35,6 +35,7 @@ from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 _LINES = 10
+_CURSOR_MAX = 1000  # characters of a cursor file
 _TICK = 1.0  # seconds between saving the cursor and checking whether another log has taken the name
 _REMEMBERED = 1000  # records whose cursors are kept, to find how far back a rollback went
 
@@ -226,9 +227,12 @@ class _Bookmark:
     def load(self) -> Cursor | None:
         """The cursor; None if the file is empty or missing."""
         try:
-            text = Path(self._path).read_text(errors="backslashreplace").strip()
+            with Path(self._path).open(errors="backslashreplace") as file:
+                text = file.read(_CURSOR_MAX + 1).strip()  # no more: it may be a device without an end
         except FileNotFoundError:
             return None
+        if len(text) > _CURSOR_MAX:
+            raise ValueError(f"{self._path}: more than {_CURSOR_MAX} characters are no cursor; name another file")
         if text:
             try:
                 self._saved = parse_cursor(text)

@@ -35,7 +35,7 @@ def read_items(stream: BinaryIO, limit: int) -> Iterator[bytes]:
             raise ValueError(f"the input ends inside the length of item {count}")
         (length,) = _LENGTH.unpack(prefix)
         if length > limit:
-            raise RecordTooLarge(f"item {count} of the input: {length} bytes cannot fit into a ring of {limit} bytes")
+            raise RecordTooLarge(f"item {count} of the input: {length} bytes cannot fit into this log; use a larger --size")
         item = _read_up_to(stream, length)
         if len(item) < length:
             raise ValueError(f"the input ends inside item {count}: only {len(item)} of its {length} bytes are there")

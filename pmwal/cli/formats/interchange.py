@@ -59,7 +59,7 @@ def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
     longest = _ESCAPED * limit + _FRAME
     for number, line in enumerate(read_lines(stream, longest), 1):
         if len(line) > longest:
-            raise RecordTooLarge(f"line {number} of the input: it is longer than {longest} bytes; a payload has at most {limit}")
+            raise RecordTooLarge(f"line {number} of the input: over {longest} bytes cannot fit into this log; use a larger --size")
         if line.strip():
             try:
                 yield _from_json(json.loads(line), kind)
