@@ -28,7 +28,7 @@ Words = npt.NDArray[np.uint64]
 Headers = npt.NDArray[np.void]
 """An array of record headers; its columns have the names of ``RECORD``'s fields."""
 
-PIECE = 256 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
+PIECE = 128 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
 LOAD = 4 * 1024 * 1024  # bytes that are loaded at a time: whole pieces
 PENDING_MIN = 1 << 22  # candidates that may wait however small the ring is
 
