@@ -251,7 +251,7 @@ def test_extreme_number_in_a_slot_ends_in_a_verdict(shm_dir: Path, field: str) -
 
 
 def judged_everywhere(path: Path) -> None:
-    """Verify, read and salvage a log; each gives a result or one of the documented errors."""
+    """Verify, read, salvage and write a log; each gives a result or one of the documented errors."""
     try:
         pmwal.verify(path)
     except FormatError:
@@ -262,6 +262,11 @@ def judged_everywhere(path: Path) -> None:
                 list(reader)
         except PmwalError:
             continue
+    try:
+        with open_small(path, **FILE) as wal:
+            wal.append(b"after")
+    except PmwalError:
+        return
 
 
 def sparse_log(path: Path, capacity: int) -> Superblock:
