@@ -158,7 +158,7 @@ def test_record_forged_for_another_place_is_nothing(shm_dir: Path, distance: int
 
 
 def test_overlapping_forged_records_are_weighed_in_one_pass(shm_dir: Path) -> None:
-    """Whole records of greatest length that start every 48 bytes: the verdict says R6, salvage and repair end."""
+    """Whole records of greatest length that overlap: the verdict says R6, and salvage never gives more than the ring contains."""
     path = shm_dir / "log"
     open_small(path, size="1MiB", **FILE).close()
     block = superblock(path)
@@ -172,10 +172,20 @@ def test_overlapping_forged_records_are_weighed_in_one_pass(shm_dir: Path) -> No
     assert newest is not None
     write_slot(path, newest._replace(generation=newest.generation + 1, flags=0))
     assert pmwal.verify(path).case == "R6"
-    with pmwal.open(path, "r", recover="salvage") as reader:
-        assert len(list(reader)) >= 1
+    salvaged_within(path, block.capacity)
+    copy = shm_dir / "copy"
+    copy.write_bytes(path.read_bytes())
+    overwrite(copy, block.control_offset, bytes(block.control_size))
+    assert pmwal.verify(copy).case == "R9"
+    salvaged_within(copy, block.capacity)
     repair(path)
     open_small(path, **FILE).close()
+
+
+def salvaged_within(path: Path, capacity: int) -> None:
+    """Salvage finds something, and not more than fits into a ring."""
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert 0 < sum(HEADER + len(record.data) for record in reader) <= capacity
 
 
 def test_salvage_finds_every_record_between_lookalikes(shm_dir: Path) -> None:
@@ -241,7 +251,7 @@ def test_extreme_number_in_a_slot_ends_in_a_verdict(shm_dir: Path, field: str) -
 
 
 def judged_everywhere(path: Path) -> None:
-    """Verify, read and salvage a log; each gives a result or one of the documented errors."""
+    """Verify, read, salvage and write a log; each gives a result or one of the documented errors."""
     try:
         pmwal.verify(path)
     except FormatError:
@@ -252,6 +262,11 @@ def judged_everywhere(path: Path) -> None:
                 list(reader)
         except PmwalError:
             continue
+    try:
+        with open_small(path, **FILE) as wal:
+            wal.append(b"after")
+    except PmwalError:
+        return
 
 
 def sparse_log(path: Path, capacity: int) -> Superblock:

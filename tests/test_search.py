@@ -140,6 +140,39 @@ def test_records_are_found_without_knowing_the_lap(implementation: str, monkeypa
     assert [position % block.capacity for position in found] == sorted(position % block.capacity for position in found)
 
 
+@pytest.mark.parametrize("alignment", [8, 64])
+def test_search_begins_and_ends_exactly_where_it_is_told(
+    implementation: str, monkeypatch: pytest.MonkeyPatch, alignment: int
+) -> None:
+    """A record at the first place and at the last one is found, and one at the place after it is not."""
+    block = geometry(65536, alignment)
+    pieces(monkeypatch, **SMALL)
+    for start, stop in ((0, 8192), (4096 - alignment, 8192 + alignment), (64, 65536 - 64), (60032, 65536 + 4096)):
+        for place, is_in in ((start - alignment, False), (start, True), (stop - alignment, True), (stop, False)):
+            if place >= 0:
+                ring = bytearray(block.capacity)
+                forge(ring, block, place, Header(0, 16, 1, 0, 0, 1, 0, 0, 0, 1))
+                assert [place] * is_in == [at for at, _ in found_by(implementation, Ring(block, ring), start, stop)]
+
+
+def test_what_waits_is_bounded(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that all end far away are settled before a quarter of the area's size waits."""
+    block, start = geometry(1 << 20), 1 << 40
+    ring = lookalikes(PATTERNS["every 40 bytes"], block.capacity, start, 1, block.payload_max, np.random.default_rng(1))
+    waiting: list[int] = []
+    original = search._Part._step
+
+    def step(part: Any, until: int) -> bytes:
+        found = original(part, until)
+        waiting.append(part._search.pending)
+        return found
+
+    monkeypatch.setattr(search._Part, "_step", step)
+    pieces(monkeypatch, 100, **SMALL)
+    assert found_by(implementation, Ring(block, ring), start, start + block.capacity) == []
+    assert 4000 < max(waiting) <= block.capacity // 64 + SMALL["LOAD"] // 8
+
+
 @pytest.mark.parametrize(
     ("limits", "seqs"),
     [
@@ -342,4 +375,4 @@ class TestNativeSearch:
         assert begun.data(bytes(ring), 4096, 4096) == b""
         assert begun.pending == 1
         with pytest.raises(ValueError, match="wait"):
-            begun.rewind(0, 0)
+            begun.rewind(0)

@@ -158,29 +158,27 @@ static PyObject *search_hole_method(Search *self, PyObject *Py_UNUSED(ignored))
     return span ? settled(self, search_hole(&self->search, span)) : NULL;
 }
 
-static PyObject *search_rewind(Search *self, PyObject *args)
+/* Back to where the search was. Nothing is pending, so registers may begin with any value again. */
+static PyObject *search_rewind(Search *self, PyObject *at)
 {
-    unsigned long long at;
-    unsigned int reg;
-    if (!PyArg_ParseTuple(args, "KI:rewind", &at, &reg))
+    unsigned long long offset = PyLong_AsUnsignedLongLong(at);
+    if (PyErr_Occurred())
         return NULL;
     if (self->busy || self->search.pending)
         return PyErr_Format(PyExc_ValueError, "candidates wait for later pieces");
-    self->search.at = at;
-    self->search.reg = reg;
+    self->search.at = offset;
     Py_RETURN_NONE;
 }
 
 static PyMethodDef search_methods[] = {
     {"data", (PyCFunction)search_data_method, METH_VARARGS, NULL},
     {"hole", (PyCFunction)search_hole_method, METH_NOARGS, NULL},
-    {"rewind", (PyCFunction)search_rewind, METH_VARARGS, NULL},
+    {"rewind", (PyCFunction)search_rewind, METH_O, NULL},
     {0},
 };
 
 static PyMemberDef search_members[] = {
     {"at", T_ULONGLONG, offsetof(Search, search.at), READONLY, NULL},
-    {"register", T_UINT, offsetof(Search, search.reg), READONLY, NULL},
     {"pending", T_ULONGLONG, offsetof(Search, search.pending), READONLY, NULL},
     {"candidates", T_ULONGLONG, offsetof(Search, search.candidates), READONLY, NULL},
     {"summed", T_ULONGLONG, offsetof(Search, search.summed), READONLY, NULL},

@@ -144,9 +144,15 @@ def _follows_wrapped(wrapped: Found, found: Found, after: Bound) -> bool:
 
 
 def everything(block: Superblock, load: Load, scan: Scan | None = None) -> Iterator[Found]:
-    """Without a commit pointer: all whole records in the ring, in order of their places there.
+    """Without a commit pointer: the whole records in the ring, in order of their places there.
 
-    Several may have one number: copies that a rollback discarded, or that lie in the payload of another.
+    Several may have one number: those that a rollback discarded are whole until they are overwritten. None overlaps another: only
+    what was forged inside of a payload does, and of two such records the first is the one that contains the other.
     """
+    free = 0  # the ring offset where the last record ends
     for records in unplaced_records(block, load, scan):
-        yield from _founds(records, block.alignment)
+        for found in _founds(records, block.alignment):
+            offset = found.position % block.capacity
+            if offset >= free:
+                yield found
+                free = offset + found.end - found.position

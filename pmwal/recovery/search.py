@@ -28,7 +28,7 @@ Words = npt.NDArray[np.uint64]
 Headers = npt.NDArray[np.void]
 """An array of record headers; its columns have the names of ``RECORD``'s fields."""
 
-PIECE = 256 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
+PIECE = 128 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
 LOAD = 4 * 1024 * 1024  # bytes that are loaded at a time: whole pieces
 PENDING_MIN = 1 << 22  # candidates that may wait however small the ring is
 
@@ -79,12 +79,10 @@ class _Search(Protocol):
     @property
     def at(self) -> int: ...
     @property
-    def register(self) -> int: ...
-    @property
     def pending(self) -> int: ...
     def data(self, raw: bytes | memoryview, length: int, starts: int, /) -> bytes: ...
     def hole(self) -> bytes: ...
-    def rewind(self, at: int, register: int, /) -> None: ...
+    def rewind(self, at: int, /) -> None: ...
 
 
 def whole_records(
@@ -158,10 +156,10 @@ class _Part:
                 self._reached(self._base + min(search.at, self._until))
             found.append(self._step(self._until))
             if search.pending > self._pending_max and search.at < self._until:
-                at, register = search.at, search.register
+                at = search.at
                 while search.pending:
                     found.append(self._step(0))
-                search.rewind(at, register)
+                search.rewind(at)
         offsets = np.frombuffer(b"".join(found), "<u8").copy()
         offsets.sort()
         return offsets
@@ -221,7 +219,7 @@ class _NumpySearch:
 
     def __init__(self, block: Superblock, limits: Limits, spans: list[Span]) -> None:
         self.at = spans[0].start
-        self.register = 0
+        self._register = 0
         self.pending = 0
         self._block = block
         self._limits = limits
@@ -234,9 +232,9 @@ class _NumpySearch:
         end, found = self._spans[self._span_at(self.at)].end, []
         for piece in [piece for piece in self._waiting if piece < end]:
             waiting = self._take(piece)
-            there = linear.shift(np.full(len(waiting), self.register, np.uint32), waiting["end"] - np.uint64(self.at))
+            there = linear.shift(np.full(len(waiting), self._register, np.uint32), waiting["end"] - np.uint64(self.at))
             found.append(waiting["start"][there == waiting["wanted"]].tobytes())
-        self.register = int(linear.shift(np.array([self.register], np.uint32), np.array([end - self.at], np.uint64))[0])
+        self._register = int(linear.shift(np.array([self._register], np.uint32), np.array([end - self.at], np.uint64))[0])
         self.at = end
         return b"".join(found)
 
@@ -247,7 +245,7 @@ class _NumpySearch:
         if not self.pending and not len(indexes):
             self.at += length
             return b""
-        registers = linear.registers(self.register, memoryview(raw)[:length])
+        registers = linear.registers(self._register, memoryview(raw)[:length])
         if len(indexes):
             self._join(words, indexes, registers)
         waiting = self._take(self.at)
@@ -256,13 +254,13 @@ class _NumpySearch:
         # The word after the last one is not read: nothing of it counts where a record ends at a word's start.
         there = linear.step(registers[rows], words[np.minimum(rows, length // 8 - 1)], counts)
         self.at += length
-        self.register = int(registers[-1])
+        self._register = int(registers[-1])
         found: bytes = waiting["start"][there == waiting["wanted"]].tobytes()
         return found
 
-    def rewind(self, at: int, register: int, /) -> None:
-        """Resume the search where it was."""
-        self.at, self.register = at, register
+    def rewind(self, at: int, /) -> None:
+        """Resume the search where it was. Nothing is pending, so registers may begin with any value again."""
+        self.at = at
 
     def _span_at(self, offset: int) -> int:
         return int(np.searchsorted(self._starts, offset, "right")) - 1
