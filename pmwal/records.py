@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
@@ -68,6 +68,13 @@ class Bound(NamedTuple):
 START = Bound(0, 1)
 
 
+def restore(report: Any, state: list[Any]) -> None:
+    """Restore a pickled report. One that an older version made lacks the newest fields, which get their defaults."""
+    for at, each in enumerate(fields(report)):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        object.__setattr__(report, each.name, state[at] if at < len(state) else default)
+
+
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
     """What ``open`` or ``verify`` found, kept and dropped.
@@ -110,6 +117,9 @@ class RecoveryReport:
     bytes_scanned: int = 0
     seconds: float = 0.0
     unreadable: tuple[tuple[int, int], ...] = ()
+
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -160,6 +170,9 @@ class WalStats:
     dropped: int = 0
     commit_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     recovery: RecoveryReport | None = None
+
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain values, ready for JSON."""
