@@ -17,6 +17,7 @@ from marks import first_fast
 from pmwal.cli import entry
 from pmwal.cli.commands import stat
 from pmwal.repair import repair
+from pmwal.storage import live_page
 from support import open_small
 
 pytestmark = pytest.mark.both_engines
@@ -90,6 +91,7 @@ def undocumented(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
 
     monkeypatch.setattr(entry, "_explain", watch)
     monkeypatch.setattr(stat, "_BETWEEN", 0)
+    monkeypatch.setattr(live_page, "_TRIES", 4)  # a line that is torn for good is waited for
     return seen
 
 
