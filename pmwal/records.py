@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from itertools import zip_longest
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
@@ -69,6 +68,13 @@ class Bound(NamedTuple):
 START = Bound(0, 1)
 
 
+def restore(report: Any, state: list[Any]) -> None:
+    """Restore a pickled report. One that an older version made lacks the newest fields, which get their defaults."""
+    for at, each in enumerate(fields(report)):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        object.__setattr__(report, each.name, state[at] if at < len(state) else default)
+
+
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
     """What ``open`` or ``verify`` found, kept and dropped.
@@ -116,9 +122,8 @@ class RecoveryReport:
     live: bool = False
     judged: tuple[int, int] = (0, 0)
 
-    def __setstate__(self, values: list[Any]) -> None:
-        for number, each in enumerate(fields(self)):
-            object.__setattr__(self, each.name, values[number] if number < len(values) else each.default)  # 0.1 had fewer fields
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -173,6 +178,9 @@ class WalStats:
     recovery: RecoveryReport | None = None
     unlinked: bool = False
 
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
+
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain values, ready for JSON."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -201,7 +209,4 @@ class SinkStats:
     reasons: dict[str, int] = field(default_factory=dict, compare=False)
 
     def __setstate__(self, state: list[Any]) -> None:
-        # A pickle of version 0.1 has the first four only.
-        for each, value in zip_longest(fields(self), state):
-            default = each.default_factory() if callable(each.default_factory) else each.default
-            object.__setattr__(self, each.name, default if value is None else value)
+        restore(self, state)

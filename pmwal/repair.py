@@ -32,7 +32,7 @@ from pmwal.format.layout import (
 from pmwal.format.ring import Load, overlay
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import inspect, lock_existing
-from pmwal.records import Progress, RecoveryReport
+from pmwal.records import Progress, RecoveryReport, restore
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
@@ -65,6 +65,9 @@ class RepairReport:
     actions: tuple[str, ...]
     doubtful_records: int = 0
     unreadable: tuple[tuple[int, int], ...] = ()
+
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""

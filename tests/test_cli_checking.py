@@ -10,8 +10,21 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from commands import MAKERS, VERIFY_STATUS, Cli, Ran, damage_record, make_log, make_no_superblock, make_torn, make_torn_slot
-from support import file_offset, flip, open_small, place_of, superblock
+from commands import (
+    MAKERS,
+    VERIFY_STATUS,
+    Cli,
+    Ran,
+    damage_record,
+    make_log,
+    make_no_superblock,
+    make_slotless,
+    make_torn,
+    make_torn_slot,
+)
+from pmwal.format.layout import SECTOR
+from support import file_offset, flip, open_small, overwrite, place_of, superblock
+from surgery import newest_slot
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -139,6 +152,23 @@ def test_dry_run_changes_nothing_and_repair_makes_the_log_usable(cli: Cli, shm_d
     assert cli("verify", path).status == 0
     again = cli("repair", path)
     assert (again.status, "nothing to repair" in again.text) == (0, True)
+
+
+def test_repair_and_salvage_say_whether_a_slot_vouches_for_the_records(cli: Cli, shm_dir: Path) -> None:
+    """Without a slot the kept records are in doubt. With the newest one whole they are not, however many others are lost."""
+    path = make_slotless(shm_dir / "a.wal")
+    assert "rolled back or truncated records may be among these" in cli("cat", "--salvage", path).err
+    repaired = cli("repair", path)
+    assert "10 of the kept records may have been truncated or rolled back before: no slot tells" in repaired.text
+    path = make_log(shm_dir / "b.wal")
+    sector = place_of(path, newest_slot(path).generation + 40) // SECTOR * SECTOR
+    overwrite(path, sector, bytes(SECTOR))
+    ran = cli("cat", "--salvage", path)
+    assert (ran.status, len(ran.lines), len(ran.err.splitlines())) == (2, 10, 1)
+    assert "may be among these" not in ran.err
+    value = cli("repair", "--json", path).json
+    assert (value["before"]["case"], value["kept_records"], value["doubtful_records"]) == ("R9b", 10, 0)
+    assert any("use the commit slot of generation" in action for action in value["actions"])
 
 
 @pytest.mark.parametrize(("kind", "status"), [("slotless", 0), ("one-superblock", 0), ("no-superblock", 3), ("foreign", 3)])

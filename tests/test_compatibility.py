@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -152,6 +153,14 @@ def named(path: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("name", ["recovery-report", "repair-report", "wal-stats"])
+def test_report_of_version_0_1_has_the_defaults_of_newer_fields(name: str) -> None:
+    """What a program kept of an older version can be used like a report of today."""
+    report = pickle.loads((PICKLES / f"{name}.pickle").read_bytes())
+    assert len(report.as_dict()) == len(dataclasses.fields(report))
+    assert report == pickle.loads(pickle.dumps(report))
 
 
 def test_pickles_are_of_every_kind_of_object_that_is_handed_out() -> None:

@@ -1,156 +1,140 @@
-"""Payloads that imitate the log's structures: what the generator promises, and what forgeries made with the uuid lead to."""
+"""A number at its extreme, under a right checksum, in any field of any structure: documented errors and verdicts everywhere."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 
 import pmwal
-from images import bury
-from pmwal.format.layout import (
-    HEADER,
-    MAGIC,
-    PAGE,
-    SLOT,
-    Header,
-    decode_slot,
-    decode_superblock,
-    encode_header,
-    slot_index,
-)
-from pmwal.format.ring import RingReader
+from commands import Cli
+from forgery import Original, sample
+from marks import first_fast
+from pmwal.cli import entry
+from pmwal.cli.commands import stat
 from pmwal.repair import repair
-from pmwal.testing.lookalikes import any_place, lookalike, place_in, tagged
-from pmwal.writing.wal import Wal
-from support import kill, look, open_small, payloads, whole_records
+from support import open_small
 
-PAYLOADS = 300
+pytestmark = pytest.mark.both_engines
 
-
-def test_payload_follows_from_the_random_source_and_the_place(path: Path) -> None:
-    """So a seed repeats a history."""
-    with open_small(path) as wal:
-        wal.extend([b"a" * 100, b"b" * 100])
-        one, two = ([lookalike(Random(seed), place_in(wal), 500) for seed in range(50)] for _ in range(2))
-    assert one == two
-    assert len(set(one)) >= 40
+PARTS = 16
+DOCUMENTED = (pmwal.PmwalError, OSError)
+COMMANDS = (["info"], ["info", "--json"], ["stat"], ["stat", "--json"], ["verify"], ["cat"], ["cat", "--salvage"], ["tail"])
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 47, 48, 1000, 9000])
-def test_payload_has_the_size_that_was_asked_for(size: int) -> None:
-    """And begins with its tag, where it has one; a tag is never cut."""
-    for seed in range(30):
-        place = any_place(Random(seed), 1 << 20)
-        assert len(lookalike(Random(seed), place, size)) == size
-        found = tagged(Random(seed), place, size, b"17.")
-        assert found[:3] == b"17."
-        assert len(found) == max(size, 3)
+def use_reader(path: Path, recover: str) -> None:
+    """Every call of a reader."""
+    with pmwal.open(path, "r", recover=recover) as reader:
+        assert len(reader) >= 0
+        first, last = reader.first_seq, reader.committed_seq
+        records = list(reader)
+        assert all(1 <= record.seq < 1 << 64 for record in records)
+        for seq in {0, 1, first, last, last + 1, (1 << 63) - 1, (1 << 64) - 2, 1 << 64}:
+            with contextlib.suppress(IndexError):
+                assert reader[seq].seq == seq
+        for record in records[:1]:
+            list(reader.read(start=record.seq, stop=record.seq + 1))
+        assert reader.stats().used >= 0
+        reader.recovery.as_dict()
 
 
-def _stored(path: Path, align: int) -> tuple[RingReader, dict[int, int], Wal]:
-    wal = open_small(path, size="64KiB", align=align, on_full="overwrite")
-    random, place_of_each = Random(align), {}
-    for _ in range(PAYLOADS):
-        at = wal._engine.state.head.position
-        place_of_each[wal.append(lookalike(random, place_in(wal), random.choice((random.randrange(2000), 6000))))] = at
-    engine = wal._engine
-    return RingReader(engine.block, engine.mapping.load, chunk=HEADER), place_of_each, wal
+def use_writer(path: Path) -> None:
+    """Open for writing, store and close."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wal = open_small(path, "r+", medium="file")
+    with wal:
+        assert len(wal) >= 0
+        list(wal.read())
+        with contextlib.suppress(pmwal.WalFull):
+            wal.append(b"next")
+            wal.rollback(after=wal.next_seq - 2)
+            wal.truncate(before=wal.next_seq)
 
 
-@pytest.mark.parametrize("align", [8, 64])
-def test_lookalikes_pass_for_headers_and_none_is_a_whole_record(path: Path, align: int) -> None:
-    """At every position of a lap: thousands of possible headers, and only the log's own records have the right checksum."""
-    reader, _, wal = _stored(path, align)
-    tail, head, capacity = wal._engine.state.tail.position, wal._engine.state.head.position, wal.capacity
-    possible, whole = 0, []
-    for lap in (0, capacity):  # the lap of the log, and the one that a search past its end looks for
-        for position in range(tail + lap, head + lap, align):
-            possible += reader.peek(position) is not None
-            if reader.whole(position) is not None:
-                whole.append(position)
-    wal.close()
-    assert whole == [found.position for found in whole_records(path).values()]
-    assert possible > len(whole) + 1000 * 8 // align
+def check_repaired(path: Path) -> None:
+    """A repair that says that it is done leaves a clean log that takes records, or says that its numbers are used up."""
+    report = repair(path)
+    assert report.kept_records >= 0
+    assert report.lost_records >= 0
+    if len(report.actions) > 1:
+        assert pmwal.verify(path).outcome == "clean"
+        assert repair(path).actions == ("nothing: the log needs no repair",)
+        use_writer(path)
 
 
-def test_superblocks_and_slots_are_imitated_with_right_checksums_and_wrong_ones(path: Path) -> None:
-    """Those of the log itself, and others."""
-    _, _, wal = _stored(path, 8)
-    block = wal._engine.block
-    stored = [lookalike(Random(seed), place_in(wal), 6000) for seed in range(200)]
-    wal.close()
-    whole, damaged, slots = 0, 0, set()
-    for raw in stored:
-        at = raw.find(MAGIC)
-        if 0 <= at <= len(raw) - PAGE:
-            is_whole = any(decode_superblock(raw[at : at + PAGE], copy) for copy in (0, 1))
-            whole, damaged = whole + is_whole, damaged + (not is_whole)
-        for at in range(0, len(raw) - SLOT.size + 1, 8):
-            generation = SLOT.struct.unpack_from(raw, at)[2]
-            index = slot_index(generation, block.control_pages)
-            if decode_slot(raw[at : at + SLOT.size], block.uuid, index) is not None:
-                slots.add(raw[at : at + SLOT.size])
-    assert min(whole, damaged) >= 3
-    assert len(slots) > 10
+USES: dict[str, Callable[[Path], object]] = {
+    "verify": pmwal.verify,
+    "read": lambda path: use_reader(path, "strict"),
+    "salvage": lambda path: use_reader(path, "salvage"),
+    "dry run": lambda path: repair(path, dry_run=True),
+    "repair": check_repaired,
+    "open": use_writer,
+}
 
 
-def test_records_of_the_log_are_copied(path: Path) -> None:
-    """Byte for byte as they are stored, padding included."""
-    with open_small(path) as wal:
-        wal.append(b"the only record here " * 3)
-        copies = [lookalike(Random(seed), place_in(wal), 1500).count(b"the only record here ") for seed in range(200)]
-    assert sum(copies) > 50
+@pytest.fixture
+def undocumented(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """The errors that ended a command and are not documented."""
+    seen: list[Exception] = []
+    explain = entry._explain
+
+    def watch(error: Exception, path: str | None) -> int:
+        if not isinstance(error, DOCUMENTED):
+            seen.append(error)
+        return explain(error, path)
+
+    monkeypatch.setattr(entry, "_explain", watch)
+    monkeypatch.setattr(stat, "_BETWEEN", 0)
+    return seen
 
 
-# -- forgeries
-
-
-def _far(wal: Wal, position: int) -> Header:
-    return Header(0, 40, wal.next_seq + 100, position, 0, wal._engine.state.epoch, 0, 0, 0, 1)
-
-
-def _acknowledged(wal: Wal, position: int) -> Header:
-    """A record of this epoch that says that the log was durable past its end."""
-    return _far(wal, position)
-
-
-def _newer(wal: Wal, position: int) -> Header:
-    """A record of a later epoch."""
-    return _far(wal, position)._replace(epoch=wal._engine.state.epoch + 5, durable=0, seq=1)
-
-
-@pytest.mark.both_engines
-@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
-@pytest.mark.parametrize(("forge", "row"), [(_acknowledged, "R5"), (_newer, "R6")])
-def test_record_forged_with_the_uuid_for_its_exact_place_is_evidence_and_repair_works(
-    forge: Callable[[Wal, int], Header], row: str, ordering: str, path: Path
+@pytest.mark.parametrize("end", ["closed", "killed"])
+@pytest.mark.parametrize("part", first_fast(range(PARTS)))
+def test_no_number_leads_to_an_undocumented_error(
+    part: int, end: str, cli: Cli, undocumented: list[Exception], shm_dir: Path
 ) -> None:
-    """Who knows the uuid can make a log be refused: by a documented error, and a repair keeps what was live."""
-    wal = open_small(path, "x", ordering=ordering, align=8)
-    capacity, uuid = wal.capacity, wal._engine.block.uuid
-    offset = 4000
-    position = wal._engine.state.head.position + HEADER + offset + capacity  # where its bytes lie when the next lap comes
-    forged = encode_header(forge(wal, position), b"x" * 40, uuid, position) + b"x" * 40
-    wal.append(bytes(offset) + forged + bytes(500))
-    while wal._engine.state.head.position < capacity - 2000:
-        wal.append(b"ordinary" * 100)
-    wal.truncate(before=wal.next_seq)
-    wal.extend([b"live 1", b"live 2"])
-    kill(wal)
-    bury(path)
-    assert look(path).row.label == row
-    assert pmwal.verify(path).case == row
-    before = path.read_bytes()
-    for mode in ("r", "r+"):
-        with pytest.raises(pmwal.CorruptWal, match=row):
-            pmwal.open(path, mode)
-    assert path.read_bytes() == before
-    with pmwal.open(path, "r", recover="salvage") as reader:
-        assert {b"live 1", b"live 2"} <= {record.data for record in reader}
-    repair(path)
-    with open_small(path, "r+") as wal:
-        assert payloads(wal) == [b"live 1", b"live 2"]
-        assert wal.append(b"next") == wal.next_seq - 1
+    """Each field of slots, records, superblocks and the live page, through every way to use a log."""
+    path = shm_dir / "test.wal"
+    sample(path, end=end)
+    original = Original(path)
+    failures = []
+    for number, forgery in enumerate(original.forgeries()):
+        if number % PARTS != part:
+            continue
+        for name, use in USES.items():
+            for file in shm_dir.iterdir():
+                file.unlink()
+            path.write_bytes(original.raw)
+            forgery.apply(path)
+            try:
+                use(path)
+            except DOCUMENTED:
+                pass
+            except Exception as error:
+                failures.append(f"{forgery.name}: {name}: {error!r}")
+        path.write_bytes(original.raw)
+        forgery.apply(path)
+        for command in COMMANDS:
+            cli(*command, path)
+            failures += [f"{forgery.name}: pmwal {' '.join(command)}: {error!r}" for error in undocumented]
+            undocumented.clear()
+    assert failures == []
+
+
+def test_every_forgery_changes_the_file(shm_dir: Path) -> None:
+    """The rig's control: hardly any forgery leaves the log as it was, and there are hundreds."""
+    path = shm_dir / "test.wal"
+    sample(path, end="closed")
+    original, same, count = Original(path), 0, 0
+    for forgery in original.forgeries():
+        forgery.apply(path)
+        same += path.read_bytes() == original.raw
+        count += 1
+        os.truncate(path, len(original.raw))
+    assert count > 500
+    assert same < count / 20

@@ -469,6 +469,24 @@ def test_torn_record_before_whole_ones_ends_the_log_without_slots_too(shm_dir: P
     assert payloads_of(path) == [b"one", b"two", b"three"]
 
 
+def test_salvage_leaves_out_what_a_crash_left_unfinished(shm_place: Place) -> None:
+    """Record 7 is torn and 8 whole; then acknowledged record 2 is damaged. Salvage finds all others, but not record 8."""
+    path = shm_place.path
+    wal = open_small(path, **shm_place.options)
+    for number in range(1, 7):
+        wal.append(b"%d" % number)
+    wal.append(b"seven", commit=False)
+    wal.append(b"eight", commit=False)
+    kill(wal)
+    places = {seq: file_offset(superblock(path), found.position) + HEADER for seq, found in whole_records(path).items()}
+    for seq in (7, 2):
+        overwrite(path, places[seq], b"DAMAGED")
+    assert pmwal.verify(path).outcome == "corrupt"
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert payloads(reader) == [b"1", b"3", b"4", b"5", b"6"]
+    assert repair(path).lost_records == 4
+
+
 def payloads_of(path: Path) -> list[bytes]:
     """All payloads."""
     return [data for _, data in read(path)]

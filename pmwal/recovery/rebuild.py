@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmwal.format.control import Pointer, filled_region, find_pointer
-from pmwal.format.layout import SLOT_CLEAN, Slot, Superblock
+from pmwal.format.layout import POSITION_MAX, SLOT_CLEAN, Slot, Superblock
 from pmwal.format.ring import Found, Load, Scan, overlay
 from pmwal.records import START, Bound
 from pmwal.recovery.evidence import everything
@@ -223,6 +223,7 @@ def _columns(records: Iterable[Found]) -> _Records:
     rows = (
         (header.seq, position, end, header.durable, header.epoch, header.batch_index, header.batch_count)
         for position, end, header in records
+        if end <= POSITION_MAX
     )
     columns: _Records = np.fromiter(rows, _FIELDS)
     return columns
