@@ -28,7 +28,7 @@ from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.writing.internals import first_number, yield_at_barriers
+from pmwal.writing.internals import first_number, read_on, yield_at_barriers
 from pmwal.writing.wal import Wal
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
@@ -311,16 +311,18 @@ class AsyncWal:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
         It ends when the log is closed, and after ``timeout`` seconds without a record. A ``start`` that is a cursor means "after
-        that record". Raises what ``Wal.read`` raises, and ``PersistError`` when the log has failed.
+        that record". Raises what ``Wal.follow`` raises.
         """
         self._check()
         timeout = as_seconds("timeout", timeout)
-        next_seq = first_number(self._wal, start)
-        waiting_since = time.monotonic()
+        first = next_seq = first_number(self._wal, start)
+        waiting_since, seen = time.monotonic(), None
         while self._closing is None:
             before = next_seq
             try:
-                for record in self._wal.read(next_seq, min(self._wal.committed_seq + 1, next_seq + _TURN)):
+                stop = min(self._wal.committed_seq + 1, next_seq + _TURN)
+                seen, records = read_on(self._wal, next_seq, stop, None if next_seq == first else seen)
+                for record in records:
                     next_seq = record.seq + 1
                     yield record
                 self._wal.wait_durable(self._wal.committed_seq)  # raises when the log has failed

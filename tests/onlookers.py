@@ -36,7 +36,7 @@ class Onlookers:
                 first, seen = fresh.first_seq, [(record.seq, record.kind, record.data) for record in fresh]
             again = [(record.seq, record.kind, record.data) for record in self._reader]
             self._follow()
-        except (pmwal.CorruptWal, pmwal.FormatError) as error:
+        except (pmwal.CorruptWal, pmwal.FormatError, pmwal.Overrun) as error:  # a stopped writer overwrites nothing
             raise Misled(f"{type(error).__name__}: {error}") from error
         if again != seen:
             raise Misled(f"one reader sees {numbers(seen)}, another {numbers(again)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import pmwal
+import pmwal.aio
 from pmwal.format.control import first_seqs
 from pmwal.format.layout import CONTROL_OFFSET, encode_slot, slot_index, slot_offset
 from pmwal.reading.walk import Walker
@@ -209,6 +211,51 @@ def test_followers_of_one_reader_have_places_of_their_own(path: Path) -> None:
         assert [record.data for record in itertools.islice(late, 3)] == [b"old", b"old", b"new"]
         with pytest.raises(pmwal.Overrun, match=GONE):
             next(ahead)
+
+
+@pytest.mark.parametrize("name", SPLICES)
+def test_follower_of_its_own_writer_is_told_too(path: Path, name: str) -> None:
+    """``Wal.follow`` in the same process, whether or not the tail has passed the record."""
+    with ten(path) as wal:
+        follower = wal.follow(timeout=0.2)
+        assert len(list(itertools.islice(follower, 10))) == 10
+        SPLICES[name](wal)
+        with pytest.raises(pmwal.Overrun, match="record 10 is gone: it was rolled back"):
+            next(follower)
+    with ten(path.with_name("other.wal")) as wal:
+        follower = wal.follow(timeout=0.2)
+        assert len(list(itertools.islice(follower, 10))) == 10
+        wal.rollback(after=9)
+        wal.append(b"another 10")
+        wal.append(b"11")
+        with pytest.raises(pmwal.Overrun, match="record 10 is gone: it was rolled back"):
+            next(follower)
+
+
+@pytest.mark.parametrize("act", [truncate_all, truncate_and_roll_back_later])
+def test_follower_of_its_own_writer_is_not_told_of_what_it_had_not(path: Path, act: Callable[[pmwal.Wal], None]) -> None:
+    """It continues, as a reader does."""
+    with ten(path) as wal:
+        follower = wal.follow(timeout=0.2)
+        assert len(list(itertools.islice(follower, 10))) == 10
+        act(wal)
+        assert next(follower).data == b"11"
+
+
+@pytest.mark.parametrize("name", SPLICES)
+def test_follower_of_an_event_loop_is_told_too(path: Path, name: str) -> None:
+    """``pmwal.aio`` follows the same way."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(path, size="64KiB") as wal:
+            await wal.extend([b"old"] * 10)
+            follower = wal.follow(timeout=0.2)
+            assert [(await anext(follower)).seq for _ in range(10)] == list(range(1, 11))
+            SPLICES[name](wal._wal)
+            with pytest.raises(pmwal.Overrun, match="record 10 is gone: it was rolled back"):
+                await anext(follower)
+
+    asyncio.run(main())
 
 
 # -- another history in the same file

@@ -76,11 +76,15 @@ class Place:
         """Whether a record that the tail has passed was truncated, and not discarded."""
         assert self.last is not None
         assert self.view is not None
-        seq, epoch = self.last.seq, self.view.epoch
-        firsts = firsts | {view.epoch: view.epoch_first_seq}
-        if view.epoch < epoch or firsts.get(epoch, self.view.epoch_first_seq) != self.view.epoch_first_seq:
-            return False  # another history
         if view.writer is not None and self._known is not None and self._known[0] != view.writer and self._known[1] >= view.epoch:
             return False
-        reaches_back = view.epoch <= epoch + 1 or min(firsts) <= epoch
-        return reaches_back and all(first > seq for begun, first in firsts.items() if begun > epoch)
+        return was_kept(self.last.seq, self.view, view, firsts)
+
+
+def was_kept(seq: int, seen: View, now: View, firsts: dict[int, int]) -> bool:
+    """Whether no epoch that began between two views discarded this record; False also where the slots do not reach back to tell."""
+    firsts = firsts | {now.epoch: now.epoch_first_seq}
+    if now.epoch < seen.epoch or firsts.get(seen.epoch, seen.epoch_first_seq) != seen.epoch_first_seq:
+        return False  # another history
+    reaches_back = now.epoch <= seen.epoch + 1 or min(firsts) <= seen.epoch
+    return reaches_back and all(first > seq for epoch, first in firsts.items() if epoch > seen.epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from pmwal.reading.walk import View
 from pmwal.records import Record
 from pmwal.writing.access import owned
 from pmwal.writing.retained import RetainedRecord
@@ -42,6 +43,11 @@ def append_needing(wal: Wal, needed: RetainedRecord, data: bytes, kind: int) -> 
 def first_number(wal: Wal, start: int | str | None) -> int:
     """The number with which ``Wal.follow(start)`` begins. Raises what that raises."""
     return wal._number(start, wal._access.to_store().view)
+
+
+def read_on(wal: Wal, first: int, stop: int, seen: View | None) -> tuple[View, Iterator[Record]]:
+    """The log by now, and its records from ``first`` to before ``stop``, as ``Wal.follow`` reads them. Raises what that raises."""
+    return wal._read_on(first, stop, seen)
 
 
 def yield_at_barriers(wal: Wal) -> None:

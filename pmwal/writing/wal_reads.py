@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from pmwal.format.control import first_seqs
 from pmwal.format.payload import as_index, as_number, as_seconds
+from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
-from pmwal.reading.walk import View, Walker, gone, resume
+from pmwal.reading.place import was_kept
+from pmwal.reading.walk import View, Walker, gone, resume, rolled_back
 from pmwal.records import Bound, Record
+from pmwal.recovery.snapshot import read_slots
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, State
 
@@ -49,7 +53,8 @@ class WalReads(ArrayReader):
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
         It sleeps in between, so give it a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. ``start`` may be a cursor. Raises what ``read`` raises, and ``PersistError`` when the log has failed.
+        without a record. ``start`` may be a cursor. Raises what ``read`` raises, ``Overrun`` also if the last record that it handed out
+        was rolled back, and ``PersistError`` when the log has failed.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -59,7 +64,16 @@ class WalReads(ArrayReader):
         """
         engine = self._access.to_store()
         timeout = as_seconds("timeout", timeout)
-        return follow(engine.mapping, engine.seam, self._look, self._number(start, engine.view), timeout)
+        first, seen = self._number(start, engine.view), None
+
+        def look(next_seq: int) -> Iterator[Record] | None:
+            nonlocal seen
+            if not self._may_follow():
+                return None
+            seen, records = self._read_on(next_seq, self.committed_seq + 1, None if next_seq == first else seen)
+            return records
+
+        return follow(engine.mapping, engine.seam, look, first, timeout)
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()
@@ -114,13 +128,37 @@ class WalReads(ArrayReader):
             return view.tail.next_seq
         return resume(start, view, self.read) if isinstance(start, str) else as_number(start)
 
-    def _look(self, first: int) -> Iterator[Record] | None:
-        """The next records for ``follow``; None when the handle is closed."""
+    def _may_follow(self) -> bool:
+        """Whether the handle may have records for ``follow``; it has none once it is closed."""
         self._access.refuse_fork()
         if self._access.closed or self._access.closing:
-            return None
+            return False
         self._access.refuse_poison()
-        return self.read(first, self.committed_seq + 1)
+        return True
+
+    def _read_on(self, first: int, stop: int, seen: View | None) -> tuple[View, Iterator[Record]]:
+        """The log by now, and its records from ``first`` up to, not including, ``stop``.
+
+        ``seen``: the log as it was when record ``first - 1`` was handed out, None if it was not. ``Overrun`` if it has been rolled
+        back since.
+        """
+        while True:
+            before = self._access.to_read().view if seen is None else self._followed(first - 1, seen)
+            records = self.read(first, stop)
+            now = self._access.to_read().view
+            if now.epoch == before.epoch:
+                return now, records
+
+    def _followed(self, seq: int, seen: View) -> View:
+        """The log by now. ``Overrun`` if this record, handed out when the log was as ``seen``, has been rolled back since."""
+        engine = self._access.to_read()
+        now = engine.view
+        if now.epoch != seen.epoch:
+            if seq >= now.tail.next_seq:
+                engine.check_kept(seq, seen)
+            elif not was_kept(seq, seen, now, first_seqs(*read_slots(engine.mapping.load, engine.block, scan_for(engine.block)))):
+                raise rolled_back(seq)
+        return now
 
     def _locate(self, view: View, seq: int) -> Bound:
         """Where the record with this number starts."""
