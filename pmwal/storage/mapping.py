@@ -15,6 +15,7 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 from collections.abc import Callable
 
 from pmwal.errors import PersistError
@@ -183,9 +184,14 @@ class SharedPage:
         return os.pread(self._fd, length, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write through the descriptor: in a file that was shortened, a store into the mapping would raise SIGBUS."""
-        if os.lseek(self._fd, 0, os.SEEK_END) >= offset + len(data):
-            self._seam.write(self._fd, data, offset)
+        """Write a hint, if that works, and by write(2): in a file that was shortened, a store into the mapping would raise SIGBUS.
+
+        Past RLIMIT_FSIZE it is not tried, because SIGXFSZ would end a program that does not ignore it.
+        """
+        limit, end = resource.getrlimit(resource.RLIMIT_FSIZE)[0], offset + len(data)
+        if os.lseek(self._fd, 0, os.SEEK_END) >= end and (limit == resource.RLIM_INFINITY or end <= limit):
+            with contextlib.suppress(OSError):  # a full or sealed file
+                self._seam.write(self._fd, data, offset)
 
     def close(self) -> None:
         """Unmap and close."""

@@ -174,11 +174,15 @@ def _is_volatile(fd: int, system: str) -> bool | None:
     if system != "overlay":
         return False
     try:
-        facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
-    except (OSError, ValueError):
+        return volatile_mount(Path(f"/proc/self/fdinfo/{fd}").read_text(), Path("/proc/self/mountinfo").read_text(errors="replace"))
+    except OSError:
         return None
-    number = facts.get("mnt_id", "").strip()
+
+
+def volatile_mount(fdinfo: str, mountinfo: str) -> bool | None:
+    """Whether the mount of a descriptor has overlay's option "volatile", from texts of /proc/self; None if they lack it."""
+    number = next((line.split()[1] for line in fdinfo.splitlines() if line.startswith("mnt_id:")), None)
+    mounts = (line.split() for line in mountinfo.splitlines())
     return next((not _VOLATILE.isdisjoint(mount[-1].split(",")) for mount in mounts if mount[0] == number), None)
 
 
