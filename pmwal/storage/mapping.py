@@ -147,9 +147,14 @@ class Mapping:
             if end > start:
                 os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
 
+    @property
+    def unmapped(self) -> bool:
+        """Whether ``close`` has come so far that nothing can be stored any more."""
+        return self._map is None or self._map.closed
+
     def close(self) -> None:
-        """Unmap and close; stored bytes stay in the page cache. Idempotent."""
-        if self.fd >= 0:  # until the last step, so that it may be repeated after an interrupt
+        """Unmap and close; stored bytes stay in the page cache. Idempotent, and may be repeated after an interrupt."""
+        if self.fd >= 0:
             if self._before_close is not None:
                 self._before_close()
             if self._map is not None:
