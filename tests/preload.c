@@ -137,9 +137,56 @@ int msync(void *address, size_t length, int flags)
     return answer(number == fail_at ? EIO : 0);
 }
 
+static long refuse_errno, cut_to = -1, synced_writes, plain_writes;
+static int fails_after;
+
+/* Later writes fail with this errno (0: they do not), the synced ones after they have written if `after`; or they stop after `cut` bytes
+ * (-1: they do not), those without a sync after none when they are repeated. */
+void shim_refuse(long number, int after, long cut)
+{
+    refuse_errno = number;
+    fails_after = after;
+    cut_to = cut;
+}
+
+/* The number of writes with RWF_DSYNC, and of others, so far. */
+long shim_synced_writes(void)
+{
+    return synced_writes;
+}
+
+long shim_plain_writes(void)
+{
+    return plain_writes;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset)
+{
+    plain_writes++;
+    if (cut_to >= 0 && length > (size_t)cut_to) {
+        length = (size_t)cut_to;
+        cut_to = 0;
+        return (ssize_t)syscall(SYS_pwrite64, fd, bytes, length, offset);
+    }
+    if (refuse_errno) {
+        errno = (int)refuse_errno;
+        return -1;
+    }
+    return (ssize_t)syscall(SYS_pwrite64, fd, bytes, length, offset);
+}
+
 /* A write with RWF_DSYNC is the write, and then what an msync of its pages is. */
 ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
+    synced_writes++;
+    if (refuse_errno && fails_after)
+        pwritev(fd, pieces, count, offset);
+    if (cut_to > 0)
+        return (ssize_t)syscall(SYS_pwrite64, fd, pieces->iov_base, (size_t)cut_to, offset);
+    if (refuse_errno) {
+        errno = (int)refuse_errno;
+        return -1;
+    }
     ssize_t written = pwritev(fd, pieces, count, offset);
     if (written <= 0 || !(flags & RWF_DSYNC) || !base || (size_t)offset + (size_t)written > size ||
         memcmp(base + offset, pieces->iov_base, (size_t)written))

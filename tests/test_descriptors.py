@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pmwal
+from marks import first_fast
 from processes import elsewhere, run_script
 from support import open_small, payloads
 from test_structure import MODULES
@@ -92,7 +93,7 @@ os.write(told, repr((seen, records, followed, report.after.outcome)).encode())
 
 
 @pytest.mark.parametrize("closed", SUBSETS, ids=str)
-@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("where", first_fast(["memory", "disk"]))
 def test_stray_output_never_reaches_a_log(closed: Sequence[int], where: str, shm_dir: Path, tmp_path: Path) -> None:
     """Each subset of the standard descriptors closed, and a thread that writes to them all the time, as C libraries do."""
     path = (shm_dir if where == "memory" else tmp_path) / "test.wal"

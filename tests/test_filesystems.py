@@ -79,8 +79,15 @@ def test_findings_that_are_wrong_are_told() -> None:
     plain, bare = FILESYSTEMS["ext4"], FILESYSTEMS["fuse-no-rename"]
     fine = Found(durability="power", moved=True)
     assert list(problems(plain, fine)) == []
-    for change in ({"durability": "process"}, {"moved": False}, {"unsynced": ["append"]}, {"refused": "test.wal: no"}):
+    for change in (
+        {"durability": "process"},
+        {"moved": False},
+        {"unsynced": ["append"]},
+        {"unlinked": True},
+        {"refused": "test.wal: no"},
+    ):
         assert list(problems(plain, Found(**{**vars(fine), **change}))), change
     assert list(problems(bare, fine))
     assert list(problems(bare, Found(refused="no")))
+    assert list(problems(bare, Found(refused="test.wal: no", left=["test.wal"])))
     assert list(problems(bare, Found(refused="test.wal: no"))) == []

@@ -148,8 +148,8 @@ def test_structlog_log_is_closed_at_exit(log: Path) -> None:
 
 
 @pytest.fixture
-def loguru() -> Iterator[Any]:
-    """loguru's logger without its own sink on stderr."""
+def loguru(shm_dir: Path) -> Iterator[Any]:
+    """loguru's logger without its own sink on stderr; the logs are closed before their directory goes."""
     logger = pytest.importorskip("loguru").logger
     logger.remove()
     yield logger

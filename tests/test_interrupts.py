@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
+import os
 import random
 import sys
+import warnings
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -261,3 +264,46 @@ def test_interrupted_truncate_of_a_log_of_events_holds_no_lock(shm_dir: Path) ->
         path.unlink()
         number += 3
     assert number > 10
+
+
+@pytest.mark.parametrize("commit", ["each", 60.0])
+def test_interrupted_close_can_be_called_again(shm_dir: Path, commit: Any) -> None:
+    """Wherever the interrupt came, also in the last steps: the second call lets the log go, with its descriptors."""
+    path = shm_dir / "test.wal"
+    raised_in, number, times = "?", 0, 1
+    stride = 2 if commit == "each" else 7
+    while raised_in:
+        before = set(os.listdir("/proc/self/fd"))
+        wal = open_small(path, commit=commit, on_full="overwrite")
+        wal.append(b"x")
+        with contextlib.suppress(KeyboardInterrupt), SignalAt(number) as signal_at:
+            wal.close()
+        raised_in = signal_at.raised_in
+        wal.close()
+        where = f"interrupted at place {number} in {raised_in}"
+        assert wal.closed, where
+        assert set(os.listdir("/proc/self/fd")) <= before, where
+        with open_small(path) as again:
+            assert again.committed_seq == times, where
+        times, number = times + 1, number + stride
+    assert number > (10 if sys.version_info < (3, 12) else 5)
+
+
+def test_handle_dropped_after_an_interrupted_close_lets_the_log_go(shm_dir: Path) -> None:
+    """As a ``with`` block does that Ctrl-C ends twice: nobody calls close again."""
+    path = shm_dir / "test.wal"
+    raised_in, number = "?", 0
+    while raised_in:
+        wal: pmwal.Wal | None = open_small(path)
+        assert wal is not None
+        with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
+            warnings.simplefilter("ignore", ResourceWarning)
+            with SignalAt(number) as signal_at:
+                wal.close()
+        raised_in = signal_at.raised_in
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            wal = None
+            gc.collect()
+        open_small(path).close()
+        number += 5

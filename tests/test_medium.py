@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from pmwal.storage import medium as medium_module
 from support import open_small, payloads
 
 pytestmark = pytest.mark.both_engines
@@ -109,3 +112,26 @@ def test_other_platforms_are_told_so(path: Path, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(pmwal.UnsupportedMedium, match="runs on little-endian Linux"):
                 pmwal.open(path)
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_file_that_cannot_be_mapped_is_one_clear_error(path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
+    """FUSE with direct I/O: nothing is created, an existing log stays as it is, and readers, which map nothing, work."""
+    if exists:
+        open_small(path).close()
+    before = path.read_bytes() if exists else None
+    real = medium_module.map_file
+
+    def refuse(fd: int, size: int, flags: int, protection: int) -> Any:
+        if protection & mmap.PROT_WRITE:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(fd, size, flags, protection)
+
+    monkeypatch.setattr(medium_module, "map_file", refuse)
+    with pytest.raises(pmwal.UnsupportedMedium, match=rf"{path}: .*cannot map a file for writing.*another file system"):
+        open_small(path)
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert list(path.parent.iterdir()) == ([path] if exists else [])
+    if exists:
+        with pmwal.open(path, "r") as reader:
+            assert payloads(reader) == []

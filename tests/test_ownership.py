@@ -177,18 +177,21 @@ def test_readers_take_no_lock(path: Path) -> None:
 
 def test_lock_belongs_to_the_file_and_not_to_its_name(path: Path) -> None:
     """A renamed log stays locked under its new name; its old name is free for another log, and a copy is not locked."""
-    wal = open_small(path)
-    wal.append(b"1")
     moved, copied = path.with_name("moved.wal"), path.with_name("copied.wal")
-    shutil.copyfile(path, copied)
-    path.rename(moved)
-    with pytest.raises(pmwal.WalLocked):
-        open_small(moved)
-    with open_small(path) as other, open_small(copied) as third:
-        assert (payloads(other), payloads(third)) == ([], [b"1"])
-    assert wal.append(b"2") == 2
+
+    def use() -> None:
+        with open_small(path) as wal:
+            wal.append(b"1")
+            shutil.copyfile(path, copied)
+            path.rename(moved)
+            with pytest.raises(pmwal.WalLocked):
+                open_small(moved)
+            with open_small(path) as other, open_small(copied) as third:
+                assert (payloads(other), payloads(third)) == ([], [b"1"])
+            assert wal.append(b"2") == 2
+
     with pytest.warns(pmwal.UnlinkedWarning, match="another file has its name"):
-        wal.close()
+        use()
     assert open_and_close(moved) == [b"1", b"2"]
 
 

@@ -253,8 +253,8 @@ static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, u
         ssize_t written = pwrite(core->fd, bytes, length, (off_t)offset);
         if (written < 0 && errno == EINTR)
             continue;
-        if (written < 0)
-            return is_refusal(errno) ? 1 : raise_final(core, errno);
+        if (written <= 0)
+            return !written || is_refusal(errno) ? 1 : raise_final(core, errno);
         bytes += written;
         offset += (uint64_t)written;
         length -= (uint64_t)written;

@@ -1,1 +1,1 @@
-"""Where the bytes are stored: seam, medium, mapping, live page, lock, creation, read-ahead."""
+"""Where the bytes are stored: seam, descriptors, medium, mapping, name, live page, lock, creation, read-ahead."""

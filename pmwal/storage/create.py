@@ -45,7 +45,7 @@ from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
-from pmwal.storage.medium import detect
+from pmwal.storage.medium import check_mappable, detect
 from pmwal.storage.seam import Seam
 
 FILE_MODE = 0o600
@@ -87,6 +87,7 @@ def create_file(
     def write(fd: int) -> None:
         seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
         found = detect(fd, medium, path)
+        check_mappable(fd, path)
         _fill(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam, progress)
 
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

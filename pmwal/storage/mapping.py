@@ -17,6 +17,7 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 from collections.abc import Callable, Iterator
 
 from pmwal.errors import PersistError
@@ -180,9 +181,14 @@ class Mapping:
             if end > start:
                 os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
 
+    @property
+    def unmapped(self) -> bool:
+        """Whether ``close`` has come so far that nothing can be stored any more."""
+        return self._map is None or self._map.closed
+
     def close(self) -> None:
-        """Unmap and close; stored bytes stay in the page cache. Idempotent."""
-        if self.fd >= 0:  # until the last step, so that it may be repeated after an interrupt
+        """Unmap and close; stored bytes stay in the page cache. Idempotent, and may be repeated after an interrupt."""
+        if self.fd >= 0:
             if self._before_close is not None:
                 self._before_close()
             if self._map is not None:
@@ -217,10 +223,14 @@ class SharedPage:
         return os.pread(self._fd, length, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write through the descriptor; ``PersistError`` in a file that was shortened, which a write would extend."""
-        if os.lseek(self._fd, 0, os.SEEK_END) < offset + len(data):
-            raise PersistError(errno.EIO, "the file was shortened while it was mapped")
-        self._seam.write(self._fd, data, offset)
+        """Write a hint, if that works, and by write(2): in a file that was shortened, a store into the mapping would raise SIGBUS.
+
+        Past RLIMIT_FSIZE it is not tried, because SIGXFSZ would end a program that does not ignore it.
+        """
+        limit, end = resource.getrlimit(resource.RLIMIT_FSIZE)[0], offset + len(data)
+        if os.lseek(self._fd, 0, os.SEEK_END) >= end and (limit == resource.RLIM_INFINITY or end <= limit):
+            with contextlib.suppress(OSError):  # a full or sealed file
+                self._seam.write(self._fd, data, offset)
 
     def close(self) -> None:
         """Unmap and close."""

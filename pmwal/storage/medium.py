@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
@@ -174,12 +175,29 @@ def _is_volatile(fd: int, system: str) -> bool | None:
     if system != "overlay":
         return False
     try:
-        facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
-    except (OSError, ValueError):
+        return volatile_mount(Path(f"/proc/self/fdinfo/{fd}").read_text(), Path("/proc/self/mountinfo").read_text(errors="replace"))
+    except OSError:
         return None
-    number = facts.get("mnt_id", "").strip()
+
+
+def volatile_mount(fdinfo: str, mountinfo: str) -> bool | None:
+    """Whether the mount of a descriptor has overlay's option "volatile", from texts of /proc/self; None if they lack it."""
+    number = next((line.split()[1] for line in fdinfo.splitlines() if line.startswith("mnt_id:")), None)
+    mounts = (line.split() for line in mountinfo.splitlines())
     return next((not _VOLATILE.isdisjoint(mount[-1].split(",")) for mount in mounts if mount[0] == number), None)
+
+
+def check_mappable(fd: int, name: str) -> None:
+    """``UnsupportedMedium`` if an open file of at least one page cannot be mapped for writing."""
+    try:
+        map_file(fd, PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE).close()
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise UnsupportedMedium(
+            f"{name}: this file system ({filesystem(fd)}) cannot map a file for writing, as FUSE with direct I/O often cannot; "
+            "mount it without direct I/O, or keep the log on another file system"
+        ) from error
 
 
 def _maps_sync(fd: int) -> bool:

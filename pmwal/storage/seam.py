@@ -87,6 +87,8 @@ class Seam:
         """Write all of these bytes at an offset of the file."""
         while data:
             written = os.pwrite(fd, data, offset)
+            if not written:
+                raise OSError(errno.EIO, "a write(2) took nothing and reported no error")
             data, offset = data[written:], offset + written
 
     def sync_file(self, fd: int) -> None:

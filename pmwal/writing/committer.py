@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from typing import Protocol
 
-from pmwal.errors import PmwalError
+from pmwal.errors import PmwalError, UnlinkedWarning
 from pmwal.writing.engine import Engine
 
 
@@ -49,13 +50,19 @@ class Committer:
         while self._pending() and not self._stopping.wait(self._interval):
             try:
                 self._commit()
+            except UnlinkedWarning:  # turned into an error, which must not end the thread
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))
             except PmwalError:  # closed meanwhile; or the medium failed, which every later call reports
                 return
 
     def _commit(self) -> None:
         wal = self._wal()
         if wal is not None and not wal.closed:
-            wal.commit()
+            try:
+                wal.commit()
+            except UnlinkedWarning:  # raised before the commit, and once
+                wal.commit()
+                raise
 
     def _pending(self) -> bool:
         """Wait until something is stored and not durable; False when the thread is to end."""

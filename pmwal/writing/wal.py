@@ -376,9 +376,10 @@ class Wal(WalReads):
         if self._committer is not None:
             self._committer.release()
         try:
-            with contextlib.suppress(OSError):
-                self._engine.retire()
-            self._upkeep.touch()
+            if not self._engine.mapping.unmapped:
+                with contextlib.suppress(OSError):
+                    self._engine.retire()
+                self._upkeep.touch()
         finally:
             try:
                 self._engine.mapping.close()

@@ -57,12 +57,16 @@ def problems(filesystem: Filesystem, found: Found) -> Iterator[str]:
     if found.refused:
         if NAME not in found.refused:
             yield f"the error does not name the log: {found.refused}"
+        if found.left:
+            yield f"a refused creation left {', '.join(found.left)}"
         return
     if found.durability != filesystem.durability:
         yield f'stats().durability is "{found.durability}"'
     if filesystem.syncs and found.unsynced:
         calls = Counter(found.unsynced).most_common(SHOWN)
         yield "acknowledged without a sync: " + ", ".join(f"{count} x {call}" for call, count in calls)
+    if found.unlinked:
+        yield "the log was taken for one that lost its name"
     if not found.moved:
         yield "the modification time did not move with commits"
 

@@ -132,7 +132,12 @@ def _overlay(name: str, durability: str, option: str, *, syncs: bool) -> Filesys
 
 def _server(mode: str) -> Filesystem:
     return Filesystem(
-        f"fuse-{mode}", ("root", "fuse"), "unknown", partial(_by_server, mode), _kept_by_server, creates=mode != "no-rename"
+        f"fuse-{mode}",
+        ("root", "fuse"),
+        "unknown",
+        partial(_by_server, mode),
+        _kept_by_server,
+        creates=mode not in ("no-rename", "no-mmap"),
     )
 
 

@@ -50,7 +50,9 @@ class Found:
     first_seq: int = 1
     failed: str = ""  # the PersistError of a full file system
     refused: str = ""  # why no log could be created
+    left: list[str] = field(default_factory=list)  # files that a refused creation left
     moved: bool = False  # the modification time moved with a commit
+    unlinked: bool = False  # the log was taken for one that lost its name
 
 
 class Program:
@@ -68,6 +70,7 @@ class Program:
                 wal = pmwal.open(self._path, "x", size="1MiB", on_full="overwrite")
         except pmwal.UnsupportedMedium as error:
             self.found.refused = str(error)
+            self.found.left = os.listdir(self._path.parent)
             return
         stats = wal.stats()
         self.found.durability, self.found.filesystem = stats.durability, stats.filesystem
@@ -81,7 +84,7 @@ class Program:
         self._limited(wal)
         if self._settings.fills:
             self._full(wal)
-        self.found.first_seq = wal.first_seq
+        self.found.first_seq, self.found.unlinked = wal.first_seq, wal.stats().unlinked
 
     def _syncs(self) -> int:
         data = Path(self._settings.counter).read_bytes()

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-MODES = ("cache", "direct", "writeback", "no-link", "no-rename")
-"""Page cache; direct I/O; write-back cache; neither link(2) nor O_TMPFILE; no RENAME_NOREPLACE either."""
+MODES = ("cache", "direct", "writeback", "no-link", "no-rename", "no-mmap")
+"""Page cache; direct I/O; write-back cache; neither link(2) nor O_TMPFILE; no RENAME_NOREPLACE either; direct I/O without mmap."""
 
 NAME = "test.wal"
 
@@ -207,7 +207,7 @@ class Server:
         return _INIT.pack(7, min(minor, 36), 1 << 17, flags, 16, 12, _WRITE_MAX, 1, pages, 0, flags2)
 
     def _opened(self) -> bytes:
-        return _OPEN.pack(0, _DIRECT_IO if self._mode == "direct" else _KEEP_CACHE, 0)
+        return _OPEN.pack(0, _DIRECT_IO if self._mode in ("direct", "no-mmap") else _KEEP_CACHE, 0)
 
     def _find(self, name: bytes) -> int:
         if name not in self._names:
