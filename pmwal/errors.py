@@ -147,7 +147,9 @@ class FormatError(PmwalError):
 
 
 class PersistError(PmwalError, OSError):
-    """The medium failed to make data durable, or the file was shortened while it was mapped. The handle stores nothing more.
+    """The medium failed: to make data durable, or at an access to the mapping. The handle stores nothing more.
+
+    So does a file that was shortened while it was mapped, and a full copy-on-write file system.
 
     There is no retry: the kernel reports a write-back error once and then calls the pages clean, so a second attempt would succeed
     and prove nothing. ``committed_seq`` is the last sequence number known to be durable. Open the log again to learn what the

@@ -37,7 +37,7 @@ def can_sanitize() -> bool:
     gcc = shutil.which("gcc")
     return gcc is not None and all(
         os.path.isabs(subprocess.run([gcc, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout)
-        for name in ("libasan.so", "libubsan.so")
+        for name in ("libasan.so", "libubsan.so", "libtsan.so")
     )
 
 
@@ -45,7 +45,7 @@ def can_sanitize() -> bool:
 def gcc() -> None:
     """A test that compiles: it fails without a compiler where the native engine is required, and is skipped elsewhere."""
     if not can_sanitize():
-        reason = "gcc with libasan and libubsan is needed"
+        reason = "gcc with libasan, libubsan and libtsan is needed"
         if os.environ.get("PMWAL_REQUIRE_NATIVE") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -98,6 +98,23 @@ def test_sanitizers_notice_a_short_buffer(tmp_path: Path) -> None:
     found = run_tool(TOOLS / "sanitize.py", "test_framing.py", "-x", "-k", only, "--mutant", directory=tmp_path)
     assert found.returncode == 1, found.stdout + found.stderr
     assert "heap-buffer-overflow" in found.stderr
+
+
+@pytest.mark.usefixtures("gcc")
+def test_threads_run_clean_under_the_thread_sanitizer(tmp_path: Path) -> None:
+    """Appends, commits that are shared, truncates, rollbacks, readers and followers of one log, on every medium: no race."""
+    found = run_tool(TOOLS / "sanitize.py", "--threads", directory=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 reports" in found.stdout
+
+
+@pytest.mark.usefixtures("gcc")
+def test_thread_sanitizer_notices_a_race(tmp_path: Path) -> None:
+    """The test above can fail: a counter that is changed before its lock is taken is reported."""
+    found = run_tool(TOOLS / "sanitize.py", "--threads", "--mutant", directory=tmp_path)
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert "data race" in found.stderr
+    assert "core_commit_through" in found.stderr
 
 
 @pytest.mark.skipif(native is None, reason="there is nothing to compare without the native engine")

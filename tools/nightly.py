@@ -63,6 +63,7 @@ RUNS = (
     Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress isolated", _STRESS.replace("{path}", "{memory} --isolated-readers"), 5, r"^readers|lives of", 300, 10, (2,)),
+    Planned("races", "tools/sanitize.py --threads --rounds {amount}", 5, "reports of the sanitizer", 15, 1, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),
     Planned("fuzz files", "tools/fuzz/file_fuzz.py --seconds {amount} --seed {seed}", 20, r"cases in", 1200, 10),
 )

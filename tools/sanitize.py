@@ -1,7 +1,7 @@
 """Run a native engine built with checks under sanitizers or valgrind.
 
-    python tools/sanitize.py [--quick] [--mutant] [TEST ...]    AddressSanitizer and UndefinedBehaviorSanitizer, over files in tests/
-                                                                (default: those that use the engine most)
+    python tools/sanitize.py [--quick] [--mutant] [TEST ...]    AddressSanitizer and UndefinedBehaviorSanitizer, over files in
+                                                                tests/ (default: those that use the engine most)
     python tools/sanitize.py --threads [--rounds N] [--mutant]  ThreadSanitizer, over a script whose threads use one log
     python tools/sanitize.py --valgrind [--mutant]              memcheck, over a short script with the calls of a log
 

@@ -204,15 +204,31 @@ static int parse_arguments(struct module_state *module, PyObject *args, PyObject
                : -1;
 }
 
-/* Whether this is an entry of the index: pmwal.records.Bound. */
-static bool is_bound(PyObject *entry, PyObject *bound_type)
+/* Whether this is an entry of the index: pmwal.records.Bound, for a record before `head`. */
+static bool is_bound(PyObject *entry, PyObject *bound_type, uint64_t head)
 {
-    return PyObject_TypeCheck(entry, (PyTypeObject *)bound_type) && PyTuple_GET_SIZE(entry) == 2 &&
-           PyLong_CheckExact(PyTuple_GET_ITEM(entry, 0)) && PyLong_CheckExact(PyTuple_GET_ITEM(entry, 1));
+    if (!PyObject_TypeCheck(entry, (PyTypeObject *)bound_type) || PyTuple_GET_SIZE(entry) != 2 ||
+        !PyLong_CheckExact(PyTuple_GET_ITEM(entry, 0)) || !PyLong_CheckExact(PyTuple_GET_ITEM(entry, 1)))
+        return false;
+    int overflow;
+    long long position = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(entry, 0), &overflow);
+    return !overflow && position >= 0 && (uint64_t)position < head;
+}
+
+/* Whether a log with this geometry and this newest slot can be in this state: see check_core(). */
+static bool state_possible(const struct log_state *s, const struct arguments *a)
+{
+    return s->tail.position <= s->durable.position && s->durable.position <= s->head.position && s->tail.seq <= s->durable.seq &&
+           s->durable.seq <= s->head.seq && s->head.position <= PMWAL_POSITION_MAX && s->tail.seq >= 1 &&
+           s->head.seq <= PMWAL_SEQ_MAX && s->epoch <= UINT32_MAX && a->pointer <= s->durable.position &&
+           (s->tail.position == s->durable.position) == (s->tail.seq == s->durable.seq) &&
+           (s->durable.position == s->head.position) == (s->durable.seq == s->head.seq) &&
+           s->head.position - s->tail.position <= a->capacity &&
+           ((s->tail.position | s->durable.position | s->head.position) & (a->alignment - 1)) == 0;
 }
 
 /* What is wrong with the arguments, or NULL. */
-static const char *problem_with(const struct arguments *a)
+static const char *problem_with(const struct arguments *a, const struct log_state *state)
 {
     if (a->writer_length != (Py_ssize_t)sizeof(struct live_writer) ||
         !PyType_IsSubtype((PyTypeObject *)a->bound_type, &PyTuple_Type))
@@ -224,20 +240,9 @@ static const char *problem_with(const struct arguments *a)
     if (a->barrier != BARRIER_NONE && a->barrier != BARRIER_LINES && a->barrier != BARRIER_MSYNC)
         return "there is no such barrier";
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(a->index); i++)
-        if (!is_bound(PyList_GET_ITEM(a->index, i), a->bound_type))
-            return "index is a list of bounds";
-    return NULL;
-}
-
-/* Whether a log with this geometry and this newest slot can be in this state: see check_core(). */
-static bool state_possible(const struct log_state *s, const struct arguments *a)
-{
-    return s->tail.position <= s->durable.position && s->durable.position <= s->head.position && s->tail.seq <= s->durable.seq &&
-           s->durable.seq <= s->head.seq && s->head.position <= PMWAL_POSITION_MAX && a->pointer <= s->durable.position &&
-           (s->tail.position == s->durable.position) == (s->tail.seq == s->durable.seq) &&
-           (s->durable.position == s->head.position) == (s->durable.seq == s->head.seq) &&
-           s->head.position - s->tail.position <= a->capacity &&
-           ((s->tail.position | s->durable.position | s->head.position) & (a->alignment - 1)) == 0;
+        if (!is_bound(PyList_GET_ITEM(a->index, i), a->bound_type, state->head.position))
+            return "index is a list of bounds before the head";
+    return state_possible(state, a) ? NULL : "no log is in this state";
 }
 
 /* Takes the mapping, which must be large enough for the log. 0, or -1 with an exception set. */
@@ -301,9 +306,10 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 {
     struct module_state *module = state_of(type);
     struct arguments arguments;
-    if (parse_arguments(module, args, keywords, &arguments))
+    struct log_state state;
+    if (parse_arguments(module, args, keywords, &arguments) || parse_state(arguments.state, &state))
         return NULL;
-    const char *problem = problem_with(&arguments);
+    const char *problem = problem_with(&arguments, &state);
     if (problem) {
         PyErr_SetString(PyExc_ValueError, problem);
         return NULL;
@@ -317,12 +323,8 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (!core)
         return NULL;
     init_conditions(core);
-    bool parsed = !parse_state(arguments.state, &core->state);
-    if (parsed && !state_possible(&core->state, &arguments)) {
-        PyErr_SetString(PyExc_ValueError, "no log is in this state");
-        parsed = false;
-    }
-    if (!parsed || attach(core, &arguments)) {
+    core->state = state;
+    if (attach(core, &arguments)) {
         Py_DECREF(core);
         return NULL;
     }

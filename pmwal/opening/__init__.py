@@ -58,8 +58,8 @@ def open(
       strict where a barrier is a fence and pipelined where it is a device flush.
     - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``. With a number of seconds a background
       thread commits: it starts at most that long after the oldest append that is not yet durable.
-    - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds), or "overwrite" the
-      oldest records.
+    - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds; None or infinity: no
+      limit), or "overwrite" the oldest records.
     - ``recover="salvage"``, with mode "r" only, yields the log's whole records around damage.
     - ``on_unlinked``: what a handle does when its file was removed, renamed or replaced. It notices within a second of the next
       call that stores or commits: "warn" once (``UnlinkedWarning``) and continue, or "raise" ``WalUnlinked``.

@@ -80,8 +80,9 @@ class Wal(WalReads):
     def append(self, data: Any, *, kind: int = 0, commit: bool | None = None) -> int:
         """Append one record and return its sequence number.
 
-        ``data`` is any contiguous buffer, ``kind`` a number from 0 to 65535 for the application. With ``commit=True`` it returns
-        when the record is durable, with False at once (a later commit makes it durable), with None as the log was opened to.
+        ``data`` is any contiguous buffer, but no text and no Python objects; ``kind`` is a number from 0 to 65535 for the
+        application. With ``commit=True`` it returns when the record is durable, with False at once (a later commit makes it
+        durable), with None as the log was opened to.
         Raises ``RecordTooLarge``, ``WalFull``, ``PersistError``.
 
         >>> import pmwal
