@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
 from gc import get_referents
 from importlib import import_module
 from typing import Any
-from uuid import UUID
 
 from pmwal.logs.plain import Plain, to_json
 
 LIBRARIES = ("orjson", "msgspec")
 """In order of preference; the standard library is the last resort."""
 
-_SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, UUID, Decimal})
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date})
 _CONTAINERS = frozenset({dict, list, tuple})
 _ORJSON_DEPTH = 200  # it refuses 255 dicts or lists
 _WIDE = 1000  # values of one level that may be counted twice
