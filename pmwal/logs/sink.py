@@ -105,18 +105,18 @@ class Sink:
         ``ReentrantCall`` when no more lines can wait.
         """
         kind = level if 0 <= level <= KIND_APPLICATION_MAX else min(max(level, 0), KIND_APPLICATION_MAX)
-        sync = level >= self._sync_level
-        if self._waiting and not self._store_mine():
-            self._wait(line, kind, sync)
+        waiting = self._waiting
+        if waiting and not self._store_mine():
+            self._wait(line, kind, level >= self._sync_level)
             return
         try:
-            if sync:
+            if level >= self._sync_level:
                 self._append(line, kind=kind, commit=True)
             else:
                 self._append(line, kind=kind)
         except PmwalError as error:
-            self._refused(error, line, kind, sync)
-        if self._waiting:
+            self._refused(error, line, kind, level >= self._sync_level)
+        if waiting:
             self._store_mine()
 
     def _refused(self, error: PmwalError, line: bytes, kind: int, sync: bool) -> None:
