@@ -265,6 +265,26 @@ def test_interrupt_in_an_object_is_raised_after_the_record_was_stored(
     assert handler.stats().errors == 0
 
 
+@pytest.mark.both_engines
+def test_interrupt_that_comes_once_is_raised_although_a_library_hides_it(handler: pmwal.LogHandler) -> None:
+    """A Ctrl-C that arrives in an object's method: orjson makes a TypeError of it, and the object is fine the next time."""
+
+    class Slow:
+        times = 0
+
+        def __str__(self) -> str:
+            self.times += 1
+            if self.times == 1:
+                raise KeyboardInterrupt
+            return "slow"
+
+    with pytest.raises(KeyboardInterrupt):
+        logged(handler, {"id": 17, "value": Slow()})
+    (record,) = handler.wal
+    assert json.loads(record.data)["extra"] == {"id": 17, "value": "slow"}
+    assert handler.stats().errors == 0
+
+
 @pytest.mark.parametrize("libraries", LIBRARY_SETS, ids=["json", *LIBRARIES])
 def test_encoder_raises_nothing_else(libraries: tuple[str, ...]) -> None:
     """Every value gives a line, or a line and an interrupt."""

@@ -34,16 +34,18 @@ def pack(value: object) -> bytes:
     """
     if value is None:
         return bytes((NONE,))
-    if isinstance(value, bool):
+    # By its type, not by its __class__; by the methods of the type, not by those of a subclass, which may not fit its data.
+    kind = type(value)
+    if kind is bool:
         return bytes((TRUE if value else FALSE,))
-    if isinstance(value, float):
-        return bytes((FLOAT,)) + _FLOAT.pack(value)
-    if isinstance(value, str):
-        return _run(STR, value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, bytes):
-        return _run(BYTES, value)
-    if isinstance(value, datetime):
-        return _pack_datetime(value)
+    if issubclass(kind, float):
+        return bytes((FLOAT,)) + _FLOAT.pack(float.__float__(value))  # type: ignore[arg-type]
+    if issubclass(kind, str):
+        return _run(STR, str.encode(value, "utf-8", "surrogatepass"))  # type: ignore[arg-type]
+    if issubclass(kind, bytes):
+        return _run(BYTES, bytes(memoryview(value)))  # type: ignore[arg-type]
+    if issubclass(kind, datetime):
+        return _pack_datetime(value)  # type: ignore[arg-type]
     number = operator.index(value)  # type: ignore[arg-type]  # TypeError is what it raises for all other types
     if -(1 << 63) <= number < 1 << 63:
         return bytes((INT,)) + _INT.pack(number)

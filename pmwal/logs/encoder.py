@@ -6,25 +6,22 @@ library refuses (cycles, depth, objects whose methods raise) is cut by ``pmwal.l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
 from gc import get_referents
 from importlib import import_module
 from typing import Any
-from uuid import UUID
 
 from pmwal.logs.plain import Plain, to_json
 
 LIBRARIES = ("orjson", "msgspec")
 """In order of preference; the standard library is the last resort."""
 
-_SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, UUID, Decimal})
-_CONTAINERS = frozenset({dict, list, tuple})
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date})
 _ORJSON_DEPTH = 200  # it refuses 255 dicts or lists
-_WIDE = 1000  # values of one level that may be counted twice
+_SHORT = 16
 
 Encode = Callable[[dict[str, Any]], bytes]
 
@@ -71,25 +68,36 @@ def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _
 def _within_depth(dumps: Encode, document: dict[str, Any]) -> bytes:
     """Encode by orjson, which does not count tuples: a cycle through one, or thousands of them, would end the process."""
     extra = document.get("extra")
-    if extra is None or _SCALARS.issuperset(map(type, extra.values())):
-        return dumps(document)
-    level: list[Any] = [extra]
-    for _ in range(_ORJSON_DEPTH):
-        # In C, and by no object's own code: what the containers of one level contain, and of that the containers.
-        level = [
-            value
-            for value in get_referents(*level)
-            if type(value) not in _SCALARS and (type(value) in _CONTAINERS or _is_container(type(value)))  # type: ignore[arg-type]
-        ]
-        if not level:
-            return dumps(document)
-        if len(level) > _WIDE:
-            level = list({id(value): value for value in level}.values())
-    raise RecursionError("more depth than orjson can count")
+    if extra is not None and _is_too_deep(extra.values(), _ORJSON_DEPTH):
+        raise RecursionError("more depth than orjson can count")
+    return dumps(document)
+
+
+def _is_too_deep(values: Iterable[Any], depth: int) -> bool:
+    """Whether containers are nested deeper than this. It runs no code of the objects."""
+    for value in values:
+        kind = type(value)
+        if kind in _SCALARS:
+            continue
+        inner: Iterable[Any]
+        if kind is dict:
+            inner = value.values()
+        elif kind is list or kind is tuple:
+            if len(value) > _SHORT and _SCALARS.issuperset(map(type, value)):  # in C
+                continue
+            inner = value
+        elif _is_container(kind):  # type: ignore[arg-type]
+            inner = get_referents(value)
+        else:
+            continue
+        if not depth or _is_too_deep(inner, depth - 1):
+            return True
+    return False
 
 
 @lru_cache(maxsize=256)
-def _is_container(kind: type) -> bool:
+def _is_container(kind: Any) -> bool:
+    """Whether orjson encodes objects of this type with what they contain; all others it passes to ``str``."""
     return issubclass(kind, (dict, list, tuple, Enum)) or hasattr(kind, "__dataclass_fields__")
 
 

@@ -83,7 +83,7 @@ class Sink:
         self._waiting: deque[_Line] = deque()  # appended to by any thread, shortened only by the one that has the lock
         self._lock = threading.RLock()
         self._storing: int | None = None  # the thread that has the lock
-        self._has_helper = False  # a thread that stores what waits has been started, and has not begun yet
+        self._has_helper = False  # a thread that stores what waits is running, or about to
         self._pid = os.getpid()
         self.path = os.fsdecode(path).replace(PID_FIELD, str(self._pid))
         try:
@@ -105,18 +105,18 @@ class Sink:
         ``ReentrantCall`` when no more lines can wait.
         """
         kind = level if 0 <= level <= KIND_APPLICATION_MAX else min(max(level, 0), KIND_APPLICATION_MAX)
-        sync = level >= self._sync_level
-        if self._waiting and not self._store_mine():
-            self._wait(line, kind, sync)
+        waiting = self._waiting
+        if waiting and not self._store_mine():
+            self._wait(line, kind, level >= self._sync_level)
             return
         try:
-            if sync:
+            if level >= self._sync_level:
                 self._append(line, kind=kind, commit=True)
             else:
                 self._append(line, kind=kind)
         except PmwalError as error:
-            self._refused(error, line, kind, sync)
-        if self._waiting:
+            self._refused(error, line, kind, level >= self._sync_level)
+        if waiting:
             self._store_mine()
 
     def _refused(self, error: PmwalError, line: bytes, kind: int, sync: bool) -> None:
@@ -150,9 +150,15 @@ class Sink:
             )
         self._waiting.append(_Line(_thread.get_ident(), line, kind, sync))
         self._queued += 1
+        self._start_helper()
+
+    def _start_helper(self) -> None:
+        """Start a thread that stores what waits, unless there is one.
+
+        The call that was interrupted may not be one of this sink: a commit in the background, or the program's own. Then only
+        another thread can wait for its end.
+        """
         if not self._has_helper:
-            # The call that was interrupted may not be one of this sink: a commit in the background, or the program's own. Then only
-            # another thread can wait for its end.
             self._has_helper = True
             try:
                 _thread.start_new_thread(self._help, ())
@@ -161,8 +167,12 @@ class Sink:
                 self._has_helper = False
 
     def _help(self) -> None:
-        self._has_helper = False  # first, so that a line that comes too late for this thread starts another one
-        self._store_waiting()
+        try:
+            self._store_waiting()
+        finally:
+            self._has_helper = False
+            if self._waiting:  # a line that came too late for this thread, and too early to start another one
+                self._start_helper()
 
     def _store_mine(self) -> bool:
         """Store the lines of this thread that wait, if any; False if it must not yet, so that its next line has to wait, too."""
@@ -193,9 +203,12 @@ class Sink:
         return True
 
     def _lose(self, waiting: _Line, error: Exception) -> None:
+        """Report a line that waited and was refused, unless something can still be done for it."""
         try:
-            if isinstance(error, PmwalError) and not isinstance(error, ReentrantCall):
-                self._refused(error, waiting.line, waiting.kind, waiting.sync)
+            if not isinstance(error, PmwalError) or isinstance(error, ReentrantCall):
+                raise error
+            self._refused(error, waiting.line, waiting.kind, waiting.sync)
+            return
         except Exception as final:
             error = final
         self.count(error)
