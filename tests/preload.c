@@ -140,8 +140,8 @@ int msync(void *address, size_t length, int flags)
 static long refuse_errno, cut_to = -1, synced_writes, plain_writes;
 static int fails_after;
 
-/* Later writes fail with this errno (0: they do not), the synced ones after they have written if `after`; or they stop after `cut` bytes
- * (-1: they do not), those without a sync after none when they are repeated. */
+/* Later writes fail with this errno (0: they do not), the synced ones after they have written if `after`; or they stop after `cut`
+ * bytes (-1: they do not), those without a sync after none when they are repeated. */
 void shim_refuse(long number, int after, long cut)
 {
     refuse_errno = number;

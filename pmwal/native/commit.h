@@ -11,8 +11,8 @@ static inline bool core_commits_at_once(const Core *core)
            core->state.head.position == core->state.durable.position && core->generation < PMWAL_GENERATION_MAX;
 }
 
-/* Stores one batch and makes it durable; only where core_commits_at_once(). 0; -1 with an exception set; 1, with nothing stored, when
- * upkeep is due. */
+/* Stores one batch and makes it durable; only where core_commits_at_once(). 0; -1 with an exception set; 1, with nothing stored,
+ * when upkeep is due. */
 int core_store_durable(Core *core, const struct piece *pieces, size_t count);
 
 #define SYNCED_MAX (128 * 1024)

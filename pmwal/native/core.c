@@ -195,11 +195,12 @@ static int parse_arguments(struct module_state *module, PyObject *args, PyObject
     static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
                             "barrier", "pipelined", "on_disk", "synced_writes", "cached_writes", "seam", "writing", "guard",
                             "index", "bound_type", "writer", "state", "generation", "pointer", "timing_step", NULL};
-    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippppOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd, &a->capacity,
-                                       &a->alignment, &a->payload_max, &a->ring_offset, &a->control_pages, &a->uuid_crc,
-                                       &a->barrier, &a->pipelined, &a->on_disk, &a->synced_writes, &a->cached_writes, &a->seam, module->lock_type, &a->writing,
-                                       module->lock_type, &a->guard, &PyList_Type, &a->index, &PyType_Type, &a->bound_type,
-                                       &a->writer, &a->writer_length, &a->state, &a->generation, &a->pointer, &a->timing_step)
+    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippppOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd,
+                                       &a->capacity, &a->alignment, &a->payload_max, &a->ring_offset, &a->control_pages,
+                                       &a->uuid_crc, &a->barrier, &a->pipelined, &a->on_disk, &a->synced_writes, &a->cached_writes,
+                                       &a->seam, module->lock_type, &a->writing, module->lock_type, &a->guard, &PyList_Type,
+                                       &a->index, &PyType_Type, &a->bound_type, &a->writer, &a->writer_length, &a->state,
+                                       &a->generation, &a->pointer, &a->timing_step)
                ? 0
                : -1;
 }

@@ -308,24 +308,23 @@ static int store_written(struct batch *batch, uint64_t total)
     return status;
 }
 
-/* Bytes of the mapping, and what they may be. */
+/* A header in the mapping, and what it may be. */
 struct comparison {
     const unsigned char *mapped, *expected;
-    uint64_t length;
     bool equal;
 };
 
 static void compare_body(void *context)
 {
     struct comparison *comparison = context;
-    comparison->equal = memcmp(comparison->mapped, comparison->expected, comparison->length) == 0;
+    comparison->equal = memcmp(comparison->mapped, comparison->expected, PMWAL_HEADER) == 0;
 }
 
-/* A kernel that refuses a call has written nothing. If the bytes are there, the errno is of the sync, which reported, and so used up,
- * an error of the write-back: it is final. */
-static int refused(Core *core, uint64_t offset, const unsigned char *staged, uint64_t size, int number)
+/* A kernel that refuses a call has written nothing. If the header is there, the errno is of the sync, which reported, and so used
+ * up, an error of the write-back: it is final. */
+static int refused(Core *core, uint64_t offset, const unsigned char *staged, int number)
 {
-    struct comparison comparison = {core->base + offset, staged, size, false};
+    struct comparison comparison = {core->base + offset, staged, false};
     bool whole = fault_run(core->base, core->size, compare_body, &comparison);
     return whole && !comparison.equal ? -1 : number;
 }
@@ -354,7 +353,7 @@ int store_synced(struct batch *batch, unsigned char *staged)
         return 0;
     if (written >= 0) /* a part of it, which is synced, so no error was consumed */
         return -2;
-    return is_refusal(errno) ? refused(core, offset, staged, size, errno) : errno;
+    return is_refusal(errno) ? refused(core, offset, staged, errno) : errno;
 }
 
 /* Keeps the pages ahead of the writer resident: a cold page costs a read before its first store. */

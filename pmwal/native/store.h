@@ -10,8 +10,8 @@ struct piece {
     uint16_t kind;
 };
 
-/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1, with
- * nothing stored, when upkeep is due. */
+/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1,
+ * with nothing stored, when upkeep is due. */
 int core_store(Core *core, const struct piece *pieces, size_t count, bool defers);
 
 /* Does so for rows of an array, of which `first` is the first. */
