@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import resource
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,45 +17,14 @@ from typing import Any
 import pytest
 
 import pmwal
+from dying import create, dies, steps_of
 from marks import first_fast
-from pmwal.format.layout import HEADER, PAGE
+from pmwal.format.layout import PAGE
 from pmwal.storage.seam import Seam
-from processes import PATIENCE, Died, child, elsewhere, on_tmpfs
-from support import SMALL_RING, BarrierRecorder, Step, contents, file_offset, flip, kill, open_small, payloads
-from support import superblock as superblock_of
+from processes import PATIENCE, child, elsewhere, on_tmpfs
+from support import SMALL_RING, BarrierRecorder, Step, open_small, payloads
 
 pytestmark = pytest.mark.both_engines
-
-DEATH = 9
-TORN = 40  # bytes of a store or write that are done when the process dies in the middle of it
-
-
-class DyingSeam(BarrierRecorder):
-    """Ends the process right before step ``last``, or in the middle of it if ``torn``."""
-
-    def __init__(self, last: int, torn: bool) -> None:
-        super().__init__(self._die)
-        self._left = last
-        self._torn = torn
-        self._target: Any = None
-
-    def _die(self, event: Step) -> None:
-        if self._left:
-            self._left -= 1
-            return
-        if self._torn and event.name == "store":
-            Seam.store(self, self._target, event.offset, event.data[:TORN])
-        elif self._torn and event.name == "write":
-            Seam.write(self, self._target, event.data[:TORN], event.offset)
-        os._exit(DEATH)
-
-    def store(self, mapping: Any, offset: int, data: bytes) -> None:
-        self._target = mapping
-        super().store(mapping, offset, data)
-
-    def write(self, fd: int, data: bytes, offset: int) -> None:
-        self._target = fd
-        super().write(fd, data, offset)
 
 
 def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTSUPP) -> None:
@@ -110,25 +79,6 @@ def shm_path(shm_dir: Path) -> Path:
 def names(path: Path) -> list[str]:
     """The names in the log's directory."""
     return sorted(os.listdir(path.parent))
-
-
-def create(path: Path, **options: Any) -> None:
-    """Create a log, or open it, and close it."""
-    open_small(path, medium="file", **options).close()
-
-
-def steps_of(action: Callable[..., None], path: Path) -> list[Step]:
-    """All steps that an action takes."""
-    seam = BarrierRecorder()
-    action(path, seam=seam)
-    return seam.events
-
-
-def dies(action: Callable[..., None], path: Path, last: int, torn: bool) -> None:
-    """Run an action in a process that ends at this step."""
-    with pytest.raises(Died) as death:
-        elsewhere(lambda: action(path, seam=DyingSeam(last, torn)))
-    assert death.value.code == DEATH
 
 
 # -- creation (scenario 25)
@@ -586,83 +536,6 @@ def test_no_permission_is_an_error_at_creation(path: Path) -> None:
     with pytest.raises(PermissionError):
         elsewhere(body)
     assert names(path) == []
-
-
-# -- open and close (scenario 27)
-
-
-def clean_log(path: Path) -> list[tuple[int, bytes]]:
-    """A log that was closed."""
-    with open_small(path, medium="file") as wal:
-        wal.extend([b"a", b"b" * 500, b"c"])
-        wal.truncate(before=2)
-        return contents(wal)
-
-
-def killed_log(path: Path, ordering: str) -> list[tuple[int, bytes]]:
-    """A log whose writer was killed with records past the pointer, the last of them torn."""
-    kept: list[tuple[int, bytes]] = elsewhere(_leave_torn, path, ordering)
-    return kept
-
-
-def _leave_torn(path: Path, ordering: str) -> list[tuple[int, bytes]]:
-    wal = open_small(path, medium="file", ordering=ordering)
-    wal.extend([b"a", b"b" * 500, b"c"])
-    wal.append(b"d", commit=False)
-    kept = contents(wal)
-    torn = wal._engine.state.head.position
-    wal.append(b"torn" * 100, commit=False)
-    kill(wal)
-    flip(path, file_offset(superblock_of(path), torn) + HEADER)
-    return kept
-
-
-LOGS: dict[str, Callable[[Path], list[tuple[int, bytes]]]] = {
-    "clean": clean_log,
-    "killed-strict": lambda path: killed_log(path, "strict"),
-    "killed-pipelined": lambda path: killed_log(path, "pipelined"),
-}
-
-
-@pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
-@pytest.mark.parametrize("log", LOGS)
-def test_crash_at_any_step_of_an_open_changes_nothing(shm_path: Path, log: str, torn: bool) -> None:
-    """Wherever the recovery or the close after it ends, the next one finds the same records and drops nothing more."""
-    kept = LOGS[log](shm_path)
-    whole = shm_path.read_bytes()
-    steps = steps_of(create, shm_path)
-    assert len(steps) > 8
-    for last in range(len(steps)):
-        shm_path.write_bytes(whole)
-        dies(create, shm_path, last, torn)
-        with pmwal.open(shm_path, "r") as reader:
-            assert contents(reader) == kept, last
-        with open_small(shm_path) as wal:
-            assert contents(wal) == kept, last
-            assert wal.append(b"next") == kept[-1][0] + 1
-
-
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
-@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
-def test_crash_at_any_step_of_a_close_keeps_what_was_acknowledged(shm_path: Path, ordering: str, torn: bool) -> None:
-    """A crash while the last commit or the closing slot is written loses nothing durable, and leaves no hole."""
-
-    def work(path: Path, seam: BarrierRecorder) -> None:
-        hook, seam.before = seam.before, None
-        wal = open_small(path, medium="file", ordering=ordering, seam=seam)
-        wal.extend([b"a", b"b"])
-        wal.append(b"c", commit=False)
-        seam.events.clear()
-        seam.before = hook
-        wal.close()
-
-    steps = steps_of(work, shm_path)
-    assert len(steps) >= 4
-    for last in range(len(steps)):
-        shm_path.unlink()
-        dies(work, shm_path, last, torn)
-        with open_small(shm_path) as wal:
-            assert payloads(wal) == [b"a", b"b", b"c"], last  # the store was done, so the page cache has it
 
 
 @pytest.fixture(autouse=True)
