@@ -6,9 +6,12 @@ The implementations are the native one, its portable one (what a processor witho
 from __future__ import annotations
 
 import functools
+import mmap
+import os
 import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +19,7 @@ import crc32c
 import numpy as np
 import pytest
 
+import pmwal
 from dense_lookalikes import PATTERNS, forge, lookalikes, plain_search, random_ring
 from pmwal.format import linear
 from pmwal.format.layout import HEADER, Header, Superblock
@@ -67,7 +71,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 def pieces(monkeypatch: pytest.MonkeyPatch, pending_min: int = 1 << 22, **sizes: int) -> None:
-    """Search in pieces of these sizes."""
+    """Search in pieces of these sizes, and with these limits."""
     monkeypatch.setattr(search, "PENDING_MIN", pending_min)
     for name, size in sizes.items():
         monkeypatch.setattr(search, name, size)
@@ -156,7 +160,7 @@ def test_search_begins_and_ends_exactly_where_it_is_told(
 
 
 def test_what_waits_is_bounded(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates that all end far away are settled before a quarter of the area's size waits."""
+    """Candidates that end far away are settled before more than the given share of the area waits."""
     block, start = geometry(1 << 20), 1 << 40
     ring = lookalikes(PATTERNS["every 40 bytes"], block.capacity, start, 1, block.payload_max, np.random.default_rng(1))
     waiting: list[int] = []
@@ -168,9 +172,9 @@ def test_what_waits_is_bounded(implementation: str, monkeypatch: pytest.MonkeyPa
         return found
 
     monkeypatch.setattr(search._Part, "_step", step)
-    pieces(monkeypatch, 100, **SMALL)
+    pieces(monkeypatch, 100, PENDING_SHARE=1024, **SMALL)
     assert found_by(implementation, Ring(block, ring), start, start + block.capacity) == []
-    assert 4000 < max(waiting) <= block.capacity // 64 + SMALL["LOAD"] // 8
+    assert 1024 < max(waiting) <= block.capacity // 1024 + SMALL["LOAD"] // 8
 
 
 @pytest.mark.parametrize(
@@ -365,6 +369,16 @@ class TestNativeSearch:
             self.search().hole()
         with pytest.raises(ValueError, match="due"):
             self.search([(0, 16384, False)]).data(bytes(4096), 4096, 4096)
+
+    def test_file_shortened_while_it_is_searched_in_place_is_an_error(self, shm_dir: Path) -> None:
+        """A mapping of a file that loses its pages: an OSError, and the process lives."""
+        pmwal.open(shm_dir / "log", size="64KiB").close()  # installs the handler
+        file = shm_dir / "ring"
+        file.write_bytes(bytes(lookalikes(PATTERNS["every 40 bytes"], 16384, 16384, 1, 4096, np.random.default_rng(1))))
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 16384, prot=mmap.PROT_READ) as mapping:
+            os.truncate(file, 4096)
+            with memoryview(mapping) as view, pytest.raises(OSError, match="shortened"):
+                self.search().data(view, 16384, 16384)
 
     def test_search_with_pending_candidates_does_not_rewind(self) -> None:
         """They would be settled against the registers of another pass."""

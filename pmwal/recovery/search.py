@@ -30,7 +30,8 @@ Headers = npt.NDArray[np.void]
 
 PIECE = 128 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
 LOAD = 4 * 1024 * 1024  # bytes that are loaded at a time: whole pieces
-PENDING_MIN = 1 << 22  # candidates that may wait however small the ring is
+PENDING_MIN = 1 << 22  # candidates that may wait however small the ring is; each takes 16 bytes in the native engine
+PENDING_SHARE = 64  # bytes of the searched part for each further one that may
 
 _CODES = {"I": "<u4", "Q": "<u8", "q": "<i8", "H": "<u2"}
 _HEADERS = np.dtype([(field.name, _CODES[field.code]) for field in RECORD.fields])
@@ -139,7 +140,7 @@ class _Part:
         self._reached = reached
         self._spans = _spans(block, load, start)
         self._starts = [span.start for span in self._spans]
-        self._pending_max = max(PENDING_MIN, (until - start) // 64)
+        self._pending_max = max(PENDING_MIN, (until - start) // PENDING_SHARE)
         self._search: _Search
         if scan is None:
             self._search = _NumpySearch(block, limits, self._spans)
