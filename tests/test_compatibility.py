@@ -136,6 +136,16 @@ def test_pickle_of_version_0_1_loads_with_every_attribute(name: str) -> None:
     assert expected == restricted(found, expected)
 
 
+@pytest.mark.parametrize("name", ["recovery-report", "recovery-report-defaults"])
+def test_report_of_version_0_1_has_the_fields_that_came_later(name: str) -> None:
+    """They have their defaults, so it can be printed, compared and turned into JSON."""
+    loaded = pickle.loads((PICKLES / f"{name}.pickle").read_bytes())
+    assert (loaded.live, loaded.judged) == (False, (0, 0))
+    assert "live=False" in repr(loaded)
+    assert loaded.as_dict()["judged"] == (0, 0)
+    assert pickle.loads(pickle.dumps(loaded)) == loaded
+
+
 def restricted(found: Any, expected: Any) -> Any:
     """A description reduced to the other one's attributes, with classes by the names used there if they are the same."""
     if isinstance(found, list) and isinstance(expected, list):

@@ -139,8 +139,6 @@ class LivePage:
         self._heartbeat_ns = _clamped(seam.now_ns())
         self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
         self._open_id = seam.new_uuid()
-        self._order_lock = threading.Lock()
-        self._order_lock.acquire()
 
     def begin(self, timing_step: int, announce: Callable[[], bool]) -> None:
         """Make the page this open's, which it names with the first ``show``; one commit in ``timing_step`` will be timed.
@@ -152,15 +150,6 @@ class LivePage:
         self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
         opened = LIVE_OPEN.struct.pack(self._open_id, self._pid, self._start_time, self._boot_id, announce())
         self._mapping.store(LIVE_OPEN_OFFSET, opened)
-
-    def _order(self) -> None:
-        """Let what was stored before be visible before what is stored afterwards.
-
-        The interpreter makes each store a call of its own, in order, so only the processor could reorder them. Releasing a lock and
-        taking it is a release and then an acquire, which neither x86 nor aarch64 lets a store pass.
-        """
-        self._order_lock.release()
-        self._order_lock.acquire()
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:
         """Publish new bounds and the writer's line, and wake waiting readers."""
@@ -176,11 +165,11 @@ class LivePage:
             self._version,
         )
         for start, end in ((0, _VERSION), (_VERSION, LINE - _VERSION), (LINE - _VERSION, LINE)):
-            self._order()
+            _order()
             self._mapping.store(LIVE_OFFSET + start, line[start:end])
-        self._order()
+        _order()
         self._mapping.store(LIVE_SECOND_OFFSET, line)
-        self._order()
+        _order()
         self._mapping.store(LIVE_WRITER_OFFSET, self.writer_line(published))
         self._wake()
 
@@ -210,6 +199,19 @@ class LivePage:
     def writer_line(self, published: Bound) -> bytes:
         """This writer's line."""
         return LiveWriter(self._pid, self._start_time, self._boot_id, self._heartbeat_ns, published, self._inode).line
+
+
+def _order() -> None:
+    """Let what was stored before be visible before what is stored afterwards.
+
+    The interpreter makes each store a call of its own, in order, so only the processor could reorder them. Releasing a lock and
+    taking it again is a release and then an acquire, which neither x86 nor aarch64 lets a store pass. The lock is a new one each
+    time: an interrupt between the two must leave none taken.
+    """
+    lock = threading.Lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
 
 
 def _clamped(time_ns: int) -> int:

@@ -53,8 +53,8 @@ class WalReads(ArrayReader):
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
 
         It sleeps in between, so give it a thread of its own. It ends when the handle is closed, and after ``timeout`` seconds
-        without a record. ``start`` may be a cursor. Raises what ``read`` raises, ``Overrun`` also if the last record that it
-        handed out was rolled back, and ``PersistError`` when the log has failed.
+        without a record. ``start`` may be a cursor. Raises what ``read`` raises, also ``Overrun`` if the last record that it handed
+        out was rolled back, and ``PersistError`` when the log has failed.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
