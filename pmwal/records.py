@@ -198,6 +198,7 @@ class SinkStats:
     - ``queued``: logged while their thread was inside a call on the log (a signal handler, a ``__del__``), and stored after it.
     - ``cut``: stored with a mark in place of what was cut off: a cycle, too much depth, an object whose methods raised, or the rest
       of a record that is too large, which counts among the errors, too.
+    - ``reopened``: how often the path was opened anew because its file was removed, renamed or replaced.
     """
 
     written: int = 0
@@ -207,6 +208,7 @@ class SinkStats:
     queued: int = 0
     cut: int = 0
     reasons: dict[str, int] = field(default_factory=dict, compare=False)
+    reopened: int = 0
 
     def __setstate__(self, state: list[Any]) -> None:
         restore(self, state)

@@ -7,8 +7,10 @@ Invariants
   the log, from a signal handler, a ``__del__`` or a batch: it waits in memory, and is stored before that thread's next line.
 - ``store`` raises. Its caller passes the error to ``count``, whether or not it re-raises it.
 - A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it.
-- ``store`` takes no lock of its own unless lines wait, and no thread takes that lock while it is inside a call on the log. A child
-  never takes it: one that another thread holds during a fork would block the child for good.
+- A log whose file was removed, renamed or replaced is given up for a new one at its path, as soon as a call notices it. What was
+  stored after the file was last seen to have a name is stored again if no name is left, and the line of the call is not lost.
+- ``store`` takes no lock of its own unless lines wait or the path is opened anew, and no thread takes one while it is inside a call
+  on the log. A child never does: a lock that another thread holds during a fork would block the child for good.
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
-from pmwal.errors import CorruptWal, ForkedWal, PmwalError, RecordTooLarge, ReentrantCall, WalClosed, WalFull, WalLocked
+from pmwal.errors import (
+    CorruptWal,
+    ForkedWal,
+    PmwalError,
+    RecordTooLarge,
+    ReentrantCall,
+    WalClosed,
+    WalFull,
+    WalLocked,
+    WalUnlinked,
+)
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs.plain import shortened
 from pmwal.logs.set_aside import set_aside
@@ -33,7 +45,7 @@ from pmwal.opening.files import map_for_reading
 from pmwal.opening.options import Options
 from pmwal.records import SinkStats
 from pmwal.storage.seam import SYSTEM
-from pmwal.writing.internals import is_inside
+from pmwal.writing.internals import is_inside, nameless_from, nobody_else_stores
 from pmwal.writing.wal import Wal
 
 PID_FIELD = "{pid}"
@@ -55,6 +67,7 @@ class SinkOptions(Options):
     on_full: str = "overwrite"
     sync_level: int | str = logging.CRITICAL
     on_corrupt: str = "set-aside"
+    on_unlinked: str = "raise"  # to the sink, which then opens the path anew
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,8 +89,12 @@ class Sink:
     """A log opened for the lines of a logging library."""
 
     def __init__(self, path: str | os.PathLike[str], options: SinkOptions) -> None:
+        self._options = options
         self._sync_level = _level_number(options.sync_level)
-        self._dropped = self._errors = self._cut = self._queued = 0
+        self._dropped = self._errors = self._cut = self._queued = self._reopened = 0
+        self._earlier = (0, 0)  # written and overwritten in the logs that were given up
+        self._opening = threading.RLock()  # held while the path is opened anew
+        self._opener: int | None = None  # the thread that does
         self._reasons: defaultdict[str, int] = defaultdict(int)
         self._said: dict[tuple[type, int], object] = {}  # errors that were reported in one line, by class and process
         self._waiting: deque[_Line] = deque()  # appended to by any thread, shortened only by the one that has the lock
@@ -124,6 +141,21 @@ class Sink:
         if isinstance(error, ReentrantCall):
             self._wait(line, kind, sync)
             return
+        if isinstance(error, WalUnlinked):
+            if self._opener == _thread.get_ident() or is_inside(self.wal):  # as in a signal handler, or in a batch
+                self._wait(line, kind, sync)
+                return
+            self._open_anew()
+        if isinstance(error, WalUnlinked) or (self._reopened and isinstance(error, WalClosed)):  # another thread gave the log up
+            try:
+                self._append(line, kind=kind, commit=sync or None)
+            except WalClosed as closed:
+                error = closed
+            except PmwalError as again:
+                self._refused(again, line, kind, sync)
+                return
+            else:
+                return
         if isinstance(error, RecordTooLarge):
             self._append(shortened(line, self.wal.capacity // _ONE_IN), kind=kind, commit=sync or None)
             self._cut += 1
@@ -138,6 +170,44 @@ class Sink:
                 "close it later, or log to a new handler"
             ) from None
         raise error
+
+    def _open_anew(self) -> None:
+        """Give up a log that lost its name for a new one at the path. Raises what ``open`` raises; the next line tries again."""
+        with self._opening:
+            old = self.wal
+            if old.closed or not old.stats().unlinked:  # another thread was faster
+                return
+            self._opener = _thread.get_ident()
+            try:
+                new = _open(self.path, self._options)
+                with nobody_else_stores(old):
+                    again = self._store_again(old, new)
+                    counted = old.stats()
+                    self._earlier = self._earlier[0] + counted.appends - again, self._earlier[1] + counted.overwritten
+                    self.wal, self._append = new, new.append
+                    self._reopened += 1
+                    with contextlib.suppress(PmwalError):
+                        old.close()
+            finally:
+                self._opener = None
+
+    def _store_again(self, old: Wal, new: Wal) -> int:
+        """Store what is in a file without a name only; the number of records."""
+        count, first = 0, nameless_from(old)
+        if first is None:
+            return 0
+        try:
+            for record in old.read(max(first, old.first_seq)):
+                try:
+                    new.append(record.data, kind=record.kind, commit=False)
+                    count += 1
+                except WalFull as error:
+                    self.count(error)
+            new.commit()
+        except BaseException:  # the new log fails, too: the old one is still there for the next try
+            new.close()
+            raise
+        return count
 
     # -- lines that wait
 
@@ -181,11 +251,11 @@ class Sink:
         return not mine or self._store_waiting()
 
     def _store_waiting(self) -> bool:
-        """Store all lines that wait. False if this thread must not: it is inside a call on the log, or in this method already."""
+        """Store all lines that wait. False if this thread must not: it is inside a call on the log, opening it, or here already."""
         if os.getpid() != self._pid:
             return True  # they are the parent's
         thread = _thread.get_ident()
-        if self._storing == thread or is_inside(self.wal):
+        if thread in (self._storing, self._opener) or is_inside(self.wal):
             return False
         with self._lock:
             self._storing = thread
@@ -247,13 +317,27 @@ class Sink:
         if os.getpid() == self._pid and not self.wal.closed:
             if self._waiting:
                 self._store_waiting()
-            self.wal.commit()
+            try:
+                self.wal.commit()
+            except WalUnlinked:
+                self._open_anew()
+                self.wal.commit()
 
     def close(self) -> None:
         """Commit and close. In a forked child it only lets go of the handle. Idempotent."""
-        if self._waiting and not self.wal.closed:
-            self._store_waiting()
-        self.wal.close()
+        if os.getpid() == self._pid and not self.wal.closed:
+            if self._waiting:
+                self._store_waiting()
+            first = None if is_inside(self.wal) else nameless_from(self.wal)
+            if first is not None and first < self.wal.next_seq:
+                try:
+                    self._open_anew()
+                except (PmwalError, OSError) as error:
+                    self.count(error)
+                    lost = self.wal.next_seq - first
+                    say(f"{self.path}: its file was removed, and {lost} records could not be stored again: {error}")
+        with contextlib.suppress(WalUnlinked):  # nothing is lost: its file has another name, or it has nothing to store again
+            self.wal.close()
         if self._waiting:
             self._store_waiting()  # counts and reports what came too late
 
@@ -262,8 +346,10 @@ class Sink:
         written = overwritten = 0
         if os.getpid() == self._pid:
             wal = self.wal.stats()
-            written, overwritten = wal.appends, wal.overwritten
-        return SinkStats(written, overwritten, self._dropped, self._errors, self._queued, self._cut, dict(self._reasons))
+            written, overwritten = self._earlier[0] + wal.appends, self._earlier[1] + wal.overwritten
+        return SinkStats(
+            written, overwritten, self._dropped, self._errors, self._queued, self._cut, dict(self._reasons), self._reopened
+        )
 
 
 class SinkOwner:
@@ -282,7 +368,7 @@ class SinkOwner:
         >>> import pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
         >>> handler.stats()
-        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={})
+        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={}, reopened=0)
         >>> handler.close()
         """
         return self._sink.stats()

@@ -54,6 +54,11 @@ class LogName:
         """Whether the log had a name when it was opened."""
         return self._root is not None
 
+    @property
+    def removed(self) -> bool:
+        """Whether no name at all leads to the file any more."""
+        return self.watched and not _identify(self._fd, "").links
+
     def lost(self) -> str | None:
         """What became of the name, in words; None while it leads to the log, or nothing proves that it does not."""
         if self._root is None:

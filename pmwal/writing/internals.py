@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 from pmwal.reading.walk import View
@@ -53,6 +54,18 @@ def read_on(wal: Wal, first: int, stop: int, seen: View | None) -> tuple[View, I
 def yield_at_barriers(wal: Wal) -> None:
     """Let other threads run Python during every barrier of this log, also where it would be faster to keep them waiting."""
     wal._engine.yield_at_barriers()
+
+
+def nameless_from(wal: Wal) -> int | None:
+    """The first record that may be in a file without a name only; None while the open log's file has one, under any path."""
+    return wal._upkeep.nameless_from
+
+
+@contextlib.contextmanager
+def nobody_else_stores(wal: Wal) -> Iterator[None]:
+    """Until the block ends, other threads wait before they store; if the log is closed in it, they are refused."""
+    with wal._engine.writing:
+        yield
 
 
 def is_inside(wal: Wal) -> bool:

@@ -33,6 +33,7 @@ class Upkeep:
         self._engine = engine
         self._raises = on_unlinked == "raise"
         self._name = LogName(engine.mapping.fd, path)
+        self._named_seq = engine.state.head.next_seq
         self._said = threading.Lock()  # taken by whoever tells that the name was lost, and never released
         self._lost: str | None = None  # why no call stores any more
         self._ran_ns = self._touched_ns = time.monotonic_ns()
@@ -52,7 +53,11 @@ class Upkeep:
         if now - self._touched_ns >= _TOUCH_NS and self._stored() != self._touched_at:
             self._touched_ns, self._touched_at = now, self._stored()
             self.touch()
-        self.tell(self.lost())
+        stored = self._engine.state.head.next_seq
+        lost = self.lost()
+        if lost is None:
+            self._named_seq = stored
+        self.tell(lost)
 
     def lost(self) -> str | None:
         """What became of the log's name; None while the path leads to the log."""
@@ -72,6 +77,11 @@ class Upkeep:
         self._lost = message
         self._engine.halt()
         raise WalUnlinked(message)
+
+    @property
+    def nameless_from(self) -> int | None:
+        """If no name leads to the file any more, the first record that was stored after it was last seen to have one."""
+        return self._named_seq if self._name.removed else None
 
     @property
     def unlinked(self) -> bool:
