@@ -95,7 +95,8 @@ class Peer:
 
     def __init__(self, python: str | Path, engine: str) -> None:
         environment = {**os.environ, "PMWAL_ENGINE": engine}
-        environment.pop("PYTHONPATH", None)
+        if str(python) != sys.executable:
+            environment.pop("PYTHONPATH", None)  # it may lead to another pmwal than the one in that environment
         pipe = subprocess.PIPE
         script = str(Path(__file__).with_name("peer.py"))
         # -P: the directory of the script is not on the path, nor is the working directory, where a pmwal may lie.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain, product
 from pathlib import Path
 from random import Random
@@ -13,7 +14,8 @@ import pytest
 
 import pmwal
 from pmwal.testing import ORACLES, UNITS, PowerCutModel, Recorder, Step, Violation, crash_images
-from pmwal.testing._mutants.table import MUTANTS, PLAIN, applied, noticed_by
+from pmwal.testing._mutants.table import MUTANTS, PLAIN, applied, explored, noticed_by
+from pmwal.testing._simulator.beside import explore_beside, explore_hidden, explore_spliced
 from pmwal.testing._simulator.campaign import (
     DEEP,
     SETTINGS,
@@ -29,7 +31,9 @@ from pmwal.testing._simulator.creation import explore_creation
 from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History, start_of
 from pmwal.testing._simulator.model import Expectation, Found, Model
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
+from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Session, Setting
+from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
 from pmwal.testing.power_cut import WORD, digest_of
 from pmwal.testing.process import scratch
@@ -337,6 +341,21 @@ def test_images_of_a_share_of_the_histories_hold(
             break
 
 
+@pytest.mark.parametrize("engine_name", ["native", "python"])
+@pytest.mark.parametrize("setting", SETTINGS[:5], ids=lambda setting: "-".join(setting[:3]))
+@pytest.mark.parametrize(
+    "explore",
+    [explore_repair, explore_beside, explore_hidden, explore_spliced, explore_names, explore_unlinkable, explore_handlers],
+)
+def test_repairs_readers_and_surroundings_of_a_history_hold(
+    explore: Callable[[Path, History], object], setting: Setting, engine_name: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lost sector repaired; a reader beside each step; an older copy written back; a name that is lost; a handler's start."""
+    monkeypatch.setenv("PMWAL_ENGINE", engine_name)
+    for names in ("append_pending commit append_small", "extend rollback truncate append_large", "append_pending overwrite"):
+        explore(shm_dir, History(setting, tuple(names.split()), 1))
+
+
 def told(engine_name: str, failure: Failure) -> str:
     """What was violated, and how to see it again."""
     return f"{failure.oracle}: {failure.detail}\nagain with: {TOOL} --replay {spell(engine_name, failure.history)}"
@@ -354,7 +373,9 @@ def test_mutant_is_noticed_by_its_oracle(name: str) -> None:
 def test_history_of_a_mutant_holds_without_it(name: str) -> None:
     """It is the bug that is noticed, and not the history."""
     mutant = MUTANTS[name]
-    if mutant.operations is not None:
+    if mutant.explore is not None:
+        assert explored(mutant) is None
+    elif mutant.operations is not None:
         effort = mutant.effort if mutant.effort == PLAIN else Effort()
         result = explore_chunk(effort, (mutant.engine, (mutant.history,)))
         assert result.failure is None, told(*result.failure)

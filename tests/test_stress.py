@@ -162,6 +162,21 @@ def test_isolated_readers_where_they_are_not_permitted_are_refused(
     assert "--isolated-readers needs root" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mutant", [None, "unlocked-writer"])
+def test_isolated_readers_are_told_nothing_false(mutant: str | None, shm_dir: Path) -> None:
+    """Another user in another pid namespace reads, follows and verifies beside the writer; a writer without its lock is noticed."""
+    if (problem := isolation.problem()) is not None:
+        pytest.skip(problem)
+    if mutant is None:
+        found, said = until(lambda found: found["looks"]["verdicts"] > 0, shm_dir, *SMALL, "--isolated-readers")
+        assert found["looks"]["verdicts"] > 0, said
+        assert found["looks"]["false verdicts"] == 0
+    else:
+        status, found, said = stressed(shm_dir, *SMALL, "--seconds", "300", "--isolated-readers", "--mutant", mutant)
+        assert status == 1, said
+        assert found["violation"]["kind"] == "unnoticed-writer", said
+
+
 def test_isolated_process_sees_nothing_of_its_parent(shm_dir: Path) -> None:
     """Another user, the first process of its namespace, and a /proc in which its parent is not."""
     if (problem := isolation.problem()) is not None:

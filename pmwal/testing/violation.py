@@ -18,6 +18,10 @@ ORACLES = {
     "damage": "damage is never silent, and never changes a record that is returned",
     "poisoned": "after a failed barrier the handle takes nothing more",
     "creation": "a file with the log's name is a whole log, and a log whose open returned has its name",
+    "repaired": "after the loss of a sector of slots or of a superblock, a repair keeps exactly what was live",
+    "beside": "beside a living writer a reader is shown what is durable, and nothing is called damaged",
+    "named": "a handle whose file lost its name says so, once, and no other handle does",
+    "aside": "a log that a crash left is never set aside",
 }
 
 

@@ -91,6 +91,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "reader-changed-byte": Mutant("a reader is shown a wrong byte", ("changed-record",)),
     "reader-ghost": Mutant("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),
+    "unlocked-writer": Mutant("the writer claims a lock that it does not take", ("unnoticed-writer",)),
     "leak-descriptors": Mutant("each close of a log leaks a descriptor", ("leak-of-descriptors",)),
     "leak-memory": Mutant("each close of a log leaks 4 MiB", ("leak-of-memory",)),
 }

@@ -47,6 +47,15 @@ class Board:
         life, log = _BOARD.unpack_from(self._map)
         return life, log
 
+    def serve(self, life: int) -> None:
+        """From now on the writer of this life is alive, and the log is open: called by the writer. 0: it may end at any time."""
+        self._map[16:24] = life.to_bytes(8, "little")
+
+    @property
+    def serving(self) -> int:
+        """The life of which the writer is alive; 0 when it may have ended."""
+        return int.from_bytes(self._map[16:24], "little")
+
     def note(self, reader: int, index: int, life: int, seq: int, ticket: int) -> None:
         """Note a record that a reader was shown within this life."""
         at = 4096 + (reader * SIGHTINGS + index % SIGHTINGS) * _SLOT
@@ -124,7 +133,7 @@ class _Eye:
                 if ticket is not None:
                     seen.append((record.seq, ticket))
             self._due = due
-            self._look_up(reader, first, end)
+            self._look_up(reader, first, end, log)
         except pmwal.Overrun:
             self._due = None
         except pmwal.CorruptWal as error:
@@ -146,7 +155,7 @@ class _Eye:
         self._board.count(self._number, "false verdicts")
         return Violation(f"a reader was told: {what}", "corrupt-log")
 
-    def _look_up(self, reader: pmwal.Reader, first: int, end: int) -> None:
+    def _look_up(self, reader: pmwal.Reader, first: int, end: int, log: int) -> None:
         """Look up one record, which may be gone. Now and then ``verify``, which must not find damage while a writer runs."""
         seq = self._rng.randint(first, end)
         with contextlib.suppress(IndexError):
@@ -156,8 +165,12 @@ class _Eye:
             self._ticket(record)
         if self._rng.random() < VERIFY_SHARE:
             with contextlib.suppress(FileNotFoundError):  # removed, because the run continued with another log
+                before = self._board.now(), self._board.serving
                 report = pmwal.verify(reader.path)
+                alive = before == ((self._board.serving, log), self._board.serving) == (self._board.now(), before[1])
                 self._board.count(self._number, "verdicts")
+                if alive and not report.live:
+                    raise Violation("a verdict beside a living writer was given as if it were dead", "unnoticed-writer")
                 if report.outcome == "corrupt":
                     raise self._false_verdict(f"{report.case}: {report.reason}")
 

@@ -115,7 +115,7 @@ class Supervisor:
         """Run a writer, kill it or let it close, and check the log."""
         self._journal.clear()
         self._board.announce(plan.number, plan.log.number)
-        child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads)
+        child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads, self._board)
         try:
             self._results.watch.follow("writer", child.pid)
             end = time.monotonic() + plan.seconds
@@ -125,6 +125,7 @@ class Supervisor:
             if plan.clean and child.running and not self._interruption:
                 child.wait()
         finally:
+            self._board.serve(0)
             killed = child.kill()
         try:
             child.check()

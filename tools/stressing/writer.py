@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pmwal
+from pmwal.storage.lock import WriterLock
 from stressing.journal import Journal, Op, Opened
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
+from stressing.reader import Board
 from violation import Violation
 
 WAIT_SECONDS = 300.0  # for space, with on_full="wait"
@@ -349,9 +351,11 @@ WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
 )
 
 
-def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
+def live(plan: LifePlan, journal: Journal, payloads: Payloads, board: Board) -> None:
     """Live until the kill, or until the time is over or a lane is full; then close the log."""
     os.environ["PMWAL_ENGINE"] = plan.engine
+    if plan.mutant == "unlocked-writer":
+        WriterLock.announce = lambda self: True  # type: ignore[method-assign]
     sys.setswitchinterval(SWITCH_SECONDS)
     start_ns = time.perf_counter_ns()
     wal = pmwal.open(
@@ -367,6 +371,7 @@ def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
     assert isinstance(wal, pmwal.Wal)
     if plan.readable:
         plan.log.path.chmod(0o644)
+    board.serve(plan.number)
     end_ns = time.perf_counter_ns()
     journal.opened(Opened(wal.first_seq, wal.next_seq, start_ns, end_ns, wal.recovery.bytes_scanned))
 
@@ -391,6 +396,7 @@ def live(plan: LifePlan, journal: Journal, payloads: Payloads) -> None:
     maker = start(room.make_room) if plan.on_full == "wait" else None
     threads = [start(worker.work) for worker in workers]
     ended.wait(plan.seconds if plan.clean else None)
+    board.serve(0)
     stop.set()
     for thread in threads:
         thread.join()

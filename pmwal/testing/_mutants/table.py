@@ -6,17 +6,21 @@ A simulator that lets one of them pass proves nothing about the code without it.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, PAGE
-from pmwal.testing._mutants import engine, recovery, seam
+from pmwal.testing._mutants import beside, engine, recovery, repair, seam, search, surroundings
+from pmwal.testing._simulator.beside import explore_beside, explore_hidden, explore_spliced
 from pmwal.testing._simulator.campaign import explore_chunk
 from pmwal.testing._simulator.creation import explore_creation
 from pmwal.testing._simulator.explore import Effort, History, start_of
+from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Setting
+from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.process import scratch
 from pmwal.testing.violation import ORACLES, Violation
 from pmwal.writing.checks import unchecked
@@ -24,6 +28,7 @@ from pmwal.writing.checks import unchecked
 PAGE_PIPELINED = Setting("page", "pipelined", "lapped")
 PAGE_STRICT = Setting("page", "strict", "lapped")
 PAGE_BRINK = Setting("page", "strict", "brink")
+FOLIO_PIPELINED = Setting("folio-64k", "pipelined", "lapped", 128 * 1024)
 PAGE_FULL = Setting("page", "strict", "full")
 LINES = Setting("pmem", "strict", "lapped", 8192, 64)
 LINES_PACKED = Setting("pmem", "pipelined", "lapped", 8192, 8)
@@ -35,7 +40,10 @@ GHOSTS = PLAIN._replace(continue_one_in=4, lose_one_in=2)
 
 
 class Mutant(NamedTuple):
-    """A deliberate bug: what it changes, the oracle that must notice it, and where. No operations: the creation of a log."""
+    """A deliberate bug: what it changes, the oracle that must notice it, and where. No operations: the creation of a log.
+
+    ``explore`` is what the history is given to instead of the explorer of crash images.
+    """
 
     what: str
     patches: Callable[[], list[seam.Patch]]
@@ -45,6 +53,7 @@ class Mutant(NamedTuple):
     engine: str = "python"
     effort: Effort = PLAIN
     own_start: bool = False  # the log that the history starts from is made by the mutant, too
+    explore: Callable[[Path, History], object] | None = None
 
     @property
     def history(self) -> History:
@@ -199,6 +208,188 @@ MUTANTS = {
     "crc_without_seed": Mutant(
         "records of another log", recovery.crc_without_seed, "damage", PAGE_STRICT, "append_small", own_start=True
     ),
+    "longest_run_kept": Mutant(
+        "a repair that prefers the longest run",
+        repair.longest_run_kept,
+        "repaired",
+        PAGE_STRICT,
+        "extend extend rollback append_small",
+        explore=explore_repair,
+    ),
+    "truncated_kept": Mutant(
+        "a repair of which truncated records come back",
+        repair.truncated_kept,
+        "repaired",
+        PAGE_STRICT,
+        "truncate append_small",
+        explore=explore_repair,
+    ),
+    "discarded_kept": Mutant(
+        "a repair of which discarded records come back",
+        repair.discarded_kept,
+        "repaired",
+        PAGE_STRICT,
+        "append_small append_small rollback",
+        explore=explore_repair,
+    ),
+    "last_record_dropped": Mutant(
+        "a repair that drops a live record",
+        repair.last_record_dropped,
+        "repaired",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_repair,
+    ),
+    "slots_forgotten": Mutant(
+        "a repair that believes no slot",
+        repair.slots_forgotten,
+        "repaired",
+        PAGE_STRICT,
+        "truncate append_small",
+        explore=explore_repair,
+    ),
+    "oldest_slot_believed": Mutant(
+        "a repair by an old slot",
+        repair.oldest_slot_believed,
+        "repaired",
+        PAGE_STRICT,
+        "append_small rollback append_small",
+        explore=explore_repair,
+    ),
+    "superblock_left": Mutant(
+        "a superblock that stays lost",
+        repair.superblock_left,
+        "repaired",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_repair,
+    ),
+    "search_gives_up": Mutant(
+        "a search that ends early",
+        search.search_gives_up,
+        "damage",
+        PAGE_PIPELINED,
+        "append_large append_large append_small append_small append_small",
+        effort=PLAIN._replace(close_up_to=5, damages=60),
+    ),
+    "search_skips": Mutant(
+        "a search that looks at one place in many",
+        search.search_skips,
+        "damage",
+        PAGE_PIPELINED,
+        "append_small append_small append_small",
+        effort=PLAIN._replace(close_up_to=3),
+    ),
+    "headers_believed": Mutant(
+        "a search that checks no checksum",
+        search.headers_believed,
+        "verdict",
+        PAGE_PIPELINED,
+        "append_small",
+    ),
+    "budget_decides": Mutant(
+        "a search that gives up, and calls that damage",
+        search.budget_decides,
+        "verdict",
+        FOLIO_PIPELINED,
+        "append_small",
+    ),
+    "versions_first": Mutant(
+        "a torn live page that passes for a whole one",
+        beside.versions_first,
+        "beside",
+        PAGE_STRICT,
+        "append_small rollback",
+        explore=explore_beside,
+    ),
+    "second_copy_missing": Mutant(
+        "a torn live page, and no second copy",
+        beside.second_copy_missing,
+        "beside",
+        PAGE_PIPELINED,
+        "append_small append_small",
+        explore=explore_beside,
+    ),
+    "second_copy_first_half": Mutant(
+        "a second copy that is torn with the first",
+        beside.second_copy_first_half,
+        "beside",
+        PAGE_PIPELINED,
+        "append_small append_small",
+        explore=explore_beside,
+    ),
+    "byte_unlocked": Mutant(
+        "a lock that is claimed and not taken",
+        beside.byte_unlocked,
+        "beside",
+        PAGE_STRICT,
+        "append_pending",
+        explore=explore_beside,
+    ),
+    "byte_unclaimed": Mutant(
+        "no lock: a writer that other namespaces cannot see",
+        beside.byte_unclaimed,
+        "beside",
+        PAGE_STRICT,
+        "append_pending",
+        explore=explore_hidden,
+    ),
+    "writer_never_dies": Mutant(
+        "a dead writer that counts as alive",
+        beside.writer_never_dies,
+        "beside",
+        PAGE_PIPELINED,
+        "append_pending",
+        explore=explore_beside,
+    ),
+    "damage_not_looked_at_again": Mutant(
+        "R4 for what the writer freed meanwhile",
+        beside.damage_not_looked_at_again,
+        "beside",
+        PAGE_STRICT,
+        "overwrite overwrite overwrite",
+        explore=explore_beside,
+    ),
+    "open_id_kept": Mutant(
+        "two opens with one id",
+        beside.open_id_kept,
+        "beside",
+        PAGE_PIPELINED,
+        "",
+        explore=explore_spliced,
+    ),
+    "loss_unnoticed": Mutant(
+        "a lost name that nobody notices",
+        surroundings.loss_unnoticed,
+        "named",
+        PAGE_STRICT,
+        "",
+        explore=explore_names,
+    ),
+    "replacement_unnoticed": Mutant(
+        "another file with the log's name",
+        surroundings.replacement_unnoticed,
+        "named",
+        PAGE_STRICT,
+        "",
+        explore=explore_names,
+    ),
+    "name_taken_over": Mutant(
+        "a creation over another file",
+        surroundings.name_taken_over,
+        "creation",
+        PAGE_STRICT,
+        "",
+        explore=explore_unlinkable,
+    ),
+    "healthy_set_aside": Mutant(
+        "a healthy log set aside",
+        surroundings.healthy_set_aside,
+        "aside",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_handlers,
+    ),
 }
 """Every mutant by its name."""
 assert all(mutant.oracle in ORACLES for mutant in MUTANTS.values())
@@ -227,12 +418,27 @@ def applied(mutant: Mutant) -> Iterator[None]:
 def noticed_by(mutant: Mutant) -> tuple[str, str] | None:
     """The oracle that notices this bug and what it says; None when it survives."""
     with applied(mutant):
-        if mutant.operations is None:
-            try:
-                with tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
-                    explore_creation(Path(name), mutant.setting)
-            except Violation as violation:
-                return violation.oracle, violation.detail
-            return None
+        if mutant.operations is None or mutant.explore is not None:
+            return explored(mutant)
         failure = explore_chunk(mutant.effort, (mutant.engine, (mutant.history,))).failure
         return None if failure is None else (failure[1].oracle, failure[1].detail)
+
+
+def explored(mutant: Mutant) -> tuple[str, str] | None:
+    """The oracle that is violated where the mutant is not noticed in crash images, and what it says; None if none is."""
+    before = os.environ.get("PMWAL_ENGINE")
+    os.environ["PMWAL_ENGINE"] = mutant.engine
+    try:
+        with tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
+            if mutant.explore is not None:
+                mutant.explore(Path(name), mutant.history)
+            else:
+                explore_creation(Path(name), mutant.setting)
+    except Violation as violation:
+        return violation.oracle, violation.detail
+    finally:
+        if before is None:
+            del os.environ["PMWAL_ENGINE"]
+        else:
+            os.environ["PMWAL_ENGINE"] = before
+    return None

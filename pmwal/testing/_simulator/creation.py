@@ -16,10 +16,10 @@ from pmwal.testing.recorder import Recorder, Step
 from pmwal.testing.violation import Violation
 
 
-def explore_creation(directory: Path, setting: Setting) -> int:
+def explore_creation(directory: Path, setting: Setting, recorder: Recorder | None = None) -> int:
     """Create a log and look at what every crash leaves; how many images there were. ``Violation`` of oracle "creation"."""
     path = directory / "created.wal"
-    recorder = Recorder()
+    recorder = Recorder() if recorder is None else recorder
     wal = open_log(path, "x", size=setting.size, align=setting.align, medium=setting.mapped, seam=recorder)
     size = path.stat().st_size
     wal.close()
