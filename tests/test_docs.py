@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import doctest
+import logging
 import pkgutil
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,27 @@ def can_run(section: Section) -> bool:
     return all(map(is_there, re.findall(r"^<!-- needs ([\w.]+) -->$", "\n".join(section.lines), re.MULTILINE)))
 
 
+def loggers() -> Iterator[logging.Logger]:
+    """All loggers of this process."""
+    yield logging.getLogger()
+    yield from (each for each in list(logging.getLogger().manager.loggerDict.values()) if isinstance(each, logging.Logger))
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Examples configure loggers, and leave handlers whose logs are gone: both are undone, or later tests would meet them."""
+    before = {each.name: (each.level, each.propagate, each.disabled, tuple(each.handlers)) for each in loggers()}
+    yield
+    for logger in loggers():
+        level, propagate, disabled, handlers = before.get(logger.name, (logging.NOTSET, True, False, ()))
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_examples_in_documents_run(path: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block that starts with ">>>" gives the output shown; each heading starts with fresh names and a fresh ``path``."""
