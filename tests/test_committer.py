@@ -136,6 +136,7 @@ def test_forked_child_has_no_committer(shm_dir: Path) -> None:
 @pytest.mark.parametrize("commit", [0, -1.0, float("nan"), float("inf"), True, None, "sometimes"])
 def test_what_is_no_policy_is_refused(shm_dir: Path, commit: object) -> None:
     """Before anything is created."""
-    with pytest.raises(ValueError, match="commit"):
+    error = TypeError if commit is True or commit is None else ValueError
+    with pytest.raises(error, match="commit"):
         open_small(shm_dir / "log", commit=commit)
     assert not (shm_dir / "log").exists()

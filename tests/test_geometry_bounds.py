@@ -57,8 +57,11 @@ for capacity, alignment, payload_max in itertools.product(NUMBERS, repeat=3):
             made(lambda: scanner.rows(Window(window, start, 0), Bound(position, 1), Rules(99, HUGE - 1, 1, 1), rows, 0, length))
         made(lambda: scanner.run(Window(window, start, 0), Bound(position, 1), Rules(99, HUGE - 1, 1, 1), 1, 0, None, 1 << 20))
         made(lambda: scanner.records(Record, Window(window, start, 0), Bound(position, 1), Rules(99, HUGE - 1, 1, 1), 10))
-        made(lambda: scanner.candidates(window, position, HUGE - 1, 1, 1, 1))
-        calls += 9
+        limits, spans = (True, position, 1, 1, 1), [(start, end, True)]
+        search = made(lambda: native.Search(capacity, alignment, payload_max, 0, limits, spans, PAGE))
+        if search is not None:
+            made(lambda: search.data(window, min(2 * PAGE, end - start), min(2 * PAGE, end - start)))
+        calls += 10
 print(scanners, calls)
 window.release()
 """
@@ -82,7 +85,8 @@ os.ftruncate(fd, 64 * PAGE)
 mapping = mmap.mmap(fd, 64 * PAGE)
 good = dict(
     mapping=mapping, fd=fd, capacity=16 * PAGE, alignment=8, payload_max=8 * PAGE - 48, ring_offset=8 * PAGE, control_pages=2,
-    uuid_crc=0, barrier=0, pipelined=False, on_disk=False, seam=None, writing=native.Lock(), guard=native.Lock(), index=[],
+    uuid_crc=0, barrier=0, pipelined=False, on_disk=False,
+    synced_writes=False, cached_writes=False, seam=None, writing=native.Lock(), guard=native.Lock(), index=[],
     bound_type=Bound, writer=bytes(64), state=(0, 1, 0, 1, 0, 1, 1, 1), generation=0, pointer=0, timing_step=1,
 )
 core = native.Core(**good)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import struct
@@ -221,9 +222,9 @@ def test_living_writer_is_noticed_under_every_name(log: Path, name: str) -> None
         other = Path(f"/proc/self/fd/{wal._engine.mapping.fd}")
     assert look(other)["live"]
     assert look(other)["records"] == [b"durable"]
-    wal.close()
     if name == "renamed":
         other.rename(log)
+    wal.close()
 
 
 def test_copy_has_no_writer(log: Path) -> None:
@@ -343,8 +344,12 @@ def test_readers_lock_nothing(log: Path) -> None:
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that refuses these locks (EINVAL, ENOLCK)."""
 
-    def refuse(*_: Any) -> None:
-        raise OSError(22, "Invalid argument")
+    real = fcntl.fcntl
+
+    def refuse(fd: int, command: int, *argument: Any) -> Any:
+        if command in (fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK):
+            raise OSError(22, "Invalid argument")
+        return real(fd, command, *argument)
 
     monkeypatch.setattr(liveness.fcntl, "fcntl", refuse)
 

@@ -124,6 +124,7 @@ def test_prometheus_survives_any_path(shm_dir: Path, registry: CollectorRegistry
     assert expected.isprintable() or isinstance(name, str)
 
 
+@pytest.mark.filterwarnings("ignore::pmwal.UnlinkedWarning")
 def test_two_logs_with_one_path_are_one_sample(path: Path, registry: CollectorRegistry) -> None:
     """Prometheus refuses a scrape with the same sample twice; the log that was added last has the name."""
     with open_small(path) as old:

@@ -20,6 +20,7 @@ from pmwal.errors import PmwalError
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import lock_existing, map_for_reading
 from pmwal.recovery.judge import judge
+from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.seam import SYSTEM, Seam
 
 KEPT = 3
@@ -54,7 +55,7 @@ def _is_corrupt(name: str, seam: Seam) -> bool:
 
 def _rename(name: str, seam: Seam) -> str:
     directory, base = os.path.split(name)
-    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         when = datetime.fromtimestamp(seam.now_ns() // 1_000_000_000, UTC)
         stem = target = f"{base}.corrupt-{when:%Y%m%dT%H%M%SZ}"

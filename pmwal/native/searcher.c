@@ -66,8 +66,7 @@ static PyObject *search_create(PyTypeObject *type, PyObject *args, PyObject *key
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKKIO!OK|p:Search", names, &capacity, &alignment, &payload_max, &uuid_crc,
                                      &PyTuple_Type, &limits, &spans, &piece, &portable))
         return NULL;
-    if (!capacity || alignment < 8 || alignment > PMWAL_ALIGN_MAX || alignment & (alignment - 1) || piece < PMWAL_ALIGN_MAX ||
-        piece > PIECE_MAX || piece & (piece - 1) || payload_max > PMWAL_LENGTH_MAX)
+    if (!geometry_possible(capacity, alignment, payload_max) || piece < PMWAL_ALIGN_MAX || piece > PIECE_MAX || piece & (piece - 1))
         return PyErr_Format(PyExc_ValueError, "no log has this geometry");
     Search *self = (Search *)type->tp_alloc(type, 0);
     if (!self)

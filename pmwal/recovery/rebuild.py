@@ -64,7 +64,7 @@ def rebuild(load: Load, judgement: Judgement, scan: Scan | None = None) -> Rebui
     newest_epoch = int(whole["epoch"].max(initial=0))
     remains = _remains(whole, block, pointer)
     if pointer is None:
-        return _chosen(*_run_at_mark(remains, block), remains, None, newest_epoch, doubtful=True)
+        return _chosen(*_run_at_mark(remains, block), remains, None, newest_epoch, overtaken=False, doubtful=True)
     slot = pointer.slot
     if not judgement.row.by_pointer:
         judgement = judge(overlay(load, [(block.control_offset, filled_region(slot, block))]), judgement.identity, None, scan)
@@ -78,13 +78,17 @@ def rebuild(load: Load, judgement: Judgement, scan: Scan | None = None) -> Rebui
         if first != last and (first.next_seq == tail.next_seq or not reached):
             tail, end = first, last
     epoch_max = max(newest_epoch, *(epoch for epoch, _ in pointer.epochs))
-    return _chosen(tail, end, remains, slot, epoch_max, doubtful=overtaken or not pointer.certain)
+    return _chosen(tail, end, remains, slot, epoch_max, overtaken=overtaken, doubtful=overtaken or not pointer.certain)
 
 
-def _chosen(tail: Bound, end: Bound, remains: _Remains, slot: Slot | None, epoch_max: int, *, doubtful: bool) -> Rebuilt:
+def _chosen(
+    tail: Bound, end: Bound, remains: _Remains, slot: Slot | None, epoch_max: int, *, overtaken: bool, doubtful: bool
+) -> Rebuilt:
+    """``overtaken``: records of a later epoch than the slot's were met, so a newer slot was lost."""
     live = remains.live
     before = live["position"][live["seq"] < tail.next_seq]
-    after = live[(live["seq"] >= end.next_seq) & (live["position"] >= end.position)]
+    left = np.concatenate((live, remains.begun)) if slot is None or overtaken else live
+    after = left[(left["seq"] >= end.next_seq) & (left["position"] >= end.position)]
     last_seq = max(end.next_seq - 1, int(after["seq"].max(initial=0)), 0 if slot is None else slot.commit_seq)
     last = live[(live["seq"] == end.next_seq - 1) & (live["end"] == end.position)]
     index, count = (int(last[name].max(initial=0)) for name in ("batch_index", "batch_count"))
@@ -104,10 +108,12 @@ def _chosen(tail: Bound, end: Bound, remains: _Remains, slot: Slot | None, epoch
 class _Remains(NamedTuple):
     """The whole records that were live, in order of their numbers; the commit pointer, and the epoch that it is of.
 
-    ``start``: where the next record goes if there are none.
+    ``start``: where the next record goes if there are none. ``begun``: whole records past the pointer that form no whole batch: a
+    crash leaves such, and only where no slot can be believed they may have been more than begun.
     """
 
     live: _Records
+    begun: _Records
     mark: int
     epoch: int
     start: Bound
@@ -132,8 +138,8 @@ def _remains(whole: _Records, block: Superblock, pointer: Pointer | None) -> _Re
     before, past = live[live["end"] <= mark], live[(live["position"] >= mark) & (live["epoch"] == epoch)]
     start = Bound(int(past["position"][0]), int(past["seq"][0])) if len(past) else START
     joins = empty or (len(before) > 0 and int(before["end"][-1]) == mark)
-    live = np.concatenate((before, past[: _whole_batches(past, block, mark if joins else None)]))
-    return _Remains(live, mark, epoch, start)
+    finished = _whole_batches(past, block, mark if joins else None)
+    return _Remains(np.concatenate((before, past[:finished])), past[finished:], mark, epoch, start)
 
 
 def _not_discarded(whole: _Records, slots: Iterable[tuple[int, int]]) -> _Records:
@@ -206,7 +212,7 @@ def _run_from(tail: Bound, live: _Records, block: Superblock) -> Bound:
 
 def _run_at_mark(remains: _Remains, block: Superblock) -> tuple[Bound, Bound]:
     """The unbroken run around the commit pointer; else the first one after it that has records of the greatest epoch."""
-    live, mark, epoch, start = remains
+    live, mark, epoch, start = remains.live, remains.mark, remains.epoch, remains.start
     if not len(live):
         return start, start
     breaks = np.flatnonzero(~_adjoin(live, block)) + 1

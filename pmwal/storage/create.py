@@ -155,7 +155,7 @@ def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
     """Remove a log that was just created, because it could not be opened. Its lock is held: nobody has written to it."""
     directory, name = os.path.split(os.path.realpath(path))
     with contextlib.suppress(OSError):
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
             if os.path.samestat(found, os.fstat(lock.fd)):
