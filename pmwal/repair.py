@@ -36,7 +36,7 @@ from pmwal.records import Progress, RecoveryReport, restore
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
-from pmwal.storage.create import hidden_name, remove_orphans, unnamed_file
+from pmwal.storage.create import NO_LINK, hidden_name, remove_orphans, unnamed_file
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM, Seam
@@ -240,7 +240,7 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
             _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
             hidden = hidden_name(base)
             if not os.path.lexists(backup):
-                seam.link(base, os.path.basename(backup), directory_fd)
+                _keep(base, backup, directory_fd, seam)
             seam.link(source, hidden, directory_fd)
             try:
                 seam.sync_file(directory_fd)
@@ -252,6 +252,20 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
             seam.sync_file(directory_fd)
     finally:
         os.close(directory_fd)
+
+
+def _keep(base: str, backup: str, directory_fd: int, seam: Seam) -> None:
+    """Give the damaged file its backup name, as a second one."""
+    try:
+        seam.link(base, os.path.basename(backup), directory_fd)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        message = (
+            f"{os.strerror(error.errno)}: there are no hard links here, so a repair could not keep the damaged file. Nothing was "
+            "changed; copy the log to another file system, repair the copy, and move it back"
+        )
+        raise OSError(error.errno, message, os.path.join(os.path.dirname(backup), base)) from error
 
 
 def _write_copy(fd: int, path: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:

@@ -532,3 +532,20 @@ def test_repair_that_was_killed_after_the_backup_is_run_again(path: Path, explic
     assert report.backup == backup
     assert sorted(os.listdir(path.parent)) == sorted([path.name, os.path.basename(backup)])
     assert len(read(path)) == 11
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_repair_without_hard_links_is_one_clear_error(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The damaged file could not be kept, so it is left as it is, alone in its directory."""
+    open_small(path).close()
+    overwrite(path, 0, bytes(PAGE))
+    before, names = path.read_bytes(), os.listdir(path.parent)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="no hard links here") as caught:
+        repair(path)
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert (path.read_bytes(), os.listdir(path.parent)) == (before, names)

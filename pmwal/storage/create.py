@@ -50,7 +50,7 @@ from pmwal.storage.seam import Seam
 
 FILE_MODE = 0o600
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-_NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_RENAME = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -136,7 +136,7 @@ def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
         seam.link(source, name, directory_fd)
         return
     except OSError as error:
-        if error.errno not in _NO_LINK:
+        if error.errno not in NO_LINK:
             raise
         if os.path.isabs(source):
             raise _CannotLink from error
