@@ -190,7 +190,7 @@ class WalStats:
 
 @dataclass(frozen=True, slots=True)
 class SinkStats:
-    """What became of the records of a logging library since the log was opened.
+    """What became of the records of a logging library since its handler was made, over all logs that it opened at its path.
 
     - ``written``: stored. ``overwritten``: older records that were overwritten, also those of earlier runs.
     - ``dropped``: not stored because the log was full (``on_full="raise"``). ``errors``: not stored as they were, or not durable as

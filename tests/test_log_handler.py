@@ -27,6 +27,7 @@ import pytest
 
 import pmwal
 from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import sink
 from pmwal.logs.encoder import LIBRARIES, encoder
 from pmwal.opening import open_with
@@ -344,6 +345,29 @@ def test_full_log_does_what_it_was_told_and_counts(log: Path, on_full: str) -> N
     else:
         assert stats.overwritten == 0 < stats.dropped == len(handler.reported)
         assert numbers == list(range(stats.written))
+
+
+@pytest.mark.parametrize("structlog", [False, True], ids=["logging", "structlog"])
+def test_full_log_says_so_in_one_line_until_it_stores_again(log: Path, structlog: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for all records that are dropped one after another; each is counted."""
+    options = {"size": SIZE, "on_full": "raise", "commit": "manual"}
+    thing: Any = LoggerFactory(log, **options) if structlog else pmwal.LogHandler(log, **options)  # type: ignore[arg-type]
+    logger: Any = thing() if structlog else logger_of(thing)
+    for _ in range(100):
+        logger.info("x" * 1000)
+    dropped = thing.stats().dropped
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("Logging error", "pmwal.errors.WalFull", "stats()", "'xxx"):
+        assert part in line
+    assert dropped > 30
+    thing.wal.truncate(before=thing.wal.next_seq - 1)
+    logger.info("stored")
+    assert (thing.stats().dropped, capsys.readouterr().err) == (dropped, "")
+    for _ in range(100):
+        logger.info("x" * 1000)
+    assert thing.stats().dropped > dropped + 30
+    assert capsys.readouterr().err.count("\n") == 1
+    thing.close()
 
 
 def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,11 @@ def test_record_too_large_is_stored_shortened_and_reported(field: str, shm_dir: 
         logger.exception(
             large if field == "message" else "small", extra={"id": 17, "list": [large] * 3} if field == "extra" else {"id": 17}
         )
-    assert "RecordTooLarge" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    for part in ("RecordTooLarge", "stored shortened", handler.wal.path, f"{__file__}:"):
+        assert part in printed
+    assert len(printed) < 1000
     (record,) = handler.wal
     document = json.loads(record.data)
     assert (document["level"], document["logger"], document["extra"]["id"]) == ("ERROR", "app", 17)

@@ -28,8 +28,8 @@ class LoggerFactory(SinkOwner):
 
     A record is the text (in UTF-8) or the bytes that the last processor returned; its ``kind`` is the number of the method's level
     in ``logging``. Errors of the log are counted and printed to stderr (unless ``logging.raiseExceptions`` is false), and not
-    raised; of a closed log only the first one is printed. The log is closed when the factory and its loggers are gone, and at exit.
-    ``copy.deepcopy`` gives the same factory and loggers.
+    raised; of a closed or full log only the first one is printed. The log is closed when the factory and its loggers are gone, and
+    at exit. ``copy.deepcopy`` gives the same factory and loggers.
 
     >>> factory = LoggerFactory(path, size="1MiB")
     >>> factory().warning('{"event": "late"}')

@@ -30,7 +30,8 @@ class LogHandler(SinkOwner, logging.Handler):
       at most once a second. "manual" has the lowest latency: no thread, and ``sync_level``, ``flush()`` and ``close()`` commit.
       "each" makes every call return durable: on a disk it waits for the disk.
     - ``sync_level``: records of this level (number or name) and above are durable when the call returns.
-    - ``on_full``: "overwrite" the oldest records, or "raise": keep them, and drop and report the new one.
+    - ``on_full``: "overwrite" the oldest records, or "raise": keep them, and drop the new one. Of those that are dropped one after
+      another the first is reported, and all are counted.
     - ``structured``: store a line of JSON with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and, if present,
       ``exc``, ``stack`` and ``extra``, encoded by orjson or msgspec if one is installed. Otherwise the formatted text is stored.
       Both are UTF-8 without a newline at the end; the record's ``kind`` is the number of the level.
@@ -131,10 +132,12 @@ class LogHandler(SinkOwner, logging.Handler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Report the error that is handled at the moment, as ``logging.Handler`` does.
 
-        Of a closed log, and of a parent's log, it reports the first one only, in one line: no later record can be stored.
+        Errors of the log that concern one record after another take one line each: a record that was stored shortened; the first
+        one that was refused by a closed log or in a forked child; and the first one that a full log refused since it last stored
+        a record. ``stats()`` counts the others.
         """
         error = sys.exc_info()[1]
-        if self._sink.said(error, record.msg):
+        if self._sink.said(error, record.msg, f"{record.pathname}:{record.lineno}"):
             return
         try:
             super().handleError(record)

@@ -54,6 +54,7 @@ WAITING_MAX = 1024
 """How many lines may wait. A batch or a signal handler that logs more gets an error for each further one."""
 
 _TRIES = 4  # opens of a log that is corrupt, or of another size, again
+_SHOWN = 200  # characters of a message in a report
 _ONE_IN = 4  # a line that is too large is cut to this part of the ring; the largest record is half of it, less its header
 
 
@@ -96,7 +97,8 @@ class Sink:
         self._opening = threading.RLock()  # held while the path is opened anew
         self._opener: int | None = None  # the thread that does
         self._reasons: defaultdict[str, int] = defaultdict(int)
-        self._said: dict[tuple[type, int], object] = {}  # errors that were reported in one line, by class and process
+        self._said: dict[tuple[type, int], object] = {}  # errors that were reported for all that follow, by class and process
+        self._full_at = 0  # next_seq when the log was last found full
         self._waiting: deque[_Line] = deque()  # appended to by any thread, shortened only by the one that has the lock
         self._lock = threading.RLock()
         self._storing: int | None = None  # the thread that has the lock
@@ -157,8 +159,13 @@ class Sink:
             else:
                 return
         if isinstance(error, RecordTooLarge):
-            self._append(shortened(line, self.wal.capacity // _ONE_IN), kind=kind, commit=sync or None)
+            cut = shortened(line, self.wal.capacity // _ONE_IN)
+            self._append(cut, kind=kind, commit=sync or None)
             self._cut += 1
+            raise RecordTooLarge(
+                f"{self.path}: this record was stored shortened, to {len(cut)} bytes: {error}; log less in one record, or use a "
+                "larger size for a new log"
+            ) from None
         if isinstance(error, ForkedWal):
             raise ForkedWal(
                 f"{self.path}: it was opened by process {self._pid}, and this is its forked child {os.getpid()}, whose record was "
@@ -300,15 +307,33 @@ class Sink:
         """Count a record of which a part was cut."""
         self._cut += 1
 
-    def said(self, error: BaseException | None, message: object) -> bool:
-        """Report an error after which no record can be stored, in one line for all of them; False for any other error."""
-        if not isinstance(error, (WalClosed, ForkedWal)):
+    def said(self, error: BaseException | None, message: object, where: str = "") -> bool:
+        """Report an error of the log in one line on stderr; False for an error that the caller must report itself.
+
+        Of errors that every later record would repeat, only the first one is reported: of a closed log and in a forked child for
+        good, of a full log until it has stored a record again.
+        """
+        if not isinstance(error, (WalClosed, ForkedWal, WalFull, RecordTooLarge)):
             return False
-        first = object()
-        if self._said.setdefault((type(error), os.getpid()), first) is first:
-            name = f"{type(error).__module__}.{type(error).__qualname__}"
-            say(f"{name}: {error}. Later records are only counted, in stats(). Message: {_shown(message)}")
+        text = f"{type(error).__module__}.{type(error).__qualname__}: {error}."
+        if isinstance(error, WalFull):
+            if not self._newly_full():
+                return True
+            text += " Further ones are only counted, in stats(), until a record is stored again."
+        elif not isinstance(error, RecordTooLarge):
+            first = object()
+            if self._said.setdefault((type(error), os.getpid()), first) is not first:
+                return True
+            text += " Later records are only counted, in stats()."
+        say(f"{text} Message: {_shown(message)}{where and f', logged at {where}'}")
         return True
+
+    def _newly_full(self) -> bool:
+        """Whether a record was stored since the log was last found full."""
+        now = self.wal.next_seq
+        # Atomic without a lock, as in ``count``.
+        before, self._full_at = self._full_at, now
+        return before != now
 
     # -- the rest
 
@@ -363,7 +388,9 @@ class SinkOwner:
         return self._sink.wal
 
     def stats(self) -> SinkStats:
-        """The number of records written, overwritten, dropped, and lost to errors since the log was opened.
+        """What became of the records, as counters that continue when the path is opened anew.
+
+        ``errors`` also counts records that were stored shortened or not made durable as asked: see ``pmwal.records.SinkStats``.
 
         >>> import pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
@@ -452,7 +479,8 @@ def say(text: str) -> None:
 def _shown(message: object) -> str:
     try:
         text = message.decode("utf-8", "backslashreplace") if isinstance(message, bytes) else message
-        return repr(text)[:200]
+        shown = repr(text)
+        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
     except Exception as error:
         return f"<{type(error).__name__} in repr()>"
 
