@@ -19,6 +19,7 @@ import pmwal
 from images import Interrupter, Reopener, between, brief, images, state_of
 from marks import first_fast
 from operations import CRASH_MEDIA, DAX, OPERATIONS, PIPELINED, STRICT, Operation, appended, prepare, steps_of
+from pmwal.storage import lock
 from pmwal.testing import PowerCutModel
 from pmwal.testing._simulator.model import Found
 from pmwal.writing.access import owned
@@ -307,3 +308,29 @@ def test_handle_dropped_after_an_interrupted_close_lets_the_log_go(shm_dir: Path
             gc.collect()
         open_small(path).close()
         number += 5
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["existing", "new"])
+def test_interrupted_open_leaves_no_lock(shm_dir: Path, exists: bool) -> None:
+    """Wherever it came, before the caller had a handle: the log can be opened again."""
+    path = shm_dir / "test.wal"
+    raised_in, number = "?", 0
+    while raised_in:
+        if exists:
+            open_small(path).close()
+        else:
+            path.unlink(missing_ok=True)
+        handles = []
+        with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt):
+            warnings.simplefilter("ignore", ResourceWarning)
+            with SignalAt(number) as signal_at:
+                handles.append(open_small(path))
+        raised_in = signal_at.raised_in
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            handles.clear()
+            gc.collect()
+        open_small(path).close()
+        assert lock._locked == set()
+        number += 31
+    assert number > 60

@@ -100,8 +100,10 @@ def test_lock_whose_descriptor_is_of_another_file_is_noticed(shm_dir: Path) -> N
     held = wal._writer_lock
     own, other = held.fd, os.open(os.devnull, os.O_RDONLY)
     held.fd = other
+    lock._descriptors.add(other)
     with pytest.raises(AssertionError, match="of a lock is of another file"):
         held.release()
     held.fd = own
+    lock._descriptors.discard(other)
     os.close(other)
     wal.close()

@@ -36,6 +36,7 @@ class WriterLock:
         self.fd = fd
         self.pid = os.getpid()
         self._key = (status.st_dev, status.st_ino)
+        self._held = False
         with _guard:
             if self._key in _locked:
                 raise WalLocked(
@@ -43,6 +44,8 @@ class WriterLock:
                 )
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held = True  # before anybody knows: from here on, release() undoes all that was done
+                _locked.add(self._key)
             except BlockingIOError:
                 writer = visible_writer(lambda offset, length: os.pread(fd, length, offset), status.st_ino, seam)
                 who = "another process" if writer is None else f"process {writer.pid}"
@@ -50,8 +53,12 @@ class WriterLock:
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',
                     None if writer is None else writer.pid,
                 ) from None
-            _locked.add(self._key)
-            self._held = True
+
+    def __del__(self) -> None:
+        """An interrupt in an open or a creation can come before its caller has this object: then nothing else would release it."""
+        while getattr(self, "_held", False) and os.getpid() == self.pid:
+            with contextlib.suppress(KeyboardInterrupt):  # which nobody would get from here
+                self.release()
 
     def announce(self) -> bool:
         """Let readers, in any process, know that this writer is alive for as long as the lock is held; whether that is possible."""
@@ -62,19 +69,26 @@ class WriterLock:
         if os.getpid() != self.pid:
             return
         with _guard:
-            if self._held:
-                if CHECKING:
-                    with contextlib.suppress(OSError):  # the program may have closed it
-                        status = os.fstat(self.fd)
-                        check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
-                _locked.discard(self._key)
-                try:
-                    os.close(self.fd)
-                except OSError:
-                    pass
-                finally:  # an interrupt during the call comes after it
-                    self._held = False
-                _descriptors.discard(self.fd)
+            if not self._held:
+                return
+            _locked.discard(self._key)
+            if self.fd in _descriptors:  # else an open that was interrupted has closed it, and another file may have its number
+                self._close()
+            self._held = False
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # the program may have closed it
+            status = os.fstat(self.fd)
+            if CHECKING:
+                check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
+            fcntl.flock(self.fd, fcntl.LOCK_UN)  # another descriptor that an interrupted creation left would keep the lock
+        try:
+            os.close(self.fd)
+        except OSError:
+            pass
+        finally:  # an interrupt during the call comes after it
+            self._held = False
+        _descriptors.discard(self.fd)
 
 
 def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -96,9 +110,10 @@ def duplicate_locked(fd: int) -> int:
 def close_locked(fd: int) -> None:
     """Close a descriptor of ``open_to_lock`` or ``duplicate_locked``."""
     with _guard:
-        _descriptors.discard(fd)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        if fd in _descriptors:
+            _descriptors.discard(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 # Held during a fork too, so that a child's copy of these sets is consistent.

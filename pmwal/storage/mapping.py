@@ -192,7 +192,10 @@ class Mapping:
             if self._before_close is not None:
                 self._before_close()
             if self._map is not None:
-                self._map.close()
+                with contextlib.suppress(
+                    BufferError
+                ):  # an open was interrupted: what it had made of an engine unmaps it when it goes
+                    self._map.close()
             fd, self.fd = self.fd, -1
             os.close(fd)
 
