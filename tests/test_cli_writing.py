@@ -178,19 +178,6 @@ def test_errors_advise_what_can_be_typed(cli: Cli, shm_dir: Path, arguments: tup
     assert not re.search(r"\w=|mode=|\(before", ran.err)
 
 
-def test_created_log_is_named_although_the_output_is_full(shm_dir: Path) -> None:
-    """The status is that of the output, and the log is there."""
-    path = shm_dir / "a.wal"
-    with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "pmwal", "create", str(path), "--size", "64KiB"]
-        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert ran.returncode == 74
-    said = ran.stderr.decode().splitlines()
-    assert said[0].startswith(f"pmwal: created {path}: ")
-    assert said[1:] == ["pmwal: standard output: No space left on device"]
-    assert path.exists()
-
-
 def test_write_reports_what_recovery_dropped(cli: Cli, shm_dir: Path) -> None:
     """Opening a torn log for writing drops the torn record, and reports it."""
     path = make_torn(shm_dir / "a.wal")

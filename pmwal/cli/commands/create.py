@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 
 from pmwal.cli.exit_status import OK
 from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_path, number_option, size_option
-from pmwal.cli.streams import StreamError
-from pmwal.cli.terminal import print_json, progress_bar, say
+from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import durability_in_words
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
 from pmwal.opening import open_log
@@ -57,16 +55,6 @@ def _label(text: str) -> bytes:
     return raw.ljust(APPLICATION_SIZE, b"\0")
 
 
-def _print_created(sentence: str) -> None:
-    """Print it; if it does not arrive, nothing else would say that there is a log now."""
-    try:
-        print(sentence, flush=True)
-    except StreamError as error:
-        if error.errno != errno.EPIPE:
-            say(sentence)
-        raise
-
-
 def run(args: argparse.Namespace) -> int:
     """Create the log, close it and describe it."""
     with progress_bar("create") as progress:
@@ -95,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return OK
-    _print_created(
+    print(
         f"created {args.path}: ring of {format_size(stats.capacity)}, records aligned to {stats.alignment}, "
         f"{stats.medium} on {stats.filesystem}; a record survives {durability_in_words(stats.durability)}"
     )
