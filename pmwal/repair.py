@@ -156,19 +156,22 @@ class _Plan:
             lost_records=left_out,
             lost_first_seq=lost_first,
             lost_last_seq=lost_last,
-            actions=self._actions(backup, kept),
+            actions=self._actions(backup, kept, complete=lost_first is None and not left_out),
             doubtful_records=doubtful,
         )
 
-    def _actions(self, backup: str, kept: int) -> tuple[str, ...]:
+    def _actions(self, backup: str, kept: int, *, complete: bool) -> tuple[str, ...]:
+        """The steps, each of which begins with its verb; ``complete``: all records are kept."""
         if not self.needed:
             return ("nothing: the log needs no repair",)
         actions = [f"keep the damaged file as {backup}"]
         if self.judgement.identity.copies < 2:
             actions.append("rewrite the damaged superblock copy from the whole one")
         if self.rebuilt is not None:
-            numbers = f", {self.tail.next_seq} to {self.end.next_seq - 1}," if kept else ""
-            actions.append(f"keep {kept} records{numbers} and leave out the rest")
+            count = f"{kept} record{'s' if kept != 1 else ''}"
+            numbers = f"{self.tail.next_seq} to {self.end.next_seq - 1}"
+            which = f"{'all' if complete else 'only'} {count}, {numbers}" if kept else "no records"
+            actions.append(f"keep {which}")
             if self.rebuilt.of_batch:
                 actions.append(f"leave the last {self.rebuilt.of_batch} in, though the rest of their batch is not there")
             if self.rebuilt.slot is None:

@@ -154,12 +154,33 @@ def test_dry_run_changes_nothing_and_repair_makes_the_log_usable(cli: Cli, shm_d
     assert (again.status, "nothing to repair" in again.text) == (0, True)
 
 
+@pytest.mark.parametrize("kind", ["slotless", "one-superblock", "damaged", "newest slot lost"])
+def test_repair_says_what_it_did_and_a_dry_run_what_it_would_do(cli: Cli, shm_dir: Path, kind: str) -> None:
+    """The same steps in the same order, once in the past. Only where records are left out are some "only" kept."""
+    path = shm_dir / "a.wal"
+    if kind == "damaged":
+        damage_record(make_log(path), 4)
+    elif kind == "newest slot lost":
+        make_log(path)
+        overwrite(path, place_of(path, newest_slot(path).generation + 40) // SECTOR * SECTOR, bytes(SECTOR))
+    else:
+        MAKERS[kind](path)
+    would = [line.strip() for line in cli("repair", "--dry-run", path).lines if line.startswith("  would ")]
+    done = cli("repair", path)
+    verbs = {"keep": "kept", "rebuild": "rebuilt", "rewrite": "rewrote", "use": "used", "write": "wrote"}
+    steps = [line.split(" ", 2)[1:] for line in would if not line.startswith("would be ")]
+    assert steps
+    assert [f"{verbs[verb]} {rest}" for verb, rest in steps] == [line.strip() for line in done.lines[1 : 1 + len(steps)]]
+    assert ("  kept only 3 records, 1 to 3" in done.lines) == (kind == "damaged")
+    assert ("  kept all 10 records, 1 to 10" in done.lines) == (kind in ("slotless", "newest slot lost"))
+
+
 def test_repair_and_salvage_say_whether_a_slot_vouches_for_the_records(cli: Cli, shm_dir: Path) -> None:
     """Without a slot the kept records are in doubt. With the newest one whole they are not, however many others are lost."""
     path = make_slotless(shm_dir / "a.wal")
     assert "rolled back or truncated records may be among these" in cli("cat", "--salvage", path).err
     repaired = cli("repair", path)
-    assert "10 of the kept records may have been truncated or rolled back before: no slot tells" in repaired.text
+    assert "10 of the kept records may have been truncated or rolled back before: no commit slot says" in repaired.text
     path = make_log(shm_dir / "b.wal")
     sector = place_of(path, newest_slot(path).generation + 40) // SECTOR * SECTOR
     overwrite(path, sector, bytes(SECTOR))

@@ -50,6 +50,25 @@ def test_cat_selects(cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], expect
     assert [int(line.split()[0]) for line in ran.lines] == list(expected)
 
 
+@pytest.mark.parametrize("salvage", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", 5, "--to", 2), "--to 2 is before --from 5"),
+        (("--from", 1, "--to", 0), "--to 0 is before --from 1"),
+        (("--since", "tomorrow", "--until", "yesterday"), "before --since"),
+        (("--since", "@2", "--until", "@1"), "before --since"),
+    ],
+)
+def test_range_that_ends_before_it_begins_is_wrong_usage(
+    cli: Cli, shm_dir: Path, arguments: tuple[Any, ...], words: str, salvage: bool
+) -> None:
+    """No record can be in it, so that to print nothing would hide a mistake."""
+    ran = cli("cat", make_log(shm_dir / "log"), *arguments, *(("--salvage",) if salvage else ()))
+    assert (ran.status, ran.out) == (64, b"")
+    assert words in ran.err
+
+
 def test_newest_first_reads_every_piece_once(cli: Cli, shm_dir: Path) -> None:
     """A log longer than one piece is printed completely in reverse."""
     count = 3 * range_reader._PIECE + 7

@@ -246,7 +246,7 @@ def test_missing_descriptors_are_never_taken_by_files(
     fails = (0 in fds and reads) or (1 in fds and command != "verify")
     assert ended.status == (74 if fails else 0)
     if 2 not in fds and fails:
-        assert "Bad file descriptor" in ended.err
+        assert "it is missing: the descriptor is closed" in ended.err
     if not fails and 1 not in fds:
         assert is_right(ended, sound(command), command)
 
@@ -355,7 +355,7 @@ def test_replaced_stream_does_not_leave_its_descriptor_to_files(shm_dir: Path) -
     script = "import io, os, sys; sys.stdin = io.StringIO(); os.closerange(0, 2); from pmwal.cli import main; main(['--version'])"
     script += "; sys.stderr.write(' '.join(os.readlink(f'/proc/self/fd/{fd}') for fd in range(2)))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stderr == "pmwal: standard output: Bad file descriptor\n/dev/null /dev/null"
+    assert ran.stderr == "pmwal: standard output: it is missing: the descriptor is closed\n/dev/null /dev/null"
 
 
 def test_program_that_calls_main_keeps_the_order_of_its_output(shm_dir: Path) -> None:

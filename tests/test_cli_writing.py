@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def test_create_never_touches_a_file_that_exists(cli: Cli, shm_dir: Path) -> Non
     before = path.read_bytes()
     ran = cli("create", path)
     assert (ran.status, ran.out) == (3, b"")
-    assert ran.err == f"pmwal: {path}: File exists\n"
+    assert ran.err == f"pmwal: {path}: it exists; choose another name, or remove it first\n"
     assert path.read_bytes() == before
 
 
@@ -126,20 +128,54 @@ def test_full_log_ends_the_command_or_loses_its_oldest_records(cli: Cli, shm_dir
     lines = b"".join(b"%0500d\n" % number for number in range(20))
     ran = cli("write", shm_dir / "a.wal", "--size", "4KiB", stdin=lines)
     assert ran.status == 1
-    assert "truncate" in ran.err
+    assert "; free the space of old records with pmwal truncate, or use --on-full overwrite\n" in ran.err
     ran = cli("write", shm_dir / "b.wal", "--size", "4KiB", "--on-full", "overwrite", stdin=lines)
     assert ran.status == 0
     assert "old ones overwritten" in ran.text
     assert cli("cat", shm_dir / "b.wal", "-n", 1, "-o", "raw").out == b"%0500d\n" % 19
 
 
-def test_writing_to_a_log_in_use_is_status_4_and_names_the_process(cli: Cli, shm_dir: Path) -> None:
-    """A log in use has status 4, and the message names its process."""
+@pytest.mark.parametrize("command", [("write",), ("import",), ("truncate", "--all"), ("repair",)])
+def test_writing_to_a_log_in_use_is_status_4_and_names_the_process(cli: Cli, shm_dir: Path, command: tuple[str, ...]) -> None:
+    """A log in use has status 4; the message names its process, and the command that reads it."""
     path = shm_dir / "a.wal"
-    with pmwal.open(path, size="64KiB"):
-        ran = cli("write", path, stdin=b"x\n")
+    with locked_elsewhere(path) as pid:
+        ran = cli(*command, path, stdin=b"")
     assert ran.status == 4
-    assert "has it open for writing" in ran.err
+    assert ran.err == f"pmwal: {path}: process {pid} has it open for writing; wait for it, or read it with pmwal cat\n"
+    with pmwal.open(path):
+        assert "; to read it meanwhile, use pmwal cat\n" in cli(*command, path, stdin=b"").err
+
+
+@contextlib.contextmanager
+def locked_elsewhere(path: Path) -> Iterator[int]:
+    """Another process has this log open for writing; its id."""
+    script = "import pmwal, sys; wal = pmwal.open(sys.argv[1], size='64KiB'); print(flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("write", "a.wal", "--size", "128KiB"), "bytes, not 131072; leave --size out"),
+        (("import", "a.wal", "--size", "128KiB"), "bytes, not 131072; leave --size out"),
+        (("write", "a.wal", "--medium", "dax"), "--medium dax needs a file system mounted with -o dax"),
+        (("create", "b.wal", "--medium", "dax"), "use --medium auto"),
+        (("truncate", "a.wal", "--before", "99"), "to free all, use --all"),
+    ],
+)
+def test_errors_advise_what_can_be_typed(cli: Cli, shm_dir: Path, arguments: tuple[str, ...], words: str) -> None:
+    """Messages of the library that name arguments of its functions name options and commands here."""
+    make_log(shm_dir / "a.wal")
+    command, name, *rest = arguments
+    ran = cli(command, shm_dir / name, *rest)
+    assert ran.status == 1
+    assert words in ran.err
+    assert not re.search(r"\w=|mode=|\(before", ran.err)
 
 
 def test_write_reports_what_recovery_dropped(cli: Cli, shm_dir: Path) -> None:

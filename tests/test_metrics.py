@@ -385,8 +385,8 @@ def test_stat_says_the_latencies_in_words(cli: Cli, path: Path, monkeypatch: pyt
         ]
         between_looks(monkeypatch, lambda: wal.append(b"x"), lambda: None)
         busy, idle = cli("stat", path, "--watch").lines
-        assert "commits/s; latency p50 2.05 µs, p99 2.05 µs, max 2.05 µs, 1 timed; last store" in busy
-        assert "commits/s; latency -; last store" in idle
+        assert "commits/s; latency p50 2.05 µs, p99 2.05 µs, max 2.05 µs, 1 timed; last commit: newest store" in busy
+        assert "commits/s; latency -; last commit: newest store" in idle
 
 
 def test_stat_says_how_many_commits_are_timed(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,9 @@ def test_index_is_a_sequence_number(path: Path, handle: str) -> None:
                     _ = log[seq]
             with pytest.raises(TypeError, match=r"use read\(start, stop\)"):
                 _ = log[2:3]  # type: ignore[index]
+            wal.truncate(before=4)
+            with pytest.raises(IndexError, match="no record 3; the log is empty"):
+                _ = log[3]
 
 
 @pytest.mark.parametrize("handle", ["wal", "reader"])

@@ -40,15 +40,51 @@ def test_stat_shows_what_a_writer_did_between_two_samples(cli: Cli, shm_dir: Pat
         facts = cli("stat", path, "--json").json
         assert facts["writer"] == {"pid": os.getpid(), "alive": True, "of_this_file": True}
         rates, bounds = facts["rates"], facts["bounds"]
-        assert [round(rates[name] * rates["seconds"]) for name in ("records", "bytes", "commits")] == [8, 8 * 152, 2]
+        assert [round(rates[name] * rates["seconds"]) for name in ("records", "bytes", "commits")] == [9, 8 * 152 + 56, 2]
         assert (bounds["first_seq"], bounds["last_seq"], bounds["durable_seq"]) == (1, 12, 11)
         assert bounds["used_bytes"] == wal.stats().used
-        assert facts["newest_store_seconds"] >= 0
+        assert facts["newest_store_at_commit_seconds"] >= 0
         between_looks(monkeypatch, lambda: None)
         text = cli("stat", path).text
         assert f"process {os.getpid()}, running" in text
         assert "1 to 12, 12 in all; 1 not durable yet" in text
         assert "0 records/s" in text
+
+
+@pytest.mark.both_engines
+def test_rates_do_not_depend_on_when_the_writer_commits(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records count as they are stored, so that a commit for many intervals gives none of them all the records."""
+    path = shm_dir / "log"
+    with open_small(path, commit="manual") as wal:
+        wal.append(b"first")
+
+        def store() -> None:
+            wal.extend([b"x"] * 5)
+
+        def commit() -> None:
+            store()
+            wal.commit()
+
+        between_looks(monkeypatch, store, store, commit, store, wal.commit)
+        samples = [json.loads(line) for line in cli("stat", path, "--watch", "0.5", "--json").lines]
+    counts = [[round(sample["rates"][name] * sample["rates"]["seconds"]) for name in ("records", "bytes")] for sample in samples]
+    assert counts == [[5, 5 * 56]] * 4 + [[0, 0]]
+
+
+@pytest.mark.both_engines
+def test_age_is_that_of_the_newest_store_at_the_last_commit(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later store does not change it, so that it is not called the age of the last store."""
+    path = shm_dir / "log"
+    with open_small(path, commit="manual") as wal:
+        committed = wal.append(b"x")
+        wal.commit()
+        wal.append(b"later")
+        between_looks(monkeypatch, lambda: None)
+        facts = cli("stat", path, "--json").json
+        stored_ns = facts["time_ns"] - facts["newest_store_at_commit_seconds"] * 1e9
+        assert abs(stored_ns - wal[committed].time_ns) < 1e5
+        between_looks(monkeypatch, lambda: None)
+        assert "\nlast commit newest store " in cli("stat", path).text
 
 
 @pytest.mark.parametrize("command", [("stat",), ("stat", "--json")])

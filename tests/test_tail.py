@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ from commands import Cli, Ran
 from pmwal import events
 from pmwal.cli.commands import tail
 from pmwal.storage.seam import SYSTEM
-from support import kill, open_small
+from support import BarrierRecorder, kill, open_small
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -34,6 +35,11 @@ def append(path: Path, *lines: bytes) -> None:
     """Append further records."""
     with open_small(path) as wal:
         wal.extend(lines)
+
+
+def another_log(path: Path) -> pmwal.Wal:
+    """A new log with a uuid of its own."""
+    return open_small(path, seam=BarrierRecorder(uuid=b"another log's id"))
 
 
 def numbers(ran: Ran) -> list[int]:
@@ -213,7 +219,7 @@ def test_follow_formats_events_even_of_the_log_that_took_the_name(shm_dir: Path,
         events.Logger(wal).event("order {id} filled")(7)
         process = started("tail", "-f", "-g", "(filled|left)$", path)
         assert hear(process).endswith(b"order 7 filled\n")
-    with open_small(other) as wal:
+    with another_log(other) as wal:
         events.Logger(wal).event("user {name} left")("ada")
     other.rename(path)
     assert hear(process).endswith(b"user ada left\n")
@@ -264,13 +270,38 @@ def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) 
     process = started("tail", "-f", "-n", 1, "-o", "raw", path)
     assert hear(process) == b"line 20\n"
     time.sleep(0.001)
-    append(other, b"new 1", b"new 2")
+    with another_log(other) as wal:
+        wal.extend([b"new 1", b"new 2"])
     os.replace(other, path)
     assert [hear(process) for _ in range(2)] == [b"new 1\n", b"new 2\n"]
     process.send_signal(signal.SIGINT)
-    said = complaints(process)
-    assert "another log has this name now" in said
-    assert "continuing with record 1" in said
+    assert complaints(process) == f"pmwal: {path}: another log has this name now; continuing with its record 1\n"
+
+
+def test_follow_of_an_empty_log_that_took_the_name_waits_for_its_first_record(shm_dir: Path, started: Start) -> None:
+    """What was printed of the log before is not looked for in the new one."""
+    path, other, cursor = make(shm_dir / "log"), shm_dir / "other", shm_dir / "cursor"
+    process = started("tail", "-f", "-n", 1, "-o", "raw", "--cursor-file", cursor, path)
+    assert hear(process) == b"line 20\n"
+    another_log(other).close()
+    os.replace(other, path)
+    append(path, b"first")
+    assert hear(process) == b"first\n"
+    process.send_signal(signal.SIGINT)
+    assert complaints(process) == f"pmwal: {path}: another log has this name now; continuing with its record 1\n"
+
+
+def test_follow_of_a_copy_that_took_the_name_continues_after_the_last_record(shm_dir: Path, started: Start) -> None:
+    """A repaired or restored log has the same records: none is printed again, and the next one is not left out."""
+    path, other = make(shm_dir / "log"), shm_dir / "other"
+    process = started("tail", "-f", "-n", 1, "-o", "raw", path)
+    assert hear(process) == b"line 20\n"
+    shutil.copyfile(path, other)
+    append(other, b"line 21")
+    os.replace(other, path)
+    assert hear(process) == b"line 21\n"
+    process.send_signal(signal.SIGINT)
+    assert complaints(process) == ""
 
 
 def test_idle_follow_ends_when_its_output_is_closed(shm_dir: Path, started: Start) -> None:

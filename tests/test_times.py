@@ -208,6 +208,26 @@ def test_bare_number_is_refused_and_seconds_are_named(text: str, named: str) -> 
         parse_period(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        ("29.11.2026", "2026-11-29"),
+        ("29/11/2026", "2026-11-29"),
+        ("11/29/2026", "2026-11-29"),
+        ("29-11-2026", "2026-11-29"),
+        ("1.2.2026", "2026-01-02 or 2026-02-01"),
+        ("02/02/2026", "2026-02-02"),
+        ("29.11.2026 10:00", "2026-11-29"),
+        ("31/31/2026", "a date like 2026-11-29"),
+        ("0.0.0000", "a date like 2026-11-29"),
+    ],
+)
+def test_date_that_begins_with_the_day_or_the_month_is_refused(text: str, dates: str) -> None:
+    """It is no number, and what it may mean is named."""
+    with pytest.raises(ValueError, match=f"'{text}' does not say which number is the month; write {dates}$"):
+        parse_time(text)
+
+
 def test_today_and_yesterday_are_local_days(zone: Zone) -> None:
     """Days and times without a zone are local, even across a change of the clocks."""
     zone("Europe/Berlin")

@@ -28,6 +28,7 @@ from pmwal.cli.commands import (
     write,
 )
 from pmwal.cli.exit_status import BROKEN_PIPE, CORRUPT, FAILED, INTERRUPTED, LOCKED, OK, UNREADABLE, USAGE
+from pmwal.cli.hints import for_command_line
 from pmwal.cli.options import HelpFormatter, Parser
 from pmwal.cli.streams import StreamError, standard_streams
 from pmwal.cli.terminal import say
@@ -114,20 +115,19 @@ def _explain(error: Exception, path: str | None) -> int:
     if isinstance(error, CorruptWal):
         say(_corrupt_in_words(error, path))
         return CORRUPT
+    text = str(error)
     if isinstance(error, WalLocked):
-        say(str(error))
-        return LOCKED
-    if isinstance(error, FormatError):
-        say(str(error))
-        return UNREADABLE
-    if isinstance(error, OSError):
-        say(_os_error_in_words(error, path))
-        return UNREADABLE
-    if isinstance(error, PmwalError | ValueError):
-        say(str(error))
-        return FAILED
-    say(f"unexpected {type(error).__name__}: {error} (set PMWAL_TRACEBACK=1 to see where)")
-    return FAILED
+        status = LOCKED
+    elif isinstance(error, FormatError):
+        status = UNREADABLE
+    elif isinstance(error, OSError):
+        status, text = UNREADABLE, _os_error_in_words(error, path)
+    elif isinstance(error, PmwalError | ValueError):
+        status = FAILED
+    else:
+        status, text = FAILED, f"unexpected {type(error).__name__}: {text} (set PMWAL_TRACEBACK=1 to see where)"
+    say(for_command_line(error, text))
+    return status
 
 
 def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:

@@ -35,6 +35,13 @@ def running_writer(path: str) -> LiveWriter | None:
         mapping.close()
 
 
+def uuid_of(path: str) -> bytes:
+    """The log's uuid."""
+    mapping, identity = map_for_reading(path, "auto", SYSTEM)
+    mapping.close()
+    return identity.block.uuid
+
+
 def end_offset(judgement: Judgement) -> int:
     """The file offset where the kept records end."""
     block = judgement.identity.block

@@ -122,7 +122,7 @@ class Descriptor(io.RawIOBase):
             if self.failure is not None:
                 raise self.failure
             if self.missing:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                raise OSError(errno.EBADF, "it is missing: the descriptor is closed")
             while True:
                 try:
                     return step()

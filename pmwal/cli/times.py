@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from calendar import monthrange
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ _ISO_DATE = re.compile(
     r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2}))?|(?P<month8>[0-9]{2})(?P<day8>[0-9]{2})"
     r"|-?w(?P<week>[0-9]{2})(?:-?(?P<weekday>[1-7]))?|-(?P<ordinal>[0-9]{3}))?"
 )
+_DAY_OR_MONTH_FIRST = re.compile(r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4})(?![0-9])")
 _TAKES_TIME = ("--since", "--until", "-S", "-U")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -90,7 +92,8 @@ def parse_period(text: str, now: datetime | None = None) -> Period:
     """
     words = " ".join(text.lower().split())
     present = (now if now is not None else datetime.now(UTC)).astimezone()
-    if re.fullmatch(r"[+-]?[0-9.,]+", words) and not re.fullmatch(r"[0-9]{4}|[0-9]{8}", words):
+    _refuse_day_or_month_first(text, words)
+    if re.fullmatch(r"[+-]?[0-9]+(?:[.,][0-9]*)?", words) and not re.fullmatch(r"[0-9]{4}|[0-9]{8}", words):
         seconds = _as_seconds(words.lstrip("+"))
         raise ValueError(f"{text!r} is a bare number; write @{seconds} for seconds since 1970, or a date like 2026-11-29")
     try:
@@ -105,6 +108,20 @@ def parse_period(text: str, now: datetime | None = None) -> Period:
             "-2h or @SECONDS"
         )
     return period
+
+
+def _refuse_day_or_month_first(text: str, words: str) -> None:
+    """``ValueError`` for a date like 29.11.2026 or 11/29/2026: some write the day first, others the month."""
+    match = _DAY_OR_MONTH_FIRST.match(words)
+    if match is None:
+        return
+    first, second, year = (int(match[group]) for group in (1, 3, 4))
+    meant = []
+    for month, day in sorted({(second, first), (first, second)}):
+        with contextlib.suppress(ValueError):
+            meant.append(f"{datetime(year, month, day):%Y-%m-%d}")
+    advice = " or ".join(meant) or "a date like 2026-11-29"
+    raise ValueError(f"{text!r} does not say which number is the month; write {advice}")
 
 
 def _as_seconds(digits: str) -> str:
@@ -301,6 +318,12 @@ def since_option(text: str) -> int:
 def until_option(text: str) -> int:
     """The end of a time, for argparse."""
     return _option(text).last
+
+
+def check_order(parser: argparse.ArgumentParser, since: int | None, until: int | None) -> None:
+    """A usage error for an ``--until`` that ends before its ``--since`` begins: nothing can be in between."""
+    if since is not None and until is not None and until < since:
+        parser.error("--until is before --since; exchange the two")
 
 
 def _option(text: str) -> Period:

@@ -30,7 +30,7 @@ from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, follow
 from pmwal.reading.place import Place
-from pmwal.reading.walk import Delivered, View, Walker, deliver, gone, missing, resume
+from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
@@ -385,7 +385,7 @@ class Reader(ArrayReader):
         seq = as_index(seq)
         view = self._view()
         if not view.tail.next_seq <= seq < view.end.next_seq:
-            raise IndexError(f"no record {seq}; the log holds {view.tail.next_seq} to {view.end.next_seq - 1}")
+            raise IndexError(f"no record {seq}; {extent(view.tail.next_seq, view.end.next_seq)}")
         record = next(self.read(seq, seq + 1), None)
         if record is None:
             raise IndexError(f"record {seq} cannot be salvaged")

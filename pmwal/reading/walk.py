@@ -143,7 +143,7 @@ def resume(cursor: str, view: View, read: Callable[[int, int], Iterator[Record]]
     if named.seq >= view.end.next_seq:
         raise Overrun(
             f"there is no record {named.seq}, which the cursor names: it was rolled back, or the log is a new one; "
-            f"the log holds {first_seq} to {view.end.next_seq - 1}"
+            f"{extent(first_seq, view.end.next_seq)}"
         )
     if named.seq >= first_seq:
         try:
@@ -162,6 +162,11 @@ def resume(cursor: str, view: View, read: Callable[[int, int], Iterator[Record]]
     if named.seq + 1 < first_seq:
         raise gone(named.seq + 1, Bound(view.tail.position, first_seq))
     return named.seq + 1
+
+
+def extent(first_seq: int, next_seq: int) -> str:
+    """Which numbers the log has, for messages."""
+    return f"the log holds {first_seq} to {next_seq - 1}" if next_seq > first_seq else "the log is empty"
 
 
 def gone(seq: int, tail: Bound) -> Overrun:

@@ -18,7 +18,7 @@ from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
 from pmwal.reading.place import was_kept
-from pmwal.reading.walk import View, Walker, gone, resume, rolled_back
+from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
 from pmwal.records import Bound, Record
 from pmwal.recovery.snapshot import read_slots
 from pmwal.writing.access import Access
@@ -82,7 +82,7 @@ class WalReads(ArrayReader):
         """The record with this number. ``IndexError`` if the log does not hold it: 0 and negative numbers never exist."""
         seq = as_index(seq)
         if not self.first_seq <= seq < self.next_seq:
-            raise IndexError(f"no record {seq}; the log holds {self.first_seq} to {self.next_seq - 1}")
+            raise IndexError(f"no record {seq}; {extent(self.first_seq, self.next_seq)}")
         record = next(self.read(seq, seq + 1), None)
         if record is None:
             raise IndexError(f"no record {seq}: it was rolled back meanwhile")

@@ -20,7 +20,7 @@ from pmwal.cli.matching import Matches, add_grep, matches_pattern
 from pmwal.cli.options import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
-from pmwal.cli.times import TIME_HELP, since_option, until_option
+from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
 from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
@@ -67,6 +67,9 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the selected records."""
+    if args.first is not None and args.last is not None and args.last < args.first:
+        args.parser.error(f"--to {args.last} is before --from {args.first}; exchange the two")
+    check_order(args.parser, args.since, args.until)
     form = form_of(args)
     show = _salvage if args.salvage else _show
     with open(args.path, "r", recover="salvage" if args.salvage else "strict") as reader:

@@ -25,6 +25,9 @@ Examples:
 """
 
 
+_PAST = {"keep": "kept", "leave": "left", "rebuild": "rebuilt", "rewrite": "rewrote", "use": "used", "write": "wrote"}
+
+
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(commands, "repair", run, "make a damaged log usable again", "Make a damaged log usable again.", _EPILOG)
@@ -46,13 +49,19 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if report.lost_records or report.lost_first_seq is not None else OK
 
 
+def _done(action: str) -> str:
+    """A step of a repair that was done: its verb, which comes first, in the past."""
+    verb, rest = action.split(" ", 1)
+    return f"{_PAST.get(verb, verb)} {rest}"
+
+
 def _in_words(report: RepairReport) -> list[str]:
     before, after = report.before, report.after
     kept = records_in_words(after.first_seq, after.last_seq)
     if not report.backup:
         return [f"{report.path}: nothing to repair: {before.outcome} ({before.case}), {kept}"]
     lines = [f"{report.path}: {before.outcome} ({before.case}): {before.reason}"]
-    lines += [f"  {'would ' if report.dry_run else ''}{action}" for action in report.actions]
+    lines += [f"  {f'would {action}' if report.dry_run else _done(action)}" for action in report.actions]
     if report.lost_first_seq is not None:
         lines.append(f"  lost: {numbers_in_words(report.lost_first_seq, report.lost_last_seq)}")
     if report.lost_records:
@@ -60,7 +69,7 @@ def _in_words(report: RepairReport) -> list[str]:
         lines.append(f"  {report.lost_records} whole records around the damage: pmwal cat --salvage {where}")
     if report.doubtful_records:
         lines.append(
-            f"  {report.doubtful_records} of the kept records may have been truncated or rolled back before: no slot tells"
+            f"  {report.doubtful_records} of the kept records may have been truncated or rolled back before: no commit slot says"
         )
     lines += [f"  bytes {start} to {end} of the damaged file cannot be read" for start, end in report.unreadable]
     lines.append(f"  {'would be' if report.dry_run else 'now'} {after.outcome}: {kept}")

@@ -27,6 +27,7 @@ from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
 from pmwal.opening.units import format_ns, format_size
+from pmwal.records import Bound
 from pmwal.storage.live_page import LiveBounds, LiveWriter, read_bounds, read_latency, read_writer
 from pmwal.storage.liveness import living_writer
 from pmwal.storage.seam import SYSTEM
@@ -41,8 +42,14 @@ Only the page that the writer shares with other processes is read, so the cost
 does not depend on the size of the log and a busy writer is not disturbed.
 
 Rates are measured between two samples, half a second apart or SECONDS with
---watch. "commits" counts commits, truncates and rollbacks. Bytes are bytes of
-the ring, including headers and padding.
+--watch. Records and bytes count when they are stored, durable or not; bytes are
+bytes of the ring, including headers and padding. "commits" counts commits,
+truncates and rollbacks: between samples closer together than the writer commits
+it is 0, or too high.
+
+"last commit" is the age of the newest store that the writer had made when it
+last committed (or opened the log); it does not show the time of later stores.
+In JSON: newest_store_at_commit_seconds.
 
 "latency" is how long the commits between the two samples took, "since open" all
 commits since the writer opened the log. Percentiles are at most 1/8 too high
@@ -157,6 +164,10 @@ class _Sample:
         """Whether the writer may be alive, but is of version 0.1, or on a file system without locks, and its process not seen."""
         return not self.alive and self.writer.pid in _PIDS and self.of_this_file and not self.writer.locked
 
+    def stored(self, bounds: LiveBounds) -> Bound:
+        """The end of what is stored, durable or not; without a writer, of what is durable. The two lines are not read at once."""
+        return max(self.writer.published, bounds.durable) if self.alive else bounds.durable
+
     def moved_since(self, before: _Sample) -> bool:
         """Whether the same writer has stored something between the two."""
         stored = (self.version, self.writer.published) != (before.version, before.writer.published)
@@ -200,19 +211,18 @@ def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
     }
     if bounds is None:
         return facts | {"bounds": None, "rates": None, "commit_latency": {"interval": None, "since_open": None}}
-    stored = max(writer.published.next_seq - 1, bounds.durable.next_seq - 1) if sample.alive else bounds.durable.next_seq - 1
-    end = max(writer.published.position, bounds.durable.position) if sample.alive else bounds.durable.position
-    used = min(end - bounds.tail.position, sample.capacity)  # the two cache lines are not read atomically
+    stored = sample.stored(bounds)
+    used = min(stored.position - bounds.tail.position, sample.capacity)  # the two cache lines are not read atomically
     facts["bounds"] = {
         "epoch": bounds.epoch,
         "first_seq": bounds.tail.next_seq,
-        "last_seq": stored,
+        "last_seq": stored.next_seq - 1,
         "durable_seq": bounds.durable.next_seq - 1,
         "used_bytes": used,
         "fill": used / sample.capacity,
     }
     if sample.alive:
-        facts["newest_store_seconds"] = max(0.0, (sample.time_ns - writer.heartbeat_ns) / 1e9)
+        facts["newest_store_at_commit_seconds"] = max(0.0, (sample.time_ns - writer.heartbeat_ns) / 1e9)
     rates = None if before is None else _rates(sample, before)
     interval = None
     if rates is not None and before is not None and sample.latency is not None and before.latency is not None:
@@ -230,17 +240,21 @@ def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
 
 
 def _rates(sample: _Sample, before: _Sample) -> dict[str, float] | None:
-    """Per second; None unless both samples are of one writer in one epoch."""
+    """Per second; None unless both samples are of one writer in one epoch.
+
+    What is durable grows only with each commit, and would give the rate of a writer that commits seldom as 0 or far too high.
+    """
     now, then = sample.bounds, before.bounds
     seconds = sample.monotonic - before.monotonic
     if not sample.alive or now is None or then is None or now.epoch != then.epoch or seconds <= 0:
         return None
     if not sample.writer.same_process(before.writer):
         return None
+    end, start = sample.stored(now), before.stored(then)
     return {
         "seconds": seconds,
-        "records": (now.durable.next_seq - then.durable.next_seq) / seconds,
-        "bytes": (now.durable.position - then.durable.position) / seconds,
+        "records": (end.next_seq - start.next_seq) / seconds,
+        "bytes": (end.position - start.position) / seconds,
         "commits": (sample.version - before.version) / seconds,
     }
 
@@ -260,8 +274,8 @@ def _page(facts: Facts) -> list[str]:
             ("records", held + (f"; {pending:,} not durable yet" if pending else "")),
             ("fill", f"{bounds['fill']:.1%}, {format_size(bounds['used_bytes'])} of {format_size(facts['capacity'])}"),
         ]
-    if "newest_store_seconds" in facts:
-        lines.append(("last store", _age(facts)))
+    if "newest_store_at_commit_seconds" in facts:
+        lines.append(("last commit", f"newest store {_age(facts)}"))
     if rates is not None:
         lines += [("rates", _rates_in_words(rates)), ("latency", _latency_in_words(latency["interval"]))]
     if bounds is not None:
@@ -283,8 +297,8 @@ def _line(facts: Facts) -> str:
         words.append(f"fill {bounds['fill']:.1%}")
     if rates is not None:
         words += [_rates_in_words(rates), f"latency {_latency_in_words(facts['commit_latency']['interval'])}"]
-    if "newest_store_seconds" in facts:
-        words.append(f"last store {_age(facts)}")
+    if "newest_store_at_commit_seconds" in facts:
+        words.append(f"last commit: newest store {_age(facts)}")
     return "; ".join(words)
 
 
@@ -300,6 +314,6 @@ def _latency_in_words(figures: dict[str, int] | None) -> str:
 
 
 def _age(facts: Facts) -> str:
-    seconds = facts["newest_store_seconds"]
+    seconds = facts["newest_store_at_commit_seconds"]
     digits = 3 if seconds < 10 else 0
     return f"{math.floor(seconds) if not digits else seconds:,.{digits}f} s ago"

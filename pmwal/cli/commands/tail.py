@@ -22,6 +22,7 @@ from pmwal.cli.atomic_file import replacing
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
+from pmwal.cli.inspection import uuid_of
 from pmwal.cli.matching import Matches, add_grep, matches_pattern
 from pmwal.cli.options import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
@@ -97,6 +98,7 @@ class _Tail:
         self._plain_form = form_of(args)
         self._matches: Matches
         self._form: Form
+        self._uuid: bytes  # of the log that is read: a repaired or restored file is still the same log
         self._bookmark = None if args.cursor_file is None else _Bookmark(args.cursor_file)
         self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # printed, or not matching; oldest first
         self._missed = False
@@ -114,9 +116,9 @@ class _Tail:
                 next_seq = self._follow(reader, next_seq)
                 if self._name_was_taken(file):
                     reader.close()
-                    say(f"{self._path}: another log has this name now")
+                    uuid = self._uuid
                     reader, file = self._open()
-                    next_seq = self._next_number(reader)
+                    next_seq = self._next_number(reader) if self._uuid == uuid else self._begin_again(reader)
         finally:
             reader.close()
             self._save()
@@ -126,6 +128,7 @@ class _Tail:
         """A reader, and the identity of its file, taken before opening it so that no replacement is overlooked."""
         status = os.stat(self._path)
         reader = open(self._path, "r")
+        self._uuid = uuid_of(self._path)
         events = EventForms(reader)
         self._matches = matches_pattern(self._pattern, events.searched)
         self._form = events.form(self._plain_form)
@@ -211,6 +214,12 @@ class _Tail:
             self._missed = True
             say(f"{self._path}: {problem}; continuing with record {next_seq}")
         return next_seq
+
+    def _begin_again(self, reader: Reader) -> int:
+        """The first number of another log. It has none of the records seen, and so none of them is missing."""
+        self._seen.clear()
+        say(f"{self._path}: another log has this name now; continuing with its record {reader.first_seq}")
+        return reader.first_seq
 
     def _save(self) -> None:
         if self._bookmark is not None and self._seen:

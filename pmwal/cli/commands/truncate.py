@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     with open(args.path, "r+") as wal:
         before = wal.next_seq if args.all else max(args.before, wal.first_seq)
         if before > wal.next_seq:
-            raise ValueError(f"{args.path}: --before {before} is past the end; the next record will be {wal.next_seq}")
+            raise ValueError(
+                f"{args.path}: --before {before} is past the end; the next record will be {wal.next_seq}; to free all, use --all"
+            )
         freed_first, freed_last = wal.first_seq, before - 1
         first_seq, next_seq = wal.truncate(before=before), wal.next_seq
         free = wal.free

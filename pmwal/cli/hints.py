@@ -1,0 +1,31 @@
+"""Hints of the library's errors, as what to type on the command line."""
+
+from __future__ import annotations
+
+import re
+
+from pmwal.errors import FormatError, UnsupportedMedium, WalFull, WalLocked
+
+_HINTS: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        WalFull,
+        r'truncate\(before=\.\.\.\) what you have processed, or open with on_full="wait" or "overwrite"',
+        r"free the space of old records with pmwal truncate, or use --on-full overwrite",
+    ),
+    (WalLocked, r'use that handle, or read with mode="r"', r"to read it meanwhile, use pmwal cat"),
+    (WalLocked, r'or read with mode="r"', r"or read it with pmwal cat"),
+    (FormatError, r'open it with mode="r"', r"read it with pmwal cat"),
+    (UnsupportedMedium, r'medium="([a-z-]+)"', r"--medium \1"),
+    (ValueError, r"leave size out", r"leave --size out"),
+    (ValueError, r"use another size or align", r"use another --size or --align"),
+    (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
+)
+"""Of which error, what it says to users of the library, and what that is on the command line."""
+
+
+def for_command_line(error: Exception, message: str) -> str:
+    """The error's message, with its hints as options and commands."""
+    for kind, hint, replacement in _HINTS:
+        if isinstance(error, kind):
+            message = re.sub(hint, replacement, message)
+    return message
