@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pmwal
 from history import History
@@ -57,8 +58,10 @@ def history_of(number: int, path: Path) -> History:
 def run_one(task: tuple[str, int]) -> Outcome:
     """Run a history with an engine."""
     engine, number = task
-    os.environ["PMWAL_ENGINE"] = engine
-    with tempfile.TemporaryDirectory(prefix="pmwal-history-", dir=scratch()) as name:
+    with (
+        mock.patch.dict(os.environ, PMWAL_ENGINE=engine),
+        tempfile.TemporaryDirectory(prefix="pmwal-history-", dir=scratch()) as name,
+    ):
         history = history_of(number, Path(name) / "test.wal")
         failure = None
         try:

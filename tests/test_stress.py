@@ -162,11 +162,21 @@ def test_isolated_readers_where_they_are_not_permitted_are_refused(
     assert "--isolated-readers needs root" in capsys.readouterr().err
 
 
+def test_isolated_readers_that_cannot_reach_the_logs_are_refused(shm_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run in which they see nothing would prove nothing."""
+    if (problem := isolation.problem()) is not None:
+        pytest.skip(problem)
+    shm_dir.chmod(0o700)
+    assert stress.main(["--path", str(shm_dir), "--isolated-readers"]) == 2
+    assert f"may not enter {shm_dir}: chmod o+x" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mutant", [None, "unlocked-writer"])
 def test_isolated_readers_are_told_nothing_false(mutant: str | None, shm_dir: Path) -> None:
     """Another user in another pid namespace reads, follows and verifies beside the writer; a writer without its lock is noticed."""
     if (problem := isolation.problem()) is not None:
         pytest.skip(problem)
+    shm_dir.chmod(0o755)
     if mutant is None:
         found, said = until(lambda found: found["looks"]["verdicts"] > 0, shm_dir, *SMALL, "--isolated-readers")
         assert found["looks"]["verdicts"] > 0, said

@@ -174,8 +174,10 @@ def missing(options: argparse.Namespace) -> str | None:
     for module, extra in (("psutil", "test"), ("tqdm", "test")):
         if importlib.util.find_spec(module) is None:
             return f"this needs {module}: pip install 'pmwal[{extra}]'"
-    if options.isolated_readers and (problem := isolation.problem()) is not None:
-        return problem
+    if options.isolated_readers:
+        problem = isolation.problem() or isolation.unreachable(options.path)
+        if problem is not None:
+            return problem
     return page.missing() if options.html is not None else None
 
 

@@ -68,3 +68,19 @@ def problem() -> str | None:
     except OSError as error:
         return f"--isolated-readers needs root, and the right to unshare and to mount /proc: {error.strerror}"
     return None
+
+
+def unreachable(directory: str) -> str | None:
+    """Why these processes could not reach the logs in this directory; None if they can."""
+    closed = [path for path in _and_parents(os.path.realpath(directory)) if not os.stat(path).st_mode & 0o001]
+    if not closed:
+        return None
+    return f"--isolated-readers are another user, who may not enter {closed[-1]}: chmod o+x it, or use another --path"
+
+
+def _and_parents(path: str) -> Iterator[str]:
+    while True:
+        yield path
+        if path == (parent := os.path.dirname(path)):
+            return
+        path = parent

@@ -96,7 +96,6 @@ class Model:
     first: int = 1
     through: int = 0  # acknowledged
     records: dict[int, bytes] = field(default_factory=dict)  # those that may be there, by sequence number
-    batches: dict[int, int] = field(default_factory=dict)  # the first number of each record's batch
     ends: set[int] = field(default_factory=set)  # last numbers of batches that are not acknowledged
     overwrites: bool = False  # a full ring overwrites its oldest records
     change: dict[str, Any] | None = None  # the call under way
@@ -173,12 +172,8 @@ class Model:
             case {"event": "rollback", "after": after}:
                 ends.add(after)
             case {"event": "damage" | "damaged", "seq": seq}:
-                ends.add(self._before_batch_of(seq))
+                ends.add(seq - 1)  # a repair keeps all before the damage, also of a batch
         return ends
-
-    def _before_batch_of(self, seq: int) -> int:
-        """The last sequence number after a repair of a log in which this record is damaged: batches are kept or dropped whole."""
-        return max(self.batches[seq], self.first) - 1
 
     def _first_may_be(self, first: int) -> bool:
         match self.change:
@@ -227,7 +222,6 @@ class Model:
         self.change = note
         for index, size in enumerate(note["sizes"]):
             self.records[note["first"] + index] = payload(self.seed, self.life, note["note"], index, size)
-            self.batches[note["first"] + index] = note["first"]
         self.ends.add(note["first"] + len(note["sizes"]) - 1)
 
     def _crowd(self, note: dict[str, Any]) -> None:
@@ -251,7 +245,6 @@ class Model:
         items = self.calls.pop(call)
         for seq, data in enumerate(items, first):
             self.records[seq] = data
-            self.batches[seq] = first
         self.ends.add(first + len(items) - 1)
 
     def _commit(self, note: dict[str, Any]) -> None:
@@ -293,7 +286,7 @@ class Model:
 
     def _repaired(self, _: dict[str, Any]) -> None:
         assert self.change is not None
-        last = self._before_batch_of(self.change["seq"])
+        last = self.change["seq"] - 1
         self.change, self.repaired = None, True
         self.records = {seq: data for seq, data in self.records.items() if seq <= last}
         self._settle(self.first, last)
