@@ -244,3 +244,20 @@ def test_records_rolled_back_under_an_iteration_are_not_shown(path: Path, start:
                 shown += iterator
         assert {record.seq for record in shown} == {*range(start, 4), start}
         assert all(record.data == b"old %d" % record.seq * 40 for record in shown)
+
+
+def test_length_is_of_one_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread stores and truncates, it is never a difference between two moments, which can be negative."""
+    with open_small(path) as wal:
+        wal.extend([b"a"] * 10)
+        state, looks = wal._state, []
+
+        def look(_: object) -> Any:
+            looks.append(len(looks))
+            if len(looks) > 1:  # ten more were stored, and all truncated
+                return state._replace(head=state.head._replace(next_seq=21), tail=state.head._replace(next_seq=21))
+            return state
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(wal), "_state", property(look))
+            assert len(wal) == 10

@@ -89,7 +89,8 @@ class WalReads(ArrayReader):
         return record
 
     def __len__(self) -> int:
-        return self.next_seq - self.first_seq
+        state = self._state  # once: between two looks, another thread may store and truncate
+        return state.head.next_seq - state.tail.next_seq
 
     @property
     def first_seq(self) -> int:
