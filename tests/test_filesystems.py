@@ -41,7 +41,7 @@ def test_every_acknowledgement_waits_for_a_sync(name: str, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["python", "native"])
 @pytest.mark.parametrize("name", SYNCED)
 def test_a_barrier_that_does_nothing_is_noticed(name: str, engine: str) -> None:
-    """Negative control: the counter stands still, and a power cut takes what a FUSE server was not asked to sync."""
+    """Negative control: the counter does not move, and a power cut takes what a FUSE server was not asked to sync."""
     done = run(name, engine, "--control", "no-sync")
     assert done.returncode == 1
     assert f"{name}, {engine}: acknowledged without a sync: " in done.stderr

@@ -28,7 +28,7 @@ LIBRARY_SETS = [(), *((library,) for library in LIBRARIES)]
 
 
 def nested(depth: int, make: Callable[[Any], Any]) -> Any:
-    """A value inside so many containers."""
+    """A value nested this deep in containers."""
     value: Any = 7
     for _ in range(depth):
         value = make(value)

@@ -356,7 +356,7 @@ def test_symbolic_link_is_resolved_at_open(log: Path) -> None:
 
 
 def test_other_names_may_come_and_go(log: Path) -> None:
-    """A hard link is made and removed, as backups do; the log is replaced by itself."""
+    """A hard link is made and removed, as backups do; the log is renamed over its own name."""
     with opened(log) as wal:
         second = log.with_name("second")
         second.hardlink_to(log)

@@ -175,7 +175,7 @@ def _shifted(words: str, sign: int, present: datetime) -> Period | None:
 
 
 def _month_later(day: datetime, months: int) -> datetime:
-    """So many months later; the last day of the month if that has fewer days."""
+    """The same day a number of months later, or the last day of that month if it has fewer."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     if not 1 <= year <= 9999:
         raise OverflowError

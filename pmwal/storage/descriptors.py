@@ -2,7 +2,7 @@
 
 Invariants
 ----------
-- Whatever writes to a standard stream writes to descriptor 0, 1 or 2: a C library, a child process, an interpreter that aborts. In
+- Code that writes to a standard stream writes to descriptor 0, 1 or 2: a C library, a child process, an interpreter that aborts. In
   a process that was started without one, the next file to be opened gets its number. For a log that would mean stray output
   over its superblock, or in a mapping that believes its pages are its own.
 - While something of a log is opened, each free number below 3 is taken by a descriptor through which nothing can be read or written

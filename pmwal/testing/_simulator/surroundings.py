@@ -1,4 +1,4 @@
-"""What stands beside the file: its name, the file system that gives it one, and a handler that sets damaged logs aside.
+"""The surroundings of the file: its name, the file system that gives it one, and a handler that sets damaged logs aside.
 
 Invariants
 ----------
