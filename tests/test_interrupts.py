@@ -152,12 +152,14 @@ class SignalAt:
         self._called_python: set[int] = set()  # frames that are about to return from a call of a Python function
 
     def __enter__(self) -> SignalAt:
+        gc.disable()  # or the finalizer of a handle dropped earlier could take the interrupt, and Python would swallow it
         self._before = sys.gettrace()
         sys.settrace(self._call)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
+        gc.enable()
 
     def _call(self, frame: FrameType, event: str, argument: object) -> Any:
         self._called_python.add(id(frame.f_back))
