@@ -62,7 +62,7 @@ class Image:
 
         slot = judgement.control.newest
         assert slot is not None
-        view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
+        view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq, None, judgement.control.starts)
 
         records = Walker(block_in_use.block, self.load, explain).walk(view, view.tail, view.end.next_seq)
         kept = [(record.seq, record.data) for record in records]

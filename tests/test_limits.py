@@ -117,7 +117,7 @@ def test_last_number_is_refused_before_it_wraps(place: Place) -> None:
     with pytest.raises(pmwal.WalFull), wal.reserve(1):
         pass
     assert len(stored) > 2
-    assert stored[-1][0] <= SEQ_MAX
+    assert stored[-1][0] == SEQ_MAX
     assert stored == contents(wal)
     kill(wal)
     for _ in range(2):
@@ -127,6 +127,12 @@ def test_last_number_is_refused_before_it_wraps(place: Place) -> None:
             wal.append(b"one more")
         wal.close()
     assert pmwal.verify(place.path).case == "R1"
+    wal = open_small(place.path, **place.options)
+    wal.truncate(before=wal.next_seq)
+    kill(wal)
+    with open_small(place.path, **place.options) as wal:
+        assert (wal.first_seq, len(wal)) == (SEQ_MAX + 1, 0)
+        assert wal.rollback(after=SEQ_MAX) == SEQ_MAX + 1
 
 
 @pytest.mark.parametrize("size", [0, 100, 1000])

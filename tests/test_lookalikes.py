@@ -6,6 +6,7 @@ import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from dense_lookalikes import PATTERNS, lookalikes
 from pmwal.errors import CorruptWal, FormatError, PmwalError
 from pmwal.format.layout import (
     CAPACITY_MAX,
+    CRC_SIZE,
     HEADER,
+    LARGE_RECORD,
     PAGE,
     POSITION_MAX,
     RECORD,
@@ -30,9 +33,11 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.format.linear import crc_after_zeros
 from pmwal.repair import repair
+from pmwal.storage.mapping import Mapping
 from pmwal.writing.wal import Wal
-from support import file_offset, kill, look, open_small, overwrite, payloads, superblock, whole_records, write_slot
+from support import file_offset, flip, kill, look, open_small, overwrite, payloads, superblock, whole_records, write_slot
 from surgery import fill_to
 
 pytestmark = pytest.mark.both_engines
@@ -308,3 +313,49 @@ def test_file_of_a_few_pages_that_claims_terabytes_is_judged_by_its_data(shm_dir
         assert [record.seq for record in reader] == [1, 2, 3]
     assert os.stat(path).st_blocks * 512 < 1 << 20
     assert block == superblock(path)
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("length", [LARGE_RECORD + 1, 3 << 30])
+def test_record_in_a_hole_costs_neither_time_nor_memory(
+    shm_dir: Path, length: int, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header may declare gigabytes that are a hole of the file: it is checked without reading them, also if it is whole."""
+    path, position, loads = shm_dir / "log", 192, []
+    block = sparse_log(path, 2 << 40)
+    large = header(length=length, seq=4, durable=position)
+    raw = encode_header(large, b"", block.uuid, position)
+    crc = crc_after_zeros(int.from_bytes(raw[:CRC_SIZE], "little"), length) if right else 1
+    overwrite(path, block.ring_offset + position, crc.to_bytes(CRC_SIZE, "little") + raw[CRC_SIZE:])
+    load = Mapping.load
+    monkeypatch.setattr(Mapping, "load", lambda self, offset, size: loads.append(size) or load(self, offset, size))
+    assert (pmwal.verify(path).case, pmwal.verify(path).records) == (("R2", 4) if right else ("R3", 3))
+    with pmwal.open(path, "r") as reader:
+        assert [record.seq for record in reader.read(stop=4)] == [1, 2, 3]
+        assert reader.committed_seq == 3 + right
+    assert repair(path, dry_run=True).kept_records == 3 + right
+    assert max(loads) <= 1 << 20
+    assert os.stat(path).st_blocks * 512 < 1 << 20
+
+
+def test_large_record_is_read_as_any_other(shm_dir: Path) -> None:
+    """One that is checked piece by piece, by the writer, a reader, recovery and salvage."""
+    data = Random(5).randbytes(LARGE_RECORD + 5)
+    path = shm_dir / "log"
+    wal = open_small(path, size="160MiB")
+    wal.append(b"a")
+    wal.append(data)
+    wal.append(b"b")
+    assert [wal[2].data == data, wal[3].data] == [True, b"b"]
+    kill(wal)
+    with pmwal.open(path, "r", recover="salvage") as reader:
+        assert [record.data == data for record in reader] == [False, True, False]
+    assert pmwal.verify(path).records == 3
+    place = whole_records(path)[2].position + HEADER + LARGE_RECORD
+    with open_small(path, size=None) as wal, pmwal.open(path, "r") as reader:
+        assert [record.data == data for record in reader] == [False, True, False]
+        flip(path, superblock(path).ring_offset + place)
+        for log in (wal, reader):
+            with pytest.raises(pmwal.CorruptWal, match="record 2 "):
+                list(log.read())
+    assert pmwal.verify(path).case == "R4"

@@ -42,6 +42,7 @@ CONSTANTS = (
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),
     ("POINTER_LAG_MAX", layout.POINTER_LAG_MAX),
     ("SEQ_MAX", layout.SEQ_MAX),
+    ("LARGE_RECORD", layout.LARGE_RECORD),
     ("POSITION_MAX", layout.POSITION_MAX),
     ("GENERATION_MAX", layout.GENERATION_MAX),
     ("KIND_MAX", layout.KIND_MAX),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pmwal.format.epochs import pack_starts
 from pmwal.format.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
@@ -49,13 +50,15 @@ class Control:
 
     ``newest`` is the valid slot with the highest generation, the commit pointer. ``lost_slots`` are the indexes of slots that are
     not valid, or not of the generation that ``newest`` calls for. ``impossible`` says what is contradictory in a slot with a
-    right checksum. ``epoch_max`` is the greatest epoch in a valid slot.
+    right checksum. ``epoch_max`` is the greatest epoch in a valid slot. ``starts``: the epochs that the slots still name, as
+    ``pack_starts`` packs them.
     """
 
     newest: Slot | None
     lost_slots: tuple[int, ...]
     impossible: str | None
     epoch_max: int
+    starts: bytes = b""
 
     @property
     def lost(self) -> int:
@@ -106,7 +109,8 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
     at = int(generations.argmax() if generations.any() else valid.argmax())
     newest = _slot(slots, at)
     lost = ~valid | (slots["generation"] != due_generations(newest.generation, block))
-    return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()))
+    starts = pack_starts(_first_seqs(slots, valid))
+    return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()), starts)
 
 
 def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
@@ -114,12 +118,14 @@ def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
 
     The newest slots decide: a change of epoch that was given up after its first slot is followed by slots of the epoch before.
     """
-    stored = np.frombuffer(raw, _STORED, block.turn)
-    newest_first = stored[np.frombuffer(checks, np.uint8, block.turn) != 0]
-    newest_first = newest_first[np.argsort(newest_first["generation"], kind="stable")[::-1]]
-    epochs = newest_first["epoch"]
+    return _first_seqs(*_decode(raw, block, checks))
+
+
+def _first_seqs(slots: _Columns, valid: _Mask) -> dict[int, int]:
+    newest_first = np.flatnonzero(valid)[np.argsort(slots["generation"][valid], kind="stable")[::-1]]
+    epochs = slots["epoch"][newest_first]
     kept = newest_first[epochs == np.minimum.accumulate(epochs)]
-    return dict(zip(kept["epoch"].tolist(), kept["epoch_first_seq"].tolist(), strict=True))
+    return dict(zip(slots["epoch"][kept].tolist(), slots["epoch_first_seq"][kept].tolist(), strict=True))
 
 
 def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> tuple[_Columns, _Mask]:

@@ -48,6 +48,7 @@ CONTROL_SIZE_DEFAULT = 128 * 1024
 CONTROL_SIZE_MIN = 2 * PAGE
 CONTROL_SIZE_MAX = 1024 * 1024
 
+LARGE_RECORD = 64 * 1024 * 1024  # a longer payload is checked piece by piece, and holes of the file are not read for it
 LARGE_RING = 16 * 1024 * 1024  # from here on the ring starts on a huge page
 HUGE_PAGE = 2 * 1024 * 1024
 CAPACITY_MIN = PAGE
@@ -213,7 +214,7 @@ assert all(offset % 8 == 0 for name, offset in RECORD.offsets.items() if RECORD.
 assert CONTROL_SIZE_MIN // PAGE >= 2  # consecutive slots never share a page
 assert CAPACITY_MIN >= 2 * (HEADER + ALIGN_DEFAULT)
 
-_CRC_SIZE = 4
+CRC_SIZE = 4
 _unpack_record = RECORD.struct.unpack_from
 _LOCATION = struct.Struct("<Q")
 
@@ -330,8 +331,8 @@ def encode_superblock(block: Superblock, copy: int) -> bytes:
         b"",
         0,
     )
-    crc = crc32c(page[:-_CRC_SIZE], seed_crc(block.uuid, copy))
-    return page[:-_CRC_SIZE] + struct.pack("<I", crc)
+    crc = crc32c(page[:-CRC_SIZE], seed_crc(block.uuid, copy))
+    return page[:-CRC_SIZE] + struct.pack("<I", crc)
 
 
 def decode_superblock(page: bytes, copy: int) -> Superblock | None:
@@ -339,7 +340,7 @@ def decode_superblock(page: bytes, copy: int) -> Superblock | None:
     if len(page) != PAGE or page[: len(MAGIC)] != MAGIC:
         return None
     fields = dict(zip(SUPERBLOCK.offsets, SUPERBLOCK.struct.unpack(page), strict=True))
-    if fields["crc"] != crc32c(page[:-_CRC_SIZE], seed_crc(fields["uuid"], copy)):
+    if fields["crc"] != crc32c(page[:-CRC_SIZE], seed_crc(fields["uuid"], copy)):
         return None
     block = Superblock(
         uuid=fields["uuid"],
@@ -386,7 +387,7 @@ def slot_offset(index: int) -> int:
 
 def slot_body(slot: Slot) -> bytes:
     """The 60 bytes of a slot after its checksum, which are the same at every index."""
-    return SLOT.struct.pack(0, *slot, 0)[_CRC_SIZE:]
+    return SLOT.struct.pack(0, *slot, 0)[CRC_SIZE:]
 
 
 def encode_slot(slot: Slot, uuid: bytes, index: int) -> bytes:
@@ -404,7 +405,7 @@ def decode_slot(raw: bytes, uuid: bytes, index: int) -> Slot | None:
 
 def slot_checks(raw: bytes, uuid: bytes, index: int) -> bool:
     """Whether these 64 bytes have the checksum that a slot at this index must have."""
-    return int.from_bytes(raw[:_CRC_SIZE], "little") == crc32c(raw[_CRC_SIZE:], _slot_seed(uuid, index))
+    return int.from_bytes(raw[:CRC_SIZE], "little") == crc32c(raw[CRC_SIZE:], _slot_seed(uuid, index))
 
 
 @lru_cache(maxsize=CONTROL_SIZE_MAX // SLOT.size)
@@ -419,7 +420,7 @@ def initial_slot() -> Slot:
 
 def encode_header(header: Header, payload: bytes, uuid: bytes, position: int) -> bytes:
     """The 48 bytes of a record's header at its position; ``header.crc`` is ignored and computed here."""
-    body = RECORD.struct.pack(*header)[_CRC_SIZE:]
+    body = RECORD.struct.pack(*header)[CRC_SIZE:]
     crc = crc32c(payload, crc32c(body, seed_crc(uuid, position)))
     return struct.pack("<I", crc) + body
 
@@ -447,7 +448,7 @@ def header_problem(header: Header, position: int, room: int, alignment: int, pay
 
 def record_crc(header_and_payload: bytes | memoryview, uuid: bytes, position: int) -> int:
     """The checksum that a record with these bytes must have at this position."""
-    return int(crc32c(header_and_payload[_CRC_SIZE:], seed_crc(uuid, position)))
+    return int(crc32c(header_and_payload[CRC_SIZE:], seed_crc(uuid, position)))
 
 
 def record_size(length: int, alignment: int) -> int:

@@ -57,6 +57,14 @@ def step(start: Registers, words: Words, counts: npt.NDArray[np.integer]) -> Reg
     return _step_words(np.zeros(len(words), np.uint32), placed) ^ rest.astype(np.uint32)
 
 
+def crc_after_zeros(crc: int, count: int) -> int:
+    """The checksum after ``count`` more bytes, all of them zeros."""
+    if not count:
+        return crc
+    moved = shift(np.array([crc ^ _ONES], np.uint32), np.array([count], np.uint64))
+    return int(moved[0]) ^ _ONES
+
+
 def shift(start: Registers, distances: Words) -> Registers:
     """The registers after ``distances`` bytes of zeros."""
     moved = np.empty(len(start), np.uint32)

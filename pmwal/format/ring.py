@@ -13,15 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from crc32c import crc32c
+
+from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.layout import (
+    CRC_SIZE,
     HEADER,
+    LARGE_RECORD,
     Header,
     Superblock,
     decode_header,
     header_problem,
     record_crc,
     record_size,
+    seed_crc,
 )
+from pmwal.format.linear import crc_after_zeros
 from pmwal.native import native
 from pmwal.records import Bound, Record
 
@@ -41,14 +48,20 @@ class Scan(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Which records a scan takes: numbers below ``stop_seq`` that end at or before ``limit`` and have the epoch that their number
-    calls for. With ``batches``, a batch counts from its first record to its last or not at all."""
+    """Which records a scan takes: numbers below ``stop_seq`` that end at or before ``limit`` and have an epoch that their number can
+    have. With ``batches``, a batch counts from its first record to its last or not at all. ``starts``: the epochs that are known, as
+    ``pack_starts`` packs them."""
 
     stop_seq: int
     limit: int
     epoch: int
     epoch_first_seq: int
     batches: bool = False
+    starts: bytes = b""
+
+    def takes_epoch(self, found: Found) -> bool:
+        """Whether a record has an epoch that its number calls for."""
+        return has_expected_epoch(found.header.seq, found.header.epoch, self.epoch, self.epoch_first_seq, self.starts)
 
 
 class Window(NamedTuple):
@@ -167,15 +180,40 @@ class RingReader:
         return None if header is None else self._check(position, header)
 
     def _check(self, position: int, header: Header) -> Found | None:
+        if header.length > LARGE_RECORD:
+            self._checked = position, b"", 0
+            whole = self._is_whole(position, header)
+        else:
+            whole = self._copy_whole(position, header)
+        return Found(position, position + record_size(header.length, self._alignment), header) if whole else None
+
+    def _is_whole(self, position: int, header: Header) -> bool:
+        """Whether a large record is whole: by its bytes as they are now, of which no copy is kept.
+
+        Holes of the file are not read, so that a header of a few bytes cannot claim time and memory for gigabytes.
+        """
+        start = self.block.ring_offset + position % self._capacity
+        if decode_header(self._load(start, HEADER)) != header:
+            return False
+        at, end, crc = start + CRC_SIZE, start + HEADER + header.length, seed_crc(self.block.uuid, position)
+        for first, stop in data_ranges(self._load, at, end):
+            crc = crc_after_zeros(crc, first - at)
+            for at in range(first, stop, CHUNK):
+                crc = crc32c(self._load(at, min(CHUNK, stop - at)), crc)
+            at = stop
+        return crc_after_zeros(crc, end - at) == header.crc
+
+    def _copy_whole(self, position: int, header: Header) -> bool:
+        """Whether a record is whole, by a private copy, which is kept."""
         raw, begin = self._copy(position % self._capacity, HEADER + header.length)
         # Header and payload come from one private copy; if the header was peeked at in another, it may have changed since.
         if raw is not self._peeked and decode_header(raw, begin) != header:
-            return None
+            return False
         stored = memoryview(raw)[begin : begin + HEADER + header.length]
         if record_crc(stored, self.block.uuid, position) != header.crc:
-            return None
+            return False
         self._checked = position, raw, begin + HEADER
-        return Found(position, position + record_size(header.length, self._alignment), header)
+        return True
 
     def numbered(self, position: int, seq: int) -> Found | None:
         """The whole record with this number, at ``position`` or at the start of the next lap."""
@@ -246,19 +284,19 @@ class RingReader:
             data, start = self._chunk, self._chunk_start
         return Window(data, start, lap_seq(self.block, self._load))
 
-    def record(self, found: Found) -> Record:
-        """The record that this reader found last, made from the very bytes that were checked."""
+    def record(self, found: Found) -> Record | None:
+        """The record that this reader found last, made from the very bytes that were checked.
+
+        A large one is copied only now, and checked once more: None if it has changed.
+        """
+        header = found.header
+        if header.length > LARGE_RECORD and not self._copy_whole(found.position, header):
+            return None
         position, raw, start = self._checked
         assert position == found.position
-        header = found.header
         return Record(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
 
 
 def lap_seq(block: Superblock, load: Load) -> int:
     """The number in the header at the ring's start, whole or not."""
     return decode_header(load(block.ring_offset, HEADER)).seq
-
-
-def has_expected_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
-    """Whether a record has the epoch that its number calls for, in a log whose newest epoch begins with ``epoch_first_seq``."""
-    return found.header.epoch == epoch if found.header.seq >= epoch_first_seq else found.header.epoch < epoch

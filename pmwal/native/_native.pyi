@@ -136,7 +136,7 @@ class Emitter:
 
 # The tuples that scans take are pmwal.records.Bound, and Rules and Window of pmwal.format.ring.
 _Bound = tuple[int, int]
-_Rules = tuple[int, int, int, int, bool]
+_Rules = tuple[int, int, int, int, bool, bytes]
 _Window = tuple[Buffer, int, int]
 _Checked = tuple[Any, int, int, int]  # record, position, end, checksum
 
@@ -148,6 +148,7 @@ class RecordIterator(Iterator[Any]):
         step: Callable[[int, int], tuple[Any, int]],
         at: _Bound,
         rules: _Rules,
+        end_seq: int,
     ) -> RecordIterator: ...
     def __next__(self) -> Any: ...
 

@@ -221,7 +221,7 @@ static bool state_possible(const struct log_state *s, const struct arguments *a)
 {
     return s->tail.position <= s->durable.position && s->durable.position <= s->head.position && s->tail.seq <= s->durable.seq &&
            s->durable.seq <= s->head.seq && s->head.position <= PMWAL_POSITION_MAX && s->tail.seq >= 1 &&
-           s->head.seq <= PMWAL_SEQ_MAX && s->epoch <= UINT32_MAX && a->pointer <= s->durable.position &&
+           s->head.seq - 1 <= PMWAL_SEQ_MAX && s->epoch <= UINT32_MAX && a->pointer <= s->durable.position &&
            (s->tail.position == s->durable.position) == (s->tail.seq == s->durable.seq) &&
            (s->durable.position == s->head.position) == (s->durable.seq == s->head.seq) &&
            s->head.position - s->tail.position <= a->capacity &&

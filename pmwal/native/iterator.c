@@ -16,6 +16,9 @@ typedef struct {
     PyObject *step; /* step(position, seq) -> (record, its end), or raises: the Python side's answer for one record */
     struct bound at;
     struct run_rules rules;
+    PyObject *kept_rules; /* what `rules` were parsed from */
+    uint64_t end_seq;     /* the number after the last record of the view, which ends at rules.limit */
+    size_t passed;        /* of the starts of epochs */
 } RecordIterator;
 
 /* Whether the next record may be taken at the iterator's position: nothing suggests that it lies elsewhere, or that it is gone. */
@@ -23,11 +26,11 @@ static bool is_ordinary(const RecordIterator *iterator)
 {
     const Core *core = iterator->core;
     return core->base && core->forks == fork_count && iterator->at.seq >= core->state.tail.seq &&
-           core->state.epoch == iterator->rules.epoch;
+           core->state.epoch == iterator->rules.epochs.newest;
 }
 
 /* Copies the header at the iterator's position; false when the Python side has to look. */
-static bool copy_header(const RecordIterator *iterator, union header *copied, uint64_t *end, uint64_t *offset)
+static bool copy_header(RecordIterator *iterator, union header *copied, uint64_t *end, uint64_t *offset)
 {
     const Core *core = iterator->core;
     const struct geometry *g = &core->geometry;
@@ -45,7 +48,7 @@ static bool copy_header(const RecordIterator *iterator, union header *copied, ui
     if (first.seq == seq || header->seq != seq || !header_possible(g, header, position, room))
         return false;
     *end = position + record_size(g, header->length);
-    return *end <= rules->limit && (seq >= rules->epoch_first_seq ? header->epoch == rules->epoch : header->epoch < rules->epoch);
+    return *end <= rules->limit && epoch_fits(&rules->epochs, seq, header->epoch, &iterator->passed);
 }
 
 static bool copy_payload(const Core *core, uint64_t offset, void *to, size_t length)
@@ -75,7 +78,7 @@ static PyObject *next_record(RecordIterator *iterator)
     union header header;
     uint64_t end, offset;
     if (iterator->at.seq >= iterator->rules.stop_seq)
-        return NULL;
+        return iterator->at.seq == iterator->end_seq && iterator->at.position != iterator->rules.limit ? next_slowly(iterator) : NULL;
     if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset))
         return next_slowly(iterator);
     PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
@@ -95,13 +98,14 @@ static PyObject *next_record(RecordIterator *iterator)
 
 static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"core", "record_type", "step", "at", "rules", NULL};
-    PyObject *core, *record_type, *step;
+    static char *names[] = {"core", "record_type", "step", "at", "rules", "end_seq", NULL};
+    PyObject *core, *record_type, *step, *rules_object;
     struct bound at;
     struct run_rules rules;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOO&O&:RecordIterator", names, state_of(type)->core_type, &core,
-                                     &record_type, &step, parse_bound, &at, parse_rules, &rules) ||
-        !check_record_type(type, record_type))
+    unsigned long long end_seq;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOO&OK:RecordIterator", names, state_of(type)->core_type, &core,
+                                     &record_type, &step, parse_bound, &at, &rules_object, &end_seq) ||
+        !parse_rules(rules_object, &rules) || !check_record_type(type, record_type))
         return NULL;
     RecordIterator *iterator = (RecordIterator *)type->tp_alloc(type, 0);
     if (!iterator)
@@ -111,6 +115,8 @@ static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *keywords)
     iterator->step = Py_NewRef(step);
     iterator->at = at;
     iterator->rules = rules;
+    iterator->kept_rules = Py_NewRef(rules_object);
+    iterator->end_seq = end_seq;
     return (PyObject *)iterator;
 }
 
@@ -120,6 +126,7 @@ static int traverse(RecordIterator *iterator, visitproc visit, void *arg)
     Py_VISIT(iterator->core);
     Py_VISIT(iterator->record_type);
     Py_VISIT(iterator->step);
+    Py_VISIT(iterator->kept_rules);
     return 0;
 }
 
@@ -130,6 +137,7 @@ static void dealloc(RecordIterator *iterator)
     Py_XDECREF(iterator->core);
     Py_XDECREF(iterator->record_type);
     Py_XDECREF(iterator->step);
+    Py_XDECREF(iterator->kept_rules);
     type->tp_free(iterator);
     Py_DECREF(type);
 }

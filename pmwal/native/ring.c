@@ -42,7 +42,7 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
     memcpy(header, stored, sizeof *header);
     if (!header_possible(g, &header->record, position, room))
         return NOT_WHOLE;
-    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
+    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length || header->record.length > PMWAL_LARGE_RECORD)
         return OUTSIDE;
     PMWAL_CHECK(offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
     PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= position);
@@ -57,6 +57,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
     uint64_t index_last = run->index_last;
     uint32_t epoch_min = run->epoch_min, batch_count = 1, batch_index = 0;
     bool index_any = run->index_any;
+    size_t passed = 0;
     union header copied;
 
     while (seq < rules->stop_seq && (batch_index || position < stop)) {
@@ -72,7 +73,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
         uint64_t end = position + record_size(g, header.length);
         if (end > rules->limit || header.epoch < epoch_min)
             return;
-        if (seq >= rules->epoch_first_seq ? header.epoch != rules->epoch : header.epoch >= rules->epoch)
+        if (!epoch_fits(&rules->epochs, seq, header.epoch, &passed))
             return;
         if (rules->batches) {
             if (batch_index == 0)
@@ -150,6 +151,7 @@ uint64_t take_rows(const struct geometry *g, const struct window *window, const 
 {
     uint64_t size = record_size(g, rules->length), room = g->capacity - position % g->capacity;
     const unsigned char *stored = window->bytes + (position % g->capacity - window->start);
+    size_t passed = 0;
     for (uint64_t taken = 0; taken < count; taken++) {
         union header copied;
         const struct record *header = &copied.record;
@@ -158,7 +160,7 @@ uint64_t take_rows(const struct geometry *g, const struct window *window, const 
         memcpy(&copied, stored, sizeof copied);
         if (header->length != rules->length || header->seq != seq || !header_possible(g, header, position, room))
             return taken;
-        if (seq >= rules->epoch_first_seq ? header->epoch != rules->epoch : header->epoch >= rules->epoch)
+        if (!epoch_fits(&rules->epochs, seq, header->epoch, &passed))
             return taken;
         memcpy(rows, stored + PMWAL_HEADER, rules->length);
         if (record_crc(g->uuid_crc, position, &copied, rows) != header->crc)

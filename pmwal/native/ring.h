@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "check.h"
 #include "format.h"
@@ -81,18 +82,47 @@ bool header_possible(const struct geometry *g, const struct record *header, uint
 
 enum standing { WHOLE, NOT_WHOLE, OUTSIDE };
 
-/* What is at this position. OUTSIDE if the window is too short to tell. */
+/* What is at this position. OUTSIDE if the window is too short to tell, and for a record of more than PMWAL_LARGE_RECORD bytes. */
 enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header);
+
+/* The number with which an epoch begins: see pmwal/format/epochs.py. */
+struct epoch_start {
+    uint64_t first_seq, epoch;
+};
+
+/* Which epoch a record of a number can have. `starts` are `count` of struct epoch_start, of any alignment, in ascending order. */
+struct epochs {
+    uint32_t newest; /* of the records from newest_first_seq on; earlier ones have an older one */
+    uint64_t newest_first_seq;
+    const unsigned char *starts;
+    size_t count;
+};
+
+/* Whether a record of this number can have this epoch. `passed` is the caller's, zero at first, for numbers that only grow: how many
+ * of the starts are at or before the last one. */
+static inline bool epoch_fits(const struct epochs *epochs, uint64_t seq, uint32_t epoch, size_t *passed)
+{
+    struct epoch_start start = {0};
+    if (seq >= epochs->newest_first_seq)
+        return epoch == epochs->newest;
+    for (; *passed < epochs->count; (*passed)++) {
+        memcpy(&start, epochs->starts + *passed * sizeof start, sizeof start);
+        if (start.first_seq > seq)
+            break;
+    }
+    if (*passed)
+        memcpy(&start, epochs->starts + (*passed - 1) * sizeof start, sizeof start);
+    return epoch < epochs->newest && (!*passed || epoch >= start.epoch);
+}
 
 /* Which records a run takes. */
 struct run_rules {
-    uint64_t stop_seq;        /* exclusive */
-    uint64_t limit;           /* no record ends after it */
-    uint32_t epoch;           /* the epoch of the records from epoch_first_seq on; earlier ones have an older one */
-    uint64_t epoch_first_seq;
-    uint64_t lap_seq;         /* the number of the header at the ring's start; the run stops before a record of that number */
-    bool batches;             /* a batch counts whole or not at all; the caller begins at or after epoch_first_seq */
-    uint64_t bytes_max;       /* stop after that many, so that the caller can report progress; far below 2^63 */
+    uint64_t stop_seq;  /* exclusive */
+    uint64_t limit;     /* no record ends after it */
+    struct epochs epochs;
+    uint64_t lap_seq;   /* the number of the header at the ring's start; the run stops before a record of that number */
+    bool batches;       /* a batch counts whole or not at all; the caller begins at or after the newest epoch's first number */
+    uint64_t bytes_max; /* stop after that many, so that the caller can report progress; far below 2^63 */
 };
 
 /* The state of a run. The caller sets position, seq, epoch_min and mark; the rest starts at zero. */
@@ -119,11 +149,10 @@ bool find_start(const struct geometry *g, const struct window *window, const str
 
 /* Adjacent records of one length, whose payloads are the rows of an array. */
 struct row_rules {
-    uint64_t limit;           /* no record ends after it */
-    uint32_t epoch;           /* as in run_rules */
-    uint64_t epoch_first_seq;
+    uint64_t limit; /* no record ends after it */
+    struct epochs epochs;
     uint64_t lap_seq;
-    uint64_t length;          /* of each payload */
+    uint64_t length; /* of each payload */
 };
 
 /* How many of `count` records, from this position and number on, can be adjacent in the window. */

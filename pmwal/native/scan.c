@@ -20,13 +20,15 @@ int parse_bound(PyObject *object, void *bound)
 
 int parse_rules(PyObject *object, void *rules)
 {
-    unsigned long long stop_seq, limit, epoch, epoch_first_seq;
+    unsigned long long stop_seq, limit, newest, newest_first_seq;
     int batches;
-    if (!check_tuple(object, "Rules") ||
-        !PyArg_ParseTuple(object, "KKKKp;Rules have five fields", &stop_seq, &limit, &epoch, &epoch_first_seq, &batches))
+    PyObject *starts;
+    if (!check_tuple(object, "Rules") || !PyArg_ParseTuple(object, "KKKKpS;Rules have six fields", &stop_seq, &limit, &newest,
+                                                           &newest_first_seq, &batches, &starts))
         return 0;
-    *(struct run_rules *)rules = (struct run_rules){.stop_seq = stop_seq, .limit = limit, .epoch = (uint32_t)epoch,
-                                                    .epoch_first_seq = epoch_first_seq, .batches = batches};
+    struct epochs epochs = {(uint32_t)newest, newest_first_seq, (const unsigned char *)PyBytes_AS_STRING(starts),
+                            (size_t)PyBytes_GET_SIZE(starts) / sizeof(struct epoch_start)};
+    *(struct run_rules *)rules = (struct run_rules){.stop_seq = stop_seq, .limit = limit, .epochs = epochs, .batches = batches};
     return 1;
 }
 

@@ -11,7 +11,7 @@
 /* pmwal.records.Bound to struct bound. */
 int parse_bound(PyObject *object, void *bound);
 
-/* pmwal.format.ring.Rules to struct run_rules; its lap_seq and bytes_max are 0. */
+/* pmwal.format.ring.Rules to struct run_rules, which is valid for as long as the object is; its lap_seq and bytes_max are 0. */
 int parse_rules(PyObject *object, void *rules);
 
 /* pmwal.format.ring.Window. Zero it before; PyBuffer_Release() of its buffer after a successful parse. */

@@ -83,6 +83,7 @@ static PyObject *list_records(const Scanner *scanner, PyTypeObject *record_type,
 {
     const struct geometry *g = &scanner->geometry;
     PyObject *list = PyList_New(0);
+    size_t passed = 0;
     while (list && at.seq < rules->stop_seq && (uint64_t)PyList_GET_SIZE(list) < count_max) {
         union header copied;
         const struct record *header = &copied.record;
@@ -90,8 +91,7 @@ static PyObject *list_records(const Scanner *scanner, PyTypeObject *record_type,
             record_at(g, window, at.position, &copied) != WHOLE || header->seq != at.seq)
             break;
         uint64_t end = at.position + record_size(g, header->length);
-        if (end > rules->limit ||
-            (at.seq >= rules->epoch_first_seq ? header->epoch != rules->epoch : header->epoch >= rules->epoch))
+        if (end > rules->limit || !epoch_fits(&rules->epochs, at.seq, header->epoch, &passed))
             break;
         const char *payload = (const char *)window->bytes + (at.position % g->capacity - window->start) + PMWAL_HEADER;
         PyObject *data = PyBytes_FromStringAndSize(payload, header->length);
@@ -171,7 +171,7 @@ static bool load_news(int fd, const struct known_writer *known, struct bound at,
            writer->start_time == known->line.start_time &&
            !memcmp(writer->boot_id, known->line.boot_id, sizeof writer->boot_id) && writer->inode == known->line.inode &&
            !memcmp(lines->open_id, known->open_id, sizeof known->open_id) && bounds->epoch == epoch &&
-           bounds->tail_seq <= at.seq && at.seq <= bounds->durable_seq && at.position < bounds->durable_position;
+           bounds->tail_seq <= at.seq && bounds->epoch_first_seq <= at.seq && at.seq <= bounds->durable_seq && at.position < bounds->durable_position;
 }
 
 /* The records from `at` on that one load of at most `bytes_max` finds; none where the file cannot be read. */
@@ -189,8 +189,9 @@ static PyObject *load_records(const Scanner *scanner, PyTypeObject *record_type,
     bool may_wrap = room - length < g->size_max; /* else no record in this window can lie at the ring's start instead */
     if (load(fd, PyBytes_AS_STRING(copy), length, ring_offset + start) && (!may_wrap || load(fd, &lap, sizeof lap, ring_offset))) {
         struct window window = {(const unsigned char *)PyBytes_AS_STRING(copy), start, length};
-        struct run_rules rules = {.stop_seq = bounds->durable_seq + 1, .limit = bounds->durable_position,
-                                  .epoch = (uint32_t)bounds->epoch, .epoch_first_seq = bounds->epoch_first_seq, .lap_seq = lap.seq};
+        struct epochs epochs = {.newest = (uint32_t)bounds->epoch, .newest_first_seq = bounds->epoch_first_seq};
+        struct run_rules rules = {.stop_seq = bounds->durable_seq + 1, .limit = bounds->durable_position, .epochs = epochs,
+                                  .lap_seq = lap.seq};
         list = list_records(scanner, record_type, &window, &rules, at, count_max);
     } else
         list = PyList_New(0);
@@ -244,7 +245,7 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
                                      &rules, &rows, &first, &length))
         return NULL;
     const struct geometry *g = &scanner->geometry;
-    struct row_rules row_rules = {rules.limit, rules.epoch, rules.epoch_first_seq, window.lap_seq, length};
+    struct row_rules row_rules = {rules.limit, rules.epochs, window.lap_seq, length};
     uint64_t taken = 0, room = (uint64_t)rows.len, count = rules.stop_seq > at.seq ? rules.stop_seq - at.seq : 0;
     PyObject *answer = NULL;
     count = rows_within(g, &window.bytes, &row_rules, at.position, at.seq, count);

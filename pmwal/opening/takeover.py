@@ -61,7 +61,16 @@ def take_over(
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
         _store_again(mapping, judgement, slot, copies)
-        engine = engine_type(mapping, identity.block, seam, pipelined=pipelined, state=state, slot=slot, index=judgement.index)
+        engine = engine_type(
+            mapping,
+            identity.block,
+            seam,
+            pipelined=pipelined,
+            state=state,
+            slot=slot,
+            index=judgement.index,
+            starts=judgement.control.starts,
+        )
         with engine.guard:
             engine.start_first_epoch(end, announce)
     except OSError as error:

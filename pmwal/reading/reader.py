@@ -22,6 +22,7 @@ from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs
+from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
@@ -107,6 +108,7 @@ class Reader(ArrayReader):
         self._liveness = Liveness(mapping, seam)
         self._judged: tuple[int, Judgement] | None = None
         self._shown: tuple[Hashable, LiveBounds] | None = None  # what a writer has shown so far
+        self._starts: tuple[Hashable, bytes] | None = None  # of a writer's epochs; the writer, and its last epoch
         self._indexed: View | None = None  # the history that the index is of
         self._place = Place()
         self._view()
@@ -126,7 +128,8 @@ class Reader(ArrayReader):
         if judgement.row.outcome == "corrupt" and not self._salvaging:
             raise judgement.error(self._path)
         slot = judgement.control.newest
-        return View(judgement.tail, judgement.end, judgement.report.epoch, 1 if slot is None else slot.epoch_first_seq)
+        first_seq = 1 if slot is None else slot.epoch_first_seq
+        return View(judgement.tail, judgement.end, judgement.report.epoch, first_seq, None, judgement.control.starts)
 
     def _view_of_writer(self, *, doubted: bool = False) -> View | None:
         """What the living writer shows; None if there is none."""
@@ -138,7 +141,7 @@ class Reader(ArrayReader):
             if bounds is None:
                 return None
             if writer is not None and writer.same_process(before):
-                return View(*self._merged(bounds, writer.identity), writer.identity)
+                return self._with_starts(View(*self._merged(bounds, writer.identity), writer.identity))
         return None
 
     def _merged(self, bounds: LiveBounds, writer: Hashable) -> LiveBounds:
@@ -278,7 +281,9 @@ class Reader(ArrayReader):
         if records is not None:
             return records
         view = known.view(self._mapping.load, self._block)
-        if view is None:
+        if view is not None:
+            view = self._with_starts(view)
+        else:
             alive_at = time.monotonic()
             living = self._liveness.writer()
             # The view comes after the check: a writer that is gone by then has stored nothing since.
@@ -328,7 +333,12 @@ class Reader(ArrayReader):
         return Bound(found.position, first)
 
     def _walker(self, view: View, place: Place) -> Walker:
-        return Walker(self._block, self._mapping.load, self._explain, partial(self._note_delivery, view, place), self._scan)
+        note = partial(self._note_delivery, view, place)
+        return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there)
+
+    def _ends_there(self, view: View) -> bool:
+        """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
+        return self._view(doubted=True).end == view.end
 
     def _note_delivery(self, view: View, place: Place, record: Delivered) -> None:
         self._check_open()
@@ -344,6 +354,14 @@ class Reader(ArrayReader):
         except Overrun:
             self._place.forget()  # told once: the caller reads again from an earlier one
             raise
+
+    def _with_starts(self, view: View) -> View:
+        """A view of a writer, with the epochs that the slots name. They are read once for each of its epochs."""
+        key = view.writer, view.epoch
+        if self._starts is None or self._starts[0] != key:
+            begun = {epoch: first for epoch, first in self._epochs().items() if epoch <= view.epoch}
+            self._starts = key, pack_starts(begun)
+        return view._replace(starts=self._starts[1])
 
     def _epochs(self) -> dict[int, int]:
         """The epochs that the slots still name, with their first sequence numbers."""
@@ -368,8 +386,9 @@ class Reader(ArrayReader):
                 seq = found.header.seq
                 if seq > after and (start is None or seq >= start) and (stop is None or seq < stop):
                     again = reader.whole(found.position)
-                    if again is not None and again.header == found.header:
-                        yield reader.record(again)
+                    record = reader.record(again) if again is not None and again.header == found.header else None
+                    if record is not None:
+                        yield record
                 after = max(after, seq)
             if not judgement.report.live or after + 1 >= end or judgement.row.outcome == "corrupt":
                 return

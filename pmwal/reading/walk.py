@@ -4,7 +4,7 @@ Invariants
 ----------
 - A record is delivered only from the private copy in which its checksum was verified.
 - The records of one walk have consecutive numbers, and positions only grow. A record that is missing ends the walk with an
-  error, never with a gap.
+  error, never with a gap. A walk over a whole view ends exactly where the view does, or with an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.layout import HEADER, PAGE, Superblock
-from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Scan, has_expected_epoch
+from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Scan
 from pmwal.records import Bound, Record
 
 _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
@@ -25,7 +25,8 @@ _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
 class View(NamedTuple):
     """What may be read: the records from ``tail`` to ``end``. Those from ``epoch_first_seq`` on were stored in ``epoch``.
 
-    ``writer`` identifies the open of the writer, of another process, that shows this; None without one.
+    ``writer`` identifies the open of the writer, of another process, that shows this; None without one. ``starts``: the epochs that
+    are known, as ``pack_starts`` packs them.
     """
 
     tail: Bound
@@ -33,6 +34,7 @@ class View(NamedTuple):
     epoch: int
     epoch_first_seq: int
     writer: Hashable = None
+    starts: bytes = b""
 
     def same_history(self, other: View) -> bool:
         """Whether no number can have come to mean another record between the two."""
@@ -43,11 +45,11 @@ class View(NamedTuple):
 
         Records that were rolled back or dropped may be whole, too; and records stored after this view was taken are newer.
         """
-        return found.end <= self.end.position and has_expected_epoch(found, self.epoch, self.epoch_first_seq)
+        return found.end <= self.end.position and self.rules(0).takes_epoch(found)
 
     def rules(self, stop_seq: int) -> Rules:
         """What a scan of this view takes, up to but not including ``stop_seq``."""
-        return Rules(stop_seq, self.end.position, self.epoch, self.epoch_first_seq)
+        return Rules(stop_seq, self.end.position, self.epoch, self.epoch_first_seq, starts=self.starts)
 
 
 class Delivered(NamedTuple):
@@ -75,6 +77,7 @@ class Walker:
     explain: Explain
     on_delivery: OnDelivery | None = None
     scan: Scan | None = None
+    ends_there: Callable[[View], bool] | None = None  # whether a view still ends where it did; None: it always does
 
     def walk(self, view: View, start: Bound, stop_seq: int) -> Iterator[Record]:
         """The records from ``start`` up to, not including, number ``stop_seq``."""
@@ -84,18 +87,24 @@ class Walker:
             run = ring.records(at, rules)
             if not run:
                 found = self._expect(ring, view, at)
-                run = [(ring.record(found), found.position, found.end, found.header.crc)]
+                run = [(self._record(ring, view, at, found), found.position, found.end, found.header.crc)]
             (first, position, _, _), (last, _, end, _) = run[0], run[-1]
             assert (first.seq, last.seq) == (at.next_seq, at.next_seq + len(run) - 1), "a walk leaves no record out"
             assert at.position <= position < end <= view.end.position, "positions only grow"
             yield from deliver(run, self.on_delivery)
             at = Bound(end, last.seq + 1)
+        if at.next_seq == view.end.next_seq and at != view.end and (self.ends_there is None or self.ends_there(view)):
+            raise self.explain_end(at, view)
+
+    def explain_end(self, at: Bound, view: View) -> PmwalError:
+        """Why a walk that found all numbers of a view ended elsewhere: a discarded record was taken for one that is lost."""
+        return self.explain(Bound(at.position, at.next_seq - 1), view)
 
     def read_one(self, view: View, at: Bound) -> tuple[Record, int]:
         """The record at this bound, and where it ends."""
         ring = self._lookup()
         found = self._expect(ring, view, at)
-        return ring.record(found), found.end
+        return self._record(ring, view, at, found), found.end
 
     def locate(self, view: View, near: Bound, seq: int) -> Found:
         """The record with this number, found by walking from a known start at or before it."""
@@ -113,6 +122,12 @@ class Walker:
             found = self._expect(ring, view, at)
             at = Bound(found.end, found.header.seq + 1)
             yield at
+
+    def _record(self, ring: RingReader, view: View, at: Bound, found: Found) -> Record:
+        record = ring.record(found)
+        if record is None:
+            raise self.explain(at, view)
+        return record
 
     def _lookup(self) -> RingReader:
         return RingReader(self.block, self.load, chunk=_LOOKUP_CHUNK)

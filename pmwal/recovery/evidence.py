@@ -15,20 +15,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
-from pmwal.format.ring import Found, Load, Scan, has_expected_epoch
+from pmwal.format.ring import Found, Load, Scan
 from pmwal.records import Bound
 from pmwal.recovery.search import Records, unplaced_records, whole_records
 
 
-def belongs(found: Found, slot: Slot) -> bool:
+def belongs(found: Found, slot: Slot, starts: bytes) -> bool:
     """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
 
-    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one.
+    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one. ``starts``: as in ``Control``.
     """
     if found.position >= slot.commit_position:
         return found.header.epoch >= slot.epoch
-    return has_expected_epoch(found, slot.epoch, slot.epoch_first_seq)
+    return has_expected_epoch(found.header.seq, found.header.epoch, slot.epoch, slot.epoch_first_seq, starts)
+
+
+def certain_end(block: Superblock, tail: Bound, end: Bound) -> int:
+    """The position up to which a walk from ``tail`` has no choice between the gap before the ring's end and the next lap."""
+    lap = (tail.position // block.capacity + 1) * block.capacity
+    return min(end.position, max(tail.position, lap - record_size(block.payload_max, block.alignment)))
+
+
+def another_chain(certain: Bound, stop: Bound, end: Bound) -> str:
+    """What is wrong with a walk that found every number up to ``end``, but ended elsewhere. It had no choice up to ``certain``."""
+    return (
+        f"one of the numbers {certain.next_seq} to {end.next_seq - 1} is not whole, and a discarded record has its number: "
+        f"the last one ends at position {stop.position}, not at {end.position}"
+    )
 
 
 @dataclass(slots=True)
@@ -100,13 +115,15 @@ def _founds(records: Records, alignment: int) -> Iterator[Found]:
         yield Found(position, position + record_size(header.length, alignment), header)
 
 
-def resync(block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot, scan: Scan | None = None) -> Iterator[Found]:
+def resync(
+    block: Superblock, load: Load, stop: Bound, limit: Bound, slot: Slot, starts: bytes, scan: Scan | None = None
+) -> Iterator[Found]:
     """Whole records after damage at ``stop`` and before ``limit``, in order of their positions and numbers."""
     after, start = Bound(stop.position + block.alignment, stop.next_seq), stop.position + block.alignment
 
     def is_taken(found: Found) -> bool:
         in_order = found.position >= after.position and after.next_seq <= found.header.seq < limit.next_seq
-        return in_order and found.end <= limit.position and belongs(found, slot)
+        return in_order and found.end <= limit.position and belongs(found, slot, starts)
 
     wrapped = _first_of_lap(block, load, start, limit.position, scan)
     least = max(1, after.next_seq)

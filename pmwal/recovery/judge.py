@@ -21,7 +21,7 @@ from pmwal.format.index import SparseIndex
 from pmwal.format.layout import HEADER, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
 from pmwal.format.ring import Found, Load, RingReader, Rules, Scan
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import Evidence, belongs, resync, search_past
+from pmwal.recovery.evidence import Evidence, another_chain, certain_end, resync, search_past
 from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
 
@@ -104,9 +104,13 @@ class _Judge:
         clean = bool(slot.flags & SLOT_CLEAN) and slots.slots_lost == 0
         self.start = tail.position
         self.total = pointer.position - tail.position if clean else self.block.capacity
-        stop = self._walk_to_pointer(tail, pointer, slot)
-        if stop != pointer:
+        rules = Rules(pointer.next_seq, pointer.position, slot.epoch, slot.epoch_first_seq, starts=self.control.starts)
+        stop = self._walk_to_pointer(tail, rules)
+        if stop.next_seq < pointer.next_seq:
             return self._damaged_before_pointer(slots, slot, stop, pointer)
+        if stop != pointer:
+            certain = rules._replace(limit=certain_end(self.block, tail, pointer))
+            return self._another_chain(slots, slot, self._walk_to_pointer(tail, certain), stop, pointer)
         if clean:
             newer = self._impossible_at(pointer, slot)
             facts = replace(slots, clean=True, newer_past_stop=newer is not None)
@@ -114,18 +118,17 @@ class _Judge:
         stop = self._walk_past_pointer(pointer, slot)
         return self._judge_tail(slots, slot, tail, stop)
 
-    def _walk_to_pointer(self, tail: Bound, pointer: Bound, slot: Slot) -> Bound:
+    def _walk_to_pointer(self, tail: Bound, rules: Rules) -> Bound:
         """The end of the unbroken run from the tail: the pointer, if nothing before it is damaged."""
         at, epoch = tail, 1
-        rules = Rules(pointer.next_seq, pointer.position, slot.epoch, slot.epoch_first_seq, batches=False)
-        while at.next_seq < pointer.next_seq:
+        while at.next_seq < rules.stop_seq:
             at, epoch = self._run(at, rules, epoch)
-            if at.next_seq >= pointer.next_seq:
+            if at.next_seq >= rules.stop_seq:
                 break
             found = self.ring.numbered(*at)
-            if found is None or found.end > pointer.position:
+            if found is None or found.end > rules.limit:
                 return at
-            if found.header.epoch < epoch or not belongs(found, slot):
+            if found.header.epoch < epoch or not rules.takes_epoch(found):
                 return at
             epoch = found.header.epoch
             self._reached(found)
@@ -156,7 +159,7 @@ class _Judge:
     def _walk_past_pointer(self, pointer: Bound, slot: Slot) -> Bound:
         """The end of the whole records past the pointer. An unfinished batch does not count."""
         end, limit = pointer, slot.tail_position + self.block.capacity
-        rules = Rules(SEQ_MAX, limit, slot.epoch, slot.epoch_first_seq, batches=True)
+        rules = Rules(SEQ_MAX + 1, limit, slot.epoch, slot.epoch_first_seq, batches=True)
         while True:
             end, _ = self._run(end, rules, slot.epoch)
             batch = self._whole_batch(end, slot)
@@ -247,7 +250,7 @@ class _Judge:
         return evidence
 
     def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
-        resumed = next(resync(self.block, self.load, stop, pointer, slot, self.scan), None)
+        resumed = next(resync(self.block, self.load, stop, pointer, slot, self.control.starts, self.scan), None)
         last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
         end = pointer.position if resumed is None else resumed.position
         tail = Bound(slot.tail_position, slot.tail_seq)
@@ -260,6 +263,18 @@ class _Judge:
             reason=f"{what} not whole at position {stop.position}, before the commit pointer {pointer.position}",
             lost=(stop.next_seq, last),
             evidence_end=end,
+        )
+
+    def _another_chain(self, slots: Facts, slot: Slot, certain: Bound, stop: Bound, pointer: Bound) -> Judgement:
+        """All numbers are there, but the last record does not end where it did: a discarded one was taken for one that is lost."""
+        return self._verdict(
+            replace(slots, reaches_pointer=False),
+            slot,
+            Bound(slot.tail_position, slot.tail_seq),
+            certain,
+            reason=f"{another_chain(certain, stop, pointer)}, the commit pointer",
+            lost=(certain.next_seq, pointer.next_seq - 1),
+            evidence_end=pointer.position,
         )
 
     def _verdict(

@@ -20,11 +20,12 @@ from dataclasses import replace
 from time import perf_counter
 
 from pmwal.format.control import Control, read_control
+from pmwal.format.epochs import starts_through
 from pmwal.format.layout import HEADER, LINE, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, Slot, Superblock, slot_checks, slot_index
-from pmwal.format.ring import Load, RingReader, Rules, Run, Scan, has_expected_epoch
+from pmwal.format.ring import Load, RingReader, Rules, Run, Scan
 from pmwal.format.scan import scan_for
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import resync
+from pmwal.recovery.evidence import another_chain, certain_end, resync
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
@@ -156,10 +157,10 @@ class _Beside:
         self.shown, self.first, self.end_seq = shown, shown.tail, shown.durable.next_seq
         at, ring = shown.tail, RingReader(self.block, self.load, scan=self.scan)
         while at.next_seq < self.end_seq:
-            after = self._walk(ring, at)
+            after = self._walk(ring, at, self.shown.durable.position)
             self.bytes_scanned += after.position - at.position
             at = after
-            if at.next_seq >= self.end_seq:
+            if at.next_seq >= self.end_seq and (at == self.shown.durable or self.end_seq != self.shown.durable.next_seq):
                 break
             now = self._shown_now()
             if now is None:
@@ -167,7 +168,7 @@ class _Beside:
                 break
             passed = at.next_seq < now.tail.next_seq or at.position < now.tail.position
             if not passed and now.epoch == self.shown.epoch:
-                return self._damaged(at)
+                return self._damaged(at) if at.next_seq < self.end_seq else self._another_chain(at)
             if passed:  # overwritten or truncated meanwhile
                 at = self.first = now.tail
             if now.epoch != self.shown.epoch:  # a rollback: older records than those of its epoch are as they were
@@ -176,15 +177,16 @@ class _Beside:
         row = classify(Facts(self.identity.copies, slots_lost=min(self.lost, 1)))
         return self._verdict(row, at, reason="a writer is running; what it shows as durable is whole")
 
-    def _walk(self, ring: RingReader, at: Bound) -> Bound:
-        """The end of the unbroken run of whole records from ``at`` on."""
+    def _walk(self, ring: RingReader, at: Bound, limit: int) -> Bound:
+        """The end of the unbroken run of whole records from ``at`` on, none of which ends after position ``limit``."""
         shown = self.shown
-        rules = Rules(self.end_seq, shown.durable.position, shown.epoch, shown.epoch_first_seq, batches=False)
+        starts = starts_through(self.control.starts, shown.epoch)
+        rules = Rules(self.end_seq, limit, shown.epoch, shown.epoch_first_seq, starts=starts)
         while at.next_seq < self.end_seq:
             run = ring.run(at, rules, 1, 0, None)
             if run.at == at:
                 found = ring.numbered(*at)
-                if found is None or found.end > rules.limit or not has_expected_epoch(found, shown.epoch, shown.epoch_first_seq):
+                if found is None or found.end > rules.limit or not rules.takes_epoch(found):
                     return at
                 run = Run(Bound(found.end, found.header.seq + 1), found.header.epoch, 0, [])
             at = run.at
@@ -212,15 +214,28 @@ class _Beside:
             tail_seq=tail.next_seq,
             flags=0,
         )
-        resumed = next(resync(self.block, self.load, stop, pointer, slot), None)
+        starts = starts_through(self.control.starts, slot.epoch)
+        resumed = next(resync(self.block, self.load, stop, pointer, slot, starts), None)
         last, end = (pointer.next_seq - 1, pointer.position) if resumed is None else (resumed.header.seq - 1, resumed.position)
         what = f"number {stop.next_seq} is" if last <= stop.next_seq else f"numbers {stop.next_seq} to {last} are"
-        end = max(end, stop.position + HEADER)
+        reason = f"{what} not whole at position {stop.position}, which the running writer shows as durable"
+        return self._lost(stop, last, max(end, stop.position + HEADER), reason)
+
+    def _another_chain(self, stop: Bound) -> Judgement:
+        """All numbers are there, but the last record does not end where it did: a discarded one was taken for one that is lost."""
+        durable = self.shown.durable
+        limit = certain_end(self.block, self.shown.tail, durable)
+        certain = self._walk(RingReader(self.block, self.load, scan=self.scan), self.shown.tail, limit)
+        reason = f"{another_chain(certain, stop, durable)}, the durable end that the running writer shows"
+        return self._lost(certain, durable.next_seq - 1, durable.position, reason)
+
+    def _lost(self, stop: Bound, last: int, end: int, reason: str) -> Judgement:
+        """The verdict that records from ``stop`` to number ``last`` are lost, in the ring up to position ``end``."""
         damage = tuple(self.block.ring_offset + at % self.block.capacity for at in (stop.position, end - 1))
         return self._verdict(
             classify(Facts(self.identity.copies, slots_lost=min(self.lost, 1), reaches_pointer=False)),
             stop,
-            reason=f"{what} not whole at position {stop.position}, which the running writer shows as durable",
+            reason=reason,
             damage=(damage[0], damage[1] + 1),
             lost=(stop.next_seq, last),
         )

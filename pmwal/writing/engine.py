@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pmwal.errors import PmwalError, WalFull
+from pmwal.format.epochs import add_start
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import (
     EPOCH_MAX,
@@ -107,12 +108,17 @@ class Engine:
         state: State,
         slot: Slot,
         index: Sequence[Bound] = (),
+        starts: bytes = b"",
     ) -> None:
-        """Take over a log that is durable up to ``state.head``. ``start_first_epoch`` must follow before anything is stored."""
+        """Take over a log that is durable up to ``state.head``. ``start_first_epoch`` must follow before anything is stored.
+
+        ``starts``: the epochs that are known, as ``pack_starts`` packs them.
+        """
         self.mapping = mapping
         self.block = block
         self.pipelined = pipelined
         self.index = SparseIndex(index)
+        self._starts = starts
         self.writing = self.lock_type()
         self.guard = self.lock_type()
         self.changed = threading.Condition(self.guard)
@@ -178,7 +184,7 @@ class Engine:
 
     def check_limits(self, need: Need) -> None:
         """``WalFull`` where a number or a position would pass the limits of the format."""
-        if self.state.head.next_seq + need.records > SEQ_MAX or need.end > POSITION_MAX:
+        if self.state.head.next_seq + need.records - 1 > SEQ_MAX or need.end > POSITION_MAX:
             raise WalFull("the log has used up its sequence numbers or positions; start a new one")
 
     def _end_after(self, stored: Sequence[int]) -> int:
@@ -287,6 +293,7 @@ class Engine:
         state = self.state
         self._check_epochs()
         self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
+        self._starts = add_start(self._starts, state.epoch + 1, end.next_seq)
         self._stray_records = False
 
     def move_tail(self, tail: Bound) -> None:
@@ -386,7 +393,7 @@ class Engine:
     def view(self) -> View:
         """What this process's readers may read: all that is published."""
         state = self.state
-        return View(state.tail, state.head, state.epoch, state.epoch_first_seq)
+        return View(state.tail, state.head, state.epoch, state.epoch_first_seq, None, self._starts)
 
     def find(self, seq: int) -> Found:
         """The record with this number; ``Overrun`` when it is not there any more, ``CorruptWal`` when it is damaged."""

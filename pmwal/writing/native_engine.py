@@ -255,14 +255,16 @@ class NativeWal(_native.Handle, Wal):
             start = view.tail
         position = _UNKNOWN if start is None else start.position
         at = Bound(position, first)
-        return _native.RecordIterator(self._engine.core, Record, partial(self._step, view), at, view.rules(end))
+        return _native.RecordIterator(self._engine.core, Record, partial(self._step, view), at, view.rules(end), view.end.next_seq)
 
     def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
         """What C leaves to Python: the record with this number, and where it ends."""
         engine = self._access.to_read()
         try:
-            engine.check_kept(seq, view)
-            at = Bound(engine.find(seq).position if position == _UNKNOWN else position, seq)
-            return Walker(engine.block, self._load, engine.explain).read_one(view, at)
+            engine.check_kept(min(seq, view.end.next_seq - 1), view)
+            walker = Walker(engine.block, self._load, engine.explain)
+            if seq == view.end.next_seq:
+                raise walker.explain_end(Bound(position, seq), view)
+            return walker.read_one(view, Bound(engine.find(seq).position if position == _UNKNOWN else position, seq))
         except OSError as error:
             raise self._access.fail(error) from error

@@ -168,8 +168,13 @@ static bool may_take(const struct ring *ring, const struct run_rules *rules, uin
     if (seq >= rules->stop_seq || (seq == rules->lap_seq && g->capacity - offset < g->size_max) || !is_whole(ring, position))
         return false;
     memcpy(header, ring->bytes + offset, sizeof *header);
+    const struct epochs *epochs = &rules->epochs;
+    const struct epoch_start *starts = (const struct epoch_start *)epochs->starts;
+    for (size_t i = 0; i < epochs->count && seq < epochs->newest_first_seq; i++)
+        if (seq >= starts[i].first_seq && header->epoch < starts[i].epoch)
+            return false;
     return header->seq == seq && position + record_size(g, header->length) <= rules->limit && header->epoch >= epoch_min &&
-           (seq >= rules->epoch_first_seq ? header->epoch == rules->epoch : header->epoch < rules->epoch);
+           (seq >= epochs->newest_first_seq ? header->epoch == epochs->newest : header->epoch < epochs->newest);
 }
 
 #endif

@@ -190,7 +190,7 @@ static void check_rows(const struct ring *ring, const struct window *window, str
         return;
     memcpy(&header, ring->bytes + offset, sizeof header);
     uint64_t length = header.length, size = record_size(g, length);
-    struct row_rules row_rules = {rules.limit, rules.epoch, rules.epoch_first_seq, rules.lap_seq, length};
+    struct row_rules row_rules = {rules.limit, rules.epochs, rules.lap_seq, length};
     uint64_t count = rows_within(g, window, &row_rules, position, seq, g->capacity);
     if (!count)
         return;
@@ -336,8 +336,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (p.mode & SEAL)
         seal(&ring, position);
 
-    struct run_rules rules = {.stop_seq = p.stop_seq, .limit = p.limit, .epoch = p.epoch, .epoch_first_seq = p.epoch_first_seq,
-                              .lap_seq = p.lap_seq, .bytes_max = UINT64_C(1) << 40};
+    struct epoch_start starts[2] = {{p.seq + p.mark % 32, 1 + p.window_start % 2}, {0, 2 + p.window_start / 2 % 2}};
+    starts[1].first_seq = starts[0].first_seq + 1 + p.mark / 32 % 32;
+    struct epochs epochs = {p.epoch, p.epoch_first_seq, (const unsigned char *)starts, p.window_start / 4 % 3};
+    struct run_rules rules = {.stop_seq = p.stop_seq, .limit = p.limit, .epochs = epochs, .lap_seq = p.lap_seq,
+                              .bytes_max = UINT64_C(1) << 40};
     struct run from = {.position = position, .seq = p.seq, .epoch_min = p.epoch_min, .mark = p.mark};
     if (p.mode & BATCHES && p.index_last <= position) {
         from.index_any = true;

@@ -56,7 +56,7 @@ class Examiner:
         found = Found(judgement.tail.next_seq, ())
         slot = judgement.control.newest
         if slot is not None and judgement.row.outcome != "corrupt":
-            view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
+            view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq, None, judgement.control.starts)
             walker = Walker(block, load, lambda at, _: damaged(block, at), scan=scan_for(block, window))
             records = walker.walk(view, view.tail, view.end.next_seq)
             found = found._replace(items=tuple((record.seq, record.data) for record in records))

@@ -66,7 +66,7 @@ class Judge:
         report, slot = judgement.report, judgement.control.newest
         if report.outcome == "corrupt" or slot is None:
             return Verdict(report.case, True, report.reason, report.first_seq, [])
-        view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq)
+        view = View(judgement.tail, judgement.end, slot.epoch, slot.epoch_first_seq, None, judgement.control.starts)
         found = Walker(self.block, load, explain, scan=scan).walk(view, view.tail, view.end.next_seq)
         records = [(record.seq, record.kind, record.data) for record in found]
         return Verdict(report.case, False, report.reason, report.first_seq, records)
