@@ -39,7 +39,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def environment() -> Iterator[None]:
+    """A test leaves the environment as it found it: what it sets for good would decide what later tests of the process run with."""
+
+    def variables() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+    before = variables()
+    yield
+    assert variables() == before
+
+
+@pytest.fixture(autouse=True)
+def engine(environment: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine that every open of this test gets, in child processes too."""
     if hasattr(request, "param"):
         monkeypatch.setenv("PMWAL_ENGINE", request.param)
