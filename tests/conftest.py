@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from commands import cli, started  # noqa: F401 - fixtures
+from loggers import handler, log, logger  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
 from preload import build
