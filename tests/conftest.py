@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("PMWAL_CHECK", "1")  # before pmwal is imported: see pmwal/writing/checks.py
 
+import gc
 import shutil
 import signal
 import tempfile
@@ -37,6 +38,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if metafunc.definition.get_closest_marker(f"{engine}_engine"):
                 engines = (engine,)
         metafunc.parametrize("engine", engines, indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the modules and the thousands of collected tests, which live to the end: many tests collect in a loop."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
