@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("PMWAL_CHECK", "1")  # before pmwal is imported: see pmwal/writing/checks.py
 
+import gc
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from commands import cli, started  # noqa: F401 - fixtures
+from loggers import handler, log, logger  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
 from preload import build
@@ -38,8 +40,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", engines, indirect=True)
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector the modules and the thousands of collected tests, which live to the end: many tests collect in a loop."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def environment() -> Iterator[None]:
+    """A test leaves the environment as it found it: what it sets for good would decide what later tests of the process run with."""
+
+    def variables() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+    before = variables()
+    yield
+    assert variables() == before
+
+
+@pytest.fixture(autouse=True)
+def engine(environment: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine that every open of this test gets, in child processes too."""
     if hasattr(request, "param"):
         monkeypatch.setenv("PMWAL_ENGINE", request.param)

@@ -26,12 +26,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import pmwal
 from history import History
 from pmwal.native import native
-from pmwal.testing.process import scratch
+from pmwal.testing.process import scratch, using_engine
 
 ROUNDS = 25
 TOLD_EACH = 500  # histories
@@ -58,10 +57,7 @@ def history_of(number: int, path: Path) -> History:
 def run_one(task: tuple[str, int]) -> Outcome:
     """Run a history with an engine."""
     engine, number = task
-    with (
-        mock.patch.dict(os.environ, PMWAL_ENGINE=engine),
-        tempfile.TemporaryDirectory(prefix="pmwal-history-", dir=scratch()) as name,
-    ):
+    with using_engine(engine), tempfile.TemporaryDirectory(prefix="pmwal-history-", dir=scratch()) as name:
         history = history_of(number, Path(name) / "test.wal")
         failure = None
         try:

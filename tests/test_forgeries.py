@@ -21,7 +21,7 @@ from support import open_small
 
 pytestmark = pytest.mark.both_engines
 
-PARTS = 16
+PARTS = 48
 DOCUMENTED = (pmwal.PmwalError, OSError)
 COMMANDS = (["info"], ["info", "--json"], ["stat"], ["stat", "--json"], ["verify"], ["cat"], ["cat", "--salvage"], ["tail"])
 

@@ -18,6 +18,7 @@ import pytest
 import pmwal
 from callers import Call
 from commit_threads import DELAY, PAYLOAD, RECORD, ROUNDS, THREADS, at_once, batch_of, create, expected_fault
+from marks import first_fast
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.storage.mapping import Mapping
 from pmwal.writing.engine import Engine
@@ -183,7 +184,7 @@ def flush_at_once(path: str) -> dict[str, Any]:
 # -- the claims
 
 
-@pytest.mark.parametrize("where", ["tmpfs", "disk"])
+@pytest.mark.parametrize("where", first_fast(["tmpfs", "disk"]))
 def test_acknowledged_record_is_on_the_disk_and_one_msync_runs_at_a_time(
     library: Path, shm_dir: Path, tmp_path: Path, ordering: str, where: str
 ) -> None:

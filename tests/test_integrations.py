@@ -23,12 +23,6 @@ from processes import Died, child, elsewhere, run_script
 SIZE = "64KiB"
 
 
-@pytest.fixture
-def log(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "app.wal"
-
-
 def records(wal: pmwal.Wal | pmwal.Reader) -> list[tuple[int, str]]:
     """Level and text of all records."""
     return [(record.kind, record.data.decode()) for record in wal]

@@ -87,7 +87,7 @@ def test_interrupted_operation_leaves_the_log_usable_and_the_model_true(shm_dir:
                 assert found in allowed, f"{where}, crash at {taken}: {brief(found)} not in {[*map(brief, allowed)]}"
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", first_fast(OPERATIONS))
 @pytest.mark.parametrize("options", [STRICT, PIPELINED], ids=["strict", "pipelined"])
 def test_killed_right_after_an_interrupt_nothing_half_made_is_there(shm_dir: Path, options: dict[str, Any], name: str) -> None:
     """Scenario 24: the interrupt, and then SIGKILL before the handle could clean up; next a recovery, an append, a kill."""
@@ -184,15 +184,21 @@ class SignalAt:
         return self._step
 
 
+EVERYWHERE = ("append", "reserve")
+ELSEWHERE = [name for name in OPERATIONS if name not in (*EVERYWHERE, "catch up", "truncate all", "rollback all")]
+"""These go through much of the same code, so they are interrupted at every third place."""
+
+
 @pytest.mark.parametrize(
-    "name", first_fast(name for name in OPERATIONS if name not in ("catch up", "truncate all", "rollback all"))
+    "places",
+    first_fast([*((name, first, 5) for name in EVERYWHERE for first in range(5)), *((name, 0, 3) for name in ELSEWHERE)]),
+    ids=lambda places: "{}-{}-by-{}".format(*places),
 )
-def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_dir: Path, name: str) -> None:
+def test_keyboard_interrupt_anywhere_leaves_no_lock_held_and_no_half_record(shm_dir: Path, places: tuple[str, int, int]) -> None:
     """Scenario 24: at every place in pmwal's code where CPython looks for signals, not only at the steps of the seam."""
+    name, number, stride = places
     operation = OPERATIONS[name]
     path = shm_dir / "test.wal"
-    number = 0
-    stride = 1 if name in ("append", "reserve") else 3  # the others go through much of the same code
     while interrupt_once(path, STRICT if number % 2 else PIPELINED, operation, number):
         path.unlink()
         number += stride
@@ -249,10 +255,11 @@ def test_every_record_is_found_after_an_interrupted_rollback(shm_dir: Path, comm
     assert number > 5
 
 
-def test_interrupted_truncate_of_a_log_of_events_holds_no_lock(shm_dir: Path) -> None:
+@pytest.mark.parametrize("first", first_fast([0, 3, 6]))
+def test_interrupted_truncate_of_a_log_of_events_holds_no_lock(shm_dir: Path, first: int) -> None:
     """Copies of definitions may have to be stored, so a truncate takes ``writing`` if it is free, and lets it go again."""
     path = shm_dir / "test.wal"
-    raised_in, number = "?", 0
+    raised_in, number = "?", first
     while raised_in:
         wal = open_small(path)
         event = pmwal.events.Logger(wal).event("{} of {}")
@@ -265,7 +272,7 @@ def test_interrupted_truncate_of_a_log_of_events_holds_no_lock(shm_dir: Path) ->
         event(5, 5)
         kill(wal)
         path.unlink()
-        number += 3
+        number += 9
     assert number > 10
 
 

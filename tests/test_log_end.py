@@ -11,7 +11,6 @@ import pickle
 import queue
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -19,41 +18,12 @@ from typing import Any
 import pytest
 
 import pmwal
+from loggers import SIZE, stored
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
 from processes import elsewhere, run_script
 
 pytestmark = pytest.mark.both_engines
-
-SIZE = "64KiB"
-
-
-@pytest.fixture
-def log(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "app.wal"
-
-
-@pytest.fixture
-def handler(log: Path) -> Iterator[pmwal.LogHandler]:
-    """A handler with commit="manual"."""
-    handler = pmwal.LogHandler(log, size=SIZE, commit="manual")
-    yield handler
-    handler.close()
-
-
-@pytest.fixture
-def logger(handler: pmwal.LogHandler) -> logging.Logger:
-    """A logger of that handler."""
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
-    return logger
-
-
-def stored(path: Path) -> list[str]:
-    """The text of all records of a log."""
-    with pmwal.open(path, "r") as reader:
-        return [record.data.decode() for record in reader]
 
 
 # -- after close

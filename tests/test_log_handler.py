@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from loggers import SIZE, logger_of
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import sink
@@ -36,7 +37,6 @@ from support import BarrierRecorder, fail_flush
 
 pytestmark = pytest.mark.both_engines
 
-SIZE = "64KiB"
 WORKERS = 4
 
 
@@ -54,24 +54,11 @@ class Watched(pmwal.LogHandler):
 
 
 @pytest.fixture
-def log(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "app.wal"
-
-
-@pytest.fixture
 def handler(log: Path) -> Iterator[Watched]:
     """A handler with commit="manual"."""
     handler = Watched(log, size=SIZE, commit="manual")
     yield handler
     handler.close()
-
-
-def logger_of(handler: logging.Handler) -> logging.Logger:
-    """A logger for one handler only."""
-    logger = logging.Logger("app.orders")
-    logger.addHandler(handler)
-    return logger
 
 
 def lines(log: Path) -> list[tuple[int, str]]:
@@ -94,7 +81,7 @@ def test_record_is_the_formatted_text_and_its_kind_the_level(handler: Watched) -
     logger.info("order %d filled", 7)
     handler.setFormatter(logging.Formatter("%(name)s:%(message)s"))
     logger.log(35, "größer")
-    assert stored(handler) == [(20, "order 7 filled"), (35, "app.orders:größer")]
+    assert stored(handler) == [(20, "order 7 filled"), (35, "app:größer")]
     assert handler.stats() == sink.SinkStats(written=2)
 
 
@@ -164,7 +151,7 @@ def test_structured_record_is_json_by_each_library(libraries: tuple[str, ...], l
     when = datetime.fromisoformat(first.pop("time"))
     assert abs((datetime.now(UTC) - when).total_seconds()) < 60
     extra = {"order": 7, "price": 99.5, "tags": ["a", "ö"], "time": "theirs", "path": "/x"}
-    assert first == {"level": "INFO", "logger": "app.orders", "message": "order 7", "extra": extra}
+    assert first == {"level": "INFO", "logger": "app", "message": "order 7", "extra": extra}
     assert second["exc"].startswith("Traceback")
     assert second["exc"].endswith("KeyError: 'missing'")
     assert second["stack"].startswith("Stack")

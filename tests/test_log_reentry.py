@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from loggers import SIZE, logger_of
 from pmwal.integrations.loguru import Sink as LoguruSink
 from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import sink
@@ -27,8 +28,6 @@ from processes import PATIENCE, elsewhere
 from support import BarrierRecorder
 
 pytestmark = pytest.mark.both_engines
-
-SIZE = "256KiB"
 
 
 class Inside:
@@ -57,19 +56,9 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
 
 
 @pytest.fixture
-def handler(inside: Inside, shm_dir: Path) -> Iterator[pmwal.LogHandler]:
-    """A handler with commit="manual"."""
-    handler = pmwal.LogHandler(shm_dir / "app.wal", size=SIZE, commit="manual")
-    yield handler
-    handler.close()
-
-
-@pytest.fixture
-def logger(handler: pmwal.LogHandler) -> logging.Logger:
-    """A logger of that handler."""
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
-    return logger
+def handler(inside: Inside, handler: pmwal.LogHandler) -> pmwal.LogHandler:
+    """A handler with commit="manual" that was opened with that seam."""
+    return handler
 
 
 def stored(handler: Any) -> list[str]:
@@ -199,8 +188,7 @@ def test_record_of_an_object_that_is_being_formatted_is_stored_before(handler: p
 def test_record_from_the_committing_thread_is_stored(inside: Inside, shm_dir: Path) -> None:
     """No call of the program is there to do it: a thread does."""
     handler = pmwal.LogHandler(shm_dir / "app.wal", size=SIZE, commit=0.001)
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
+    logger = logger_of(handler)
     threads: list[int] = []
 
     def from_inside() -> None:
@@ -309,8 +297,7 @@ def test_error_of_a_record_that_waited_is_counted_and_printed(
 ) -> None:
     """It can be too large, or find the log full; those after it are stored."""
     handler = pmwal.LogHandler(shm_dir / "app.wal", size="64KiB", commit="manual", on_full="raise")
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
+    logger = logger_of(handler)
 
     def several() -> None:
         for text in ("x" * 50_000, "y" * 30_000, "z" * 25_000, "last"):
@@ -351,8 +338,7 @@ def test_fork_while_records_wait_stores_them_once(
 def test_structured_and_other_libraries_wait_alike(inside: Inside, shm_dir: Path) -> None:
     """They share the sink."""
     structured = pmwal.LogHandler(shm_dir / "a.wal", size=SIZE, commit="manual", structured=True)
-    logger = logging.Logger("app")
-    logger.addHandler(structured)
+    logger = logger_of(structured)
     inside.once("store", lambda: logger.info("inner", extra={"a": 1}))
     logger.info("outer")
     assert [json.loads(text)["message"] for text in stored(structured)] == ["outer", "inner"]
@@ -376,8 +362,7 @@ def test_signals_at_any_moment_lose_no_record(shm_dir: Path) -> None:
 
     def interrupted() -> tuple[list[str], int, int]:
         handler = pmwal.LogHandler(shm_dir / "app.wal", size="4MiB", commit="manual")
-        logger = logging.Logger("app")
-        logger.addHandler(handler)
+        logger = logger_of(handler)
         ticks = lines = 0
 
         def tick(*_: object) -> None:

@@ -7,14 +7,14 @@ import os
 import shutil
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
+from loggers import SIZE, logger_of, stored
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import sink
@@ -23,37 +23,6 @@ from support import file_offset, flip, superblock, whole_records
 
 pytestmark = pytest.mark.both_engines
 
-SIZE = "64KiB"
-
-
-@pytest.fixture
-def log(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "app.wal"
-
-
-@pytest.fixture
-def handler(log: Path) -> Iterator[pmwal.LogHandler]:
-    """A handler with commit="manual"."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        handler = pmwal.LogHandler(log, size=SIZE, commit="manual")
-        yield handler
-        handler.close()
-
-
-@pytest.fixture
-def logger(handler: pmwal.LogHandler) -> logging.Logger:
-    """A logger of that handler."""
-    return logger_of(handler)
-
-
-def logger_of(handler: logging.Handler) -> logging.Logger:
-    """A logger for one handler only."""
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
-    return logger
-
 
 def due(thing: Any) -> None:
     """Let the look at the name be due at the next call, as if a second had passed."""
@@ -61,12 +30,6 @@ def due(thing: Any) -> None:
     upkeep._ran_ns -= 2_000_000_000
     if thing.wal.stats().engine == "native":
         thing.wal._engine.core.upkept_ns -= 2_000_000_000
-
-
-def stored(path: Path) -> list[str]:
-    """The text of all records of a log."""
-    with pmwal.open(path, "r") as reader:
-        return [record.data.decode() for record in reader]
 
 
 def removed(log: Path) -> None:

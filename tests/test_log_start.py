@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from loggers import SIZE, logger_of
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import set_aside as setting_aside
@@ -26,16 +27,9 @@ from support import BarrierRecorder, file_offset, flip, overwrite, superblock, w
 
 pytestmark = pytest.mark.both_engines
 
-SIZE = "64KiB"
 ASIDE = r"app\.wal\.corrupt-\d{8}T\d{6}Z(-\d+)?"
 
 MAKERS: list[Any] = [pmwal.LogHandler, LoggerFactory, Sink]
-
-
-@pytest.fixture
-def log(shm_dir: Path) -> Path:
-    """The log's path."""
-    return shm_dir / "app.wal"
 
 
 def closed(thing: Any) -> None:
@@ -298,13 +292,6 @@ def test_symlink_to_a_corrupt_log_keeps_leading_to_the_log(log: Path, shm_dir: P
     assert log.is_symlink()
     assert stored(target) == [b"new"]
     assert len(os.listdir(shm_dir / "data")) == 2
-
-
-def logger_of(handler: logging.Handler) -> logging.Logger:
-    """A logger for one handler only."""
-    logger = logging.Logger("app")
-    logger.addHandler(handler)
-    return logger
 
 
 def starter(pipe: Any, log: Path, number: int) -> None:

@@ -133,7 +133,6 @@ def break_while_checking(monkeypatch: pytest.MonkeyPatch, name: str, broken: Cal
             inside.setattr(RingReader, name, broken)
             return check(*args)
 
-    monkeypatch.setenv("PMWAL_ENGINE", "python")  # the fuzzer sets it; afterwards it is as it was
     monkeypatch.setattr(file_fuzz, "check", checked)
 
 
@@ -151,7 +150,6 @@ def test_differing_engines_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "the engines differ" in capsys.readouterr().err
     assert file_fuzz.main(["--replay", str(kept), "--keep", str(tmp_path)]) == 1
     monkeypatch.undo()
-    monkeypatch.setenv("PMWAL_ENGINE", "python")
     assert file_fuzz.main(["--replay", str(kept), "--keep", str(tmp_path)]) == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 import pmwal
 from conftest import Place
 from images import Trace, brief, state_of, sweep
+from marks import first_fast
 from pmwal.format.control import read_control
 from pmwal.format.layout import (
     CONTROL_OFFSET,
@@ -239,11 +240,8 @@ def overwriting() -> tuple[list[Any], list[Any]]:
     return [append] * 14, [append, append, extend, append, extend, append, append]
 
 
-SHAPES = pytest.mark.parametrize("shape", [truncating, overwriting], ids=["truncate", "overwrite"])
-
-
 @CRASH_MEDIA
-@SHAPES
+@pytest.mark.parametrize("shape", first_fast([truncating, overwriting]))
 def test_tail_is_durable_twice_before_its_space_is_reused(shm_dir: Path, options: dict[str, Any], shape: Any) -> None:
     """Scenario 12: checked in the order of the steps, and in every image of every crash point."""
     if shape is overwriting:
@@ -256,7 +254,7 @@ def test_tail_is_durable_twice_before_its_space_is_reused(shm_dir: Path, options
 
 
 @CRASH_MEDIA
-@SHAPES
+@pytest.mark.parametrize("shape", [truncating, overwriting])
 def test_either_of_the_two_newest_slots_may_be_lost_at_any_time(shm_dir: Path, options: dict[str, Any], shape: Any) -> None:
     """Scenario 12: after each acknowledgement the power fails and the medium loses one slot; no record is lost with it."""
     if shape is overwriting:

@@ -19,6 +19,7 @@ import pytest
 import pmwal
 from callers import until
 from conftest import Place
+from marks import first_fast
 from pmwal.format.layout import HEADER, PAGE
 from pmwal.opening import open_log
 from pmwal.reading.walk import View, Walker
@@ -529,7 +530,7 @@ def look_at_copy(copy: Path, mode: str, durable: int) -> list[int] | None:
     return numbers
 
 
-@pytest.mark.parametrize("copying", [copy_forward, copy_backward, copy_slowly])
+@pytest.mark.parametrize("copying", first_fast([copy_forward, copy_backward, copy_slowly]))
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_copy_made_beside_the_writer_is_a_prefix_or_refused(
     path: Path, ordering: str, copying: Callable[[Path, Path], None]

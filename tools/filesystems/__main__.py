@@ -28,7 +28,7 @@ if __name__ == "__main__":  # run as a directory: Python put it first, but the i
 import pmwal
 from crash import needs
 from crash.disk import preload
-from crash.disk.storage import PATIENCE, own_mounts
+from crash.storage import PATIENCE, own_mounts
 from filesystems.media import FILESYSTEMS, Filesystem
 from filesystems.program import Found, Settings
 from filesystems.server import NAME

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from crash.disk.storage import PATIENCE, StorageError, loop_device, mount, mounted, set_apart, unmount
+from crash.fuse import served
+from crash.storage import loop_device, mounted
 from filesystems.server import MODES, NAME
 
 SERVER = Path(__file__).with_name("server.py")
@@ -87,32 +86,8 @@ def _by_server(mode: str, work: Path) -> Iterator[Place]:
     directory, syncs = work / "mounted", work / "syncs"
     directory.mkdir()
     syncs.write_bytes(bytes(8))
-    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    server: subprocess.Popen[bytes] | None = None
-    try:
-        options = f"fd={fuse},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,max_read={1 << 20}"
-        mount("pmwal-filesystems", directory, "fuse", options)
-        server = subprocess.Popen(  # its own session: Ctrl-C must not end it before the unmount
-            [sys.executable, str(SERVER), str(fuse), mode, str(syncs), str(work / "cut")],
-            pass_fds=[fuse],
-            start_new_session=True,
-            preexec_fn=partial(set_apart, directory),  # noqa: PLW1509 (one thread)
-        )
-        os.close(fuse)
-        fuse = -1
+    with served(SERVER, directory, mode, syncs, work / "cut"):
         yield Place(directory, syncs)
-    finally:
-        if fuse >= 0:
-            os.close(fuse)
-        unmount(directory)
-        if server is not None:
-            try:
-                status = server.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                status = server.wait()
-            if status:
-                raise StorageError(f"{SERVER.name} ended with {status}")
 
 
 @contextlib.contextmanager

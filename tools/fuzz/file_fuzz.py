@@ -28,6 +28,7 @@ from small_logs import FixedSeam, images_of_a_log, scratch_directory
 import pmwal
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.opening import open_log
+from pmwal.testing.process import using_engine
 
 SLOW = 20.0  # seconds: a file of a few pages that takes longer to open is a failure
 ENGINES = ("python", "native")
@@ -108,7 +109,11 @@ def stored(path: Path, fixed: bool) -> bytes:
 
 def answers(engine: str, image: bytes, path: Path, seed: str) -> list[Answer]:
     """All that one engine says of a file."""
-    os.environ["PMWAL_ENGINE"] = engine
+    with using_engine(engine):
+        return _answers(engine, image, path, seed)
+
+
+def _answers(engine: str, image: bytes, path: Path, seed: str) -> list[Answer]:
     random = Random(seed)
     path.write_bytes(image)
     options = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import random
 import struct
 import time
@@ -13,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pmwal
+from pmwal.testing.process import using_engine
 from stressing.payloads import TICKETED, Payloads
 from stressing.plan import log_path
 from violation import Violation
@@ -188,5 +188,5 @@ class _Eye:
 
 def watch(directory: Path, board: Board, number: int, payloads: Payloads, engine: str, mutant: str | None) -> None:
     """The body of a reader's process."""
-    os.environ["PMWAL_ENGINE"] = engine
-    _Eye(directory, board, number, payloads, mutant).watch()
+    with using_engine(engine):
+        _Eye(directory, board, number, payloads, mutant).watch()

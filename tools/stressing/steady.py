@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pmwal
 from pmwal.storage.mapping import Mapping
+from pmwal.testing.process import using_engine
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
 from violation import Violation
 
@@ -37,9 +38,13 @@ def _leak(mutant: str) -> None:
 
 def live_long(path: Path, medium: str, engine: str, payloads: Payloads, mutant: str | None) -> None:
     """The body of the process."""
-    os.environ["PMWAL_ENGINE"] = engine
     if mutant in ("leak-descriptors", "leak-memory"):
         _leak(mutant)
+    with using_engine(engine):
+        _live_long(path, medium, payloads)
+
+
+def _live_long(path: Path, medium: str, payloads: Payloads) -> None:
     rng = random.Random(0)
     ticket = first_ticket(_LIFE, 0)
     kind = payloads.kind(ticket)

@@ -14,6 +14,7 @@ import numpy as np
 import pmwal
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.repair import repair
+from pmwal.testing.process import using_engine
 from stressing import load, mutants, reader, resources, steady, writer
 from stressing.check import Contents, Expectation, Look, compare, expect, shown
 from stressing.interrupt import Interruption
@@ -129,7 +130,8 @@ class Supervisor:
             killed = child.kill()
         try:
             child.check()
-            return self._check(plan, before, killed)
+            with using_engine(plan.engine):
+                return self._check(plan, before, killed)
         except Violation as violation:
             raise Violation(f"{plan}: {violation}", violation.kind) from violation
 
@@ -151,7 +153,6 @@ class Supervisor:
         self._results.count_calls(entries, plan.engine, self._start_ns)
         if before is None and progress == Progress.NOTHING and not plan.log.path.exists():
             return None  # killed before the log had a name
-        os.environ["PMWAL_ENGINE"] = plan.engine
         readers = [helper for name, helper in self._helpers.items() if name.startswith("reader")]
         for helper in readers:
             helper.suspend()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pmwal
 from pmwal.storage.lock import WriterLock
+from pmwal.testing.process import using_engine
 from stressing.journal import Journal, Op, Opened
 from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
 from stressing.plan import LifePlan
@@ -353,7 +354,11 @@ WEIGHTS: tuple[tuple[Callable[[Worker], None], float], ...] = (
 
 def live(plan: LifePlan, journal: Journal, payloads: Payloads, board: Board) -> None:
     """Live until the kill, or until the time is over or a lane is full; then close the log."""
-    os.environ["PMWAL_ENGINE"] = plan.engine
+    with using_engine(plan.engine):
+        _live(plan, journal, payloads, board)
+
+
+def _live(plan: LifePlan, journal: Journal, payloads: Payloads, board: Board) -> None:
     if plan.mutant == "unlocked-writer":
         WriterLock.announce = lambda self: True  # type: ignore[method-assign]
     sys.setswitchinterval(SWITCH_SECONDS)

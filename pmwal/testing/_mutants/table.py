@@ -6,7 +6,6 @@ A simulator that lets one of them pass proves nothing about the code without it.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from pmwal.testing._simulator.explore import Effort, History, start_of
 from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Setting
 from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
-from pmwal.testing.process import scratch
+from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.violation import ORACLES, Violation
 from pmwal.writing.checks import unchecked
 
@@ -426,19 +425,12 @@ def noticed_by(mutant: Mutant) -> tuple[str, str] | None:
 
 def explored(mutant: Mutant) -> tuple[str, str] | None:
     """The oracle that is violated where the mutant is not noticed in crash images, and what it says; None if none is."""
-    before = os.environ.get("PMWAL_ENGINE")
-    os.environ["PMWAL_ENGINE"] = mutant.engine
     try:
-        with tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
+        with using_engine(mutant.engine), tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
             if mutant.explore is not None:
                 mutant.explore(Path(name), mutant.history)
             else:
                 explore_creation(Path(name), mutant.setting)
     except Violation as violation:
         return violation.oracle, violation.detail
-    finally:
-        if before is None:
-            del os.environ["PMWAL_ENGINE"]
-        else:
-            os.environ["PMWAL_ENGINE"] = before
     return None

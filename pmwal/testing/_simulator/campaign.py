@@ -9,7 +9,6 @@ engines met counts once.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Set
@@ -25,7 +24,7 @@ from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for
 from pmwal.testing._simulator.session import Setting
 from pmwal.testing.power_cut import UNITS
-from pmwal.testing.process import scratch
+from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.violation import Violation
 
 SETTINGS = (
@@ -131,23 +130,15 @@ def _explore_in_pool(effort: Effort, task: tuple[str, tuple[History, ...]]) -> R
 def explore_chunk(effort: Effort, task: tuple[str, tuple[History, ...]], known: Set[int] = frozenset()) -> Result:
     """Explore some histories with one engine, but for images that are known."""
     engine, histories = task
-    before = os.environ.get("PMWAL_ENGINE")
-    os.environ["PMWAL_ENGINE"] = engine
     result = Result()
-    try:
-        with tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
-            explorer = Explorer(Path(name), effort, known)
-            for history in histories:
-                try:
-                    explorer.explore(history)
-                except Violation as violation:
-                    result.failure = engine, Failure(history, violation.oracle, violation.detail)
-                    break
-    finally:
-        if before is None:
-            del os.environ["PMWAL_ENGINE"]
-        else:
-            os.environ["PMWAL_ENGINE"] = before
+    with using_engine(engine), tempfile.TemporaryDirectory(prefix="pmwal-crash-", dir=scratch()) as name:
+        explorer = Explorer(Path(name), effort, known)
+        for history in histories:
+            try:
+                explorer.explore(history)
+            except Violation as violation:
+                result.failure = engine, Failure(history, violation.oracle, violation.detail)
+                break
     tally = explorer.tally
     names = ("histories", "operations", "images", "opened", "interrupted", "continued", "damaged")
     result.counts = {name: getattr(tally, name) for name in names}

@@ -20,8 +20,8 @@ from crash.disk.oracle import STAGES
 from crash.disk.program import CONTROLS, LARGE
 from crash.disk.recording import Plan
 from crash.disk.rig import Broken, Rig, Totals, explore, replay
-from crash.disk.storage import StorageError, own_mounts
 from crash.process import die_with_parent
+from crash.storage import StorageError, own_mounts
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
 from pmwal.native.choice import ENGINES
 from pmwal.opening.units import parse_size

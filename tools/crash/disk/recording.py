@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 
 from crash.disk import preload
-from crash.disk.logdisk import SECTOR
+from crash.disk.logdisk import SECTOR, logged
 from crash.disk.program import Settings
-from crash.disk.storage import StorageError, logged
 from crash.disk.writelog import Cut, Entry, copy_file, cut_off, parse, sample, save
 from crash.process import die_with_parent
+from crash.storage import StorageError
 
 PROGRAM = Path(__file__).with_name("program.py")
 NOTES_MAX = 4096

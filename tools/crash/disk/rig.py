@@ -19,6 +19,7 @@ from crash.disk.oracle import Found, Model, critical_spans, notes_in
 from crash.disk.recording import Attach, Plan, Recording, Run, record
 from crash.disk.writelog import Cut, Disk, Entry, parse, sample, survivors
 from pmwal.native.choice import ENGINES
+from pmwal.testing.process import using_engine
 from violation import Violation
 
 TWICE_EVERY = 4
@@ -91,10 +92,10 @@ def look(path: Path, engine: str, twice: bool) -> Found:
 
 def _recover(path: Path, engine: str) -> Found:
     """What an open for writing finds. The handle is dropped without a close, like that of a crashed process."""
-    os.environ["PMWAL_ENGINE"] = engine
     try:
-        wal = pmwal.open(path, "r+", medium="file")
-        found = Found(wal.first_seq, [record.data for record in wal])
+        with using_engine(engine):
+            wal = pmwal.open(path, "r+", medium="file")
+            found = Found(wal.first_seq, [record.data for record in wal])
     except pmwal.PmwalError as error:
         return Found(1, [], corrupt=f"{type(error).__name__}: {error}")
     with warnings.catch_warnings():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pmwal import Wal
 from pmwal.opening import open_log
 from pmwal.storage import medium
 from pmwal.storage.seam import SYSTEM, Seam
+from pmwal.testing.process import using_engine
 
 Acknowledge = Callable[[int, int], None]
 
@@ -76,7 +76,11 @@ def live(directory: Path, seed: int, number: int, acknowledge: Acknowledge, earl
     ``early`` acknowledges each step before it is made, except the creation, which takes so long that every cut would hit it.
     """
     this = life(seed, number)
-    os.environ["PMWAL_ENGINE"] = this.engine
+    with using_engine(this.engine):
+        _live(directory, this, number, acknowledge, early, seam)
+
+
+def _live(directory: Path, this: Life, number: int, acknowledge: Acknowledge, early: bool, seam: Seam) -> None:
     wal: Wal | None = None
     for done, step in enumerate(this.steps):
         before = early and wal is not None

@@ -1,7 +1,7 @@
-"""A disk that logs its writes and flushes, and what is built on it: its server, loop devices, mounts.
+"""What the rigs put their logs on: loop devices and mounts.
 
 Each block releases what it acquired, also after an exception. If the process is killed, the kernel does so: the mounts are in a
-namespace of their own, a loop device disappears with its last user, and the server gets SIGKILL when its parent dies.
+namespace of their own, and a loop device disappears with its last user.
 """
 
 from __future__ import annotations
@@ -11,18 +11,11 @@ import ctypes
 import errno
 import fcntl
 import os
-import stat
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from crash.process import die_with_parent
-
-SERVER = Path(__file__).with_name("logdisk.py")
 PATIENCE = 600.0
 """Seconds after which a step counts as hanging."""
 
@@ -63,51 +56,6 @@ def own_mounts() -> None:
     """Give this process a mount namespace: only it and its children see its mounts, which end with them."""
     _call("unshare", _CLONE_NEWNS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
-
-
-def set_apart(mountpoint: Path) -> None:
-    """For ``preexec_fn`` of the server: it sees neither its own file nor what is mounted on that later.
-
-    A file system writes to its disk when it is unmounted. If the exit of the server did that, it would wait for itself forever.
-    """
-    die_with_parent()
-    own_mounts()
-    unmount(mountpoint)
-
-
-@contextlib.contextmanager
-def logged(image: Path, log: Path, mountpoint: Path) -> Iterator[None]:
-    """Serve the image as a file at ``mountpoint``, and log every write and flush of it."""
-    for path in (log, mountpoint):
-        path.touch()
-    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    server: subprocess.Popen[bytes] | None = None
-    status = 0
-    try:
-        options = f"fd={fuse},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,max_read={1 << 20}"
-        mount("pmwal-logdisk", mountpoint, "fuse", options)
-        command = [sys.executable, str(SERVER), str(fuse), str(image), str(log)]
-        server = subprocess.Popen(  # its own session: Ctrl-C must not end it before the file is unmounted
-            command,
-            pass_fds=[fuse],
-            start_new_session=True,
-            preexec_fn=partial(set_apart, mountpoint),  # noqa: PLW1509 (one thread)
-        )
-        os.close(fuse)
-        fuse = -1
-        yield
-    finally:
-        if fuse >= 0:
-            os.close(fuse)
-        unmount(mountpoint)
-        if server is not None:
-            try:
-                status = server.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                status = server.wait()
-    if status:
-        raise StorageError(f"{SERVER.name} ended with {status}")
 
 
 @contextlib.contextmanager
