@@ -25,9 +25,11 @@ from support import open_small
 
 SHM = Path("/dev/shm")
 
+# A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP. Processes that a test ends so would inherit it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell ignores it in what it starts in the background, and processes that a test ends by Ctrl-C would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 import pmwal
+from marks import first_fast
 from pmwal.format.control import filled_region
 from pmwal.format.epochs import STARTS_MAX, add_start, has_expected_epoch, least_epoch, pack_starts, starts_through
 from pmwal.format.layout import HEADER
 from pmwal.format.ring import RingReader, Rules
 from pmwal.format.scan import scan_for
 from pmwal.records import Bound
-from support import image, look, open_small, overwrite, payloads, superblock
+from support import contents, image, look, open_small, overwrite, payloads, superblock
 
 pytestmark = pytest.mark.both_engines
 
@@ -161,6 +162,54 @@ def test_writer_remembers_a_bounded_number_of_epochs(path: Path, monkeypatch: py
         kept = [b"kept %d" % number for number in range(20)]
         with pmwal.open(path, "r") as reader:
             assert payloads(wal) == payloads(reader) == kept
+
+
+def random_log(path: Path, random: Random) -> tuple[pmwal.Wal, dict[int, bytes]]:
+    """A log in its later laps, with rollbacks just before its wraps; and what it contains."""
+    wal = open_small(path, size="4KiB", align=random.choice([8, 64]), on_full="overwrite", ordering="strict")
+    model: dict[int, bytes] = {}
+    for number in range(random.randrange(20, 60)):
+        action = random.random()
+        if action < 0.7:
+            data = b"%d " % number + random.randbytes(random.choice([0, 20, 300, 700]))
+            model[wal.append(data)] = data
+        elif action < 0.9:
+            after = random.randrange(max(wal.first_seq, wal.next_seq - 4) - 1, wal.next_seq)
+            wal.rollback(after=after)
+            model = {seq: data for seq, data in model.items() if seq <= after}
+        else:
+            wal.close()
+            wal = open_small(path, size=None, on_full="overwrite", ordering="strict")
+    return wal, {seq: data for seq, data in model.items() if seq >= wal.first_seq}
+
+
+@pytest.mark.parametrize("part", first_fast(range(8)))
+def test_damage_beside_a_writer_never_brings_a_record_back(path: Path, part: int) -> None:
+    """Random logs, and a sector of zeros, or of what was there before: reads give the log's own records, or raise."""
+    random = Random(part)
+    damaged = 0
+    for _ in range(20):
+        path.unlink(missing_ok=True)
+        wal, model = random_log(path, random)
+        assert dict(contents(wal)) == model
+        block = superblock(path)
+        at = random.randrange(block.ring_offset, block.ring_offset + block.capacity, 512)
+        overwrite(path, at, bytes(512))
+        with pmwal.open(path, "r") as reader:
+            for log in (wal, reader):
+                for seq, data in model.items():
+                    try:
+                        assert log[seq].data == data, (part, seq)
+                    except pmwal.CorruptWal:
+                        damaged += 1
+                try:
+                    assert dict(contents(log)) == model, part
+                except pmwal.CorruptWal:
+                    damaged += 1
+        live = pmwal.verify(path)
+        assert live.outcome == "corrupt" or list(range(live.first_seq, live.last_seq + 1)) == list(model)
+        wal.close()
+    assert damaged > 20
 
 
 # -- the rule

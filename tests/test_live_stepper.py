@@ -130,8 +130,15 @@ def run(directory: Path, ordering: str, seed: int, package: Path = ROOT) -> Coun
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("seed", [5, 6], ids=["truncate", "overwrite"])
-@pytest.mark.parametrize("ordering", ["strict", "pipelined"])
+@pytest.mark.parametrize(
+    ("ordering", "seed"),
+    [
+        pytest.param("strict", 5, id="strict-truncate", marks=pytest.mark.nightly),
+        pytest.param("strict", 6, id="strict-overwrite"),
+        pytest.param("pipelined", 5, id="pipelined-truncate"),
+        pytest.param("pipelined", 6, id="pipelined-overwrite", marks=pytest.mark.nightly),
+    ],
+)
 def test_readers_are_not_misled_after_any_store_of_the_engine(shm_dir: Path, ordering: str, seed: int) -> None:
     """append, extend, batch, reserve, store, rollback and truncate or overwrite, stopped after each instruction that stores."""
     stops = run(shm_dir, ordering, seed)

@@ -48,9 +48,11 @@ class Scan(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Which records a scan takes: numbers below ``stop_seq`` that end at or before ``limit`` and have an epoch that their number can
-    have. With ``batches``, a batch counts from its first record to its last or not at all. ``starts``: the epochs that are known, as
-    ``pack_starts`` packs them."""
+    """Which records a scan takes: numbers below ``stop_seq`` that end at or before ``limit``, of an epoch that the number can have.
+
+    With ``batches``, a batch counts from its first record to its last or not at all. ``starts``: the epochs that are known, as
+    ``pack_starts`` packs them.
+    """
 
     stop_seq: int
     limit: int
