@@ -198,6 +198,7 @@ class Search:
     at: int
     pending: int
     candidates: int
+    shared: int
     summed: int
     def data(self, raw: Buffer, length: int, starts: int, /) -> bytes: ...
     def hole(self) -> bytes: ...
