@@ -278,8 +278,8 @@ def event_calls(directory: Path) -> None:
 def values(directory: Path) -> None:
     """Records and checksums for themselves."""
     assert type(_native.Record(1, 0, 0, type("Named", (bytes,), {})(b"x")).data) is bytes
-    assert _native.crc32c(b"123456789", 0, True) == _native.crc32c(b"123456789") == 0xE3069283
-    assert _native.crc32c(bytes(100_000)) == _native.crc32c(bytes(100_000), 0, True)
+    assert {_native.crc32c(b"123456789", 0, way) for way in _native.CRC32C_WAYS} == {0xE3069283}
+    assert len({_native.crc32c(bytes(100_000), 0, way) for way in _native.CRC32C_WAYS}) == 1
     for portable in (False, True):
         assert _native.crc32c_shift(1, 100_000, portable) == ~_native.crc32c(bytes(100_000), ~1 & 0xFFFFFFFF) & 0xFFFFFFFF
         with contextlib.suppress(ValueError):

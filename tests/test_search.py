@@ -283,6 +283,44 @@ def test_work_is_bounded_by_the_bytes_whatever_the_lengths(
     assert summed <= block.capacity + (joined * 64 // block.capacity + 1) * (block.capacity // 2 + 65536)
 
 
+@pytest.mark.skipif(native is None or len(os.sched_getaffinity(0)) < 2, reason="needs the native engine and two processors")
+@pytest.mark.parametrize("alignment", [8, 64])
+@pytest.mark.parametrize("pending_min", [1 << 22, 40])
+def test_two_threads_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, pending_min: int, alignment: int) -> None:
+    """Where look-alikes are dense two threads share the search: the same records, also those that end far away or in a hole."""
+    rng = random.Random(alignment)
+    load = 32_768 * alignment
+    block = geometry(5 * load, alignment)
+    start, stop = block.capacity, 2 * block.capacity
+    ring = bytearray(lookalikes(PATTERNS["every 16 bytes"], block.capacity, start, 1, block.payload_max, np.random.default_rng(1)))
+    hole = 3 * load + 8192
+    ring[hole : hole + load] = bytes(load)
+    for _ in range(60):
+        place = rng.randrange(0, block.capacity - HEADER, alignment)
+        length = rng.choice([0, rng.randrange(300), rng.randrange(block.capacity - place - HEADER)])
+        forge(ring, block, start + place, Header(0, min(length, block.payload_max), 7, 0, -1, 2, 5, 0, 0, 1))
+    pieces(monkeypatch, pending_min, PIECE=8192, LOAD=load)
+    searches: list[Any] = []
+
+    def made(*arguments: Any) -> Any:
+        searches.append(native.Search(*arguments))
+        return searches[-1]
+
+    monkeypatch.setattr(search, "native", SimpleNamespace(Search=made))
+    file = Ring(block, ring, [(0, hole), (hole + load, block.capacity)])
+    own = os.sched_getaffinity(0)
+    shared = found_by("native", file, start, stop)
+    try:
+        os.sched_setaffinity(0, {min(own)})
+        alone = found_by("native", file, start, stop)
+    finally:
+        os.sched_setaffinity(0, own)
+    assert shared == alone == found_by("python", file, start, stop)
+    assert len(shared) > 10
+    assert 2 * searches[0].shared > searches[0].candidates // 2 > searches[1].shared == 0
+    assert searches[0].candidates == searches[1].candidates
+
+
 def test_shift_is_the_checksum_of_zeros() -> None:
     """All implementations shift as the checksum moves over zeros: each short distance, and long ones."""
     rng = random.Random(5)

@@ -171,17 +171,58 @@ static PyObject *fence_method(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* The way of this name, the one that was chosen without; NULL with an exception set. */
+static const struct crc32c_way *find_way(const char *name)
+{
+    const struct crc32c_way *way = NULL, *next;
+    for (size_t i = 0; (next = crc32c_way(i)) && !(way && name && !strcmp(way->name, name)); i++)
+        way = next;
+    if (!name || !strcmp(way->name, name))
+        return way;
+    PyErr_Format(PyExc_ValueError, "this processor has no way %s to compute a checksum", name);
+    return NULL;
+}
+
 static PyObject *crc32c_method(PyObject *module, PyObject *args)
 {
     Py_buffer data;
     unsigned int crc = 0;
-    int by_table = 0;
+    const char *name = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*|Ip:crc32c", &data, &crc, &by_table))
+    if (!PyArg_ParseTuple(args, "y*|Iz:crc32c", &data, &crc, &name))
         return NULL;
-    crc = (by_table ? crc32c_table : crc32c)(crc, data.buf, (size_t)data.len);
+    const struct crc32c_way *way = find_way(name);
+    PyObject *answer = way ? PyLong_FromUnsignedLong(way->bytes(crc, data.buf, (size_t)data.len)) : NULL;
     PyBuffer_Release(&data);
-    return PyLong_FromUnsignedLong(crc);
+    return answer;
+}
+
+/* Words after a place and, if there is one, a payload after them. */
+static PyObject *crc32c_words_method(PyObject *module, PyObject *args)
+{
+    Py_buffer words, payload = {0};
+    unsigned int crc;
+    unsigned long long place;
+    const char *name;
+    uint64_t copied[16];
+    PyObject *answer = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "IKy*s|y*:crc32c_words", &crc, &place, &words, &name, &payload))
+        return NULL;
+    size_t length = (size_t)words.len;
+    const struct crc32c_way *way = find_way(name);
+    bool right = length && length % 8 == 0 && length <= sizeof copied && (!payload.obj || length == PMWAL_HEADER);
+    if (way && !right)
+        PyErr_SetString(PyExc_ValueError, "not the words of a slot or of a header");
+    if (way && right) {
+        memcpy(copied, words.buf, length);
+        crc = payload.obj ? way->record(crc, (struct crc32c_header){place, copied}, payload.buf, (size_t)payload.len)
+                          : way->words(crc, place, copied, length / 8);
+        answer = PyLong_FromUnsignedLong(crc);
+    }
+    PyBuffer_Release(&payload);
+    PyBuffer_Release(&words);
+    return answer;
 }
 
 static PyObject *crc32c_shift_method(PyObject *module, PyObject *args)
@@ -206,6 +247,7 @@ static PyMethodDef functions[] = {
     {"stream", stream_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
+    {"crc32c_words", crc32c_words_method, METH_VARARGS, NULL},
     {"crc32c_shift", crc32c_shift_method, METH_VARARGS, NULL},
     {"futex_wait", futex_wait_method, METH_VARARGS, NULL},
     {"futex_wake", futex_wake_method, METH_VARARGS, NULL},
@@ -227,6 +269,25 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
     return *type ? PyModule_AddType(module, *type) : -1;
 }
 
+/* The names of the ways to compute a checksum, the one that was chosen last. */
+static int add_ways(PyObject *module)
+{
+    const struct crc32c_way *way;
+    PyObject *names = PyList_New(0), *tuple = NULL;
+    for (size_t i = 0; names && (way = crc32c_way(i)); i++) {
+        PyObject *name = PyUnicode_FromString(way->name);
+        if (!name || PyList_Append(names, name))
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    if (names)
+        tuple = PyList_AsTuple(names);
+    Py_XDECREF(names);
+    int failed = tuple ? PyModule_AddObjectRef(module, "CRC32C_WAYS", tuple) : -1;
+    Py_XDECREF(tuple);
+    return failed;
+}
+
 static int execute(PyObject *module)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -245,7 +306,7 @@ static int execute(PyObject *module)
         PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC) ||
         PyModule_AddObjectRef(module, "checks", checks_are_on() ? Py_True : Py_False))
         return -1;
-    return PyModule_AddStringConstant(module, "CRC32C", crc32c_name());
+    return add_ways(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)

@@ -4,7 +4,7 @@
  * Invariants
  * - The start of each part but the first is a guess: some whole record further on. Its results count only if the part before ended
  *   exactly there (join_run()), so a wrong guess costs time and nothing else. For the rows of an array the starts are known.
- * - A thread uses nothing of Python, and has ended before run_parts() or take_rows_in_parts() returns.
+ * - A thread uses nothing of Python, and has ended before the function returns that began it.
  */
 #define _GNU_SOURCE
 #include "parallel.h"
@@ -177,4 +177,33 @@ bool take_rows_in_parts(const struct geometry *g, const struct window *window, c
         all = shares[i].taken == shares[i].count;
     }
     return readable;
+}
+
+struct half {
+    struct search *search;
+    const unsigned char *bytes;
+    uint64_t length, starts, held;
+    enum search_end end;
+    pthread_t thread;
+} __attribute__((aligned(128)));
+
+static void *search_half(void *context)
+{
+    struct half *half = context;
+    half->end = search_bytes(half->search, half->bytes, half->length, half->starts, half->held);
+    return NULL;
+}
+
+bool search_halves(struct search *first, struct search *second, const unsigned char *bytes, uint64_t length, uint64_t starts,
+                   uint64_t held, enum search_end *end)
+{
+    struct half halves[] = {{first, bytes, length, starts, held, SEARCH_OK, 0}, {second, bytes, length, starts, held, SEARCH_OK, 0}};
+    if (processors() < 2 || pthread_create(&halves[1].thread, NULL, search_half, &halves[1]))
+        return false;
+    first->share = FIRST_HALVES;
+    search_half(&halves[0]);
+    pthread_join(halves[1].thread, NULL);
+    first->share = WHOLE_PIECES;
+    *end = halves[0].end != SEARCH_OK ? halves[0].end : halves[1].end;
+    return true;
 }

@@ -1,8 +1,9 @@
-/* Runs of whole records, and rows of an array, by several threads at once. */
+/* Runs of whole records, rows of an array, and the search for records, by several threads at once. */
 #ifndef PMWAL_PARALLEL_H
 #define PMWAL_PARALLEL_H
 
 #include "ring.h"
+#include "search.h"
 
 #define PARTS_MAX 4
 
@@ -26,5 +27,9 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
 /* take_rows(), likewise; `taken` is what it returns. */
 bool take_rows_in_parts(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
                         uint64_t seq, uint64_t count, unsigned char *rows, uint64_t *taken);
+
+/* search_bytes() of two searches that share these bytes, by two threads; false if there is one processor, and nothing was done. */
+bool search_halves(struct search *first, struct search *second, const unsigned char *bytes, uint64_t length, uint64_t starts,
+                   uint64_t held, enum search_end *end);
 
 #endif

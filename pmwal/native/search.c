@@ -10,6 +10,7 @@
 #define GROUP 512     /* candidates that are joined at once */
 #define CHUNK 255     /* candidates in a chunk of a bucket: with its link, a page */
 #define BLOCK 16      /* words that are summed, then searched: few enough that the processor does both at once */
+#define AHEAD 1024    /* bytes of the next chunk that are prefetched */
 #define COVERED (PMWAL_HEADER - 4) /* bytes of a header that its checksum covers */
 
 static_assert(COVERED + PMWAL_LENGTH_MAX < LINEAR_MAX, "a record's checksum is joined in one shift");
@@ -194,7 +195,9 @@ static bool put(struct search *search, struct piece *piece)
         if ((!bucket->first || bucket->count == CHUNK) && !grow(search, bucket))
             return false;
         uint32_t end = (uint32_t)((last - span->start) & ((UINT64_C(1) << span->shift) - 1)) + 1;
-        bucket->first->ends[bucket->count++] = (struct linear_end){piece->starts[i], end, wanted[i]};
+        struct linear_end *entry = &bucket->first->ends[bucket->count++];
+        *entry = (struct linear_end){piece->starts[i], end, wanted[i]};
+        __builtin_prefetch(entry + 64 / sizeof *entry, 1);
     }
     search->pending += piece->count;
     search->candidates += piece->count;
@@ -239,6 +242,8 @@ static enum search_end settle(struct search *search, struct piece *piece, struct
     while (bucket->first) {
         piece->chunk = bucket->first;
         piece->count = bucket->count;
+        for (size_t line = 0; piece->chunk->next && line < AHEAD; line += 64) /* no prefetcher follows it there */
+            __builtin_prefetch((const char *)piece->chunk->next + line);
         if (!piece->bytes)
             match_hole(search, piece);
         else if (!fault_run(piece->bytes, piece->held, match, piece))
@@ -257,11 +262,11 @@ static enum search_end search_piece(struct search *search, struct piece *piece, 
 {
     piece->sums = false;
     piece->summed = 0;
-    if (search->pending && (piece->until || bucket->first))
+    if (search->pending && (piece->from < piece->until || bucket->first))
         sum(piece, 0);
     else if (search->pending && !fault_run(piece->bytes, piece->held, sum_bytes, piece))
         return SEARCH_FAULT;
-    for (piece->from = 0; piece->from < piece->until;) {
+    while (piece->from < piece->until) {
         if (!fault_run(piece->bytes, piece->held, collect, piece))
             return SEARCH_FAULT;
         if (piece->count && !put(search, piece))
@@ -278,7 +283,8 @@ static enum search_end search_piece(struct search *search, struct piece *piece, 
 enum search_end search_bytes(struct search *search, const unsigned char *bytes, uint64_t length, uint64_t starts, uint64_t held)
 {
     const struct search_span *span = search_span_at(search, search->at);
-    uint64_t step = UINT64_C(1) << search->piece_shift;
+    uint64_t step = UINT64_C(1) << search->piece_shift, align = search->geometry.alignment;
+    uint64_t middle = (step / 2 + align - 1) & ~(align - 1);
     uint64_t until = held < PMWAL_HEADER ? 0 : held - PMWAL_HEADER + 1 < starts ? held - PMWAL_HEADER + 1 : starts;
     struct piece piece;
     piece.search = search;
@@ -288,6 +294,8 @@ enum search_end search_bytes(struct search *search, const unsigned char *bytes, 
         piece.length = length - at < step ? length - at : step;
         piece.held = held - at;
         piece.until = until <= at ? 0 : until - at < piece.length ? until - at : piece.length;
+        piece.from = search->share == SECOND_HALVES ? middle : 0;
+        piece.until = search->share == FIRST_HALVES && middle < piece.until ? middle : piece.until;
         enum search_end end = search_piece(search, &piece, bucket_at(search, span, search->at));
         if (end != SEARCH_OK)
             return end;

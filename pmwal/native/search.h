@@ -5,7 +5,7 @@
  *   that may start a record waits, with the register that the bytes before its end must have, in the bucket of the piece where it
  *   ends, until that piece is read. So no number of headers, and no lengths in them, make a search give up or slow.
  * - Only what no record of the log can have is ruled out by a header's fields alone: see search_limits.
- * - Each byte is read at most once as a header's and once as a checksum's, and no field is used but from one copy. So bytes that
+ * - A search reads each byte at most once as a header's and once as a checksum's, and no field is used but from one copy. So bytes that
  *   change meanwhile give wrong records at worst, never an access outside.
  */
 #ifndef PMWAL_SEARCH_H
@@ -30,6 +30,10 @@ struct search_span {
     size_t bucket;
 };
 
+/* Which headers a search looks for. Two searches over the same bytes share the work: each takes one half of each piece, and knows
+ * nothing of the other. */
+enum search_share { WHOLE_PIECES, FIRST_HALVES, SECOND_HALVES };
+
 struct search_chunk;
 
 /* The candidates that end in one piece. */
@@ -47,10 +51,11 @@ struct search {
     struct search_bucket *buckets;
     struct search_chunk *unused;
     unsigned piece_shift;
+    enum search_share share;
     uint32_t *registers;     /* of the current piece */
     uint64_t at;             /* ring offset of the next byte */
     uint32_t reg;            /* before it */
-    size_t pending;          /* entries in all buckets */
+    uint64_t pending;        /* entries in all buckets */
     uint64_t *hits;          /* ring offsets of whole records, in the order of their ends */
     size_t hit_count, hit_room;
     uint64_t candidates, summed; /* headers that were joined, bytes that were checksummed */

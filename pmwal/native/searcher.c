@@ -1,16 +1,21 @@
 /* Search: what search.c finds, for pmwal/recovery/search.py, which loads the bytes. A call may run beside other Python threads. */
 #include <stdlib.h>
 
+#include <string.h>
+
 #include "scan.h"
 
+#include "parallel.h"
 #include "search.h"
 
 #define PIECE_MAX (UINT64_C(1) << 30)
+#define CANDIDATES_MIN 4096 /* in one call, from which a thread is worth its start in the next */
 
 typedef struct {
     PyObject_HEAD
-    struct search search;
-    bool busy; /* a call runs without the interpreter */
+    struct search search, second; /* the second takes part where there are many candidates */
+    uint64_t candidates;          /* of the last call */
+    bool busy;                    /* a call runs without the interpreter */
 } Search;
 
 /* The spans as an array of malloc(); NULL with an exception set. They are adjacent, begin at words and are not empty. */
@@ -80,7 +85,16 @@ static PyObject *search_create(PyTypeObject *type, PyObject *args, PyObject *key
         Py_DECREF(self);
         return NULL;
     }
+    struct search_span *copied = malloc(count * sizeof *copied);
+    if (copied)
+        memcpy(copied, parsed, count * sizeof *copied);
+    self->second = *search;
+    self->second.share = SECOND_HALVES;
     enum search_end end = search_begin(search, parsed, count);
+    if (end == SEARCH_OK)
+        end = copied ? search_begin(&self->second, copied, count) : SEARCH_NO_MEMORY;
+    else
+        free(copied);
     if (end == SEARCH_OK && parsed[count - 1].end == capacity && parsed[0].start % alignment == 0)
         return (PyObject *)self;
     Py_DECREF(self);
@@ -91,17 +105,23 @@ static void search_dealloc(Search *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     search_free(&self->search);
+    search_free(&self->second);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 /* The ring offsets of the whole records found since the last call, as 64-bit words. */
-static PyObject *take_found(struct search *search)
+static PyObject *take_found(struct search *first, struct search *second)
 {
-    size_t size = search->hit_count * sizeof *search->hits;
-    PyObject *found = PyBytes_FromStringAndSize((const char *)search->hits, (Py_ssize_t)size);
-    if (found)
-        search->hit_count = 0;
+    size_t size = first->hit_count * sizeof *first->hits, more = second->hit_count * sizeof *second->hits;
+    PyObject *found = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(size + more));
+    if (!found)
+        return NULL;
+    if (size)
+        memcpy(PyBytes_AS_STRING(found), first->hits, size);
+    if (more)
+        memcpy(PyBytes_AS_STRING(found) + size, second->hits, more);
+    first->hit_count = second->hit_count = 0;
     return found;
 }
 
@@ -114,7 +134,23 @@ static PyObject *settled(Search *self, enum search_end end)
         raise_unreadable();
         return NULL;
     }
-    return take_found(&self->search);
+    return take_found(&self->search, &self->second);
+}
+
+/* By two threads if the last bytes had many candidates. Otherwise the second search only settles what waits in it. */
+static enum search_end search_due(Search *self, const unsigned char *bytes, uint64_t length, uint64_t starts, uint64_t held)
+{
+    struct search *first = &self->search, *second = &self->second;
+    uint64_t before = first->candidates + second->candidates;
+    enum search_end end;
+    if (self->candidates < CANDIDATES_MIN || !search_halves(first, second, bytes, length, starts, held, &end)) {
+        end = search_bytes(first, bytes, length, starts, held);
+        if (end == SEARCH_OK && second->pending)
+            end = search_bytes(second, bytes, length, 0, held);
+        second->at = first->at;
+    }
+    self->candidates = first->candidates + second->candidates - before;
+    return end;
 }
 
 /* The span that is due, if it is of this kind. */
@@ -143,7 +179,7 @@ static PyObject *search_data_method(Search *self, PyObject *args)
         enum search_end end;
         self->busy = true;
         Py_BEGIN_ALLOW_THREADS
-        end = search_bytes(&self->search, buffer.buf, length, starts, (uint64_t)buffer.len);
+        end = search_due(self, buffer.buf, length, starts, (uint64_t)buffer.len);
         Py_END_ALLOW_THREADS
         answer = settled(self, end);
     }
@@ -154,7 +190,10 @@ static PyObject *search_data_method(Search *self, PyObject *args)
 static PyObject *search_hole_method(Search *self, PyObject *Py_UNUSED(ignored))
 {
     const struct search_span *span = due_span(self, false);
-    return span ? settled(self, search_hole(&self->search, span)) : NULL;
+    enum search_end end = span ? search_hole(&self->search, span) : SEARCH_OK;
+    if (span && end == SEARCH_OK)
+        end = search_hole(&self->second, span);
+    return span ? settled(self, end) : NULL;
 }
 
 /* Back to where the search was. Nothing is pending, so registers may begin with any value again. */
@@ -163,9 +202,9 @@ static PyObject *search_rewind(Search *self, PyObject *at)
     unsigned long long offset = PyLong_AsUnsignedLongLong(at);
     if (PyErr_Occurred())
         return NULL;
-    if (self->busy || self->search.pending)
+    if (self->busy || self->search.pending || self->second.pending)
         return PyErr_Format(PyExc_ValueError, "candidates wait for later pieces");
-    self->search.at = offset;
+    self->search.at = self->second.at = offset;
     Py_RETURN_NONE;
 }
 
@@ -178,9 +217,23 @@ static PyMethodDef search_methods[] = {
 
 static PyMemberDef search_members[] = {
     {"at", T_ULONGLONG, offsetof(Search, search.at), READONLY, NULL},
-    {"pending", T_ULONGLONG, offsetof(Search, search.pending), READONLY, NULL},
-    {"candidates", T_ULONGLONG, offsetof(Search, search.candidates), READONLY, NULL},
-    {"summed", T_ULONGLONG, offsetof(Search, search.summed), READONLY, NULL},
+    {"shared", T_ULONGLONG, offsetof(Search, second.candidates), READONLY, NULL},
+    {0},
+};
+
+/* The sum of this field, which lies at `offset` in both searches. */
+static PyObject *search_sum(PyObject *self, void *offset)
+{
+    uint64_t first, second;
+    memcpy(&first, (const char *)&((Search *)self)->search + (size_t)offset, sizeof first);
+    memcpy(&second, (const char *)&((Search *)self)->second + (size_t)offset, sizeof second);
+    return PyLong_FromUnsignedLongLong(first + second);
+}
+
+static PyGetSetDef search_sums[] = {
+    {"pending", search_sum, NULL, NULL, (void *)offsetof(struct search, pending)},
+    {"candidates", search_sum, NULL, NULL, (void *)offsetof(struct search, candidates)},
+    {"summed", search_sum, NULL, NULL, (void *)offsetof(struct search, summed)},
     {0},
 };
 
@@ -190,6 +243,7 @@ static PyType_Slot search_slots[] = {
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_methods, search_methods},
     {Py_tp_members, search_members},
+    {Py_tp_getset, search_sums},
     {0},
 };
 
