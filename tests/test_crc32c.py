@@ -112,7 +112,7 @@ def test_a_file_that_ends_inside_a_record_is_an_error(tmp_path: Path, pages: int
         assert scan is not None
         assert scan.file is not None
         os.ftruncate(file.fileno(), block.ring_offset + pages * mmap.PAGESIZE)
-        window, rules = (view[block.ring_offset :], 0, 0), (2, block.capacity, 1, 1, False)
+        window, rules = (view[block.ring_offset :], 0, 0), (2, block.capacity, 1, 1, False, b"")
         for _ in range(3):
             with pytest.raises(OSError, match="shortened"):
                 scan.scanner.run(window, (0, 1), rules, 1, 0, None, block.capacity)

@@ -19,7 +19,6 @@ from pmwal.format.layout import (
     CAPACITY_MAX,
     CRC_SIZE,
     HEADER,
-    LARGE_RECORD,
     PAGE,
     POSITION_MAX,
     RECORD,
@@ -34,6 +33,7 @@ from pmwal.format.layout import (
     slot_offset,
 )
 from pmwal.format.linear import crc_after_zeros
+from pmwal.format.ring import LARGE_RECORD
 from pmwal.repair import repair
 from pmwal.storage.mapping import Mapping
 from pmwal.writing.wal import Wal

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pmwal.format import layout
 from pmwal.format.index import INDEX_STEP
+from pmwal.format.ring import LARGE_RECORD
 from pmwal.latency import COARSE, FINE, NS_MAX
 
 HEADER = Path(__file__).parents[1] / "pmwal" / "native" / "format.h"
@@ -42,7 +43,7 @@ CONSTANTS = (
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),
     ("POINTER_LAG_MAX", layout.POINTER_LAG_MAX),
     ("SEQ_MAX", layout.SEQ_MAX),
-    ("LARGE_RECORD", layout.LARGE_RECORD),
+    ("LARGE_RECORD", LARGE_RECORD),
     ("POSITION_MAX", layout.POSITION_MAX),
     ("GENERATION_MAX", layout.GENERATION_MAX),
     ("KIND_MAX", layout.KIND_MAX),

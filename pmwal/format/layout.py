@@ -48,7 +48,6 @@ CONTROL_SIZE_DEFAULT = 128 * 1024
 CONTROL_SIZE_MIN = 2 * PAGE
 CONTROL_SIZE_MAX = 1024 * 1024
 
-LARGE_RECORD = 64 * 1024 * 1024  # a longer payload is checked piece by piece, and holes of the file are not read for it
 LARGE_RING = 16 * 1024 * 1024  # from here on the ring starts on a huge page
 HUGE_PAGE = 2 * 1024 * 1024
 CAPACITY_MIN = PAGE

@@ -19,7 +19,6 @@ from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.layout import (
     CRC_SIZE,
     HEADER,
-    LARGE_RECORD,
     Header,
     Superblock,
     decode_header,
@@ -37,6 +36,7 @@ Load = Callable[[int, int], bytes]
 
 CHUNK = 256 * 1024  # bytes that a walk copies at a time
 _RUN_MAX = 16 * 1024 * 1024  # bytes that one call of ``run`` covers
+LARGE_RECORD = 64 * 1024 * 1024  # a longer payload is checked piece by piece, and holes of the file are not read for it
 RECORDS_MAX = 256  # records that one call of ``records`` makes
 
 
