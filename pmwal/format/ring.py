@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pmwal.format.layout import (
     HEADER,
     Header,
+    Slot,
     Superblock,
     decode_header,
     header_problem,
@@ -262,3 +263,13 @@ def lap_seq(block: Superblock, load: Load) -> int:
 def has_expected_epoch(found: Found, epoch: int, epoch_first_seq: int) -> bool:
     """Whether a record has the epoch that its number calls for, in a log whose newest epoch begins with ``epoch_first_seq``."""
     return found.header.epoch == epoch if found.header.seq >= epoch_first_seq else found.header.epoch < epoch
+
+
+def belongs(found: Found, slot: Slot) -> bool:
+    """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
+
+    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one.
+    """
+    if found.position >= slot.commit_position:
+        return found.header.epoch >= slot.epoch
+    return has_expected_epoch(found, slot.epoch, slot.epoch_first_seq)

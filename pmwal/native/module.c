@@ -171,6 +171,9 @@ static PyObject *fence_method(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* The most bytes that are checksummed while the interpreter is held. */
+#define HELD_MAX (64 * 1024)
+
 static PyObject *crc32c_method(PyObject *module, PyObject *args)
 {
     Py_buffer data;
@@ -179,7 +182,13 @@ static PyObject *crc32c_method(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "y*|Ip:crc32c", &data, &crc, &by_table))
         return NULL;
-    crc = (by_table ? crc32c_table : crc32c)(crc, data.buf, (size_t)data.len);
+    if (data.len > HELD_MAX) {
+        Py_BEGIN_ALLOW_THREADS
+        crc = (by_table ? crc32c_table : crc32c)(crc, data.buf, (size_t)data.len);
+        Py_END_ALLOW_THREADS
+    } else {
+        crc = (by_table ? crc32c_table : crc32c)(crc, data.buf, (size_t)data.len);
+    }
     PyBuffer_Release(&data);
     return PyLong_FromUnsignedLong(crc);
 }

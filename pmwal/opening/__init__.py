@@ -16,7 +16,7 @@ from pmwal.opening.takeover import take_over
 from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
 from pmwal.storage.create import remove_file
-from pmwal.storage.medium import check_platform
+from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine

@@ -18,8 +18,6 @@ from functools import partial
 from types import TracebackType
 from typing import NoReturn
 
-from crc32c import crc32c
-
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs
 from pmwal.format.index import SparseIndex
@@ -27,6 +25,7 @@ from pmwal.format.layout import Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
+from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, follow
 from pmwal.reading.place import Place

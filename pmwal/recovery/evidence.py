@@ -16,19 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
-from pmwal.format.ring import Found, Load, Scan, has_expected_epoch
+from pmwal.format.ring import Found, Load, Scan, belongs
 from pmwal.records import Bound
 from pmwal.recovery.search import Records, unplaced_records, whole_records
-
-
-def belongs(found: Found, slot: Slot) -> bool:
-    """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
-
-    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one.
-    """
-    if found.position >= slot.commit_position:
-        return found.header.epoch >= slot.epoch
-    return has_expected_epoch(found, slot.epoch, slot.epoch_first_seq)
 
 
 @dataclass(slots=True)

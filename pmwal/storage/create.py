@@ -22,8 +22,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from crc32c import crc32c
-
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import (
     ALIGN_DEFAULT,
@@ -41,6 +39,7 @@ from pmwal.format.layout import (
     initial_slot,
     slot_offset,
 )
+from pmwal.native.checksum import crc32c
 from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import open_descriptor
