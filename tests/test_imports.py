@@ -1,4 +1,7 @@
-"""What is imported when: ``import pmwal`` and the commands load what they use, and the public names are the same as ever."""
+"""What is imported when: ``import pmwal`` and the commands load what they use, and the public names are the same as ever.
+
+How long that takes is measured by the gate of ``tools/bench.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from commands import COMMANDS
 from pmwal.native import native
 from processes import run_script
 
@@ -126,3 +130,61 @@ def test_package_can_be_imported_where_logs_cannot_be_opened() -> None:
         """
     )
     assert result.stdout == "pmwal runs on little-endian Linux, not on win32 (little-endian)\n", result.stderr
+
+
+# -- the command line
+
+
+def loaded_by_command(*arguments: object) -> set[str]:
+    """The modules that a command loads, started as the script that pip installs starts it."""
+    return loaded_by(
+        """
+import pmwal_command
+sys.argv[0] = "pmwal"
+try:
+    pmwal_command.main()
+except SystemExit:
+    pass
+""",
+        *arguments,
+    )
+
+
+def test_version_loads_no_command() -> None:
+    """``pmwal --version`` parses its arguments, opens its streams and prints; nothing of the library is needed for that."""
+    loaded = loaded_by_command("--version")
+    commands = ("entry", "exit_status", "hints", "parser", "streams", "terminal")
+    assert {name for name in loaded if name.startswith("pmwal.")} == {
+        "pmwal.cli",
+        "pmwal.errors",
+        *(f"pmwal.cli.{name}" for name in commands),
+    }
+    assert loaded & set(SLOW) == {"argparse"}
+
+
+@pytest.mark.skipif(native is None, reason="without the C engine the package crc32c is needed")
+@pytest.mark.parametrize("is_open", [True, False])
+def test_info_loads_what_judges_a_sound_log(path: Path, is_open: bool) -> None:
+    """No numpy, and nothing of what writes, reads records or logs: whether the log is closed, or a writer has it open."""
+    with pmwal.open(path, size="64KiB") as wal:
+        wal.extend([b"a", b"b"])
+        loaded = loaded_by_command("info", path) if is_open else set()
+    if not is_open:
+        loaded = loaded_by_command("info", path)
+    packages = {name.split(".")[1] for name in loaded if name.startswith("pmwal.")}
+    assert packages == {"cli", "cursor", "errors", "format", "latency", "native", "opening", "records", "recovery", "storage"}
+    assert loaded & set(SLOW) == {"argparse", *LOG_NEEDS}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_loads_itself_alone(name: str) -> None:
+    """A command does not load the others, but for completion, which describes them all."""
+    loaded = {module.split(".")[3] for module in loaded_by_command(name, "--help") if module.startswith("pmwal.cli.commands.")}
+    module = {"import": "import_"}
+    assert loaded == {module.get(one, one) for one in (COMMANDS if name == "completion" else [name])}
+
+
+def test_help_names_every_command() -> None:
+    """Without a command all are loaded, because the help lists them."""
+    loaded = {module.split(".")[3] for module in loaded_by_command("--help") if module.startswith("pmwal.cli.commands.")}
+    assert len(loaded) == len(COMMANDS)

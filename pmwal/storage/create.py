@@ -18,7 +18,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -219,7 +218,7 @@ def _tmpfile(directory: str) -> int | None:
 
 def hidden_name(name: str) -> str:
     """A new hidden name for a file that is to become ``name``, of fixed length: ``name`` may be as long as file names can be."""
-    return f"{_hidden_prefix(name)}{secrets.token_hex(8)}"
+    return f"{_hidden_prefix(name)}{os.urandom(8).hex()}"
 
 
 def _hidden_prefix(name: str) -> str:

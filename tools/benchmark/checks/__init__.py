@@ -13,6 +13,7 @@ from benchmark.checks.disk import beside_computing, disk_append, disk_extend, ta
 from benchmark.checks.memory import append_memory, arrays, dax, extend_memory, flat_append
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
+from benchmark.checks.startup import command_line, import_package
 from benchmark.context import Context
 from benchmark.floors import FloorsUnavailable
 from benchmark.gate import Row, broken, skipped
@@ -40,6 +41,8 @@ CHECKS: dict[str, Check] = {
     "flat append": flat_append,
     "follow": follow,
     "log calls": log_calls,
+    "import": import_package,
+    "command line": command_line,
 }
 """Name -> check, in the order in which they run."""
 
