@@ -41,6 +41,7 @@ BARS: dict[str, float] = {
     "log event": 0.08,
     "log event enqueued": 1.0,
     "log handler ns": 500.0,
+    "event call ns": 150.0,
     "import ms": 20.0,
     "pmwal --version ms": 20.0,
     "pmwal info ms": 80.0,

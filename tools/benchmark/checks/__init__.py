@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from benchmark.checks.delivery import follow
 from benchmark.checks.disk import beside_computing, disk_append, disk_extend, tasks, threads
+from benchmark.checks.events import event_calls
 from benchmark.checks.memory import append_memory, arrays, dax, extend_memory, flat_append
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
@@ -41,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "flat append": flat_append,
     "follow": follow,
     "log calls": log_calls,
+    "event calls": event_calls,
     "import": import_package,
     "command line": command_line,
 }
