@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,21 @@ def test_other_names_are_attribute_errors(name: str) -> None:
     assert result.stdout.split() == ["None"], result.stderr
     with pytest.raises(AttributeError, match="module 'pmwal' has no attribute 'no_such_name'"):
         pmwal.no_such_name  # noqa: B018
+
+
+@pytest.mark.slow
+def test_type_checkers_know_the_names_and_refuse_others(tmp_path: Path) -> None:
+    """A module with a ``__getattr__`` that type checkers see has every attribute, and each is of any type."""
+    pytest.importorskip("mypy")
+    script = tmp_path / "script.py"
+    script.write_text('import pmwal\nreveal_type(pmwal.open("a", "r"))\nreveal_type(pmwal.events.read)\npmwal.no_such_name\n')
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", os.devnull, script.name]
+    environment = os.environ | {"MYPYPATH": str(Path(pmwal.__file__).parents[1])}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
+    assert 'script.py:2: note: Revealed type is "pmwal.reading.reader.Reader"' in said
+    assert 'script.py:3: note: Revealed type is "def (source: ' in said
+    assert 'script.py:4: error: Module has no attribute "no_such_name"' in said
+    assert "Found 1 error in 1 file" in said
 
 
 def test_package_can_be_imported_where_logs_cannot_be_opened() -> None:
