@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import itemgetter
+from operator import itemgetter, ne
 
 from pmwal.format.layout import (
     EPOCH_MAX,
@@ -99,7 +99,11 @@ def _contradictions(rows: Sequence[_Row | None], block: Superblock) -> Iterator[
 
 def due_generations(newest: int, block: Superblock) -> list[int]:
     """The right generation for each slot index when ``newest`` is the newest one; 0 for an index not used yet."""
-    return [max(0, newest - (newest - first) % block.turn) for first in _first_generations(block)]
+    begun = newest - newest % block.turn
+    turn = [*range(begun, newest + 1), *range(newest + 1 - block.turn, begun)]  # at the index of the first turn's generation
+    if begun == 0:
+        turn[newest + 1 :] = [0] * (block.turn - newest - 1)
+    return [generation for page in range(block.control_pages) for generation in turn[page :: block.control_pages]]
 
 
 def _first_generations(block: Superblock) -> list[int]:
@@ -146,9 +150,8 @@ def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> list[
 
 def _lost(rows: Sequence[_Row | None], newest: int, block: Superblock) -> Iterator[int]:
     """The indexes whose slot is not valid, or not of the generation that ``newest`` calls for."""
-    for index, (row, due) in enumerate(zip(rows, due_generations(newest, block), strict=True)):
-        if row is None or row[_OF_GENERATION] != due:
-            yield index
+    found = [-1 if row is None else row[_OF_GENERATION] for row in rows]
+    yield from compress(range(block.turn), map(ne, found, due_generations(newest, block)))
 
 
 @dataclass(frozen=True, slots=True)
