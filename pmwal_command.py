@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 
 def main() -> int:
-    """Import the command line and run it."""
+    """Import what the command needs and run it."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # not if a shell started it in the background, with SIGINT ignored
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # an exception could be caught by what is being imported
-    from pmwal.cli.entry import main as run  # noqa: PLC0415 - the point of this module
+    from pmwal.cli import entry  # noqa: PLC0415 - the point of this module
 
+    entry.load(sys.argv[1:])
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, handler)
-    return run()
+    return entry.main()

@@ -8,29 +8,7 @@
 [b'payload']
 """
 
-from pmwal import events
-from pmwal.errors import (
-    CorruptWal,
-    ForkedWal,
-    FormatError,
-    Overrun,
-    PersistError,
-    PmwalError,
-    RecordTooLarge,
-    ReentrantCall,
-    UnlinkedWarning,
-    UnsupportedMedium,
-    WalClosed,
-    WalFull,
-    WalLocked,
-    WalUnlinked,
-)
-from pmwal.logs.handler import LogHandler
-from pmwal.opening import open, verify
-from pmwal.reading.reader import Reader
-from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.writing.batch import Batch, Reservation
-from pmwal.writing.wal import Wal
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -62,3 +40,68 @@ __all__ = [
     "open",
     "verify",
 ]
+
+if TYPE_CHECKING:
+    from pmwal import errors as errors
+    from pmwal import events as events
+    from pmwal import latency as latency
+    from pmwal import records as records
+    from pmwal.errors import (
+        CorruptWal,
+        ForkedWal,
+        FormatError,
+        Overrun,
+        PersistError,
+        PmwalError,
+        RecordTooLarge,
+        ReentrantCall,
+        UnlinkedWarning,
+        UnsupportedMedium,
+        WalClosed,
+        WalFull,
+        WalLocked,
+        WalUnlinked,
+    )
+    from pmwal.logs.handler import LogHandler
+    from pmwal.opening import open, verify
+    from pmwal.reading.reader import Reader
+    from pmwal.records import Record, RecoveryReport, WalStats
+    from pmwal.writing.batch import Batch, Reservation
+    from pmwal.writing.wal import Wal
+else:
+    # Each name is imported when it is first used, so that a program pays for what it uses. A test compares these with the imports
+    # above.
+    _SUBMODULES = ("errors", "events", "latency", "records")
+    _HOMES = {
+        "errors": (
+            *("CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "RecordTooLarge", "ReentrantCall"),
+            *("UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked", "WalUnlinked"),
+        ),
+        "logs.handler": ("LogHandler",),
+        "opening": ("open", "verify"),
+        "reading.reader": ("Reader",),
+        "records": ("Record", "RecoveryReport", "WalStats"),
+        "writing.batch": ("Batch", "Reservation"),
+        "writing.wal": ("Wal",),
+    }
+
+    def __getattr__(name):
+        from importlib import import_module  # noqa: PLC0415
+
+        if name in _SUBMODULES:
+            return import_module(f"pmwal.{name}")
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module 'pmwal' has no attribute {name!r}")
+        try:
+            value = getattr(import_module(f"pmwal.{home}"), name)
+        except ImportError:
+            from pmwal.storage.platform import check_platform  # noqa: PLC0415
+
+            check_platform()  # elsewhere than on Linux modules of the standard library are missing
+            raise
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__, *_SUBMODULES})

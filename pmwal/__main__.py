@@ -2,7 +2,7 @@
 
 import sys
 
-from pmwal.cli import main
+from pmwal_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from crc32c import crc32c
+from pmwal.native.checksum import crc32c
 
 _FORM = re.compile(r"([1-9][0-9]{0,19})-([0-9a-f]{8})")
 _REST = struct.Struct("<qH")

@@ -8,13 +8,14 @@ counts with a ``half`` of 128, as an HdrHistogram with two significant digits fr
 
 from __future__ import annotations
 
+import math
 from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import sub
 from typing import Any
-
-import numpy as np
-
-_Counts = np.ndarray[Any, np.dtype[Any]]  # of unsigned integers
 
 NS_MAX = (1 << 37) - 1
 """A longer duration is counted as this one; ``total_ns`` and ``max_ns`` are not limited."""
@@ -22,7 +23,11 @@ NS_MAX = (1 << 37) - 1
 SAMPLE_STEP = 64
 """Where a barrier is not a system call, one commit in SAMPLE_STEP is timed: reading the clock twice adds a fifth to its cost."""
 
+_WRAP = 1 << 32  # the counters of the live page count modulo this
+
 assert SAMPLE_STEP & (SAMPLE_STEP - 1) == 0
+assert array("Q").itemsize == 8
+assert array("I").itemsize == 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +60,18 @@ class Scale:
         shift = max(counter // self.half - 1, 0)
         return ((counter - shift * self.half + 1) << shift) - 1
 
-    def percentile(self, counts: _Counts, percent: float) -> int:
+    def percentile(self, counts: Sequence[int], percent: float) -> int:
         """The duration in ns that this percentage of the counted ones does not exceed, rounded up to the longest of its counter.
 
         0 if nothing was counted. ``percent``: 0 to 100, else ``ValueError``.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"a percentile must be from 0 to 100, not {percent!r}")
-        summed = counts.cumsum()
-        if not len(summed) or not summed[-1]:
+        summed = list(accumulate(counts))
+        if not summed or not summed[-1]:
             return 0
-        wanted = max(1, int(np.ceil(percent / 100 * int(summed[-1]) - 1e-9)))
-        return self.longest_in(int(np.searchsorted(summed, wanted)))
+        wanted = max(1, math.ceil(percent / 100 * summed[-1] - 1e-9))
+        return self.longest_in(bisect_left(summed, wanted))
 
 
 FINE = Scale(128)
@@ -106,7 +111,7 @@ class LatencyHistogram:
     @property
     def count(self) -> int:
         """Number of commits that were timed."""
-        return int(self._array().sum())
+        return sum(self._counts())
 
     @property
     def mean(self) -> float:
@@ -130,16 +135,15 @@ class LatencyHistogram:
 
     def percentile(self, percent: float) -> int:
         """The latency in ns that this percentage of the commits does not exceed. ``percent``: 0 to 100, else ``ValueError``."""
-        return min(FINE.percentile(self._array(), percent), self.max_ns)
+        return min(FINE.percentile(self._counts(), percent), self.max_ns)
 
     def buckets(self) -> list[tuple[int, int]]:
         """(longest latency in ns, number of commits) for each counter that is not 0, shortest first."""
-        counts = self._array()
-        return [(FINE.longest_in(int(counter)), int(counts[counter])) for counter in np.flatnonzero(counts)]
+        return [(FINE.longest_in(counter), count) for counter, count in enumerate(self._counts()) if count]
 
     def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
         """The commits after an earlier snapshot of the same handle. ``max_ns`` is at most 1/128 too high."""
-        counts = self._array() - earlier._array() if earlier.counters else self._array()
+        counts = array("Q", map(sub, self._counts(), earlier._counts())) if earlier.counters else self._counts()
         longest = min(FINE.percentile(counts, 100), self.max_ns)
         return LatencyHistogram(counts.tobytes(), self.total_ns - earlier.total_ns, longest, self.step)
 
@@ -173,8 +177,8 @@ class LatencyHistogram:
         """The figures; the counters are thousands of bytes."""
         return f"<{self.count} commits timed: p50 {self.p50} ns, p99 {self.p99} ns, p99.9 {self.p999} ns, max {self.max_ns} ns>"
 
-    def _array(self) -> _Counts:
-        return np.frombuffer(self.counters, dtype=np.uint64)
+    def _counts(self) -> array[int]:
+        return array("Q", self.counters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,9 @@ class LiveLatency:
     old or damaged; any bytes give integers.
 
     >>> def counted(*durations):
-    ...     counts = np.zeros(COARSE.counters, "<u4")
-    ...     np.add.at(counts, [COARSE.counter_of(ns) for ns in durations], 1)
+    ...     counts = array("I", bytes(4 * COARSE.counters))
+    ...     for ns in durations:
+    ...         counts[COARSE.counter_of(ns)] += 1
     ...     return LiveLatency(1, counts.tobytes())
     >>> counted(100, 2000, 3000).since(counted(3000)).as_dict()
     {'count': 2, 'p50_ns': 103, 'p99_ns': 2047, 'max_ns': 2047, 'step': 1}
@@ -197,21 +202,22 @@ class LiveLatency:
 
     def since(self, earlier: LiveLatency) -> LiveLatency:
         """The commits after an earlier snapshot of the same writer, if no counter counted 2^32 commits in between."""
-        return LiveLatency(self.step, (self._array() - earlier._array()).tobytes())
+        differences = map(sub, self._counts(), earlier._counts())
+        return LiveLatency(self.step, array("I", (difference % _WRAP for difference in differences)).tobytes())
 
     def as_dict(self) -> dict[str, int]:
         """The figures as plain values; all but ``step`` are 0 until a commit was timed."""
-        counts = self._array()
+        counts = self._counts()
         return {
-            "count": int(counts.sum(dtype=np.uint64)),
+            "count": sum(counts),
             "p50_ns": COARSE.percentile(counts, 50),
             "p99_ns": COARSE.percentile(counts, 99),
             "max_ns": COARSE.percentile(counts, 100),
             "step": self.step,
         }
 
-    def _array(self) -> _Counts:
-        return np.frombuffer(self.counters, dtype="<u4")
+    def _counts(self) -> array[int]:
+        return array("I", self.counters)
 
 
 class LatencyRecorder:

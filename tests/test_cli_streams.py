@@ -13,7 +13,7 @@ import pty
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -283,8 +283,8 @@ def command_of(run: Callable[[argparse.Namespace], int]) -> Iterator[None]:
     """The command ``cat`` replaced by another function."""
     parser = entry._parser
 
-    def replaced() -> Any:
-        made = parser()
+    def replaced(names: Sequence[str]) -> Any:
+        made = parser(names)
         (commands,) = (action for action in made._actions if isinstance(action, argparse._SubParsersAction))
         commands.choices["cat"].set_defaults(run=run)
         return made
@@ -498,12 +498,13 @@ def test_terminal_gets_text_as_it_is_printed(shm_dir: Path) -> None:
         process.wait()
 
 
-def test_ctrl_c_while_modules_are_imported_is_silent(shm_dir: Path) -> None:
+@pytest.mark.parametrize("start", [("-c", "import sys, pmwal_command; sys.exit(pmwal_command.main())"), ("-m", "pmwal")])
+@pytest.mark.parametrize(("module", "argument"), [("argparse", "--version"), ("json", "info"), ("numpy", "--help")])
+def test_ctrl_c_while_modules_are_imported_is_silent(shm_dir: Path, start: tuple[str, str], module: str, argument: str) -> None:
     """The script that pip installs ends with status 130 and no traceback, wherever in the imports the signal comes."""
-    (shm_dir / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ImportError\n")
-    script = "import sys, pmwal_command; sys.exit(pmwal_command.main())"
+    (shm_dir / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ImportError\n")
     environment = os.environ | {"PYTHONPATH": str(shm_dir)}
-    ran = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, env=environment, check=False)
+    ran = subprocess.run([sys.executable, *start, argument], capture_output=True, env=environment, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, b"", b"")
 
 

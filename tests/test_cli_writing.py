@@ -16,9 +16,9 @@ import pytest
 
 import pmwal
 from commands import Cli, make_foreign, make_log, make_torn
-from pmwal import opening
 from pmwal.cli import appending
 from pmwal.cli.formats import interchange
+from pmwal.opening import writer as opening_writer
 from pmwal.writing.engine import Engine
 from support import payloads
 
@@ -238,14 +238,14 @@ def test_open_that_fails_after_the_creation_leaves_no_file(
     def fail(*_: object) -> None:
         raise error("no memory")
 
-    real = opening.take_over
-    monkeypatch.setattr(opening, "take_over", fail)
+    real = opening_writer.take_over
+    monkeypatch.setattr(opening_writer, "take_over", fail)
     with pytest.raises(error):
         pmwal.open(path, mode, size="64KiB")
     assert os.listdir(shm_dir) == []
-    monkeypatch.setattr(opening, "take_over", real)
+    monkeypatch.setattr(opening_writer, "take_over", real)
     pmwal.open(path, mode, size="64KiB").close()
-    monkeypatch.setattr(opening, "take_over", fail)
+    monkeypatch.setattr(opening_writer, "take_over", fail)
     with pytest.raises(error):
         pmwal.open(path)
     assert os.listdir(shm_dir) == ["a.wal"]

@@ -18,6 +18,7 @@ from pmwal.format.layout import LIVE_FOLLOWERS_OFFSET
 from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.reading import follow
+from pmwal.reading import reader as reader_module
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
 from pmwal.storage.live_page import read_writer
@@ -102,6 +103,77 @@ def test_timeout_counts_from_the_last_record(shm_dir: Path, monkeypatch: pytest.
         monkeypatch.setattr(follow.Waiter, "wait", wait)
         assert [record.seq for record in reader.follow(timeout=10)] == [1, 2, 3, 4]
         assert waits == [10, 10, 10, 10, 10, 1]
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_ordinary_record_that_ends_a_wait_needs_no_poll(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after waking is prepared before the wait; a record of a new epoch is left to a poll."""
+    path, polls, waits = shm_dir / "log", 0, 0
+    poll = reader_module.Reader._poll
+
+    def counted(self: pmwal.Reader, *args: Any) -> Any:
+        nonlocal polls
+        polls += 1
+        return poll(self, *args)
+
+    monkeypatch.setattr(reader_module.Reader, "_poll", counted)
+    with open_small(path) as wal, pmwal.open(path, "r") as reader:
+
+        def wait(*_: object) -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 3:
+                wal.rollback(after=wal.append(b"gone") - 1)
+            wal.extend([b"b", b"c"])
+
+        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        wal.append(b"a")
+        asked, follower = list[int](), reader.follow()
+        for seq in range(1, 8):
+            assert next(follower).seq == seq
+            asked.append(polls)
+        # One poll finds the first record, and two find nothing before each wait.
+        assert asked == [1, 3, 3, 5, 5, 8, 8]
+
+
+class OfAnOpenReader:
+    """A reader's scanner that must not be asked after the reader was closed."""
+
+    def __init__(self, reader: pmwal.Reader) -> None:
+        assert reader._scan is not None
+        self._reader, self._scanner = reader, reader._scan.scanner
+
+    def follow(self, *args: Any) -> Any:
+        """As the scanner's own."""
+        assert not self._reader.closed
+        return self._scanner.follow(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scanner, name)
+
+
+def test_reader_that_is_closed_during_a_wait_delivers_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads nothing either: another handle may have its descriptor by then."""
+    with open_small(place.path, **place.options) as wal:
+        wal.append(b"a")
+        reader = pmwal.open(place.path, "r")
+        if reader._scan is not None:
+            reader._scan = reader._scan._replace(scanner=OfAnOpenReader(reader))
+        follower = reader.follow()
+        assert next(follower).data == b"a"
+        others = list[pmwal.Reader]()
+
+        def wait(*_: object) -> None:
+            reader.close()
+            others.extend(pmwal.open(place.path, "r") for _ in range(3))
+            wal.append(b"b")
+
+        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        with pytest.raises(pmwal.WalClosed):
+            next(follower)
+        for other in others:
+            other.close()
 
 
 def test_follow_starts_where_it_is_told(shm_dir: Path) -> None:

@@ -19,7 +19,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from pmwal.cli.exit_status import OK
-from pmwal.cli.options import Parser, add_json, add_medium, add_ordering, add_path, number_option, size_option
+from pmwal.cli.options import add_medium, add_ordering, size_option
+from pmwal.cli.parser import Parser, add_json, add_path, number_option
 from pmwal.cli.terminal import print_json, progress_bar, say
 from pmwal.cli.wording import records_in_words, torn_in_words
 from pmwal.errors import Overrun, PmwalError, RecordTooLarge, WalFull

@@ -17,7 +17,6 @@ import errno
 import io
 import os
 import re
-import secrets
 import signal
 import stat
 import sys
@@ -148,7 +147,7 @@ def _replacement(target: str, path: str, old: int | None) -> Iterator[_Replaceme
         yield None
         return
     directory, name = os.path.split(target)
-    hidden = f".pmwal-{secrets.token_hex(8)}"
+    hidden = f".pmwal-{os.urandom(8).hex()}"
     with contextlib.ExitStack() as stack:
         replacement: _Replacement | None = None
         try:

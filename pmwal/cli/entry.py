@@ -6,35 +6,23 @@ import argparse
 import contextlib
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from importlib import import_module
+from typing import Any, TextIO
 
 from pmwal import __version__
-from pmwal.cli.commands import (
-    cat,
-    completion,
-    create,
-    demo,
-    export,
-    import_,
-    info,
-    repair,
-    stat,
-    tail,
-    truncate,
-    verify,
-    write,
-)
 from pmwal.cli.exit_status import BROKEN_PIPE, CORRUPT, FAILED, INTERRUPTED, LOCKED, OK, UNREADABLE, USAGE
 from pmwal.cli.hints import for_command_line
-from pmwal.cli.options import HelpFormatter, Parser
+from pmwal.cli.parser import HelpFormatter, Parser, join_relative
 from pmwal.cli.streams import StreamError, standard_streams
 from pmwal.cli.terminal import say
-from pmwal.cli.times import join_relative
-from pmwal.cli.wording import numbers_in_words
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
+
+COMMANDS = (
+    *("demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "export", "import", "completion"),
+)
+"""All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 
 _DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
 _EPILOG = """\
@@ -62,6 +50,12 @@ Set PMWAL_TRACEBACK=1 to see where an error came from.
 """
 
 
+def load(arguments: Sequence[str]) -> None:
+    """Import the commands that ``main`` will need for these arguments."""
+    for name in _needed(arguments):
+        _module(name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; raise nothing."""
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -75,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     path: str | None = None
     try:
-        args, unknown = _parser().parse_known_args(join_relative(arguments))
+        args, unknown = _parser(_needed(arguments)).parse_known_args(join_relative(arguments))
         if unknown:
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         path = getattr(args, "path", None)
@@ -90,18 +84,31 @@ def _run(arguments: list[str]) -> int:
         status = INTERRUPTED
     except Exception as error:
         if os.environ.get("PMWAL_TRACEBACK"):
+            import traceback  # noqa: PLC0415 - on request only
+
             traceback.print_exc()
         status = _explain(error, path if isinstance(path, str) else None)
     return status
 
 
-def _parser() -> Parser:
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """The commands that a parser for these arguments must know. Help, usage errors and completion need all."""
+    if arguments == ["--version"]:
+        return ()
+    return arguments[:1] if arguments and arguments[0] in COMMANDS and arguments[0] != "completion" else COMMANDS
+
+
+def _module(name: str) -> Any:
+    return import_module(f"pmwal.cli.commands.{'import_' if name == 'import' else name}")
+
+
+def _parser(names: Sequence[str] = COMMANDS) -> Parser:
     parser = Parser(prog="pmwal", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"pmwal {__version__}")
     parser.set_defaults(run=_no_command, root=parser, parser=parser)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (demo, create, write, cat, tail, stat, info, verify, repair, truncate, export, import_, completion):
-        module.add(commands)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser, prog="pmwal")
+    for name in names:
+        _module(name).add(commands)
     return parser
 
 
@@ -131,6 +138,8 @@ def _explain(error: Exception, path: str | None) -> int:
 
 
 def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
+    from pmwal.cli.wording import numbers_in_words  # noqa: PLC0415 - for errors only
+
     words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
     if error.first_seq is not None:
         words.append(f"{numbers_in_words(error.first_seq, error.last_seq)} lost")

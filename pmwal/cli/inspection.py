@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import inspect, map_for_reading
 from pmwal.records import Progress
 from pmwal.recovery.judge import Judgement
-from pmwal.recovery.rebuild import Rebuilt, rebuild
 from pmwal.storage.live_page import LiveWriter
 from pmwal.storage.liveness import living_writer
 from pmwal.storage.seam import SYSTEM
+
+if TYPE_CHECKING:
+    from pmwal.recovery.rebuild import Rebuilt
 
 
 def judge_log(path: str, progress: Progress | None = None) -> tuple[Judgement, LiveWriter | None]:
@@ -23,6 +27,8 @@ def judge_for_salvage(path: str) -> tuple[Judgement, Rebuilt | None]:
     with inspect(path, SYSTEM, around=True) as (mapping, judgement):
         if judgement.row.outcome != "corrupt":
             return judgement, None
+        from pmwal.recovery.rebuild import rebuild  # noqa: PLC0415 - loads numpy, which only damage needs
+
         return judgement, rebuild(mapping.load, judgement, scan_for(judgement.identity.block))
 
 

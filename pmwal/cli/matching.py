@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-from pmwal.cli.options import Parser
+from pmwal.cli.parser import Parser
 from pmwal.records import Record
 
 Matches: TypeAlias = Callable[[Record], bool]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmwal.cli.streams import StreamError
-from pmwal.records import Progress
+
+if TYPE_CHECKING:
+    from pmwal.records import Progress
 
 _BAR_DELAY = 1.0  # seconds; shorter work shows no bar
 
@@ -24,6 +25,8 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a JSON value on one line."""
+    import json  # noqa: PLC0415 - most runs print text
+
     print(json.dumps(value, ensure_ascii=False))
 
 

@@ -60,7 +60,6 @@ _ISO_DATE = re.compile(
     r"|-?w(?P<week>[0-9]{2})(?:-?(?P<weekday>[1-7]))?|-(?P<ordinal>[0-9]{3}))?"
 )
 _DAY_OR_MONTH_FIRST = re.compile(r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4})(?![0-9])")
-_TAKES_TIME = ("--since", "--until", "-S", "-U")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -331,21 +330,6 @@ def _option(text: str) -> Period:
         return parse_period(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def join_relative(arguments: Sequence[str]) -> list[str]:
-    """``--since -10min`` as ``--since=-10min``: otherwise argparse takes the time for an option.
-
-    >>> join_relative(["cat", "--since", "-10min", "app.wal"])
-    ['cat', '--since=-10min', 'app.wal']
-    """
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] in _TAKES_TIME and re.match(r"-\s*[0-9]", argument):
-            joined[-1] += argument if len(joined[-1]) == 2 else f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 # -- formatting

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmwal.opening.units import format_size
-from pmwal.records import RecoveryReport
+
+if TYPE_CHECKING:
+    from pmwal.records import RecoveryReport
 
 
 def records_in_words(first: int, last: int) -> str:

@@ -11,11 +11,11 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from itertools import compress
+from operator import itemgetter, ne
 
 from pmwal.format.epochs import pack_starts
 from pmwal.format.layout import (
@@ -37,11 +37,12 @@ from pmwal.format.layout import (
     slot_offset,
 )
 
-_STORED = np.dtype([(field.name, f"<u{SLOT.field_size(field.name)}") for field in SLOT.fields])
-_FIELDS = Slot._fields
-_Column = npt.NDArray[np.uint64]
-_Columns = dict[str, _Column]
-_Mask = npt.NDArray[np.bool_]
+_Row = tuple[int, ...]  # the fields of a slot as they are stored
+_NAMES = [field.name for field in SLOT.fields]
+_OF_GENERATION, _TAIL_SEQ, _RESERVED = (_NAMES.index(name) for name in ("generation", "tail_seq", "reserved"))
+_GENERATION, _EPOCH = itemgetter(_OF_GENERATION), itemgetter(_NAMES.index("epoch"))
+
+assert Slot._fields == tuple(_NAMES[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +67,51 @@ class Control:
         return len(self.lost_slots)
 
 
-def _problems(slots: _Columns, block: Superblock) -> Iterator[tuple[_Mask, str]]:
-    """What no log of this geometry can have written: for each reason, the slots that it applies to, and its text."""
-    epoch, generation, flags = slots["epoch"], slots["generation"], slots["flags"]
-    commit, tail = slots["commit_position"], slots["tail_position"]
-    commit_seq, tail_seq, first = slots["commit_seq"], slots["tail_seq"], slots["epoch_first_seq"]
-    too_great = (generation > GENERATION_MAX) | (epoch > EPOCH_MAX) | (commit_seq > SEQ_MAX)
-    yield too_great, "a number past the limits of the format"
-    yield (flags & ~np.uint64(SLOT_FLAGS)) != 0, "unknown flags {flags:#x}"
-    yield (epoch == 0) != (generation == 0), "epoch 0 after creation"
-    yield (commit > POSITION_MAX) | (commit % block.alignment != 0), "commit position {commit_position}"
-    yield (tail > commit) | (tail % block.alignment != 0), "tail {tail_position} against commit {commit_position}"
-    # From here on a difference may have wrapped around zero, but then one of the reasons above applies, and is reported first.
-    used, records = commit - tail, commit_seq + 1 - tail_seq
-    yield used > block.capacity, f"tail {{tail_position}} and commit {{commit_position}} in a ring of {block.capacity}"
-    numbers = (tail_seq < 1) | (tail_seq > commit_seq + 1) | (first < 1) | (first > commit_seq + 1)
-    yield numbers, "numbers {tail_seq}, {epoch_first_seq} against {commit_seq}"
-    least = record_size(0, block.alignment)
-    crowded = ((records == 0) != (used == 0)) | (records > used // least)
-    yield crowded, "records {tail_seq} to {commit_seq} from {tail_position} to {commit_position}"
+def _contradictions(rows: Sequence[_Row | None], block: Superblock) -> Iterator[tuple[int, str]]:
+    """The index of each slot that no log of this geometry can have written there, and why."""
+    capacity, alignment, turn = block.capacity, block.alignment, block.turn
+    least = record_size(0, alignment)
+    for index, (row, place) in enumerate(zip(rows, _first_generations(block), strict=True)):
+        if row is None:
+            continue
+        _, epoch, generation, first, commit, commit_seq, tail, tail_seq, flags, _ = row
+        used, records = commit - tail, commit_seq + 1 - tail_seq
+        if generation > GENERATION_MAX or epoch > EPOCH_MAX or commit_seq > SEQ_MAX:
+            problem = "a number past the limits of the format"
+        elif flags & ~SLOT_FLAGS:
+            problem = f"unknown flags {flags:#x}"
+        elif (epoch == 0) != (generation == 0):
+            problem = "epoch 0 after creation"
+        elif commit > POSITION_MAX or commit % alignment:
+            problem = f"commit position {commit}"
+        elif used < 0 or tail % alignment:
+            problem = f"tail {tail} against commit {commit}"
+        elif used > capacity:
+            problem = f"tail {tail} and commit {commit} in a ring of {capacity}"
+        elif tail_seq < 1 or records < 0 or not 1 <= first <= commit_seq + 1:
+            problem = f"numbers {tail_seq}, {first} against {commit_seq}"
+        elif (records == 0) != (used == 0) or records * least > used:
+            problem = f"records {tail_seq} to {commit_seq} from {tail} to {commit}"
+        elif generation and generation % turn != place:
+            problem = f"generation {generation} at the slot index of another"
+        else:
+            continue
+        page, index_in_page = divmod(index, SLOTS_PER_PAGE)
+        yield index, f"slot {index_in_page} of control page {page} (file offset {slot_offset(index)}): {problem}"
 
 
-def due_generations(newest: int, block: Superblock) -> npt.NDArray[np.uint64]:
+def due_generations(newest: int, block: Superblock) -> list[int]:
     """The right generation for each slot index when ``newest`` is the newest one; 0 for an index not used yet."""
-    indexes = np.arange(block.turn)
-    firsts = indexes % SLOTS_PER_PAGE * block.control_pages + indexes // SLOTS_PER_PAGE
-    ago = ((newest % block.turn - firsts) % block.turn).astype(np.uint64)
-    due: npt.NDArray[np.uint64] = np.where(ago <= newest, np.uint64(newest) - ago, np.uint64(0))
-    return due
+    begun = newest - newest % block.turn
+    turn = [*range(begun, newest + 1), *range(newest + 1 - block.turn, begun)]  # at the index of the first turn's generation
+    if begun == 0:
+        turn[newest + 1 :] = [0] * (block.turn - newest - 1)
+    return [generation for page in range(block.control_pages) for generation in turn[page :: block.control_pages]]
+
+
+def _first_generations(block: Superblock) -> list[int]:
+    """The generation of the first turn that is stored at each slot index."""
+    return [generation for page in range(block.control_pages) for generation in range(page, block.turn, block.control_pages)]
 
 
 def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
@@ -101,16 +119,14 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> 
 
     ``checks``, if it is known already, has a byte for each slot, which is not 0 if the checksum is right.
     """
-    slots, valid = _decode(raw, block, checks)
-    _, problem = _contradictions(slots, valid, block)
-    if not valid.any():
+    rows = _decode(raw, block, checks)
+    problem = next((text for _, text in _contradictions(rows, block)), None)
+    valid = [row for row in rows if row is not None]
+    if not valid:
         return Control(None, tuple(range(block.turn)), problem, 0)
-    generations = np.where(valid, slots["generation"], 0)
-    at = int(generations.argmax() if generations.any() else valid.argmax())
-    newest = _slot(slots, at)
-    lost = ~valid | (slots["generation"] != due_generations(newest.generation, block))
-    starts = pack_starts(_first_seqs(slots, valid))
-    return Control(newest, tuple(np.flatnonzero(lost).tolist()), problem, int(slots["epoch"][valid].max()), starts)
+    newest = _slot(max(valid, key=_GENERATION))
+    lost = tuple(_lost(rows, newest.generation, block))
+    return Control(newest, lost, problem, max(map(_EPOCH, valid)), pack_starts(_first_seqs(valid)))
 
 
 def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
@@ -118,39 +134,36 @@ def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
 
     The newest slots decide: a change of epoch that was given up after its first slot is followed by slots of the epoch before.
     """
-    return _first_seqs(*_decode(raw, block, checks))
+    return _first_seqs(compress(SLOT.struct.iter_unpack(raw), checks))
 
 
-def _first_seqs(slots: _Columns, valid: _Mask) -> dict[int, int]:
-    newest_first = np.flatnonzero(valid)[np.argsort(slots["generation"][valid], kind="stable")[::-1]]
-    epochs = slots["epoch"][newest_first]
-    kept = newest_first[epochs == np.minimum.accumulate(epochs)]
-    return dict(zip(slots["epoch"][kept].tolist(), slots["epoch_first_seq"][kept].tolist(), strict=True))
+def _first_seqs(valid: Iterable[_Row]) -> dict[int, int]:
+    newest: dict[int, _Row] = {}  # of each epoch
+    for row in valid:
+        known = newest.get(_EPOCH(row))
+        if known is None or _GENERATION(row) > _GENERATION(known):
+            newest[_EPOCH(row)] = row
+    found: dict[int, int] = {}
+    least = max(newest, default=0)
+    for _, epoch, _, first, *_ in sorted(newest.values(), key=_GENERATION, reverse=True):
+        if epoch <= least:
+            least = epoch
+            found[epoch] = first
+    return found
 
 
-def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> tuple[_Columns, _Mask]:
-    """The fields of all slots, and which slots have a right checksum."""
-    stored = np.frombuffer(raw, _STORED, block.turn)
+def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> list[_Row | None]:
+    """The fields of the slot at each index; None where its checksum is wrong."""
     if checks is None:
         checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
-    slots = {name: stored[name].astype(np.uint64) for name in _FIELDS}
-    return slots, (np.frombuffer(checks, np.uint8, block.turn) != 0) & (stored["reserved"] == 0) & (slots["tail_seq"] != 0)
+    rows = zip(SLOT.struct.iter_unpack(raw), checks, strict=True)
+    return [row if right and row[_TAIL_SEQ] and not row[_RESERVED] else None for row, right in rows]
 
 
-def _contradictions(slots: _Columns, valid: _Mask, block: Superblock) -> tuple[_Mask, str | None]:
-    """Which of the valid slots contradict themselves or the geometry, and how the first of them does."""
-    own = slots["generation"] % block.turn
-    indexes = own % block.control_pages * SLOTS_PER_PAGE + own // block.control_pages
-    elsewhere = (slots["generation"] != 0) & (indexes != np.arange(block.turn, dtype=np.uint64))
-    reasons = [*_problems(slots, block), (elsewhere, "generation {generation} at the slot index of another")]
-    wrong: _Mask = valid & np.logical_or.reduce([mask for mask, _ in reasons])
-    if not wrong.any():
-        return wrong, None
-    index = int(wrong.argmax())
-    text = next(text for mask, text in reasons if mask[index])
-    page, index_in_page = divmod(index, SLOTS_PER_PAGE)
-    where = f"slot {index_in_page} of control page {page} (file offset {slot_offset(index)})"
-    return wrong, f"{where}: {text.format(**_slot(slots, index)._asdict())}"
+def _lost(rows: Sequence[_Row | None], newest: int, block: Superblock) -> Iterator[int]:
+    """The indexes whose slot is not valid, or not of the generation that ``newest`` calls for."""
+    found = [-1 if row is None else row[_OF_GENERATION] for row in rows]
+    yield from compress(range(block.turn), map(ne, found, due_generations(newest, block)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,43 +181,44 @@ class Pointer:
 
 def find_pointer(raw: bytes, block: Superblock) -> Pointer | None:
     """The newest slot that can be believed, around slots that are lost, contradictory, or forged; None if there is none."""
-    slots, valid = _decode(raw, block)
-    wrong, _ = _contradictions(slots, valid, block)
-    sound = valid & ~wrong
-    if not sound.any():
+    rows = _decode(raw, block)
+    for index, _ in tuple(_contradictions(rows, block)):
+        rows[index] = None
+    sound = [row for row in rows if row is not None]
+    if not sound:
         return None
-    generations = slots["generation"]
-    newest = _newest_agreed(generations[sound], block)
-    at = int(np.flatnonzero(sound & (generations == newest))[0])
-    lost = ~sound | (generations != due_generations(newest, block))
-    overtaken = all(lost[slot_index(newest + step, block.control_pages)] for step in (1, 2))
-    agreed = zip(slots["epoch"][~lost].tolist(), slots["epoch_first_seq"][~lost].tolist(), strict=True)
-    return Pointer(_slot(slots, at), not overtaken, frozenset(agreed))
+    newest = _newest_agreed([_GENERATION(row) for row in sound], block)
+    pointer = next(row for row in sound if _GENERATION(row) == newest)
+    lost = set(_lost(rows, newest, block))
+    overtaken = all(slot_index(newest + step, block.control_pages) in lost for step in (1, 2))
+    agreed = [_slot(row) for index, row in enumerate(rows) if row is not None and index not in lost]
+    return Pointer(_slot(pointer), not overtaken, frozenset((slot.epoch, slot.epoch_first_seq) for slot in agreed))
 
 
-def _newest_agreed(generations: _Column, block: Superblock) -> int:
+def _newest_agreed(generations: Sequence[int], block: Superblock) -> int:
     """The newest generation that at least half of these can precede; one slot of another origin is not believed against all others.
 
     A generation can be preceded by the turn before it, and in the first turn by slots of generation 0.
     """
-    ordered = np.sort(generations)
-    unused = int((ordered == 0).sum())
-    for newest in np.unique(ordered)[::-1].tolist():
-        turn = (ordered <= newest) & (ordered >= max(newest - block.turn + 1, 1))
-        agreed = int(turn.sum()) + (unused if newest < block.turn else 0)
+    ordered = sorted(generations)
+    unused = ordered.count(0)
+    for newest in sorted(set(ordered), reverse=True):
+        agreed = bisect_right(ordered, newest) - bisect_left(ordered, max(newest - block.turn + 1, 1))
+        if newest < block.turn:
+            agreed += unused
         if 2 * agreed >= len(ordered):
-            return int(newest)
-    return int(ordered[-1])
+            return newest
+    return ordered[-1]
 
 
 def filled_region(slot: Slot, block: Superblock) -> bytes:
     """A control region in which no slot is lost and ``slot`` is the newest: each slot says the same, but for its generation."""
     region = bytearray(block.control_size)
-    for index, generation in enumerate(due_generations(slot.generation, block).tolist()):
+    for index, generation in enumerate(due_generations(slot.generation, block)):
         due = slot._replace(generation=generation) if generation else initial_slot()
         region[index * LINE : (index + 1) * LINE] = encode_slot(due, block.uuid, index)
     return bytes(region)
 
 
-def _slot(slots: _Columns, index: int) -> Slot:
-    return Slot(*(int(slots[name][index]) for name in _FIELDS))
+def _slot(row: _Row) -> Slot:
+    return Slot._make(row[1:-1])

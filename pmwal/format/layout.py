@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from crc32c import crc32c
-
 from pmwal.latency import COARSE
+from pmwal.native.checksum import crc32c
 
 PAGE = 4096
 LINE = 64

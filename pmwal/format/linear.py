@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c
+
+from pmwal.native.checksum import crc32c
 
 Words = npt.NDArray[np.uint64]
 Registers = npt.NDArray[np.uint32]

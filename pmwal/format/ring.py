@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from crc32c import crc32c
-
 from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.layout import (
     CRC_SIZE,
     HEADER,
     Header,
+    Slot,
     Superblock,
     decode_header,
     header_problem,
@@ -27,8 +26,8 @@ from pmwal.format.layout import (
     record_size,
     seed_crc,
 )
-from pmwal.format.linear import crc_after_zeros
 from pmwal.native import native
+from pmwal.native.checksum import crc32c
 from pmwal.records import Bound, Record
 
 Load = Callable[[int, int], bytes]
@@ -197,6 +196,8 @@ class RingReader:
         start = self.block.ring_offset + position % self._capacity
         if decode_header(self._load(start, HEADER)) != header:
             return False
+        from pmwal.format.linear import crc_after_zeros  # noqa: PLC0415 - loads numpy, which other records do not need
+
         at, end, crc = start + CRC_SIZE, start + HEADER + header.length, seed_crc(self.block.uuid, position)
         for first, stop in data_ranges(self._load, at, end):
             crc = crc_after_zeros(crc, first - at)
@@ -302,3 +303,13 @@ class RingReader:
 def lap_seq(block: Superblock, load: Load) -> int:
     """The number in the header at the ring's start, whole or not."""
     return decode_header(load(block.ring_offset, HEADER)).seq
+
+
+def belongs(found: Found, slot: Slot, starts: bytes) -> bool:
+    """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
+
+    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one. ``starts``: as in ``Control``.
+    """
+    if found.position >= slot.commit_position:
+        return found.header.epoch >= slot.epoch
+    return has_expected_epoch(found.header.seq, found.header.epoch, slot.epoch, slot.epoch_first_seq, starts)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.errors import RecordTooLarge
 from pmwal.format.layout import Superblock
 from pmwal.format.payload import check_length
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 COUNT_MAX = (1 << 32) - 1
 """Records in one batch: the header counts them in 32 bits."""
@@ -30,6 +31,8 @@ class Rows(NamedTuple):
 
 def as_rows(array: Any, block: Superblock) -> Rows:
     """The rows of a 2-D array, or the items of a 1-D one of structured dtype. An array that is not contiguous is copied."""
+    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+
     if not isinstance(array, np.ndarray):
         raise TypeError(f"extend_array takes a numpy array, not {type(array).__name__}; for other items there is extend()")
     _refuse_objects(array.dtype)
@@ -50,12 +53,16 @@ def as_rows(array: Any, block: Superblock) -> Rows:
 
 def empty_rows(count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
     """A new array of ``count`` items, and its bytes."""
+    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+
     data = np.empty(count * dtype.itemsize, np.uint8)
     return np.ndarray((count,), dtype, data), data.data
 
 
 def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
     """The first ``count`` items of ``out``, and their bytes."""
+    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a numpy array, not {type(out).__name__}")
     if out.ndim == 0 or (out.dtype, out.shape[1:]) != (dtype.base, dtype.shape):
@@ -70,6 +77,8 @@ def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """The dtype, if its items are plain bytes of a known length; otherwise ``TypeError``."""
+    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+
     found = np.dtype(dtype)
     _refuse_objects(found)
     if found.itemsize == 0 and found.kind in "SU":

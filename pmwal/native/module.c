@@ -183,6 +183,9 @@ static const struct crc32c_way *find_way(const char *name)
     return NULL;
 }
 
+/* The most bytes that are checksummed while the interpreter is held. */
+#define HELD_MAX (64 * 1024)
+
 static PyObject *crc32c_method(PyObject *module, PyObject *args)
 {
     Py_buffer data;
@@ -192,7 +195,13 @@ static PyObject *crc32c_method(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*|Iz:crc32c", &data, &crc, &name))
         return NULL;
     const struct crc32c_way *way = find_way(name);
-    PyObject *answer = way ? PyLong_FromUnsignedLong(way->bytes(crc, data.buf, (size_t)data.len)) : NULL;
+    if (way && data.len > HELD_MAX) {
+        Py_BEGIN_ALLOW_THREADS
+        crc = way->bytes(crc, data.buf, (size_t)data.len);
+        Py_END_ALLOW_THREADS
+    } else if (way)
+        crc = way->bytes(crc, data.buf, (size_t)data.len);
+    PyObject *answer = way ? PyLong_FromUnsignedLong(crc) : NULL;
     PyBuffer_Release(&data);
     return answer;
 }

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from pmwal.native import native
 from pmwal.native.choice import chosen_engine
-from pmwal.opening.files import check_geometry, inspect, lock_log, map_for_reading, map_for_writing
+from pmwal.opening.files import inspect
 from pmwal.opening.options import Keywords, Options
-from pmwal.opening.takeover import take_over
-from pmwal.reading.reader import Reader
 from pmwal.records import Progress, RecoveryReport
-from pmwal.storage.create import remove_file
-from pmwal.storage.medium import check_platform
+from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
-from pmwal.writing.checks import checked
-from pmwal.writing.engine import Engine
-from pmwal.writing.wal import Wal
 
-if native is not None:
-    from pmwal.writing.native_engine import NativeEngine, NativeWal
+if TYPE_CHECKING:
+    from pmwal.reading.reader import Reader
+    from pmwal.writing.wal import Wal
 
 
 @overload
@@ -118,36 +110,14 @@ def open_with(
         raise FileNotFoundError(errno.ENOENT, "no path was given", name)
     check_platform()
     is_native = chosen_engine() == "native"
+    # Commands that only inspect a log need neither.
     if options.mode == "r":
-        return _open_reader(name, options, seam)
-    engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
-    wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
-    lock, created = lock_log(name, options, application, seam, progress)
-    try:
-        mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native)
-        try:
-            pipelined = options.pipelined_on(mapping.medium)
-            engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce)
-            if created:
-                report = replace(report, outcome="created")
-            return wal_type(
-                name,
-                engine,
-                lock,
-                report,
-                commit=options.commit,
-                on_full=options.on_full,
-                timeout=options.timeout,
-                on_unlinked=options.on_unlinked,
-            )
-        except BaseException:
-            mapping.close()
-            raise
-    except BaseException:
-        if created:
-            remove_file(name, lock, seam)
-        lock.release()
-        raise
+        from pmwal.opening.reader import open_reader  # noqa: PLC0415
+
+        return open_reader(name, options, seam)
+    from pmwal.opening.writer import open_writer  # noqa: PLC0415
+
+    return open_writer(name, options, seam, application, progress, is_native=is_native)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:
@@ -164,13 +134,3 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
     """
     with inspect(os.fspath(path), SYSTEM, progress) as (_, judgement):
         return judgement.report
-
-
-def _open_reader(path: str, options: Options, seam: Seam) -> Reader:
-    mapping, identity = map_for_reading(path, options.medium, seam, around=options.salvaging)
-    try:
-        check_geometry(path, identity.block, options)
-        return Reader(path, mapping, identity, seam, salvaging=options.salvaging)
-    except BaseException:
-        mapping.close()
-        raise

@@ -149,7 +149,7 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
             warnings.warn(
                 f"{path}: {extra} bytes follow the log; they are left alone",
                 RuntimeWarning,
-                stacklevel=4,  # the caller of pmwal.open
+                stacklevel=5,  # the caller of pmwal.open
             )
         check_mappable(fd, path)
         medium = replace(detect(fd, options.medium, path), lines=flush_instruction() if by_lines else None)

@@ -120,7 +120,7 @@ def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: lis
     stores = []
     generations = due_generations(slot.generation, block)
     for index in (slot_index(slot.generation, block.control_pages), *judgement.control.lost_slots):
-        generation = int(generations[index])
+        generation = generations[index]
         due = slot._replace(generation=generation) if generation else initial_slot()
         stores.append((slot_offset(index), encode_slot(due, block.uuid, index)))
     stores += copies

@@ -13,10 +13,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.format.layout import Superblock, record_size
 from pmwal.format.ring import Scan, Window, lap_seq
@@ -25,6 +22,10 @@ from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View
 from pmwal.records import Bound, Record
 from pmwal.storage.mapping import Mapping
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _IN_PLACE = 16 * 1024 * 1024  # bytes of a mapping that one call takes: between calls other threads may run
 _COPIED = 256 * 1024  # bytes of a file that one call loads

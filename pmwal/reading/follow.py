@@ -21,6 +21,16 @@ PAUSE_MAX = 0.1
 Poll = Callable[[int], Iterator[Record] | None]
 """The durable records from a number on, none if there are none yet; None when there will never be another one."""
 
+Look = Callable[[], Iterator[Record] | None]
+"""A quick look for the records from a number on, prepared before a wait; None if there are none, or if it takes a poll to tell.
+
+Waking up finds the caches of the processor cold, and then each function that runs takes several times as long. So what can be
+worked out before the wait is.
+"""
+
+Prepare = Callable[[int], Look | None]
+"""Prepares the look for the records from a number on; None if only a poll can find them."""
+
 
 class Waiter:
     """Waits (futex) until a writer, in any process, shows new bounds; without futex or write access, polls.
@@ -60,16 +70,21 @@ class Waiter:
         self._page.close()
 
 
-def follow(mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None) -> Iterator[Record]:
+def follow(
+    mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None, prepare: Prepare | None = None
+) -> Iterator[Record]:
     """Records from ``next_seq`` on as they become durable. It also ends after ``timeout`` seconds without one."""
     with Waiter(mapping, seam) as waiter:
         waiting_since = time.monotonic()
         version: int | None = None
+        look: Look | None = None
         while True:
-            records = poll(next_seq)
+            records = None if look is None else look()
+            if records is None:
+                records = poll(next_seq)
             if records is None:
                 return
-            before = next_seq
+            before, look = next_seq, None
             for record in records:
                 next_seq = record.seq + 1
                 yield record
@@ -84,5 +99,6 @@ def follow(mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: flo
             left = PAUSE_MAX if timeout is None else waiting_since + timeout - now
             if left <= 0:
                 return
+            look = None if prepare is None else prepare(next_seq)
             waiter.wait(version, left)
             version = None  # poll at once after waking; read the version again only if nothing is found

@@ -37,7 +37,8 @@ class Place:
     def deliver(self, record: Delivered, view: View) -> None:
         """This record is being delivered from this view."""
         self.last = record
-        self._saw(view)
+        if view is not self.view:
+            self._saw(view)
 
     def forget(self) -> None:
         """Begin anywhere."""

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import NoReturn
-
-from crc32c import crc32c
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs
@@ -28,8 +26,9 @@ from pmwal.format.layout import Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
+from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import PAUSE_MAX, follow
+from pmwal.reading.follow import PAUSE_MAX, Look, follow
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
@@ -43,6 +42,9 @@ from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
 
 _TRIES = 8  # attempts to read a log that changes meanwhile
+
+_News = tuple[bytes, int, list[tuple[Record, int, int, int]]]
+"""The writer's line and the id of its open, the first number in the log, and records as ``deliver`` takes them."""
 
 
 class _KnownWriter:
@@ -272,12 +274,15 @@ class Reader(ArrayReader):
         view = self._view()
         first = view.tail.next_seq if start is None else self._number(start, view)
         place = Place(None if start is None else self._place)
-        return follow(self._mapping, self._seam, partial(self._poll, _KnownWriter(), place), first, timeout)
+        known = _KnownWriter()
+        poll, prepare = partial(self._poll, known, place), partial(self._prepare, known, place)
+        return follow(self._mapping, self._seam, poll, first, timeout, prepare)
 
     def _poll(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
         self._check_open()
-        records = self._poll_native(known, place, first)
+        look = self._prepare(known, place, first)
+        records = None if look is None else look()
         if records is not None:
             return records
         view = known.view(self._mapping.load, self._block)
@@ -298,23 +303,32 @@ class Reader(ArrayReader):
         self._check_place(place, view)
         return iter(())
 
-    def _poll_native(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
-        """Fast path: the same writer's new records of the same epoch, right after the last one, in one C call. None if there are
-        none, or if anything needs a second look."""
+    def _prepare(self, known: _KnownWriter, place: Place, first: int) -> Look | None:
+        """A look for the same writer's new records of the same epoch, right after the last one, in one C call. None if there is no
+        such writer."""
         last, view = place.last, place.view
         if self._scan is None or not known.line or last is None or view is None or last.seq + 1 != first:
             return None
         at = Bound(last.end, first)
-        news = self._scan.scanner.follow(
-            Record, self._mapping.fd, self._block.ring_offset, known.line, at, view.epoch, CHUNK, RECORDS_MAX
-        )
+        scanner, fd, ring_offset = self._scan.scanner, self._mapping.fd, self._block.ring_offset
+        scan = partial(scanner.follow, Record, fd, ring_offset, known.line, at, view.epoch, CHUNK, RECORDS_MAX)
+        return partial(self._look, scan, known, place, view, first)
+
+    def _look(
+        self, scan: Callable[[], _News | None], known: _KnownWriter, place: Place, view: View, first: int
+    ) -> Iterator[Record] | None:
+        self._check_open()  # by now another file may have the descriptor
+        news = scan()
         if news is None:
             return None
+        return self._deliver(news, time.monotonic(), known, place, view, first)
+
+    def _deliver(self, news: _News, alive_at: float, known: _KnownWriter, place: Place, view: View, first: int) -> Iterator[Record]:
         line, first_seq, records = news
         assert (records[0][0].seq, records[-1][0].seq) == (first, first + len(records) - 1), "no record is left out"
-        known.saw(line, time.monotonic())
+        yield from deliver(records, partial(self._note_delivery, view, place))
+        known.saw(line, alive_at)
         self._index.drop_before(first_seq)
-        return deliver(records, partial(self._note_delivery, view, place))
 
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
         if first < end:
@@ -344,7 +358,7 @@ class Reader(ArrayReader):
         self._check_open()
         place.deliver(record, view)
         self._place.deliver(record, view)
-        if self._indexed is not None and view.same_history(self._indexed):
+        if view is self._indexed or (self._indexed is not None and view.same_history(self._indexed)):
             self._index.add(Bound(record.position, record.seq))
 
     def _check_place(self, place: Place, view: View) -> None:

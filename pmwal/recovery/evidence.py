@@ -15,35 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
-from pmwal.format.ring import Found, Load, Scan
+from pmwal.format.ring import Found, Load, Scan, belongs
 from pmwal.records import Bound
 from pmwal.recovery.search import Records, unplaced_records, whole_records
-
-
-def belongs(found: Found, slot: Slot, starts: bytes) -> bool:
-    """Whether a whole record has an epoch that its number and position call for, in a log with this commit pointer.
-
-    A record that a rollback or an earlier recovery discarded is whole, too, but has an older one. ``starts``: as in ``Control``.
-    """
-    if found.position >= slot.commit_position:
-        return found.header.epoch >= slot.epoch
-    return has_expected_epoch(found.header.seq, found.header.epoch, slot.epoch, slot.epoch_first_seq, starts)
-
-
-def certain_end(block: Superblock, tail: Bound, end: Bound) -> int:
-    """The position up to which a walk from ``tail`` has no choice between the gap before the ring's end and the next lap."""
-    lap = (tail.position // block.capacity + 1) * block.capacity
-    return min(end.position, max(tail.position, lap - record_size(block.payload_max, block.alignment)))
-
-
-def another_chain(certain: Bound, stop: Bound, end: Bound) -> str:
-    """What is wrong with a walk that found every number up to ``end``, but ended elsewhere. It had no choice up to ``certain``."""
-    return (
-        f"one of the numbers {certain.next_seq} to {end.next_seq - 1} is not whole, and a discarded record has its number: "
-        f"the last one ends at position {stop.position}, not at {end.position}"
-    )
 
 
 @dataclass(slots=True)

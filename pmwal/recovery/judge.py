@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from pmwal.errors import CorruptWal
 from pmwal.format.control import Control, read_control
@@ -21,9 +22,12 @@ from pmwal.format.index import SparseIndex
 from pmwal.format.layout import HEADER, SEQ_MAX, SLOT_CLEAN, SLOT_PIPELINED, Slot, record_size
 from pmwal.format.ring import Found, Load, RingReader, Rules, Scan
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import Evidence, another_chain, certain_end, resync, search_past
+from pmwal.recovery.chain import another_chain, certain_end
 from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
+
+if TYPE_CHECKING:
+    from pmwal.recovery.evidence import Evidence
 
 _PROGRESS_STEP = 8192  # records between two progress reports
 
@@ -241,6 +245,8 @@ class _Judge:
 
     def _search(self, stop: Bound, tail: Bound, slot: Slot) -> Evidence:
         """What whole records past ``stop`` prove."""
+        from pmwal.recovery.evidence import search_past  # noqa: PLC0415 - loads numpy, which a sound log does not need
+
         limit = tail.position + self.block.capacity
         evidence = search_past(
             self.block, self.load, stop, limit, slot, lambda position: self._report(position - tail.position), self.scan
@@ -250,6 +256,8 @@ class _Judge:
         return evidence
 
     def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
+        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - loads numpy, which a sound log does not need
+
         resumed = next(resync(self.block, self.load, stop, pointer, slot, self.control.starts, self.scan), None)
         last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1
         end = pointer.position if resumed is None else resumed.position

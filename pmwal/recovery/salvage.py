@@ -8,7 +8,6 @@ from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Found, Load, RingReader, Scan
 from pmwal.records import Bound
 from pmwal.recovery.judge import Judgement
-from pmwal.recovery.rebuild import rebuild
 
 
 def salvage(load: Load, judgement: Judgement, scan: Scan | None = None) -> Iterator[Found]:
@@ -17,6 +16,8 @@ def salvage(load: Load, judgement: Judgement, scan: Scan | None = None) -> Itera
     if judgement.row.outcome != "corrupt":
         yield from _kept(block, load, judgement.tail, judgement.end)
         return
+    from pmwal.recovery.rebuild import rebuild  # noqa: PLC0415 - loads numpy, which only damage needs
+
     rebuilt = rebuild(load, judgement, scan)
     yield from _each(block, load, rebuilt.before)
     yield from _kept(block, load, rebuilt.tail, rebuilt.end)

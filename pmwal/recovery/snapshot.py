@@ -25,7 +25,7 @@ from pmwal.format.layout import HEADER, LINE, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET
 from pmwal.format.ring import Load, RingReader, Rules, Run, Scan
 from pmwal.format.scan import scan_for
 from pmwal.records import START, Bound, Progress, RecoveryReport
-from pmwal.recovery.evidence import another_chain, certain_end, resync
+from pmwal.recovery.chain import another_chain, certain_end
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
 from pmwal.recovery.verdict import Facts, Row, classify
@@ -203,6 +203,8 @@ class _Beside:
         return now if now is not None and same and now.epoch >= self.shown.epoch else None
 
     def _damaged(self, stop: Bound) -> Judgement:
+        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - loads numpy, which a sound log does not need
+
         tail, pointer = self.shown.tail, self.shown.durable
         slot = Slot(
             epoch=self.shown.epoch,

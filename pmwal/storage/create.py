@@ -18,11 +18,8 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-
-from crc32c import crc32c
 
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import (
@@ -41,6 +38,7 @@ from pmwal.format.layout import (
     initial_slot,
     slot_offset,
 )
+from pmwal.native.checksum import crc32c
 from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import open_descriptor
@@ -220,7 +218,7 @@ def _tmpfile(directory: str) -> int | None:
 
 def hidden_name(name: str) -> str:
     """A new hidden name for a file that is to become ``name``, of fixed length: ``name`` may be as long as file names can be."""
-    return f"{_hidden_prefix(name)}{secrets.token_hex(8)}"
+    return f"{_hidden_prefix(name)}{os.urandom(8).hex()}"
 
 
 def _hidden_prefix(name: str) -> str:

@@ -17,7 +17,6 @@ import ctypes
 import errno
 import mmap
 import os
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,14 +124,6 @@ class Medium:
     def assumptions(self) -> tuple[str, ...]:
         """What this file system weakens, in words."""
         return _ASSUMPTIONS.get(self.filesystem, ())
-
-
-def check_platform() -> None:
-    """``UnsupportedMedium`` if pmwal cannot run on this platform."""
-    if not sys.platform.startswith("linux") or sys.byteorder != "little":
-        raise UnsupportedMedium(f"pmwal runs on little-endian Linux, not on {sys.platform} ({sys.byteorder}-endian)")
-    if mmap.PAGESIZE != PAGE:  # the format relies on msync covering exactly its pages
-        raise UnsupportedMedium(f"pmwal needs memory pages of {PAGE} bytes; this kernel has {mmap.PAGESIZE}")
 
 
 def filesystem(fd: int) -> str:

@@ -14,11 +14,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from pmwal.format.ring import Load, data_ranges
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import drop_cache
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _PIECE = 2 * 1024 * 1024
 _AHEAD = 2  # pieces in flight; the kernel reads ahead of those
@@ -101,6 +104,8 @@ class _ReadAhead:
 @contextlib.contextmanager
 def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
     """A load for the scan of this file; where it does not work it falls back on ``otherwise``."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loads logging; most logs are read without a scan
+
     with contextlib.ExitStack() as stack:
         descriptors = []
         try:

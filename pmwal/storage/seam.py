@@ -15,7 +15,6 @@ import errno
 import mmap
 import os
 import time
-import uuid
 from functools import cache
 from pathlib import Path
 
@@ -40,6 +39,8 @@ class Seam:
 
     def new_uuid(self) -> bytes:
         """16 random bytes."""
+        import uuid  # noqa: PLC0415 - only a new log needs one
+
         return uuid.uuid4().bytes
 
     def pid(self) -> int:
@@ -124,7 +125,7 @@ class Seam:
 @cache
 def _boot_id() -> bytes:  # read once: followers ask often, and no process outlives its boot
     try:
-        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", ""))
     except (OSError, ValueError):
         return bytes(16)
 

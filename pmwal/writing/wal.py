@@ -15,9 +15,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmwal.errors import PersistError
 from pmwal.format.payload import as_integer, as_number, as_payload, as_seconds, check_kind, check_length
@@ -34,6 +32,9 @@ from pmwal.writing.space import Space
 from pmwal.writing.upkeep import Upkeep
 from pmwal.writing.wal_reads import WalReads
 from pmwal.writing.write_path import WritePath
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Wal(WalReads):

@@ -36,11 +36,15 @@ BARS: dict[str, float] = {
     "read": 1.0,
     "peers": 1.0,
     "flat append": 1.25,
-    "follow µs": 100.0,
+    "follow": 1.6,
     "follow idle %": 1.0,
     "log event": 0.08,
     "log event enqueued": 1.0,
-    "log handler ns": 1000.0,
+    "log handler ns": 500.0,
+    "event call ns": 150.0,
+    "import ms": 20.0,
+    "pmwal --version ms": 20.0,
+    "pmwal info ms": 80.0,
 }
 """All bars of the gate."""
 

@@ -31,7 +31,7 @@ BY_BRACES = "order {} filled {} @ {}"
 BY_NAME = "order {id} filled {qty} @ {px}"
 _SIZE = "64MiB"
 _WARM_UP = 0.1  # untimed calls, as a share of the timed ones
-_PIECE = 500  # calls of one logger before the turn of the other
+_PIECE = 100  # calls of one logger before the turn of the other: few of such short loops are interrupted
 
 
 class Session(NamedTuple):

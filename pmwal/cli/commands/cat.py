@@ -17,7 +17,7 @@ from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
 from pmwal.cli.inspection import judge_for_salvage
 from pmwal.cli.matching import Matches, add_grep, matches_pattern
-from pmwal.cli.options import Commands, add_command, add_path, number_option
+from pmwal.cli.parser import Commands, add_command, add_path, number_option
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pmwal.cli.exit_status import OK
-from pmwal.cli.options import Commands, add_command
+from pmwal.cli.parser import Commands, add_command
 
 _SHELLS = ("bash", "zsh")
 _FILES = ("path", "paths", "backup", "cursor_file", "file")  # arguments that take file names

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pmwal.cli.exit_status import OK
-from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_path, number_option, size_option
+from pmwal.cli.options import add_medium, size_option
+from pmwal.cli.parser import Commands, add_command, add_json, add_path, number_option
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import durability_in_words
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE

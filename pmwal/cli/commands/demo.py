@@ -16,7 +16,8 @@ from pmwal.cli.demo.location import log_location, scratch_directory
 from pmwal.cli.demo.report import Printer, summary
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.framing import as_item
-from pmwal.cli.options import Commands, add_command, add_json, add_medium, add_ordering, number_option, size_option
+from pmwal.cli.options import add_medium, add_ordering, size_option
+from pmwal.cli.parser import Commands, add_command, add_json, number_option
 from pmwal.cli.streams import StreamError
 from pmwal.cli.terminal import print_json
 from pmwal.errors import PmwalError

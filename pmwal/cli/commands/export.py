@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pmwal.cli.atomic_file import descriptor_named, replacing
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.interchange import INTERCHANGES, form_for
-from pmwal.cli.options import Commands, add_command, add_path
+from pmwal.cli.parser import Commands, add_command, add_path
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import records_in_words

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.formats.interchange import INTERCHANGES, form_for
-from pmwal.cli.options import Commands, add_command
+from pmwal.cli.parser import Commands, add_command
 from pmwal.cli.streams import Descriptor
 
 _EPILOG = """\

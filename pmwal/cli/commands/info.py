@@ -10,7 +10,7 @@ from typing import Any
 from pmwal.cli.exit_status import CORRUPT, OK, UNREADABLE
 from pmwal.cli.formats.printing import printable
 from pmwal.cli.inspection import end_offset
-from pmwal.cli.options import Commands, add_command, add_json, add_path
+from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.times import local_text, utc_text

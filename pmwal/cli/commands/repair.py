@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.options import Commands, add_command, add_json, add_path
+from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import numbers_in_words, records_in_words
 from pmwal.repair import RepairReport, repair

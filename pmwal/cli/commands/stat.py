@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pmwal.cli.exit_status import OK
-from pmwal.cli.options import Commands, add_command, add_json, add_path
+from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import numbers_in_words, writer_in_words

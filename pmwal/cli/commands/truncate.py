@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pmwal.cli.exit_status import OK
-from pmwal.cli.options import Commands, add_command, add_json, add_path, number_option
+from pmwal.cli.parser import Commands, add_command, add_json, add_path, number_option
 from pmwal.cli.terminal import print_json
 from pmwal.cli.wording import records_in_words
 from pmwal.format.layout import SEQ_MAX

@@ -7,7 +7,7 @@ from typing import Any
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
 from pmwal.cli.inspection import end_offset, judge_log
-from pmwal.cli.options import Commands, add_command, add_json
+from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words

@@ -12,7 +12,7 @@ import sys
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.formats.framing import read_items, read_lines
-from pmwal.cli.options import Commands, add_command
+from pmwal.cli.parser import Commands, add_command
 from pmwal.opening.options import COMMIT_POLICIES, check_commit
 
 _EPILOG = """\

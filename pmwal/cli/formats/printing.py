@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from pmwal.cli.formats.framing import as_item
-from pmwal.cli.options import Parser
+from pmwal.cli.parser import Parser
 from pmwal.cli.times import local_text, utc_text
 from pmwal.records import Record
 

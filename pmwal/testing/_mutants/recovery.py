@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from crc32c import crc32c
-
 from pmwal.format import control, layout, ring
 from pmwal.format.layout import Slot
 from pmwal.format.ring import Found, RingReader
+from pmwal.native.checksum import crc32c
 from pmwal.opening import takeover
 from pmwal.records import Bound
 from pmwal.recovery.evidence import Evidence

@@ -94,7 +94,7 @@ def slots_forgotten() -> list[Patch]:
 
 def oldest_slot_believed() -> list[Patch]:
     """Believe the oldest slot that is whole."""
-    return [Patch(control, "_newest_agreed", lambda generations, block: int(generations.min()))]
+    return [Patch(control, "_newest_agreed", lambda generations, block: min(generations))]
 
 
 def superblock_left() -> list[Patch]:

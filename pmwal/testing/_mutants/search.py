@@ -1,6 +1,6 @@
 """Broken searches past the end: look-alikes count, or records are overlooked.
 
-Patches ``whole_records`` and ``search_past`` in ``pmwal.recovery.evidence`` and ``pmwal.recovery.judge``.
+Patches ``whole_records`` and ``search_past`` in ``pmwal.recovery.evidence``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from pmwal.format.layout import PAGE, RECORD
 from pmwal.format.ring import RingReader
-from pmwal.recovery import evidence, judge
+from pmwal.recovery import evidence
 from pmwal.recovery.evidence import Evidence
 from pmwal.recovery.search import Records
 from pmwal.testing._mutants.seam import Patch, shipped
@@ -72,7 +72,7 @@ def _dtype() -> Any:
 
 def budget_decides() -> list[Patch]:
     """Call a log damaged when the headers past its end declare more bytes than a search should read."""
-    original = shipped(judge, "search_past")
+    original = shipped(evidence, "search_past")
 
     def search_past(block: Any, load: Any, stop: Any, limit: int, *args: Any) -> Evidence:
         reader, left = RingReader(block, load), 4 * block.capacity
@@ -83,4 +83,4 @@ def budget_decides() -> list[Patch]:
         found: Evidence = original(block, load, stop, limit, *args)
         return found if left >= 0 else replace(found, acknowledged="too much looks like records", position=stop.position)
 
-    return [Patch(judge, "search_past", search_past)]
+    return [Patch(evidence, "search_past", search_past)]

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 
 from benchmark.checks.delivery import follow
 from benchmark.checks.disk import beside_computing, disk_append, disk_extend, tasks, threads
+from benchmark.checks.events import event_calls
 from benchmark.checks.memory import append_memory, arrays, dax, extend_memory, flat_append
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
+from benchmark.checks.startup import command_line, import_package
 from benchmark.context import Context
 from benchmark.floors import FloorsUnavailable
 from benchmark.gate import Row, broken, skipped
@@ -40,6 +42,9 @@ CHECKS: dict[str, Check] = {
     "flat append": flat_append,
     "follow": follow,
     "log calls": log_calls,
+    "event calls": event_calls,
+    "import": import_package,
+    "command line": command_line,
 }
 """Name -> check, in the order in which they run."""
 

@@ -1,0 +1,81 @@
+"""Parsers: what every command needs to describe itself. It imports nothing of the library, so ``pmwal --version`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeAlias
+
+from pmwal.cli.exit_status import USAGE
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+_TAKES_TIME = ("--since", "--until", "-S", "-U")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose usage errors end with status 64."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report a usage error and exit."""
+        self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and epilogs, and lists commands like options: one line each, no heading."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            return "".join(map(self._format_action, action._get_subactions()))
+        return super()._format_action(action)
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str, epilog: str
+) -> Parser:
+    """A parser for one command; ``run`` gets the parsed arguments."""
+    parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=HelpFormatter)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def add_path(parser: argparse.ArgumentParser, meaning: str = "the log file") -> None:
+    """The argument ``PATH``."""
+    parser.add_argument("path", metavar="PATH", help=meaning)
+
+
+def add_json(parser: argparse.ArgumentParser, meaning: str = "print JSON, for scripts") -> None:
+    """The option ``--json``."""
+    parser.add_argument("--json", action="store_true", help=meaning)
+
+
+def number_option(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: whole numbers within bounds."""
+
+    def number(text: str) -> int:
+        limits = f"a whole number from {low}" + ("" if high is None else f" to {high}")
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {limits}") from None
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return value
+
+    return number
+
+
+def join_relative(arguments: Sequence[str]) -> list[str]:
+    """``--since -10min`` as ``--since=-10min``: otherwise argparse takes the time for an option.
+
+    >>> join_relative(["cat", "--since", "-10min", "app.wal"])
+    ['cat', '--since=-10min', 'app.wal']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in _TAKES_TIME and re.match(r"-\s*[0-9]", argument):
+            joined[-1] += argument if len(joined[-1]) == 2 else f"={argument}"
+        else:
+            joined.append(argument)
+    return joined

@@ -1,0 +1,18 @@
+"""Whether pmwal can run here at all. This module and ``pmwal.errors`` can be imported on every platform."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pmwal.errors import UnsupportedMedium
+from pmwal.format.layout import PAGE
+
+
+def check_platform() -> None:
+    """``UnsupportedMedium`` if pmwal cannot run on this platform."""
+    if not sys.platform.startswith("linux") or sys.byteorder != "little":
+        raise UnsupportedMedium(f"pmwal runs on little-endian Linux, not on {sys.platform} ({sys.byteorder}-endian)")
+    size = os.sysconf("SC_PAGESIZE")
+    if size != PAGE:  # the format relies on msync covering exactly its pages
+        raise UnsupportedMedium(f"pmwal needs memory pages of {PAGE} bytes; this kernel has {size}")

@@ -1,0 +1,46 @@
+"""Check of an event that is stored as a record of 128 bytes, with an append of as many bytes for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
+from typing import Any
+
+import pmwal
+from benchmark.context import Context
+from benchmark.gate import BARS, Row, absolute
+from benchmark.stats import median
+from benchmark.workloads import PAYLOAD
+from pmwal import events
+
+_PIECE = 100  # calls of one kind before the turn of the other: few of such short loops are interrupted
+
+
+def event_calls(context: Context) -> Iterator[Row]:
+    """The call of an event with one argument, as a loop, on memory."""
+    path = context.memory_dir / "events.wal"
+    with pmwal.open(path, "x", size=context.scale.small_ring, commit="manual", on_full="overwrite") as wal:
+        event = events.Logger(wal).event("{}")
+        text = "x" * (len(PAYLOAD) - len(_stored(wal, event, "")))
+        text = text[: len(text) - (len(_stored(wal, event, text)) - len(PAYLOAD))]
+        assert len(_stored(wal, event, text)) == len(PAYLOAD)
+        loops: list[tuple[float, float]] = []
+        for _ in range(max(1, context.scale.memory_calls // _PIECE)):
+            loops.append((_mean(wal.append, PAYLOAD), _mean(event, text)))
+    path.unlink()
+    append, call = (median([loop[side] for loop in loops]) for side in (0, 1))
+    what = f"event(text), a record of {len(PAYLOAD)} B, tmpfs, median of {len(loops)} loops"
+    note = f"an append of {len(PAYLOAD)} B, in turns: {append:.0f} ns"
+    yield absolute("event calls", what, call, "ns", "at most", BARS["event call ns"], note)
+
+
+def _stored(wal: pmwal.Wal, event: Callable[[str], int], text: str) -> bytes:
+    return wal[event(text)].data
+
+
+def _mean(call: Callable[[Any], object], argument: object) -> float:
+    """Nanoseconds for each call of a loop."""
+    begin = perf_counter_ns()
+    for _ in range(_PIECE):
+        call(argument)
+    return (perf_counter_ns() - begin) / _PIECE
