@@ -283,7 +283,7 @@ class Reader(ArrayReader):
             living = self._liveness.writer()
             # The view comes after the check: a writer that is gone by then has stored nothing since.
             view = (self._view_of_writer() if living is not None else None) or self._view()
-            if first >= view.end.next_seq and living is None and known.met and self._judge().report.outcome == "clean":
+            if first >= view.end.next_seq and living is None and known.met and self._ended_before(first):
                 self._check_place(place, view)
                 return None
             if living is not None:
@@ -292,6 +292,11 @@ class Reader(ArrayReader):
             return self._walk(view, *self._begin(view, first, None, place), place)
         self._check_place(place, view)
         return iter(())
+
+    def _ended_before(self, seq: int) -> bool:
+        """Whether the log was closed without a record of this number: since the last look another writer may have come and gone."""
+        judgement = self._judge()
+        return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
 
     def _poll_native(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """Fast path: the same writer's new records of the same epoch, right after the last one, in one C call. None if there are
