@@ -191,12 +191,14 @@ class Reader(ArrayReader):
     # -- reading
 
     def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``. The end is fixed at the call.
+        """The records from number ``start`` up to, not including, ``stop``, as the log is at the call.
 
-        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before ``first_seq``;
-        for a cursor whose record was rolled back or replaced, or was truncated together with the next one; for records that are
-        overwritten while they are read; and if the record before ``start`` that it delivered was rolled back. Raises
-        ``CorruptWal`` for damage and ``ValueError`` for text that is no cursor.
+        Those that are truncated or rolled back during the read are still returned, until their space is used again; the next
+        read, or the next look of a follow, notices the rollback. A ``start`` that is a ``Record.cursor`` means "after that
+        record". Raises ``Overrun`` for a ``start`` before ``first_seq``; for a cursor whose record was rolled back or replaced,
+        or was truncated together with the next one; for records that are overwritten while they are read; and if the record
+        before ``start`` that it delivered was rolled back. Raises ``CorruptWal`` for damage and ``ValueError`` for text that is
+        no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
