@@ -107,9 +107,9 @@ class RecordTooLarge(PmwalError, ValueError):
 class CorruptWal(PmwalError):
     """Acknowledged records are missing or damaged. The file was not changed.
 
-    ``first_seq`` to ``last_seq`` are the sequence numbers of the lost records (None if unknown), ``start`` and ``end`` the byte
-    range of the damage in the file, ``reason`` what was found. ``pmwal.open(path, "r", recover="salvage")`` reads every whole
-    record; ``pmwal repair`` makes the log usable again.
+    ``first_seq`` to ``last_seq`` are the sequence numbers of the lost records, at least (None if unknown), ``start`` and ``end``
+    the byte range of the damage in the file, ``reason`` what was found. ``pmwal.open(path, "r", recover="salvage")`` reads every
+    whole record; ``pmwal repair`` makes the log usable again.
 
     >>> import pmwal
     >>> error = pmwal.CorruptWal("damaged", first_seq=7, last_seq=7, start=139264, end=139328, reason="checksum")

@@ -81,13 +81,14 @@ class RecoveryReport:
 
     - ``outcome``: ``"created"``, ``"clean"``, ``"recovered"`` or ``"corrupt"``; ``case``: the row of docs/recovery.md.
     - ``epoch``: of the newest slot; ``first_seq`` to ``last_seq``: the ``records`` that are kept.
-    - ``kept_past_pointer``: whole records that are kept although they lie past the commit pointer.
+    - ``kept_past_pointer``: whole records that are kept although they end past the commit pointer and every durable mark, so
+      that nothing in the log says that they were durable.
     - ``dropped_records``, ``dropped_bytes``: unfinished writes past the end. None of them was acknowledged, unless
-      ``maybe_acknowledged``: after an unclean end of a pipelined log, damage to the writes of the last two barriers cannot be
-      distinguished from a torn tail.
+      ``maybe_acknowledged``: after an unclean end of a pipelined log, damage to the last records cannot be distinguished from a
+      torn tail: mostly to what the last two barriers wrote, at most to all since the newest slot (1 MiB).
     - ``slots_lost``, ``superblocks_lost``: damaged copies for which a whole one was used.
     - ``reason``: what was found, in words; ``damage``: its byte range in the file; ``lost_first_seq`` to ``lost_last_seq``: the
-      sequence numbers that are lost.
+      sequence numbers that are lost, at least: what was stored after the last record that anything whole names may be lost, too.
     - ``bytes_scanned``, ``seconds``: what it cost.
     - ``unreadable``: byte ranges of the file that could not be read, which salvage and repair go around.
     - ``live``: a writer was running. Then only what was durable, and stayed in the log meanwhile, was judged. ``judged``: where

@@ -48,8 +48,9 @@ class RepairReport:
 
     ``before`` and ``after`` are the verdicts. ``kept_records``: how many are in the repaired log. ``lost_records``: how many whole
     ones the damage separates from these, and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence
-    numbers that are gone. ``actions``: the steps, in words. ``doubtful_records``: how many of the kept ones may have been
-    truncated or rolled back before, because the slots that would say so are lost; 0 if all kept ones belong to the log.
+    numbers that are gone, at least: of records stored after the last one that anything whole names, nothing is known. ``actions``:
+    the steps, in words. ``doubtful_records``: how many of the kept ones may have been truncated or rolled back before, because
+    the slots that would say so are lost; 0 if all kept ones belong to the log.
     ``unreadable``: byte ranges of the damaged file that could not be read.
     """
 

@@ -22,8 +22,9 @@ from commands import (
     make_torn,
     make_torn_slot,
 )
-from pmwal.format.layout import SECTOR
-from support import file_offset, flip, open_small, overwrite, place_of, superblock
+from pmwal.format.layout import LIVE_WRITER_OFFSET, SECTOR
+from pmwal.storage.mapping import Mapping
+from support import file_offset, flip, kill, open_small, overwrite, place_of, superblock
 from surgery import newest_slot
 
 
@@ -128,6 +129,57 @@ def test_copy_of_a_log_in_use_has_no_writer(cli: Cli, shm_dir: Path) -> None:
         assert not cli("info", "--json", copy).json["writer"]["alive"]
         assert "of the file that this is a copy of" in cli("info", copy).text
         assert cli("verify", copy).text.startswith(f"{copy}: not closed, nothing torn: 1 record, 1")
+
+
+@pytest.mark.parametrize("page", [b"\xff" * 64, b"no live page, but some of a text " * 2], ids=["ones", "text"])
+def test_info_takes_no_writer_from_a_damaged_live_page(cli: Cli, shm_dir: Path, page: bytes) -> None:
+    """Garbage was taken for the id of a process, of the file that this one is a copy of."""
+    path = make_log(shm_dir / "a.wal")
+    assert cli("info", "--json", path).json["live_page_valid"]
+    overwrite(path, LIVE_WRITER_OFFSET, page[:64])
+    value = cli("info", "--json", path).json
+    assert (value["writer"], value["live_page_valid"], value["status"]) == (None, False, 0)
+    assert "the live page is not valid" in cli("info", path).text
+
+
+def test_lost_numbers_are_the_least(cli: Cli, shm_dir: Path) -> None:
+    """A ring of zeros: the pointer names record 9, and nothing names the ones that a pipelined log had acknowledged after it."""
+    path = shm_dir / "a.wal"
+    wal = open_small(path, ordering="pipelined")
+    wal.extend([b"x"] * 9)
+    wal.commit()
+    wal.append(b"acknowledged")
+    kill(wal)
+    block = superblock(path)
+    overwrite(path, block.ring_offset, bytes(block.capacity))
+    assert "at least records 1 to 9 lost" in cli("verify", path).text
+    assert "at least records 1 to 9 lost" in cli("cat", path).err
+    assert "lost: records 1 to 9, at least" in cli("repair", path).text
+
+
+def test_error_of_a_shortened_file_has_its_path(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is shortened after it was opened."""
+    path = make_log(shm_dir / "a.wal")
+    load = Mapping.load
+
+    def shortened(self: Mapping, offset: int, length: int) -> bytes:
+        os.truncate(path, 0)
+        return load(self, offset, length)
+
+    monkeypatch.setattr(Mapping, "load", shortened)
+    ran = cli("cat", path)
+    assert (ran.status, ran.err) == (3, f"pmwal: {path}: the file was shortened to 0 bytes while it was mapped\n")
+
+
+def test_salvage_is_imported_into_a_new_log(cli: Cli, shm_dir: Path) -> None:
+    """As the help of repair shows: records after the damage get new numbers, and keep kind, time and payload."""
+    path, other = damage_record(make_log(shm_dir / "a.wal"), 4), shm_dir / "b.wal"
+    ran = cli("cat", "--salvage", "-o", "json", path)
+    assert ran.status == 2
+    assert cli("import", other, stdin=ran.out).status == 0
+    with pmwal.open(path, "r", recover="salvage") as damaged, pmwal.open(other, "r") as salvaged:
+        assert [(record.kind, record.data) for record in damaged] == [(record.kind, record.data) for record in salvaged]
+        assert len(salvaged) == 9
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "cat"])

@@ -120,6 +120,9 @@ def test_cat_reports_truncated_records(cli: Cli, shm_dir: Path) -> None:
     ran = cli("cat", path, "--from", 3)
     assert (ran.status, len(ran.lines)) == (0, 3)
     assert "records 3 to 7 no longer in the log" in ran.err
+    ran = cli("cat", path, "--from", 1, "--to", 3)
+    assert (ran.status, ran.lines) == (0, [])
+    assert ": records 1 to 3 no longer in the log" in ran.err
 
 
 def test_cat_refuses_a_corrupt_log_with_advice(cli: Cli, shm_dir: Path) -> None:

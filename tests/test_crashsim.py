@@ -33,6 +33,7 @@ from pmwal.testing._simulator.model import Expectation, Found, Model
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
 from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Session, Setting
+from pmwal.testing._simulator.succession import explore_succession
 from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
 from pmwal.testing.power_cut import WORD, digest_of
@@ -354,6 +355,18 @@ def test_repairs_readers_and_surroundings_of_a_history_hold(
     monkeypatch.setenv("PMWAL_ENGINE", engine_name)
     for names in ("append_pending commit append_small", "extend rollback truncate append_large", "append_pending overwrite"):
         explore(shm_dir, History(setting, tuple(names.split()), 1))
+
+
+@pytest.mark.parametrize("engine_name", ["native", "python"])
+@pytest.mark.parametrize("setting", [SETTINGS[0], SETTINGS[1]], ids=lambda setting: "-".join(setting[:3]))
+def test_readers_are_not_misled_between_two_writers(
+    setting: Setting, engine_name: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's `tail -f` printed a record twice, and reported a rollback: a verdict had begun before the second writer opened."""
+    monkeypatch.setenv("PMWAL_ENGINE", engine_name)
+    looks = explore_succession(shm_dir, History(setting, (), len(engine_name)))
+    print(f"{looks} looks")
+    assert looks > 1000
 
 
 def told(engine_name: str, failure: Failure) -> str:

@@ -17,6 +17,36 @@ from support import superblock as superblock_of
 
 pytestmark = pytest.mark.both_engines
 
+# -- what goes during a read
+
+
+def test_read_returns_what_is_truncated_meanwhile_and_still_in_place(path: Path) -> None:
+    """The end is fixed at the call; a truncate does not change the bytes."""
+    with open_small(path) as wal:
+        wal.extend([b"x" * 100] * 20)
+        records = wal.read()
+        assert next(records).seq == 1
+        wal.truncate(before=20)
+        assert [record.seq for record in records] == list(range(2, 21))
+        with pytest.raises(pmwal.Overrun):
+            wal.read(19)
+
+
+def test_reader_returns_what_is_rolled_back_meanwhile_and_then_says_so(path: Path) -> None:
+    """The writer's own read notices at once, because it looks at its epoch for each record."""
+    with open_small(path) as wal, pmwal.open(path, "r") as reader:
+        wal.extend([b"x"] * 6)
+        own, others = wal.read(), reader.read()
+        assert (next(own).seq, next(others).seq) == (1, 1)
+        wal.rollback(after=3)
+        with pytest.raises(pmwal.Overrun, match="rolled back"):
+            list(own)
+        assert [record.seq for record in others] == [2, 3, 4, 5, 6]
+        wal.extend([b"other"] * 6)
+        with pytest.raises(pmwal.Overrun, match="rolled back"):
+            list(reader.read(7))
+
+
 # -- truncate and rollback
 
 

@@ -164,6 +164,37 @@ def test_watch_on_a_pipe_prints_a_line_per_sample(cli: Cli, shm_dir: Path, monke
                 assert all("records/s" in line for line in ran.lines)
 
 
+@pytest.mark.parametrize("gap", ["renamed", "truncated", "foreign"])
+def test_watch_continues_with_the_next_log_of_the_name(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
+    """A rotation leaves a gap in which the path leads to no log."""
+    path, other = shm_dir / "log", shm_dir / "other"
+    actions = {
+        "renamed": lambda: path.rename(shm_dir / "log.1"),
+        "truncated": lambda: os.truncate(path, 0),
+        "foreign": lambda: path.write_bytes(bytes(10000)),
+    }
+    for arguments in ((), ("--json",)):
+        make(path)
+        make(other, 3)
+        between_looks(monkeypatch, actions[gap], lambda: other.replace(path))
+        ran = cli("stat", path, "--watch", *arguments)
+        assert (ran.status, ran.err, len(ran.lines)) == (130, "", 2)
+        if arguments:
+            without, with_one = map(json.loads, ran.lines)
+            assert (without["path"], without["bounds"], without["writer"]) == (str(path), None, None)
+            assert without["error"]
+            assert ("error" in with_one, with_one["bounds"]["last_seq"]) == (False, 3)
+        else:
+            assert "; no log: " in ran.lines[0]
+            assert "records 1 to 3" in ran.lines[1]
+        path.unlink()
+
+
+def test_watch_of_no_log_is_status_3(cli: Cli, shm_dir: Path) -> None:
+    """Only a gap is waited for: a wrong path is an error at once."""
+    assert cli("stat", shm_dir / "none", "--watch").status == 3
+
+
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_watch_on_a_terminal_stays_in_place(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     """The first page is drawn at once, each later one over the last; a dumb terminal gets lines."""

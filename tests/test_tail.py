@@ -278,6 +278,29 @@ def test_follow_finds_the_log_that_took_the_name(shm_dir: Path, started: Start) 
     assert complaints(process) == f"pmwal: {path}: another log has this name now; continuing with its record 1\n"
 
 
+@pytest.mark.parametrize("again", ["replaced", "written over"])
+def test_follow_of_a_truncated_file_waits_for_the_next_log(shm_dir: Path, started: Start, again: str) -> None:
+    """The message has the path. A log that then has the name, in a new file or in this one, is followed."""
+    path, other = make(shm_dir / "log"), shm_dir / "other"
+    process = started("tail", "-f", "-n", 1, "-o", "raw", path)
+    assert hear(process) == b"line 20\n"
+    os.truncate(path, 0)
+    assert process.stderr is not None
+    said = process.stderr.readline().decode()
+    assert said.startswith(f"pmwal: {path}: the file was shortened to 0 bytes")
+    assert said.endswith("; waiting for another log with this name\n")
+    with another_log(other) as wal:
+        wal.extend([b"new 1", b"new 2"])
+    if again == "replaced":
+        os.replace(other, path)
+    else:
+        shutil.copyfile(other, path)
+    assert [hear(process) for _ in range(2)] == [b"new 1\n", b"new 2\n"]
+    process.send_signal(signal.SIGINT)
+    assert complaints(process) == f"pmwal: {path}: another log has this name now; continuing with its record 1\n"
+    assert process.wait() == 130
+
+
 def test_follow_of_an_empty_log_that_took_the_name_waits_for_its_first_record(shm_dir: Path, started: Start) -> None:
     """What was printed of the log before is not looked for in the new one."""
     path, other, cursor = make(shm_dir / "log"), shm_dir / "other", shm_dir / "cursor"

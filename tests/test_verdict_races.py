@@ -10,6 +10,7 @@ import pytest
 
 import pmwal
 from pmwal.format.ring import Load
+from pmwal.reading.reader import Reader
 from pmwal.recovery import snapshot
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import Identity
@@ -135,6 +136,46 @@ def test_writers_that_come_and_go_all_the_time_are_no_damage(path: Path, monkeyp
     assert "came and went" in report.reason
     monkeypatch.undo()
     writers[0].close()
+
+
+def test_verdict_that_never_settles_has_nothing_past_the_pointer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a writer stored and did not commit may be a new one's: no recovery has kept it."""
+    pmwal.open(path, size="64KiB").close()
+    durable, load = dict[int, int](), Mapping.load
+    ring_offset = superblock(path).ring_offset
+
+    def overtaken(self: Mapping, offset: int, length: int) -> bytes:
+        if self._map is None and offset >= ring_offset:
+            wal = pmwal.open(path, commit="manual")
+            durable[wal._engine.state.epoch] = wal.append(b"not committed") - 1
+            kill(wal)
+        return load(self, offset, length)
+
+    monkeypatch.setattr(Mapping, "load", overtaken)
+    report = pmwal.verify(path)
+    assert "came and went" in report.reason
+    assert (report.last_seq, report.records, report.kept_past_pointer) == (durable[report.epoch],) * 2 + (0,)
+    monkeypatch.undo()
+    assert pmwal.verify(path).last_seq == max(durable.values()) + 1
+
+
+def test_follow_that_a_whole_writer_overtakes_has_its_records(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is killed; the next one opens, appends and closes between the follower's view and its look for a clean end."""
+    wal = pmwal.open(path, size="64KiB")
+    wal.append(b"one")
+    with pmwal.open(path, "r") as reader:
+        following, ended = reader.follow(timeout=60), Reader._ended_before
+        assert next(following).data == b"one"
+        kill(wal)
+
+        def overtaken(self: Reader, seq: int) -> bool:
+            monkeypatch.undo()
+            with pmwal.open(path) as wal:
+                wal.append(b"two")
+            return ended(self, seq)
+
+        monkeypatch.setattr(Reader, "_ended_before", overtaken)
+        assert [record.data for record in following] == [b"two"]
 
 
 @pytest.mark.parametrize("laps", ["each load", "the first"])

@@ -142,7 +142,7 @@ def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
 
     words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
     if error.first_seq is not None:
-        words.append(f"{numbers_in_words(error.first_seq, error.last_seq)} lost")
+        words.append(f"at least {numbers_in_words(error.first_seq, error.last_seq)} lost")
     if error.start is not None:
         words.append(f"file offsets {error.start} to {error.end}")
     name = path or "PATH"
@@ -153,7 +153,7 @@ def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
 def _os_error_in_words(error: OSError, path: str | None) -> str:
     reason = error.strerror or str(error)
     if isinstance(error, PersistError):
-        return reason
+        return reason if path is None or reason.startswith(f"{path}: ") else f"{path}: {reason}"
     name = error.filename
     if not isinstance(name, str) or name.startswith("/proc/self/fd/"):
         name = path

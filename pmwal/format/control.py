@@ -1,4 +1,4 @@
-"""The control region: which slot is the commit pointer, and which are missing. Pure: bytes in, facts out.
+"""The control region: which slot has the commit pointer, and which are missing. Pure: bytes in, facts out.
 
 Invariants
 ----------
@@ -49,10 +49,10 @@ assert Slot._fields == tuple(_NAMES[1:-1])
 class Control:
     """What the control region says.
 
-    ``newest`` is the valid slot with the highest generation, the commit pointer. ``lost_slots`` are the indexes of slots that are
-    not valid, or not of the generation that ``newest`` calls for. ``impossible`` says what is contradictory in a slot with a
-    right checksum. ``epoch_max`` is the greatest epoch in a valid slot. ``starts``: the epochs that the slots still name, as
-    ``pack_starts`` packs them.
+    ``newest`` is the valid slot with the highest generation; it has the commit pointer. ``lost_slots`` are the indexes of slots
+    that are not valid, or not of the generation that ``newest`` calls for. ``impossible`` says what is contradictory in a slot
+    with a right checksum. ``epoch_max`` is the greatest epoch in a valid slot. ``starts``: the epochs that the slots still
+    name, as ``pack_starts`` packs them.
     """
 
     newest: Slot | None
@@ -168,7 +168,7 @@ def _lost(rows: Sequence[_Row | None], newest: int, block: Superblock) -> Iterat
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """The commit pointer of a control region that may be damaged.
+    """The newest slot of a control region that may be damaged.
 
     ``certain``: its tail and epoch are those of the newest slot ever written, even if that one is lost. ``epochs``: each
     (epoch, first sequence number) that the slots which agree with it name.

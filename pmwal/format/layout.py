@@ -123,7 +123,7 @@ SLOT = Structure(
     "commit slot",
     Field("crc", "I", "CRC32C over (uuid, slot index) and all bytes after this field"),
     Field("epoch", "I", "the epoch of the records from epoch_first_seq on"),
-    Field("generation", "Q", "+1 for each slot; the valid slot with the highest one is the commit pointer"),
+    Field("generation", "Q", "+1 for each slot; the valid slot with the highest one has the commit pointer"),
     Field("epoch_first_seq", "Q", "the first sequence number of that epoch"),
     Field("commit_position", "Q", "every record before it is durable"),
     Field("commit_seq", "Q", "number of the last record before commit_position"),

@@ -37,7 +37,7 @@
 struct slot {
     uint32_t crc; /* CRC32C over (uuid, slot index) and all bytes after this field */
     uint32_t epoch; /* the epoch of the records from epoch_first_seq on */
-    uint64_t generation; /* +1 for each slot; the valid slot with the highest one is the commit pointer */
+    uint64_t generation; /* +1 for each slot; the valid slot with the highest one has the commit pointer */
     uint64_t epoch_first_seq; /* the first sequence number of that epoch */
     uint64_t commit_position; /* every record before it is durable */
     uint64_t commit_seq; /* number of the last record before commit_position */

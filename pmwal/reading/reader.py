@@ -196,12 +196,14 @@ class Reader(ArrayReader):
     # -- reading
 
     def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records from number ``start`` up to, not including, ``stop``. The end is fixed at the call.
+        """The records from number ``start`` up to, not including, ``stop``, as the log is at the call.
 
-        A ``start`` that is a ``Record.cursor`` means "after that record". Raises ``Overrun`` for a ``start`` before ``first_seq``;
-        for a cursor whose record was rolled back or replaced, or was truncated together with the next one; for records that are
-        overwritten while they are read; and if the record before ``start`` that it delivered was rolled back. Raises
-        ``CorruptWal`` for damage and ``ValueError`` for text that is no cursor.
+        Those that are truncated or rolled back during the read are still returned, until their space is used again; the next
+        read, or the next look of a follow, notices the rollback. A ``start`` that is a ``Record.cursor`` means "after that
+        record". Raises ``Overrun`` for a ``start`` before ``first_seq``; for a cursor whose record was rolled back or replaced,
+        or was truncated together with the next one; for records that are overwritten while they are read; and if the record
+        before ``start`` that it delivered was rolled back. Raises ``CorruptWal`` for damage and ``ValueError`` for text that is
+        no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -293,7 +295,7 @@ class Reader(ArrayReader):
             living = self._liveness.writer()
             # The view comes after the check: a writer that is gone by then has stored nothing since.
             view = (self._view_of_writer() if living is not None else None) or self._view()
-            if first >= view.end.next_seq and living is None and known.met and self._judge().report.outcome == "clean":
+            if first >= view.end.next_seq and living is None and known.met and self._ended_before(first):
                 self._check_place(place, view)
                 return None
             if living is not None:
@@ -302,6 +304,11 @@ class Reader(ArrayReader):
             return self._walk(view, *self._begin(view, first, None, place), place)
         self._check_place(place, view)
         return iter(())
+
+    def _ended_before(self, seq: int) -> bool:
+        """Whether the log was closed without a record of this number: since the last look another writer may have come and gone."""
+        judgement = self._judge()
+        return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
 
     def _prepare(self, known: _KnownWriter, place: Place, first: int) -> Look | None:
         """A look for the same writer's new records of the same epoch, right after the last one, in one C call. None if there is no

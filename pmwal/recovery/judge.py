@@ -83,7 +83,7 @@ class _Judge:
         self.ring = RingReader(self.block, load, scan=scan)
         self.searched = 0  # bytes that the search past the end read
         self.index = SparseIndex()
-        self.mark = 0  # the highest in-band commit pointer (``durable``) among the records reached
+        self.mark = 0  # the highest durable mark (``durable``) among the records reached
         self.epoch_met = 0  # the greatest epoch of a whole record
 
     def run(self) -> Judgement:
@@ -328,7 +328,7 @@ class _Judge:
         return Judgement(self.identity, self.control, row, report, tail, end, epoch_max, self.index.entries)
 
     def _count_past(self, pointer: int, end: Bound) -> int:
-        """How many kept records end past the commit pointer, which is the slot's or the highest mark."""
+        """How many kept records end past ``pointer``: the commit pointer, or the highest durable mark if that is further."""
         starts = self.index.entries
         if end.position <= pointer or not starts:
             return 0

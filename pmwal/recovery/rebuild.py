@@ -3,7 +3,7 @@
 Invariants
 ----------
 - Where a slot can be believed and its records are whole up to its pointer, the judge decides as if no other slot were lost.
-- Elsewhere the kept run is the one around the in-band commit pointer of the greatest epoch: ``durable`` of its records says how far
+- Elsewhere the kept run is the one around the highest durable mark of the greatest epoch: ``durable`` of its records says how far
   the log was durable, and so in order.
 - What a rollback or a recovery discarded is recognised by what was stored later. When an epoch began at position p with number n,
   every older record that was kept ended at or before p and had a lower number. Each record of the epoch says ``durable`` >= p and
@@ -106,7 +106,7 @@ def _chosen(
 
 
 class _Remains(NamedTuple):
-    """The whole records that were live, in order of their numbers; the commit pointer, and the epoch that it is of.
+    """The whole records that were live, in order of their numbers; the highest durable mark, and the epoch that it is of.
 
     ``start``: where the next record goes if there are none. ``begun``: whole records past the pointer that form no whole batch: a
     crash leaves such, and only where no slot can be believed they may have been more than begun.
@@ -211,7 +211,7 @@ def _run_from(tail: Bound, live: _Records, block: Superblock) -> Bound:
 
 
 def _run_at_mark(remains: _Remains, block: Superblock) -> tuple[Bound, Bound]:
-    """The unbroken run around the commit pointer; else the first one after it that has records of the greatest epoch."""
+    """The unbroken run around the highest durable mark; else the first one after it that has records of the greatest epoch."""
     live, mark, epoch, start = remains.live, remains.mark, remains.epoch, remains.start
     if not len(live):
         return start, start

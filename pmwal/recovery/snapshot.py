@@ -2,16 +2,16 @@
 
 Invariants
 ----------
-- Without a living writer the log is judged as recovery would. That verdict is final if it is not corrupt, because the judge checks
-  every record in a private copy of its bytes; or if nothing that a writer stores before it reuses space, the slots and the live
-  page, has changed since the judge began.
+- Without a living writer the log is judged as recovery would. That verdict is final if afterwards there is still no writer, and
+  neither the slots nor the live page have changed, both of which a writer stores to before it stores a record. Otherwise what lies
+  past the commit pointer may be a new writer's, not durable yet and not kept.
 - Beside a living writer only the records that it shows as durable are judged, once, from the tail on. A record that is not whole
   is damage only if it lay between tail and durable end, in one epoch of one open, before it was read and afterwards. A writer
   shows a new tail and a new epoch before it stores into the space that they free; so anything else is the writer's doing, and the
   judge continues where the log begins by then. What lies past the durable end is the writer's, and no evidence of anything.
 - Every step of that pass is past the one before, and its end is fixed when it begins: it ends however fast the writer is.
-- When a writer came or went meanwhile the verdict is begun again, ``_TRIES`` times at most. After that, what was judged whole is
-  all that is reported.
+- When a writer came or went meanwhile the verdict is begun again, ``_TRIES`` times at most. After that, what was judged whole, up
+  to the commit pointer, is all that is reported.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def judge_beside(
         writer = liveness.writer()
         if writer is None:
             judgement = judge(mapping.load, identity, progress, scan)
-            if judgement.row.outcome != "corrupt":
-                return judgement
-            if liveness.writer() is None and _traces(mapping.load, identity.block) == before:
+            if _is_undisturbed(mapping, identity, liveness, before):
                 return judgement
         else:
             beside = _Beside(mapping, identity, liveness, writer, scan, progress)
@@ -58,6 +56,11 @@ def judge_beside(
             if beside.final:
                 return judgement
     return _without_verdict(judgement)
+
+
+def _is_undisturbed(mapping: Mapping, identity: Identity, liveness: Liveness, before: bytes) -> bool:
+    """Whether no writer has come since these traces were loaded, nor come and gone."""
+    return liveness.writer() is None and _traces(mapping.load, identity.block) == before
 
 
 def shown_bounds(load: Load, block: Superblock, scan: Scan | None, *, doubted: bool = False) -> LiveBounds | None:
@@ -95,20 +98,31 @@ def _traces(load: Load, block: Superblock) -> bytes:
 
 
 def _without_verdict(judgement: Judgement) -> Judgement:
-    """What is left of a verdict that each time a writer may have caused: the records that were found whole before it."""
+    """What is left of a verdict that each time a writer may have caused: the records found whole, as far as a slot names them."""
     reason = "writers came and went while the log was judged; only these records were"
     row = classify(Facts(superblocks=2))
+    slot, tail, end = judgement.control.newest, judgement.tail, judgement.end
+    if slot is not None:
+        end = min(end, Bound(slot.commit_position, slot.commit_seq + 1))
     report = replace(
         judgement.report,
         outcome=row.outcome,
         case=row.label,
         reason=reason,
+        last_seq=end.next_seq - 1,
+        records=end.next_seq - tail.next_seq,
+        judged=(tail.position, end.position),
+        kept_past_pointer=0,
+        dropped_records=0,
+        dropped_bytes=0,
+        maybe_acknowledged=False,
         damage=None,
         lost_first_seq=None,
         lost_last_seq=None,
         live=True,
     )
-    return replace(judgement, row=row, report=report)
+    index = [bound for bound in judgement.index if bound < end]
+    return replace(judgement, row=row, report=report, end=end, index=index)
 
 
 class _Beside:

@@ -57,6 +57,7 @@ _NOBODY = bytes(LIVE_FOLLOWERS.size)
 _VERSION = LIVE_BOUNDS.field_size("version_begin")
 _OPEN_ID = LIVE_OPEN.field_size("id")
 _SIZE = LIVE_OPEN_OFFSET + LIVE_OPEN.size - LIVE_OFFSET  # what a reader loads of the page
+_PIDS = range(1, 1 << 31)
 _STAT_MAX = 4096  # bytes: more than the 52 fields of /proc/PID/stat take
 _PUBLISHED = struct.Struct("<QQ")
 _COUNTER = struct.Struct("<I")
@@ -107,6 +108,11 @@ class LiveWriter(NamedTuple):
     inode: int
     open_id: bytes = b""
     locked: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether the page names a process: it may be zeros, or damaged."""
+        return self.pid in _PIDS
 
     @property
     def line(self) -> bytes:

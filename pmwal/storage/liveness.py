@@ -29,7 +29,6 @@ WRITER_BYTE = 1 << 62
 
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
 _MOVED_SECONDS = 1.0
-_PIDS = range(1, 1 << 31)
 
 
 def announce(fd: int) -> bool:
@@ -66,7 +65,7 @@ class Liveness:
         """The writer that the live page names, if it is alive and writes this file."""
         load = self._mapping.load
         writer = read_writer(load)
-        if writer.pid not in _PIDS or writer.inode != self._mapping.inode:
+        if not writer.named or writer.inode != self._mapping.inode:
             return None
         if writer.locked:
             announced = is_announced(self._mapping.fd)
@@ -92,7 +91,7 @@ def living_writer(mapping: Mapping, seam: Seam) -> LiveWriter | None:
 def visible_writer(load: Load, inode: int, seam: Seam) -> LiveWriter | None:
     """The writer that the live page names, if its process id means that process here too."""
     writer = read_writer(load)
-    return writer if writer.pid in _PIDS and writer.inode == inode and _is_process(writer, seam) else None
+    return writer if writer.named and writer.inode == inode and _is_process(writer, seam) else None
 
 
 def _is_process(writer: LiveWriter, seam: Seam) -> bool:

@@ -37,8 +37,8 @@ class WalReads(ArrayReader):
 
         It includes records that are not durable yet. A ``start`` that is a ``Record.cursor`` means "after that record". Raises
         ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is no longer in the log (unless the next one is)
-        or has been replaced, and for records that are truncated, overwritten or rolled back during the read; ``CorruptWal`` for
-        damage; ``ValueError`` for text that is no cursor.
+        or has been replaced, and for records that are rolled back during the read, or whose space is used again before they are
+        loaded; until then a truncated one is still returned. ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:

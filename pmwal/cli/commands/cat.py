@@ -93,7 +93,8 @@ def _filter(args: argparse.Namespace, searched: Callable[[Record], str]) -> Matc
 def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
     first, last = reader.first_seq, reader.committed_seq
     if args.first is not None and args.first < first <= last:
-        say(f"{args.path}: {numbers_in_words(args.first, first - 1)} no longer in the log")
+        gone = first - 1 if args.last is None else min(first - 1, args.last)
+        say(f"{args.path}: {numbers_in_words(args.first, gone)} no longer in the log")
     first = max(first, args.first or 0)
     last = last if args.last is None else min(last, args.last)
     ranges = RangeReader(reader, args.path)

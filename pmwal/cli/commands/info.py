@@ -132,13 +132,14 @@ def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
     return {
         "status": CORRUPT if report.outcome == "corrupt" else OK,
         "writer": None
-        if not named.pid
+        if not named.named
         else {
             "pid": named.pid,
             "alive": living is not None,
             "of_this_file": named.inode == mapping.inode,
             "heartbeat_ns": named.heartbeat_ns,
         },
+        "live_page_valid": named.named or not named.pid,
         "medium": {
             "kind": medium.kind,
             "filesystem": medium.filesystem,
@@ -208,7 +209,7 @@ def _log_lines(facts: Facts) -> list[tuple[str, str]]:
     kept = records_in_words(records["first_seq"], records["last_seq"])
     return [
         ("medium", "; ".join([on, *medium["assumptions"]])),
-        ("writer", writer_in_words(facts["writer"])),
+        ("writer", writer_in_words(facts["writer"]) if facts["live_page_valid"] else "unknown: the live page is not valid"),
         ("slots", _slots_in_words(facts)),
         ("records", f"{kept}; {format_size(records['used_bytes'])} in use, {records['fill']:.1%} of the ring"),
         *(("unreadable", f"bytes {start} to {end}") for start, end in facts["verdict"]["unreadable"]),

@@ -13,7 +13,8 @@ from pmwal.repair import RepairReport, repair
 _EPILOG = """\
 The damaged file is never modified: it is kept under another name beside the
 repaired one. A repaired log has one unbroken run of records; whole records
-around the damage can still be read from the damaged file (pmwal cat --salvage).
+around the damage can still be read from the damaged file (pmwal cat --salvage),
+also into a new log.
 
 Exit status: 0 if nothing was lost or nothing was wrong, 1 if records were lost,
 3 if the log cannot be rebuilt, 4 if another process has it open for writing.
@@ -22,6 +23,7 @@ Examples:
   pmwal repair --dry-run app.wal    show what would be done; change nothing
   pmwal repair app.wal              the damaged file becomes app.wal.damaged
   pmwal repair --backup app.wal.old app.wal
+  pmwal cat --salvage -o json app.wal.damaged | pmwal import salvaged.wal
 """
 
 
@@ -63,7 +65,7 @@ def _in_words(report: RepairReport) -> list[str]:
     lines = [f"{report.path}: {before.outcome} ({before.case}): {before.reason}"]
     lines += [f"  {f'would {action}' if report.dry_run else _done(action)}" for action in report.actions]
     if report.lost_first_seq is not None:
-        lines.append(f"  lost: {numbers_in_words(report.lost_first_seq, report.lost_last_seq)}")
+        lines.append(f"  lost: {numbers_in_words(report.lost_first_seq, report.lost_last_seq)}, at least")
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
         lines.append(f"  {report.lost_records} whole records around the damage: pmwal cat --salvage {where}")

@@ -23,6 +23,7 @@ from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import numbers_in_words, writer_in_words
+from pmwal.errors import FormatError, PersistError
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.latency import LiveLatency
 from pmwal.opening.files import map_for_reading
@@ -34,7 +35,6 @@ from pmwal.storage.seam import SYSTEM
 
 _BETWEEN = 0.5  # seconds between the two samples of a single report
 _WATCH = 1.0
-_PIDS = range(1, 1 << 31)
 _VERSION_SIZE = LIVE_BOUNDS.field_size("version_begin")
 
 _EPILOG = """\
@@ -55,6 +55,9 @@ In JSON: newest_store_at_commit_seconds.
 commits since the writer opened the log. Percentiles are at most 1/8 too high
 and never too low. On a disk the writer times every commit, on DAX and memory
 one in 64. "-": none was timed, or the writer does not share it.
+
+With --watch a path that leads to no log for a while, as during a rotation, is
+reported ("error" in JSON) and looked at again; then the next log is shown.
 
 Without a running writer the page shows the last writer's last state, which may
 be old after a power cut. For what the file has: pmwal info, pmwal verify.
@@ -125,9 +128,13 @@ def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
     while True:
         due = max(due + args.watch, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
-        sample = _take_sample(args.path, before)
-        facts = _facts(args.path, sample, before)
-        before = sample
+        try:
+            sample = _take_sample(args.path, before)
+        except (FileNotFoundError, FormatError, PersistError) as error:  # between two logs of this name
+            facts = _without_log(args.path, error)
+        else:
+            facts = _facts(args.path, sample, before)
+            before = sample
         if in_place:
             drawn = _draw(facts, drawn)
         elif args.json:
@@ -162,7 +169,7 @@ class _Sample:
     @property
     def unsettled(self) -> bool:
         """Whether the writer may be alive, but is of version 0.1, or on a file system without locks, and its process not seen."""
-        return not self.alive and self.writer.pid in _PIDS and self.of_this_file and not self.writer.locked
+        return not self.alive and self.writer.named and self.of_this_file and not self.writer.locked
 
     def stored(self, bounds: LiveBounds) -> Bound:
         """The end of what is stored, durable or not; without a writer, of what is durable. The two lines are not read at once."""
@@ -206,7 +213,7 @@ def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
     facts: Facts = {
         "path": path,
         "time_ns": sample.time_ns,
-        "writer": {"pid": writer.pid, "alive": sample.alive, "of_this_file": sample.of_this_file} if writer.pid in _PIDS else None,
+        "writer": {"pid": writer.pid, "alive": sample.alive, "of_this_file": sample.of_this_file} if writer.named else None,
         "capacity": sample.capacity,
     }
     if bounds is None:
@@ -231,6 +238,14 @@ def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
         "rates": rates,
         "commit_latency": {"interval": _timed(interval), "since_open": _timed(sample.latency)},
     }
+
+
+def _without_log(path: str, error: OSError | FormatError) -> Facts:
+    """The facts while the path leads to no log."""
+    reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror
+    no_latency = {"interval": None, "since_open": None}
+    nothing = dict.fromkeys(("writer", "capacity", "bounds", "rates"))
+    return {"path": path, "time_ns": SYSTEM.now_ns(), **nothing, "commit_latency": no_latency, "error": reason}
 
 
 def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
@@ -262,6 +277,8 @@ def _rates(sample: _Sample, before: _Sample) -> dict[str, float] | None:
 def _page(facts: Facts) -> list[str]:
     """For people: one line per fact."""
     bounds, rates, latency = facts["bounds"], facts["rates"], facts["commit_latency"]
+    if "error" in facts:
+        return [f"{'no log':<12}{facts['error']}"]
     lines = [("writer", writer_in_words(facts["writer"]))]
     if bounds is None:
         lines.append(("records", "the live page is not valid; see pmwal info"))
@@ -290,6 +307,8 @@ def _count(bounds: Facts) -> int:
 def _line(facts: Facts) -> str:
     """For a pipe: one line per sample."""
     bounds, rates = facts["bounds"], facts["rates"]
+    if "error" in facts:
+        return f"{local_text(facts['time_ns'])}; no log: {facts['error']}"
     words = [local_text(facts["time_ns"]), writer_in_words(facts["writer"]) if facts["writer"] else "no writer"]
     if bounds is not None:
         held = f"{numbers_in_words(bounds['first_seq'], bounds['last_seq'])}, durable up to {bounds['durable_seq']}"

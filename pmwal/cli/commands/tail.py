@@ -10,6 +10,7 @@ Invariants
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import time
@@ -30,7 +31,7 @@ from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import numbers_in_words
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
-from pmwal.errors import Overrun
+from pmwal.errors import FormatError, Overrun, PersistError
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
@@ -42,7 +43,8 @@ _REMEMBERED = 1000  # records whose cursors are kept, to find how far back a rol
 
 _EPILOG = """\
 -f continues until interrupted (status 130), even if the writer closes the log
-and another one opens it, or another log takes its name.
+and another one opens it, or another log takes its name, also after the file was
+truncated.
 
 With --cursor-file the first run prints what it would print without it; each
 later run resumes after the last record that the previous run read, matching or
@@ -113,11 +115,16 @@ class _Tail:
             next_seq = self._show_newest(reader)
             mention_torn_end(self._path, reader)
             while self._follows:
-                next_seq = self._follow(reader, next_seq)
-                if self._name_was_taken(file):
+                try:
+                    next_seq = self._follow(reader, next_seq)
+                    gone = False
+                except PersistError as error:  # the file was shortened: its records are no more
+                    self._report_gone(error)
+                    gone = True
+                if gone or self._name_was_taken(file):
                     reader.close()
                     uuid = self._uuid
-                    reader, file = self._open()
+                    reader, file = self._open_next() if gone else self._open()
                     next_seq = self._next_number(reader) if self._uuid == uuid else self._begin_again(reader)
         finally:
             reader.close()
@@ -133,6 +140,19 @@ class _Tail:
         self._matches = matches_pattern(self._pattern, events.searched)
         self._form = events.form(self._plain_form)
         return reader, (status.st_dev, status.st_ino)
+
+    def _report_gone(self, error: PersistError) -> None:
+        self._missed = True
+        self._save()
+        say(f"{self._path}: {error.strerror}; waiting for another log with this name")
+
+    def _open_next(self) -> tuple[Reader, tuple[int, int]]:
+        """Wait until the path leads to a log again, and open it."""
+        while True:
+            time.sleep(_TICK)
+            refuse_closed_output()
+            with contextlib.suppress(FileNotFoundError, FormatError, PersistError):
+                return self._open()
 
     def _name_was_taken(self, file: tuple[int, int]) -> bool:
         try:

@@ -99,7 +99,7 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
     if report.outcome == "corrupt":
         words = [f"CORRUPT: {report.reason}"]
         if report.lost_first_seq is not None:
-            words.append(f"{numbers_in_words(report.lost_first_seq, report.lost_last_seq)} lost")
+            words.append(f"at least {numbers_in_words(report.lost_first_seq, report.lost_last_seq)} lost")
         if report.damage is not None:
             words.append("file offsets {} to {}".format(*report.damage))
         words.append(f"{records_in_words(report.first_seq, report.last_seq)} whole before it")
@@ -115,6 +115,12 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
         return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"
     if report.outcome == "clean":
         return f"clean: {kept} {cost}"
-    past = f", {report.kept_past_pointer} of them past the commit pointer" if report.kept_past_pointer else ""
-    doubt = "; damage to what the last two barriers wrote would look like a torn tail" if report.maybe_acknowledged else ""
+    past = (
+        f", {report.kept_past_pointer} of them past the commit pointer and every durable mark" if report.kept_past_pointer else ""
+    )
+    doubt = (
+        "; damage to the last records would look like a torn tail, at most back to the newest slot"
+        if report.maybe_acknowledged
+        else ""
+    )
     return f"not closed, nothing torn: {kept}{past}{doubt} {cost}"

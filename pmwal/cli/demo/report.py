@@ -70,7 +70,7 @@ class Printer:
             kept = records_in_words(report["first_seq"], report["last_seq"])
             self._print(f"\nlast recovery: {report['outcome']} ({report['case']})")
             self._print(f"  {report['reason']}")
-            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them after the commit pointer")
+            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them past the commit pointer and every durable mark")
             self._print(f"  dropped {report['dropped_records']} ({format_size(report['dropped_bytes'])}); epoch {report['epoch']}")
             self._print(f"  {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms")
         latency = value["latency_us"]

@@ -1,7 +1,7 @@
 """Broken writers and readers beside each other: a torn live page, a liveness that is wrong, damage that is none.
 
-Patches ``LivePage`` (show, __init__), ``WriterLock.announce``, ``is_announced`` in ``pmwal.storage.liveness``, and ``_Beside`` and
-``shown_bounds`` in ``pmwal.recovery.snapshot``.
+Patches ``LivePage`` (show, __init__), ``WriterLock.announce``, ``is_announced`` in ``pmwal.storage.liveness``, ``_Beside`` and
+``_is_undisturbed`` in ``pmwal.recovery.snapshot``, and ``Reader._ended_before``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pmwal.format.layout import LINE, LIVE_BOUNDS, LIVE_OFFSET, LIVE_SECOND_OFFSET, LIVE_WRITER_OFFSET
+from pmwal.reading.reader import Reader
+from pmwal.recovery import snapshot
 from pmwal.recovery.snapshot import _Beside
 from pmwal.storage import liveness
 from pmwal.storage.live_page import LiveBounds, LivePage
@@ -100,3 +102,13 @@ def open_id_kept() -> list[Patch]:
         self._open_id = bytes(range(16))
 
     return [Patch(LivePage, "__init__", page)]
+
+
+def verdict_not_looked_at_again() -> list[Patch]:
+    """Keep a verdict without a writer although one came during it."""
+    return [Patch(snapshot, "_is_undisturbed", lambda *_: True)]
+
+
+def end_from_an_older_view() -> list[Patch]:
+    """End a follow when the log was closed, even if a second writer has come and gone since the records were looked for."""
+    return [Patch(Reader, "_ended_before", lambda self, seq: self._judge().report.outcome == "clean")]

@@ -19,6 +19,7 @@ from pmwal.testing._simulator.creation import explore_creation
 from pmwal.testing._simulator.explore import Effort, History, start_of
 from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Setting
+from pmwal.testing._simulator.succession import explore_succession
 from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.violation import ORACLES, Violation
@@ -356,6 +357,23 @@ MUTANTS = {
         PAGE_PIPELINED,
         "",
         explore=explore_spliced,
+    ),
+    "verdict_not_looked_at_again": Mutant(
+        "what a new writer stores during a verdict",
+        beside.verdict_not_looked_at_again,
+        "beside",
+        PAGE_STRICT,
+        "",
+        explore=explore_succession,
+    ),
+    "end_from_an_older_view": Mutant(
+        "a follow that ends before the last record",
+        beside.end_from_an_older_view,
+        "beside",
+        PAGE_PIPELINED,
+        "",
+        "native",
+        explore=explore_succession,
     ),
     "loss_unnoticed": Mutant(
         "a lost name that nobody notices",

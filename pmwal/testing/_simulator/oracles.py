@@ -102,8 +102,8 @@ def check(examined: Examined, expectation: Expectation) -> None:
 
 
 def check_damaged(examined: Examined, expectation: Expectation) -> None:
-    """Oracle "damage": the verdict is loud, or nothing is missing, or what only the last two barriers of a pipelined log
-    made durable, and the report says that it may be."""
+    """Oracle "damage": the verdict is loud, or nothing is missing, or what was made durable past the newest slot of a
+    pipelined log, and the report says that it may be."""
     found = examined.found
     if examined.corrupt or expectation.allows(found):
         return
