@@ -50,7 +50,7 @@ class RepairReport:
     ones the damage separates from these, and are left in ``backup`` only. ``lost_first_seq`` to ``lost_last_seq``: the sequence
     numbers that are gone. ``actions``: the steps, in words. ``doubtful_records``: how many of the kept ones may have been
     truncated or rolled back before, because the slots that would say so are lost; 0 if all kept ones belong to the log.
-    ``unreadable``: byte ranges of the damaged file that could not be read.
+    ``unreadable``: byte ranges of the damaged file that could not be read, or were cut off.
     """
 
     path: str
@@ -97,7 +97,7 @@ def repair(
     """
     name = os.path.realpath(os.fspath(path))
     directory, base = os.path.split(name)
-    lock = None if dry_run else lock_existing(name, seam)
+    lock = None if dry_run else lock_existing(name, seam, shortened=True)
     if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
@@ -127,6 +127,7 @@ class _Plan:
         self.block = judgement.identity.block
         row = judgement.row
         self.unreadable = len(mapping.unreadable) > 0
+        self.missing = mapping.missing
         self.needed = (
             row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0 or self.unreadable
         )
@@ -178,7 +179,9 @@ class _Plan:
                 actions.append("rebuild the commit pointer from the records")
             elif not self.judgement.row.by_pointer:
                 actions.append(f"use the commit slot of generation {self.rebuilt.slot.generation}, the newest that can be believed")
-        if self.unreadable:
+        if self.missing:
+            actions.append(f"write {self.missing} zeros in place of what was cut off")
+        elif self.unreadable:
             actions.append("write zeros in place of what cannot be read")
         actions.append("write all commit slots again, in a new epoch")
         return tuple(actions)

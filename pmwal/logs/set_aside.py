@@ -16,7 +16,7 @@ import re
 import stat
 from datetime import UTC, datetime
 
-from pmwal.errors import PmwalError
+from pmwal.errors import CorruptWal, PmwalError
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import lock_existing, map_for_reading
 from pmwal.recovery.judge import judge
@@ -34,7 +34,7 @@ def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
     """
     name = os.path.realpath(path)
     try:
-        lock = lock_existing(name, seam)
+        lock = lock_existing(name, seam, shortened=True)
     except FileNotFoundError:
         return None
     if lock is None:  # another process has just renamed it
@@ -46,7 +46,10 @@ def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
 
 
 def _is_corrupt(name: str, seam: Seam) -> bool:
-    mapping, identity = map_for_reading(name, "auto", seam)
+    try:
+        mapping, identity = map_for_reading(name, "auto", seam)
+    except CorruptWal:  # shortened
+        return True
     try:
         return judge(mapping.load, identity, scan=scan_for(identity.block)).row.outcome == "corrupt"
     finally:
@@ -88,7 +91,7 @@ def _is_log(path: str, seam: Seam) -> bool:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
-        mapping, _ = map_for_reading(path, "auto", seam)
+        mapping, _ = map_for_reading(path, "auto", seam, around=True)
     except (OSError, PmwalError):
         return False
     mapping.close()
@@ -98,7 +101,7 @@ def _is_log(path: str, seam: Seam) -> bool:
 def _remove(directory: str, name: str, directory_fd: int, seam: Seam) -> None:
     """Remove a log that was set aside, unless a writer has it open."""
     with contextlib.suppress(OSError, PmwalError):
-        lock = lock_existing(os.path.join(directory, name), seam)
+        lock = lock_existing(os.path.join(directory, name), seam, shortened=True)
         if lock is not None:
             try:
                 seam.unlink(name, directory_fd)
