@@ -36,7 +36,7 @@ from pmwal.records import Progress, RecoveryReport, restore
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
-from pmwal.storage.create import NO_LINK, hidden_name, remove_orphans, unnamed_file
+from pmwal.storage.create import NO_LINK, hidden_name, inherit, remove_orphans, unnamed_file
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM, Seam
@@ -239,10 +239,7 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
     try:
         remove_orphans(directory, directory_fd, base, seam)
         with unnamed_file(directory, directory_fd, base, seam) as (fd, source):
-            status = os.stat(base, dir_fd=directory_fd)
-            with contextlib.suppress(PermissionError):
-                os.fchown(fd, status.st_uid, status.st_gid)
-            os.fchmod(fd, status.st_mode & 0o7777)
+            inherit(fd, os.stat(base, dir_fd=directory_fd))
             _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
             hidden = hidden_name(base)
             if not os.path.lexists(backup):
