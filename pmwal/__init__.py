@@ -27,6 +27,7 @@ __all__ = [
     "RecoveryReport",
     "ReentrantCall",
     "Reservation",
+    "ShortenedWal",
     "UnlinkedWarning",
     "UnsupportedMedium",
     "Wal",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         PmwalError,
         RecordTooLarge,
         ReentrantCall,
+        ShortenedWal,
         UnlinkedWarning,
         UnsupportedMedium,
         WalClosed,
@@ -75,7 +77,7 @@ else:
     _HOMES = {
         "errors": (
             *("CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "RecordTooLarge", "ReentrantCall"),
-            *("UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked", "WalUnlinked"),
+            *("ShortenedWal", "UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked", "WalUnlinked"),
         ),
         "logs.handler": ("LogHandler",),
         "opening": ("open", "verify"),

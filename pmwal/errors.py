@@ -7,7 +7,8 @@
     ├── WalLocked            another writer has the log open
     ├── RecordTooLarge       (ValueError) the record can never fit
     ├── CorruptWal           the medium lost or changed acknowledged data; nothing was changed
-    ├── FormatError          not a pmwal log, or a shortened one, or one of a newer version
+    ├── FormatError          not a pmwal log, or one of a newer version
+    │   └── ShortenedWal     (CorruptWal) the end of the file was cut off: nothing was changed
     ├── PersistError         (OSError) the medium failed to make data durable: the handle stores nothing more
     ├── WalUnlinked          the log's file was removed, renamed or replaced: open the path again
     ├── ForkedWal            a forked child used its parent's handle
@@ -143,6 +144,21 @@ class FormatError(PmwalError):
     >>> pmwal.open(path)
     Traceback (most recent call last):
     pmwal.errors.FormatError: ...: not a pmwal log: 14 bytes are less than a superblock
+    """
+
+
+class ShortenedWal(CorruptWal, FormatError):
+    """The end of the log's file was cut off: it is shorter than its superblock says. The file was not changed.
+
+    It is a ``FormatError``, because nothing of it can be mapped, and a ``CorruptWal``, because salvage and repair work on what is
+    left.
+
+    >>> import os, pmwal
+    >>> pmwal.open(path, size="64KiB").close()
+    >>> os.truncate(path, 150_000)
+    >>> pmwal.open(path)
+    Traceback (most recent call last):
+    pmwal.errors.ShortenedWal: ...: shortened: 150000 bytes, its superblock says ...
     """
 
 

@@ -199,7 +199,10 @@ class SinkStats:
     - ``queued``: logged while their thread was inside a call on the log (a signal handler, a ``__del__``), and stored after it.
     - ``cut``: stored with a mark in place of what was cut off: a cycle, too much depth, an object whose methods raised, or the rest
       of a record that is too large, which counts among the errors, too.
-    - ``reopened``: how often the path was opened anew because its file was removed, renamed or replaced.
+    - ``reopened``: how often the path was opened anew because its file was removed, renamed, replaced or shortened, or the medium
+      failed.
+    - ``lost``: stored in about the last second before it was noticed that the file had been shortened or emptied, and lost with
+      what was cut off, at most; and stored but not found again after the medium failed.
     """
 
     written: int = 0
@@ -210,6 +213,7 @@ class SinkStats:
     cut: int = 0
     reasons: dict[str, int] = field(default_factory=dict, compare=False)
     reopened: int = 0
+    lost: int = 0
 
     def __setstate__(self, state: list[Any]) -> None:
         restore(self, state)

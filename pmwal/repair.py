@@ -36,7 +36,7 @@ from pmwal.records import Progress, RecoveryReport, restore
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
-from pmwal.storage.create import NO_LINK, hidden_name, remove_orphans, unnamed_file
+from pmwal.storage.create import NO_LINK, hidden_name, inherit, remove_orphans, unnamed_file
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM, Seam
@@ -51,7 +51,7 @@ class RepairReport:
     numbers that are gone, at least: of records stored after the last one that anything whole names, nothing is known. ``actions``:
     the steps, in words. ``doubtful_records``: how many of the kept ones may have been truncated or rolled back before, because
     the slots that would say so are lost; 0 if all kept ones belong to the log.
-    ``unreadable``: byte ranges of the damaged file that could not be read.
+    ``unreadable``: byte ranges of the damaged file that could not be read, or were cut off.
     """
 
     path: str
@@ -98,7 +98,7 @@ def repair(
     """
     name = os.path.realpath(os.fspath(path))
     directory, base = os.path.split(name)
-    lock = None if dry_run else lock_existing(name, seam)
+    lock = None if dry_run else lock_existing(name, seam, shortened=True)
     if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
@@ -128,6 +128,7 @@ class _Plan:
         self.block = judgement.identity.block
         row = judgement.row
         self.unreadable = len(mapping.unreadable) > 0
+        self.missing = mapping.missing
         self.needed = (
             row.outcome == "corrupt" or judgement.identity.copies < 2 or judgement.report.slots_lost > 0 or self.unreadable
         )
@@ -179,7 +180,9 @@ class _Plan:
                 actions.append("rebuild the commit pointer from the records")
             elif not self.judgement.row.by_pointer:
                 actions.append(f"use the commit slot of generation {self.rebuilt.slot.generation}, the newest that can be believed")
-        if self.unreadable:
+        if self.missing:
+            actions.append(f"write {self.missing} zeros in place of what was cut off")
+        elif self.unreadable:
             actions.append("write zeros in place of what cannot be read")
         actions.append("write all commit slots again, in a new epoch")
         return tuple(actions)
@@ -237,10 +240,7 @@ def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, sea
     try:
         remove_orphans(directory, directory_fd, base, seam)
         with unnamed_file(directory, directory_fd, base, seam) as (fd, source):
-            status = os.stat(base, dir_fd=directory_fd)
-            with contextlib.suppress(PermissionError):
-                os.fchown(fd, status.st_uid, status.st_gid)
-            os.fchmod(fd, status.st_mode & 0o7777)
+            inherit(fd, os.stat(base, dir_fd=directory_fd))
             _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
             hidden = hidden_name(base)
             if not os.path.lexists(backup):

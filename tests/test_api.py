@@ -31,7 +31,8 @@ from support import superblock as superblock_of
 
 ERRORS = [
     pmwal.WalClosed, pmwal.ReentrantCall, pmwal.WalFull, pmwal.WalLocked, pmwal.RecordTooLarge, pmwal.CorruptWal,
-    pmwal.FormatError, pmwal.PersistError, pmwal.WalUnlinked, pmwal.ForkedWal, pmwal.Overrun, pmwal.UnsupportedMedium,
+    pmwal.FormatError, pmwal.ShortenedWal, pmwal.PersistError, pmwal.WalUnlinked, pmwal.ForkedWal, pmwal.Overrun,
+    pmwal.UnsupportedMedium,
 ]  # fmt: skip
 
 WAL_NAMES = (
@@ -94,6 +95,7 @@ def test_errors_are_also_what_python_calls_them() -> None:
         pmwal.Overrun("gone", 3),
         pmwal.PersistError(errno.EIO, "failed", committed_seq=41),
         pmwal.CorruptWal("damaged", first_seq=1, last_seq=2, start=3, end=4, reason="checksum"),
+        pmwal.ShortenedWal("shortened", start=3, end=4, reason="shortened"),
     ],
 )
 def test_errors_keep_their_fields_on_the_way_to_another_process(error: Exception) -> None:

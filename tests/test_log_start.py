@@ -66,8 +66,15 @@ def stored(path: Path) -> list[bytes]:
 # -- a corrupt log
 
 
+def cut_off(log: Path) -> None:
+    """A log of which the last record is no longer in the file."""
+    with pmwal.open(log, size=SIZE) as wal:
+        wal.extend([b"record %d" % number for number in range(5)])
+    os.truncate(log, file_offset(superblock(log), whole_records(log)[4].end + 10))
+
+
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("damage", [make_corrupt, lose_the_slots])
+@pytest.mark.parametrize("damage", [make_corrupt, lose_the_slots, cut_off])
 def test_corrupt_log_is_set_aside_with_one_warning(make: Any, damage: Callable[[Path], None], log: Path) -> None:
     """The new log has the size that was asked for; the old one is untouched, and can be salvaged and repaired."""
     damage(log)
@@ -83,7 +90,8 @@ def test_corrupt_log_is_set_aside_with_one_warning(make: Any, damage: Callable[[
     kept = log.with_name(name)
     assert kept.read_bytes() == before
     with pmwal.open(kept, "r", recover="salvage") as reader:
-        assert {record.data for record in reader} >= {b"record 0", b"record 1", b"record 3", b"record 4"}
+        found = {record.data for record in reader}
+    assert found >= {b"record 0", b"record 1", b"record 3"} | ({b"record 4"} if damage is not cut_off else set())
     repair(kept)
     pmwal.open(kept).close()
 
@@ -134,7 +142,7 @@ def test_program_starts_with_a_corrupt_log_and_says_so_on_stderr(log: Path) -> N
     assert len(stored(log)) == 1
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "short", "superblocks", "directory"])
+@pytest.mark.parametrize("kind", ["text", "superblock", "superblocks", "directory"])
 def test_what_is_no_log_is_never_renamed(kind: str, log: Path) -> None:
     """FormatError and OSError are raised as before."""
     make_corrupt(log)
@@ -142,14 +150,14 @@ def test_what_is_no_log_is_never_renamed(kind: str, log: Path) -> None:
     if kind == "superblocks":
         overwrite(log, 0, bytes(4096))
         overwrite(log, block.copy_offset, bytes(4096))
-    elif kind == "short":
-        os.truncate(log, log.stat().st_size - 4096)
+    elif kind == "superblock":
+        os.truncate(log, 4095)
     else:
         log.unlink()
         if kind == "directory":
             log.mkdir()
         else:
-            log.write_text("text\n" * 1000 if kind == "text" else "")
+            log.write_text("text\n" * 1000)
     with pytest.raises((pmwal.FormatError, OSError)):
         pmwal.LogHandler(log, size=SIZE)
     assert aside(log) == []

@@ -103,11 +103,11 @@ INTERESTING_LENGTHS = sorted(
 @pytest.mark.usefixtures("no_mapping")
 @pytest.mark.parametrize("length", INTERESTING_LENGTHS)
 def test_shortened_log_is_a_format_error(path: Path, length: int, log_bytes: bytes) -> None:
-    """A file shorter than its superblock says is refused before it is mapped, at every length, in every mode."""
+    """A file shorter than its superblock says is refused before it is mapped, at every length, but by salvage."""
     path.write_bytes(log_bytes[:length])
-    for look in LOOKS.values():
+    for name in LOOKS.keys() - ({"salvage"} if length >= PAGE else set()):
         with pytest.raises(pmwal.FormatError, match=r"less than a superblock|shortened.*Restore it from a copy"):
-            look(path)
+            LOOKS[name](path)
     assert path.read_bytes() == log_bytes[:length]
 
 
@@ -117,9 +117,9 @@ def test_shortened_log_with_one_superblock_is_a_format_error(path: Path, length:
     """The same if only the second superblock is left to give the file's size."""
     content = bytes(PAGE) + log_bytes[PAGE:length]
     path.write_bytes(content)
-    for look in LOOKS.values():
+    for name in LOOKS.keys() - {"salvage"}:
         with pytest.raises(pmwal.FormatError):
-            look(path)
+            LOOKS[name](path)
     assert path.read_bytes() == content
 
 

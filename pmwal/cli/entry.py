@@ -121,7 +121,7 @@ def _explain(error: Exception, path: str | None) -> int:
     """Report an error in one line (two for damage), and return the exit status."""
     if isinstance(error, CorruptWal):
         say(_corrupt_in_words(error, path))
-        return CORRUPT
+        return UNREADABLE if isinstance(error, FormatError) else CORRUPT
     text = str(error)
     if isinstance(error, WalLocked):
         status = LOCKED

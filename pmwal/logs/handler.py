@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
-from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, say
+from pmwal.logs.reports import say
+from pmwal.logs.sink import Sink, SinkOptions, SinkOwner
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes of every ``LogRecord``; all others came with ``extra=`` or from a filter."""
@@ -110,12 +111,12 @@ class LogHandler(SinkOwner, logging.Handler):
         try:
             encode = self._encode
             line = self.format(record).encode("utf-8", "backslashreplace") if encode is None else encode(self._document(record))
-            self._sink.store(line, record.levelno)
+            self._sink.store(line, record.levelno or 0)  # makeLogRecord may leave it None
         except Exception as error:
             self._report(record, error)
         except Interrupted as interrupted:
             try:
-                self._sink.store(interrupted.line, record.levelno)
+                self._sink.store(interrupted.line, record.levelno or 0)
             except Exception as error:
                 self._report(record, error)
             cause = interrupted.__cause__

@@ -1,10 +1,11 @@
-"""Setting a corrupt log aside, so that a program that logs can start with a new one.
+"""Making way for a new log where a corrupt one or an empty file is, so that a program that logs can start and continue.
 
 Invariants
 ----------
 - A file is renamed only while its writer's lock is held and after it was judged corrupt under that lock: no writer has it open, and
   of several processes that start at the same time one renames it, and none renames the new log of another.
 - The rename changes no byte of the file, so salvage and repair work on it as before.
+- An empty file is replaced only under the same lock, in one rename: no other process creates a log there at the same time.
 - Nothing is removed but logs that were set aside earlier, have no writer, and are not among the newest ``KEPT``.
 """
 
@@ -14,13 +15,18 @@ import contextlib
 import os
 import re
 import stat
+import warnings
 from datetime import UTC, datetime
 
-from pmwal.errors import PmwalError
+from pmwal.errors import CorruptWal, PmwalError
+from pmwal.format.layout import CAPACITY_DEFAULT
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import lock_existing, map_for_reading
+from pmwal.opening.options import Options
 from pmwal.recovery.judge import judge
+from pmwal.storage.create import create_file
 from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.seam import SYSTEM, Seam
 
 KEPT = 3
@@ -34,7 +40,7 @@ def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
     """
     name = os.path.realpath(path)
     try:
-        lock = lock_existing(name, seam)
+        lock = lock_existing(name, seam, shortened=True)
     except FileNotFoundError:
         return None
     if lock is None:  # another process has just renamed it
@@ -45,8 +51,72 @@ def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
         lock.release()
 
 
+def make_way(path: str, error: CorruptWal) -> None:
+    """Set the log aside that this error is of, with a warning of the caller of ``LogHandler``; ``CorruptWal`` if that fails."""
+    try:
+        target = set_aside(path)
+    except OSError as failure:
+        raise CorruptWal(
+            f"{error}. It could not be set aside for a new log either: {failure}; repair it, or log to another path",
+            first_seq=error.first_seq,
+            last_seq=error.last_seq,
+            start=error.start,
+            end=error.end,
+            reason=f"{error.reason}; not set aside: {failure}",
+        ) from failure
+    if target is not None:
+        warnings.warn(
+            f"{path} is corrupt: {error.reason}; it was set aside as {target}, and a new log takes its place. "
+            f"pmwal.open({target!r}, 'r', recover='salvage') reads every whole record of it, and pmwal repair makes it usable",
+            RuntimeWarning,
+            stacklevel=5,  # the caller of LogHandler
+        )
+
+
+def is_empty(path: str) -> bool:
+    """Whether an empty file is there, as logrotate or touch(1) make it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and not status.st_size
+
+
+def replace_empty(path: str, options: Options, seam: Seam = SYSTEM) -> None:
+    """Put a new log in the place of an empty file, with its mode and, if possible, its owner. Nothing if none is there any more.
+
+    Raises ``WalLocked`` if another process does the same, and what creating a log raises.
+    """
+    name = os.path.realpath(path)
+    try:
+        fd = open_to_lock(name, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return
+    try:
+        lock = WriterLock(fd, path, seam)
+    except BaseException:
+        close_locked(fd)
+        raise
+    try:
+        if is_empty(name) and os.path.samestat(os.stat(name), os.fstat(fd)):
+            create_file(
+                name,
+                capacity=CAPACITY_DEFAULT if options.capacity is None else options.capacity,
+                alignment=options.align,
+                medium=options.medium,
+                application=b"",
+                seam=seam,
+                over=fd,
+            ).release()
+    finally:
+        lock.release()
+
+
 def _is_corrupt(name: str, seam: Seam) -> bool:
-    mapping, identity = map_for_reading(name, "auto", seam)
+    try:
+        mapping, identity = map_for_reading(name, "auto", seam)
+    except CorruptWal:  # shortened
+        return True
     try:
         return judge(mapping.load, identity, scan=scan_for(identity.block)).row.outcome == "corrupt"
     finally:
@@ -88,7 +158,7 @@ def _is_log(path: str, seam: Seam) -> bool:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
-        mapping, _ = map_for_reading(path, "auto", seam)
+        mapping, _ = map_for_reading(path, "auto", seam, around=True)
     except (OSError, PmwalError):
         return False
     mapping.close()
@@ -98,7 +168,7 @@ def _is_log(path: str, seam: Seam) -> bool:
 def _remove(directory: str, name: str, directory_fd: int, seam: Seam) -> None:
     """Remove a log that was set aside, unless a writer has it open."""
     with contextlib.suppress(OSError, PmwalError):
-        lock = lock_existing(os.path.join(directory, name), seam)
+        lock = lock_existing(os.path.join(directory, name), seam, shortened=True)
         if lock is not None:
             try:
                 seam.unlink(name, directory_fd)

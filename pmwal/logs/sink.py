@@ -9,6 +9,9 @@ Invariants
 - A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it.
 - A log whose file was removed, renamed or replaced is given up for a new one at its path, as soon as a call notices it. What was
   stored after the file was last seen to have a name is stored again if no name is left, and the line of the call is not lost.
+- So is one whose file was shortened or whose medium failed, but it is closed first: the path may lead to the same file. A medium
+  that fails again within ``_REOPEN_SECONDS`` is not tried again until they have passed.
+- Every line that is not stored is counted. Each change of state is said once: the path cannot be opened, it can be again.
 - ``store`` takes no lock of its own unless lines wait or the path is opened anew, and no thread takes one while it is inside a call
   on the log. A child never does: a lock that another thread holds during a fork would block the child for good.
 """
@@ -19,8 +22,8 @@ import _thread
 import contextlib
 import logging
 import os
-import sys
 import threading
+import time
 import warnings
 from collections import defaultdict, deque
 from dataclasses import dataclass, replace
@@ -29,6 +32,8 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 from pmwal.errors import (
     CorruptWal,
     ForkedWal,
+    FormatError,
+    PersistError,
     PmwalError,
     RecordTooLarge,
     ReentrantCall,
@@ -39,13 +44,24 @@ from pmwal.errors import (
 )
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs.plain import shortened
-from pmwal.logs.set_aside import set_aside
+from pmwal.logs.reports import say, shown
+from pmwal.logs.set_aside import is_empty, make_way, replace_empty
 from pmwal.opening import open_with
 from pmwal.opening.files import map_for_reading
 from pmwal.opening.options import Options
 from pmwal.records import SinkStats
 from pmwal.storage.seam import SYSTEM
-from pmwal.writing.internals import is_inside, nameless_from, nobody_else_stores
+from pmwal.writing.internals import (
+    end_of,
+    is_elsewhere,
+    is_inside,
+    is_same_log,
+    is_shortened,
+    is_unusable,
+    nameless_from,
+    nobody_else_stores,
+    seen_to,
+)
 from pmwal.writing.wal import Wal
 
 PID_FIELD = "{pid}"
@@ -53,8 +69,9 @@ CORRUPT_POLICIES = ("set-aside", "raise")
 WAITING_MAX = 1024
 """How many lines may wait. A batch or a signal handler that logs more gets an error for each further one."""
 
-_TRIES = 4  # opens of a log that is corrupt, or of another size, again
-_SHOWN = 200  # characters of a message in a report
+_TRIES = 4  # opens of a log that is corrupt, empty or of another size, again
+_REOPEN_SECONDS = 1.0  # between two opens because the medium failed
+_AT_THE_PATH = "_pmwal_at_the_path"  # an attribute of exceptions that came out of an attempt to open the path anew
 _ONE_IN = 4  # a line that is too large is cut to this part of the ring; the largest record is half of it, less its header
 
 
@@ -77,6 +94,14 @@ class SinkOptions(Options):
             raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
 
 
+class _GivenUp(NamedTuple):
+    """A log that was closed because it could take no more: why, its next record when it was last seen whole, and at the end."""
+
+    why: str
+    seen_to: int
+    end: int
+
+
 class _Line(NamedTuple):
     """A line that waits, with the thread that logged it."""
 
@@ -96,9 +121,13 @@ class Sink:
         self._earlier = (0, 0)  # written and overwritten in the logs that were given up
         self._opening = threading.RLock()  # held while the path is opened anew
         self._opener: int | None = None  # the thread that does
+        self._opened_at = 0.0  # when it was last opened anew
+        self._given_up: _GivenUp | None = None  # what is known of the closed log, until its path is opened anew
+        self._failing_from: int | None = None  # errors counted before the path could not be opened anew; None while it can
+        self._lost = 0
         self._reasons: defaultdict[str, int] = defaultdict(int)
         self._said: dict[tuple[type, int], object] = {}  # errors that were reported for all that follow, by class and process
-        self._full_at = 0  # next_seq when the log was last found full
+        self._state: object = None  # the error that was said last, and where the log ended
         self._waiting: deque[_Line] = deque()  # appended to by any thread, shortened only by the one that has the lock
         self._lock = threading.RLock()
         self._storing: int | None = None  # the thread that has the lock
@@ -143,12 +172,13 @@ class Sink:
         if isinstance(error, ReentrantCall):
             self._wait(line, kind, sync)
             return
-        if isinstance(error, WalUnlinked):
+        gone = isinstance(error, (WalUnlinked, PersistError)) or (self._given_up is not None and isinstance(error, WalClosed))
+        if gone:
             if self._opener == _thread.get_ident() or is_inside(self.wal):  # as in a signal handler, or in a batch
                 self._wait(line, kind, sync)
                 return
             self._open_anew()
-        if isinstance(error, WalUnlinked) or (self._reopened and isinstance(error, WalClosed)):  # another thread gave the log up
+        if gone or (self._reopened and isinstance(error, WalClosed)):  # another thread gave the log up
             try:
                 self._append(line, kind=kind, commit=sync or None)
             except WalClosed as closed:
@@ -179,32 +209,68 @@ class Sink:
         raise error
 
     def _open_anew(self) -> None:
-        """Give up a log that lost its name for a new one at the path. Raises what ``open`` raises; the next line tries again."""
+        """Give up a log that can take no more for the one at the path. Raises what ``open`` raises; the next line tries again."""
         with self._opening:
             old = self.wal
-            if old.closed or not old.stats().unlinked:  # another thread was faster
-                return
+            if self._given_up is None and (old.closed or not (is_unusable(old) or old.stats().unlinked)):
+                return  # another thread was faster
             self._opener = _thread.get_ident()
             try:
+                if self._given_up is None and not is_elsewhere(old):
+                    self._give_up(old)
                 new = _open(self.path, self._options)
                 with nobody_else_stores(old):
-                    again = self._store_again(old, new)
+                    again, lost = self._rescue(old, new)
                     counted = old.stats()
                     self._earlier = self._earlier[0] + counted.appends - again, self._earlier[1] + counted.overwritten
                     self.wal, self._append = new, new.append
                     self._reopened += 1
+                    self._opened_at = time.monotonic()
                     with contextlib.suppress(PmwalError):
                         old.close()
+                given_up, self._given_up = self._given_up, None
+                self._say_reopened(given_up, lost)
+            except Exception as error:
+                setattr(error, _AT_THE_PATH, True)
+                if self._failing_from is None:
+                    self._failing_from = self._errors
+                raise
             finally:
                 self._opener = None
 
-    def _store_again(self, old: Wal, new: Wal) -> int:
-        """Store what is in a file without a name only; the number of records."""
-        count, first = 0, nameless_from(old)
+    def _give_up(self, old: Wal) -> None:
+        """Close a log that is still under its path, or again, so that it can be opened anew."""
+        shortened, unusable = is_shortened(old), is_unusable(old)
+        if unusable and not shortened and time.monotonic() - self._opened_at < _REOPEN_SECONDS:
+            old.commit()  # raises why it failed
+        why = "its file was shortened" if shortened else "the medium failed" if unusable else "its file has its name again"
+        with nobody_else_stores(old):
+            self._given_up = _GivenUp(why, seen_to(old), end_of(old))
+            with contextlib.suppress(PmwalError):
+                old.close()
+
+    def _rescue(self, old: Wal, new: Wal) -> tuple[int, int]:
+        """Store again what is in a file without a name only; how many records that are, and how many are lost."""
+        given_up = self._given_up
+        if given_up is not None:
+            kept = new.recovery.last_seq + 1 if is_same_log(old, new) else given_up.seen_to
+            return 0, max(0, given_up.end - kept)
+        first = nameless_from(old)
         if first is None:
-            return 0
+            return 0, end_of(old) - seen_to(old) if is_shortened(old) else 0
+        return self._store_again(old, new, max(first, old.first_seq))
+
+    def _store_again(self, old: Wal, new: Wal, first: int) -> tuple[int, int]:
+        count, read, records = 0, 0, old.read(first)
         try:
-            for record in old.read(max(first, old.first_seq)):
+            while True:
+                try:
+                    record = next(records, None)
+                except (PmwalError, OSError):  # that file was shortened, too
+                    break
+                if record is None:
+                    break
+                read += 1
                 try:
                     new.append(record.data, kind=record.kind, commit=False)
                     count += 1
@@ -214,7 +280,19 @@ class Sink:
         except BaseException:  # the new log fails, too: the old one is still there for the next try
             new.close()
             raise
-        return count
+        return count, end_of(old) - first - read
+
+    def _say_reopened(self, given_up: _GivenUp | None, lost: int) -> None:
+        """Say what has changed, unless the log was only renamed or removed and nothing is lost."""
+        since, self._failing_from = self._failing_from, None
+        self._lost += lost
+        said = [] if given_up is None else [given_up.why]
+        if lost:
+            said.append(f"up to {lost} records of the last second before that was noticed are lost")
+        if since is not None:
+            said.append(f"{self._errors - since} records could not be stored meanwhile")
+        if said:
+            say(f"{self.path}: the log was opened anew: {'; '.join(said)}.")
 
     # -- lines that wait
 
@@ -290,7 +368,7 @@ class Sink:
             error = final
         self.count(error)
         if not self.said(error, waiting.line):
-            say(f"{type(error).__module__}.{type(error).__qualname__}: {error}. Message: {_shown(waiting.line)}")
+            say(f"{type(error).__module__}.{type(error).__qualname__}: {error}. Message: {shown(waiting.line)}")
 
     # -- errors
 
@@ -311,13 +389,15 @@ class Sink:
         """Report an error of the log in one line on stderr; False for an error that the caller must report itself.
 
         Of errors that every later record would repeat, only the first one is reported: of a closed log and in a forked child for
-        good, of a full log until it has stored a record again.
+        good; of a full log, a medium that fails or a path that cannot be opened, until a record is stored again or the error is
+        another one.
         """
-        if not isinstance(error, (WalClosed, ForkedWal, WalFull, RecordTooLarge)):
+        again = isinstance(error, (WalFull, PersistError)) or getattr(error, _AT_THE_PATH, False)
+        if not again and not isinstance(error, (WalClosed, ForkedWal, RecordTooLarge)):
             return False
         text = f"{type(error).__module__}.{type(error).__qualname__}: {error}."
-        if isinstance(error, WalFull):
-            if not self._newly_full():
+        if again:
+            if not self._newly(error):
                 return True
             text += " Further ones are only counted, in stats(), until a record is stored again."
         elif not isinstance(error, RecordTooLarge):
@@ -325,46 +405,62 @@ class Sink:
             if self._said.setdefault((type(error), os.getpid()), first) is not first:
                 return True
             text += " Later records are only counted, in stats()."
-        say(f"{text} Message: {_shown(message)}{where and f', logged at {where}'}")
+        say(f"{text} Message: {shown(message)}{where and f', logged at {where}'}")
         return True
 
-    def _newly_full(self) -> bool:
-        """Whether a record was stored since the log was last found full."""
-        now = self.wal.next_seq
+    def _newly(self, error: BaseException | None) -> bool:
+        """Whether this is not the error that was said last, or a record was stored since."""
+        now = type(error), getattr(error, "errno", None), self._reopened, end_of(self.wal)
         # Atomic without a lock, as in ``count``.
-        before, self._full_at = self._full_at, now
+        before, self._state = self._state, now
         return before != now
 
     # -- the rest
 
     def flush(self) -> None:
         """Make everything that was stored durable. On a closed log, and in a forked child, it does nothing."""
-        if os.getpid() == self._pid and not self.wal.closed:
+        if os.getpid() == self._pid and not (self.wal.closed and self._given_up is None):
             if self._waiting:
                 self._store_waiting()
             try:
                 self.wal.commit()
-            except WalUnlinked:
-                self._open_anew()
-                self.wal.commit()
+            except (WalUnlinked, PersistError, WalClosed) as error:
+                if is_inside(self.wal):  # the body of a batch on it
+                    raise
+                try:
+                    self._open_anew()
+                    self.wal.commit()
+                except Exception as final:
+                    self.said(final, f"flush() after {type(error).__name__}")  # logging.shutdown() passes over an OSError
+                    raise
 
     def close(self) -> None:
         """Commit and close. In a forked child it only lets go of the handle. Idempotent."""
         if os.getpid() == self._pid and not self.wal.closed:
             if self._waiting:
                 self._store_waiting()
-            first = None if is_inside(self.wal) else nameless_from(self.wal)
-            if first is not None and first < self.wal.next_seq:
-                try:
-                    self._open_anew()
-                except (PmwalError, OSError) as error:
-                    self.count(error)
-                    lost = self.wal.next_seq - first
-                    say(f"{self.path}: its file was removed, and {lost} records could not be stored again: {error}")
+            self._save_last()
         with contextlib.suppress(WalUnlinked):  # nothing is lost: its file has another name, or it has nothing to store again
             self.wal.close()
+        self._given_up = None
         if self._waiting:
             self._store_waiting()  # counts and reports what came too late
+
+    def _save_last(self) -> None:
+        """Before the end: store again what is in a file without a name only, and notice that the file was shortened."""
+        wal = self.wal
+        if wal.closed or is_inside(wal):
+            return
+        unusable, first = is_unusable(wal), nameless_from(wal)
+        if not unusable and (first is None or first >= wal.next_seq):
+            return
+        try:
+            self._open_anew()
+        except (PmwalError, OSError) as error:
+            self.count(error)
+            first, why = (seen_to(wal), "can take no more") if first is None else (first, "was removed")
+            self._lost += end_of(wal) - first
+            say(f"{self.path}: its file {why}, and {end_of(wal) - first} records could not be stored again: {error}")
 
     def stats(self) -> SinkStats:
         """The counters. A forked child has written nothing; its errors are added to those of its parent."""
@@ -373,7 +469,15 @@ class Sink:
             wal = self.wal.stats()
             written, overwritten = self._earlier[0] + wal.appends, self._earlier[1] + wal.overwritten
         return SinkStats(
-            written, overwritten, self._dropped, self._errors, self._queued, self._cut, dict(self._reasons), self._reopened
+            written,
+            overwritten,
+            self._dropped,
+            self._errors,
+            self._queued,
+            self._cut,
+            dict(self._reasons),
+            self._reopened,
+            self._lost,
         )
 
 
@@ -395,7 +499,7 @@ class SinkOwner:
         >>> import pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
         >>> handler.stats()
-        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={}, reopened=0)
+        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={}, reopened=0, lost=0)
         >>> handler.close()
         """
         return self._sink.stats()
@@ -417,7 +521,12 @@ def _open(path: str, options: SinkOptions) -> Wal:
         except CorruptWal as error:
             if last or options.on_corrupt == "raise":
                 raise
-            _set_aside(path, error)
+            make_way(path, error)
+            asked = options
+        except FormatError:
+            if last or not is_empty(path):
+                raise
+            replace_empty(path, options)
             asked = options
         except ValueError:
             if last or not _has_other_size(path, asked):
@@ -446,43 +555,6 @@ def _has_other_size(path: str, options: SinkOptions) -> bool:
     mapping, identity = map_for_reading(path, "auto", SYSTEM)
     mapping.close()
     return identity.block.capacity != options.capacity
-
-
-def _set_aside(path: str, error: CorruptWal) -> None:
-    try:
-        target = set_aside(path)
-    except OSError as failure:
-        raise CorruptWal(
-            f"{error}. It could not be set aside for a new log either: {failure}; repair it, or log to another path",
-            first_seq=error.first_seq,
-            last_seq=error.last_seq,
-            start=error.start,
-            end=error.end,
-            reason=f"{error.reason}; not set aside: {failure}",
-        ) from failure
-    if target is not None:
-        warnings.warn(
-            f"{path} is corrupt: {error.reason}; it was set aside as {target}, and a new log takes its place. "
-            f"pmwal.open({target!r}, 'r', recover='salvage') reads every whole record of it, and pmwal repair makes it usable",
-            RuntimeWarning,
-            stacklevel=5,  # the caller of LogHandler
-        )
-
-
-def say(text: str) -> None:
-    """Print a line about logging itself on stderr, unless logging.raiseExceptions is false. Raises nothing, at any time."""
-    with contextlib.suppress(Exception):  # there is no other place to say it
-        if logging.raiseExceptions and sys.stderr is not None:
-            sys.stderr.write(f"--- Logging error --- {text}\n".encode("utf-8", "backslashreplace").decode())
-
-
-def _shown(message: object) -> str:
-    try:
-        text = message.decode("utf-8", "backslashreplace") if isinstance(message, bytes) else message
-        shown = repr(text)
-        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    except Exception as error:
-        return f"<{type(error).__name__} in repr()>"
 
 
 def _level_number(level: int | str) -> int:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pmwal.errors import FormatError
+from pmwal.errors import FormatError, ShortenedWal
 from pmwal.format.layout import CAPACITY_DEFAULT, Superblock
 from pmwal.opening.options import Options
 from pmwal.records import Progress
@@ -45,12 +45,12 @@ def inspect(
 def map_for_reading(path: str, medium: str, seam: Seam, *, around: bool = False) -> tuple[Mapping, Identity]:
     """The file mapped for reading, and its superblock; ``FormatError`` if it is not a log.
 
-    ``around``: what the medium cannot give is read as zeros, and listed in ``Mapping.unreadable``.
+    ``around``: what the medium cannot give, or was cut off, is read as zeros, and listed in ``Mapping.unreadable``.
     """
     fd = open_descriptor(path, _READ_FLAGS)
     try:
         unreadable: set[int] = set()
-        identity = _identify(fd, path, unreadable)
+        identity = _identify(fd, path, unreadable, shortened=around)
         size, found = identity.block.file_size, detect(fd, medium, path)
         if around:
             return AroundMapping(fd, size, found, seam, unreadable), identity
@@ -60,7 +60,7 @@ def map_for_reading(path: str, medium: str, seam: Seam, *, around: bool = False)
         raise
 
 
-def _identify(fd: int, path: str, unreadable: set[int] | None = None) -> Identity:
+def _identify(fd: int, path: str, unreadable: set[int] | None = None, *, shortened: bool = False) -> Identity:
     """The superblock, read without a mapping, so that no byte of a wrong file is ever mapped.
 
     A copy that cannot be read is a damaged copy. ``unreadable`` gets the numbers of the pages.
@@ -71,7 +71,9 @@ def _identify(fd: int, path: str, unreadable: set[int] | None = None) -> Identit
     pages: set[int] = set() if unreadable is None else unreadable
     reader = ReadAround(lambda offset, length: os.pread(fd, length, offset), pages)
     try:
-        return identify(reader.load, status.st_size, path)
+        return identify(reader.load, status.st_size, path, shortened=shortened)
+    except ShortenedWal:
+        raise
     except FormatError:
         if pages:
             raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: no superblock can be read", path) from None
@@ -113,11 +115,11 @@ def lock_log(
     raise FileNotFoundError(f"{path}: another process keeps creating and removing it; stop that process and try again")
 
 
-def lock_existing(path: str, seam: Seam) -> WriterLock | None:
-    """Lock the log at ``path`` for writing; None if another file took its name meanwhile."""
+def lock_existing(path: str, seam: Seam, *, shortened: bool = False) -> WriterLock | None:
+    """Lock the log at ``path`` for writing; None if another file took its name meanwhile. ``shortened``: see ``identify``."""
     fd = open_to_lock(path, _WRITE_FLAGS)
     try:
-        _identify(fd, path)
+        _identify(fd, path, shortened=shortened)
         lock = WriterLock(fd, path, seam)
     except BaseException:
         close_locked(fd)

@@ -4,13 +4,14 @@ Invariants
 ----------
 - Nothing of a file is mapped or used before one of its two superblock copies was found whole, by checksum.
 - If copy 0 is damaged, copy 1 is searched for wherever a control region may end, because only copy 0 says where it is.
+- A file whose end was cut off is refused, but for those that read what is missing as zeros: salvage and repair.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pmwal.errors import FormatError
+from pmwal.errors import FormatError, ShortenedWal
 from pmwal.format.layout import (
     CONTROL_OFFSET,
     CONTROL_SIZE_MAX,
@@ -35,8 +36,13 @@ class Identity:
     copies: int
 
 
-def identify(load: Load, file_size: int, name: str) -> Identity:
-    """Find a whole superblock; ``FormatError`` if there is none, or if this version must not use the file."""
+def identify(load: Load, file_size: int, name: str, *, shortened: bool = False) -> Identity:
+    """Find a whole superblock; ``FormatError`` if there is none, or if this version must not use the file.
+
+    ``ShortenedWal`` if the file is shorter than its superblock says, unless ``shortened``.
+    """
+    if not file_size:
+        raise FormatError(f"{name}: not a pmwal log: 0 bytes are less than a superblock; remove the empty file to create one")
     if file_size < PAGE:
         raise FormatError(f"{name}: not a pmwal log: {file_size} bytes are less than a superblock")
     first_page = load(SUPERBLOCK_OFFSET, PAGE)
@@ -63,8 +69,15 @@ def identify(load: Load, file_size: int, name: str) -> Identity:
             f"{name}: written by a newer pmwal (format {block.version_major}.{block.version_minor}, "
             f"incompatible flags {block.incompatible:#x}); this one reads format {VERSION_MAJOR}. Upgrade pmwal."
         )
-    if file_size < block.file_size:
-        raise FormatError(f"{name}: shortened: {file_size} bytes, its superblock says {block.file_size}. Restore it from a copy.")
+    if file_size < block.file_size and not shortened:
+        reason = f"shortened: {file_size} bytes, its superblock says {block.file_size}"
+        raise ShortenedWal(
+            f"{name}: {reason}. Nothing was changed. Restore it from a copy, or read what is left with "
+            f'pmwal.open(path, "r", recover="salvage"), or run: pmwal repair {name}',
+            start=file_size,
+            end=block.file_size,
+            reason=reason,
+        )
     return Identity(block, (first is not None) + (second is not None))
 
 

@@ -2,13 +2,15 @@
 
 Invariants
 ----------
-- A page that cannot be read is read as zeros, which are never a valid structure, and is reported: nobody mistakes it for read.
+- What cannot be read, or was cut off the file's end, is read as zeros, which are never a valid structure, and is reported: nobody
+  mistakes it for read.
 - It is tried once: a failing disk takes seconds for each attempt.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 from pmwal.errors import PersistError
@@ -59,23 +61,29 @@ class ReadAround:
 
 
 class AroundMapping(Mapping):
-    """A log's file, not mapped, and read around what cannot be read. ``pages``: the numbers of those that could not be read yet."""
+    """A log's file, not mapped, and read around what cannot be read. ``pages``: the numbers of those that could not be read yet.
+
+    The file may be shorter than ``size``.
+    """
 
     def __init__(self, fd: int, size: int, medium: Medium, seam: Seam, pages: set[int]) -> None:
         super().__init__(fd, size, medium, seam, writable=False)
         self._pages = pages
+        self.missing = max(0, size - os.lseek(fd, 0, os.SEEK_END))
 
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
-        return ReadAround(super().load, self._pages).load(offset, length)
+        there = max(0, min(length, self.size - self.missing - offset))
+        data = ReadAround(super().load, self._pages).load(offset, there) if there else b""
+        return data + bytes(length - there) if there < length else data
 
     @property
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         """What could not be read so far, as (start, end) offsets in the file."""
         ranges: list[tuple[int, int]] = []
-        for page in sorted(self._pages):
-            start, end = page * PAGE, min((page + 1) * PAGE, self.size)
-            if ranges and ranges[-1][1] == start:
-                start = ranges.pop()[0]
-            ranges.append((start, end))
+        stop = self.size - self.missing
+        pages = [(page * PAGE, min((page + 1) * PAGE, stop)) for page in sorted(self._pages)]
+        for start, end in pages + [(stop, self.size)] * (self.missing > 0):
+            first = ranges.pop()[0] if ranges and ranges[-1][1] == start else start
+            ranges.append((first, end))
         return tuple(ranges)

@@ -7,6 +7,8 @@ Invariants
 - Where link(2) is refused (vfat, cifs, some FUSE servers), a file with a hidden name is renamed with RENAME_NOREPLACE, which is as
   atomic and fails as well if the name is taken. Where that is refused too, nothing is created: a plain rename would overwrite
   the log of another process.
+- A file that is replaced (an empty one by a new log, a damaged log by a repaired one) is locked by whoever replaces it, and the new
+  one takes the name in one rename, with mode and owner where that is allowed.
 - Blocks are allocated and zeros written first, in single pages: an unwritten extent would cost a journal transaction at its first
   commit, a large folio 2048 sectors at every commit.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
@@ -47,6 +49,7 @@ from pmwal.storage.medium import check_mappable, detect
 from pmwal.storage.seam import Seam
 
 FILE_MODE = 0o600
+_HIDDEN = ".pmwal-new-"
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_RENAME = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -65,10 +68,14 @@ def create_file(
     application: bytes,
     seam: Seam,
     progress: Progress | None = None,
+    over: int | None = None,
 ) -> WriterLock:
-    """Create an empty log under ``path`` and lock it for writing. ``FileExistsError`` if the name is taken."""
+    """Create an empty log under ``path`` and lock it for writing. ``FileExistsError`` if the name is taken.
+
+    ``over`` is a descriptor of the file at ``path`` that it replaces, whose lock the caller holds.
+    """
     directory, name = os.path.split(os.path.abspath(path))
-    if os.path.lexists(path):  # link(2) decides; this only saves work
+    if over is None and os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     block = Superblock(
         uuid=seam.new_uuid(),
@@ -83,6 +90,8 @@ def create_file(
         raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
 
     def write(fd: int) -> None:
+        if over is not None:
+            inherit(fd, os.fstat(over))
         seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
         found = detect(fd, medium, path)
         check_mappable(fd, path)
@@ -90,10 +99,15 @@ def create_file(
 
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        take = _give_name if over is None else _take_name
         try:
-            return _create(path, directory, directory_fd, name, write, seam)
+            return _create(path, directory, directory_fd, name, write, take, seam)
         except _CannotLink:
-            return _create(path, directory, directory_fd, name, write, seam, always_hidden=True)
+            return _create(path, directory, directory_fd, name, write, take, seam, always_hidden=True)
+    except OSError as error:
+        if not isinstance(error.filename, str) or not error.filename.startswith((_HIDDEN, "/proc/self/fd/")):
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(directory_fd)
 
@@ -104,6 +118,7 @@ def _create(
     directory_fd: int,
     name: str,
     write: Callable[[int], None],
+    take: Callable[[str, str, str, int, Seam], None],
     seam: Seam,
     *,
     always_hidden: bool = False,
@@ -119,7 +134,7 @@ def _create(
             except BaseException:
                 close_locked(lock_fd)
                 raise
-            _give_name(path, source, name, directory_fd, seam)
+            take(path, source, name, directory_fd, seam)
             seam.sync_file(directory_fd)
         return lock
     except BaseException:
@@ -147,6 +162,32 @@ def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
             f"{path}: this file system has neither link(2) nor renameat2(2) with RENAME_NOREPLACE, and any other way to name a new "
             "log could overwrite an existing one; create the log on another file system, close it, and copy it here"
         ) from error
+
+
+def _take_name(path: str, source: str, name: str, directory_fd: int, seam: Seam) -> None:
+    """Give the file of ``unnamed_file`` the name of another file, which loses it."""
+    hidden = source
+    if os.path.isabs(source):
+        hidden = hidden_name(name)
+        try:
+            seam.link(source, hidden, directory_fd)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            raise _CannotLink from error
+    try:
+        seam.replace(hidden, name, directory_fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            seam.unlink(hidden, directory_fd)
+        raise
+
+
+def inherit(fd: int, status: os.stat_result) -> None:
+    """Give a file the mode of the one that it replaces, and its owner if this process may."""
+    with contextlib.suppress(PermissionError):
+        os.fchown(fd, status.st_uid, status.st_gid)
+    os.fchmod(fd, status.st_mode & 0o7777)
 
 
 def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
@@ -222,7 +263,7 @@ def hidden_name(name: str) -> str:
 
 
 def _hidden_prefix(name: str) -> str:
-    return f".pmwal-new-{crc32c(os.fsencode(name)):08x}-"
+    return f"{_HIDDEN}{crc32c(os.fsencode(name)):08x}-"
 
 
 def _hidden_file(directory_fd: int, name: str) -> tuple[int, str]:

@@ -47,7 +47,8 @@ class WriterLock:
                 self._held = True  # before anybody knows: from here on, release() undoes all that was done
                 _locked.add(self._key)
             except BlockingIOError:
-                writer = visible_writer(lambda offset, length: os.pread(fd, length, offset), status.st_ino, seam)
+                # The file may be empty, or cut short.
+                writer = visible_writer(lambda at, length: os.pread(fd, length, at).ljust(length, b"\0"), status.st_ino, seam)
                 who = "another process" if writer is None else f"process {writer.pid}"
                 raise WalLocked(
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',

@@ -41,6 +41,7 @@ class Mapping:
     def __init__(self, fd: int, size: int, medium: Medium, seam: Seam, *, writable: bool) -> None:
         self.fd = fd
         self.size = size
+        self.missing = 0  # bytes at the end that were cut off
         self.medium = medium
         self.inode = os.fstat(fd).st_ino
         self.barriers = 0
@@ -86,7 +87,7 @@ class Mapping:
         6.13), which the next msync writes too: 8 more sectors for each commit on an ext4 without a journal.
         """
         size = os.lseek(self.fd, 0, os.SEEK_END)
-        if size < self.size:
+        if size < self.size - self.missing:
             raise PersistError(errno.EIO, f"the file was shortened to {size} bytes while it was mapped")
 
     def load(self, offset: int, length: int) -> bytes:

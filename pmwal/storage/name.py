@@ -40,13 +40,15 @@ class LogName:
     """The name under which a log was opened."""
 
     def __init__(self, fd: int, path: str) -> None:
-        """``fd`` is a descriptor of the log, and stays the caller's. A log whose path does not lead to it has no name to lose."""
+        """``fd`` is a descriptor of the log, and stays the caller's. A log that is opened through a descriptor has no name to lose.
+
+        Any other path led to the log when it was locked. If it does not any more, the name was lost during the open.
+        """
         self._fd = fd
         self._path = os.path.realpath(path)
         self._root: _Identity | None = None
         with contextlib.suppress(OSError):
-            opened = _identify(fd, "")
-            if opened.links and opened.same_file(_identify(_AT_FDCWD, self._path)) and not _through_descriptor(path):
+            if not _through_descriptor(path):
                 self._root = _identify(_AT_FDCWD, _ROOT)
 
     @property

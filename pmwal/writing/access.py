@@ -62,7 +62,10 @@ class Access:
             raise WalClosed(_CLOSED)
         self.refuse_poison()
         self.refuse_reentry()
-        self._upkeep.run_if_due()
+        try:
+            self._upkeep.run_if_due()
+        except OSError as error:  # the file was shortened
+            raise self.fail(error) from error
         return self._engine
 
     def to_read(self) -> Engine:

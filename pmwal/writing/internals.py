@@ -61,6 +61,40 @@ def nameless_from(wal: Wal) -> int | None:
     return wal._upkeep.nameless_from
 
 
+def is_unusable(wal: Wal) -> bool:
+    """Whether the open log can take no more: its medium has failed, or its file was shortened."""
+    return wal._access.poisoned or is_shortened(wal)
+
+
+def is_elsewhere(wal: Wal) -> bool:
+    """Whether the path, looked up now, does not lead to the open log."""
+    return wal._upkeep.lost() is not None
+
+
+def is_shortened(wal: Wal) -> bool:
+    """Whether the open log's file was shortened."""
+    try:
+        wal._engine.mapping.check_size()
+    except OSError:
+        return True
+    return False
+
+
+def seen_to(wal: Wal) -> int:
+    """The next record at the time, about a second ago while it is used, when the file was last seen whole and under its name."""
+    return wal._upkeep.seen_to
+
+
+def end_of(wal: Wal) -> int:
+    """The number of the next record, also of a closed log."""
+    return wal._engine.state.head.next_seq
+
+
+def is_same_log(wal: Wal, other: Wal) -> bool:
+    """Whether one continues the other."""
+    return wal._engine.block.uuid == other._engine.block.uuid
+
+
 @contextlib.contextmanager
 def nobody_else_stores(wal: Wal) -> Iterator[None]:
     """Until the block ends, other threads wait before they store; if the log is closed in it, they are refused."""

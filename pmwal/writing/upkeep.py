@@ -1,4 +1,4 @@
-"""What a handle does besides its calls, once a second while it is used: look for the log's name, move its modification time.
+"""What a handle does besides its calls, once a second while it is used: look at the log's name and size, move its file's time.
 
 Invariants
 ----------
@@ -42,7 +42,7 @@ class Upkeep:
         engine.note_upkeep()
 
     def run_if_due(self) -> None:
-        """Do what is due. Raises ``WalUnlinked`` if the handle was opened to."""
+        """Do what is due. Raises ``WalUnlinked`` if the handle was opened to, and ``PersistError`` if the file was shortened."""
         if self._lost is not None:
             raise WalUnlinked(self._lost)
         now = time.monotonic_ns()
@@ -55,6 +55,7 @@ class Upkeep:
             self.touch()
         stored = self._engine.state.head.next_seq
         lost = self.lost()
+        self._engine.mapping.check_size()  # on memory no barrier does it
         if lost is None:
             self._named_seq = stored
         self.tell(lost)
@@ -77,6 +78,11 @@ class Upkeep:
         self._lost = message
         self._engine.halt()
         raise WalUnlinked(message)
+
+    @property
+    def seen_to(self) -> int:
+        """The next record at the time when the file was last seen whole and under its name."""
+        return self._named_seq
 
     @property
     def nameless_from(self) -> int | None:

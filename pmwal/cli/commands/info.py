@@ -74,6 +74,8 @@ def _collect(path: str) -> Facts:
     try:
         with progress_bar("info") as progress, inspect(path, SYSTEM, progress, around=True) as (mapping, judgement):
             facts |= _about_log(mapping, judgement)
+            if mapping.missing:
+                facts |= {"status": UNREADABLE, "missing_bytes": mapping.missing}
     except FormatError as error:
         facts |= {"status": UNREADABLE, "error": str(error).removeprefix(f"{path}: ")}
     return facts
@@ -244,6 +246,10 @@ def _slots_in_words(facts: Facts) -> str:
 
 def _verdict_in_words(facts: Facts) -> str:
     report = facts["verdict"]
+    if "missing_bytes" in facts:
+        return (
+            f"CANNOT BE OPENED: shortened, {facts['missing_bytes']} bytes are missing at its end; pmwal repair keeps what is whole"
+        )
     if report["outcome"] == "corrupt":
         return f"CORRUPT ({report['case']}): {report['reason']}"
     if report["live"]:

@@ -1,0 +1,26 @@
+"""What logging says about itself, on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+_SHOWN = 200  # characters of a message in a report
+
+
+def say(text: str) -> None:
+    """Print a line about logging itself on stderr, unless logging.raiseExceptions is false. Raises nothing, at any time."""
+    with contextlib.suppress(Exception):  # there is no other place to say it
+        if logging.raiseExceptions and sys.stderr is not None:
+            sys.stderr.write(f"--- Logging error --- {text}\n".encode("utf-8", "backslashreplace").decode())
+
+
+def shown(message: object) -> str:
+    """A message for such a line, shortened."""
+    try:
+        text = message.decode("utf-8", "backslashreplace") if isinstance(message, bytes) else message
+        shown = repr(text)
+        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    except Exception as error:
+        return f"<{type(error).__name__} in repr()>"
