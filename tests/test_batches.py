@@ -248,3 +248,15 @@ def test_rest_of_a_discarded_batch_does_not_follow_a_new_record(shm_dir: Path, o
         wal = open_small(path, **options)
         assert contents(wal) == [(1, b"before"), (2, b"new 0" * 10)]
         kill(wal)
+
+
+def test_full_log_says_whether_a_record_or_a_batch_needs_the_space(path: Path) -> None:
+    """The number of bytes alone would be taken for those of one record."""
+    with open_small(path) as wal:
+        room = wal.capacity // 2 - 100
+        wal.append(bytes(room))
+        with pytest.raises(pmwal.WalFull, match=r"the 3 records of this batch need \d+"):
+            wal.extend([bytes(room // 2)] * 3)
+        wal.append(bytes(room))
+        with pytest.raises(pmwal.WalFull, match=r"the record needs \d+"):
+            wal.append(bytes(room))

@@ -7,6 +7,7 @@ import doctest
 import logging
 import pkgutil
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -218,3 +219,13 @@ def test_changelog_has_the_form_of_keep_a_changelog() -> None:
             assert groups == [group for group in GROUPS if group in groups]
             assert any(line.startswith("- ") for line in section.lines)
     assert versions == ["now", *sorted(versions[1:], reverse=True)]
+
+
+def test_snippets_of_readme_and_guides_open_each_log_with_one_size() -> None:
+    """So they can be copied in order into one directory."""
+    sizes: defaultdict[str, set[str]] = defaultdict(set)
+    for document in [ROOT / "README.md", *sorted(ROOT.glob("docs/guide-*.md"))]:
+        for name, size in re.findall(r'\("([a-z-]+\.wal)"[^)]*\bsize="(\w+)"', document.read_text()):
+            sizes[name].add(size)
+    assert len(sizes) > 10
+    assert {name: found for name, found in sizes.items() if len(found) > 1} == {}

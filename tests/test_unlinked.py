@@ -18,6 +18,7 @@ import pytest
 
 import pmwal
 import pmwal.aio
+from pmwal import opening
 from pmwal.storage import name as name_module
 from pmwal.storage.name import LogName
 from pmwal.storage.seam import SYSTEM
@@ -532,3 +533,37 @@ def test_commit_on_a_disk_moves_the_modification_time(tmp_path: Path) -> None:
             for _ in range(100):
                 wal.append(b"c")  # by pwritev2(2), in the native engine
         assert mtime(path) > 1
+
+
+@pytest.mark.parametrize("way", ["renamed", "replaced", "removed", "kept"])
+def test_reader_knows_whether_its_path_leads_to_its_file(way: str, shm_dir: Path) -> None:
+    """So a program can follow a log over rotations."""
+    path = shm_dir / "app.wal"
+    pmwal.open(path, size="64KiB").close()
+    with pmwal.open(path, "r") as reader:
+        assert not reader.stats().unlinked
+        if way == "removed":
+            path.unlink()
+        elif way != "kept":
+            path.rename(path.with_name("app.wal.1"))
+        if way == "replaced":
+            pmwal.open(path, size="64KiB").close()
+        assert reader.stats().unlinked == (way != "kept")
+
+
+@pytest.mark.parametrize("way", ["renamed", "removed"])
+def test_log_that_loses_its_name_while_it_is_opened_is_noticed(way: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the lock and the first record a recovery may take seconds."""
+    path = shm_dir / "app.wal"
+    pmwal.open(path, size="64KiB").close()
+    opened = opening.take_over
+
+    def rotated(*args: Any) -> Any:
+        path.rename(path.with_name("app.wal.1")) if way == "renamed" else path.unlink()
+        return opened(*args)
+
+    monkeypatch.setattr(opening, "take_over", rotated)
+    wal = pmwal.open(path)
+    assert wal.stats().unlinked
+    with pytest.warns(pmwal.UnlinkedWarning):
+        wal.close()

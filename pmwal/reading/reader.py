@@ -39,6 +39,7 @@ from pmwal.recovery.superblock import Identity
 from pmwal.storage.live_page import LiveBounds, LiveWriter, decode_writer, read_both
 from pmwal.storage.liveness import Liveness
 from pmwal.storage.mapping import Mapping
+from pmwal.storage.name import LogName
 from pmwal.storage.seam import Seam
 
 _TRIES = 8  # attempts to read a log that changes meanwhile
@@ -99,6 +100,7 @@ class Reader(ArrayReader):
 
     def __init__(self, path: str, mapping: Mapping, identity: Identity, seam: Seam, *, salvaging: bool) -> None:
         self._path = path
+        self._name = LogName(mapping.fd, path)
         self._mapping = mapping
         self._identity = identity
         self._block = identity.block
@@ -449,7 +451,7 @@ class Reader(ArrayReader):
         return self._closed
 
     def stats(self) -> WalStats:
-        """Facts about the log and its medium. The counters of writing are zero.
+        """Facts about the log and its medium, and whether its path still leads to it. The counters of writing are zero.
 
         >>> import pmwal
         >>> pmwal.open(path, size="64KiB").close()
@@ -477,6 +479,7 @@ class Reader(ArrayReader):
             epoch=view.epoch,
             alignment=self._block.alignment,
             assumptions=medium.assumptions,
+            unlinked=self._name.lost() is not None,
         )
 
     def close(self) -> None:

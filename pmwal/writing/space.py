@@ -89,8 +89,9 @@ class Space:
     def _refusal(self, need: Need) -> str:
         head, capacity = self._engine.state.head.position, self._engine.block.capacity
         free = capacity - (head - self._engine.state.tail.position)
+        what = "the record needs" if need.records == 1 else f"the {need.records} records of this batch need"
         return (
-            f"{self._path}: {free} of {capacity} bytes are free{self._headroom}, the record needs {need.end - head}; "
+            f"{self._path}: {free} of {capacity} bytes are free{self._headroom}, {what} {need.end - head}; "
             'truncate(before=...) what you have processed, or open with on_full="wait" or "overwrite"'
         )
 
