@@ -154,7 +154,7 @@ def test_lost_numbers_are_the_least(cli: Cli, shm_dir: Path) -> None:
     overwrite(path, block.ring_offset, bytes(block.capacity))
     assert "at least records 1 to 9 lost" in cli("verify", path).text
     assert "at least records 1 to 9 lost" in cli("cat", path).err
-    assert "lost: records 1 to 9, at least" in cli("repair", path).text
+    assert "lost: at least records 1 to 9" in cli("repair", path).text
 
 
 def test_error_of_a_shortened_file_has_its_path(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_dry_run_changes_nothing_and_repair_makes_the_log_usable(cli: Cli, shm_d
     before = path.read_bytes()
     rehearsed = cli("repair", "--dry-run", path)
     assert rehearsed.status == 1
-    assert "lost: records 4 to 10" in rehearsed.text
+    assert "lost: at least records 4 to 10" in rehearsed.text
     assert "nothing was changed" in rehearsed.text
     assert (path.read_bytes(), os.listdir(shm_dir)) == (before, ["a.wal"])
     value = cli("repair", "--json", path).json

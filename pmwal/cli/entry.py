@@ -138,11 +138,11 @@ def _explain(error: Exception, path: str | None) -> int:
 
 
 def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
-    from pmwal.cli.wording import numbers_in_words  # noqa: PLC0415 - for errors only
+    from pmwal.cli.wording import lost_in_words  # noqa: PLC0415 - for errors only
 
     words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
     if error.first_seq is not None:
-        words.append(f"at least {numbers_in_words(error.first_seq, error.last_seq)} lost")
+        words.append(f"{lost_in_words(error.first_seq, error.last_seq)} lost")
     if error.start is not None:
         words.append(f"file offsets {error.start} to {error.end}")
     name = path or "PATH"

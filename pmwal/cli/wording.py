@@ -26,6 +26,12 @@ def numbers_in_words(first: int, last: int | None) -> str:
     return f"record {first}" if last <= first else f"records {first} to {last}"
 
 
+def lost_in_words(first: int, last: int | None) -> str:
+    """Which records are lost: ``last`` is the last one that anything whole names, and later ones may be lost, too."""
+    words = numbers_in_words(first, last)
+    return words if last is None else f"at least {words}"
+
+
 def durability_in_words(durability: str) -> str:
     """What an acknowledged record survives."""
     if durability == "unknown":

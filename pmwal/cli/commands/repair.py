@@ -7,7 +7,7 @@ import argparse
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json, progress_bar
-from pmwal.cli.wording import numbers_in_words, records_in_words
+from pmwal.cli.wording import lost_in_words, records_in_words
 from pmwal.repair import RepairReport, repair
 
 _EPILOG = """\
@@ -65,7 +65,7 @@ def _in_words(report: RepairReport) -> list[str]:
     lines = [f"{report.path}: {before.outcome} ({before.case}): {before.reason}"]
     lines += [f"  {f'would {action}' if report.dry_run else _done(action)}" for action in report.actions]
     if report.lost_first_seq is not None:
-        lines.append(f"  lost: {numbers_in_words(report.lost_first_seq, report.lost_last_seq)}, at least")
+        lines.append(f"  lost: {lost_in_words(report.lost_first_seq, report.lost_last_seq)}")
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
         lines.append(f"  {report.lost_records} whole records around the damage: pmwal cat --salvage {where}")

@@ -113,7 +113,8 @@ class _Tail:
         reader, file = self._open()
         try:
             next_seq = self._show_newest(reader)
-            mention_torn_end(self._path, reader)
+            with contextlib.suppress(*((FileNotFoundError, FormatError, PersistError) if self._follows else ())):
+                mention_torn_end(self._path, reader)  # a file that is gone by now is noticed below
             while self._follows:
                 try:
                     next_seq = self._follow(reader, next_seq)
