@@ -33,7 +33,7 @@ from pmwal.cli.options import HelpFormatter, Parser
 from pmwal.cli.streams import StreamError, standard_streams
 from pmwal.cli.terminal import say
 from pmwal.cli.times import join_relative
-from pmwal.cli.wording import numbers_in_words
+from pmwal.cli.wording import lost_in_words
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
 
 _DESCRIPTION = "A write-ahead log on persistent memory, disk or tmpfs."
@@ -133,7 +133,7 @@ def _explain(error: Exception, path: str | None) -> int:
 def _corrupt_in_words(error: CorruptWal, path: str | None) -> str:
     words = [f"{path or 'the log'}: corrupt: {error.reason or error}"]
     if error.first_seq is not None:
-        words.append(f"at least {numbers_in_words(error.first_seq, error.last_seq)} lost")
+        words.append(lost_in_words(error.first_seq, error.last_seq))
     if error.start is not None:
         words.append(f"file offsets {error.start} to {error.end}")
     name = path or "PATH"

@@ -24,6 +24,11 @@ def numbers_in_words(first: int, last: int | None) -> str:
     return f"record {first}" if last <= first else f"records {first} to {last}"
 
 
+def lost_in_words(first: int, last: int | None) -> str:
+    """What is known to be lost: records after the last one that anything whole names may be lost, too."""
+    return f"{'' if last is None else 'at least '}{numbers_in_words(first, last)} lost"
+
+
 def durability_in_words(durability: str) -> str:
     """What an acknowledged record survives."""
     if durability == "unknown":

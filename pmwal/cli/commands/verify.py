@@ -10,7 +10,7 @@ from pmwal.cli.inspection import end_offset, judge_log
 from pmwal.cli.options import Commands, add_command, add_json
 from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
-from pmwal.cli.wording import numbers_in_words, records_in_words, torn_in_words
+from pmwal.cli.wording import lost_in_words, records_in_words, torn_in_words
 from pmwal.errors import FormatError
 from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
@@ -99,7 +99,7 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
     if report.outcome == "corrupt":
         words = [f"CORRUPT: {report.reason}"]
         if report.lost_first_seq is not None:
-            words.append(f"at least {numbers_in_words(report.lost_first_seq, report.lost_last_seq)} lost")
+            words.append(lost_in_words(report.lost_first_seq, report.lost_last_seq))
         if report.damage is not None:
             words.append("file offsets {} to {}".format(*report.damage))
         words.append(f"{records_in_words(report.first_seq, report.last_seq)} whole before it")
