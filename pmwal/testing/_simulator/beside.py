@@ -47,6 +47,10 @@ class _Living(Recorder):
         self._hidden = hidden
         self._opens = count(1)
 
+    def hide(self) -> None:
+        """From now on it is another process."""
+        self._hidden = True
+
     def new_uuid(self) -> bytes:
         """Another one each time: opens are told apart by theirs."""
         return next(self._opens).to_bytes(16, "big")

@@ -4,7 +4,8 @@ Invariants
 ----------
 - What both writers do to the file is recorded once, as moments: a store, or the writer's byte locked or released. For each look
   the file is put back, in place, and the moments are played again: up to one when the look begins, and up to a later one at one of
-  the reader's loads. So every reader meets every moment, with no process and no clock.
+  the reader's loads, or in the middle of one of the live page. So readers meet every moment, with no process and no clock.
+- A store to the live page is as many moments as it has words, from the front.
 - While a writer is alive and has shown its bounds, readers may show what it has made durable; else, what recovery would keep.
 - Nothing is rolled back. So no reader may say so, or show a record twice, or end before the last record that is durable.
 """
@@ -15,6 +16,7 @@ import contextlib
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ from unittest.mock import patch
 
 import pmwal
 from pmwal.errors import PmwalError
-from pmwal.format.layout import LIVE_OPEN_OFFSET
+from pmwal.format.layout import LINE, LIVE_OFFSET, LIVE_OPEN_OFFSET, PAGE
 from pmwal.opening import open_log
 from pmwal.reading import reader as reader_module
 from pmwal.reading.follow import Waiter
@@ -32,12 +34,14 @@ from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
 from pmwal.testing._simulator.beside import _Living
 from pmwal.testing._simulator.explore import History, start_of
+from pmwal.testing.power_cut import WORD
 from pmwal.testing.process import kill
 from pmwal.testing.recorder import Step
 from pmwal.testing.violation import Violation
 from pmwal.writing.wal import Wal
 
-_ONE_IN = 6  # pairs of moments
+_PAIRS = 12  # of moments, for each kind of look
+_CUTS = (0, LINE, 2 * LINE, LIVE_OPEN_OFFSET - LIVE_OFFSET)
 _PATIENCE = 60.0  # seconds for which a follower waits; no look takes so long
 _MEMORIES = (0.0, _PATIENCE)  # how long a follower believes the page of a writer that it knows, without asking the kernel
 
@@ -78,6 +82,7 @@ class _Script:
         self.first_closes = end == "close"
         self._end(first, end)
         self.kept = self._least
+        self._recorder.hide()  # the second writer is another process, which is alive by its byte
         second = self._open(path)
         self._mark()
         for commits in (False, True, False):
@@ -108,8 +113,11 @@ class _Script:
     def _note(self, step: Step) -> None:
         if step.name in ("store", "stream"):
             if step.offset == LIVE_OPEN_OFFSET:
-                self._add("lock")
-            self._add("store", step.offset, step.data)
+                self._add("lock")  # announce() comes right before
+            on_page = LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE
+            size = WORD if on_page and step.length <= 2 * LINE else step.length
+            for start in range(0, step.length, size):
+                self._add("store", step.offset + start, step.data[start : start + size])
 
     def _add(self, what: str, offset: int = 0, data: bytes = b"") -> None:
         if self._wal is not None:
@@ -126,7 +134,7 @@ class _Stage:
         self._fd = open_descriptor(str(path), os.O_RDWR)
         self._lock = -1
         self._arm = -1
-        self._later = 0
+        self._later = self._cut = 0
         self.reached = False
 
     def rewind(self) -> None:
@@ -144,20 +152,27 @@ class _Stage:
                 self._change(what)
         self.now = max(self.now, moment)
 
+    def choose_cut(self, cut: int) -> None:
+        """How many bytes of the live page a load has when the later moment comes."""
+        self._cut = cut
+
     def arm(self, load: int, later: int) -> None:
-        """Go to a later moment before this load of a reader, counted from 0."""
+        """Go to a later moment at this load of a reader, counted from 0."""
         self._arm, self._later, self.reached = load, later, False
 
     def disarm(self) -> None:
         """The look is over."""
         self._arm = -1
 
-    def on_load(self) -> None:
-        """A reader loads."""
-        if self._arm == 0:
+    def load(self, load: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
+        """A reader loads these bytes."""
+        cut = self._cut if offset == LIVE_OFFSET and length > self._cut else 0
+        now, self._arm = self._arm == 0, self._arm - 1
+        before = load(offset, cut) if now and cut else b""
+        if now:
             self.reached = True
             self.play(self._later)
-        self._arm -= 1
+        return before + load(offset + len(before), length - len(before))
 
     @property
     def least(self) -> int:
@@ -196,8 +211,7 @@ def explore_succession(directory: Path, history: History) -> int:
         load = Mapping.load
 
         def counted(mapping: Mapping, offset: int, length: int) -> bytes:
-            stage.on_load()  # noqa: B023
-            return load(mapping, offset, length)  # noqa: B023
+            return stage.load(partial(load, mapping), offset, length)  # noqa: B023
 
         try:
             with patch.object(Mapping, "load", counted):
@@ -213,8 +227,10 @@ def explore_succession(directory: Path, history: History) -> int:
 def _look_everywhere(stage: _Stage, end: str, look: Callable[[_Stage, int, int, int], None], choose: random.Random) -> int:
     """Some pairs of moments, with every load at which the second can come."""
     looks, moments = 0, len(stage.script.moments)
-    pairs = [(start, later) for start in range(moments) for later in stage.script.milestones if start < later]
-    for start, later in choose.sample(pairs, len(pairs) // _ONE_IN):
+    for start in choose.sample(range(moments), _PAIRS):
+        milestones = [later for later in stage.script.milestones if start < later]
+        later = choose.choice([*milestones, choose.randint(start + 1, moments)])
+        stage.choose_cut(choose.choice(_CUTS))
         for load in count():
             stage.rewind()
             try:
