@@ -123,12 +123,13 @@ def test_dictconfig_builds_a_handler_of_plain_keywords(log: Path) -> None:
 
 
 def test_odd_levels_and_characters_are_stored_all_the_same(handler: Watched) -> None:
-    """A level out of range becomes the nearest kind, half of a surrogate pair an escape."""
+    """A level out of range becomes the nearest kind, none 0, half of a surrogate pair an escape."""
     logger = logger_of(handler)
+    handler.handle(logging.makeLogRecord({"levelno": None, "msg": "none"}))
     logger.log(100_000, "high")
     handler.handle(logging.makeLogRecord({"levelno": -1, "msg": "low"}))
     logger.info("\udc80")
-    assert stored(handler) == [(KIND_APPLICATION_MAX, "high"), (0, "low"), (20, "\\udc80")]
+    assert stored(handler) == [(0, "none"), (KIND_APPLICATION_MAX, "high"), (0, "low"), (20, "\\udc80")]
     assert handler.reported == []
 
 
