@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal, Unpack, overload
 
 from pmwal.native import native
-from pmwal.native.choice import chosen_engine
+from pmwal.native.choice import chosen_engine, chosen_stores
 from pmwal.opening.files import check_geometry, inspect, lock_log, map_for_reading, map_for_writing
 from pmwal.opening.options import Keywords, Options
 from pmwal.opening.takeover import take_over
@@ -118,6 +118,7 @@ def open_with(
         raise FileNotFoundError(errno.ENOENT, "no path was given", name)
     check_platform()
     is_native = chosen_engine() == "native"
+    chosen_stores()  # refuses an unknown one before anything is created
     if options.mode == "r":
         return _open_reader(name, options, seam)
     engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
