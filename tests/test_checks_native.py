@@ -284,8 +284,8 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "start = place_record(&core->geometry, end, size);\n        unsigned",
-        "start = end;\n        unsigned",
+        "start = place_record(&core->geometry, end, size);\n        if (i",
+        "start = end;\n        if (i",
         "memory-strict",
         "store.c: start.offset + size <= g->capacity",
     ),

@@ -233,8 +233,8 @@ static const char *problem_with(const struct arguments *a, const struct log_stat
         return "no log has this geometry";
     if (a->barrier != BARRIER_NONE && a->barrier != BARRIER_LINES && a->barrier != BARRIER_MSYNC)
         return "there is no such barrier";
-    if (a->streams && (a->barrier != BARRIER_LINES || !persist_can_stream()))
-        return "nothing is stored past the cache here";
+    if (a->streams && a->barrier != BARRIER_LINES)
+        return "only cache lines are stored past the cache";
     const Index *index = (const Index *)a->index;
     if (index->count && index_at(index, index->count - 1)->position >= state->head.position)
         return "the index is of records before the head";

@@ -2,7 +2,9 @@
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
- * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
+ * - A record's header is stored after its payload. The checksum is taken over the payload as it was stored, or over bytes that nobody
+ *   can change.
+ * - Past the cache only whole lines are stored, which belong to one record: see stream_min() in core.c.
  * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
 #define _GNU_SOURCE
@@ -117,20 +119,33 @@ static inline bool streams(const Core *core, uint64_t size)
     return size >= core->stream_min;
 }
 
-/* Stores a record at `to`: payload and padding first, the checksum over them as they were stored, the header last. */
-static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
-                  uint64_t size)
+/* Stores a record at `to`: payload and padding first, then the header, with the checksum over both. The bytes of a payload that nobody
+ * can change are read again for it, so it need not wait for the store. With `lines`, write-backs begin as soon as they can. */
+static inline void build_with(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
+                              uint64_t position, uint64_t size, bool lines)
 {
-    unsigned char *payload = to + PMWAL_HEADER;
+    unsigned char *payload = to + PMWAL_HEADER, *end = to + size;
+    unsigned char *rest = (unsigned char *)(((uintptr_t)payload + PMWAL_LINE - 1) & ~(uintptr_t)(PMWAL_LINE - 1));
     uint64_t padding = size - PMWAL_HEADER - piece->length;
     PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
     PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
     memcpy(payload, piece->bytes, piece->length);
     if (padding)
         memset(payload + piece->length, 0, padding);
-    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, payload);
+    bool early = lines && piece->constant && rest < end; /* a line may leave the cache when it is written back */
+    if (early)
+        write_back(rest, (size_t)(end - rest));
+    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, piece->constant ? piece->bytes : payload);
     for (int i = 0; i < 6; i++)
         memcpy(to + 8 * i, &header->words[i], 8);
+    if (lines)
+        write_back(to, (size_t)((early ? rest : end) - to));
+}
+
+static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
+                  uint64_t size)
+{
+    build_with(core, to, header, piece, position, size, false);
 }
 
 /* The same past the cache, in chunks of whole lines; the line with the header last. Bytes that somebody may change are copied once,
@@ -206,16 +221,18 @@ void store_records(const struct batch *batch)
         union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
+        if (i + AHEAD < batch->count) {
+            const struct piece later = piece_at(batch, i + AHEAD);
+            __builtin_prefetch(later.bytes);
+            __builtin_prefetch(later.bytes + PMWAL_LINE);
+        }
         unsigned char *to = core->base + core->ring_offset + start.offset;
         check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         if (streams(core, size))
             build_streaming(core, to, &header, &piece, start.position, size);
-        else {
-            build(core, to, &header, &piece, start.position, size);
-            if (core->barrier == BARRIER_LINES)
-                write_back(to, size);
-        }
+        else
+            build_with(core, to, &header, &piece, start.position, size, core->barrier == BARRIER_LINES);
         end = end_record(&core->geometry, start, size);
     }
     PMWAL_CHECK(end.position == batch->end.position);
@@ -405,7 +422,8 @@ void take_in(const struct batch *batch)
     Core *core = batch->core;
     PMWAL_CHECK(core->stray_records);
     PMWAL_CHECK(!fault_inside());
-    index_take(core->index, batch->starts);
+    if (batch->starts)
+        index_take(core->index, batch->starts);
     core->stored_bytes += batch->payload_bytes;
     core->appends += batch->count;
     core->writer.heartbeat_ns = batch->time_ns;

@@ -152,7 +152,7 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
                 stacklevel=4,  # the caller of pmwal.open
             )
         check_mappable(fd, path)
-        medium = replace(detect(fd, options.medium, path), lines=flush_method() if by_lines else None)
+        medium = replace(detect(fd, options.medium, path), lines=flush_method(seam.stores()) if by_lines else None)
         _prepare(fd, block.file_size, medium, seam)
         return Mapping(fd, block.file_size, medium, seam, writable=True), identity
     except BaseException:

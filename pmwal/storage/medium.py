@@ -25,7 +25,7 @@ from pathlib import Path
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import ALIGN_DAX, ALIGN_DEFAULT, PAGE
 from pmwal.native import native
-from pmwal.native.choice import STREAM, chosen_stores
+from pmwal.native.choice import STREAM
 from pmwal.storage.descriptors import map_file
 
 MEDIUMS = ("auto", "dax", "file", "memory", "emulated-dax")
@@ -211,14 +211,13 @@ def _maps_sync(fd: int) -> bool:
     return True
 
 
-def flush_method() -> str | None:
+def flush_method(stores: str) -> str | None:
     """How the native engine makes cache lines durable on this CPU: "stream", or the instruction that writes them back.
 
     "eadr" where the caches are in the persistence domain: nothing is flushed, and a fence orders the stores. None without such an
-    instruction, or without that engine.
+    instruction, or without that engine. ``stores``: what ``Seam.stores`` says.
     """
     instruction = _instruction()
-    stores = chosen_stores()
     return STREAM if instruction is not None and (stores == STREAM or (not stores and _streams_are_faster())) else instruction
 
 
