@@ -184,25 +184,12 @@ static void slot_body(void *context)
         write_back(to, sizeof *store->slot);
 }
 
-/* The same through the seam. */
-static int slot_recorded(Core *core, const union commit_slot *slot, uint64_t offset)
-{
-    if (core->streams)
-        return call_seam(core, "stream", "(OKy#)", core->mapping, (unsigned long long)offset, (const char *)slot,
-                         (Py_ssize_t)sizeof *slot);
-    if (put(core, offset, slot, sizeof *slot))
-        return -1;
-    if (core->barrier != BARRIER_LINES)
-        return 0;
-    return call_seam(core, "write_back", "(OKK)", core->mapping, (unsigned long long)offset, (unsigned long long)sizeof *slot);
-}
-
 /* Stores a slot and waits for its barrier. Like barrier_over() it calls nothing of Python without a seam. */
 static int persist_slot(Core *core, const union commit_slot *slot, uint64_t offset)
 {
     struct range range = {offset, sizeof *slot};
     if (core->seam) {
-        if (slot_recorded(core, slot, offset))
+        if (put_slot(core, offset, slot))
             return -1;
     } else {
         struct slot_store store = {core, offset, slot};
