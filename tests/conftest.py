@@ -89,10 +89,27 @@ def shm_dir() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(params=["memory-strict", "memory-pipelined", "emulated-dax-strict", "file-pipelined", "file-strict"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, shm_dir: Path) -> Place:
-    """A path for a log on each medium, in each ordering. "file" lies on the disk of the temporary directory."""
-    medium, _, ordering = request.param.rpartition("-")
+PLACES = [
+    "memory-strict",
+    "memory-pipelined",
+    "emulated-dax-strict+write-back",
+    "emulated-dax-strict+stream",
+    "file-pipelined",
+    "file-strict",
+]
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A path for a log on each medium, in each ordering, with each way to store to cache lines.
+
+    "file" lies on the disk of the temporary directory.
+    """
+    name, _, stores = request.param.partition("+")
+    if stores == "stream" and native is not None and not native.can_stream:
+        pytest.skip("this processor has no stores past the cache")
+    monkeypatch.setenv("PMWAL_STORES", stores)
+    medium, _, ordering = name.rpartition("-")
     directory = tmp_path if medium == "file" else shm_dir
     return Place(directory / "test.wal", {"medium": medium, "ordering": ordering})
 

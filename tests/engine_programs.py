@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import pmwal
-from pmwal.native.choice import ENGINES
+from pmwal.native.choice import ENGINES, STORES
 from pmwal.opening import open_log
 from pmwal.storage.seam import SYSTEM
 from preload import set_clock
@@ -67,6 +67,7 @@ OPTIONS = st.fixed_dictionaries(
         "size": st.sampled_from([4096, 16384, 131072, 262144]),
         "commit": st.sampled_from(["each", "each", "manual"]),
         "on_full": st.sampled_from(["raise", "overwrite", "wait"]),
+        "stores": st.sampled_from(STORES),
     }
 )
 
@@ -107,7 +108,8 @@ class Player:
     """Runs a program on a log and writes down every answer."""
 
     def __init__(self, path: Path, options: dict[str, Any], engine: str, seam: Any) -> None:
-        self.path, self.options, self.engine, self.seam = path, options, engine, seam
+        self.path, self.options, self.engine, self.seam = path, dict(options), engine, seam
+        self.stores = self.options.pop("stores", "")
         self.answers: list[Any] = []
         self.note("open", self.open)
 
@@ -115,6 +117,7 @@ class Player:
         """Open the log with the engine."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PMWAL_ENGINE", self.engine)
+            patch.setenv("PMWAL_STORES", self.stores)
             wal = open_log(self.path, seam=self.seam, timeout=0.0, **self.options)
         assert isinstance(wal, pmwal.Wal)
         self.wal = wal

@@ -323,7 +323,7 @@ BUGS = {
         options=LARGE,
     ),
     "the index names records of the log only": Bug(
-        SparseIndex, "drop_from", lambda original: lambda self, seq: None, roll_back_all
+        Engine, "roll_back", lambda original: lambda self, end: self.start_epoch(end), roll_back_all
     ),
     # storing
     "the numbers of a batch lead up to the head": Bug(

@@ -120,9 +120,9 @@ MUTANTS = [
     Mutant(
         "store.c",
         "batch->end = end;",
-        "batch->end = core_head(core);",
+        "batch->end = end, batch->end.position += g->alignment;",
         "memory-strict",
-        "commit.c: core->state.head.position == batch.end.position",
+        "store.c: end.position == batch->end.position",
     ),
     Mutant(
         "handle.c",
@@ -170,7 +170,7 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "core->head_offset = end.offset;",
+        "core->head_offset = batch->end.offset;",
         "core->head_offset = 0;",
         "memory-strict",
         "core.h: core->head_offset == s->head.position % core->geometry.capacity",
@@ -253,7 +253,20 @@ MUTANTS = [
         "crooked_lines",
         "persist.c: line % LINE == 0 && line + LINE > (uintptr_t)start",
     ),
-    Mutant("core.c", " && a->alignment >= PMWAL_LINE", "", "crooked_lines", "persist.c: ((uintptr_t)to | length) % LINE == 0"),
+    Mutant(
+        "store.c",
+        "count - skipped, end - at);",
+        "count - skipped, end - at - 1);",
+        "emulated-dax-strict",
+        "persist.c: ((uintptr_t)to | size) % sizeof(__m128i) == 0 && length <= size",
+    ),
+    Mutant(
+        "core.c",
+        " || core->geometry.alignment < PMWAL_LINE",
+        "",
+        "crooked_lines",
+        "store.c: ((uintptr_t)to | size) % PMWAL_LINE == 0",
+    ),
     Mutant(
         "record.c",
         "PyBytes_CheckExact(data) ? Py_NewRef(data) : PyBytes_FromObject(data)",
@@ -271,15 +284,15 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "end = end_record(&core->geometry, start, size);\n    }\n    batch->end",
-        "end.position += size;\n    }\n    batch->end",
+        "end = end_record(&core->geometry, start, size);\n    }\n    PMWAL_CHECK(end.position ==",
+        "end.position += size;\n    }\n    PMWAL_CHECK(end.position ==",
         "memory-strict",
         "store.c: start.offset == start.position % g->capacity",
     ),
     Mutant(
         "store.c",
-        "start = place_record(&core->geometry, end, size);\n        unsigned",
-        "start = end;\n        unsigned",
+        "start = place_record(&core->geometry, end, size);\n        if (i",
+        "start = end;\n        if (i",
         "memory-strict",
         "store.c: start.offset + size <= g->capacity",
     ),
@@ -291,8 +304,8 @@ MUTANTS = [
         "store.c: start.position >= core->state.head.position",
     ),
     Mutant(
-        "handle.c",
-        "return used <= core->geometry.capacity &&",
+        "store.h",
+        "return used <= capacity &&",
         "return true ||",
         "memory-strict",
         "store.c: start.position + size - core->state.tail.position <= g->capacity",
@@ -348,11 +361,12 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "note_start_of(core, start.position,",
-        "note_start_of(core, core->state.tail.position,",
-        "alone",
-        "store.c: last < position",
+        "start.position >= next",
+        "true",
+        "memory-strict",
+        "index.h: !place || place > index->room || index_at(index, place - 1)->position + PMWAL_INDEX_STEP <= start.position",
     ),
+    Mutant("index.c", "count += pending;", "count += 100 * pending;", "memory-strict", "index.c: index->count <= index->room"),
     Mutant("store.c", "core->stray_records = true;", "", "memory-strict", "store.c: core->stray_records"),
     Mutant("core.h", "core->writing->count == 0 &&", "", "writer_held", "store.c: lock_admits(core->writing)"),
     Mutant(
@@ -364,15 +378,15 @@ MUTANTS = [
     ),
     Mutant("core.h", "!core->stray_records &&", "", "stray", "store.c: !core->stray_records && !core->stray_slot"),
     Mutant(
-        "handle.c",
-        "state->head.position > PMWAL_POSITION_MAX - 2 * core->geometry.capacity || ",
+        "store.h",
+        "state->head.position > PMWAL_POSITION_MAX - 2 * capacity || ",
         "",
         "last_position",
         "store.c: start.position + size <= PMWAL_POSITION_MAX",
     ),
     Mutant("module.c", "distance >= LINEAR_MAX", "distance >= 2 * LINEAR_MAX", "values", "linear.c: bytes < LINEAR_MAX"),
 ]
-X86_ONLY = ("persist.c: ", "crc32c.c: words ", "crc32c.c: length ")
+X86_ONLY = ("persist.c: ", "crc32c.c: words ", "crc32c.c: length ", "store.c: ((uintptr_t)to ")
 """Checks of code that other processors do not compile."""
 
 FOLDING_ONLY = "crc32c.c: length "

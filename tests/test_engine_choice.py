@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from pmwal.native.choice import ENGINES
+from pmwal.native import native
+from pmwal.native.choice import ENGINES, STORES
+from pmwal.storage import medium
 from processes import run_script
 
 HIDDEN = """
@@ -129,3 +131,83 @@ def test_methods_of_the_native_handle_explain_themselves(shm_dir: Path) -> None:
         for name in ("append", "extend", "commit"):
             assert getattr(wal, name).__doc__, name
             assert str(inspect.signature(getattr(wal, name))), name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_unknown_way_to_store_is_refused(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, engine: str, mode: str) -> None:
+    """Another value of PMWAL_STORES is a ValueError that names both, with either engine, and nothing is created or locked by it."""
+    monkeypatch.setenv("PMWAL_ENGINE", engine)
+    pmwal.open(shm_dir / "log", size="64KiB").close()
+    monkeypatch.setenv("PMWAL_STORES", "clwb")
+    with pytest.raises(ValueError, match="PMWAL_STORES must be one of stream, write-back, not 'clwb'"):
+        pmwal.open(shm_dir / "log", mode)
+    with pytest.raises(ValueError, match="PMWAL_STORES"):
+        pmwal.open(shm_dir / "other", size="64KiB")
+    assert not (shm_dir / "other").exists()
+    monkeypatch.delenv("PMWAL_STORES")
+    pmwal.open(shm_dir / "log").close()
+
+
+def test_stores_past_the_cache_are_refused_where_there_are_none(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PMWAL_STORES=stream says what to do on a processor without such stores; write-back is always possible."""
+    monkeypatch.setenv("PMWAL_ENGINE", "native")
+    monkeypatch.setattr(native, "can_stream", False)
+    monkeypatch.setenv("PMWAL_STORES", "stream")
+    with pytest.raises(ValueError, match="no stores past the cache; set it to write-back, or unset it"):
+        pmwal.open(shm_dir / "log", size="64KiB", medium="emulated-dax")
+    assert list(shm_dir.iterdir()) == []
+    monkeypatch.setenv("PMWAL_STORES", "write-back")
+    pmwal.open(shm_dir / "log", size="64KiB", medium="emulated-dax").close()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "times", "expected"),
+    [
+        ("GenuineIntel", (1, 100), False),
+        ("", (1, 100), False),
+        ("AuthenticAMD", (100, 200), True),
+        ("HygonGenuine", (100, 200), True),
+        ("AuthenticAMD", (95, 100), False),
+        ("AuthenticAMD", (200, 100), False),
+        ("AuthenticAMD", (0, 0), False),
+    ],
+)
+def test_way_to_store_is_measured_on_some_processors_only(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, times: tuple[int, int], expected: bool
+) -> None:
+    """Intel's write lines back whatever the times; AMD's do so unless stores past the cache are clearly faster."""
+    monkeypatch.setenv("PMWAL_ENGINE", "native")
+    monkeypatch.setenv("PMWAL_STORES", "")
+    medium._streams_are_faster.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "VENDOR", vendor)
+        patch.setattr(native, "time_stores", lambda: times)
+        with pmwal.open(shm_dir / "log", size="64KiB", medium="emulated-dax") as wal:
+            assert (wal.stats().flush == "stream") == expected
+    medium._streams_are_faster.cache_clear()
+
+
+def test_both_ways_to_store_can_be_timed() -> None:
+    """The measurement itself, on this processor."""
+    assert native is not None
+    streamed, written_back = native.time_stores()
+    assert (streamed > 0) == (written_back > 0) == native.can_stream
+
+
+@pytest.mark.parametrize("stores", STORES)
+def test_environment_chooses_the_stores_at_each_open(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, stores: str) -> None:
+    """PMWAL_STORES is looked at by every open, and stats() says what came of it; media without cache lines do not care."""
+    if stores == "stream" and not getattr(native, "can_stream", False):
+        pytest.skip("this processor has no stores past the cache")
+    monkeypatch.setenv("PMWAL_ENGINE", "native")
+    monkeypatch.setenv("PMWAL_STORES", stores)
+    with pmwal.open(shm_dir / "lines", size="64KiB", medium="emulated-dax") as wal:
+        assert (wal.stats().flush == "stream") == (stores == "stream")
+    with pmwal.open(shm_dir / "memory", size="64KiB", medium="memory") as wal:
+        assert wal.stats().flush == "none"
+    with pmwal.open(shm_dir / "file", size="64KiB", medium="file") as wal:
+        assert wal.stats().flush == "msync"
+    monkeypatch.setenv("PMWAL_ENGINE", "python")
+    with pmwal.open(shm_dir / "lines", medium="emulated-dax") as wal:
+        assert wal.stats().flush == "msync"

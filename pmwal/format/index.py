@@ -19,7 +19,7 @@ class SparseIndex:
 
     @property
     def entries(self) -> list[Bound]:
-        """The list itself, in order: the native engine appends to it."""
+        """The list itself, in order."""
         return self._entries
 
     def add(self, start: Bound) -> None:

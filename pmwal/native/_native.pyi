@@ -10,11 +10,14 @@ BARRIER_NONE: int
 BARRIER_LINES: int
 BARRIER_MSYNC: int
 CRC32C_WAYS: tuple[str, ...]
+VENDOR: str  # of the processor, as CPUID gives it
+can_stream: bool  # whether ``stream`` bypasses the cache
 checks: bool  # whether the checks of pmwal/native/check.h are built in
 
 StateTuple = tuple[int, int, int, int, int, int, int, int]
 
 def setup_persistence(cached_is_durable: bool, /) -> str | None: ...
+def time_stores() -> tuple[int, int]: ...
 def catch_faults() -> None: ...
 def load(mapping: mmap.mmap, offset: int, length: int, /) -> bytes: ...
 def store(mapping: mmap.mmap, offset: int, data: Buffer, /) -> None: ...
@@ -45,6 +48,16 @@ class Record:
     @property
     def data(self) -> bytes: ...
 
+class Index:
+    """The index of ``pmwal.format.index.SparseIndex`` over C's own entries."""
+
+    def __new__(cls, entries: Sequence[_Bound], capacity: int, bound_type: type) -> Index: ...
+    @property
+    def entries(self) -> list[Any]: ...
+    def floor(self, seq: int, tail: _Bound, /) -> Any: ...
+    def drop_before(self, seq: int, /) -> None: ...
+    def drop_from(self, seq: int, /) -> None: ...
+
 class Core:
     def __new__(
         cls,
@@ -58,6 +71,7 @@ class Core:
         control_pages: int,
         uuid_crc: int,
         barrier: int,
+        streams: bool,
         pipelined: bool,
         on_disk: bool,
         synced_writes: bool,
@@ -65,8 +79,7 @@ class Core:
         seam: object | None,
         writing: Lock,
         guard: Lock,
-        index: list[Any],
-        bound_type: type,
+        index: Index,
         writer: bytes,
         state: StateTuple,
         generation: int,

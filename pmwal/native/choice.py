@@ -1,7 +1,7 @@
-"""Which engine a log is opened with: the native one if it was built, else the one in Python.
+"""Which engine a log is opened with (the native one if it was built, else the one in Python), and how it stores on DAX.
 
 ``PMWAL_ENGINE=python`` or ``native`` selects one. With ``PMWAL_REQUIRE_NATIVE=1`` a missing native engine is an error instead of a
-warning.
+warning. ``PMWAL_STORES=stream`` or ``write-back`` selects how the native engine makes cache lines durable.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import cache
 from pmwal.native import native, problem
 
 ENGINES = ("native", "python")
+STREAM = "stream"  # store past the cache
+STORES = (STREAM, "write-back")
 _HOW = "install a C compiler (gcc or clang) and the Python headers, then reinstall pmwal"
 
 
@@ -29,6 +31,16 @@ def chosen_engine() -> str:
         raise ImportError(f"pmwal's native engine is missing ({problem}): {_HOW}") from problem
     _warn_once()
     return "python"
+
+
+def chosen_stores() -> str:
+    """The value of PMWAL_STORES, or "". ``ValueError`` for one that is unknown, or that this processor cannot do."""
+    name = os.environ.get("PMWAL_STORES", "")
+    if name not in ("", *STORES):
+        raise ValueError(f"PMWAL_STORES must be one of {', '.join(STORES)}, not {name!r}")
+    if name == STREAM and native is not None and not native.can_stream:
+        raise ValueError("PMWAL_STORES=stream: this processor has no stores past the cache; set it to write-back, or unset it")
+    return name
 
 
 @cache

@@ -173,10 +173,15 @@ struct slot_store {
 static void slot_body(void *context)
 {
     const struct slot_store *store = context;
+    unsigned char *to = store->core->base + store->offset;
+    if (store->core->streams) {
+        stream_words(to, store->slot->words, sizeof store->slot->words / 8);
+        return;
+    }
     for (size_t i = 0; i < sizeof store->slot->words / 8; i++)
-        memcpy(store->core->base + store->offset + 8 * i, &store->slot->words[i], 8);
+        memcpy(to + 8 * i, &store->slot->words[i], 8);
     if (store->core->barrier == BARRIER_LINES)
-        write_back(store->core->base + store->offset, sizeof *store->slot);
+        write_back(to, sizeof *store->slot);
 }
 
 /* Stores a slot and waits for its barrier. Like barrier_over() it calls nothing of Python without a seam. */
@@ -184,10 +189,7 @@ static int persist_slot(Core *core, const union commit_slot *slot, uint64_t offs
 {
     struct range range = {offset, sizeof *slot};
     if (core->seam) {
-        if (put(core, offset, slot, sizeof *slot))
-            return -1;
-        if (core->barrier == BARRIER_LINES && call_seam(core, "write_back", "(OKK)", core->mapping, (unsigned long long)offset,
-                                                        (unsigned long long)sizeof *slot))
+        if (put_slot(core, offset, slot))
             return -1;
     } else {
         struct slot_store store = {core, offset, slot};
@@ -318,29 +320,27 @@ static void durable_body(void *context)
     wake_followers(page);
 }
 
-int core_store_durable(Core *core, const struct piece *pieces, size_t count)
+int core_store_durable(struct batch *batch)
 {
-    struct batch batch;
-    batch_of(&batch, core, pieces, count);
+    Core *core = batch->core;
     PMWAL_CHECK(core_is_free(core));
     PMWAL_CHECK(core_commits_at_once(core));
-    if (now_ns(core, &batch.time_ns))
+    if (now_ns(core, &batch->time_ns))
         return -1;
-    if (upkeep_is_due(core, batch.time_ns))
+    if (upkeep_is_due(core, batch->time_ns))
         return 1;
     bool timed = is_timed(core);
     int64_t start = timed ? monotonic_ns() : 0;
     core->stray_records = true;
-    if (!fault_run(core->base, core->size, durable_body, &batch))
+    if (!fault_run(core->base, core->size, durable_body, batch))
         return raise_fault(core);
     int64_t took = timed ? monotonic_ns() - start : 0;
-    take_in(&batch);
-    PMWAL_CHECK(core->state.head.position == batch.end.position);
+    take_in(batch);
     core->live_version++;
     core->state.durable = core->state.head;
     core->commits++;
     core->barriers++;
-    if (batch.names) {
+    if (batch->names) {
         core->generation++;
         core->pointer = core->state.head.position;
         core->slots_written++;

@@ -13,7 +13,7 @@ static inline bool core_commits_at_once(const Core *core)
 
 /* Stores one batch and makes it durable; only where core_commits_at_once(). 0; -1 with an exception set; 1, with nothing stored,
  * when upkeep is due. */
-int core_store_durable(Core *core, const struct piece *pieces, size_t count);
+int core_store_durable(struct batch *batch);
 
 #define SYNCED_MAX (128 * 1024)
 

@@ -57,7 +57,6 @@ static PyObject *core_become(Core *core, PyObject *value)
     check_growth(&core->state, &state);
     core->state = state;
     core->head_offset = state.head.position % core->geometry.capacity;
-    core->index_next = 0;
     check_core(core);
     if (core_show(core))
         return NULL;
@@ -83,7 +82,7 @@ static struct piece *pieces_of(const Core *core, PyObject *payloads, PyObject *k
             return NULL;
         }
         pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(payload), (uint64_t)PyBytes_GET_SIZE(payload),
-                                   (uint16_t)kind};
+                                   (uint16_t)kind, true};
     }
     return pieces;
 }
@@ -98,8 +97,11 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     PyObject *answer = NULL;
     if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
         struct piece *pieces = pieces_of(core, payloads, kinds);
-        if (pieces && !core_store(core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads), false))
-            answer = Py_NewRef(Py_None);
+        if (pieces) {
+            struct batch batch;
+            batch_of(&batch, core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads));
+            answer = core_store(&batch) ? NULL : Py_NewRef(Py_None);
+        }
         PyMem_Free(pieces);
     } else if (kinds)
         PyErr_SetString(PyExc_ValueError, "as many kinds as payloads");
@@ -117,13 +119,16 @@ static PyObject *core_store_rows_method(Core *core, PyObject *args)
     unsigned short kind;
     if (!PyArg_ParseTuple(args, "y*nKH:store_rows", &rows, &count, &length, &kind))
         return NULL;
-    struct piece first = {rows.buf, length, kind};
+    struct piece first = {rows.buf, length, kind, false};
     int status = -1;
     if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
         (uint64_t)count * length != (uint64_t)rows.len)
         PyErr_SetString(PyExc_ValueError, "no rows of this length");
-    else
-        status = core_store_rows(core, &first, (size_t)count);
+    else {
+        struct batch batch;
+        batch_of_rows(&batch, core, &first, (size_t)count);
+        status = core_store(&batch);
+    }
     PyBuffer_Release(&rows);
     if (status)
         return NULL;
@@ -182,10 +187,10 @@ static PyObject *core_detach(Core *core, PyObject *Py_UNUSED(ignored))
 
 /* The arguments of Core(); the references are borrowed. */
 struct arguments {
-    PyObject *mapping, *seam, *writing, *guard, *index, *bound_type, *state;
+    PyObject *mapping, *seam, *writing, *guard, *index, *state;
     unsigned long long capacity, alignment, payload_max, ring_offset, control_pages, generation, pointer, timing_step;
     unsigned int uuid_crc;
-    int fd, barrier, pipelined, on_disk, synced_writes, cached_writes;
+    int fd, barrier, streams, pipelined, on_disk, synced_writes, cached_writes;
     const char *writer;
     Py_ssize_t writer_length;
 };
@@ -193,27 +198,16 @@ struct arguments {
 static int parse_arguments(struct module_state *module, PyObject *args, PyObject *keywords, struct arguments *a)
 {
     static char *names[] = {"mapping", "fd", "capacity", "alignment", "payload_max", "ring_offset", "control_pages", "uuid_crc",
-                            "barrier", "pipelined", "on_disk", "synced_writes", "cached_writes", "seam", "writing", "guard",
-                            "index", "bound_type", "writer", "state", "generation", "pointer", "timing_step", NULL};
-    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIippppOO!O!O!O!y#OKKK:Core", names, &a->mapping, &a->fd,
+                            "barrier", "streams", "pipelined", "on_disk", "synced_writes", "cached_writes", "seam", "writing",
+                            "guard", "index", "writer", "state", "generation", "pointer", "timing_step", NULL};
+    return PyArg_ParseTupleAndKeywords(args, keywords, "OiKKKKKIipppppOO!O!O!y#OKKK:Core", names, &a->mapping, &a->fd,
                                        &a->capacity, &a->alignment, &a->payload_max, &a->ring_offset, &a->control_pages,
-                                       &a->uuid_crc, &a->barrier, &a->pipelined, &a->on_disk, &a->synced_writes, &a->cached_writes,
-                                       &a->seam, module->lock_type, &a->writing, module->lock_type, &a->guard, &PyList_Type,
-                                       &a->index, &PyType_Type, &a->bound_type, &a->writer, &a->writer_length, &a->state,
-                                       &a->generation, &a->pointer, &a->timing_step)
+                                       &a->uuid_crc, &a->barrier, &a->streams, &a->pipelined, &a->on_disk, &a->synced_writes,
+                                       &a->cached_writes, &a->seam, module->lock_type, &a->writing, module->lock_type, &a->guard,
+                                       module->index_type, &a->index, &a->writer, &a->writer_length, &a->state, &a->generation,
+                                       &a->pointer, &a->timing_step)
                ? 0
                : -1;
-}
-
-/* Whether this is an entry of the index: pmwal.records.Bound, for a record before `head`. */
-static bool is_bound(PyObject *entry, PyObject *bound_type, uint64_t head)
-{
-    if (!PyObject_TypeCheck(entry, (PyTypeObject *)bound_type) || PyTuple_GET_SIZE(entry) != 2 ||
-        !PyLong_CheckExact(PyTuple_GET_ITEM(entry, 0)) || !PyLong_CheckExact(PyTuple_GET_ITEM(entry, 1)))
-        return false;
-    int overflow;
-    long long position = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(entry, 0), &overflow);
-    return !overflow && position >= 0 && (uint64_t)position < head;
 }
 
 /* Whether a log with this geometry and this newest slot can be in this state: see check_core(). */
@@ -231,18 +225,21 @@ static bool state_possible(const struct log_state *s, const struct arguments *a)
 /* What is wrong with the arguments, or NULL. */
 static const char *problem_with(const struct arguments *a, const struct log_state *state)
 {
-    if (a->writer_length != (Py_ssize_t)sizeof(struct live_writer) ||
-        !PyType_IsSubtype((PyTypeObject *)a->bound_type, &PyTuple_Type))
-        return "writer is a line of the live page, bound_type a named tuple";
+    if (a->writer_length != (Py_ssize_t)sizeof(struct live_writer))
+        return "writer is a line of the live page";
     if (!a->timing_step || a->timing_step & (a->timing_step - 1))
         return "timing_step is a power of two";
     if (!geometry_possible(a->capacity, a->alignment, a->payload_max) || !a->control_pages || a->ring_offset % PMWAL_PAGE)
         return "no log has this geometry";
     if (a->barrier != BARRIER_NONE && a->barrier != BARRIER_LINES && a->barrier != BARRIER_MSYNC)
         return "there is no such barrier";
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(a->index); i++)
-        if (!is_bound(PyList_GET_ITEM(a->index, i), a->bound_type, state->head.position))
-            return "index is a list of bounds before the head";
+    if (a->streams && a->barrier != BARRIER_LINES)
+        return "only cache lines are stored past the cache";
+    const Index *index = (const Index *)a->index;
+    if (index->count && index_at(index, index->count - 1)->position >= state->head.position)
+        return "the index is of records before the head";
+    if (index->room < a->capacity / PMWAL_INDEX_STEP + 2)
+        return "the index is too small for the ring";
     return state_possible(state, a) ? NULL : "no log is in this state";
 }
 
@@ -272,6 +269,15 @@ static void init_conditions(Core *core)
     pthread_condattr_destroy(&monotonic);
 }
 
+/* From which size on records are stored past the cache. Only a record that has its cache lines to itself can be: a neighbour in one
+ * of them would be stored again, while a reader or the medium takes it. */
+static uint64_t stream_min(const Core *core)
+{
+    if (core->barrier != BARRIER_LINES || core->geometry.alignment < PMWAL_LINE)
+        return UINT64_MAX;
+    return core->streams ? PMWAL_LINE : persist_streams() ? STREAM_MIN : UINT64_MAX;
+}
+
 static void fill(Core *core, const struct module_state *module, const struct arguments *a)
 {
     core->fd = a->fd;
@@ -284,13 +290,13 @@ static void fill(Core *core, const struct module_state *module, const struct arg
     core->on_disk = a->on_disk;
     core->synced_writes = a->synced_writes;
     core->cached_writes = a->cached_writes;
-    core->streams = core->barrier == BARRIER_LINES && persist_streams() && a->alignment >= PMWAL_LINE;
+    core->streams = a->streams;
+    core->stream_min = stream_min(core);
     core->mapping = Py_NewRef(a->mapping);
     core->seam = a->seam == Py_None ? NULL : Py_NewRef(a->seam);
     core->writing = (Lock *)Py_NewRef(a->writing);
     core->guard = (Lock *)Py_NewRef(a->guard);
-    core->index = Py_NewRef(a->index);
-    core->bound_type = (PyTypeObject *)Py_NewRef(a->bound_type);
+    core->index = (Index *)Py_NewRef(a->index);
     core->name_kind = Py_NewRef(module->name_kind);
     core->name_commit = Py_NewRef(module->name_commit);
     core->generation = a->generation;
@@ -339,8 +345,6 @@ static int core_traverse(Core *core, visitproc visit, void *arg)
     Py_VISIT(core->mapping);
     Py_VISIT(core->map.obj);
     Py_VISIT(core->seam);
-    Py_VISIT(core->index);
-    Py_VISIT(core->bound_type);
     return 0;
 }
 
@@ -363,7 +367,6 @@ static void core_dealloc(Core *core)
     Py_XDECREF(core->writing);
     Py_XDECREF(core->guard);
     Py_XDECREF(core->index);
-    Py_XDECREF(core->bound_type);
     Py_XDECREF(core->name_kind);
     Py_XDECREF(core->name_commit);
     pthread_cond_destroy(&core->flush_done);

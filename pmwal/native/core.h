@@ -12,12 +12,9 @@
 #include "module.h"
 
 #include "check.h"
+#include "index.h"
 #include "latency.h"
 #include "ring.h"
-
-struct bound {
-    uint64_t position, seq; /* the number of the first record at or after the position */
-};
 
 struct log_state {
     struct bound tail, head, durable;
@@ -41,12 +38,13 @@ typedef struct core {
     struct geometry geometry;
     uint64_t ring_offset, control_pages;
     enum barrier barrier;
-    bool pipelined, on_disk, streams;
+    bool pipelined, on_disk;
+    bool streams;           /* slots are stored past the cache */
+    uint64_t stream_min;    /* so are records from this size on */
     PyObject *mapping;      /* the buffer's owner; passed to the seam */
     PyObject *seam;         /* NULL: the real system */
     Lock *writing, *guard;
-    PyObject *index;        /* a list of bound_type */
-    PyTypeObject *bound_type;
+    Index *index;
     PyObject *name_kind, *name_commit;
 
     struct log_state state;
@@ -58,7 +56,6 @@ typedef struct core {
 
     struct live_writer writer;
     uint64_t live_version;
-    uint64_t index_next; /* no record before this position goes into the index */
     uint64_t prefetched;
     unsigned long long headroom; /* bytes of the ring that calls leave free */
 

@@ -175,7 +175,7 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
     if (plain && self->retained->seq) {
         Handle *handle = self->handle;
         uint64_t seq = handle->core->state.head.seq;
-        struct piece piece = {payload, (uint64_t)(packed.at - payload), self->kind};
+        struct piece piece = {payload, (uint64_t)(packed.at - payload), self->kind, true};
         bool commit = handle->commits_each;
         unsigned long long before = self->retained->last_used;
         self->retained->last_used = seq;

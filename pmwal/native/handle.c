@@ -63,21 +63,6 @@ static bool plain_options(Handle *self, PyObject *const *values, PyObject *names
     return true;
 }
 
-/* Whether these pieces fit at the head without freeing space, and no number comes near its limit. */
-static bool fits(const Core *core, const struct piece *pieces, size_t count)
-{
-    const struct log_state *state = &core->state;
-    if (state->head.position > PMWAL_POSITION_MAX - 2 * core->geometry.capacity || state->head.seq > PMWAL_SEQ_MAX - count)
-        return false;
-    struct place end = core_head(core);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t size = record_size(&core->geometry, pieces[i].length);
-        end = end_record(&core->geometry, place_record(&core->geometry, end, size), size);
-    }
-    uint64_t used = end.position - state->tail.position;
-    return used <= core->geometry.capacity && core->headroom <= core->geometry.capacity - used;
-}
-
 /* Makes `seq` durable as the caller asked for; false with an exception set. */
 static bool commit_through(Handle *self, uint64_t seq)
 {
@@ -106,7 +91,11 @@ static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_
 int handle_store(Handle *self, const struct piece *piece, bool *commit)
 {
     Core *core = self->core;
-    if (!core || !core_is_free(core) || piece->length > core->geometry.payload_max || !fits(core, piece, 1))
+    struct batch batch;
+    if (!core || !core_is_free(core) || piece->length > core->geometry.payload_max)
+        return 1;
+    batch_of(&batch, core, piece, 1);
+    if (!batch_fits(&batch))
         return 1;
     bool at_once = *commit && core_commits_at_once(core);
     int status = 1;
@@ -116,8 +105,9 @@ int handle_store(Handle *self, const struct piece *piece, bool *commit)
         if (status > 0 && core->stray_records)
             return 1;
     }
+    batch.defers = true;
     if (status > 0)
-        status = at_once ? core_store_durable(core, piece, 1) : core_store(core, piece, 1, true);
+        status = at_once ? core_store_durable(&batch) : core_store(&batch);
     if (at_once && status <= 0)
         *commit = false;
     return status;
@@ -159,7 +149,8 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
     Py_buffer view = {0};
     if (!self->core || count != 1 || !plain_options(self, args + 1, names, &piece.kind, &commit))
         return slow(self, "_slow_append", args, count, names);
-    if (PyBytes_CheckExact(args[0])) {
+    piece.constant = PyBytes_CheckExact(args[0]);
+    if (piece.constant) {
         piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
         piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
     } else {
@@ -219,30 +210,60 @@ static PyObject *take_items(PyObject *items, uint64_t payload_max, PyObject **re
     return list;
 }
 
-/* The items as pieces of this kind: in `few` if it suffices, else in memory that the caller frees. NULL with an exception set. */
-static struct piece *pieces_of(PyObject *items, uint16_t kind, struct piece few[STACK_PIECES])
+/* The items of a list or tuple in a tuple, which keeps them while a store lets other threads run; NULL for all other iterables, or
+ * with an exception set. */
+static PyObject *hold_items(PyObject *items)
 {
-    Py_ssize_t length = PyList_GET_SIZE(items);
-    struct piece *pieces = length > STACK_PIECES ? PyMem_New(struct piece, length) : few;
-    if (!pieces) {
+    return PyTuple_CheckExact(items) ? Py_NewRef(items) : PyList_CheckExact(items) ? PyList_AsTuple(items) : NULL;
+}
+
+/* Pieces of a batch, in `few` if it suffices, else in memory that the caller frees. */
+struct pieces {
+    struct piece few[STACK_PIECES], *at;
+};
+
+/* Turns the items of a list or tuple into pieces of this kind. 0; -1 with an exception set; 1 if one is not exact bytes, or too
+ * large. */
+static int take_pieces(struct pieces *pieces, PyObject *items, uint16_t kind, uint64_t payload_max)
+{
+    Py_ssize_t length = PySequence_Fast_GET_SIZE(items);
+    PyObject *const *item = PySequence_Fast_ITEMS(items);
+    pieces->at = length > STACK_PIECES ? PyMem_New(struct piece, length) : pieces->few;
+    if (!pieces->at) {
         PyErr_NoMemory();
-        return NULL;
+        return -1;
     }
     for (Py_ssize_t i = 0; i < length; i++) {
-        PyObject *item = PyList_GET_ITEM(items, i);
-        pieces[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item), (uint64_t)PyBytes_GET_SIZE(item), kind};
+        if (!PyBytes_CheckExact(item[i]) || (uint64_t)PyBytes_GET_SIZE(item[i]) > payload_max)
+            return 1;
+        pieces->at[i] = (struct piece){(const unsigned char *)PyBytes_AS_STRING(item[i]), (uint64_t)PyBytes_GET_SIZE(item[i]),
+                                       kind, true};
     }
-    return pieces;
+    return 0;
+}
+
+static void free_pieces(struct pieces *pieces)
+{
+    if (pieces->at != pieces->few)
+        PyMem_Free(pieces->at);
+    pieces->at = pieces->few;
 }
 
 /* Stores the pieces as one batch, and commits it if asked to. 0 with the first and last number, or NULL and an exception set, in
  * `*answer`; 1 when only the slow path can do it. */
-static int store_pieces(Handle *self, const struct piece *pieces, size_t count, bool commit, PyObject **answer)
+static int store_pieces(Handle *self, const struct pieces *pieces, size_t count, bool commit, PyObject **answer)
 {
     Core *core = self->core;
+    struct batch batch;
+    if (!count || !core || !core_is_free(core) || count > UINT32_MAX)
+        return 1;
     uint64_t first = core->state.head.seq, last = first + count - 1;
     bool at_once = commit && core_commits_at_once(core);
-    int status = at_once ? core_store_durable(core, pieces, count) : core_store(core, pieces, count, true);
+    batch_of(&batch, core, pieces->at, count);
+    batch.defers = true;
+    if (!batch_fits(&batch))
+        return 1;
+    int status = at_once ? core_store_durable(&batch) : core_store(&batch);
     if (status > 0)
         return 1;
     if (status)
@@ -260,26 +281,24 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
     if (!self->core || count != 1 || !plain_options(self, args + 1, names, &kind, &commit) || keywords > 1 ||
         (keywords && PyTuple_GET_ITEM(names, 0) != self->core->name_kind) || !core_is_free(self->core))
         return slow(self, "_slow_extend", args, count, names);
-    /* All items are taken first; an iterable may run any code, and may append. */
-    PyObject *rest, *answer = NULL, *items = take_items(args[0], self->core->geometry.payload_max, &rest);
-    if (!items)
-        return NULL;
-    struct piece few[STACK_PIECES], *pieces = few;
-    Py_ssize_t length = PyList_GET_SIZE(items);
-    bool plain = !rest && length && self->core && core_is_free(self->core) && (uint64_t)length <= UINT32_MAX;
-    if (plain)
-        pieces = pieces_of(items, kind, few);
-    bool slowly = !plain || (pieces && !fits(self->core, pieces, (size_t)length));
-    if (pieces && !slowly)
-        slowly = store_pieces(self, pieces, (size_t)length, commit, &answer);
-    if (pieces && slowly) {
+    uint64_t payload_max = self->core->geometry.payload_max;
+    struct pieces pieces = {.at = pieces.few};
+    PyObject *rest = NULL, *answer = NULL, *items = hold_items(args[0]);
+    int status = items ? take_pieces(&pieces, items, kind, payload_max) : 1;
+    if (status > 0 && !PyErr_Occurred()) { /* all items are taken first; an iterable may run any code, and may append */
+        free_pieces(&pieces);
+        Py_XSETREF(items, take_items(args[0], payload_max, &rest));
+        status = !items ? -1 : rest ? 1 : take_pieces(&pieces, items, kind, payload_max);
+    }
+    if (!status)
+        status = store_pieces(self, &pieces, (size_t)PySequence_Fast_GET_SIZE(items), commit, &answer);
+    if (status > 0 && items) {
         PyObject *again[2] = {rest ? rest : items, keywords ? args[1] : NULL};
         answer = slow(self, "_slow_extend", again, 1, names);
     }
-    if (pieces != few)
-        PyMem_Free(pieces);
+    free_pieces(&pieces);
     Py_XDECREF(rest);
-    Py_DECREF(items);
+    Py_XDECREF(items);
     return answer;
 }
 

@@ -50,6 +50,14 @@ static PyObject *setup_persistence(PyObject *module, PyObject *cached_is_durable
     return PyUnicode_FromString(name);
 }
 
+/* (streamed, written back): nanoseconds of making a record durable by either way, on private memory. */
+static PyObject *time_stores(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    (void)module;
+    struct persist_times times = persist_measure();
+    return Py_BuildValue("(LL)", (long long)times.streamed_ns, (long long)times.written_back_ns);
+}
+
 /* Whether this range lies inside the buffer; false with an exception set. */
 static bool is_inside(const Py_buffer *buffer, unsigned long long offset, unsigned long long length)
 {
@@ -101,7 +109,7 @@ static void store_body(void *context)
 static void stream_body(void *context)
 {
     const struct change *change = context;
-    stream(change->to, change->from, change->length);
+    stream(change->to, change->from, change->length, change->length);
 }
 
 static void write_back_body(void *context)
@@ -249,6 +257,7 @@ static PyObject *crc32c_shift_method(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {
     {"setup_persistence", setup_persistence, METH_O, NULL},
+    {"time_stores", time_stores, METH_NOARGS, NULL},
     {"catch_faults", catch_faults_method, METH_NOARGS, NULL},
     {"load", load_method, METH_VARARGS, NULL},
     {"store", store_method, METH_VARARGS, NULL},
@@ -308,11 +317,14 @@ static int execute(PyObject *module)
         add_type(module, &core_spec, &state->core_type) || add_type(module, &handle_spec, &state->handle_type) ||
         add_type(module, &record_spec, &state->record_type) || add_type(module, &iterator_spec, &state->iterator_type) ||
         add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &search_spec, &state->search_type) ||
-        add_type(module, &retained_spec, &state->retained_type) || add_type(module, &emitter_spec, &state->emitter_type))
+        add_type(module, &retained_spec, &state->retained_type) || add_type(module, &emitter_spec, &state->emitter_type) ||
+        add_type(module, &index_spec, &state->index_type))
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
         PyModule_AddIntConstant(module, "BARRIER_MSYNC", BARRIER_MSYNC) ||
+        PyModule_AddObjectRef(module, "can_stream", persist_can_stream() ? Py_True : Py_False) ||
+        PyModule_AddStringConstant(module, "VENDOR", persist_vendor()) ||
         PyModule_AddObjectRef(module, "checks", checks_are_on() ? Py_True : Py_False))
         return -1;
     return add_ways(module);
@@ -330,6 +342,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->search_type);
     Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
+    Py_VISIT(state->index_type);
     return 0;
 }
 
@@ -345,6 +358,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->search_type);
     Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);
+    Py_CLEAR(state->index_type);
     Py_CLEAR(state->name_kind);
     Py_CLEAR(state->name_commit);
     return 0;

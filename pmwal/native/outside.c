@@ -110,3 +110,13 @@ int put(Core *core, uint64_t offset, const void *data, size_t length)
         return call_seam(core, "store", "(OKy#)", core->mapping, (unsigned long long)offset, data, (Py_ssize_t)length);
     return fault_copy(core->base, core->size, core->base + offset, data, length) ? 0 : raise_fault(core);
 }
+
+int put_slot(Core *core, uint64_t offset, const union commit_slot *slot)
+{
+    unsigned long long at = offset, length = sizeof *slot;
+    if (core->streams)
+        return call_seam(core, "stream", "(OKy#)", core->mapping, at, (const char *)slot, (Py_ssize_t)length);
+    if (put(core, offset, slot, length))
+        return -1;
+    return core->barrier == BARRIER_LINES ? call_seam(core, "write_back", "(OKK)", core->mapping, at, length) : 0;
+}

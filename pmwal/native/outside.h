@@ -30,4 +30,7 @@ int call_seam(Core *core, const char *method, const char *format, ...);
 /* Stores plain bytes; with a seam, through it. 0, or -1 with an exception set. */
 int put(Core *core, uint64_t offset, const void *data, size_t length);
 
+/* Stores a slot through the seam, so that the next fence makes it durable where lines are flushed. As put(). */
+int put_slot(Core *core, uint64_t offset, const union commit_slot *slot);
+
 #endif

@@ -2,7 +2,9 @@
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
- * - A record's header is stored after its payload, and the checksum is taken over the payload as it was stored.
+ * - A record's header is stored after its payload. The checksum is taken over the payload as it was stored, or over bytes that nobody
+ *   can change.
+ * - Past the cache only whole lines are stored, which belong to one record: see stream_min() in core.c.
  * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
 #define _GNU_SOURCE
@@ -27,16 +29,46 @@
 #define LARGE_STORE (32 * 1024)      /* a larger batch goes into the page cache by pwrite(2), which takes no fault for each page */
 #define WRITE_BEHIND (64 * 1024)     /* bytes of such a batch after which the disk starts on them, while the rest is built */
 #define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
-#define STREAM_MIN 1024              /* a larger record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
+#define AHEAD 4                      /* records of a batch between the one that is stored and the one whose payload is fetched */
 
-static inline struct piece piece_at(const struct batch *batch, size_t place)
+static void place_batch(struct batch *batch)
 {
-    if (!batch->rows)
-        return batch->pieces[place];
-    struct piece piece = *batch->pieces;
-    piece.bytes += place * piece.length;
-    return piece;
+    const struct geometry *g = &batch->core->geometry;
+    Index *index = batch->core->index;
+    struct place end = core_head(batch->core);
+    uint64_t next = index->next, seq = batch->core->state.head.seq;
+    batch->defers = false;
+    batch->payload_bytes = batch->starts = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
+        struct place start = place_record(g, end, size);
+        if (start.position >= next) {
+            index_put(index, batch->starts++, (struct bound){start.position, seq + i});
+            next = start.position + PMWAL_INDEX_STEP;
+        }
+        batch->payload_bytes += length;
+        end = end_record(g, start, size);
+    }
+    batch->end = end;
+}
+
+void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count)
+{
+    batch->core = core;
+    batch->pieces = pieces;
+    batch->count = count;
+    batch->rows = false;
+    place_batch(batch);
+}
+
+void batch_of_rows(struct batch *batch, Core *core, const struct piece *first, size_t count)
+{
+    batch->core = core;
+    batch->pieces = first;
+    batch->count = count;
+    batch->rows = true;
+    place_batch(batch);
 }
 
 void note_thread(Core *core)
@@ -81,55 +113,68 @@ static void show_published(const Core *core, uint64_t position, uint64_t seq)
     memcpy(core->base + PUBLISHED, published, sizeof published);
 }
 
-/* Whether a record of this size bypasses the cache: it has its cache lines to itself, and enough of them. */
+/* Whether a record of this size is stored past the cache. */
 static inline bool streams(const Core *core, uint64_t size)
 {
-    return size >= STREAM_MIN && core->streams;
+    return size >= core->stream_min;
 }
 
-/* Stores a record at `to`: payload and padding first, the checksum over them as they were stored, the header last. */
-static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
-                  uint64_t size)
+/* Stores a record at `to`: payload and padding first, then the header, with the checksum over both. The bytes of a payload that nobody
+ * can change are read again for it, so it need not wait for the store. With `lines`, write-backs begin as soon as they can. */
+static inline void build_with(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
+                              uint64_t position, uint64_t size, bool lines)
 {
-    unsigned char *payload = to + PMWAL_HEADER;
+    unsigned char *payload = to + PMWAL_HEADER, *end = to + size;
+    unsigned char *rest = (unsigned char *)(((uintptr_t)payload + PMWAL_LINE - 1) & ~(uintptr_t)(PMWAL_LINE - 1));
     uint64_t padding = size - PMWAL_HEADER - piece->length;
     PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
     PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
     memcpy(payload, piece->bytes, piece->length);
     if (padding)
         memset(payload + piece->length, 0, padding);
-    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, payload);
+    bool early = lines && piece->constant && rest < end; /* a line may leave the cache when it is written back */
+    if (early)
+        write_back(rest, (size_t)(end - rest));
+    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, piece->constant ? piece->bytes : payload);
     for (int i = 0; i < 6; i++)
         memcpy(to + 8 * i, &header->words[i], 8);
+    if (lines)
+        write_back(to, (size_t)((early ? rest : end) - to));
 }
 
-/* The same past the cache, in chunks. The first chunk, with the header, is streamed last. */
+static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
+                  uint64_t size)
+{
+    build_with(core, to, header, piece, position, size, false);
+}
+
+/* The same past the cache, in chunks of whole lines; the line with the header last. Bytes that somebody may change are copied once,
+ * so that the checksum is over what is stored. */
 static void build_streaming(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
                             uint64_t position, uint64_t size)
 {
-    unsigned char first[CHUNK] __attribute__((aligned(64)));
-    if (size <= CHUNK) {
-        build(core, first, header, piece, position, size);
-        stream(to, first, size);
-        return;
-    }
-    unsigned char chunk[CHUNK] __attribute__((aligned(64)));
-    uint64_t done = CHUNK - PMWAL_HEADER;
-    memcpy(first + PMWAL_HEADER, piece->bytes, done);
+    enum { BESIDE = PMWAL_LINE - PMWAL_HEADER }; /* bytes of the payload in the header's line */
+    unsigned char staged[CHUNK], beside[BESIDE] = {0};
     struct crc32c_header words = {position, header->words};
-    uint32_t crc = crc32c_record(core->geometry.uuid_crc, words, first + PMWAL_HEADER, done);
-    for (uint64_t at = CHUNK; at < size; at += CHUNK) {
-        uint64_t length = size - at < CHUNK ? size - at : CHUNK;
-        uint64_t payload = piece->length - done < length ? piece->length - done : length;
-        memcpy(chunk, piece->bytes + done, payload);
-        memset(chunk + payload, 0, length - payload);
-        crc = crc32c(crc, chunk, payload);
-        stream(to + at, chunk, length);
-        done += payload;
-    }
+    uint64_t done = 0, at = PMWAL_LINE;
+    uint32_t crc = 0;
+    PMWAL_CHECK(((uintptr_t)to | size) % PMWAL_LINE == 0);
+    do {
+        uint64_t room = done ? CHUNK : CHUNK - PMWAL_HEADER, rest = piece->length - done, count = rest < room ? rest : room;
+        const unsigned char *from = piece->bytes + done;
+        if (!piece->constant)
+            from = memcpy(staged, from, count);
+        uint64_t skipped = done ? 0 : count < BESIDE ? count : BESIDE, end = rest > room ? at + count - skipped : size;
+        if (!done)
+            memcpy(beside, from, skipped);
+        stream(to + at, from + skipped, count - skipped, end - at);
+        crc = done ? crc32c(crc, from, count) : crc32c_record(core->geometry.uuid_crc, words, from, count);
+        done += count;
+        at = end;
+    } while (done < piece->length);
     header->words[0] |= crc;
-    memcpy(first, header, sizeof *header);
-    stream(to, first, CHUNK);
+    stream_words(to, header->words, PMWAL_HEADER / 8);
+    stream(to + PMWAL_HEADER, beside, BESIDE, BESIDE);
 }
 
 /* The same through put(); the caller has moved the head. */
@@ -167,7 +212,7 @@ static int store_recorded(const struct batch *batch)
     return 0;
 }
 
-void store_records(struct batch *batch)
+void store_records(const struct batch *batch)
 {
     const Core *core = batch->core;
     struct place end = core_head(core);
@@ -176,19 +221,21 @@ void store_records(struct batch *batch)
         union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
+        if (i + AHEAD < batch->count) {
+            const struct piece later = piece_at(batch, i + AHEAD);
+            __builtin_prefetch(later.bytes);
+            __builtin_prefetch(later.bytes + PMWAL_LINE);
+        }
         unsigned char *to = core->base + core->ring_offset + start.offset;
         check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
         if (streams(core, size))
             build_streaming(core, to, &header, &piece, start.position, size);
-        else {
-            build(core, to, &header, &piece, start.position, size);
-            if (core->barrier == BARRIER_LINES)
-                write_back(to, size);
-        }
+        else
+            build_with(core, to, &header, &piece, start.position, size, core->barrier == BARRIER_LINES);
         end = end_record(&core->geometry, start, size);
     }
-    batch->end = end;
+    PMWAL_CHECK(end.position == batch->end.position);
 }
 
 static void store_body(void *context)
@@ -370,55 +417,24 @@ void prefetch(Core *core)
     core->prefetched = position + PREFETCH;
 }
 
-/* Adds a record to the sparse index if the newest entry is far enough back. A lost entry only makes a look-up longer. */
-static void note_start_of(Core *core, uint64_t position, uint64_t seq)
-{
-    Py_ssize_t length = PyList_GET_SIZE(core->index);
-    PMWAL_CHECK(!fault_inside());
-    if (length) {
-        uint64_t last = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(core->index, length - 1), 0));
-        PMWAL_CHECK(last < position);
-        if (position - last < PMWAL_INDEX_STEP) {
-            core->index_next = last + PMWAL_INDEX_STEP;
-            return;
-        }
-    }
-    int collects = PyGC_Disable(); /* a collection runs finalizers, which may use or close this very log */
-    PyObject *entry = bound_new(core->bound_type, position, seq);
-    if (collects)
-        PyGC_Enable();
-    if (entry)
-        PyList_Append(core->index, entry);
-    Py_XDECREF(entry);
-    if (PyErr_ExceptionMatches(PyExc_MemoryError))
-        PyErr_Clear(); /* the record is stored */
-    core->index_next = position + PMWAL_INDEX_STEP;
-}
-
 void take_in(const struct batch *batch)
 {
     Core *core = batch->core;
-    const struct geometry *g = &core->geometry;
-    struct place end = core_head(core);
     PMWAL_CHECK(core->stray_records);
-    for (size_t i = 0; i < batch->count; i++) {
-        uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
-        struct place start = place_record(g, end, size);
-        if (start.position >= core->index_next)
-            note_start_of(core, start.position, core->state.head.seq + i);
-        core->stored_bytes += length;
-        end = end_record(g, start, size);
-    }
+    PMWAL_CHECK(!fault_inside());
+    if (batch->starts)
+        index_take(core->index, batch->starts);
+    core->stored_bytes += batch->payload_bytes;
     core->appends += batch->count;
     core->writer.heartbeat_ns = batch->time_ns;
-    core->state.head.position = end.position;
+    core->state.head.position = batch->end.position;
     core->state.head.seq += batch->count;
-    core->head_offset = end.offset;
+    core->head_offset = batch->end.offset;
     core->stray_records = false;
     check_core(core);
 }
 
-static int store_batch(struct batch *batch)
+int core_store(struct batch *batch)
 {
     Core *core = batch->core;
     uint64_t total = 0;
@@ -450,20 +466,4 @@ static int store_batch(struct batch *batch)
         return -1;
     take_in(batch);
     return mapped ? 0 : publish_recorded(core);
-}
-
-int core_store(Core *core, const struct piece *pieces, size_t count, bool defers)
-{
-    struct batch batch;
-    batch_of(&batch, core, pieces, count);
-    batch.defers = defers;
-    return store_batch(&batch);
-}
-
-int core_store_rows(Core *core, const struct piece *first, size_t count)
-{
-    struct batch batch;
-    batch_of(&batch, core, first, count);
-    batch.rows = true;
-    return store_batch(&batch);
 }

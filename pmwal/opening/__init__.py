@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from pmwal.native.choice import chosen_engine
+from pmwal.native.choice import chosen_engine, chosen_stores
 from pmwal.opening.files import inspect
 from pmwal.opening.options import Keywords, Options
 from pmwal.records import Progress, RecoveryReport
@@ -110,6 +110,7 @@ def open_with(
         raise FileNotFoundError(errno.ENOENT, "no path was given", name)
     check_platform()
     is_native = chosen_engine() == "native"
+    chosen_stores()  # refuses an unknown one before anything is created
     # Commands that only inspect a log need neither.
     if options.mode == "r":
         from pmwal.opening.reader import open_reader  # noqa: PLC0415

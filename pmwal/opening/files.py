@@ -22,7 +22,7 @@ from pmwal.storage.create import create_file
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.mapping import Mapping, drop_cache
-from pmwal.storage.medium import Medium, check_mappable, detect, flush_instruction
+from pmwal.storage.medium import Medium, check_mappable, detect, flush_method
 from pmwal.storage.seam import Seam
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -154,7 +154,7 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
                 stacklevel=5,  # the caller of pmwal.open
             )
         check_mappable(fd, path)
-        medium = replace(detect(fd, options.medium, path), lines=flush_instruction() if by_lines else None)
+        medium = replace(detect(fd, options.medium, path), lines=flush_method(seam.stores()) if by_lines else None)
         _prepare(fd, block.file_size, medium, seam)
         return Mapping(fd, block.file_size, medium, seam, writable=True), identity
     except BaseException:

@@ -24,6 +24,7 @@ from pathlib import Path
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import ALIGN_DAX, ALIGN_DEFAULT, PAGE
 from pmwal.native import native
+from pmwal.native.choice import STREAM
 from pmwal.storage.descriptors import map_file
 
 MEDIUMS = ("auto", "dax", "file", "memory", "emulated-dax")
@@ -52,6 +53,8 @@ _SYNCED_WRITES = ("ext4", "xfs", "btrfs")
 _CACHED_WRITES = (*_SYNCED_WRITES, *_IN_MEMORY, "f2fs", "overlay")
 _VOLATILE = {"volatile", "fsync=volatile"}  # overlay's option, as older and newer kernels show it
 _BY_LINES = ("dax", "emulated-dax")
+_MEASURED = ("AuthenticAMD", "HygonGenuine")  # all others write lines back: Optane was for Intel's
+_CLEARLY = 0.9  # by noise, neither way is that much faster
 _COPY_ON_WRITE = "a rewritten page moves to a new place: commits cost more, and ENOSPC can come from msync"
 _NETWORK = "msync is as durable as the server makes it, and flock may not be seen by other hosts"
 _ASSUMPTIONS = {
@@ -73,7 +76,7 @@ class Medium:
 
     kind: str
     filesystem: str
-    lines: str | None = None  # the instruction that flushes cache lines, if the engine has one
+    lines: str | None = None  # how the engine makes cache lines durable, if it can: see ``flush_method``
     volatile: bool | None = False  # whether its mount makes every sync return without one; None if that cannot be told
 
     @property
@@ -100,7 +103,7 @@ class Medium:
 
     @property
     def flush(self) -> str:
-        """How a barrier flushes: "msync", the instruction for cache lines, or "none"."""
+        """How stores become durable: "msync", what ``flush_method`` says for cache lines, or "none"."""
         if self.kind == "memory":
             return "none"
         return self.lines if self.lines is not None and self.kind in _BY_LINES else "msync"
@@ -199,13 +202,32 @@ def _maps_sync(fd: int) -> bool:
     return True
 
 
-@cache
-def flush_instruction() -> str | None:
-    """The instruction that the native engine flushes cache lines with on this CPU; None without one, or without that engine.
+def flush_method(stores: str) -> str | None:
+    """How the native engine makes cache lines durable on this CPU: "stream", or the instruction that writes them back.
 
-    "eadr" where the caches are in the persistence domain: nothing is flushed, and a fence orders the stores.
+    "eadr" where the caches are in the persistence domain: nothing is flushed, and a fence orders the stores. None without such an
+    instruction, or without that engine. ``stores``: what ``Seam.stores`` says.
     """
+    instruction = _instruction()
+    return STREAM if instruction is not None and (stores == STREAM or (not stores and _streams_are_faster())) else instruction
+
+
+@cache
+def _instruction() -> str | None:
     return None if native is None else native.setup_persistence(_caches_are_durable())
+
+
+@cache
+def _streams_are_faster() -> bool:
+    """Whether records and slots are better stored past the cache than written back; measured once for the process.
+
+    On DRAM, which says nothing of persistent memory that has buffers of its own: so it is measured only on processors whose
+    persistent memory, if any, is DRAM with a battery, and counts only where the difference is clear.
+    """
+    if native is None or native.VENDOR not in _MEASURED or _instruction() == "eadr":
+        return False
+    streamed, written_back = native.time_stores()
+    return streamed < _CLEARLY * written_back
 
 
 def _caches_are_durable() -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT
 from pmwal.native import native
+from pmwal.native.choice import chosen_stores
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
 
@@ -50,6 +51,10 @@ class Seam:
     def boot_id(self) -> bytes:
         """16 bytes that change with every boot (random(4)); zeros if there is no /proc."""
         return _boot_id()
+
+    def stores(self) -> str:
+        """Which way to store to cache lines is demanded: "stream", "write-back", or "" for the better one."""
+        return chosen_stores()
 
     def store(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
         """Store bytes into the mapping. ``OSError`` if the medium fails; without the C extension that is a SIGBUS."""

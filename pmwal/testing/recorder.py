@@ -44,7 +44,8 @@ class Recorder(Seam):
     """Notes each ``Step`` in ``events``.
 
     ``before`` and ``after`` are called around each step and may raise, to refuse it or to end the process there. The wall clock
-    shows ``time_ns`` and then moves by ``tick_ns``; ``on_clock`` is called at each look at it.
+    shows ``time_ns`` and then moves by ``tick_ns``; ``on_clock`` is called at each look at it. ``stores`` is "stream" or
+    "write-back".
 
     >>> from pmwal.opening import open_log
     >>> recorder = Recorder()
@@ -58,7 +59,9 @@ class Recorder(Seam):
 
     control_size = CONTROL_SIZE_MIN
 
-    def __init__(self, uuid: bytes = UUID, *, before: Callable[[Step], None] | None = None, tick_ns: int = 0) -> None:
+    def __init__(
+        self, uuid: bytes = UUID, *, before: Callable[[Step], None] | None = None, tick_ns: int = 0, stores: str = ""
+    ) -> None:
         self.events: list[Step] = []
         self.before = before
         self.after: Callable[[Step], None] | None = None
@@ -66,6 +69,7 @@ class Recorder(Seam):
         self.uuid = uuid
         self.time_ns = TIME_NS
         self.tick_ns = tick_ns
+        self._stores = stores
 
     def note(self, step: Step) -> None:
         """Take a step of which nothing but the note remains."""
@@ -99,6 +103,10 @@ class Recorder(Seam):
     def boot_id(self) -> bytes:
         """A boot of no machine."""
         return b"pmwal.testing..."
+
+    def stores(self) -> str:
+        """The way to store to cache lines that was demanded here, else by PMWAL_STORES, else "write-back": it is never measured."""
+        return self._stores or super().stores() or "write-back"
 
     def store(self, mapping: Any, offset: int, data: bytes) -> None:
         """Store, and note it."""

@@ -117,7 +117,7 @@ class Engine:
         self.mapping = mapping
         self.block = block
         self.pipelined = pipelined
-        self.index = SparseIndex(index)
+        self.index = self._new_index(index)
         self._starts = starts
         self.writing = self.lock_type()
         self.guard = self.lock_type()
@@ -126,6 +126,10 @@ class Engine:
         self._live = LivePage(mapping, seam)
         self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit in this many is timed
         self._begin(state, slot)
+
+    def _new_index(self, entries: Sequence[Bound]) -> SparseIndex:
+        """Where some records start. An engine may keep it in its own way."""
+        return SparseIndex(entries)
 
     def _begin(self, state: State, slot: Slot) -> None:
         """Set what changes while the log is open."""

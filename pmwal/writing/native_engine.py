@@ -22,6 +22,7 @@ from pmwal.format.layout import Slot, uuid_crc
 from pmwal.format.rows import Rows
 from pmwal.latency import LatencyHistogram
 from pmwal.native import _native
+from pmwal.native.choice import STREAM
 from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound, Record
 from pmwal.storage.seam import SYSTEM
@@ -38,6 +39,10 @@ class NativeEngine(Engine):
 
     name = "native"
     lock_type = _native.Lock
+    index: _native.Index  # type: ignore[assignment]
+
+    def _new_index(self, entries: Sequence[Bound]) -> Any:
+        return _native.Index(entries, self.block.capacity, Bound)
 
     def _begin(self, state: State, slot: Slot) -> None:
         mapping, block = self.mapping, self.block
@@ -51,6 +56,7 @@ class NativeEngine(Engine):
             control_pages=block.control_pages,
             uuid_crc=uuid_crc(block.uuid),
             barrier=_BARRIERS.get(mapping.medium.flush, _native.BARRIER_LINES),
+            streams=mapping.medium.flush == STREAM,
             pipelined=self.pipelined,
             on_disk=mapping.on_disk,
             synced_writes=mapping.medium.synced_writes,
@@ -58,8 +64,7 @@ class NativeEngine(Engine):
             seam=None if self.seam is SYSTEM else self.seam,
             writing=self.writing,
             guard=self.guard,
-            index=self.index.entries,
-            bound_type=Bound,
+            index=self.index,
             writer=self._live.writer_line(state.head),
             state=_flat(state),
             generation=slot.generation,

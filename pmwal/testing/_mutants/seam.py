@@ -1,6 +1,6 @@
 """Broken steps: barriers that are missing, too early, or too short.
 
-Patches ``Recorder`` (flush, write_back, fence, sync_file) and ``Mapping._flush``.
+Patches ``Recorder`` (flush, stream, write_back, fence, sync_file) and ``Mapping._flush``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ def drop(step: str, where: Callable[[int], bool]) -> list[Patch]:
             original(self, mapping, offset, length)
 
     return [Patch(Recorder, step, dropped)]
+
+
+def cache_streams(where: Callable[[int], bool]) -> list[Patch]:
+    """Store into the cache what concerns these bytes and ought to go past it."""
+    original = shipped(Recorder, "stream")
+
+    def stream(self: Recorder, mapping: Any, offset: int, data: bytes) -> None:
+        (self.store if where(offset) else original.__get__(self))(mapping, offset, data)
+
+    return [Patch(Recorder, "stream", stream)]
 
 
 def drop_fences(*, second: bool = False) -> list[Patch]:

@@ -31,6 +31,7 @@ PAGE_BRINK = Setting("page", "strict", "brink")
 FOLIO_PIPELINED = Setting("folio-64k", "pipelined", "lapped", 128 * 1024)
 PAGE_FULL = Setting("page", "strict", "full")
 LINES = Setting("pmem", "strict", "lapped", 8192, 64)
+LINES_STREAM = LINES._replace(stores="stream")
 LINES_PACKED = Setting("pmem", "pipelined", "lapped", 8192, 8)
 NEVER = 1 << 62
 PLAIN = Effort(open_one_in=4, interrupt_one_in=NEVER, continue_one_in=NEVER, lose_one_in=NEVER, damages=12)
@@ -86,6 +87,20 @@ MUTANTS = {
     ),
     "drop_slot_write_back": Mutant(
         "no CLWB of slots", lambda: seam.drop("write_back", seam.of_slots), "verdict", LINES, "truncate", "native"
+    ),
+    "cached_stream_records": Mutant(
+        "records that stay in the cache",
+        lambda: seam.cache_streams(seam.of_records),
+        "verdict",
+        LINES_STREAM,
+        "append_small",
+        "native",
+    ),
+    "cached_stream_slots": Mutant(
+        "slots that stay in the cache", lambda: seam.cache_streams(seam.of_slots), "verdict", LINES_STREAM, "truncate", "native"
+    ),
+    "stream_without_fence": Mutant(
+        "no fence after stores past the cache", seam.drop_fences, "acknowledged", LINES_STREAM, "append_small", "native"
     ),
     "drop_fence": Mutant("no fence", seam.drop_fences, "acknowledged", LINES, "append_small", "native"),
     "drop_first_fence": Mutant(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pmwal.native.choice import STORES
 from pmwal.testing._simulator.explore import Effort, Explorer, Failure, History
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for
 from pmwal.testing._simulator.session import Setting
@@ -33,7 +34,8 @@ SETTINGS = (
     Setting("pmem", "pipelined", "brink", 8192, 8),
     Setting("page", "strict", "brink", 8192, 8),
     Setting("page", "pipelined", "full", 16384, 64),
-    Setting("pmem", "strict", "fresh", 4096, 64),
+    Setting("pmem", "strict", "fresh", 4096, 64, "stream"),
+    Setting("pmem", "pipelined", "lapped", 8192, 64, "stream"),
     Setting("folio-64k", "pipelined", "lapped", 128 * 1024, 8),
     Setting("folio-2m", "strict", "brink", 8192, 8),
 )
@@ -204,15 +206,15 @@ def minimal(engine: str, failure: Failure, effort: Effort) -> Failure:
 def spell(engine: str, history: History) -> str:
     """A history as text for a command line."""
     setting = history.setting
-    place = f"{engine}:{setting.medium}:{setting.ordering}:{setting.base}:{setting.size}:{setting.align}"
+    place = f"{engine}:{setting.medium}:{setting.ordering}:{setting.base}:{setting.size}:{setting.align}:{setting.stores}"
     return f"{place}:{history.seed}:{','.join(history.names)}"
 
 
 def read_history(text: str) -> tuple[str, History]:
     """What ``spell`` wrote; ``ValueError`` when it is not that."""
-    engine, medium, ordering, base, size, align, seed, operations = text.split(":")
+    engine, medium, ordering, base, size, align, stores, seed, operations = text.split(":")
     names = tuple(name for name in operations.split(",") if name)
     unknown = [name for name in names if name not in OPERATIONS]
-    if unknown or medium not in UNITS or engine not in ("native", "python"):
-        raise ValueError(f"no such operation, medium or engine: {', '.join(unknown) or text}")
-    return engine, History(Setting(medium, ordering, base, int(size), int(align)), names, int(seed))
+    if unknown or medium not in UNITS or engine not in ("native", "python") or stores not in STORES:
+        raise ValueError(f"no such operation, medium, engine or way to store: {', '.join(unknown) or text}")
+    return engine, History(Setting(medium, ordering, base, int(size), int(align), stores), names, int(seed))

@@ -227,7 +227,13 @@ def start_of(setting: Setting) -> Start:
     with tempfile.TemporaryDirectory(prefix="pmwal-start-", dir=scratch()) as name:
         path = Path(name) / "start.wal"
         wal = open_log(
-            path, "x", size=setting.size, align=setting.align, medium=setting.mapped, ordering=setting.ordering, seam=Recorder()
+            path,
+            "x",
+            size=setting.size,
+            align=setting.align,
+            medium=setting.mapped,
+            ordering=setting.ordering,
+            seam=Recorder(stores=setting.stores),
         )
         wal.close()
         fresh = Start(path.read_bytes(), Found(1, ()))

@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     base: str = "fresh"
     size: int = 8192
     align: int = 8
+    stores: str = "write-back"
 
     @property
     def mapped(self) -> str:
@@ -87,7 +88,7 @@ class Session:
         self.path = path
         self.seed = seed
         self.random = Random(seed)
-        self.recorder = Recorder()
+        self.recorder = Recorder(stores=setting.stores)
         self.model = Model(start.found.items, first_seq=start.found.first_seq)
         self.issued = start.issued
         self.wal: Wal | None = None

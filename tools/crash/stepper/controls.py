@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crash.stepper.trace import Lost
+from pmwal.native.choice import STORES
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT = 3600
-
-_END_OF_BATCH = """struct place end = core_head(core);
-    for (size_t i = 0; i < batch->count; i++) {
-        uint64_t size = record_size(&core->geometry, batch->pieces[i].length);
-        end = end_record(&core->geometry, place_record(&core->geometry, end, size), size);
-    }
-    batch->end = end;
-"""
 
 
 class Control(NamedTuple):
@@ -33,6 +26,7 @@ class Control(NamedTuple):
     replacement: str
     reason: str
     orderings: tuple[str, ...] = ("strict", "pipelined")
+    stores: tuple[str, ...] = STORES  # the ways to store in which it shows
 
     def says_why(self, violation: str) -> bool:
         """Whether this is the expected violation."""
@@ -40,20 +34,37 @@ class Control(NamedTuple):
 
 
 CONTROLS = {
-    "no-clwb": Control("persist.c", r"_mm_(?:clwb|clflushopt|clflush)\(\(void \*\)line\)", "(void)line", r"not written back"),
+    "no-clwb": Control(
+        "persist.c",
+        r"_mm_(?:clwb|clflushopt|clflush)\(\(void \*\)line\)",
+        "(void)line",
+        r"not written back",
+        stores=("write-back",),
+    ),
     "no-fence": Control("persist.c", r"_mm_sfence\(\)", '__asm__ volatile("" : : : "memory")', r", but no fence"),
     "slot-first": Control(
         "commit.c",
         r"store_records\(batch\);\n(.*?order_stores\(core\);\n(    if \(batch->names\) \{.*?\n    \}\n))",
-        _END_OF_BATCH + r"\1    store_records(batch);\n    order_stores(core);\n",
+        r"\1    store_records(batch);\n    order_stores(core);\n",
         r"corrupt \(R4\)",
         ("strict",),
     ),
     "one-fence": Control("commit.c", r"order_stores\(core\);\n(    if \(batch->names\) \{)", r"\1", r"corrupt \(R4\)", ("strict",)),
     "last-line": Control(
-        "persist.c", r"end = \(uintptr_t\)start \+ length;", "end = (uintptr_t)start + length - LINE;", r"not written back"
+        "persist.c",
+        r"end = \(uintptr_t\)start \+ length;",
+        "end = (uintptr_t)start + length - LINE;",
+        r"not written back",
+        stores=("write-back",),
     ),
     "cached-stream": Control("persist.c", r"_mm_stream_si128", "_mm_store_si128", r"not written back"),
+    "cached-words": Control(
+        "persist.c",
+        r"_mm_stream_si64\(\(long long \*\)to \+ i, \(long long\)words\[i\]\)",
+        "memcpy((char *)to + 8 * i, words + i, 8)",
+        r"not written back",
+        stores=("stream",),
+    ),
 }
 
 

@@ -52,7 +52,7 @@ class Counts:
 class Run:
     """Runs one traced program. ``package`` is the directory from which it imports pmwal."""
 
-    def __init__(self, work: Path, ordering: str, seed: int, package: Path) -> None:
+    def __init__(self, work: Path, ordering: str, stores: str, seed: int, package: Path) -> None:
         self.counts = Counts()
         self.log = work / "stepped.wal"
         self.base = work / "base.wal"
@@ -66,6 +66,7 @@ class Run:
             "PYTHONPATH": str(package),
             "PYTHONHASHSEED": "0",
             "PMWAL_ENGINE": "native",
+            "PMWAL_STORES": stores,
             "OPENBLAS_NUM_THREADS": "1",  # numpy's BLAS starts threads when it is loaded
             "GLIBC_TUNABLES": _TUNABLES,
         }
