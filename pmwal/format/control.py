@@ -35,6 +35,7 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.records import Bound
 
 _STORED = np.dtype([(field.name, f"<u{SLOT.field_size(field.name)}") for field in SLOT.fields])
 _FIELDS = Slot._fields
@@ -120,6 +121,27 @@ def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
     epochs = newest_first["epoch"]
     kept = newest_first[epochs == np.minimum.accumulate(epochs)]
     return dict(zip(kept["epoch"].tolist(), kept["epoch_first_seq"].tolist(), strict=True))
+
+
+def commit_bounds(raw: bytes, block: Superblock, checks: bytes, after: int, seq: int) -> list[Bound]:
+    """Where the log continued after commits that the slots name, with numbers past ``after`` and up to ``seq``, newest first.
+
+    None that has been discarded since is among them. Only the newest slots count whose generations follow one another: they name
+    every epoch that has begun since the oldest of them, and a commit is part of the log as long as each later epoch began after it.
+    """
+    stored = np.frombuffer(raw, _STORED, block.turn)
+    newest_first = stored[np.frombuffer(checks, np.uint8, block.turn) != 0]
+    newest_first = newest_first[np.argsort(newest_first["generation"], kind="stable")[::-1]]
+    generations = newest_first["generation"]
+    gaps = np.flatnonzero(generations[:-1] - generations[1:] != 1)
+    unbroken = newest_first[: gaps[0] + 1] if len(gaps) else newest_first
+    unbroken = unbroken[unbroken["epoch"] == np.minimum.accumulate(unbroken["epoch"])]  # as in ``first_seqs``
+    epochs, at = np.unique(unbroken["epoch"], return_index=True)
+    firsts = np.append(unbroken["epoch_first_seq"][at], np.uint64(SEQ_MAX + 1))
+    first_discarded = np.minimum.accumulate(firsts[::-1])[::-1][np.searchsorted(epochs, unbroken["epoch"]) + 1]
+    last = unbroken["commit_seq"]
+    wanted = unbroken[(last < first_discarded) & (last >= np.uint64(after)) & (last < np.uint64(seq))]
+    return [Bound(position, last + 1) for position, last in wanted[["commit_position", "commit_seq"]].tolist()]
 
 
 def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> tuple[_Columns, _Mask]:

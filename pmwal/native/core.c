@@ -57,7 +57,7 @@ static PyObject *core_become(Core *core, PyObject *value)
     check_growth(&core->state, &state);
     core->state = state;
     core->head_offset = state.head.position % core->geometry.capacity;
-    core->index_next = 0;
+    core->index_next = core->seek_next = 0;
     check_core(core);
     if (core_show(core))
         return NULL;

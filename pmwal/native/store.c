@@ -17,6 +17,7 @@
 
 #include "outside.h"
 #include "record.h"
+#include "seek_points.h"
 
 #include "crc32c.h"
 #include "fault.h"
@@ -29,15 +30,6 @@
 #define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
 #define STREAM_MIN 1024              /* a larger record bypasses the cache; a smaller one is written back faster */
 #define CHUNK 4096                   /* bytes that are streamed at a time */
-
-static inline struct piece piece_at(const struct batch *batch, size_t place)
-{
-    if (!batch->rows)
-        return batch->pieces[place];
-    struct piece piece = *batch->pieces;
-    piece.bytes += place * piece.length;
-    return piece;
-}
 
 void note_thread(Core *core)
 {
@@ -132,9 +124,11 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     stream(to, first, CHUNK);
 }
 
-/* The same through put(); the caller has moved the head. */
+/* The same through put(); the caller has moved the head. -1 also if the seam has raised at a seek point. */
 static int publish_recorded(Core *core)
 {
+    if (PyErr_Occurred())
+        return -1;
     uint64_t published[2] = {core->state.head.position, core->state.head.seq - 1};
     return put(core, PUBLISHED, published, sizeof published);
 }
@@ -409,6 +403,8 @@ void take_in(const struct batch *batch)
         core->stored_bytes += length;
         end = end_record(g, start, size);
     }
+    if (seek_point_is_due(core, end))
+        note_seek_points(batch);
     core->appends += batch->count;
     core->writer.heartbeat_ns = batch->time_ns;
     core->state.head.position = end.position;

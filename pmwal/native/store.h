@@ -40,6 +40,16 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
     batch->defers = batch->rows = false;
 }
 
+/* The record at this place in a batch. */
+static inline struct piece piece_at(const struct batch *batch, size_t place)
+{
+    if (!batch->rows)
+        return batch->pieces[place];
+    struct piece piece = *batch->pieces;
+    piece.bytes += place * piece.length;
+    return piece;
+}
+
 /* Notes which thread uses the log, for the commits. */
 void note_thread(Core *core);
 
