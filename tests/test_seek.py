@@ -39,12 +39,6 @@ SEED = random.randrange(1 << 32)
 KIB, MIB = 1 << 10, 1 << 20
 
 
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers look for hints also where they would sooner walk."""
-    monkeypatch.setattr("pmwal.reading.hints._WALKED", 0)
-
-
 @contextlib.contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The sizes of all loads of log files in the block."""
@@ -296,7 +290,7 @@ def check_by_number(path: Path, expected: dict[int, bytes]) -> None:
             reader[max(expected) + 1]
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("hints_first")
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_each_number_is_found_through_a_random_history(path: Path, ordering: str) -> None:
     """Laps, rollbacks, truncates, clean and unclean ends, and each engine in turn: what a walk finds, and nothing else."""
@@ -335,7 +329,7 @@ def discarding(path: Path) -> Iterator[tuple[pmwal.Wal, dict[int, bytes], dict[i
 Discarding = tuple[pmwal.Wal, dict[int, bytes], dict[int, tuple[int, int]]]
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("hints_first")
 def test_each_byte_of_the_points_may_be_wrong(path: Path, discarding: Discarding) -> None:
     """A flipped byte costs time and nothing else."""
     _, expected, _ = discarding
@@ -354,7 +348,7 @@ def test_each_byte_of_the_points_may_be_wrong(path: Path, discarding: Discarding
         check_by_number(path, expected)
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("hints_first")
 def test_forged_points_do_not_mislead(path: Path, discarding: Discarding) -> None:
     """With a right checksum, a point may name a discarded record, bytes inside of one, or no position at all."""
     _, expected, stored = discarding
@@ -385,7 +379,7 @@ def whole_records_beside(path: Path) -> dict[int, Any]:
     return dict(whole_records(copy))
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("hints_first")
 def test_damage_before_and_after_a_point_is_reported_once_and_truly(path: Path) -> None:
     """A record that is damaged is an error when it is read; those past it are found by the points all the same."""
     with open_small(path, size=64 * KIB) as wal:
@@ -409,7 +403,7 @@ def test_damage_before_and_after_a_point_is_reported_once_and_truly(path: Path) 
 # -- a writer that is stopped
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("hints_first")
 @pytest.mark.parametrize("operation", ["extend", "rollback-extend", "truncate", "reopen"])
 @pytest.mark.parametrize("ordering", ["strict", "pipelined"])
 def test_each_number_is_found_wherever_the_writer_is_stopped(path: Path, ordering: str, operation: str) -> None:

@@ -18,6 +18,7 @@ from pmwal.format.layout import (
     Header,
     Superblock,
     decode_header,
+    encode_header,
     header_problem,
     record_crc,
     record_size,
@@ -29,6 +30,7 @@ Load = Callable[[int, int], bytes]
 """``load(offset, length)``: a private copy of these bytes of the file."""
 
 CHUNK = 256 * 1024  # bytes that a walk copies at a time
+_LARGE = 64 * 1024  # bytes of a payload that is copied once, into the record itself
 _RUN_MAX = 16 * 1024 * 1024  # bytes that one call of ``run`` covers
 RECORDS_MAX = 256  # records that one call of ``records`` makes
 
@@ -167,6 +169,8 @@ class RingReader:
         return None if header is None else self._check(position, header)
 
     def _check(self, position: int, header: Header) -> Found | None:
+        if header.length > _LARGE:
+            return self._check_large(position, header)
         raw, begin = self._copy(position % self._capacity, HEADER + header.length)
         # Header and payload come from one private copy; if the header was peeked at in another, it may have changed since.
         if raw is not self._peeked and decode_header(raw, begin) != header:
@@ -175,6 +179,14 @@ class RingReader:
         if record_crc(stored, self.block.uuid, position) != header.crc:
             return None
         self._checked = position, raw, begin + HEADER
+        return Found(position, position + record_size(header.length, self._alignment), header)
+
+    def _check_large(self, position: int, header: Header) -> Found | None:
+        """The checksum covers the fields of ``header``, which is a copy already, and a copy of the payload alone."""
+        payload = self._load(self.block.ring_offset + position % self._capacity + HEADER, header.length)
+        if decode_header(encode_header(header, payload, self.block.uuid, position)).crc != header.crc:
+            return None
+        self._checked = position, payload, 0
         return Found(position, position + record_size(header.length, self._alignment), header)
 
     def numbered(self, position: int, seq: int) -> Found | None:

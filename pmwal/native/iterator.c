@@ -76,7 +76,7 @@ static PyObject *next_record(RecordIterator *iterator)
     uint64_t end, offset;
     if (iterator->at.seq >= iterator->rules.stop_seq)
         return NULL;
-    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset))
+    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset) || header.record.length > LARGE_COPY)
         return next_slowly(iterator);
     PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
     if (!data)
