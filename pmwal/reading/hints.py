@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pmwal.errors import Overrun
 from pmwal.format.control import commit_bounds, first_seqs
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import Superblock
 from pmwal.format.ring import Found, Load, Scan
-from pmwal.reading.walk import View
+from pmwal.reading.walk import View, rolled_back
 from pmwal.records import Bound
 from pmwal.recovery.snapshot import read_slots
 from pmwal.storage.seek_points import read_seek_points
@@ -30,6 +31,12 @@ def seems_far(near: Bound, next_known: Bound, seq: int) -> bool:
     """Whether hints are worth their loads on the way to record ``seq``, if those between the two are of about one length."""
     records, size = next_known.next_seq - near.next_seq, next_known.position - near.position
     return size * (seq - near.next_seq) > _WALKED * records
+
+
+def wrong_hint(at: Bound, view: View) -> Overrun:
+    """What a walk from a hint raises where it finds no record. It says nothing about the log, so the view is not doubted for it."""
+    del view
+    return rolled_back(at.next_seq)
 
 
 class Hints(NamedTuple):

@@ -29,7 +29,7 @@ from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, follow
-from pmwal.reading.hints import find_hints, seems_far
+from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
@@ -331,8 +331,8 @@ class Reader(ArrayReader):
             hints = find_hints(self._block, self._mapping.load, self._scan, view, near, first)
             for start in hints.starts:
                 passed: list[Bound] = []
-                with contextlib.suppress(PmwalError):  # it was only a hint
-                    found = walker.locate(view, start, first, passed)
+                with contextlib.suppress(Overrun):  # it was only a hint
+                    found = replace(walker, explain=wrong_hint).locate(view, start, first, passed)
                     if not hints.contradict(found):
                         index.merge(passed)
                         return Bound(found.position, first)
