@@ -14,6 +14,7 @@ import pytest
 
 import pmwal
 from onlookers import Onlookers
+from pmwal.format.control import commit_bounds
 from pmwal.format.layout import (
     CONTROL_SIZE_DEFAULT,
     LIVE_OFFSET,
@@ -29,6 +30,7 @@ from pmwal.format.layout import (
     seek_step,
 )
 from pmwal.format.ring import CHUNK
+from pmwal.recovery.snapshot import read_slots
 from pmwal.storage.mapping import Mapping
 from pmwal.testing import Step
 from support import BarrierRecorder, contents, kill, open_small, overwrite, superblock, whole_records
@@ -307,6 +309,21 @@ def test_each_number_is_found_through_a_random_history(path: Path, ordering: str
             os.environ["PMWAL_ENGINE"] = rng.choice(("native", "python"))  # the fixture puts it back
             wal = open_small(path, size=None, ordering=ordering, on_full="overwrite")
     wal.close()
+
+
+def test_commit_that_an_epoch_before_the_last_has_discarded_is_no_hint(path: Path) -> None:
+    """Its number is below the last epoch's first: only the epoch between tells that it is gone."""
+    with pmwal.open(path, size="64KiB", ordering="strict") as wal:
+        for number in range(1, 61):
+            wal.append(b"discarded %d" % number + bytes(700))  # a slot names each
+        wal.rollback(after=20)
+        wal.extend([b"live %d" % number for number in range(21, 62)])
+        wal.rollback(after=60)
+        engine = wal._engine
+        bounds = commit_bounds(*read_slots(engine.mapping.load, engine.block, None), 1, 100)
+        ends = {(found.end, seq + 1) for seq, found in whole_records_beside(path).items()}
+        assert {bound.next_seq for bound in bounds} == {*range(2, 22), 61}
+        assert set(bounds) <= ends
 
 
 @pytest.fixture
