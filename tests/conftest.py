@@ -74,6 +74,12 @@ def native_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMWAL_ENGINE", "native")
 
 
+@pytest.fixture
+def hints_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers look for hints of the writer also where they would sooner walk, so that small logs are enough to test them."""
+    monkeypatch.setattr("pmwal.reading.hints._WALKED", 0)
+
+
 class Place(NamedTuple):
     """Where a test keeps its log, and how it opens it: ``open_small(place.path, **place.options)``."""
 

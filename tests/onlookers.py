@@ -8,6 +8,7 @@ from types import TracebackType
 
 import pmwal
 
+_LOOK_UP_STEP = 9  # one record in this many is looked up by its number
 Numbered = tuple[int, int, bytes]
 """A record as (number, kind, payload)."""
 
@@ -17,7 +18,7 @@ class Misled(AssertionError):
 
 
 class Onlookers:
-    """A reader that was there before, a follower, a reader that comes now, and ``verify``."""
+    """A reader that was there before, a follower, a reader that comes now, look-ups by number, and ``verify``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,7 +34,10 @@ class Onlookers:
             if report.outcome == "corrupt":
                 raise Misled(f"verify: {report.case}, {report.reason}")
             with pmwal.open(self._path, "r") as fresh:
+                found = [fresh[seq] for seq in range(fresh.committed_seq, fresh.first_seq - 1, -_LOOK_UP_STEP)]  # before it walks
                 first, seen = fresh.first_seq, [(record.seq, record.kind, record.data) for record in fresh]
+            if any((record.seq, record.kind, record.data) not in seen for record in found):
+                raise Misled(f"a look-up by number finds {found}")
             again = [(record.seq, record.kind, record.data) for record in self._reader]
             self._follow()
         except (pmwal.CorruptWal, pmwal.FormatError, pmwal.Overrun) as error:  # a stopped writer overwrites nothing

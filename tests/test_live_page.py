@@ -35,7 +35,7 @@ from pmwal.storage.live_page import LiveBounds, read_bounds, read_writer
 from pmwal.testing import Step
 from support import BarrierRecorder, kill, open_small, overwrite
 
-pytestmark = pytest.mark.both_engines
+pytestmark = [pytest.mark.both_engines, pytest.mark.usefixtures("hints_first")]
 
 ROOT = Path(__file__).parent.parent
 SEED = random.randrange(1 << 32)

@@ -30,7 +30,7 @@ from crash.stepper.plan import Call, History, calls, filling  # noqa: E402
 from crash.stepper.run import _TUNABLES  # noqa: E402
 from crash.stepper.trace import HERE, CannotRun, TraceEvent, What, compiled, traced  # noqa: E402
 
-pytestmark = pytest.mark.rigs
+pytestmark = [pytest.mark.rigs, pytest.mark.usefixtures("hints_first")]
 
 CALLS = 14
 STORES = (What.STORED, What.STREAMED)

@@ -20,7 +20,7 @@ from processes import PATIENCE
 from released import Peer, PeerError, install, packed, peers, unpacked
 from support import overwrite, superblock, whole_records
 
-pytestmark = [pytest.mark.rigs, pytest.mark.both_engines]
+pytestmark = [pytest.mark.rigs, pytest.mark.both_engines, pytest.mark.usefixtures("hints_first")]
 
 STEPS = 50
 Items = list[tuple[int, bytes]]
@@ -131,6 +131,9 @@ class Conversation:
         assert max(expected[-1][0] if expected else 0, self.first_seq - 1) <= report["last_seq"] < self.next_seq
         followed = self.reader.call("follow", self.first_seq, len(expected) + 1, 0)
         assert unpacked(followed) == expected
+        with pmwal.open(self.path, "r") as reader:  # of this version, by the hints of either one's writer
+            for seq, payload in expected[::-7] if living else ():
+                assert reader[seq].data == payload
 
     def look_until(self, expected: Items) -> None:
         """The reader that stays shows this. A dead writer of 0.1 may count as alive for a second, as one in another pid namespace

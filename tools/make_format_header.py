@@ -27,6 +27,7 @@ STRUCTS = (
     ("live_followers", layout.LIVE_FOLLOWERS),
     ("live_latency", layout.LIVE_LATENCY),
     ("live_open", layout.LIVE_OPEN),
+    ("live_seek_point", layout.LIVE_SEEK_POINT),
 )
 CONSTANTS = (
     ("PAGE", layout.PAGE),
@@ -38,6 +39,9 @@ CONSTANTS = (
     ("LIVE_LATENCY_OFFSET", layout.LIVE_LATENCY_OFFSET),
     ("LIVE_SECOND_OFFSET", layout.LIVE_SECOND_OFFSET),
     ("LIVE_OPEN_OFFSET", layout.LIVE_OPEN_OFFSET),
+    ("LIVE_SEEK_OFFSET", layout.LIVE_SEEK_OFFSET),
+    ("SEEK_POINTS", layout.SEEK_POINTS),
+    ("SEEK_STEP_MIN", layout.SEEK_STEP_MIN),
     ("CONTROL_OFFSET", layout.CONTROL_OFFSET),
     ("SLOTS_PER_PAGE", layout.SLOTS_PER_PAGE),
     ("SLOT_PIPELINED", layout.SLOT_PIPELINED),

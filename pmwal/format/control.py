@@ -36,6 +36,7 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.records import Bound
 
 _Row = tuple[int, ...]  # the fields of a slot as they are stored
 _NAMES = [field.name for field in SLOT.fields]
@@ -150,6 +151,30 @@ def _first_seqs(valid: Iterable[_Row]) -> dict[int, int]:
             least = epoch
             found[epoch] = first
     return found
+
+
+def commit_bounds(raw: bytes, block: Superblock, checks: bytes, after: int, seq: int) -> list[Bound]:
+    """Where the log continued after commits that the slots name, with numbers past ``after`` and up to ``seq``, newest first.
+
+    None that has been discarded since is among them. Only the newest slots count whose generations follow one another: they name
+    every epoch that has begun since the oldest of them, and a commit is part of the log as long as each later epoch began after it.
+    """
+    bounds: list[Bound] = []
+    due = first = epoch = None
+    first_discarded = SEQ_MAX + 1
+    for row in sorted(compress(SLOT.struct.iter_unpack(raw), checks), key=_GENERATION, reverse=True):
+        slot = Slot(*row[1:-1])
+        if due is not None and slot.generation != due:
+            break
+        due = slot.generation - 1
+        if epoch is not None and slot.epoch > epoch:
+            continue  # its start was given up: see ``first_seqs``
+        if first is not None and slot.epoch != epoch:
+            first_discarded = min(first_discarded, first)
+        first, epoch = slot.epoch_first_seq, slot.epoch
+        if after <= slot.commit_seq < min(seq, first_discarded):
+            bounds.append(Bound(slot.commit_position, slot.commit_seq + 1))
+    return bounds
 
 
 def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> list[_Row | None]:

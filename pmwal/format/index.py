@@ -33,6 +33,18 @@ class SparseIndex:
         found = self._entries[after - 1] if after else tail
         return found if found.next_seq >= tail.next_seq else tail
 
+    def ceiling(self, seq: int, end: Bound) -> Bound:
+        """The first known start after this number, and never past ``end``."""
+        after = bisect_right(self._entries, seq, key=_number)
+        return min(self._entries[after], end) if after < len(self._entries) else end
+
+    def merge(self, starts: list[Bound]) -> None:
+        """Add starts, in order, that all lie between two entries that follow one another, or before or after all."""
+        after = bisect_right(self._entries, starts[0].next_seq, key=_number) if starts else 0
+        if after and self._entries[after - 1] == starts[0]:
+            starts = starts[1:]
+        self._entries[after:after] = starts
+
     def drop_before(self, seq: int) -> None:
         """Remove the entries before this number."""
         if not self._entries or self._entries[0].next_seq >= seq:

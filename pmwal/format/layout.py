@@ -190,12 +190,24 @@ LIVE_OPEN = Structure(
     Field("locked", "Q", "1: the writer keeps byte 2^62 of the file locked while the log is open; 0: it cannot"),
 )
 
+LIVE_SEEK_POINT = Structure(
+    "live page: seek point",
+    Field("crc", "I", "CRC32C over (uuid, index of the seek point), the id of the open, and all bytes after this field"),
+    Field("reserved", "I", "zero"),
+    Field("position", "Q", "where a record starts"),
+    Field("seq", "Q", "its number"),
+)
+
 LIVE_WRITER_OFFSET = LIVE_OFFSET + LINE
 LIVE_FOLLOWERS_OFFSET = LIVE_WRITER_OFFSET + LINE
 LIVE_LATENCY_OFFSET = LIVE_FOLLOWERS_OFFSET + LINE
 LIVE_SECOND_OFFSET = -(-(LIVE_LATENCY_OFFSET + LIVE_LATENCY.size) // LINE) * LINE
 LIVE_OPEN_OFFSET = LIVE_SECOND_OFFSET + LINE
-STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY, LIVE_OPEN, SLOT, RECORD)
+LIVE_SEEK_OFFSET = LIVE_OPEN_OFFSET + LINE
+STRUCTURES = (SUPERBLOCK, LIVE_BOUNDS, LIVE_WRITER, LIVE_FOLLOWERS, LIVE_LATENCY, LIVE_OPEN, LIVE_SEEK_POINT, SLOT, RECORD)
+
+SEEK_POINTS = (LIVE_OFFSET + PAGE - LIVE_SEEK_OFFSET) // LIVE_SEEK_POINT.size
+SEEK_STEP_MIN = PAGE  # bytes of the ring between two seek points, at least
 
 HEADER = RECORD.size
 SLOTS_PER_PAGE = PAGE // SLOT.size
@@ -205,8 +217,11 @@ assert SUPERBLOCK.size == PAGE
 assert SLOT.size == LINE == LIVE_BOUNDS.size == LIVE_WRITER.size
 assert RECORD.size == 48
 assert LIVE_LATENCY.size == 8 + 4 * 280
-assert LIVE_OPEN_OFFSET + LIVE_OPEN.size <= LIVE_OFFSET + PAGE
-assert SLOT.offsets["crc"] == RECORD.offsets["crc"] == 0  # a checksum covers one run of bytes: all after itself
+assert LIVE_OPEN.size <= LINE
+assert LIVE_SEEK_POINT.size % 8 == LIVE_SEEK_OFFSET % 8 == 0
+assert (
+    SLOT.offsets["crc"] == RECORD.offsets["crc"] == LIVE_SEEK_POINT.offsets["crc"] == 0
+)  # a checksum covers one run of bytes: all after itself
 assert all(offset % 8 == 0 for name, offset in SLOT.offsets.items() if SLOT.field_size(name) == 8)
 assert all(offset % 8 == 0 for name, offset in RECORD.offsets.items() if RECORD.field_size(name) == 8)
 assert CONTROL_SIZE_MIN // PAGE >= 2  # consecutive slots never share a page
@@ -414,6 +429,33 @@ def _slot_seed(uuid: bytes, index: int) -> int:
 def initial_slot() -> Slot:
     """The slot of generation 0 that creation writes at every index: an empty log, cleanly closed."""
     return Slot(0, 0, 1, 0, 0, 0, 1, SLOT_CLEAN)
+
+
+def seek_step(capacity: int) -> int:
+    """Bytes of the ring between two seek points: as many points as the live page has room for, spread evenly over the ring."""
+    return max(SEEK_STEP_MIN, -(-capacity // SEEK_POINTS // LINE) * LINE)
+
+
+def seek_point_offset(index: int) -> int:
+    """Byte offset in the file of the seek point with this index."""
+    return LIVE_SEEK_OFFSET + index * LIVE_SEEK_POINT.size
+
+
+def encode_seek_point(position: int, seq: int, uuid: bytes, open_id: bytes, index: int) -> bytes:
+    """The 24 bytes of a seek point of the open with this id."""
+    body = LIVE_SEEK_POINT.struct.pack(0, 0, position, seq)[_CRC_SIZE:]
+    return struct.pack("<I", _seek_point_crc(body, uuid, open_id, index)) + body
+
+
+def decode_seek_point(raw: bytes, uuid: bytes, open_id: bytes, index: int) -> tuple[int, int] | None:
+    """Position and number in these 24 bytes, or None unless they are a whole seek point of this open at this index."""
+    crc, reserved, position, seq = LIVE_SEEK_POINT.struct.unpack(raw)
+    whole = not reserved and seq and crc == _seek_point_crc(raw[_CRC_SIZE:], uuid, open_id, index)
+    return (position, seq) if whole else None
+
+
+def _seek_point_crc(body: bytes, uuid: bytes, open_id: bytes, index: int) -> int:
+    return int(crc32c(open_id + body, seed_crc(uuid, index)))
 
 
 def encode_header(header: Header, payload: bytes, uuid: bytes, position: int) -> bytes:

@@ -21,6 +21,7 @@ from pmwal.format.layout import (
     Slot,
     Superblock,
     decode_header,
+    encode_header,
     header_problem,
     record_crc,
     record_size,
@@ -34,6 +35,7 @@ Load = Callable[[int, int], bytes]
 """``load(offset, length)``: a private copy of these bytes of the file."""
 
 CHUNK = 256 * 1024  # bytes that a walk copies at a time
+_LARGE = 64 * 1024  # bytes of a payload that is copied once, into the record itself
 _RUN_MAX = 16 * 1024 * 1024  # bytes that one call of ``run`` covers
 LARGE_RECORD = 64 * 1024 * 1024  # a longer payload is checked piece by piece, and holes of the file are not read for it
 RECORDS_MAX = 256  # records that one call of ``records`` makes
@@ -208,6 +210,8 @@ class RingReader:
 
     def _copy_whole(self, position: int, header: Header) -> bool:
         """Whether a record is whole, by a private copy, which is kept."""
+        if header.length > _LARGE:
+            return self._copy_large(position, header)
         raw, begin = self._copy(position % self._capacity, HEADER + header.length)
         # Header and payload come from one private copy; if the header was peeked at in another, it may have changed since.
         if raw is not self._peeked and decode_header(raw, begin) != header:
@@ -216,6 +220,14 @@ class RingReader:
         if record_crc(stored, self.block.uuid, position) != header.crc:
             return False
         self._checked = position, raw, begin + HEADER
+        return True
+
+    def _copy_large(self, position: int, header: Header) -> bool:
+        """As ``_copy_whole``. The checksum covers the fields of ``header``, which is a copy already, and a copy of the payload alone."""
+        payload = self._load(self.block.ring_offset + position % self._capacity + HEADER, header.length)
+        if decode_header(encode_header(header, payload, self.block.uuid, position)).crc != header.crc:
+            return False
+        self._checked = position, payload, 0
         return True
 
     def numbered(self, position: int, seq: int) -> Found | None:
@@ -293,7 +305,7 @@ class RingReader:
         A large one is copied only now, and checked once more: None if it has changed.
         """
         header = found.header
-        if header.length > LARGE_RECORD and not self._copy_whole(found.position, header):
+        if header.length > LARGE_RECORD and not self._copy_large(found.position, header):
             return None
         position, raw, start = self._checked
         assert position == found.position

@@ -57,6 +57,7 @@ static PyObject *core_become(Core *core, PyObject *value)
     check_growth(&core->state, &state);
     core->state = state;
     core->head_offset = state.head.position % core->geometry.capacity;
+    core->seek_next = 0;
     check_core(core);
     if (core_show(core))
         return NULL;

@@ -56,6 +56,7 @@ typedef struct core {
 
     struct live_writer writer;
     uint64_t live_version;
+    uint64_t seek_next;  /* no record that ends before this position has a seek point */
     uint64_t prefetched;
     unsigned long long headroom; /* bytes of the ring that calls leave free */
 

@@ -15,6 +15,9 @@
 #define PMWAL_LIVE_LATENCY_OFFSET UINT64_C(4288)
 #define PMWAL_LIVE_SECOND_OFFSET UINT64_C(5440)
 #define PMWAL_LIVE_OPEN_OFFSET UINT64_C(5504)
+#define PMWAL_LIVE_SEEK_OFFSET UINT64_C(5568)
+#define PMWAL_SEEK_POINTS UINT64_C(109)
+#define PMWAL_SEEK_STEP_MIN UINT64_C(4096)
 #define PMWAL_CONTROL_OFFSET UINT64_C(8192)
 #define PMWAL_SLOTS_PER_PAGE UINT64_C(64)
 #define PMWAL_SLOT_PIPELINED UINT64_C(2)
@@ -160,5 +163,19 @@ static_assert(offsetof(struct live_open, start_time) == 24, "live_open.start_tim
 static_assert(offsetof(struct live_open, boot_id) == 32, "live_open.boot_id");
 static_assert(offsetof(struct live_open, locked) == 48, "live_open.locked");
 static_assert(sizeof(struct live_open) == 56, "live_open");
+
+/* live page: seek point */
+struct live_seek_point {
+    uint32_t crc; /* CRC32C over (uuid, index of the seek point), the id of the open, and all bytes after this field */
+    uint32_t reserved; /* zero */
+    uint64_t position; /* where a record starts */
+    uint64_t seq; /* its number */
+};
+
+static_assert(offsetof(struct live_seek_point, crc) == 0, "live_seek_point.crc");
+static_assert(offsetof(struct live_seek_point, reserved) == 4, "live_seek_point.reserved");
+static_assert(offsetof(struct live_seek_point, position) == 8, "live_seek_point.position");
+static_assert(offsetof(struct live_seek_point, seq) == 16, "live_seek_point.seq");
+static_assert(sizeof(struct live_seek_point) == 24, "live_seek_point");
 
 #endif

@@ -79,7 +79,7 @@ static PyObject *next_record(RecordIterator *iterator)
     uint64_t end, offset;
     if (iterator->at.seq >= iterator->rules.stop_seq)
         return iterator->at.seq == iterator->end_seq && iterator->at.position != iterator->rules.limit ? next_slowly(iterator) : NULL;
-    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset))
+    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset) || header.record.length > LARGE_COPY)
         return next_slowly(iterator);
     PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
     if (!data)

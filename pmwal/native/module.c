@@ -85,7 +85,15 @@ static PyObject *load_method(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*KK:load", &buffer, &offset, &length))
         return NULL;
     PyObject *copy = is_inside(&buffer, offset, length) ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length) : NULL;
-    if (copy && !fault_copy(buffer.buf, (size_t)buffer.len, PyBytes_AS_STRING(copy), (char *)buffer.buf + offset, length)) {
+    bool readable = true;
+    if (copy) {
+        /* Nobody knows the copy yet, and the mapping stays as long as the buffer. */
+        PyThreadState *released = length > LARGE_COPY ? PyEval_SaveThread() : NULL;
+        readable = fault_copy(buffer.buf, (size_t)buffer.len, PyBytes_AS_STRING(copy), (char *)buffer.buf + offset, length);
+        if (released)
+            PyEval_RestoreThread(released);
+    }
+    if (!readable) {
         raise_unreadable();
         Py_CLEAR(copy);
     }

@@ -7,6 +7,10 @@
 #include <stdbool.h>
 #include <structmember.h>
 
+/* Bytes of a record or a load; other threads may run while a larger one is copied and checked, because the medium may be slow. A
+ * record that large is left to Python, which reads it by such a load. */
+#define LARGE_COPY (64 * 1024)
+
 /* One for each interpreter. */
 struct module_state {
     PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *search_type, *retained_type,

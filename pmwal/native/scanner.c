@@ -15,6 +15,8 @@
 #include "fault.h"
 #include "parallel.h"
 
+#define LARGE_WINDOW (UINT64_C(1) << 20) /* bytes: other threads may run while a larger one is scanned, whose buffer stays meanwhile */
+
 typedef struct {
     PyObject_HEAD
     struct geometry geometry;
@@ -41,7 +43,11 @@ static PyObject *run_in(const Scanner *scanner, const struct window *window, con
     starts.pairs = PyMem_New(uint64_t, 2 * starts.room);
     if (!starts.pairs)
         return PyErr_NoMemory();
-    if (run_parts(&scanner->geometry, window, rules, run, &starts))
+    PyThreadState *released = window->length > LARGE_WINDOW ? PyEval_SaveThread() : NULL;
+    bool readable = run_parts(&scanner->geometry, window, rules, run, &starts);
+    if (released)
+        PyEval_RestoreThread(released);
+    if (readable)
         list = list_starts(scanner, &starts, run->position);
     else
         raise_unreadable();
@@ -251,11 +257,17 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
     count = rows_within(g, &window.bytes, &row_rules, at.position, at.seq, count);
     if (length && (first > room / length || count > room / length - first))
         PyErr_SetString(PyExc_ValueError, "the rows do not fit");
-    else if (!take_rows_in_parts(g, &window.bytes, &row_rules, at.position, at.seq, count,
-                                 (unsigned char *)rows.buf + first * length, &taken))
-        raise_unreadable();
-    else
-        answer = PyLong_FromUnsignedLongLong(taken);
+    else {
+        PyThreadState *released = window.bytes.length > LARGE_WINDOW ? PyEval_SaveThread() : NULL;
+        bool readable = take_rows_in_parts(g, &window.bytes, &row_rules, at.position, at.seq, count,
+                                           (unsigned char *)rows.buf + first * length, &taken);
+        if (released)
+            PyEval_RestoreThread(released);
+        if (readable)
+            answer = PyLong_FromUnsignedLongLong(taken);
+        else
+            raise_unreadable();
+    }
     PyBuffer_Release(&rows);
     PyBuffer_Release(&window.buffer);
     return answer;

@@ -19,6 +19,7 @@
 
 #include "outside.h"
 #include "record.h"
+#include "seek_points.h"
 
 #include "crc32c.h"
 #include "fault.h"
@@ -177,9 +178,11 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     stream(to + PMWAL_HEADER, beside, BESIDE, BESIDE);
 }
 
-/* The same through put(); the caller has moved the head. */
+/* The same through put(); the caller has moved the head. -1 also if the seam has raised at a seek point. */
 static int publish_recorded(Core *core)
 {
+    if (PyErr_Occurred())
+        return -1;
     uint64_t published[2] = {core->state.head.position, core->state.head.seq - 1};
     return put(core, PUBLISHED, published, sizeof published);
 }
@@ -425,6 +428,8 @@ void take_in(const struct batch *batch)
     if (batch->starts)
         index_take(core->index, batch->starts);
     core->stored_bytes += batch->payload_bytes;
+    if (seek_point_is_due(core, batch->end))
+        note_seek_points(batch);
     core->appends += batch->count;
     core->writer.heartbeat_ns = batch->time_ns;
     core->state.head.position = batch->end.position;

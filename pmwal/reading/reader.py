@@ -29,6 +29,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, Look, follow
+from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
@@ -84,7 +85,7 @@ class _KnownWriter:
             self.saw(line, now)
         elif line != self.line or now - self._alive_at >= PAUSE_MAX:
             return None
-        return View(*bounds, self._writer.identity)
+        return View(*bounds, self._writer.identity, open_id=self._writer.open_id)
 
 
 class Reader(ArrayReader):
@@ -145,7 +146,7 @@ class Reader(ArrayReader):
             if bounds is None:
                 return None
             if writer is not None and writer.same_process(before):
-                return self._with_starts(View(*self._merged(bounds, writer.identity), writer.identity))
+                return self._with_starts(View(*self._merged(bounds, writer.identity), writer.identity, open_id=writer.open_id))
         return None
 
     def _merged(self, bounds: LiveBounds, writer: Hashable) -> LiveBounds:
@@ -349,10 +350,23 @@ class Reader(ArrayReader):
         last = place.last
         if last is not None and last.seq + 1 == first:
             return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
-        near = self._index.floor(first, view.tail)
+        index = self._index if self._indexed is not None and view.same_history(self._indexed) else SparseIndex()
+        near = index.floor(first, view.tail)
         if last is not None and near.next_seq < last.seq < first:
             near = Bound(last.end, last.seq + 1)  # nearer than what the index knows
-        found = self._walker(view, place).locate(view, near, first)
+        walker = self._walker(view, place)
+        if seems_far(near, index.ceiling(first, view.end), first):
+            hints = find_hints(self._block, self._mapping.load, self._scan, view, near, first)
+            for start in hints.starts:
+                passed: list[Bound] = []
+                with contextlib.suppress(Overrun):  # it was only a hint
+                    found = replace(walker, explain=wrong_hint).locate(view, start, first, passed)
+                    if not hints.contradict(found):
+                        index.merge(passed)
+                        return Bound(found.position, first)
+        passed = []
+        found = walker.locate(view, near, first, passed)
+        index.merge(passed)
         return Bound(found.position, first)
 
     def _walker(self, view: View, place: Place) -> Walker:

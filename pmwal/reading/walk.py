@@ -15,18 +15,19 @@ from typing import NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
+from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import HEADER, PAGE, Superblock
-from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Scan
+from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Run, Scan
 from pmwal.records import Bound, Record
 
-_LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at a time
+_LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at first
 
 
 class View(NamedTuple):
     """What may be read: the records from ``tail`` to ``end``. Those from ``epoch_first_seq`` on were stored in ``epoch``.
 
     ``writer`` identifies the open of the writer, of another process, that shows this; None without one. ``starts``: the epochs that
-    are known, as ``pack_starts`` packs them.
+    are known, as ``pack_starts`` packs them. ``open_id`` is that of the open, empty for a writer of version 0.1.
     """
 
     tail: Bound
@@ -35,6 +36,7 @@ class View(NamedTuple):
     epoch_first_seq: int
     writer: Hashable = None
     starts: bytes = b""
+    open_id: bytes = b""
 
     def same_history(self, other: View) -> bool:
         """Whether no number can have come to mean another record between the two."""
@@ -106,14 +108,25 @@ class Walker:
         found = self._expect(ring, view, at)
         return self._record(ring, view, at, found), found.end
 
-    def locate(self, view: View, near: Bound, seq: int) -> Found:
-        """The record with this number, found by walking from a known start at or before it."""
-        ring, at = self._lookup(), near
+    def locate(self, view: View, near: Bound, seq: int, passed: list[Bound] | None = None) -> Found:
+        """The record with this number, found by a walk from a known start. ``passed`` gets some starts on the way."""
+        ring, at, epoch, rules, last = self._lookup(), near, 1, view.rules(seq), None
         while True:
-            found = self._expect(ring, view, at)
-            if found.header.seq == seq:
-                return found
-            at = Bound(found.end, found.header.seq + 1)
+            run = ring.run(at, rules, epoch, 0, last)
+            if run.at == at:
+                found = self._expect(ring, view, at)
+                if found.header.seq == seq:
+                    return found
+                spaced = last is None or found.position - last >= INDEX_STEP
+                starts = [Bound(found.position, found.header.seq)] if spaced else []
+                run = Run(Bound(found.end, found.header.seq + 1), found.header.epoch, 0, starts)
+            if run.starts:
+                last = run.starts[-1].position
+                if passed is not None:
+                    passed += run.starts
+            if run.at.position - near.position >= _LOOKUP_CHUNK > at.position - near.position:
+                ring = RingReader(self.block, self.load, scan=self.scan)  # it takes larger pieces
+            at, epoch = run.at, run.epoch
 
     def ends(self, view: View) -> Iterator[Bound]:
         """Where each record of the view ends, oldest first."""
@@ -130,7 +143,7 @@ class Walker:
         return record
 
     def _lookup(self) -> RingReader:
-        return RingReader(self.block, self.load, chunk=_LOOKUP_CHUNK)
+        return RingReader(self.block, self.load, chunk=_LOOKUP_CHUNK, scan=self.scan)
 
     def _expect(self, ring: RingReader, view: View, at: Bound) -> Found:
         found = ring.numbered(*at)

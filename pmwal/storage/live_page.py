@@ -144,7 +144,7 @@ class LivePage:
         self._version = 0
         self._heartbeat_ns = _clamped(seam.now_ns())
         self._counters = array("I", bytes(_COUNTER.size * COARSE.counters))
-        self._open_id = seam.new_uuid()
+        self.open_id = seam.new_uuid()
 
     def begin(self, timing_step: int, announce: Callable[[], bool]) -> None:
         """Make the page this open's, which it names with the first ``show``; one commit in ``timing_step`` will be timed.
@@ -154,7 +154,7 @@ class LivePage:
         self._mapping.store(LIVE_WRITER_OFFSET, bytes(LIVE_WRITER.size))
         self._mapping.store(LIVE_SECOND_OFFSET, bytes(LIVE_BOUNDS.size))
         self._mapping.store(LIVE_LATENCY_OFFSET, LIVE_LATENCY.struct.pack(timing_step, *self._counters))
-        opened = LIVE_OPEN.struct.pack(self._open_id, self._pid, self._start_time, self._boot_id, announce())
+        opened = LIVE_OPEN.struct.pack(self.open_id, self._pid, self._start_time, self._boot_id, announce())
         self._mapping.store(LIVE_OPEN_OFFSET, opened)
 
     def show(self, bounds: LiveBounds, published: Bound) -> None:

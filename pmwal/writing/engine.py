@@ -60,12 +60,14 @@ from pmwal.format.layout import (
 )
 from pmwal.format.ring import Found
 from pmwal.format.rows import Rows
+from pmwal.format.scan import scan_for
 from pmwal.latency import SAMPLE_STEP, LatencyHistogram, LatencyRecorder
 from pmwal.reading.walk import View, Walker, gone, missing, rolled_back
 from pmwal.records import Bound
 from pmwal.storage.live_page import LiveBounds, LivePage
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import Seam
+from pmwal.storage.seek_points import SeekPoints
 
 _PREFETCH = 1 << 20  # bytes ahead of the head that are kept resident
 _FREE_AHEAD_MAX = 1 << 20  # bytes: overwriting frees an eighth of the ring at a time, at most this
@@ -116,6 +118,7 @@ class Engine:
         """
         self.mapping = mapping
         self.block = block
+        self._scan = scan_for(block)
         self.pipelined = pipelined
         self.index = self._new_index(index)
         self._starts = starts
@@ -124,6 +127,7 @@ class Engine:
         self.changed = threading.Condition(self.guard)
         self.seam = seam
         self._live = LivePage(mapping, seam)
+        self._seek_points = SeekPoints(mapping, block, self._live.open_id)
         self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit in this many is timed
         self._begin(state, slot)
 
@@ -205,7 +209,7 @@ class Engine:
         position, seq = state.head
         self._prefetch(position)
         self._stray_records = True
-        starts: list[Bound] = []
+        records: list[tuple[Bound, int]] = []  # where each starts and ends
         for place, payload in enumerate(payloads):
             size = record_size(len(payload), block.alignment)
             position = place_record(position, size, block.capacity)
@@ -222,7 +226,7 @@ class Engine:
                 batch_count=len(payloads),
             )
             self._store_record(position, header, payload)
-            starts.append(Bound(position, seq))
+            records.append((Bound(position, seq), position + size))
             position, seq = position + size, seq + 1
         # They become part of the log in one assignment.
         head = Bound(position, seq)
@@ -230,8 +234,9 @@ class Engine:
         self._stray_records = False
         self.appends += len(payloads)
         self.stored_bytes += sum(map(len, payloads))
-        for start in starts:
+        for start, end in records:
             self.index.add(start)
+            self._seek_points.note(start, end)
         self._live.publish(head, time_ns)
         self.changed.notify_all()
         return state.head.next_seq, seq - 1
@@ -289,6 +294,7 @@ class Engine:
         """Begin the epoch of this open at ``end``. The live page names this writer only then; ``announce`` locks its byte."""
         self._check_epochs()
         self._live.begin(self.timing_step, announce)
+        self._seek_points.fill(self.index.entries)
         self.start_epoch(end)
 
     def start_epoch(self, end: Bound) -> None:
@@ -296,6 +302,7 @@ class Engine:
         self._flush_records()
         state = self.state
         self._check_epochs()
+        self._seek_points.erase_from(end.next_seq)  # before the epoch's slots: see its invariants
         self._change(state._replace(head=end, durable=end, epoch=state.epoch + 1, epoch_first_seq=end.next_seq))
         self._starts = add_start(self._starts, state.epoch + 1, end.next_seq)
         self._stray_records = False
@@ -408,7 +415,7 @@ class Engine:
             raise gone(seq, view.tail)
         if seq >= view.end.next_seq:
             raise rolled_back(seq)
-        return Walker(self.block, self.mapping.load, self.explain).locate(view, near, seq)
+        return Walker(self.block, self.mapping.load, self.explain, scan=self._scan).locate(view, near, seq)
 
     def check_kept(self, seq: int, view: View) -> None:
         """Raise ``Overrun`` when this record of an earlier view has been rolled back.

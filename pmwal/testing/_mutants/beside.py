@@ -99,7 +99,7 @@ def open_id_kept() -> list[Patch]:
 
     def page(self: LivePage, *args: Any) -> None:
         original(self, *args)
-        self._open_id = bytes(range(16))
+        self.open_id = bytes(range(16))
 
     return [Patch(LivePage, "__init__", page)]
 

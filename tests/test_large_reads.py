@@ -1,0 +1,105 @@
+"""Large records: read into one copy, and without keeping other threads from running meanwhile."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from pmwal.native import native
+from pmwal.storage.mapping import Mapping
+from processes import PATIENCE
+from support import flip, superblock, whole_records
+
+KIB = 1 << 10
+
+
+def _by_reader(wal: pmwal.Wal) -> pmwal.Record:
+    with pmwal.open(wal.path, "r") as reader:
+        return reader[2]
+
+
+READS: dict[str, Callable[[pmwal.Wal], Any]] = {
+    "wal": lambda wal: wal[2],
+    "iteration": lambda wal: next(wal.read(start=2)),
+    "follow": lambda wal: next(wal.follow(2, timeout=0)),
+    "reader": _by_reader,
+}
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("size", [64 * KIB, 300 * KIB, 700 * KIB])
+@pytest.mark.parametrize("read", READS)
+def test_payload_is_copied_straight_into_the_record(path: Path, monkeypatch: pytest.MonkeyPatch, read: str, size: int) -> None:
+    """Beyond 64 KiB (256 KiB, which a reader scans at a time) the bytes that were loaded and checked are the record's."""
+    payload = bytes(range(256)) * (size // 256 + 1)
+    loads: list[bytes] = []
+    load = Mapping.load
+
+    def noting(self: Mapping, offset: int, length: int) -> bytes:
+        loads.append(load(self, offset, length))
+        return loads[-1]
+
+    with pmwal.open(path, size="4MiB") as wal:
+        wal.extend([b"before", payload[:size], b"after"])
+        monkeypatch.setattr(Mapping, "load", noting)
+        record = READS[read](wal)
+        monkeypatch.undo()
+    assert (record.seq, record.data) == (2, payload[:size])
+    copies = [loaded for loaded in loads if len(loaded) == size]
+    assert any(copy is record.data for copy in copies) == (size > 64 * KIB)
+    assert len(copies) <= 2  # once more to find it
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("at", [5, 60, 200 * KIB])
+def test_damage_in_a_large_record_is_noticed(path: Path, at: int) -> None:
+    """A wrong bit in its header, or anywhere in its payload."""
+    with pmwal.open(path, size="4MiB") as wal:
+        wal.extend([b"before", b"x" * 300 * KIB, b"after"])
+        copy = path.with_name("copy.wal")
+        copy.write_bytes(path.read_bytes())
+        flip(path, superblock(path).ring_offset + whole_records(copy)[2].position + at)
+        for read in READS.values():
+            with pytest.raises(pmwal.CorruptWal):
+                read(wal)
+
+
+@pytest.mark.both_engines
+def test_large_records_are_read_over_laps(path: Path) -> None:
+    """Where a record may lie here or at the start of the next lap, the right one is delivered."""
+    with pmwal.open(path, size="1MiB", on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
+        for number in range(40):
+            wal.append(b"%d" % number * ((1 + number % 7) * 30 * KIB))
+            for handle in (wal, reader):
+                for record in handle.read():
+                    assert record.data == b"%d" % (record.seq - 1) * ((1 + (record.seq - 1) % 7) * 30 * KIB)
+
+
+@pytest.mark.native_engine
+def test_other_threads_run_while_a_large_load_copies(path: Path) -> None:
+    """A thread that waits for the interpreter gets it during a load, though no switch is ever forced."""
+    if native is None:
+        pytest.skip("the native engine is not built")
+    path.write_bytes(bytes(16 << 20))
+    ran = threading.Event()
+    interval = sys.getswitchinterval()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        sys.setswitchinterval(1000)
+        try:
+            thread = threading.Thread(target=ran.set)
+            deadline = time.monotonic() + PATIENCE
+            thread.start()
+            while not ran.is_set() and time.monotonic() < deadline:
+                native.load(mapped, 0, 16 << 20)
+        finally:
+            sys.setswitchinterval(interval)
+        thread.join()
+    assert time.monotonic() < deadline
