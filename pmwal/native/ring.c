@@ -42,7 +42,9 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
     memcpy(header, stored, sizeof *header);
     if (!header_possible(g, &header->record, position, room))
         return NOT_WHOLE;
-    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length || header->record.length > PMWAL_LARGE_RECORD)
+    if (header->record.length > PMWAL_LARGE_RECORD)
+        return OUTSIDE;
+    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
         return OUTSIDE;
     PMWAL_CHECK(offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
     PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= position);
