@@ -443,14 +443,14 @@ def seek_point_offset(index: int) -> int:
 
 def encode_seek_point(position: int, seq: int, uuid: bytes, open_id: bytes, index: int) -> bytes:
     """The 24 bytes of a seek point of the open with this id."""
-    body = LIVE_SEEK_POINT.struct.pack(0, 0, position, seq)[_CRC_SIZE:]
+    body = LIVE_SEEK_POINT.struct.pack(0, 0, position, seq)[CRC_SIZE:]
     return struct.pack("<I", _seek_point_crc(body, uuid, open_id, index)) + body
 
 
 def decode_seek_point(raw: bytes, uuid: bytes, open_id: bytes, index: int) -> tuple[int, int] | None:
     """Position and number in these 24 bytes, or None unless they are a whole seek point of this open at this index."""
     crc, reserved, position, seq = LIVE_SEEK_POINT.struct.unpack(raw)
-    whole = not reserved and seq and crc == _seek_point_crc(raw[_CRC_SIZE:], uuid, open_id, index)
+    whole = not reserved and seq and crc == _seek_point_crc(raw[CRC_SIZE:], uuid, open_id, index)
     return (position, seq) if whole else None
 
 

@@ -223,7 +223,7 @@ class RingReader:
         return True
 
     def _copy_large(self, position: int, header: Header) -> bool:
-        """As ``_copy_whole``. The checksum covers the fields of ``header``, which is a copy already, and a copy of the payload alone."""
+        """As ``_copy_whole``: the checksum covers the fields of ``header``, a copy already, and a copy of the payload alone."""
         payload = self._load(self.block.ring_offset + position % self._capacity + HEADER, header.length)
         if decode_header(encode_header(header, payload, self.block.uuid, position)).crc != header.crc:
             return False
