@@ -27,8 +27,7 @@ from crash import needs  # noqa: E402
 from crash.stepper import __main__ as stepper  # noqa: E402
 from crash.stepper.controls import ROOT, Control, build  # noqa: E402
 from crash.stepper.plan import Call, History, calls, filling  # noqa: E402
-from crash.stepper.run import _TUNABLES  # noqa: E402
-from crash.stepper.trace import HERE, CannotRun, TraceEvent, What, compiled, traced  # noqa: E402
+from crash.stepper.trace import HERE, CannotRun, TraceEvent, What, compiled, environment, traced  # noqa: E402
 
 pytestmark = pytest.mark.rigs
 
@@ -69,15 +68,7 @@ def stepped(directory: Path, ordering: str, seed: int, package: Path) -> Counter
     log, base, maps = directory / "stepped.wal", directory / "base.wal", directory / "maps"
     arguments = [str(log), str(base), str(maps), str(package), ordering, str(seed)]
     command = [sys.executable, "-P", str(HERE / "child.py"), *arguments]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(package),
-        "PYTHONHASHSEED": "0",
-        "PMWAL_ENGINE": "native",
-        "OPENBLAS_NUM_THREADS": "1",
-        "GLIBC_TUNABLES": _TUNABLES,
-    }
-    with traced(compiled(directory), log, command, environment) as events:
+    with traced(compiled(directory), log, command, environment(directory, package)) as events:
         return _look_at(events, calls(seed), base, directory / "replica.wal")
 
 
