@@ -12,12 +12,14 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from onlookers import Misled, Onlookers
 from pmwal.format.layout import LINE, LIVE_OFFSET, LIVE_WRITER, LIVE_WRITER_OFFSET, PAGE
+from pmwal.native.choice import STORES
 from pmwal.storage.liveness import announce
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -27,13 +29,12 @@ from crash import needs  # noqa: E402
 from crash.stepper import __main__ as stepper  # noqa: E402
 from crash.stepper.controls import ROOT, Control, build  # noqa: E402
 from crash.stepper.plan import Call, History, calls, filling  # noqa: E402
-from crash.stepper.run import _TUNABLES  # noqa: E402
-from crash.stepper.trace import HERE, CannotRun, TraceEvent, What, compiled, traced  # noqa: E402
+from crash.stepper.trace import HERE, CannotRun, TraceEvent, What, compiled, environment, traced  # noqa: E402
 
 pytestmark = [pytest.mark.rigs, pytest.mark.usefixtures("hints_first")]
 
 CALLS = 14
-STORES = (What.STORED, What.STREAMED)
+STOPS = (What.STORED, What.STREAMED)
 
 
 @pytest.fixture(autouse=True)
@@ -64,20 +65,12 @@ class Replica:
         os.close(self._fd)
 
 
-def stepped(directory: Path, ordering: str, seed: int, package: Path) -> Counter[str]:
+def stepped(directory: Path, ordering: str, stores: str, seed: int, package: Path) -> Counter[str]:
     """Look after each store of the first calls of a seed; how many stops there were, by what was stored. ``Misled`` if it fails."""
     log, base, maps = directory / "stepped.wal", directory / "base.wal", directory / "maps"
     arguments = [str(log), str(base), str(maps), str(package), ordering, str(seed)]
     command = [sys.executable, "-P", str(HERE / "child.py"), *arguments]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(package),
-        "PYTHONHASHSEED": "0",
-        "PMWAL_ENGINE": "native",
-        "OPENBLAS_NUM_THREADS": "1",
-        "GLIBC_TUNABLES": _TUNABLES,
-    }
-    with traced(compiled(directory), log, command, environment) as events:
+    with traced(compiled(directory), log, command, environment(directory, package, stores)) as events:
         return _look_at(events, calls(seed), base, directory / "replica.wal")
 
 
@@ -104,10 +97,10 @@ def _look_at(events: Iterator[TraceEvent], plan: Iterator[Call], base: Path, pat
             if event.what is What.CALL_RETURNS:
                 history.finish(call)
                 stops[call.name] += 1
-            if event.what in STORES:
+            if event.what in STOPS:
                 replica.apply(event)
                 stops["live" if LIVE_OFFSET <= event.offset < LIVE_OFFSET + PAGE else "others"] += 1
-            if event.what in (*STORES, What.CALL_RETURNS):
+            if event.what in (*STOPS, What.CALL_RETURNS):
                 first, seen = onlookers.look()
                 problem = history.problem(first, seen)
                 if problem is not None:
@@ -120,29 +113,31 @@ def _look_at(events: Iterator[TraceEvent], plan: Iterator[Call], base: Path, pat
     return stops
 
 
-def run(directory: Path, ordering: str, seed: int, package: Path = ROOT) -> Counter[str]:
+def run(directory: Path, ordering: str, stores: str, seed: int, package: Path = ROOT) -> Counter[str]:
     """As ``stepped``; the test is skipped, or fails if all rigs are required, where this machine forbids tracing."""
     try:
-        return stepped(directory, ordering, seed, package)
+        return stepped(directory, ordering, stores, seed, package)
     except CannotRun as error:
         if os.environ.get(needs.ALL_REQUIRED) == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
 
 
+CHOSEN = (("strict", "write-back", "overwrite"), ("pipelined", "stream", "truncate"))  # that run each time, the others at night
+SEEDS = {"truncate": 5, "overwrite": 6}
+
+
 @pytest.mark.parametrize(
-    ("ordering", "seed"),
+    ("ordering", "stores", "full"),
     [
-        pytest.param("strict", 5, id="strict-truncate", marks=pytest.mark.nightly),
-        pytest.param("strict", 6, id="strict-overwrite"),
-        pytest.param("pipelined", 5, id="pipelined-truncate"),
-        pytest.param("pipelined", 6, id="pipelined-overwrite", marks=pytest.mark.nightly),
+        pytest.param(*case, id="-".join(case), marks=() if case in CHOSEN else pytest.mark.nightly)
+        for case in product(("strict", "pipelined"), STORES, SEEDS)
     ],
 )
-def test_readers_are_not_misled_after_any_store_of_the_engine(shm_dir: Path, ordering: str, seed: int) -> None:
+def test_readers_are_not_misled_after_any_store_of_the_engine(shm_dir: Path, ordering: str, stores: str, full: str) -> None:
     """append, extend, batch, reserve, store, rollback and truncate or overwrite, stopped after each instruction that stores."""
-    stops = run(shm_dir, ordering, seed)
-    print(f"{ordering}, seed {seed}: {dict(stops)}")
+    stops = run(shm_dir, ordering, stores, SEEDS[full])
+    print(f"{ordering}, {stores}, {full}: {dict(stops)}")
     assert stops["live"] > 100
     assert stops["others"] > 100
     assert {"append", "extend", "batch", "reserve", "store", "rollback"} <= stops.keys()
@@ -162,4 +157,4 @@ def test_two_stores_in_the_wrong_order_are_noticed(shm_dir: Path) -> None:
     package.mkdir()
     build(WRONG_ORDER, package)
     with pytest.raises(Misled):
-        run(shm_dir, "strict", 5, package)
+        run(shm_dir, "strict", "write-back", 5, package)

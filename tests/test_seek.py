@@ -148,7 +148,7 @@ def test_writer_finds_a_record_after_it_has_reopened_the_log(path: Path, monkeyp
 
 
 def test_reader_keeps_its_place_when_the_writer_reopens_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next record follows the last one read: nothing is looked for."""
+    """The next record follows the last one read: nothing is looked for. The slots are loaded once, for the epochs that they name."""
     wal = _filled(path, "strict")
     with pmwal.open(path, "r") as reader:
         seq = len(wal) // 2
@@ -156,7 +156,7 @@ def test_reader_keeps_its_place_when_the_writer_reopens_the_log(path: Path, monk
         wal = _reopened(wal)
         with counted(monkeypatch) as loaded:
             assert next(reader.read(start=seq + 1)).seq == seq + 1
-        assert sum(loaded) < CONTROL_SIZE_DEFAULT // 2 + CHUNK
+        assert sum(loaded) < CONTROL_SIZE_DEFAULT + CONTROL_SIZE_DEFAULT // 2 + CHUNK
     wal.close()
 
 

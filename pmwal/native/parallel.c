@@ -11,7 +11,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <string.h>
 
 #include "fault.h"
 
@@ -84,6 +83,19 @@ static uint64_t parts_for(uint64_t bytes)
     return wanted ? wanted : 1;
 }
 
+/* A part begins to note starts where it begins itself, which may be less than a step after the last one of the part before. */
+static void join_starts(struct starts *starts, const struct starts *more)
+{
+    for (size_t i = 0; i < more->count; i++) {
+        uint64_t position = more->pairs[2 * i], seq = more->pairs[2 * i + 1];
+        if (starts->count && position - starts->pairs[2 * (starts->count - 1)] < PMWAL_INDEX_STEP)
+            continue;
+        starts->pairs[2 * starts->count] = position;
+        starts->pairs[2 * starts->count + 1] = seq;
+        starts->count++;
+    }
+}
+
 bool run_parts(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
                struct starts *starts)
 {
@@ -121,8 +133,7 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
     *run = parts[0].run;
     starts->count = parts[0].starts.count;
     for (unsigned i = 1; readable && i < begun && join_run(run, &parts[i].from, &parts[i].run); i++) {
-        memmove(starts->pairs + 2 * starts->count, parts[i].starts.pairs, 2 * parts[i].starts.count * sizeof *starts->pairs);
-        starts->count += parts[i].starts.count;
+        join_starts(starts, &parts[i].starts);
         readable = parts[i].readable;
     }
     return readable;

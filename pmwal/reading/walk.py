@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
+from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import HEADER, PAGE, Superblock
 from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Run, Scan
@@ -47,7 +48,9 @@ class View(NamedTuple):
 
         Records that were rolled back or dropped may be whole, too; and records stored after this view was taken are newer.
         """
-        return found.end <= self.end.position and self.rules(0).takes_epoch(found)
+        header = found.header
+        fits = has_expected_epoch(header.seq, header.epoch, self.epoch, self.epoch_first_seq, self.starts)
+        return found.end <= self.end.position and fits
 
     def rules(self, stop_seq: int) -> Rules:
         """What a scan of this view takes, up to but not including ``stop_seq``."""

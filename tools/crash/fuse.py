@@ -13,6 +13,7 @@ import stat
 import struct
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
@@ -69,15 +70,15 @@ class Op(IntEnum):
     RENAME2 = 45
 
 
-class Server:
+class Server(ABC):
     """Answers requests one at a time, each before the next is read."""
 
     def __init__(self, fuse: int) -> None:
         self._fuse = fuse
 
+    @abstractmethod
     def answer(self, opcode: int, node: int, body: bytes) -> bytes:
         """The answer to a request; an ``OSError`` is answered by its errno."""
-        raise NotImplementedError
 
     def serve(self) -> None:
         """Answer requests until the unmount."""

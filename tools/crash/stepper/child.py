@@ -63,6 +63,20 @@ def reserve(wal: pmwal.Wal, payload: bytes, kind: int) -> int:
     return reservation.seq
 
 
+def warm_up(path: Path, ordering: str) -> None:
+    """Make a call of each kind on another log, so that nothing is imported or prepared for the first time under the tracer."""
+    with pmwal.open(path, "x", size=CAPACITY, medium="emulated-dax", ordering=ordering) as wal:
+        wal.append(b"a")
+        wal.append(b"b", commit=False)
+        wal.commit()
+        wal.extend([b"c", b"d"])
+        batch(wal, [b"e", b"f"], 0)
+        reserve(wal, b"g", 0)
+        wal.rollback(after=wal.next_seq - 2)
+        wal.truncate(before=wal.first_seq + 1)
+    path.unlink()
+
+
 def main() -> None:
     """Open the log, then make each call between its markers and check its result."""
     log, base, maps, package, ordering, seed = sys.argv[1:]
@@ -72,6 +86,7 @@ def main() -> None:
     if native is None or not Path(native.__file__).is_relative_to(package):
         sys.exit(f"the native engine is not that of {package}")
     prepared(wal, filling())[0]()
+    warm_up(Path(log).with_name("warm.wal"), ordering)
     gc.disable()  # stepping through a collection would only cost time
     mark = signal.raise_signal
     shutil.copyfile("/proc/self/maps", maps)

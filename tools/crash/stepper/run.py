@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -13,15 +12,13 @@ from random import Random
 from crash.stepper.judge import Judge, Verdict, remembered_slots
 from crash.stepper.lines import Memory, State
 from crash.stepper.plan import Call, History, calls, filling
-from crash.stepper.trace import HERE, Lost, TraceEvent, What, traced
+from crash.stepper.trace import HERE, Lost, TraceEvent, What, environment, traced
 from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 from violation import Violation
 
 MEDIUM = "emulated-dax"
 OPEN_EVERY = 100  # one state in this many is also opened
 _LINES_TOLD = 6
-_TUNABLES = "glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000"
-"""Makes glibc copy by vectors: a string instruction is one step for each byte, and most copies do not concern the log."""
 
 
 @dataclass
@@ -61,15 +58,7 @@ class Run:
         self._package = package
         self._ordering = ordering
         self._seed = seed
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": str(package),
-            "PYTHONHASHSEED": "0",
-            "PMWAL_ENGINE": "native",
-            "PMWAL_STORES": stores,
-            "OPENBLAS_NUM_THREADS": "1",  # numpy's BLAS starts threads when it is loaded
-            "GLIBC_TUNABLES": _TUNABLES,
-        }
+        self._environment = environment(work, package, stores)
         self._rng = Random(seed)
         self._history = History()
         self._known: dict[int, Verdict] = {}

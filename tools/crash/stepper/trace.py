@@ -16,6 +16,10 @@ from pmwal.format.layout import LINE
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "trace.c"
+CLOCK = HERE / "clock.c"
+
+_TUNABLES = "glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000"
+"""Makes glibc copy by vectors: a string instruction is one step for each byte, and most copies do not concern the log."""
 REFUSED = 101  # the tracer's exit status where ptrace(2) is not allowed
 
 
@@ -56,9 +60,29 @@ _WHAT = tuple(What)
 
 def compiled(directory: Path) -> Path:
     """Compile the tracer into this directory; its path."""
-    program = directory / "trace"
+    return _compiled(SOURCE, directory / "trace")
+
+
+def environment(directory: Path, package: Path, stores: str) -> dict[str, str]:
+    """The environment of the traced program, which imports pmwal from ``package``. Compiles its clock into ``directory``.
+
+    ``stores``: how its engine is to store on memory media, as in ``pmwal.native.choice.STORES``.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "PYTHONHASHSEED": "0",
+        "PMWAL_ENGINE": "native",
+        "PMWAL_STORES": stores,
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's BLAS starts threads when it is loaded
+        "GLIBC_TUNABLES": _TUNABLES,
+        "LD_PRELOAD": str(_compiled(CLOCK, directory / "clock.so", "-shared", "-fPIC")),
+    }
+
+
+def _compiled(source: Path, program: Path, *options: str) -> Path:
     compiler = os.environ.get("CC") or shutil.which("gcc") or "cc"
-    command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", str(program)]
+    command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *options, str(source), "-o", str(program)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -31,8 +31,9 @@ REHEARSAL = """
 import sys
 opened = set()
 sys.addaudithook(lambda event, arguments: event == "open" and opened.add(arguments[0]))
-import json, os, tempfile, traceback
+import contextlib, importlib, json, os, pkgutil, tempfile, traceback
 from pathlib import Path
+import pmwal
 from crash.vm.guest import boot, examiner, writer
 with tempfile.TemporaryDirectory() as name:
     directory = Path(name)
@@ -41,6 +42,10 @@ with tempfile.TemporaryDirectory() as name:
     answers = examiner.examine(directory)
     assert answers and not any("error" in answer for answer in answers.values()), answers
 traceback.format_exc()
+for module in pkgutil.walk_packages(pmwal.__path__, "pmwal."):  # what a sound log does not need, one after a cut may
+    if not module.name.endswith("__main__"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module.name)
 modules = {file for module in sys.modules.values() if (file := getattr(module, "__file__", None))}
 data = {str(file) for file in opened if isinstance(file, (str, Path)) and not str(file).startswith(("/proc/", "/sys/", "/dev/"))}
 mapped = {line.split(maxsplit=5)[5].strip() for line in open("/proc/self/maps") if "/" in line}
