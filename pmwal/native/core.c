@@ -7,9 +7,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "batch.h"
 #include "commit.h"
+#include "live_page.h"
 #include "outside.h"
-#include "store.h"
 
 #include "fault.h"
 #include "persist.h"

@@ -1,7 +1,8 @@
 /* The struct behind the type Core: one log that is open for writing.
  *
- * Four files change it, each of which calls only those before it: outside.c reaches what is around it, store.c stores records,
- * commit.c makes them durable, core.c is the type that Python sees.
+ * These files change it, each of which calls only those before it: outside.c reaches what is around it, store.c builds records and
+ * stores them in memory, disk.c on disks, batch.c chooses between them; barrier.c has barriers and slots, live_page.c what readers
+ * see; at_once.c stores and commits in one step, commit.c commits, core.c is the type that Python sees.
  */
 #ifndef PMWAL_CORE_H
 #define PMWAL_CORE_H

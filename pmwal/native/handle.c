@@ -8,6 +8,8 @@
 
 #include "handle.h"
 
+#include "at_once.h"
+#include "batch.h"
 #include "commit.h"
 #include "outside.h"
 

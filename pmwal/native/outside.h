@@ -10,6 +10,9 @@ int now_ns(Core *core, int64_t *time_ns);
 /* A monotonic clock, for durations. As now_ns(). */
 int ticks_ns(Core *core, int64_t *ns);
 
+/* Such a clock where no test needs to set it. */
+int64_t monotonic_ns(void);
+
 /* Set an OSError; always -1. The last two are final: every later call gets the error too, even before the handle is poisoned. */
 int raise_errno(int number);
 int raise_final(Core *core, int number);

@@ -1,4 +1,4 @@
-/* Storing batches of records at the head of the log. */
+/* Batches of records: building them, storing them in memory, making them part of the log. */
 #ifndef PMWAL_STORE_H
 #define PMWAL_STORE_H
 
@@ -9,15 +9,6 @@ struct piece {
     uint64_t length;
     uint16_t kind;
 };
-
-/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1,
- * with nothing stored, when upkeep is due. */
-int core_store(Core *core, const struct piece *pieces, size_t count, bool defers);
-
-/* Does so for rows of an array, of which `first` is the first. */
-int core_store_rows(Core *core, const struct piece *first, size_t count);
-
-/* -- for commit.c, which stores and makes durable in one step */
 
 /* A batch on its way into the ring. */
 struct batch {
@@ -40,18 +31,38 @@ static inline void batch_of(struct batch *batch, Core *core, const struct piece 
     batch->defers = batch->rows = false;
 }
 
+static inline struct piece piece_at(const struct batch *batch, size_t place)
+{
+    if (!batch->rows)
+        return batch->pieces[place];
+    struct piece piece = *batch->pieces;
+    piece.bytes += place * piece.length;
+    return piece;
+}
+
 /* Notes which thread uses the log, for the commits. */
 void note_thread(Core *core);
 
-/* Requests read-ahead of the pages that the writer reaches next. */
-void prefetch(Core *core);
+/* Checks where a record is about to be stored. */
+void check_start(const Core *core, struct place start, uint64_t size);
+
+/* Fills the header of the record with this place in the batch, except for its checksum. */
+void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place);
+
+/* Stores a record at `to`: payload and padding first, the checksum over them as they were stored, the header last. */
+void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position, uint64_t size);
 
 /* Stores the records of a batch straight into the mapping, and notes in it where they end. Under a fault guard. */
 void store_records(struct batch *batch);
 
-/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
- * for the record. 0; an errno, which is final; -1 when the call was refused, with nothing stored; -2 when it was cut short. */
-int store_synced(struct batch *batch, unsigned char *staged);
+/* Does so, and shows on the live page how far the log is stored. 0, or -1 with an exception set, like the next two. */
+int store_mapped(struct batch *batch);
+
+/* Stores them through the seam, one step for each record. */
+int store_recorded(const struct batch *batch);
+
+/* Shows through put() how far the log is stored, once the head has moved. */
+int publish_recorded(Core *core);
 
 /* Makes a stored batch part of the log: notes in the index where its records start, and moves the head past it. */
 void take_in(const struct batch *batch);

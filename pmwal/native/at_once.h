@@ -1,0 +1,33 @@
+/* A batch stored and made durable in one step. */
+#ifndef PMWAL_AT_ONCE_H
+#define PMWAL_AT_ONCE_H
+
+#include "store.h"
+
+/* Whether a barrier here is no system call, and the next one has nothing older to carry. */
+static inline bool core_commits_at_once(const Core *core)
+{
+    return core->barrier != BARRIER_MSYNC && core->guard->count == 0 &&
+           core->state.head.position == core->state.durable.position && core->generation < PMWAL_GENERATION_MAX;
+}
+
+/* Stores one batch and makes it durable; only where core_commits_at_once(). 0; -1 with an exception set; 1, with nothing stored,
+ * when upkeep is due. */
+int core_store_durable(Core *core, const struct piece *pieces, size_t count);
+
+#define SYNCED_MAX (128 * 1024)
+
+/* Whether a record of this length is stored and made durable by one system call: on a disk, when one thread commits alone and has
+ * nothing older to carry. */
+static inline bool core_syncs_at_once(const Core *core, uint64_t length)
+{
+    return core->synced_writes && core->pipelined && core->guard->count == 0 &&
+           (core->alone >= CORE_ALONE || core->hold) && core->state.head.position == core->state.durable.position &&
+           record_size(&core->geometry, length) <= SYNCED_MAX;
+}
+
+/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible, with nothing stored, or with
+ * `stray_records` set. */
+int core_store_synced(Core *core, const struct piece *piece);
+
+#endif

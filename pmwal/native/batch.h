@@ -1,0 +1,14 @@
+/* Storing one batch at the head of the log. */
+#ifndef PMWAL_BATCH_H
+#define PMWAL_BATCH_H
+
+#include "store.h"
+
+/* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1,
+ * with nothing stored, when upkeep is due. */
+int core_store(Core *core, const struct piece *pieces, size_t count, bool defers);
+
+/* Does so for rows of an array, of which `first` is the first. */
+int core_store_rows(Core *core, const struct piece *first, size_t count);
+
+#endif
