@@ -133,6 +133,18 @@ def bulk(directory: Path) -> None:
 
 
 @scenario
+def long(directory: Path) -> None:
+    """Records and batches of many pages on a disk, in one system call and in several."""
+    with opened(directory, "disk-pipelined", size="4MiB") as wal:
+        for _ in range(70):
+            wal.append(b"")
+        wal.append(bytes(300_000))
+        wal.append(bytes(1_200_000))
+        wal.extend([bytes(1001)] * 600)
+        wal.append(bytes(1001))
+
+
+@scenario
 def crooked_lines(directory: Path) -> None:
     """Records that share cache lines, large and small."""
     with opened(directory, "emulated-dax-strict", size="256KiB", align=8) as wal:

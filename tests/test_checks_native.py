@@ -47,7 +47,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
-        "barrier.c",
+        "core.h",
         "return offset & ~(PMWAL_PAGE - 1);",
         "return offset;",
         "file-strict",
@@ -112,8 +112,8 @@ MUTANTS = [
     Mutant("handle.c", "!core || !core_is_free(core) ||", "!core ||", "seam_in_memory", "at_once.c: core_is_free(core)"),
     Mutant(
         "handle.c",
-        "at_once = *commit && core_commits_at_once(core);",
-        "at_once = *commit;",
+        "(*commit && size <= HELD_MAX && core_commits_at_once(core))",
+        "(*commit)",
         "file-strict",
         "at_once.c: core_commits_at_once(core)",
     ),
@@ -126,10 +126,10 @@ MUTANTS = [
     ),
     Mutant(
         "handle.c",
-        "*commit && core_syncs_at_once(core, piece->length)",
+        "*commit && core_syncs_at_once(core, size)",
         "*commit && core->on_disk",
         "alone",
-        "at_once.c: core_syncs_at_once(core, piece->length)",
+        "at_once.c: core_syncs_at_once(core, size)",
     ),
     Mutant(
         "commit.c",
@@ -320,17 +320,39 @@ MUTANTS = [
     ),
     Mutant(
         "disk.c",
-        "filled && (start.offset == 0 || filled >= WRITE_BEHIND)",
-        "filled >= WRITE_BEHIND",
+        "start.offset == 0 || staged.length + size > PIECE",
+        "staged.length + size > PIECE",
         "bulk",
         "disk.c: offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity",
     ),
     Mutant(
-        "batch.c",
-        "total += record_size(&core->geometry, piece_at(batch, i).length);",
-        "total += piece_at(batch, i).length;",
-        "bulk",
-        "disk.c: filled + size <= total",
+        "disk.c",
+        "start.offset == 0 || staged.length + size > PIECE",
+        "start.offset == 0",
+        "long",
+        "disk.c: staged.length + size <= core->stage_size",
+    ),
+    Mutant("batch.c", "by_write && make_stage(core, PIECE)", "by_write", "bulk", "disk.c: core->stage_size >= PIECE"),
+    Mutant(
+        "at_once.c",
+        "size < PIECE ? PIECE : size",
+        "PIECE",
+        "long",
+        "disk.c: built + size <= core->stage_size",
+    ),
+    Mutant(
+        "disk.c",
+        "page_end(offset + PMWAL_HEADER) - offset",
+        "page_end(offset + PMWAL_HEADER) + PMWAL_PAGE",
+        "long",
+        "disk.c: begun <= sizeof first && done <= piece->length",
+    ),
+    Mutant(
+        "disk.c",
+        "first = page_end(offset), end = page_start(offset + length);",
+        "first = offset, end = page_start(offset + length);",
+        "long",
+        "disk.c: (first | end) % PMWAL_PAGE == 0 && first < end",
     ),
     Mutant(
         "store.c",

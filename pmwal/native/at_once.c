@@ -2,7 +2,7 @@
 #include "at_once.h"
 
 #include "barrier.h"
-#include "disk.h"
+#include "interpreter.h"
 #include "live_page.h"
 #include "outside.h"
 
@@ -67,44 +67,68 @@ int core_store_durable(Core *core, const struct piece *pieces, size_t count)
     return timed ? note_latency(core, took) : 0;
 }
 
-int core_store_synced(Core *core, const struct piece *piece)
+/* Without the interpreter: stores the batch, waits for its barrier, and for that of a slot if one is due. As store_synced(). */
+static int sync_batch(struct batch *batch, struct place start, uint64_t size)
 {
-    struct batch batch;
-    batch_of(&batch, core, piece, 1);
-    PMWAL_CHECK(core_syncs_at_once(core, piece->length));
-    note_thread(core);
-    uint64_t size = record_size(&core->geometry, piece->length);
-    /* A write past the end of a shortened file would extend it, and succeed. */
-    if ((core->alone < CORE_ALONE && !core->hold) || check_size(core) ||
-        core->state.head.position + 2 * size - core->pointer > PMWAL_POINTER_LAG_MAX)
-        return 1;
-    if (now_ns(core, &batch.time_ns))
-        return -1;
-    if (upkeep_is_due(core, batch.time_ns))
-        return 1;
-    unsigned char few[PMWAL_PAGE], *staged = size > sizeof few ? PyMem_Malloc(size) : few;
-    if (!staged)
-        return 1;
-    prefetch(core);
-    int64_t start = monotonic_ns();
+    Core *core = batch->core;
+    struct bound through = {start.position + size, core->state.head.seq + batch->count};
+    batch->names = through.position - core->pointer > PMWAL_POINTER_LAG_MAX;
+    int status = store_synced(batch, start, size);
+    if (status || !batch->names)
+        return status;
+    uint64_t offset = build_slot(core, &batch->slot, &core->state, through, 0);
+    return persist_slot(core, &batch->slot, offset);
+}
+
+/* With `writing` and `guard` held. */
+static int commit_synced(struct batch *batch, struct place start, uint64_t size)
+{
+    Core *core = batch->core;
+    struct absence absence;
     core->stray_records = true;
-    int status = store_synced(&batch, staged);
-    if (staged != few)
-        PyMem_Free(staged);
+    leave_for_barrier(core, &absence);
+    int status = sync_batch(batch, start, size);
+    come_back(core, &absence);
     if (status < 0) {
         core->synced_writes = false;
         core->stray_records = status == -2; /* the part that was stored may be a whole record */
         return 1;
     }
-    core->barriers++;
-    if (core->hold)
-        core->hold--;
+    core->barriers += 1 + (batch->names && !status);
     if (status)
         return settle_flush(core, status);
-    int64_t took = monotonic_ns() - start;
-    take_in(&batch);
+    take_in(batch);
     core->state.durable = core->state.head;
     core->commits++;
+    if (batch->names) {
+        core->generation++;
+        core->pointer = core->state.head.position;
+        core->slots_written++;
+    }
     check_core(core);
-    return core_show(core) ? -1 : note_latency(core, took);
+    return core_show(core) ? -1 : note_latency(core, absence.done_ns - absence.begun_ns);
+}
+
+int core_store_synced(Core *core, const struct piece *pieces, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    uint64_t size = batch_size(&batch, SYNCED_MAX);
+    struct place start = place_record(&core->geometry, core_head(core), record_size(&core->geometry, pieces->length));
+    PMWAL_CHECK(core_syncs_at_once(core, size));
+    note_thread(core);
+    /* A write past the end of a shortened file would extend it, and succeed. */
+    if ((core->alone < CORE_ALONE && !core->hold_until_ns) || start.offset + size > core->geometry.capacity || check_size(core))
+        return 1;
+    if (now_ns(core, &batch.time_ns))
+        return -1;
+    if (upkeep_is_due(core, batch.time_ns))
+        return 1;
+    if (!make_stage(core, size < PIECE ? PIECE : size) || !take_both(core))
+        return 1;
+    Py_INCREF(core);
+    int status = commit_synced(&batch, start, size);
+    release_both(core);
+    Py_DECREF(core);
+    return status;
 }

@@ -2,7 +2,7 @@
 #ifndef PMWAL_AT_ONCE_H
 #define PMWAL_AT_ONCE_H
 
-#include "store.h"
+#include "disk.h"
 
 /* Whether a barrier here is no system call, and the next one has nothing older to carry. */
 static inline bool core_commits_at_once(const Core *core)
@@ -15,19 +15,17 @@ static inline bool core_commits_at_once(const Core *core)
  * when upkeep is due. */
 int core_store_durable(Core *core, const struct piece *pieces, size_t count);
 
-#define SYNCED_MAX (128 * 1024)
-
-/* Whether a record of this length is stored and made durable by one system call: on a disk, when one thread commits alone and has
+/* Whether a batch of this size is stored and made durable by one system call: on a disk, when one thread commits alone and has
  * nothing older to carry. */
-static inline bool core_syncs_at_once(const Core *core, uint64_t length)
+static inline bool core_syncs_at_once(const Core *core, uint64_t size)
 {
-    return core->synced_writes && core->pipelined && core->guard->count == 0 &&
-           (core->alone >= CORE_ALONE || core->hold) && core->state.head.position == core->state.durable.position &&
-           record_size(&core->geometry, length) <= SYNCED_MAX;
+    return core->synced_writes && core->pipelined && core->guard->count == 0 && (core->alone >= CORE_ALONE || core->hold_until_ns) &&
+           core->state.head.position == core->state.durable.position && size <= SYNCED_MAX &&
+           core->generation < PMWAL_GENERATION_MAX;
 }
 
-/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if it turns out impossible, with nothing stored, or with
- * `stray_records` set. */
-int core_store_synced(Core *core, const struct piece *piece);
+/* Does so; only where core_syncs_at_once(). 0; -1 with an exception set; 1 if only the slow path can do it, with nothing stored, or
+ * with `stray_records` set. */
+int core_store_synced(Core *core, const struct piece *pieces, size_t count);
 
 #endif

@@ -15,16 +15,6 @@
 #include "crc32c.h"
 #include "fault.h"
 
-static uint64_t page_start(uint64_t offset)
-{
-    return offset & ~(PMWAL_PAGE - 1);
-}
-
-static uint64_t page_end(uint64_t offset)
-{
-    return page_start(offset + PMWAL_PAGE - 1);
-}
-
 static int sync_pages(Core *core, uint64_t first, uint64_t end)
 {
     PMWAL_CHECK((first | end) % PMWAL_PAGE == 0 && first < end && end <= page_end(core->size));
@@ -133,7 +123,7 @@ int settle_flush(Core *core, int status)
 {
     PMWAL_CHECK((status < 0) == (PyErr_Occurred() != NULL));
     if (status > 0)
-        return check_size(core) == EIO ? raise_fault(core) : raise_final(core, status);
+        return raise_disk(core, status);
     if (status < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
         core->failed = EIO; /* the real errno is in the exception */
         core->halted = true;

@@ -1,15 +1,87 @@
 /* Storing one batch, in the way that suits the medium and its size. */
+#include <errno.h>
+
 #include "batch.h"
 
-#include "disk.h"
 #include "outside.h"
 
-#define LARGE_STORE (32 * 1024) /* a larger batch goes into the page cache by pwrite(2), which takes no fault for each page */
+static bool by_mapping_of_a_disk(const Core *core)
+{
+    return core->on_disk && core->barrier == BARRIER_MSYNC && !core->seam;
+}
+
+/* Waits until the pages at the head take stores, without the interpreter. */
+static void make_ready(const struct batch *batch)
+{
+    Core *core = batch->core;
+    struct readying readying;
+    struct absence absence;
+    Py_buffer kept;
+    uint64_t first = record_size(&core->geometry, batch->pieces->length), size = batch_size(batch, LARGE_STORE);
+    if (core->hold_until_ns || size >= LARGE_STORE || size > core->geometry.capacity ||
+        pages_are_ready(core, first, size, &readying))
+        return;
+    if (!keep_mapping(core, &kept)) {
+        PyErr_Clear();
+        return;
+    }
+    Py_INCREF(core);
+    leave(&absence);
+    ready_pages(&readying);
+    come_back(core, &absence);
+    let_mapping_go(&kept);
+    core->ready = readying.pages;
+    core->ready_tick = readying.tick;
+    Py_DECREF(core);
+}
+
+void core_prepare(Core *core, const struct piece *pieces, size_t count)
+{
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    if (by_mapping_of_a_disk(core) && core_is_free(core))
+        make_ready(&batch);
+}
+
+/* 0, or an errno, which is final. `by_write` is cleared where write(2) is refused. */
+static int store_directly(struct batch *batch, bool *by_write)
+{
+    if (*by_write) {
+        int status = store_written(batch);
+        if (status >= 0)
+            return status;
+        *by_write = false;
+    }
+    return store_mapped(batch) ? 0 : EIO;
+}
+
+/* `leaves`: without the interpreter, because this thread holds `writing` and `guard`. */
+static int store_any(struct batch *batch, bool by_write, bool leaves)
+{
+    Core *core = batch->core;
+    struct absence absence;
+    bool wanted = by_write;
+    core->stray_records = true;
+    if (core->seam && store_recorded(batch))
+        return -1;
+    if (!core->seam) {
+        if (leaves)
+            leave(&absence);
+        int status = store_directly(batch, &by_write);
+        if (leaves)
+            come_back(core, &absence);
+        if (wanted && !by_write)
+            core->cached_writes = false;
+        if (status)
+            return raise_disk(core, status);
+    }
+    take_in(batch);
+    return core->seam || by_write ? publish_recorded(core) : 0;
+}
 
 static int store_batch(struct batch *batch)
 {
     Core *core = batch->core;
-    uint64_t total = 0;
     PMWAL_CHECK(lock_admits(core->writing));
     PMWAL_CHECK(lock_admits(core->guard) || core->flushing);
     PMWAL_CHECK(!core->stray_records && !core->stray_slot);
@@ -17,27 +89,26 @@ static int store_batch(struct batch *batch)
         return -1;
     if (batch->defers && upkeep_is_due(core, batch->time_ns))
         return 1;
+    bool held = lock_is_mine(core->writing) && lock_is_mine(core->guard), taken = false;
+    uint64_t size = batch_size(batch, HELD_MAX);
+    bool by_write = size >= LARGE_STORE && core->barrier == BARRIER_MSYNC && core->cached_writes && !core->seam;
+    bool leaves = (by_write || size > HELD_MAX) && !core->seam;
+    if (leaves && !held) {
+        taken = take_both(core);
+        if (!taken && batch->defers)
+            return 1;
+    }
     if (core->barrier == BARRIER_MSYNC) {
         note_thread(core);
-        prefetch(core);
-        for (size_t i = 0; i < batch->count; i++)
-            total += record_size(&core->geometry, piece_at(batch, i).length);
+        if (!by_write)
+            prefetch(core);
+        if (held && by_mapping_of_a_disk(core))
+            make_ready(batch);
     }
-    core->stray_records = true;
-    int status = 1;
-    if (core->seam)
-        status = store_recorded(batch);
-    else if (total >= LARGE_STORE && core->cached_writes) {
-        status = store_written(batch, total);
-        core->cached_writes = status <= 0;
-    }
-    bool mapped = status > 0;
-    if (mapped)
-        status = store_mapped(batch);
-    if (status)
-        return -1;
-    take_in(batch);
-    return mapped ? 0 : publish_recorded(core);
+    int status = store_any(batch, by_write && make_stage(core, PIECE), leaves && (held || taken));
+    if (taken)
+        release_both(core);
+    return status;
 }
 
 int core_store(Core *core, const struct piece *pieces, size_t count, bool defers)

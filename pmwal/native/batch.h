@@ -2,10 +2,21 @@
 #ifndef PMWAL_BATCH_H
 #define PMWAL_BATCH_H
 
-#include "store.h"
+#include "disk.h"
+#include "interpreter.h"
+
+/* Whether a batch is stored without the interpreter, under both locks. */
+static inline bool is_long(const struct batch *batch)
+{
+    return batch_size(batch, HELD_MAX) > HELD_MAX;
+}
+
+/* Before a batch whose numbers nobody has been told: lets it store without waiting for the disk. It may release the interpreter, so
+ * the caller relies on nothing that it read before. */
+void core_prepare(Core *core, const struct piece *pieces, size_t count);
 
 /* Stores one batch at the head and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1,
- * with nothing stored, when upkeep is due. */
+ * with nothing stored, when upkeep is due or another thread holds a lock that it needs. */
 int core_store(Core *core, const struct piece *pieces, size_t count, bool defers);
 
 /* Does so for rows of an array, of which `first` is the first. */

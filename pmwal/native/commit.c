@@ -4,39 +4,18 @@
  * - The thread that makes something durable holds `guard`. While `flushing` is set it only waits for a barrier, whose end it fixed
  *   beforehand, so others may store at the head; they may change nothing else.
  * - `durable`, `pointer` and `generation` move only after the barrier that makes them true.
- * - The interpreter is released only around msync(2) and while a thread waits for another's. Code after that relies on nothing it
- *   read before, except what `guard` protects.
+ * - The interpreter is released around barriers and while a thread waits for another's: see interpreter.c.
  */
 #include "commit.h"
 
 #include "barrier.h"
+#include "interpreter.h"
 #include "live_page.h"
 #include "outside.h"
 #include "store.h"
 
-#define SLOW_RETURN_NS 1000000 /* a longer wait for the interpreter means that another thread computes */
-#define HOLD 512               /* commits after that which keep the interpreter */
 #define GATHER_NS_MAX 1000000  /* no commit waits longer than that for others to join it */
 #define GATHER_PAUSE_MAX 64    /* commits that do not wait, after one that waited in vain */
-
-/* Whether to release the interpreter during an msync.
- *
- * Releasing it costs up to a switch interval (5 ms) when another thread computes; keeping it stops other threads from storing what
- * the next msync could carry. So: keep it while one thread commits alone, and for a while after it took long to get it back.
- */
-static bool releases_interpreter(Core *core)
-{
-    note_thread(core);
-    if (core->alone < CORE_ALONE)
-        core->alone++;
-    if (core->yields) /* the other thread is an event loop, and may not wait */
-        return true;
-    if (core->hold) {
-        core->hold--;
-        return false;
-    }
-    return core->alone < CORE_ALONE;
-}
 
 /* The barriers of one commit, and the slot between them if it has one. */
 struct flush {
@@ -88,27 +67,32 @@ static void gather(Core *core)
     core->gather_rest = core->gather_pause;
 }
 
+/* Whether a barrier waits for a disk. */
+static bool waits(const Core *core)
+{
+    return core->barrier == BARRIER_MSYNC && !core->seam;
+}
+
 /* flush_through(), up to what is published when it begins, while others store more. */
 static int flush_beside_others(Core *core, struct flush *flush)
 {
-    int64_t begin, done;
-    int status;
+    struct absence absence;
     PMWAL_CHECK(lock_is_mine(core->guard));
     core->wanted = core->state.head;
     core->flushing = true;
-    Py_BEGIN_ALLOW_THREADS
-    pthread_mutex_lock(&core->flush_mutex);
-    gather(core);
-    flush->target = core->wanted;
-    pthread_mutex_unlock(&core->flush_mutex);
-    begin = monotonic_ns();
-    status = flush_through(core, flush);
-    done = monotonic_ns();
-    core->barrier_ns = done - begin;
-    Py_END_ALLOW_THREADS
+    leave_for_barrier(core, &absence);
+    if (absence.thread) {
+        pthread_mutex_lock(&core->flush_mutex);
+        gather(core);
+        flush->target = core->wanted;
+        pthread_mutex_unlock(&core->flush_mutex);
+        absence.begun_ns = monotonic_ns();
+    }
+    int status = flush_through(core, flush);
+    come_back(core, &absence);
+    core->barrier_ns = absence.done_ns - absence.begun_ns;
     core->flushing = false;
-    if (monotonic_ns() - done > SLOW_RETURN_NS)
-        core->hold = HOLD;
+    core->ready = (struct pages){0};
     return status;
 }
 
@@ -121,8 +105,10 @@ static int persist_published(Core *core)
         return -1;
     if (flush.target.position == core->state.durable.position)
         return 0;
-    bool beside = core->barrier == BARRIER_MSYNC && !core->seam && releases_interpreter(core);
-    int status = beside ? flush_beside_others(core, &flush) : flush_through(core, &flush);
+    note_thread(core);
+    if (core->alone < CORE_ALONE)
+        core->alone++;
+    int status = waits(core) ? flush_beside_others(core, &flush) : flush_through(core, &flush);
     core->barriers += 1 + (flush.names && !status);
     if (status)
         return settle_flush(core, status);
@@ -171,7 +157,13 @@ int core_flush(Core *core)
     if (!count)
         return 0;
     core->barriers++;
-    return settle_flush(core, barrier_over(core, ranges, count));
+    struct absence absence;
+    if (waits(core))
+        leave_for_barrier(core, &absence);
+    int status = barrier_over(core, ranges, count);
+    if (waits(core))
+        come_back(core, &absence);
+    return settle_flush(core, status);
 }
 
 int core_commit(Core *core)
@@ -189,7 +181,13 @@ int core_write_slot(Core *core, const struct log_state *state, uint32_t flags)
         return -1;
     uint64_t offset = build_slot(core, &slot, state, state->durable, flags);
     core->barriers++;
-    if (settle_flush(core, persist_slot(core, &slot, offset)))
+    struct absence absence;
+    if (waits(core))
+        leave_for_barrier(core, &absence);
+    int status = persist_slot(core, &slot, offset);
+    if (waits(core))
+        come_back(core, &absence);
+    if (settle_flush(core, status))
         return -1;
     core->generation = slot.slot.generation;
     core->pointer = slot.slot.commit_position;

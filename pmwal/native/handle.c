@@ -105,22 +105,30 @@ static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_
     return answer;
 }
 
+void handle_prepare(Handle *self, const struct piece *pieces, size_t count, bool commit)
+{
+    Core *core = self->core;
+    if (!core || !core->on_disk)
+        return;
+    note_thread(core);
+    if (!commit || !core_syncs_at_once(core, 0)) /* else write(2) stores, without the interpreter */
+        core_prepare(core, pieces, count);
+}
+
 int handle_store(Handle *self, const struct piece *piece, bool *commit)
 {
     Core *core = self->core;
     if (!core || !core_is_free(core) || piece->length > core->geometry.payload_max || !fits(core, piece, 1))
         return 1;
-    bool at_once = *commit && core_commits_at_once(core);
-    int status = 1;
-    if (*commit && core_syncs_at_once(core, piece->length)) {
-        status = core_store_synced(core, piece);
-        at_once = status <= 0;
-        if (status > 0 && core->stray_records)
-            return 1;
-    }
-    if (status > 0)
-        status = at_once ? core_store_durable(core, piece, 1) : core_store(core, piece, 1, true);
-    if (at_once && status <= 0)
+    uint64_t size = record_size(&core->geometry, piece->length);
+    int status;
+    if (*commit && core_syncs_at_once(core, size))
+        status = core_store_synced(core, piece, 1);
+    else if (*commit && size <= HELD_MAX && core_commits_at_once(core))
+        status = core_store_durable(core, piece, 1);
+    else
+        return core_store(core, piece, 1, true);
+    if (status <= 0)
         *commit = false;
     return status;
 }
@@ -171,6 +179,7 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.bytes = view.buf;
         piece.length = (uint64_t)view.len;
     }
+    handle_prepare(self, &piece, 1, commit);
     uint64_t seq = self->core ? self->core->state.head.seq : 0;
     int status = handle_store(self, &piece, &commit);
     PMWAL_CHECK(status || self->core->state.head.seq > seq);
@@ -243,8 +252,19 @@ static int store_pieces(Handle *self, const struct piece *pieces, size_t count, 
 {
     Core *core = self->core;
     uint64_t first = core->state.head.seq, last = first + count - 1;
-    bool at_once = commit && core_commits_at_once(core);
-    int status = at_once ? core_store_durable(core, pieces, count) : core_store(core, pieces, count, true);
+    struct batch batch;
+    batch_of(&batch, core, pieces, count);
+    uint64_t size = batch_size(&batch, SYNCED_MAX);
+    int status;
+    bool at_once = true;
+    if (commit && core_syncs_at_once(core, size))
+        status = core_store_synced(core, pieces, count);
+    else if (commit && size <= HELD_MAX && core_commits_at_once(core))
+        status = core_store_durable(core, pieces, count);
+    else {
+        status = core_store(core, pieces, count, true);
+        at_once = false;
+    }
     if (status > 0)
         return 1;
     if (status)
@@ -271,6 +291,9 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
     bool plain = !rest && length && self->core && core_is_free(self->core) && (uint64_t)length <= UINT32_MAX;
     if (plain)
         pieces = pieces_of(items, kind, few);
+    if (plain && pieces)
+        handle_prepare(self, pieces, (size_t)length, commit);
+    plain = plain && self->core && core_is_free(self->core);
     bool slowly = !plain || (pieces && !fits(self->core, pieces, (size_t)length));
     if (pieces && !slowly)
         slowly = store_pieces(self, pieces, (size_t)length, commit, &answer);

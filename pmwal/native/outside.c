@@ -68,6 +68,11 @@ int raise_fault(Core *core)
     return -1;
 }
 
+int raise_disk(Core *core, int number)
+{
+    return check_size(core) == EIO ? raise_fault(core) : raise_final(core, number);
+}
+
 int check_failed(Core *core)
 {
     return core->failed ? raise_errno(core->failed) : 0;

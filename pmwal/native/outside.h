@@ -18,6 +18,9 @@ int raise_errno(int number);
 int raise_final(Core *core, int number);
 int raise_fault(Core *core);
 
+/* Sets the final OSError for an errno of the disk, or of a guarded access to the mapping; always -1. */
+int raise_disk(Core *core, int number);
+
 /* 0, or -1 with an exception set when the medium has failed before. */
 int check_failed(Core *core);
 

@@ -178,9 +178,9 @@ static void store_body(void *context)
     show_published(batch->core, batch->end.position, batch->core->state.head.seq + batch->count - 1);
 }
 
-int store_mapped(struct batch *batch)
+bool store_mapped(struct batch *batch)
 {
-    return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault(batch->core);
+    return fault_run(batch->core->base, batch->core->size, store_body, batch);
 }
 
 /* Adds a record to the sparse index if the newest entry is far enough back. A lost entry only makes a look-up longer. */

@@ -40,6 +40,18 @@ static inline struct piece piece_at(const struct batch *batch, size_t place)
     return piece;
 }
 
+/* Bytes of the ring that a batch takes without gaps; counting stops above `enough`. */
+static inline uint64_t batch_size(const struct batch *batch, uint64_t enough)
+{
+    const struct geometry *g = &batch->core->geometry;
+    if (batch->rows)
+        return batch->count * record_size(g, batch->pieces->length);
+    uint64_t size = 0;
+    for (size_t i = 0; i < batch->count && size <= enough; i++)
+        size += record_size(g, batch->pieces[i].length);
+    return size;
+}
+
 /* Notes which thread uses the log, for the commits. */
 void note_thread(Core *core);
 
@@ -55,10 +67,10 @@ void build(const Core *core, unsigned char *to, union header *header, const stru
 /* Stores the records of a batch straight into the mapping, and notes in it where they end. Under a fault guard. */
 void store_records(struct batch *batch);
 
-/* Does so, and shows on the live page how far the log is stored. 0, or -1 with an exception set, like the next two. */
-int store_mapped(struct batch *batch);
+/* Does so, and shows on the live page how far the log is stored. False when an access faulted. */
+bool store_mapped(struct batch *batch);
 
-/* Stores them through the seam, one step for each record. */
+/* Stores them through the seam, one step for each record. 0, or -1 with an exception set, like the next one. */
 int store_recorded(const struct batch *batch);
 
 /* Shows through put() how far the log is stored, once the head has moved. */
