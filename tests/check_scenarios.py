@@ -140,7 +140,7 @@ def long(directory: Path) -> None:
             wal.append(b"")
         wal.append(bytes(300_000))
         wal.append(bytes(1_200_000))
-        wal.extend([bytes(1001)] * 600)
+        wal.extend([bytes(1001)] * 1200)
         wal.append(bytes(1001))
 
 
