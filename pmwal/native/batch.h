@@ -5,12 +5,6 @@
 #include "disk.h"
 #include "interpreter.h"
 
-/* Whether a batch is stored without the interpreter, under both locks. */
-static inline bool is_long(const struct batch *batch)
-{
-    return batch_size(batch, HELD_MAX) > HELD_MAX;
-}
-
 /* Before a batch whose numbers nobody has been told: lets it store without waiting for the disk. It may release the interpreter, so
  * the caller relies on nothing that it read before. */
 void core_prepare(Core *core, const struct piece *pieces, size_t count);
