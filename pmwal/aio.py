@@ -4,6 +4,8 @@ Invariants
 ----------
 - The loop's thread waits for no barrier of records. Where a barrier is a system call, one thread of the log runs it, and appends
   continue meanwhile (with the native engine); where it is a fence, or nothing, a commit is part of the append and needs no thread.
+- Long records and batches are stored by that thread, too. While it has anything to do that holds the locks of the log, all other
+  stores and commits queue up for it, in their order, because the loop would wait for those locks.
 - A waiting task learns when its record is durable, or why it is not: from the barrier that begins after its append, from a failure,
   or from ``close``, which commits. A barrier wakes the loop once, for all the tasks that it concerns.
 - Cancelling a task undoes nothing: what it appended stays in the log and becomes durable with the next barrier.
@@ -28,10 +30,11 @@ from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.records import Record, RecoveryReport, WalStats
-from pmwal.writing.internals import first_number, read_on, yield_at_barriers
+from pmwal.writing.internals import commit_through, first_number, read_on, refuse_failed, yield_at_barriers
 from pmwal.writing.wal import Wal
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
+_LONG = 64 * 1024  # bytes that the loop's thread copies and sums itself
 
 T = TypeVar("T")
 
@@ -144,6 +147,7 @@ class AsyncWal:
         self._waiting: list[asyncio.Future[None]] = []  # tasks that wait until a number is durable
         self._awaited: list[int] = []  # and which number each waits for
         self._committing = False  # a barrier is under way, or about to be
+        self._locking = 0  # actions on the thread, or waiting for it, that take the locks of the log
         self._followers: list[asyncio.Future[None]] = []
         self._turn = asyncio.Lock()  # tasks wait for room in the order in which they came
         self._freed = asyncio.Event()
@@ -156,11 +160,12 @@ class AsyncWal:
         """Append one record and return its number once it is durable. Raises what ``Wal.append`` raises.
 
         With ``on_full="wait"`` only this task waits for a ``truncate``, not the loop. A task that is cancelled while it waits for
-        the barrier leaves its record in the log.
+        the barrier leaves its record in the log. More than 64 KiB are stored by the log's thread: do not change a buffer before
+        the record is stored.
         """
         self._check()
-        if self._waits:
-            seq = await self._store(partial(self._wal.append, data, kind=kind, commit=self._at_once))
+        if self._waits or self._locking or _length(data) > _LONG:
+            seq = await self._store(partial(self._wal.append, data, kind=kind, commit=self._at_once), _length(data))
         else:
             seq = self._wal.append(data, kind=kind, commit=self._at_once)
         if self._at_once:
@@ -172,28 +177,30 @@ class AsyncWal:
     def append_nowait(self, data: Any, *, kind: int = 0) -> int:
         """Append one record and return its number at once; a later ``append``, ``durable`` or ``commit`` makes it durable.
 
-        Raises what ``Wal.append`` raises; ``WalFull`` also with ``on_full="wait"``.
+        Raises what ``Wal.append`` raises; ``WalFull`` also with ``on_full="wait"``. The loop waits for it: while a long record is
+        stored, the log is truncated or the disk does not answer, use ``append``.
         """
         return self._wal.append(data, kind=kind, commit=False)
 
     async def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them; return the first and last number once they are durable."""
         self._check()
-        first, last = await self._store(partial(self._wal.extend, list(items), kind=kind))
+        items = list(items)
+        first, last = await self._store(partial(self._wal.extend, items, kind=kind), sum(map(_length, items)))
         await self._until_durable(last)
         return first, last
 
-    async def _store(self, store: Callable[[], T]) -> T:
-        """Store; if the policy is to wait for room, wait after the tasks that wait already."""
+    async def _store(self, store: Callable[[], T], length: int) -> T:
+        """Store so many bytes; if the policy is to wait for room, wait after the tasks that wait already."""
         if not self._waits:
-            return store()
+            return await self._act(store, length)
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         async with self._turn:
             while True:
                 self._check()
                 self._freed.clear()
                 try:
-                    return store()
+                    return await self._act(store, length)
                 except WalFull:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
@@ -239,7 +246,7 @@ class AsyncWal:
 
     async def _until_durable(self, seq: int) -> None:
         if self._at_once:
-            self._wal.wait_durable(seq)
+            await self._act(partial(commit_through, self._wal, seq), 0)
             self._tell_followers()
         else:
             await self._next_barrier(seq)
@@ -261,7 +268,7 @@ class AsyncWal:
         """On the log's thread: one barrier for everything appended so far."""
         error: BaseException | None = None
         try:
-            self._wal.wait_durable(self._wal.next_seq - 1)
+            commit_through(self._wal, self._wal.next_seq - 1)
         except BaseException as caught:
             error = caught
         with contextlib.suppress(RuntimeError):  # the loop was closed, so no task waits any more
@@ -293,10 +300,26 @@ class AsyncWal:
 
     async def _run(self, action: Callable[[], T]) -> T:
         """Do something that takes barriers; cancelling the task does not undo it."""
-        answer = action() if self._at_once else await self._loop.run_in_executor(self._thread, action)
+        answer = await self._act(action, 0 if self._at_once else _LONG + 1)
         self._freed.set()
         self._tell_followers()
         return answer
+
+    async def _act(self, action: Callable[[], T], length: int) -> T:
+        """Do something that takes the locks: here if it is short and they are free, else on the log's thread."""
+        if not self._locking and length <= _LONG:
+            return action()
+        self._locking += 1
+        future = self._thread.submit(action)
+        future.add_done_callback(self._acted)
+        return await asyncio.wrap_future(future)
+
+    def _acted(self, future: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # as in ``_commit``
+            self._loop.call_soon_threadsafe(self._unlocked)
+
+    def _unlocked(self) -> None:
+        self._locking -= 1
 
     # -- reading
 
@@ -325,7 +348,7 @@ class AsyncWal:
                 for record in records:
                     next_seq = record.seq + 1
                     yield record
-                self._wal.wait_durable(self._wal.committed_seq)  # raises when the log has failed
+                refuse_failed(self._wal)
             except WalClosed:
                 return
             if next_seq > before:
@@ -425,3 +448,13 @@ class AsyncWal:
 
     def __repr__(self) -> str:
         return f"<pmwal.aio.AsyncWal of {self._wal!r}>"
+
+
+def _length(data: Any) -> int:
+    """Bytes of a payload; 0 for what ``append`` refuses."""
+    if type(data) is bytes:
+        return len(data)
+    try:
+        return memoryview(data).nbytes
+    except (TypeError, ValueError):
+        return 0

@@ -124,12 +124,32 @@ def alone(directory: Path) -> None:
 
 
 @scenario
+def last_lap(directory: Path) -> None:
+    """Such commits of batches, over several laps."""
+    with opened(directory, "disk-pipelined", size="64KiB", on_full="overwrite") as wal:
+        for _ in range(150):
+            wal.extend([bytes(1001)] * 3)
+
+
+@scenario
 def bulk(directory: Path) -> None:
     """Batches that go into the page cache by pwrite(2), over several laps."""
     with opened(directory, "file-strict", size="256KiB") as wal:
         for _ in range(20):
             wal.extend([bytes(1001)] * 45)
             wal.truncate(before=wal.next_seq - 3)
+
+
+@scenario
+def long(directory: Path) -> None:
+    """Records and batches of many pages on a disk, in one system call and in several."""
+    with opened(directory, "disk-pipelined", size="4MiB") as wal:
+        for _ in range(70):
+            wal.append(b"")
+        wal.append(bytes(300_000))
+        wal.append(bytes(1_200_000))
+        wal.extend([bytes(1001)] * 1200)
+        wal.append(bytes(1001))
 
 
 @scenario

@@ -2,7 +2,7 @@
  *
  * The image of the watched mapping changes only here, and only to the contents of memory at the start of an msync that later returned 0:
  * the least that a disk may have. Pages of an msync that failed are not written, and count as clean, as on Linux: a later msync
- * writes them only when they have changed since.
+ * writes them only when they have changed since. While the disk is frozen, msync(2) and writes wait.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -102,11 +102,52 @@ int clock_gettime(clockid_t which, struct timespec *time)
     return 0;
 }
 
+static int frozen, fails_with, lazy;
+
+/* From now on msync syncs nothing, so that no test waits for a busy disk. */
+void shim_be_lazy(void)
+{
+    lazy = 1;
+}
+static long blocked;
+
+/* Every later msync and write fails with this errno; 0: they do not. */
+void shim_fail(int number)
+{
+    fails_with = number;
+}
+
+/* Freeze the disk, or thaw it. */
+void shim_freeze(int on)
+{
+    __atomic_store_n(&frozen, on, __ATOMIC_SEQ_CST);
+}
+
+/* The number of threads that wait for it. */
+long shim_blocked(void)
+{
+    return __atomic_load_n(&blocked, __ATOMIC_SEQ_CST);
+}
+
+static void wait_for_thaw(void)
+{
+    struct timespec pause = {0, 1000000};
+    __atomic_add_fetch(&blocked, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&frozen, __ATOMIC_SEQ_CST))
+        nanosleep(&pause, NULL);
+    __atomic_sub_fetch(&blocked, 1, __ATOMIC_SEQ_CST);
+}
+
 int msync(void *address, size_t length, int flags)
 {
+    wait_for_thaw();
+    if (fails_with) {
+        errno = fails_with;
+        return -1;
+    }
     unsigned char *start = address;
     if (!base || start < base || start >= base + size)
-        return (int)syscall(SYS_msync, address, length, flags);
+        return lazy ? 0 : (int)syscall(SYS_msync, address, length, flags);
     long number = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
     if (__atomic_add_fetch(&in_flight, 1, __ATOMIC_SEQ_CST) > 1)
         __atomic_add_fetch(&overlaps, 1, __ATOMIC_SEQ_CST);
@@ -162,6 +203,11 @@ long shim_plain_writes(void)
 
 ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset)
 {
+    wait_for_thaw();
+    if (fails_with) {
+        errno = fails_with;
+        return -1;
+    }
     plain_writes++;
     if (cut_to >= 0 && length > (size_t)cut_to) {
         length = (size_t)cut_to;
@@ -178,6 +224,11 @@ ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset)
 /* A write with RWF_DSYNC is the write, and then what an msync of its pages is. */
 ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
+    wait_for_thaw();
+    if (fails_with) {
+        errno = fails_with;
+        return -1;
+    }
     synced_writes++;
     if (refuse_errno && fails_after)
         pwritev(fd, pieces, count, offset);

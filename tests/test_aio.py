@@ -137,11 +137,53 @@ def test_append_whose_record_is_rolled_back_meanwhile_returns(tmp_path: Path) ->
         async with pmwal.aio.open(tmp_path / "log", size=SIZE, medium="file") as wal:
             assert await wal.append(b"kept") == 1
             with held(wal):
-                rolled = asyncio.create_task(wal.rollback(after=1))
-                await asyncio.sleep(0)
                 appended = await waiting(wal, wal.append(b"gone"), wal.append(b"gone too"))
-            assert await asyncio.gather(rolled, *appended) == [2, 2, 3]
+                assert await asyncio.to_thread(wal._wal.rollback, 1) == 2
+            assert await asyncio.gather(*appended) == [2, 3]
             assert (wal.next_seq, await wal.append(b"next")) == (2, 2)
+
+    run(main)
+
+
+def test_loop_does_not_wait_for_locks_that_its_thread_holds(place: Place) -> None:
+    """Behind a long record or a rollback, what is short is stored in its turn, and the loop runs meanwhile."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(place.path, size="1MiB", **place.options) as wal:
+            assert await wal.append(b"kept") == 1
+            with held(wal):
+                calls = [wal.append(bytes(70_000)), wal.append(b"b"), wal.extend([b"c", bytes(70_000)]), wal.truncate(2)]
+                tasks = [asyncio.create_task(call) for call in [*calls, wal.rollback(3), wal.append(b"d")]]
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert [task.done() for task in tasks] == [False] * 6
+                assert wal.next_seq == 2
+            assert await asyncio.gather(*tasks) == [2, 3, (4, 5), 2, 4, 4]
+            assert [record.data for record in wal.read()] == [bytes(70_000), b"b", b"d"]
+            assert await wal.append(bytearray(70_000)) == 5
+            with pytest.raises(TypeError):
+                await wal.append("text")  # type: ignore[arg-type]
+
+    run(main)
+
+
+def test_loop_runs_while_a_long_record_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is another thread's, however long it takes."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(tmp_path / "log", size="1MiB", medium="file") as wal:
+            threads: list[int] = []
+            original = type(wal._wal).append
+
+            def append(self: pmwal.Wal, *args: Any, **options: Any) -> int:
+                threads.append(threading.get_ident())
+                return original(self, *args, **options)
+
+            monkeypatch.setattr(type(wal._wal), "append", append)
+            for length in (100, 64 * 1024, 64 * 1024 + 1):
+                await wal.append(bytes(length))
+            here = threading.get_ident()
+            assert [thread == here for thread in threads] == [True, True, False]
 
     run(main)
 

@@ -107,6 +107,18 @@ def test_log_gets_its_name_last(kind: str, path: Path) -> None:
     assert max(event.length for event in seam.events if event.name == "write") <= PAGE
 
 
+def test_large_log_is_written_in_large_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, once for each file that is tried."""
+    monkeypatch.setattr("pmwal.storage.create._SINGLE_MAX", 0)
+    seam = NotingSeam()
+    create(path, seam=seam)
+    zeros = sorted({(event.offset, event.length) for event in seam.events if event.name == "write" and not any(event.data)})
+    size = path.stat().st_size
+    assert sum(length for _, length in zeros) == size
+    assert [offset for offset, _ in zeros] == list(range(0, size, 1 << 20))
+    assert pmwal.verify(path).case == "R1"
+
+
 @pytest.mark.parametrize("torn", first_fast([False, True]), ids=["before", "within"])
 def test_crash_at_any_step_of_creation_leaves_no_log_or_an_empty_one(path: Path, torn: bool) -> None:
     """Wherever the process dies, there is no file, or one that opens as an empty log; nothing else stays for good."""

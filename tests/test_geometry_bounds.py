@@ -92,9 +92,10 @@ os.ftruncate(fd, 64 * PAGE)
 mapping = mmap.mmap(fd, 64 * PAGE)
 good = dict(
     mapping=mapping, fd=fd, capacity=16 * PAGE, alignment=8, payload_max=8 * PAGE - 48, ring_offset=8 * PAGE, control_pages=2,
-    uuid_crc=0, barrier=0, pipelined=False, on_disk=False,
-    synced_writes=False, cached_writes=False, seam=None, writing=native.Lock(), guard=native.Lock(), index=[],
-    bound_type=Bound, writer=bytes(64), state=(0, 1, 0, 1, 0, 1, 1, 1), generation=0, pointer=0, timing_step=1,
+    uuid_crc=0, barrier=0, streams=False, pipelined=False, on_disk=False,
+    synced_writes=False, cached_writes=False, seam=None, writing=native.Lock(), guard=native.Lock(),
+    index=native.Index([], 16 * PAGE, Bound), writer=bytes(64), state=(0, 1, 0, 1, 0, 1, 1, 1),
+    generation=0, pointer=0, timing_step=1,
 )
 core = native.Core(**good)
 core.store([b"x" * 100], [0])
@@ -102,8 +103,8 @@ refused, accepted = 0, 0
 OTHER = {
     "mapping": [bytearray(64 * PAGE), bytearray(1), mmap.mmap(-1, PAGE), b"read-only"],
     "barrier": [1, 2, 3, -1],
-    "index": [[Bound(0, 1)], [1], [()], [(0, 1)], [Bound("x", 1)]],
-    "bound_type": [tuple, int],
+    "streams": [True],
+    "index": [[], None, native.Index([(0, 1)], 16 * PAGE, Bound), native.Index([(8, 1)], PAGE, Bound)],
     "writer": [b"", bytes(63), bytes(65)],
     "timing_step": [0, 3, 1 << 63],
     "state": [tuple(rng.choice([*NUMBERS, 0, 1, 2]) for _ in range(8)) for _ in range(60)]
@@ -119,7 +120,8 @@ LIKELY = {"capacity": [PAGE, 8 * PAGE, 16 * PAGE, 56 * PAGE], "alignment": [8, 6
 changes += [{name: rng.choice(values) for name, values in LIKELY.items()} for _ in range(400)]
 changes += [one | other for one, other in (rng.sample(changes[:300], 2) for _ in range(3000))]
 for change in changes:
-    given = {**good, "index": [], **change}
+    index = made(lambda: native.Index([], change.get("capacity", 16 * PAGE), Bound))
+    given = {**good, "index": index, **change}
     core = made(lambda: native.Core(**given))
     if core is None:
         refused += 1

@@ -148,7 +148,7 @@ def test_writer_finds_a_record_after_it_has_reopened_the_log(path: Path, monkeyp
 
 
 def test_reader_keeps_its_place_when_the_writer_reopens_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next record follows the last one read: nothing is looked for. The slots are loaded once, for the epochs that they name."""
+    """The next record follows the last one read: nothing is looked for. The slots are loaded once, for the epochs they name."""
     wal = _filled(path, "strict")
     with pmwal.open(path, "r") as reader:
         seq = len(wal) // 2

@@ -7,9 +7,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "batch.h"
 #include "commit.h"
+#include "live_page.h"
 #include "outside.h"
-#include "store.h"
 
 #include "fault.h"
 #include "persist.h"
@@ -93,7 +94,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     PyObject *payloads, *kinds;
     if (!PyArg_ParseTuple(args, "OO:store", &payloads, &kinds))
         return NULL;
-    payloads = PySequence_Fast(payloads, "payloads are a list or a tuple");
+    payloads = PySequence_Tuple(payloads); /* the interpreter may be released while they are stored */
     kinds = payloads ? PySequence_Fast(kinds, "kinds are a list or a tuple") : NULL;
     PyObject *answer = NULL;
     if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
@@ -255,6 +256,11 @@ static int attach(Core *core, const struct arguments *a)
         PyErr_SetString(PyExc_ValueError, "the mapping is too small for the log, or does not begin with a page");
         return -1;
     }
+    core->folios = PyMem_RawCalloc(core->size / FOLIO_MAX + 1, 1);
+    if (!core->folios) {
+        PyErr_NoMemory();
+        return -1;
+    }
     core->base = core->map.buf;
     return 0;
 }
@@ -370,6 +376,8 @@ static void core_dealloc(Core *core)
     Py_XDECREF(core->index);
     Py_XDECREF(core->name_kind);
     Py_XDECREF(core->name_commit);
+    PyMem_RawFree(core->stage);
+    PyMem_RawFree(core->folios);
     pthread_cond_destroy(&core->flush_done);
     pthread_cond_destroy(&core->gathered);
     pthread_mutex_destroy(&core->flush_mutex);

@@ -1,7 +1,9 @@
 /* The struct behind the type Core: one log that is open for writing.
  *
- * Four files change it, each of which calls only those before it: outside.c reaches what is around it, store.c stores records,
- * commit.c makes them durable, core.c is the type that Python sees.
+ * These files change it, each of which calls only those before it: outside.c reaches what is around it, interpreter.c lets other
+ * threads run, store.c builds records and
+ * stores them in memory, disk.c on disks, batch.c chooses between them; barrier.c has barriers and slots, live_page.c what readers
+ * see; at_once.c stores and commits in one step, commit.c commits, core.c is the type that Python sees.
  */
 #ifndef PMWAL_CORE_H
 #define PMWAL_CORE_H
@@ -21,11 +23,18 @@ struct log_state {
     uint64_t epoch, epoch_first_seq;
 };
 
+/* Whole pages of the file. */
+struct pages {
+    uint64_t first, end;
+};
+
 enum barrier {
     BARRIER_NONE,  /* memory: the kernel keeps the pages when the process dies */
     BARRIER_LINES, /* cache lines and a fence */
     BARRIER_MSYNC,
 };
+
+#define FOLIO_MAX (UINT64_C(1) << 20) /* see disk.c */
 
 #define CORE_ALONE 64 /* commits of one thread after which no other is expected */
 
@@ -65,7 +74,7 @@ typedef struct core {
     long long upkept_ns;  /* wall clock at the last upkeep: see pmwal/writing/upkeep.py */
     bool upkeep_due;      /* the fast path found that a second has passed since, and left its call to Python */
 
-    bool yields;          /* every msync(2) releases the interpreter: see commit.c */
+    bool yields;          /* every barrier releases the interpreter: see interpreter.c */
     bool synced_writes;   /* pwritev2(2) with RWF_DSYNC is a barrier here, and was not refused */
     bool cached_writes;   /* write(2) and the mapping use the same pages, and it was not refused */
     bool flushing;        /* a commit holds `guard`, and its barrier is under way: others may store meanwhile */
@@ -82,7 +91,13 @@ typedef struct core {
     pthread_cond_t flush_done, gathered;
     unsigned long last_thread;
     unsigned alone;       /* commits since another thread's */
-    unsigned hold;        /* commits for which the interpreter is not released */
+    int64_t hold_until_ns; /* until this time of the monotonic clock barriers keep the interpreter; 0: they do not */
+    bool slow_return;     /* the last return to the interpreter was slow */
+    struct pages ready;   /* see disk.c */
+    int64_t ready_tick;
+    unsigned char *stage; /* memory in which records are built that go to the disk by write(2) */
+    uint64_t stage_size;
+    unsigned char *folios; /* for each MiB of the file, whether it may have large folios in the page cache */
     struct latency latency;
 } Core;
 
@@ -125,6 +140,16 @@ static inline bool upkeep_is_due(Core *core, int64_t time_ns)
         return false;
     core->upkeep_due = true;
     return true;
+}
+
+static inline uint64_t page_start(uint64_t offset)
+{
+    return offset & ~(PMWAL_PAGE - 1);
+}
+
+static inline uint64_t page_end(uint64_t offset)
+{
+    return page_start(offset + PMWAL_PAGE - 1);
 }
 
 static inline struct place core_head(const Core *core)

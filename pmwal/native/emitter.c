@@ -171,12 +171,15 @@ static PyObject *emitter_call(Emitter *self, PyObject *const *args, size_t flags
         plain = put_argument(self, &packed, given[i]);
     if (!plain && PyErr_Occurred())
         return NULL;
-    /* The definition's copy stays in the log while this thread has the interpreter: see pmwal/writing/retained.py. */
+    Handle *handle = self->handle;
+    struct piece piece = {payload, (uint64_t)(packed.at - payload), self->kind, true};
+    bool commit = handle->commits_each;
+    if (plain)
+        handle_prepare(handle, &piece, 1, commit);
+    /* The definition's copy stays in the log while this thread has the interpreter, or holds both locks: see
+     * pmwal/writing/retained.py. */
     if (plain && self->retained->seq) {
-        Handle *handle = self->handle;
         uint64_t seq = handle->core->state.head.seq;
-        struct piece piece = {payload, (uint64_t)(packed.at - payload), self->kind, true};
-        bool commit = handle->commits_each;
         unsigned long long before = self->retained->last_used;
         self->retained->last_used = seq;
         int status = handle_store(handle, &piece, &commit);

@@ -8,6 +8,8 @@
 
 #include "handle.h"
 
+#include "at_once.h"
+#include "batch.h"
 #include "commit.h"
 #include "outside.h"
 
@@ -88,6 +90,36 @@ static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_
     return answer;
 }
 
+void handle_prepare(Handle *self, const struct piece *pieces, size_t count, bool commit)
+{
+    Core *core = self->core;
+    if (!core || !core->on_disk)
+        return;
+    note_thread(core);
+    if (!commit || !core_syncs_at_once(core, 0)) /* else write(2) stores, without the interpreter */
+        core_prepare(core, pieces, count);
+}
+
+/* Stores a batch, and makes it durable at once where that is one step: then `*commit` is cleared. 0; -1 with an exception set; 1 when
+ * only the slow path can do it. */
+static int store_batch(struct batch *batch, bool *commit)
+{
+    const Core *core = batch->core;
+    int status;
+    if (!batch_fits(batch))
+        return 1;
+    batch->defers = true;
+    if (*commit && core_syncs_at_once(core, batch->size))
+        status = core_store_synced(batch);
+    else if (*commit && batch->size <= HELD_MAX && core_commits_at_once(core))
+        status = core_store_durable(batch);
+    else
+        return core_store(batch);
+    if (status <= 0)
+        *commit = false;
+    return status;
+}
+
 int handle_store(Handle *self, const struct piece *piece, bool *commit)
 {
     Core *core = self->core;
@@ -95,22 +127,7 @@ int handle_store(Handle *self, const struct piece *piece, bool *commit)
     if (!core || !core_is_free(core) || piece->length > core->geometry.payload_max)
         return 1;
     batch_of(&batch, core, piece, 1);
-    if (!batch_fits(&batch))
-        return 1;
-    bool at_once = *commit && core_commits_at_once(core);
-    int status = 1;
-    if (*commit && core_syncs_at_once(core, piece->length)) {
-        status = core_store_synced(core, piece);
-        at_once = status <= 0;
-        if (status > 0 && core->stray_records)
-            return 1;
-    }
-    batch.defers = true;
-    if (status > 0)
-        status = at_once ? core_store_durable(&batch) : core_store(&batch);
-    if (at_once && status <= 0)
-        *commit = false;
-    return status;
+    return store_batch(&batch, commit);
 }
 
 PyObject *handle_stored(Handle *self, int status, uint64_t seq, bool commit)
@@ -160,6 +177,7 @@ static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t c
         piece.bytes = view.buf;
         piece.length = (uint64_t)view.len;
     }
+    handle_prepare(self, &piece, 1, commit);
     uint64_t seq = self->core ? self->core->state.head.seq : 0;
     int status = handle_store(self, &piece, &commit);
     PMWAL_CHECK(status || self->core->state.head.seq > seq);
@@ -258,17 +276,13 @@ static int store_pieces(Handle *self, const struct pieces *pieces, size_t count,
     if (!count || !core || !core_is_free(core) || count > UINT32_MAX)
         return 1;
     uint64_t first = core->state.head.seq, last = first + count - 1;
-    bool at_once = commit && core_commits_at_once(core);
     batch_of(&batch, core, pieces->at, count);
-    batch.defers = true;
-    if (!batch_fits(&batch))
-        return 1;
-    int status = at_once ? core_store_durable(&batch) : core_store(&batch);
+    int status = store_batch(&batch, &commit);
     if (status > 0)
         return 1;
     if (status)
         *answer = fail(self);
-    else if (!commit || at_once || commit_through(self, last))
+    else if (!commit || commit_through(self, last))
         *answer = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
     return 0;
 }
@@ -290,6 +304,8 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
         Py_XSETREF(items, take_items(args[0], payload_max, &rest));
         status = !items ? -1 : rest ? 1 : take_pieces(&pieces, items, kind, payload_max);
     }
+    if (!status)
+        handle_prepare(self, pieces.at, (size_t)PySequence_Fast_GET_SIZE(items), commit);
     if (!status)
         status = store_pieces(self, &pieces, (size_t)PySequence_Fast_GET_SIZE(items), commit, &answer);
     if (status > 0 && items) {

@@ -7,6 +7,8 @@
  */
 #include "scan.h"
 
+#include "interpreter.h"
+
 #include "fault.h"
 
 typedef struct {
@@ -51,9 +53,29 @@ static bool copy_header(RecordIterator *iterator, union header *copied, uint64_t
     return *end <= rules->limit && epoch_fits(&rules->epochs, seq, header->epoch, &iterator->passed);
 }
 
-static bool copy_payload(const Core *core, uint64_t offset, void *to, size_t length)
+/* Copies the payload and checks it; a long one without the interpreter. */
+static bool take_payload(RecordIterator *iterator, uint64_t offset, const union header *header, void *to)
 {
-    return fault_copy(core->base, core->size, to, core->base + core->ring_offset + offset + PMWAL_HEADER, length);
+    const Core *core = iterator->core;
+    const unsigned char *base = core->base, *from = base + core->ring_offset + offset + PMWAL_HEADER;
+    size_t length = header->record.length;
+    uint64_t position = iterator->at.position;
+    struct absence absence;
+    Py_buffer kept;
+    bool leaves = length > HELD_MAX;
+    if (leaves && !keep_mapping(core, &kept)) {
+        PyErr_Clear();
+        leaves = false;
+    }
+    if (leaves)
+        leave(&absence);
+    bool whole = fault_copy(base, core->size, to, from, length) &&
+                 record_crc(core->geometry.uuid_crc, position, header, to) == header->record.crc;
+    if (leaves) {
+        come_back(iterator->core, &absence);
+        let_mapping_go(&kept);
+    }
+    return whole;
 }
 
 static PyObject *next_slowly(RecordIterator *iterator)
@@ -79,14 +101,18 @@ static PyObject *next_record(RecordIterator *iterator)
     uint64_t end, offset;
     if (iterator->at.seq >= iterator->rules.stop_seq)
         return iterator->at.seq == iterator->end_seq && iterator->at.position != iterator->rules.limit ? next_slowly(iterator) : NULL;
-    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset) || header.record.length > LARGE_COPY)
+    if (!is_ordinary(iterator) || !copy_header(iterator, &header, &end, &offset))
         return next_slowly(iterator);
     PyObject *data = PyBytes_FromStringAndSize(NULL, header.record.length);
     if (!data)
         return NULL;
-    char *to = PyBytes_AS_STRING(data);
-    if (copy_payload(iterator->core, offset, to, header.record.length) &&
-        record_crc(iterator->core->geometry.uuid_crc, iterator->at.position, &header, to) == header.record.crc) {
+    uint64_t seq = iterator->at.seq;
+    bool whole = take_payload(iterator, offset, &header, PyBytes_AS_STRING(data));
+    if (iterator->at.seq != seq) { /* another thread used the iterator meanwhile */
+        Py_DECREF(data);
+        return next_record(iterator);
+    }
+    if (whole) {
         PyObject *record = record_new(iterator->record_type, &header.record, data);
         if (record)
             iterator->at = (struct bound){end, iterator->at.seq + 1};

@@ -1,10 +1,11 @@
 /* The extension module pmwal.native._native: its types, and its functions. */
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include "module.h"
 
-#include "core.h"
+#include "interpreter.h"
 
 #include "check.h"
 #include "crc32c.h"
@@ -85,17 +86,15 @@ static PyObject *load_method(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*KK:load", &buffer, &offset, &length))
         return NULL;
     PyObject *copy = is_inside(&buffer, offset, length) ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length) : NULL;
-    bool readable = true;
     if (copy) {
-        /* Nobody knows the copy yet, and the mapping stays as long as the buffer. */
-        PyThreadState *released = length > LARGE_COPY ? PyEval_SaveThread() : NULL;
-        readable = fault_copy(buffer.buf, (size_t)buffer.len, PyBytes_AS_STRING(copy), (char *)buffer.buf + offset, length);
-        if (released)
-            PyEval_RestoreThread(released);
-    }
-    if (!readable) {
-        raise_unreadable();
-        Py_CLEAR(copy);
+        PyThreadState *thread = length > HELD_MAX ? PyEval_SaveThread() : NULL; /* the buffer keeps the mapping */
+        bool whole = fault_copy(buffer.buf, (size_t)buffer.len, PyBytes_AS_STRING(copy), (char *)buffer.buf + offset, length);
+        if (thread)
+            PyEval_RestoreThread(thread);
+        if (!whole) {
+            raise_unreadable();
+            Py_CLEAR(copy);
+        }
     }
     PyBuffer_Release(&buffer);
     return copy;
@@ -133,7 +132,11 @@ static bool change_bytes(const Py_buffer *buffer, unsigned long long offset, con
     if (!is_inside(buffer, offset, length))
         return false;
     struct change change = {(char *)buffer->buf + offset, from, (size_t)length};
-    if (fault_run(buffer->buf, (size_t)buffer->len, body, &change))
+    bool whole;
+    Py_BEGIN_ALLOW_THREADS /* on a disk a store may wait for it; both buffers are kept */
+    whole = fault_run(buffer->buf, (size_t)buffer->len, body, &change);
+    Py_END_ALLOW_THREADS
+    if (whole)
         return true;
     raise_unreadable();
     return false;
@@ -180,6 +183,28 @@ static PyObject *stream_method(PyObject *module, PyObject *args)
     return done ? Py_NewRef(Py_None) : NULL;
 }
 
+/* msync(2) of whole pages. mmap.flush() keeps the interpreter. */
+static PyObject *flush_method(PyObject *module, PyObject *args)
+{
+    Py_buffer buffer;
+    unsigned long long offset, length;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "w*KK:flush", &buffer, &offset, &length))
+        return NULL;
+    bool inside = is_inside(&buffer, offset, length);
+    int status = 0;
+    if (inside) {
+        Py_BEGIN_ALLOW_THREADS
+        status = msync((char *)buffer.buf + offset, length, MS_SYNC) ? errno : 0;
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&buffer);
+    if (!inside)
+        return NULL;
+    errno = status;
+    return status ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+}
+
 static PyObject *fence_method(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     (void)module;
@@ -198,9 +223,6 @@ static const struct crc32c_way *find_way(const char *name)
     PyErr_Format(PyExc_ValueError, "this processor has no way %s to compute a checksum", name);
     return NULL;
 }
-
-/* The most bytes that are checksummed while the interpreter is held. */
-#define HELD_MAX (64 * 1024)
 
 static PyObject *crc32c_method(PyObject *module, PyObject *args)
 {
@@ -271,6 +293,7 @@ static PyMethodDef functions[] = {
     {"store", store_method, METH_VARARGS, NULL},
     {"write_back", write_back_method, METH_VARARGS, NULL},
     {"stream", stream_method, METH_VARARGS, NULL},
+    {"flush", flush_method, METH_VARARGS, NULL},
     {"fence", fence_method, METH_NOARGS, NULL},
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
     {"crc32c_words", crc32c_words_method, METH_VARARGS, NULL},

@@ -7,9 +7,7 @@
 #include <stdbool.h>
 #include <structmember.h>
 
-/* Bytes of a record or a load; other threads may run while a larger one is copied and checked, because the medium may be slow. A
- * record that large is left to Python, which reads it by such a load. */
-#define LARGE_COPY (64 * 1024)
+#define HELD_MAX (64 * 1024) /* bytes that are copied and summed while the interpreter is held */
 
 /* One for each interpreter. */
 struct module_state {

@@ -38,6 +38,13 @@ int ticks_ns(Core *core, int64_t *ns)
     return clock_ns(core, CLOCK_MONOTONIC, "monotonic_ns", ns);
 }
 
+int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 int raise_errno(int number)
 {
     errno = number;
@@ -59,6 +66,11 @@ int raise_fault(Core *core)
     core->halted = true;
     raise_unreadable();
     return -1;
+}
+
+int raise_disk(Core *core, int number)
+{
+    return check_size(core) == EIO ? raise_fault(core) : raise_final(core, number);
 }
 
 int check_failed(Core *core)

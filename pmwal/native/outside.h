@@ -10,10 +10,16 @@ int now_ns(Core *core, int64_t *time_ns);
 /* A monotonic clock, for durations. As now_ns(). */
 int ticks_ns(Core *core, int64_t *ns);
 
+/* Such a clock where no test needs to set it. */
+int64_t monotonic_ns(void);
+
 /* Set an OSError; always -1. The last two are final: every later call gets the error too, even before the handle is poisoned. */
 int raise_errno(int number);
 int raise_final(Core *core, int number);
 int raise_fault(Core *core);
+
+/* Sets the final OSError for an errno of the disk, or of a guarded access to the mapping; always -1. */
+int raise_disk(Core *core, int number);
 
 /* 0, or -1 with an exception set when the medium has failed before. */
 int check_failed(Core *core);

@@ -1,4 +1,4 @@
-/* Storing records at the head, and making them part of the log.
+/* Storing records at the head, in memory or through a seam, and making them part of the log.
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
@@ -7,13 +7,7 @@
  * - Past the cache only whole lines are stored, which belong to one record: see stream_min() in core.c.
  * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "store.h"
 
@@ -27,11 +21,8 @@
 
 #define PUBLISHED (PMWAL_LIVE_WRITER_OFFSET + offsetof(struct live_writer, published_position))
 
-#define LARGE_STORE (32 * 1024)      /* a larger batch goes into the page cache by pwrite(2), which takes no fault for each page */
-#define WRITE_BEHIND (64 * 1024)     /* bytes of such a batch after which the disk starts on them, while the rest is built */
-#define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
-#define CHUNK 4096                   /* bytes that are streamed at a time */
-#define AHEAD 4                      /* records of a batch between the one that is stored and the one whose payload is fetched */
+#define CHUNK 4096 /* bytes that are streamed at a time */
+#define AHEAD 4    /* records of a batch between the one that is stored and the one whose payload is fetched */
 
 static void place_batch(struct batch *batch)
 {
@@ -40,7 +31,7 @@ static void place_batch(struct batch *batch)
     struct place end = core_head(batch->core);
     uint64_t next = index->next, seq = batch->core->state.head.seq;
     batch->defers = false;
-    batch->payload_bytes = batch->starts = 0;
+    batch->payload_bytes = batch->size = batch->starts = 0;
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
         struct place start = place_record(g, end, size);
@@ -49,6 +40,7 @@ static void place_batch(struct batch *batch)
             next = start.position + PMWAL_INDEX_STEP;
         }
         batch->payload_bytes += length;
+        batch->size += size;
         end = end_record(g, start, size);
     }
     batch->end = end;
@@ -82,7 +74,7 @@ void note_thread(Core *core)
 }
 
 /* Where a record is about to be stored: in one piece, not before the head, and over nothing that the log still keeps. */
-static inline void check_start(const Core *core, struct place start, uint64_t size)
+inline void check_start(const Core *core, struct place start, uint64_t size)
 {
     const struct geometry *g = &core->geometry;
     PMWAL_CHECK(start.position % g->alignment == 0 && size % g->alignment == 0);
@@ -94,7 +86,7 @@ static inline void check_start(const Core *core, struct place start, uint64_t si
 }
 
 /* Fills a header except for its checksum, word by word: see union header. */
-static inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
+inline void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place)
 {
     const struct log_state *state = &batch->core->state;
     PMWAL_CHECK(piece->length <= batch->core->geometry.payload_max);
@@ -143,8 +135,8 @@ static inline void build_with(const Core *core, unsigned char *to, union header 
         write_back(to, (size_t)((early ? rest : end) - to));
 }
 
-static void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
-                  uint64_t size)
+void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
+           uint64_t size)
 {
     build_with(core, to, header, piece, position, size, false);
 }
@@ -178,8 +170,7 @@ static void build_streaming(const Core *core, unsigned char *to, union header *h
     stream(to + PMWAL_HEADER, beside, BESIDE, BESIDE);
 }
 
-/* The same through put(); the caller has moved the head. -1 also if the seam has raised at a seek point. */
-static int publish_recorded(Core *core)
+int publish_recorded(Core *core)
 {
     if (PyErr_Occurred())
         return -1;
@@ -187,8 +178,7 @@ static int publish_recorded(Core *core)
     return put(core, PUBLISHED, published, sizeof published);
 }
 
-/* Through the seam, one step for each record. */
-static int store_recorded(const struct batch *batch)
+int store_recorded(const struct batch *batch)
 {
     Core *core = batch->core;
     struct place end = core_head(core);
@@ -248,176 +238,9 @@ static void store_body(void *context)
     show_published(batch->core, batch->end.position, batch->core->state.head.seq + batch->count - 1);
 }
 
-static int store_mapped(struct batch *batch)
+bool store_mapped(struct batch *batch)
 {
-    return fault_run(batch->core->base, batch->core->size, store_body, batch) ? 0 : raise_fault(batch->core);
-}
-
-/* Bytes of the mapping. */
-struct touched {
-    const volatile unsigned char *start, *end;
-};
-
-static struct touched touched_by(const Core *core, uint64_t offset, uint64_t length)
-{
-    return (struct touched){core->base + (offset & ~(PMWAL_PAGE - 1)), core->base + offset + length};
-}
-
-static void touch_body(void *context)
-{
-    const struct touched *touched = context;
-    for (const volatile unsigned char *at = touched->start; at < touched->end; at += PMWAL_PAGE)
-        (void)*at;
-}
-
-/* Reads one byte of each page, so that pwrite(2) finds single pages in the cache and makes no large folios there. */
-static int touch(Core *core, uint64_t offset, uint64_t length)
-{
-    struct touched touched = touched_by(core, offset, length);
-    return fault_run(core->base, core->size, touch_body, &touched) ? 0 : raise_fault(core);
-}
-
-/* Whether the process may write up to this offset. Past RLIMIT_FSIZE, SIGXFSZ would end a program that does not ignore it. */
-static bool may_write(uint64_t end)
-{
-    struct rlimit limit;
-    return getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur == RLIM_INFINITY || end <= limit.rlim_cur;
-}
-
-/* Whether this errno of a write(2) comes from a rule for the call (a limit, a seal, a filter, an old kernel) and says nothing about
- * the medium. A store into the mapping may work all the same. */
-static bool is_refusal(int number)
-{
-    return number == EPERM || number == EINVAL || number == EFBIG || number == ENOSYS || number == EOPNOTSUPP;
-}
-
-/* 0; -1 with an exception set; 1 when the kernel refuses such writes. */
-static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
-{
-    PMWAL_CHECK(offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity);
-    if (!may_write(offset + length))
-        return 1;
-    if (touch(core, offset, length))
-        return -1;
-    while (length) {
-        ssize_t written = pwrite(core->fd, bytes, length, (off_t)offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return !written || is_refusal(errno) ? 1 : raise_final(core, errno);
-        bytes += written;
-        offset += (uint64_t)written;
-        length -= (uint64_t)written;
-    }
-    return 0;
-}
-
-/* Starts writing the whole pages of what was just stored, so that the disk works while the next piece is built and the barrier has
- * less to do. It promises nothing, and loses no error: msync(2) reports those of these pages too. */
-static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
-{
-    uint64_t first = offset & ~(PMWAL_PAGE - 1), end = (offset + length) & ~(PMWAL_PAGE - 1);
-    if (end > first)
-        sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
-}
-
-/* Into the page cache by pwrite(2), in pieces that are contiguous in the ring. As write_file(). */
-static int store_written(struct batch *batch, uint64_t total)
-{
-    Core *core = batch->core;
-    struct place end = core_head(core), from = end;
-    uint64_t filled = 0;
-    unsigned char *staged = PyMem_Malloc(total);
-    if (!staged) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int status = 0;
-    for (size_t i = 0; i < batch->count && !status; i++) {
-        const struct piece piece = piece_at(batch, i);
-        union header header;
-        uint64_t size = record_size(&core->geometry, piece.length);
-        struct place start = place_record(&core->geometry, end, size);
-        if (filled && (start.offset == 0 || filled >= WRITE_BEHIND)) {
-            status = write_file(core, core->ring_offset + from.offset, staged, filled);
-            begin_writing(core, core->ring_offset + from.offset, filled);
-            filled = 0;
-        }
-        if (!filled)
-            from = start;
-        check_start(core, start, size);
-        fill_header(batch, &header, &piece, i);
-        PMWAL_CHECK(filled + size <= total);
-        build(core, staged + filled, &header, &piece, start.position, size);
-        filled += size;
-        end = end_record(&core->geometry, start, size);
-    }
-    if (!status)
-        status = write_file(core, core->ring_offset + from.offset, staged, filled);
-    PyMem_Free(staged);
-    return status;
-}
-
-/* A header in the mapping, and what it may be. */
-struct comparison {
-    const unsigned char *mapped, *expected;
-    bool equal;
-};
-
-static void compare_body(void *context)
-{
-    struct comparison *comparison = context;
-    comparison->equal = memcmp(comparison->mapped, comparison->expected, PMWAL_HEADER) == 0;
-}
-
-/* A kernel that refuses a call has written nothing. If the header is there, the errno is of the sync, which reported, and so used
- * up, an error of the write-back: it is final. */
-static int refused(Core *core, uint64_t offset, const unsigned char *staged, int number)
-{
-    struct comparison comparison = {core->base + offset, staged, false};
-    bool whole = fault_run(core->base, core->size, compare_body, &comparison);
-    return whole && !comparison.equal ? -1 : number;
-}
-
-int store_synced(struct batch *batch, unsigned char *staged)
-{
-    Core *core = batch->core;
-    union header header;
-    uint64_t size = record_size(&core->geometry, batch->pieces->length);
-    struct place start = place_record(&core->geometry, core_head(core), size);
-    struct touched touched = touched_by(core, core->ring_offset + start.offset, size);
-    check_start(core, start, size);
-    if (size > PMWAL_PAGE && !fault_run(core->base, core->size, touch_body, &touched))
-        return EIO;
-    struct iovec piece = {staged, size};
-    fill_header(batch, &header, batch->pieces, 0);
-    build(core, staged, &header, batch->pieces, start.position, size);
-    uint64_t offset = core->ring_offset + start.offset;
-    if (!may_write(offset + size))
-        return -1;
-    ssize_t written;
-    do
-        written = pwritev2(core->fd, &piece, 1, (off_t)offset, RWF_DSYNC);
-    while (written < 0 && errno == EINTR);
-    if (written == (ssize_t)size)
-        return 0;
-    if (written >= 0) /* a part of it, which is synced, so no error was consumed */
-        return -2;
-    return is_refusal(errno) ? refused(core, offset, staged, errno) : errno;
-}
-
-/* Keeps the pages ahead of the writer resident: a cold page costs a read before its first store. */
-void prefetch(Core *core)
-{
-    uint64_t position = core->state.head.position, capacity = core->geometry.capacity, offset = core->head_offset;
-    if (!core->on_disk || position + PREFETCH / 2 < core->prefetched)
-        return;
-    uint64_t length = PREFETCH < capacity - offset ? PREFETCH : capacity - offset;
-    uint64_t first = (core->ring_offset + offset) & ~(PMWAL_PAGE - 1);
-    posix_fadvise(core->fd, (off_t)first, (off_t)(core->ring_offset + offset + length - first), POSIX_FADV_WILLNEED);
-    if (length < PREFETCH)
-        posix_fadvise(core->fd, (off_t)core->ring_offset, (off_t)(PREFETCH - length), POSIX_FADV_WILLNEED);
-    core->prefetched = position + PREFETCH;
+    return fault_run(batch->core->base, batch->core->size, store_body, batch);
 }
 
 void take_in(const struct batch *batch)
@@ -437,38 +260,4 @@ void take_in(const struct batch *batch)
     core->head_offset = batch->end.offset;
     core->stray_records = false;
     check_core(core);
-}
-
-int core_store(struct batch *batch)
-{
-    Core *core = batch->core;
-    uint64_t total = 0;
-    PMWAL_CHECK(lock_admits(core->writing));
-    PMWAL_CHECK(lock_admits(core->guard) || core->flushing);
-    PMWAL_CHECK(!core->stray_records && !core->stray_slot);
-    if (check_mapped(core) || check_failed(core) || now_ns(core, &batch->time_ns))
-        return -1;
-    if (batch->defers && upkeep_is_due(core, batch->time_ns))
-        return 1;
-    if (core->barrier == BARRIER_MSYNC) {
-        note_thread(core);
-        prefetch(core);
-        for (size_t i = 0; i < batch->count; i++)
-            total += record_size(&core->geometry, piece_at(batch, i).length);
-    }
-    core->stray_records = true;
-    int status = 1;
-    if (core->seam)
-        status = store_recorded(batch);
-    else if (total >= LARGE_STORE && core->cached_writes) {
-        status = store_written(batch, total);
-        core->cached_writes = status <= 0;
-    }
-    bool mapped = status > 0;
-    if (mapped)
-        status = store_mapped(batch);
-    if (status)
-        return -1;
-    take_in(batch);
-    return mapped ? 0 : publish_recorded(core);
 }

@@ -1,4 +1,4 @@
-/* Storing batches of records at the head of the log. */
+/* Batches of records: building them, storing them in memory, making them part of the log. */
 #ifndef PMWAL_STORE_H
 #define PMWAL_STORE_H
 
@@ -21,6 +21,7 @@ struct batch {
     bool rows;   /* there is one piece, the first row of an array; the others follow it in memory */
     bool defers; /* to upkeep that is due: nothing is stored then */
     struct place end;       /* where it ends in the ring */
+    uint64_t size;          /* bytes that it takes there, without a gap */
     uint64_t payload_bytes;
     size_t starts;          /* entries that it put down in the index, which count once it is stored */
     int64_t time_ns;
@@ -45,6 +46,19 @@ void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_
 /* Does so for rows of an array, of which `first` is the first. */
 void batch_of_rows(struct batch *batch, Core *core, const struct piece *first, size_t count);
 
+/* Where its first record goes. */
+static inline struct place batch_start(const struct batch *batch)
+{
+    const struct geometry *g = &batch->core->geometry;
+    return place_record(g, core_head(batch->core), record_size(g, batch->pieces->length));
+}
+
+/* Whether no gap and no end of the ring lies between its records. */
+static inline bool is_contiguous(const struct batch *batch)
+{
+    return batch_start(batch).offset + batch->size <= batch->core->geometry.capacity;
+}
+
 /* Whether it fits at the head without freeing space, and no number comes near its limit. */
 static inline bool batch_fits(const struct batch *batch)
 {
@@ -55,24 +69,29 @@ static inline bool batch_fits(const struct batch *batch)
     return used <= capacity && batch->core->headroom <= capacity - used;
 }
 
-/* Stores a batch and publishes it. There must be room for it. 0, or -1 with an exception set; with `defers` also 1, with nothing
- * stored, when upkeep is due. */
-int core_store(struct batch *batch);
-
-/* -- for commit.c, which stores and makes durable in one step */
-
 /* Notes which thread uses the log, for the commits. */
 void note_thread(Core *core);
 
-/* Requests read-ahead of the pages that the writer reaches next. */
-void prefetch(Core *core);
+/* Checks where a record is about to be stored. */
+void check_start(const Core *core, struct place start, uint64_t size);
+
+/* Fills the header of the record with this place in the batch, except for its checksum. */
+void fill_header(const struct batch *batch, union header *header, const struct piece *piece, size_t place);
+
+/* Stores a record at `to`: payload and padding first, then the header, with the checksum over both. */
+void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position, uint64_t size);
 
 /* Stores the records of a batch straight into the mapping. Under a fault guard. */
 void store_records(const struct batch *batch);
 
-/* Stores the only record of a batch into the page cache and waits until it is on the disk, in one pwritev2(2). `staged` has room
- * for the record. 0; an errno, which is final; -1 when the call was refused, with nothing stored; -2 when it was cut short. */
-int store_synced(struct batch *batch, unsigned char *staged);
+/* Does so, and shows on the live page how far the log is stored. False when an access faulted. */
+bool store_mapped(struct batch *batch);
+
+/* Stores them through the seam, one step for each record. 0, or -1 with an exception set, like the next one. */
+int store_recorded(const struct batch *batch);
+
+/* Shows through put() how far the log is stored, once the head has moved. -1 also if the seam has raised at a seek point. */
+int publish_recorded(Core *core);
 
 /* Makes a stored batch part of the log: its entries of the index count, and the head moves past it. */
 void take_in(const struct batch *batch);

@@ -9,8 +9,9 @@ Invariants
   the log of another process.
 - A file that is replaced (an empty one by a new log, a damaged log by a repaired one) is locked by whoever replaces it, and the new
   one takes the name in one rename, with mode and owner where that is allowed.
-- Blocks are allocated and zeros written first, in single pages: an unwritten extent would cost a journal transaction at its first
-  commit, a large folio 2048 sectors at every commit.
+- Blocks are allocated and zeros written first: an unwritten extent would cost a journal transaction at its first commit. They are
+  written in single pages, because a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are
+  dropped from the cache afterwards. The disk begins on them while the next are written.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
 """
 
@@ -45,11 +46,14 @@ from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
+from pmwal.storage.mapping import drop_cache
 from pmwal.storage.medium import check_mappable, detect
 from pmwal.storage.seam import Seam
 
 FILE_MODE = 0o600
 _HIDDEN = ".pmwal-new-"
+_PIECE = 1 << 20  # bytes of zeros on which the disk starts while the next are written
+_SINGLE_MAX = 96 << 20  # bytes of a file that is written in single pages
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_RENAME = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -95,7 +99,8 @@ def create_file(
         seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
         found = detect(fd, medium, path)
         check_mappable(fd, path)
-        _fill(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam, progress)
+        _write_zeros(fd, block.file_size, seam, progress)
+        _write_structures(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam)
 
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -203,12 +208,19 @@ def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
             os.close(directory_fd)
 
 
-def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> None:
-    zeros = bytes(PAGE)
-    for offset in range(0, block.file_size, PAGE):
-        seam.write(fd, zeros, offset)
-        if progress is not None:
-            progress(offset + PAGE, block.file_size)
+def _write_zeros(fd: int, size: int, seam: Seam, progress: Progress | None) -> None:
+    zeros = bytes(PAGE if size <= _SINGLE_MAX else _PIECE)
+    for start in range(0, size, _PIECE):
+        end = min(start + _PIECE, size)
+        for offset in range(start, end, len(zeros)):
+            seam.write(fd, zeros[: end - offset], offset)
+            if progress is not None:
+                progress(min(offset + len(zeros), end), size)
+        with contextlib.suppress(OSError):  # starts to write them; what is dirty stays in the cache
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+def _write_structures(fd: int, block: Superblock, seam: Seam) -> None:
     slot = initial_slot()
     slots = b"".join(encode_slot(slot, block.uuid, index) for index in range(block.turn))
     if CHECKING:
@@ -221,6 +233,8 @@ def _fill(fd: int, block: Superblock, seam: Seam, progress: Progress | None) -> 
     seam.write(fd, encode_superblock(block, 0), SUPERBLOCK_OFFSET)
     seam.write(fd, encode_superblock(block, 1), block.copy_offset)
     seam.sync_file(fd)
+    if block.file_size > _SINGLE_MAX:
+        drop_cache(fd)
 
 
 @contextlib.contextmanager

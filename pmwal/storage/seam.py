@@ -64,8 +64,14 @@ class Seam:
             native.store(mapping, offset, data)
 
     def flush(self, mapping: mmap.mmap, offset: int, length: int) -> None:
-        """msync(MS_SYNC) of whole pages; it has returned 0 when this returns."""
-        mapping.flush(offset, length)
+        """msync(MS_SYNC) of whole pages; it has returned 0 when this returns.
+
+        Without the C extension other threads do not run meanwhile.
+        """
+        if native is None:
+            mapping.flush(offset, length)
+        else:
+            native.flush(mapping, offset, length)
 
     def stream(self, mapping: mmap.mmap, offset: int, data: bytes) -> None:
         """Store whole cache lines with non-temporal stores. Native engine only, like the next two."""

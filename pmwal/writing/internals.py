@@ -51,6 +51,20 @@ def read_on(wal: Wal, first: int, stop: int, seen: View | None) -> tuple[View, I
     return wal._read_on(first, stop, seen)
 
 
+def commit_through(wal: Wal, seq: int) -> None:
+    """Make an appended record durable. Unlike ``Wal.wait_durable`` it does not wait for one that was rolled back meanwhile.
+
+    Raises ``PersistError`` and ``WalClosed``.
+    """
+    wal._access.to_commit()
+    wal._write_path.commit_through(seq)
+
+
+def refuse_failed(wal: Wal) -> None:
+    """Raise ``PersistError`` once the medium has failed, and ``WalClosed`` for a closed log, without waiting for a lock."""
+    wal._access.to_commit()
+
+
 def yield_at_barriers(wal: Wal) -> None:
     """Let other threads run Python during every barrier of this log, also where it would be faster to keep them waiting."""
     wal._engine.yield_at_barriers()
