@@ -50,6 +50,7 @@ def open(
     on_full: str = "raise",
     timeout: float | None = None,
     on_unlinked: str = "warn",
+    file_mode: int | str = 0o600,
 ) -> Opening:
     """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
 
@@ -77,6 +78,7 @@ def open(
             on_full=on_full,
             timeout=timeout,
             on_unlinked=on_unlinked,
+            file_mode=file_mode,
         )
         # The tasks wait for space, the loop's thread must not.
         return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)

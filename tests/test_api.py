@@ -24,7 +24,7 @@ import pmwal.integrations.structlog
 from callers import bounds
 from conftest import Place
 from pmwal.format.layout import HEADER
-from pmwal.logs.sink import SinkOptions
+from pmwal.logs.options import SinkOptions
 from pmwal.opening.options import Keywords, Options
 from support import SMALL_RING, BarrierRecorder, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
@@ -461,8 +461,8 @@ def test_signature_of_an_event_loops_open_has_the_options_that_it_takes() -> Non
 def test_signatures_for_logging_libraries_share_their_defaults(function: Any) -> None:
     """A program opens the log alike with any logging library."""
     keywords = keywords_of(function)
-    names = {"size", "commit", "sync_level", "on_full", "on_corrupt", "medium"}
-    assert {"structured", "level"} >= keywords.keys() - names
+    names = {"size", "commit", "sync_level", "on_full", "on_corrupt", "medium", "max_files", "file_mode"}
+    assert {"directory", "structured", "level"} >= keywords.keys() - names
     assert {name: getattr(SinkOptions(), name) for name in names} == {name: keywords[name] for name in names}
 
 

@@ -29,7 +29,7 @@ import pmwal
 from loggers import SIZE, logger_of
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.integrations.structlog import LoggerFactory
-from pmwal.logs import sink
+from pmwal.logs import sink, targets
 from pmwal.logs.encoder import LIBRARIES, encoder
 from pmwal.opening import open_with
 from processes import PATIENCE, Child, Died, child, elsewhere, run_script
@@ -361,7 +361,9 @@ def test_full_log_says_so_in_one_line_until_it_stores_again(log: Path, structlog
 def test_failed_barrier_is_reported_by_every_later_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After that nothing counts as stored, each record is reported, and flush raises."""
     seam = BarrierRecorder()
-    monkeypatch.setattr(sink, "open_with", lambda path, options: open_with(path, replace(options, medium="file"), seam=seam))
+    monkeypatch.setattr(
+        targets, "open_with", lambda path, options, made: open_with(path, replace(options, medium="file"), seam=seam)
+    )
     handler = Watched(log, size=SIZE)
     logger = logger_of(handler)
     logger.info("stored")

@@ -22,7 +22,7 @@ import pmwal
 from loggers import SIZE, logger_of
 from pmwal.integrations.loguru import Sink as LoguruSink
 from pmwal.integrations.structlog import LoggerFactory
-from pmwal.logs import sink
+from pmwal.logs import sink, targets
 from pmwal.opening import open_with
 from processes import PATIENCE, elsewhere
 from support import BarrierRecorder
@@ -51,7 +51,9 @@ class Inside:
 def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
     """The seam of every log that the test opens for logging."""
     inside = Inside()
-    monkeypatch.setattr(sink, "open_with", lambda path, options: open_with(path, replace(options, medium="file"), seam=inside.seam))
+    monkeypatch.setattr(
+        targets, "open_with", lambda path, options, made: open_with(path, replace(options, medium="file"), seam=inside.seam)
+    )
     return inside
 
 

@@ -17,7 +17,7 @@ import pmwal
 from loggers import SIZE, logger_of, stored
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
-from pmwal.logs import sink
+from pmwal.logs import targets
 from processes import PATIENCE, elsewhere
 from support import file_offset, flip, superblock, whole_records
 
@@ -249,13 +249,13 @@ def test_signal_handler_that_logs_while_the_path_is_opened_anew_waits(
     handler: pmwal.LogHandler, logger: logging.Logger, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record comes after the one that noticed the loss."""
-    opened = sink.open_with
+    opened = targets.open_with
 
-    def interrupted(path: Any, options: Any) -> Any:
+    def interrupted(path: Any, options: Any, made: Any) -> Any:
         logger.info("inner")
-        return opened(path, options)
+        return opened(path, options, made=made)
 
-    monkeypatch.setattr(sink, "open_with", interrupted)
+    monkeypatch.setattr(targets, "open_with", interrupted)
     log.rename(log.with_name("app.wal.1"))
     due(handler)
     logger.info("outer")

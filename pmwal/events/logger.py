@@ -10,22 +10,35 @@ Invariants
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+from pmwal.errors import ForkedWal, PersistError, WalClosed, WalUnlinked
 from pmwal.events.arguments import pack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
+from pmwal.logs.options import SinkOptions
+from pmwal.logs.sharing import Share, share
+from pmwal.logs.sink import Sink
 from pmwal.native import native
 from pmwal.records import Record
 from pmwal.writing.internals import append_needing, retain, retain_found
 from pmwal.writing.retained import RetainedRecord
 from pmwal.writing.wal import Wal
 
+_CALLED = "definitions of events"
+_ANOTHER_LOG = (ForkedWal, WalClosed, WalUnlinked, PersistError)  # after these a sink may have another log
+
 
 class Logger:
     """Makes calls that store events in a log opened for writing. ``name`` goes with each event, like the name of a logger.
 
     Any number of loggers may share a log. The first one reads the log once, to find the definitions of events in it.
+
+    With ``directory`` instead of a log it logs into a log set, as ``pmwal.LogHandler(directory=...)`` does and with its options:
+    each process has a log of its own there, and in a forked child the first event opens one. Close such a logger when no more
+    events come; dropping it and its calls closes it, too.
 
     >>> import pmwal
     >>> from pmwal import events
@@ -36,12 +49,41 @@ class Logger:
     ['order 17 filled 5 @ 1.25']
     """
 
-    def __init__(self, wal: Wal, *, name: str = "") -> None:
-        if not isinstance(wal, Wal):
-            raise TypeError(f"events are stored in a log opened for writing, a pmwal.Wal, not in a {type(wal).__name__}")
-        self._wal = wal
+    def __init__(
+        self,
+        wal: Wal | None = None,
+        *,
+        name: str = "",
+        directory: str | os.PathLike[str] | None = None,
+        size: int | str | None = None,
+        commit: str | float = 1.0,
+        on_full: str = "overwrite",
+        on_corrupt: str = "set-aside",
+        medium: str = "auto",
+        max_files: int = 64,
+        file_mode: int | str = 0o600,
+    ) -> None:
         self._name = name
-        retain_found(wal, _definitions, "definitions of events")
+        self._share: Share | None = None
+        if directory is None:
+            if not isinstance(wal, Wal):
+                raise TypeError(f"events are stored in a log opened for writing, a pmwal.Wal, not in a {type(wal).__name__}")
+            self._wal = wal
+            retain_found(wal, _definitions, _CALLED)
+        else:
+            if wal is not None:
+                raise TypeError("give either a log or a directory, in which each process gets a log of its own")
+            options = SinkOptions(
+                size=size,
+                commit=commit,
+                on_full=on_full,
+                on_corrupt=on_corrupt,
+                medium=medium,
+                max_files=max_files,
+                file_mode=file_mode,
+            )
+            self._share = share(None, directory, options)
+            weakref.finalize(self, self._share.release)
 
     def event(self, format: str, *, level: int = logging.INFO) -> Callable[..., int]:
         """A call that stores one event and returns its sequence number.
@@ -62,24 +104,41 @@ class Logger:
         """
         if not isinstance(format, str) or isinstance(level, bool) or not isinstance(level, int):
             raise TypeError("the format of an event is a str, its level an int")
-        wal = self._wal
         definition = Definition(format, int(level), self._name)
-        retained = retain(wal, DEFINITION_KIND, definition.payload)
-        emitter = Emitter(wal, definition, retained)
-        if native is None or not isinstance(wal, native.Handle):
-            return emitter
-        positional = definition.positional
-        return native.Emitter(
-            wal,
-            retained,
-            emitter,
-            definition.number,
-            EVENT_KIND,
-            positional,
-            definition.parameters[positional:],
-            datetime,
-            UTC,
-        )
+        return _call(self._wal, definition) if self._share is None else _SlotCall(self, self._share.sink, definition)
+
+    @property
+    def wal(self) -> Wal:
+        """The open log, to read the events; in a forked child it is the parent's until the first event."""
+        return self._wal if self._share is None else self._share.sink.wal
+
+    def close(self) -> None:
+        """End a logger of a directory: commit, and close the log with the last one that logs there. Idempotent.
+
+        A log that was given to the logger is not closed.
+        """
+        if self._share is not None:
+            self._share.release()
+
+
+def _call(wal: Wal, definition: Definition) -> Callable[..., int]:
+    """A call that stores this event in this log."""
+    retained = retain(wal, DEFINITION_KIND, definition.payload)
+    emitter = Emitter(wal, definition, retained)
+    if native is None or not isinstance(wal, native.Handle):
+        return emitter
+    positional = definition.positional
+    return native.Emitter(
+        wal,
+        retained,
+        emitter,
+        definition.number,
+        EVENT_KIND,
+        positional,
+        definition.parameters[positional:],
+        datetime,
+        UTC,
+    )
 
 
 class Emitter:
@@ -106,6 +165,38 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"<pmwal.events call {self._definition.format!r}>"
+
+
+class _SlotCall:
+    """One event as a call that stores in the log that its process has in a directory."""
+
+    def __init__(self, logger: Logger, sink: Sink, definition: Definition) -> None:
+        self._logger = logger  # which releases the log when it is gone
+        self._sink = sink
+        self._definition = definition
+        self._bind(sink.wal)
+
+    def _bind(self, wal: Wal) -> Callable[..., int]:
+        """Make the call for this log, or for the one that has taken its place."""
+        while True:
+            try:
+                retain_found(wal, _definitions, _CALLED)
+                call = _call(wal, self._definition)
+            except _ANOTHER_LOG as error:
+                wal = self._sink.renewed(wal, error)
+            else:
+                self._bound = wal, call
+                return call
+
+    def __call__(self, /, *args: object, **keywords: object) -> int:
+        wal, call = self._bound
+        try:
+            return call(*args, **keywords)
+        except _ANOTHER_LOG as error:
+            return self._bind(self._sink.renewed(wal, error))(*args, **keywords)
+
+    def __repr__(self) -> str:
+        return repr(self._bound[1])
 
 
 def _definitions(records: Iterator[Record]) -> list[RetainedRecord]:

@@ -14,8 +14,8 @@ import logging
 import os
 from typing import Any
 
-from pmwal.logs.sink import Sink as _Sink
-from pmwal.logs.sink import SinkOptions, SinkOwner
+from pmwal.logs.options import SinkOptions
+from pmwal.logs.sharing import SinkOwner
 
 
 class Sink(SinkOwner):
@@ -36,26 +36,36 @@ class Sink(SinkOwner):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
+        directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
         on_corrupt: str = "set-aside",
         medium: str = "auto",
+        max_files: int = 64,
+        file_mode: int | str = 0o600,
     ) -> None:
         options = SinkOptions(
-            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+            size=size,
+            commit=commit,
+            sync_level=sync_level,
+            on_full=on_full,
+            on_corrupt=on_corrupt,
+            medium=medium,
+            max_files=max_files,
+            file_mode=file_mode,
         )
-        self._sink = _Sink(path, options)
+        self._join(path, directory, options)
 
     def write(self, message: str) -> None:
         """Store a message of loguru, or a line of text with level 0. Raises what ``pmwal.Wal.append`` raises."""
         record: Any = getattr(message, "record", None)
         try:
             line = message.removesuffix("\n").encode("utf-8", "backslashreplace")
-            self._sink.store(line, 0 if record is None else record["level"].no)
+            self._sink.store(line, 0 if record is None else record["level"].no, self._sync_level)
         except Exception as error:
             self._sink.count(error)
             raise
@@ -66,4 +76,4 @@ class Sink(SinkOwner):
 
     def stop(self) -> None:
         """Commit and close the log. Idempotent."""
-        self._sink.close()
+        self._share.release()

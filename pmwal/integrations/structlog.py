@@ -20,7 +20,8 @@ import traceback
 import weakref
 from typing import Any, NoReturn, Self
 
-from pmwal.logs.sink import Sink, SinkOptions, SinkOwner, refuse_pickle
+from pmwal.logs.options import SinkOptions
+from pmwal.logs.sharing import SinkOwner, refuse_pickle
 
 
 class LoggerFactory(SinkOwner):
@@ -40,20 +41,30 @@ class LoggerFactory(SinkOwner):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
+        directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
         on_corrupt: str = "set-aside",
         medium: str = "auto",
+        max_files: int = 64,
+        file_mode: int | str = 0o600,
     ) -> None:
         options = SinkOptions(
-            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+            size=size,
+            commit=commit,
+            sync_level=sync_level,
+            on_full=on_full,
+            on_corrupt=on_corrupt,
+            medium=medium,
+            max_files=max_files,
+            file_mode=file_mode,
         )
-        self._sink = Sink(path, options)
-        weakref.finalize(self, self._sink.close)
+        self._join(path, directory, options)
+        weakref.finalize(self, self._share.release)
 
     def __call__(self, *args: object) -> WalLogger:
         """A new logger. structlog passes the arguments of ``get_logger``; the first one is its ``name``."""
@@ -63,7 +74,7 @@ class LoggerFactory(SinkOwner):
         """Store one rendered message. Errors are counted and printed."""
         try:
             line = message.encode("utf-8", "backslashreplace") if isinstance(message, str) else message
-            self._sink.store(line, level)
+            self._sink.store(line, level, self._sync_level)
         except Exception as error:
             self._sink.count(error)
             if self._sink.said(error, message):
@@ -77,7 +88,7 @@ class LoggerFactory(SinkOwner):
 
     def close(self) -> None:
         """Commit and close the log. Idempotent."""
-        self._sink.close()
+        self._share.release()
 
 
 class WalLogger:

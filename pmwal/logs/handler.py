@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
+from pmwal.logs.options import SinkOptions
 from pmwal.logs.reports import say
-from pmwal.logs.sink import Sink, SinkOptions, SinkOwner
+from pmwal.logs.sharing import SinkOwner
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes of every ``LogRecord``; all others came with ``extra=`` or from a filter."""
@@ -25,6 +26,10 @@ class LogHandler(SinkOwner, logging.Handler):
     - ``path``: the log, created or else recovered and continued. ``{pid}`` in it becomes the process id: a log has one writer, so
       each process needs a log of its own. ``size``: of the ring at creation; None means 64 MiB. A log that exists with another size
       keeps it, with a warning.
+    - ``directory`` instead of ``path``: a log set, in which each process takes a log of its own, a slot: the first of ``00.wal``,
+      ``01.wal``, ... that no process has, else the next one, up to ``max_files``. A slot keeps the records of the processes that
+      had it before. All handlers and adapters of a process that log into one directory share its slot, and the options of the
+      first.
     - ``commit``: with any value a record survives the death of the process, even by SIGKILL, as soon as the logging call returns,
       as with a ``FileHandler``. A number of seconds also bounds how much a power cut can lose, and how late readers in other
       processes see a record; a background thread commits. The default of 1 suits a log that is also watched, and wakes that thread
@@ -38,11 +43,14 @@ class LogHandler(SinkOwner, logging.Handler):
       Both are UTF-8 without a newline at the end; the record's ``kind`` is the number of the level.
     - ``on_corrupt``: "set-aside" renames a corrupt log to ``PATH.corrupt-TIME``, with a warning, and starts a new one, so that the
       application can start; the newest three are kept, for salvage and repair. "raise" ``CorruptWal`` instead.
-    - ``medium``: as for ``pmwal.open``, which also documents the errors that can be raised here, and only here.
+    - ``medium`` and ``file_mode``: as for ``pmwal.open``, which also documents the errors that can be raised here, and only here.
 
-    A logging call raises nothing: an error is counted and passed to ``handleError``. That includes the use of a handler in a forked
-    child of the process that opened it; the child has to open a handler of its own after the fork. What the program itself raises
-    while a record is formatted, such as ``KeyboardInterrupt``, is no error of logging and is raised.
+    With ``directory``, or ``{pid}`` in the path, a forked child continues with a log of its own, which its first record opens. With
+    any other path it has to open a handler of its own after the fork.
+
+    A logging call raises nothing: an error is counted and passed to ``handleError``. That includes a child that finds no slot, and
+    the use of a handler in a child that has no log of its own. What the program itself raises while a record is formatted, such as
+    ``KeyboardInterrupt``, is no error of logging and is raised.
 
     Fields of ``extra`` cannot prevent that a record is stored: cycles, depth, and objects whose methods raise are cut, with a mark.
     A record that is too large for the log is stored shortened, and reported. A record that is logged while its own thread is inside
@@ -66,8 +74,9 @@ class LogHandler(SinkOwner, logging.Handler):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
+        directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
@@ -75,18 +84,27 @@ class LogHandler(SinkOwner, logging.Handler):
         structured: bool = False,
         on_corrupt: str = "set-aside",
         medium: str = "auto",
+        max_files: int = 64,
+        file_mode: int | str = 0o600,
         level: int | str = logging.NOTSET,
     ) -> None:
         # The log first: if it cannot be opened, the handler must not be in logging's list of handlers to shut down.
         options = SinkOptions(
-            size=size, commit=commit, sync_level=sync_level, on_full=on_full, on_corrupt=on_corrupt, medium=medium
+            size=size,
+            commit=commit,
+            sync_level=sync_level,
+            on_full=on_full,
+            on_corrupt=on_corrupt,
+            medium=medium,
+            max_files=max_files,
+            file_mode=file_mode,
         )
-        self._sink = Sink(path, options)
+        self._join(path, directory, options)
         try:
             super().__init__(level)
             self._encode: Encode | None = encoder(on_cut=self._sink.count_cut) if structured else None
         except BaseException:
-            self._sink.close()
+            self._share.release()
             raise
 
     def createLock(self) -> None:
@@ -111,12 +129,12 @@ class LogHandler(SinkOwner, logging.Handler):
         try:
             encode = self._encode
             line = self.format(record).encode("utf-8", "backslashreplace") if encode is None else encode(self._document(record))
-            self._sink.store(line, record.levelno or 0)  # makeLogRecord may leave it None
+            self._sink.store(line, record.levelno or 0, self._sync_level)  # makeLogRecord may leave it None
         except Exception as error:
             self._report(record, error)
         except Interrupted as interrupted:
             try:
-                self._sink.store(interrupted.line, record.levelno or 0)
+                self._sink.store(interrupted.line, record.levelno or 0, self._sync_level)
             except Exception as error:
                 self._report(record, error)
             cause = interrupted.__cause__
@@ -181,9 +199,12 @@ class LogHandler(SinkOwner, logging.Handler):
         self._sink.flush()
 
     def close(self) -> None:
-        """Commit, close the log, and leave logging's list of handlers. ``logging.shutdown`` calls it at exit. Idempotent."""
+        """Commit, close the log, and leave logging's list of handlers. ``logging.shutdown`` calls it at exit. Idempotent.
+
+        A slot of a directory is closed with the last handler that logs there.
+        """
         try:
-            self._sink.close()
+            self._share.release()
         finally:
             super().close()
 

@@ -1,10 +1,11 @@
-"""What logging says about itself, on stderr."""
+"""What logging says about itself: on stderr, or as a warning."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
+import warnings
 
 _SHOWN = 200  # characters of a message in a report
 
@@ -24,3 +25,11 @@ def shown(message: object) -> str:
         return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
     except Exception as error:
         return f"<{type(error).__name__} in repr()>"
+
+
+def warn(text: str) -> None:
+    """A ``RuntimeWarning`` at the line of the program that called pmwal."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pmwal."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, RuntimeWarning, stacklevel=level)

@@ -15,12 +15,12 @@ import contextlib
 import os
 import re
 import stat
-import warnings
 from datetime import UTC, datetime
 
 from pmwal.errors import CorruptWal, PmwalError
 from pmwal.format.layout import CAPACITY_DEFAULT
 from pmwal.format.scan import scan_for
+from pmwal.logs.reports import warn
 from pmwal.opening.files import lock_existing, map_for_reading
 from pmwal.opening.options import Options
 from pmwal.recovery.judge import judge
@@ -65,11 +65,9 @@ def make_way(path: str, error: CorruptWal) -> None:
             reason=f"{error.reason}; not set aside: {failure}",
         ) from failure
     if target is not None:
-        warnings.warn(
+        warn(
             f"{path} is corrupt: {error.reason}; it was set aside as {target}, and a new log takes its place. "
-            f"pmwal.open({target!r}, 'r', recover='salvage') reads every whole record of it, and pmwal repair makes it usable",
-            RuntimeWarning,
-            stacklevel=5,  # the caller of LogHandler
+            f"pmwal.open({target!r}, 'r', recover='salvage') reads every whole record of it, and pmwal repair makes it usable"
         )
 
 

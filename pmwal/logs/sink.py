@@ -6,7 +6,8 @@ Invariants
   and ``flush`` decide what else it survives. The one exception is a line that is logged while its own thread is inside a call on
   the log, from a signal handler, a ``__del__`` or a batch: it waits in memory, and is stored before that thread's next line.
 - ``store`` raises. Its caller passes the error to ``count``, whether or not it re-raises it.
-- A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it.
+- A forked child stores nothing in its parent's log, and its ``flush`` and ``close`` do nothing to it. If each process has a log of
+  its own, the child's first line opens one; nothing else of the child does.
 - A log whose file was removed, renamed or replaced is given up for a new one at its path, as soon as a call notices it. What was
   stored after the file was last seen to have a name is stored again if no name is left, and the line of the call is not lost.
 - So is one whose file was shortened or whose medium failed, but it is closed first: the path may lead to the same file. A medium
@@ -20,37 +21,28 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import logging
 import os
 import threading
 import time
-import warnings
 from collections import defaultdict, deque
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import NamedTuple
 
 from pmwal.errors import (
-    CorruptWal,
     ForkedWal,
-    FormatError,
     PersistError,
     PmwalError,
     RecordTooLarge,
     ReentrantCall,
     WalClosed,
     WalFull,
-    WalLocked,
     WalUnlinked,
 )
 from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.logs.options import SinkOptions
 from pmwal.logs.plain import shortened
 from pmwal.logs.reports import say, shown
-from pmwal.logs.set_aside import is_empty, make_way, replace_empty
-from pmwal.opening import open_with
-from pmwal.opening.files import map_for_reading
-from pmwal.opening.options import Options
+from pmwal.logs.targets import Target, advice
 from pmwal.records import SinkStats
-from pmwal.storage.seam import SYSTEM
 from pmwal.writing.internals import (
     end_of,
     is_elsewhere,
@@ -64,34 +56,12 @@ from pmwal.writing.internals import (
 )
 from pmwal.writing.wal import Wal
 
-PID_FIELD = "{pid}"
-CORRUPT_POLICIES = ("set-aside", "raise")
 WAITING_MAX = 1024
 """How many lines may wait. A batch or a signal handler that logs more gets an error for each further one."""
 
-_TRIES = 4  # opens of a log that is corrupt, empty or of another size, again
 _REOPEN_SECONDS = 1.0  # between two opens because the medium failed
 _AT_THE_PATH = "_pmwal_at_the_path"  # an attribute of exceptions that came out of an attempt to open the path anew
 _ONE_IN = 4  # a line that is too large is cut to this part of the ring; the largest record is half of it, less its header
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkOptions(Options):
-    """The options of ``LogHandler`` and the adapters that concern the log. A logging call never waits for a truncate."""
-
-    full_policies: ClassVar[tuple[str, ...]] = ("overwrite", "raise")
-
-    commit: str | float = 1.0
-    on_full: str = "overwrite"
-    sync_level: int | str = logging.CRITICAL
-    on_corrupt: str = "set-aside"
-    on_unlinked: str = "raise"  # to the sink, which then opens the path anew
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _level_number(self.sync_level)
-        if self.on_corrupt not in CORRUPT_POLICIES:
-            raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
 
 
 class _GivenUp(NamedTuple):
@@ -114,9 +84,20 @@ class _Line(NamedTuple):
 class Sink:
     """A log opened for the lines of a logging library."""
 
-    def __init__(self, path: str | os.PathLike[str], options: SinkOptions) -> None:
-        self._options = options
-        self._sync_level = _level_number(options.sync_level)
+    def __init__(self, target: Target, options: SinkOptions, key: tuple[int, int] | None = None) -> None:
+        """``key``: of the directory, if others of this process may share this sink."""
+        self.options = options
+        self.key = key
+        self.owners: set[object] = set()
+        self._target = target
+        self._begin()
+        self.wal = wal = target.open(options)
+        self._append = wal.append
+
+    def _begin(self) -> None:
+        """What begins with each process."""
+        self._pid = os.getpid()
+        self._inherited = False  # whether the log is that of the parent process
         self._dropped = self._errors = self._cut = self._queued = self._reopened = 0
         self._earlier = (0, 0)  # written and overwritten in the logs that were given up
         self._opening = threading.RLock()  # held while the path is opened anew
@@ -132,21 +113,22 @@ class Sink:
         self._lock = threading.RLock()
         self._storing: int | None = None  # the thread that has the lock
         self._has_helper = False  # a thread that stores what waits is running, or about to
-        self._pid = os.getpid()
-        self.path = os.fsdecode(path).replace(PID_FIELD, str(self._pid))
-        try:
-            wal = _open(self.path, options)
-        except WalLocked as error:
-            who = "another process" if error.pid is None else "this process" if error.pid == self._pid else f"process {error.pid}"
-            raise WalLocked(
-                f"{self.path}: {who} has it open, and a log has only one writer; {_advice(self.path)}", error.pid
-            ) from None
-        self.wal = wal
-        self._append = wal.append
+
+    def forked(self) -> None:
+        """In a forked child, before anything else: begin anew, if the child can have a log of its own."""
+        if self._target.renewable:
+            self._begin()
+            self._inherited = True
+            self._target.forked()
+
+    @property
+    def path(self) -> str:
+        """The path of the log."""
+        return self.wal.path
 
     # -- storing
 
-    def store(self, line: bytes, level: int) -> None:
+    def store(self, line: bytes, level: int, sync_level: int) -> None:
         """Store one line, and commit it if its level is at least ``sync_level``. ``level`` becomes the record's ``kind``.
 
         Raises ``WalFull``, ``RecordTooLarge`` (a shortened line was stored), ``PersistError``, ``WalClosed``, ``ForkedWal``, and
@@ -155,15 +137,15 @@ class Sink:
         kind = level if 0 <= level <= KIND_APPLICATION_MAX else min(max(level, 0), KIND_APPLICATION_MAX)
         waiting = self._waiting
         if waiting and not self._store_mine():
-            self._wait(line, kind, level >= self._sync_level)
+            self._wait(line, kind, level >= sync_level)
             return
         try:
-            if level >= self._sync_level:
+            if level >= sync_level:
                 self._append(line, kind=kind, commit=True)
             else:
                 self._append(line, kind=kind)
         except PmwalError as error:
-            self._refused(error, line, kind, level >= self._sync_level)
+            self._refused(error, line, kind, level >= sync_level)
         if waiting:
             self._store_mine()
 
@@ -196,10 +178,15 @@ class Sink:
                 f"{self.path}: this record was stored shortened, to {len(cut)} bytes: {error}; log less in one record, or use a "
                 "larger size for a new log"
             ) from None
+        if isinstance(error, ForkedWal) and self._target.renewable:
+            if not self.wal.closed:
+                self._store_as_child(line, kind, sync)
+                return
+            error = WalClosed()
         if isinstance(error, ForkedWal):
             raise ForkedWal(
                 f"{self.path}: it was opened by process {self._pid}, and this is its forked child {os.getpid()}, whose record was "
-                f"not stored; open a log for the child after the fork; {_advice(self.path)}"
+                f"not stored; open a log for the child after the fork; {advice(self.path)}"
             ) from None
         if isinstance(error, WalClosed):
             raise WalClosed(
@@ -207,6 +194,46 @@ class Sink:
                 "close it later, or log to a new handler"
             ) from None
         raise error
+
+    def _open_own(self) -> None:
+        """In a forked child: open its log, unless another thread has."""
+        with self._opening:
+            if self._inherited:
+                self._opener = _thread.get_ident()
+                try:
+                    self.wal = wal = self._target.open(self.options)
+                    self._append = wal.append
+                    self._inherited = False
+                except Exception as error:
+                    setattr(error, _AT_THE_PATH, True)
+                    raise
+                finally:
+                    self._opener = None
+
+    def renewed(self, wal: Wal, error: PmwalError) -> Wal:
+        """The log to use instead of this one, which refused a call with this error; raises the error if there is no other."""
+        with self._opening:
+            if self.wal is wal:
+                if wal.closed or self._opener == _thread.get_ident():
+                    raise error
+                if isinstance(error, ForkedWal) and self._inherited:
+                    self._open_own()
+                elif isinstance(error, (WalUnlinked, PersistError)) and not is_inside(wal):
+                    self._open_anew()
+                if self.wal is wal:
+                    raise error
+            return self.wal
+
+    def _store_as_child(self, line: bytes, kind: int, sync: bool) -> None:
+        """Store a line in the log of this forked child, which the first one opens."""
+        if self._opener == _thread.get_ident():  # a signal handler, while its thread opens it
+            self._wait(line, kind, sync)
+            return
+        self._open_own()
+        try:
+            self._append(line, kind=kind, commit=sync or None)
+        except PmwalError as error:
+            self._refused(error, line, kind, sync)
 
     def _open_anew(self) -> None:
         """Give up a log that can take no more for the one at the path. Raises what ``open`` raises; the next line tries again."""
@@ -218,7 +245,7 @@ class Sink:
             try:
                 if self._given_up is None and not is_elsewhere(old):
                     self._give_up(old)
-                new = _open(self.path, self._options)
+                new = self._target.open(self.options)
                 with nobody_else_stores(old):
                     again, lost = self._rescue(old, new)
                     counted = old.stats()
@@ -340,7 +367,7 @@ class Sink:
         if os.getpid() != self._pid:
             return True  # they are the parent's
         thread = _thread.get_ident()
-        if thread in (self._storing, self._opener) or is_inside(self.wal):
+        if thread in (self._storing, self._opener) or (not self._inherited and is_inside(self.wal)):
             return False
         with self._lock:
             self._storing = thread
@@ -422,6 +449,8 @@ class Sink:
         if os.getpid() == self._pid and not (self.wal.closed and self._given_up is None):
             if self._waiting:
                 self._store_waiting()
+            if self._inherited:
+                return
             try:
                 self.wal.commit()
             except (WalUnlinked, PersistError, WalClosed) as error:
@@ -439,10 +468,13 @@ class Sink:
         if os.getpid() == self._pid and not self.wal.closed:
             if self._waiting:
                 self._store_waiting()
-            self._save_last()
+            if not self._inherited:
+                self._save_last()
         with contextlib.suppress(WalUnlinked):  # nothing is lost: its file has another name, or it has nothing to store again
             self.wal.close()
         self._given_up = None
+        if os.getpid() == self._pid:
+            self._target.close()
         if self._waiting:
             self._store_waiting()  # counts and reports what came too late
 
@@ -463,9 +495,9 @@ class Sink:
             say(f"{self.path}: its file {why}, and {end_of(wal) - first} records could not be stored again: {error}")
 
     def stats(self) -> SinkStats:
-        """The counters. A forked child has written nothing; its errors are added to those of its parent."""
+        """The counters. A forked child without a log of its own has written nothing; its errors are added to its parent's."""
         written = overwritten = 0
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self._inherited:
             wal = self.wal.stats()
             written, overwritten = self._earlier[0] + wal.appends, self._earlier[1] + wal.overwritten
         return SinkStats(
@@ -479,102 +511,3 @@ class Sink:
             self._reopened,
             self._lost,
         )
-
-
-class SinkOwner:
-    """The common part of everything that stores log records through a sink."""
-
-    _sink: Sink
-
-    @property
-    def wal(self) -> Wal:
-        """The open log, to read or follow the records."""
-        return self._sink.wal
-
-    def stats(self) -> SinkStats:
-        """What became of the records, as counters that continue when the path is opened anew.
-
-        ``errors`` also counts records that were stored shortened or not made durable as asked: see ``pmwal.records.SinkStats``.
-
-        >>> import pmwal
-        >>> handler = pmwal.LogHandler(path, size="1MiB")
-        >>> handler.stats()
-        SinkStats(written=0, overwritten=0, dropped=0, errors=0, queued=0, cut=0, reasons={}, reopened=0, lost=0)
-        >>> handler.close()
-        """
-        return self._sink.stats()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: a configuration or a logger that is copied with all it refers to logs into the same log."""
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle(self)
-
-
-def _open(path: str, options: SinkOptions) -> Wal:
-    """Open the log; with the size that it has, or after a corrupt one was set aside: an application must be able to start."""
-    asked = options
-    for last in (False,) * (_TRIES - 1) + (True,):
-        try:
-            wal = open_with(path, asked)
-        except CorruptWal as error:
-            if last or options.on_corrupt == "raise":
-                raise
-            make_way(path, error)
-            asked = options
-        except FormatError:
-            if last or not is_empty(path):
-                raise
-            replace_empty(path, options)
-            asked = options
-        except ValueError:
-            if last or not _has_other_size(path, asked):
-                raise
-            asked = replace(options, size=None)
-        else:
-            break
-    assert isinstance(wal, Wal)
-    if options.capacity not in (None, wal.capacity):
-        try:
-            warnings.warn(
-                f"{path}: it exists with a size of {wal.capacity} bytes and keeps it, although size={options.size!r} was given; "
-                "leave size out, or give the log a new name",
-                RuntimeWarning,
-                stacklevel=4,  # the caller of LogHandler
-            )
-        except BaseException:  # the program made an error of it
-            wal.close()
-            raise
-    return wal
-
-
-def _has_other_size(path: str, options: SinkOptions) -> bool:
-    if options.size is None:
-        return False
-    mapping, identity = map_for_reading(path, "auto", SYSTEM)
-    mapping.close()
-    return identity.block.capacity != options.capacity
-
-
-def _level_number(level: int | str) -> int:
-    if isinstance(level, str):
-        levels = logging.getLevelNamesMapping()
-        if level not in levels:
-            raise ValueError(f"sync_level must be a number or one of {', '.join(levels)}, not {level!r}")
-        return levels[level]
-    return level
-
-
-def refuse_pickle(thing: Any) -> NoReturn:
-    """The ``__reduce__`` of everything that has a sink."""
-    name = type(thing).__name__
-    raise TypeError(
-        f"a {name} cannot be sent to another process: a log has only one writer. Open a {name} there, with a path of its own; "
-        "or send the records to the process of this one, for example through logging.handlers.QueueHandler"
-    )
-
-
-def _advice(path: str) -> str:
-    stem, suffix = os.path.splitext(path)
-    return f'give each process a path of its own, for example "{stem}-{PID_FIELD}{suffix}": {PID_FIELD} becomes the process id'

@@ -15,6 +15,7 @@ from pmwal.storage.seam import SYSTEM, Seam
 
 if TYPE_CHECKING:
     from pmwal.reading.reader import Reader
+    from pmwal.storage.lock import WriterLock
     from pmwal.writing.wal import Wal
 
 
@@ -37,6 +38,7 @@ def open(
     timeout: float | None = None,
     recover: str = "strict",
     on_unlinked: str = "warn",
+    file_mode: int | str = 0o600,
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
 
@@ -55,6 +57,7 @@ def open(
     - ``recover="salvage"``, with mode "r" only, yields the log's whole records around damage.
     - ``on_unlinked``: what a handle does when its file was removed, renamed or replaced. It notices within a second of the next
       call that stores or commits: "warn" once (``UnlinkedWarning``) and continue, or "raise" ``WalUnlinked``.
+    - ``file_mode``: of the file at creation, a number or octal text, not changed by the umask: 0o640 lets a group read the log.
 
     Raises ``CorruptWal``, ``FormatError``, ``WalLocked``, ``UnsupportedMedium``, ``PersistError``, ``ValueError``, or the
     ``OSError`` of the system call that failed.
@@ -77,6 +80,7 @@ def open(
         timeout=timeout,
         recover=recover,
         on_unlinked=on_unlinked,
+        file_mode=file_mode,
     )
     return open_with(path, options)
 
@@ -101,8 +105,9 @@ def open_with(
     seam: Seam = SYSTEM,
     application: bytes = b"",
     progress: Progress | None = None,
+    made: WriterLock | None = None,
 ) -> Wal | Reader:
-    """Internal: open a log with these options; everything else that opens one ends here."""
+    """Internal: open a log with these options; everything else that opens one ends here. ``made``: it was just created, locked."""
     name = os.fspath(path)
     if isinstance(name, bytes):
         name = os.fsdecode(name)
@@ -118,7 +123,7 @@ def open_with(
         return open_reader(name, options, seam)
     from pmwal.opening.writer import open_writer  # noqa: PLC0415
 
-    return open_writer(name, options, seam, application, progress, is_native=is_native)
+    return open_writer(name, options, seam, application, progress, is_native=is_native, made=made)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:

@@ -108,6 +108,7 @@ def lock_log(
                 application=application,
                 seam=seam,
                 progress=progress,
+                mode=options.mode_of_file,
             ), True
         except FileExistsError:
             if options.mode == "x":

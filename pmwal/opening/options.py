@@ -14,6 +14,7 @@ from typing import ClassVar, TypedDict
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
 from pmwal.format.payload import as_integer, as_seconds
 from pmwal.opening.units import parse_size
+from pmwal.storage.descriptors import FILE_MODE
 from pmwal.storage.medium import MEDIUMS, Medium
 
 MODES = ("a", "x", "r+", "r")
@@ -36,6 +37,7 @@ class Keywords(TypedDict, total=False):
     timeout: float | None
     recover: str
     on_unlinked: str
+    file_mode: int | str
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Options:
     timeout: float | None = None
     recover: str = "strict"
     on_unlinked: str = "warn"
+    file_mode: int | str = FILE_MODE
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -77,6 +80,7 @@ class Options:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
         object.__setattr__(self, "commit", check_commit(self.commit))
         object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
+        object.__setattr__(self, "file_mode", check_file_mode(self.file_mode))
         if self.align is not None:
             object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
@@ -90,6 +94,12 @@ class Options:
     def capacity(self) -> int | None:
         """``size`` in bytes, rounded up to whole pages; None when no size was given."""
         return None if self.size is None else -(-parse_size(self.size) // PAGE) * PAGE
+
+    @property
+    def mode_of_file(self) -> int:
+        """``file_mode`` as a number."""
+        assert isinstance(self.file_mode, int)
+        return self.file_mode
 
     @property
     def salvaging(self) -> bool:
@@ -110,3 +120,17 @@ def check_commit(commit: str | float) -> str | float:
     if commit not in COMMIT_POLICIES if isinstance(commit, str) else not 0 < commit < threading.TIMEOUT_MAX:
         raise ValueError(message)
     return commit if isinstance(commit, str) else float(commit)
+
+
+def check_file_mode(mode: int | str) -> int:
+    """The mode of a new file, from a number or from octal text, for configuration files that have no octal numbers."""
+    message = f"file_mode must be a number like 0o640, or octal text like '640', with read and write for the owner, not {mode!r}"
+    if isinstance(mode, bool) or not isinstance(mode, int | str):
+        raise TypeError(message)
+    try:
+        number = int(mode, 8) if isinstance(mode, str) else mode
+    except ValueError:
+        raise ValueError(message) from None
+    if not 0 <= number <= 0o777 or number & FILE_MODE != FILE_MODE:
+        raise ValueError(message)
+    return number

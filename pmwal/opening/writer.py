@@ -11,6 +11,7 @@ from pmwal.opening.options import Options
 from pmwal.opening.takeover import take_over
 from pmwal.records import Progress
 from pmwal.storage.create import remove_file
+from pmwal.storage.lock import WriterLock
 from pmwal.storage.seam import Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
@@ -20,11 +21,20 @@ if native is not None:
     from pmwal.writing.native_engine import NativeEngine, NativeWal
 
 
-def open_writer(name: str, options: Options, seam: Seam, application: bytes, progress: Progress | None, *, is_native: bool) -> Wal:
-    """The log with these options, locked for writing; ``is_native``: with the engine in C."""
+def open_writer(
+    name: str,
+    options: Options,
+    seam: Seam,
+    application: bytes,
+    progress: Progress | None,
+    *,
+    is_native: bool,
+    made: WriterLock | None,
+) -> Wal:
+    """The log with these options, locked for writing; ``is_native``: with the engine in C; ``made``: see ``open_with``."""
     engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
-    lock, created = lock_log(name, options, application, seam, progress)
+    lock, created = lock_log(name, options, application, seam, progress) if made is None else (made, True)
     try:
         mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native)
         try:

@@ -13,6 +13,8 @@ Invariants
   written in single pages, because a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are
   dropped from the cache afterwards. The disk begins on them while the next are written.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
+- A spare is such a file that has no name yet. It gets one while its lock is held and only if it has none, so of all processes that
+  know it one uses it, and a crash leaves nothing of it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from pmwal.errors import UnsupportedMedium
+from pmwal.errors import UnsupportedMedium, WalLocked
 from pmwal.format.layout import (
     ALIGN_DEFAULT,
     APPLICATION_SIZE,
@@ -44,13 +46,12 @@ from pmwal.format.layout import (
 from pmwal.native.checksum import crc32c
 from pmwal.records import Progress
 from pmwal.storage.checks import CHECKING, check
-from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.descriptors import FILE_MODE, duplicate, open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, duplicate_locked, open_to_lock
 from pmwal.storage.mapping import drop_cache
 from pmwal.storage.medium import check_mappable, detect
 from pmwal.storage.seam import Seam
 
-FILE_MODE = 0o600
 _HIDDEN = ".pmwal-new-"
 _PIECE = 1 << 20  # bytes of zeros on which the disk starts while the next are written
 _SINGLE_MAX = 96 << 20  # bytes of a file that is written in single pages
@@ -73,34 +74,23 @@ def create_file(
     seam: Seam,
     progress: Progress | None = None,
     over: int | None = None,
+    mode: int = FILE_MODE,
 ) -> WriterLock:
     """Create an empty log under ``path`` and lock it for writing. ``FileExistsError`` if the name is taken.
 
-    ``over`` is a descriptor of the file at ``path`` that it replaces, whose lock the caller holds.
+    ``over`` is a descriptor of the file at ``path`` that it replaces, whose lock the caller holds, and whose mode it gets.
     """
     directory, name = os.path.split(os.path.abspath(path))
     if over is None and os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    block = Superblock(
-        uuid=seam.new_uuid(),
-        control_size=seam.control_size,
-        capacity=capacity,
-        alignment=ALIGN_DEFAULT if alignment is None else alignment,
-        created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
-        application=application.ljust(APPLICATION_SIZE, b"\0"),
-    )
-    problem = geometry_problem(block)
-    if problem is not None:
-        raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
+    fill = _filling(path, capacity, alignment, medium, application, seam, progress)
 
     def write(fd: int) -> None:
         if over is not None:
             inherit(fd, os.fstat(over))
-        seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
-        found = detect(fd, medium, path)
-        check_mappable(fd, path)
-        _write_zeros(fd, block.file_size, seam, progress)
-        _write_structures(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam)
+        else:
+            _set_mode(fd, mode)
+        fill(fd)
 
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -115,6 +105,93 @@ def create_file(
         raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(directory_fd)
+
+
+def create_spare(directory: str, *, capacity: int, alignment: int | None, medium: str, mode: int, seam: Seam) -> int | None:
+    """An empty log without a name, for ``name_spare``, in this process or a forked child; None where no file can be without one.
+
+    The descriptor is the caller's. The file is gone with the last one, unless it got a name.
+    """
+    fd = _tmpfile(directory)
+    if fd is None:
+        return None
+    try:
+        _set_mode(fd, mode)
+        _filling(directory, capacity, alignment, medium, b"", seam, None)(fd)
+        return duplicate(fd)  # which a forked child does not close
+    finally:
+        close_locked(fd)
+
+
+def name_spare(fd: int, path: str, seam: Seam) -> WriterLock | None:
+    """Lock a spare and give it this name; None if another process uses it. ``FileExistsError`` if the name is taken."""
+    directory, name = os.path.split(os.path.abspath(path))
+    lock_fd = open_to_lock(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        lock = WriterLock(lock_fd, path, seam)
+    except WalLocked:
+        close_locked(lock_fd)
+        return None
+    except BaseException:
+        close_locked(lock_fd)
+        raise
+    try:
+        if is_named(fd):
+            lock.release()
+            return None
+        directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            seam.link(f"/proc/self/fd/{lock_fd}", name, directory_fd)
+            seam.sync_file(directory_fd)
+        finally:
+            os.close(directory_fd)
+        return lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def is_named(fd: int) -> bool:
+    """Whether a spare has been used."""
+    return os.fstat(fd).st_nlink > 0
+
+
+def _filling(
+    path: str,
+    capacity: int,
+    alignment: int | None,
+    medium: str,
+    application: bytes,
+    seam: Seam,
+    progress: Progress | None,
+) -> Callable[[int], None]:
+    """Writes an empty log into a new file. ``ValueError`` for a log that cannot be."""
+    block = Superblock(
+        uuid=seam.new_uuid(),
+        control_size=seam.control_size,
+        capacity=capacity,
+        alignment=ALIGN_DEFAULT if alignment is None else alignment,
+        created_ns=min(max(seam.now_ns(), TIME_MIN), TIME_MAX),
+        application=application.ljust(APPLICATION_SIZE, b"\0"),
+    )
+    problem = geometry_problem(block)
+    if problem is not None:
+        raise ValueError(f"{path}: a log cannot have {problem}; use another size or align")
+
+    def fill(fd: int) -> None:
+        seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
+        found = detect(fd, medium, path)
+        check_mappable(fd, path)
+        _write_zeros(fd, block.file_size, seam, progress)
+        _write_structures(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam)
+
+    return fill
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    """Give a new file its mode, also against the umask, before anything is in it."""
+    if mode != FILE_MODE:
+        os.fchmod(fd, mode)
 
 
 def _create(

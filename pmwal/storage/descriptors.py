@@ -21,6 +21,9 @@ from collections.abc import Iterator
 
 from pmwal.errors import PersistError
 
+FILE_MODE = 0o600
+"""The mode of a new log, unless another is asked for."""
+
 _FIRST = 3  # after the standard streams
 
 

@@ -1,0 +1,50 @@
+"""The options of ``LogHandler`` and of the adapters that concern the log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pmwal.format.payload import as_integer
+from pmwal.opening.options import Options
+
+CORRUPT_POLICIES = ("set-aside", "raise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions(Options):
+    """These options, checked. A logging call never waits for a truncate."""
+
+    full_policies: ClassVar[tuple[str, ...]] = ("overwrite", "raise")
+
+    commit: str | float = 1.0
+    on_full: str = "overwrite"
+    sync_level: int | str = logging.CRITICAL
+    on_corrupt: str = "set-aside"
+    on_unlinked: str = "raise"  # to the sink, which then opens the path anew
+    max_files: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sync_level", _level_number(self.sync_level))
+        object.__setattr__(self, "max_files", as_integer("max_files", self.max_files))
+        if self.on_corrupt not in CORRUPT_POLICIES:
+            raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
+        if self.max_files < 1:
+            raise ValueError(f"max_files must be at least 1, not {self.max_files}")
+
+    @property
+    def sync_number(self) -> int:
+        """``sync_level`` as a number."""
+        assert isinstance(self.sync_level, int)
+        return self.sync_level
+
+
+def _level_number(level: int | str) -> int:
+    if isinstance(level, str):
+        levels = logging.getLevelNamesMapping()
+        if level not in levels:
+            raise ValueError(f"sync_level must be a number or one of {', '.join(levels)}, not {level!r}")
+        return levels[level]
+    return level
