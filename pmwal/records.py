@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
 from pmwal.latency import LatencyHistogram
 from pmwal.native import native
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[int, int], None]
 """Called from time to time with (bytes done, bytes in total)."""
@@ -56,6 +59,15 @@ class Record(_RecordBase):
         [b'b', b'c']
         """
         return str(cursor_of(self.seq, self.kind, self.time_ns, self.data))
+
+    @property
+    def time(self) -> datetime:
+        """``time_ns`` as a datetime in UTC, rounded down to a microsecond; ``OverflowError`` for a year past 9999.
+
+        >>> Record(1, 0, 1_700_000_000_000_000_999, b"").time.isoformat()
+        '2023-11-14T22:13:20+00:00'
+        """
+        return _EPOCH + timedelta(microseconds=self.time_ns // 1000)
 
 
 class Bound(NamedTuple):

@@ -22,7 +22,7 @@ from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs
 from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
-from pmwal.format.layout import Superblock
+from pmwal.format.layout import Header, Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
 from pmwal.format.scan import scan_for
@@ -31,6 +31,7 @@ from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, Look, follow
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
+from pmwal.reading.selection import TRIES, Kinds, Selection, Time, selection
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -198,7 +199,16 @@ class Reader(ArrayReader):
 
     # -- reading
 
-    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+    def read(
+        self,
+        start: int | str | None = None,
+        stop: int | None = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        kind: Kinds | None = None,
+        exact: bool = False,
+    ) -> Iterator[Record]:
         """The records from number ``start`` up to, not including, ``stop``, as the log is at the call.
 
         Those that are truncated or rolled back during the read are still returned, until their space is used again; the next
@@ -208,20 +218,56 @@ class Reader(ArrayReader):
         before ``start`` that it delivered was rolled back. Raises ``CorruptWal`` for damage and ``ValueError`` for text that is
         no cursor.
 
+        ``since`` and ``until`` are included: nanoseconds since 1970, or a datetime with a time zone. They select one run of
+        records, found by reading a few, which takes it that clocks were not set back while a writer had the log open, and
+        counts a stamp past now as now. With ``exact`` all are read, and selected by their own stamps. ``kind`` is a number, or a
+        range, set or list of numbers.
+
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
         ...     first, last = wal.extend([b"a", b"b", b"c"])
+        ...     seq = wal.append(b"error", kind=40)
         ...     with pmwal.open(path, "r") as reader:
-        ...         [record.data for record in reader.read(start=2)]
-        [b'b', b'c']
+        ...         [record.data for record in reader.read(start=2)], [record.seq for record in reader.read(kind=range(30, 51))]
+        ([b'b', b'c', b'error'], [4])
         """
+        chosen = selection(since, until, kind, exact)
         if self._salvaging:
             if isinstance(start, str):
                 raise ValueError('damage may hide the record that a cursor names; with recover="salvage" start at a number')
-            return self._salvage(None if start is None else as_number(start), None if stop is None else as_number(stop))
+            salvaged = self._salvage(None if start is None else as_number(start), None if stop is None else as_number(stop))
+            return chosen.filtered(salvaged, each=True)
         stop = None if stop is None else as_number(stop)
         view = self._view()
-        return self._read(view, None if start is None else self._number(start, view), stop)
+        first = None if start is None else self._number(start, view)
+        if chosen.everything:
+            return self._read(view, first, stop)
+        return chosen.filtered(self._walk(*self._run(chosen, view, first, stop)))
+
+    def _run(self, chosen: Selection, view: View, start: int | None, stop: int | None) -> tuple[View, int, int]:
+        """The view to read, where the selected run begins in it, and the number after its last record."""
+        for _ in range(TRIES):
+            first, end = self._begin(view, start, stop)
+            try:
+                return view, *self._search(chosen, view, first, end)
+            except Overrun as error:
+                if start is not None or not error.missed:
+                    raise
+            view = self._view()  # the log no longer begins where it did
+        return view, *self._begin(view, start, stop)
+
+    def _search(self, chosen: Selection, view: View, first: int, end: int) -> tuple[int, int]:
+        if not chosen.searches:
+            return first, end
+        walker = replace(self._walker(view, self._place), on_delivery=None)
+
+        def header(seq: int) -> Header:
+            return walker.header(view, self._locate(view, seq, self._place))
+
+        def records(first: int, stop: int) -> Iterator[Record]:
+            return walker.walk(view, self._locate(view, first, self._place), stop) if first < stop else iter(())
+
+        return chosen.run(first, end, header, records, self._seam.now_ns())
 
     def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         return self._walk(view, *self._begin(view, start, stop))

@@ -17,7 +17,7 @@ from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.index import INDEX_STEP
-from pmwal.format.layout import HEADER, PAGE, Superblock
+from pmwal.format.layout import HEADER, PAGE, Header, Superblock
 from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Run, Scan
 from pmwal.records import Bound, Record
 
@@ -110,6 +110,10 @@ class Walker:
         ring = self._lookup()
         found = self._expect(ring, view, at)
         return self._record(ring, view, at, found), found.end
+
+    def header(self, view: View, at: Bound) -> Header:
+        """The header of the record at this bound."""
+        return self._expect(self._lookup(), view, at).header
 
     def locate(self, view: View, near: Bound, seq: int, passed: list[Bound] | None = None) -> Found:
         """The record with this number, found by a walk from a known start. ``passed`` gets some starts on the way."""

@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from pmwal.errors import Overrun
 from pmwal.format.control import first_seqs
+from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
+from pmwal.format.ring import Found
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
 from pmwal.reading.place import was_kept
+from pmwal.reading.selection import TRIES, Kinds, Time, selection
 from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
 from pmwal.records import Bound, Record
 from pmwal.recovery.snapshot import read_slots
@@ -32,13 +36,23 @@ class WalReads(ArrayReader):
         self._engine = engine
         self._access = access
 
-    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+    def read(
+        self,
+        start: int | str | None = None,
+        stop: int | None = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        kind: Kinds | None = None,
+        exact: bool = False,
+    ) -> Iterator[Record]:
         """The records from number ``start`` up to, not including, ``stop``; the end is fixed at the call.
 
         It includes records that are not durable yet. A ``start`` that is a ``Record.cursor`` means "after that record". Raises
         ``Overrun`` for a ``start`` before ``first_seq``, for a cursor whose record is no longer in the log (unless the next one is)
         or has been replaced, and for records that are rolled back during the read, or whose space is used again before they are
         loaded; until then a truncated one is still returned. ``CorruptWal`` for damage; ``ValueError`` for text that is no cursor.
+        ``since``, ``until``, ``kind`` and ``exact`` select as in ``Reader.read``.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -46,8 +60,23 @@ class WalReads(ArrayReader):
         ...     [record.data for record in wal.read(start=2)]
         [b'b', b'c']
         """
+        chosen = selection(since, until, kind, exact)
         engine = self._access.to_read()
-        return self._walk(engine, *self._bounds(engine, start, stop))
+        bounds = self._bounds(engine, start, stop)
+        if chosen.everything:
+            return self._walk(engine, *bounds)
+        for _ in range(TRIES if chosen.searches else 0):
+            view, first, end = bounds
+            try:
+                run = chosen.run(first, end, self._header, partial(self._walk, engine, view), engine.seam.now_ns())
+            except Overrun as error:
+                if start is not None or not error.missed:
+                    raise
+                bounds = self._bounds(engine, start, stop)  # the log no longer begins where it did
+            else:
+                bounds = view, *run
+                break
+        return chosen.filtered(self._walk(engine, *bounds))
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
@@ -165,8 +194,15 @@ class WalReads(ArrayReader):
         """Where the record with this number starts."""
         if seq == view.tail.next_seq:
             return view.tail
+        return Bound(self._find(seq).position, seq)
+
+    def _header(self, seq: int) -> Header:
+        """The header of the record with this number."""
+        return self._find(seq).header
+
+    def _find(self, seq: int) -> Found:
         try:
-            return Bound(self._access.to_read().find(seq).position, seq)
+            return self._access.to_read().find(seq)
         except OSError as error:
             raise self._access.fail(error) from error
 
