@@ -18,6 +18,7 @@ __all__ = [
     "ForkedWal",
     "FormatError",
     "LogHandler",
+    "LogSet",
     "Overrun",
     "PersistError",
     "PmwalError",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         WalUnlinked,
     )
     from pmwal.logs.handler import LogHandler
+    from pmwal.logs.log_set import LogSet
     from pmwal.opening import open, verify
     from pmwal.reading.reader import Reader
     from pmwal.records import Record, RecoveryReport, WalStats
@@ -80,6 +82,7 @@ else:
             *("ShortenedWal", "UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked", "WalUnlinked"),
         ),
         "logs.handler": ("LogHandler",),
+        "logs.log_set": ("LogSet",),
         "opening": ("open", "verify"),
         "reading.reader": ("Reader",),
         "records": ("Record", "RecoveryReport", "WalStats"),

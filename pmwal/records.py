@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cursor import cursor_of
@@ -68,6 +69,38 @@ class Record(_RecordBase):
         '2023-11-14T22:13:20+00:00'
         """
         return _EPOCH + timedelta(microseconds=self.time_ns // 1000)
+
+
+class SetRecord(Record):
+    """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too."""
+
+    __slots__ = ()
+
+    log = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        if isinstance(other, SetRecord) and other.log != self.log:
+            return False
+        return (self.seq, self.kind, self.time_ns, self.data) == (other.seq, other.kind, other.time_ns, other.data)
+
+    def __hash__(self) -> int:
+        return hash((self.seq, self.kind, self.time_ns, self.data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return set_record, (self.log, self.seq, self.kind, self.time_ns, self.data)
+
+
+@cache
+def record_type_of(log: str) -> type[SetRecord]:
+    """The type of the records of one log in a set: scans make them as fast as others, and each has the path."""
+    return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log})
+
+
+def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes) -> SetRecord:
+    """A record of a set, as pickle makes it."""
+    return record_type_of(log)(seq, kind, time_ns, data)
 
 
 class Bound(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ def store(path: Path, epochs: list[Stamps], size: str = "1MiB", **options: Any) 
     numbers = itertools.count(1)
     for stamps in epochs:
         seam = BarrierRecorder()
+        seam.new_uuid = lambda: os.urandom(16)  # type: ignore[method-assign]
         with open_small(path, seam=seam, size=None if path.exists() else size, commit="manual", **options) as wal:
             for stamp in stamps:
                 seam.now_ns = lambda stamp=stamp: stamp  # type: ignore[method-assign, misc]

@@ -142,8 +142,11 @@ class RingReader:
     One reader serves one walk: it never loads again what it has copied, so a new walk needs a new reader.
     """
 
-    def __init__(self, block: Superblock, load: Load, chunk: int = CHUNK, scan: Scan | None = None) -> None:
+    def __init__(
+        self, block: Superblock, load: Load, chunk: int = CHUNK, scan: Scan | None = None, record_type: type[Record] = Record
+    ) -> None:
         self.block = block
+        self._record_type = record_type
         self._scan = scan
         self._load = load
         self._chunk_size = chunk
@@ -281,7 +284,7 @@ class RingReader:
         if self._scan is None:
             return []
         records: list[tuple[Record, int, int, int]] = self._scan.scanner.records(
-            Record, self._window(at.position), at, rules, RECORDS_MAX
+            self._record_type, self._window(at.position), at, rules, RECORDS_MAX
         )
         if len(records) < RECORDS_MAX:
             self._chunk = b""
@@ -309,7 +312,7 @@ class RingReader:
             return None
         position, raw, start = self._checked
         assert position == found.position
-        return Record(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
+        return self._record_type(header.seq, header.kind, header.time_ns, raw[start : start + header.length])
 
 
 def lap_seq(block: Superblock, load: Load) -> int:

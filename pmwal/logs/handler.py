@@ -29,7 +29,7 @@ class LogHandler(SinkOwner, logging.Handler):
     - ``directory`` instead of ``path``: a log set, in which each process takes a log of its own, a slot: the first of ``00.wal``,
       ``01.wal``, ... that no process has, else the next one, up to ``max_files``. A slot keeps the records of the processes that
       had it before. All handlers and adapters of a process that log into one directory share its slot, and the options of the
-      first.
+      first. ``pmwal.LogSet`` reads the directory as one log.
     - ``commit``: with any value a record survives the death of the process, even by SIGKILL, as soon as the logging call returns,
       as with a ``FileHandler``. A number of seconds also bounds how much a power cut can lose, and how late readers in other
       processes see a record; a background thread commits. The default of 1 suits a log that is also watched, and wakes that thread

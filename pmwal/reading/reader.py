@@ -31,7 +31,7 @@ from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, Look, follow
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
-from pmwal.reading.selection import TRIES, Kinds, Selection, Time, selection
+from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, epoch_end, selection
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -117,6 +117,7 @@ class Reader(ArrayReader):
         self._starts: tuple[Hashable, bytes] | None = None  # of a writer's epochs; the writer, and its last epoch
         self._indexed: View | None = None  # the history that the index is of
         self._place = Place()
+        self._record_type = Record
         self._view()
 
     # -- the current extent of the log
@@ -257,8 +258,14 @@ class Reader(ArrayReader):
         return view, *self._begin(view, start, stop)
 
     def _search(self, chosen: Selection, view: View, first: int, end: int) -> tuple[int, int]:
-        if not chosen.searches:
-            return first, end
+        return chosen.run(first, end, *self._probes(view), self._seam.now_ns()) if chosen.searches else (first, end)
+
+    def _epoch_from(self, first: int, end: int) -> tuple[int, int]:
+        header, _ = self._probes(self._view())
+        return header(first).epoch, epoch_end(header, first, end)
+
+    def _probes(self, view: View) -> tuple[Headers, Records]:
+        """How a search looks at records of this view. None of them counts as delivered."""
         walker = replace(self._walker(view, self._place), on_delivery=None)
 
         def header(seq: int) -> Header:
@@ -267,10 +274,20 @@ class Reader(ArrayReader):
         def records(first: int, stop: int) -> Iterator[Record]:
             return walker.walk(view, self._locate(view, first, self._place), stop) if first < stop else iter(())
 
-        return chosen.run(first, end, header, records, self._seam.now_ns())
+        return header, records
 
     def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         return self._walk(view, *self._begin(view, start, stop))
+
+    def _runs(self, start: int, stop: int) -> Iterator[list[Record]]:
+        """The same records as ``read``, in runs. Of each run the last record is noted as delivered."""
+        view = self._view()
+        first, end = self._begin(view, start, stop)
+        if first < end:
+            for run in self._walker(view, self._place).runs(view, self._locate(view, first, self._place), end):
+                last, position, stop, crc = run[-1]
+                self._note_delivery(view, self._place, Delivered(position, stop, last.seq, crc))
+                yield [record for record, _, _, _ in run]
 
     def _number(self, start: int | str, view: View) -> int:
         return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
@@ -417,7 +434,7 @@ class Reader(ArrayReader):
 
     def _walker(self, view: View, place: Place) -> Walker:
         note = partial(self._note_delivery, view, place)
-        return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there)
+        return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there, self._record_type)
 
     def _ends_there(self, view: View) -> bool:
         """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
@@ -499,6 +516,11 @@ class Reader(ArrayReader):
     def path(self) -> str:
         """The path it was opened with."""
         return self._path
+
+    @property
+    def uuid(self) -> str:
+        """The log's identity, in hexadecimal. Keep it from those who supply payloads: see docs/durability.md."""
+        return self._block.uuid.hex()
 
     @property
     def capacity(self) -> int:

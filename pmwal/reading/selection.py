@@ -93,17 +93,9 @@ class _Search(NamedTuple):
     now: int
 
     def epochs(self, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where each epoch begins and ends: epochs only grow."""
+        """Where each epoch begins and ends."""
         while first < end:
-            epoch, stop = self.header(first).epoch, end
-            if self.header(end - 1).epoch != epoch:
-                low, stop = first, end - 1  # the last known to be of this epoch, and the first known not to be
-                while stop - low > 1:
-                    middle = (low + stop) // 2
-                    if self.header(middle).epoch == epoch:
-                        low = middle
-                    else:
-                        stop = middle
+            stop = epoch_end(self.header, first, end)
             yield first, stop
             first = stop
 
@@ -118,6 +110,21 @@ class _Search(NamedTuple):
             else:
                 start = middle + 1
         return next((record.seq for record in self.records(start, stop) if record.time_ns >= time), stop)
+
+
+def epoch_end(header: Headers, first: int, end: int) -> int:
+    """The first number after ``first`` with another epoch, at most ``end``: epochs only grow."""
+    epoch = header(first).epoch
+    if header(end - 1).epoch == epoch:
+        return end
+    low, stop = first, end - 1  # the last known to be of this epoch, and the first known not to be
+    while stop - low > 1:
+        middle = (low + stop) // 2
+        if header(middle).epoch == epoch:
+            low = middle
+        else:
+            stop = middle
+    return stop
 
 
 def effective_times(stamps: list[int], latest: int | None, now: int) -> list[int]:

@@ -83,10 +83,17 @@ class Walker:
     on_delivery: OnDelivery | None = None
     scan: Scan | None = None
     ends_there: Callable[[View], bool] | None = None  # whether a view still ends where it did; None: it always does
+    record_type: type[Record] = Record
 
     def walk(self, view: View, start: Bound, stop_seq: int) -> Iterator[Record]:
         """The records from ``start`` up to, not including, number ``stop_seq``."""
-        ring = RingReader(self.block, self.load, min(CHUNK, max(PAGE, view.end.position - start.position)), self.scan)
+        for run in self.runs(view, start, stop_seq):
+            yield from deliver(run, self.on_delivery)
+
+    def runs(self, view: View, start: Bound, stop_seq: int) -> Iterator[Sequence[tuple[Record, int, int, int]]]:
+        """The same records in runs, each with its position, end and checksum. None of them counts as delivered."""
+        chunk = min(CHUNK, max(PAGE, view.end.position - start.position))
+        ring = RingReader(self.block, self.load, chunk, self.scan, self.record_type)
         at, rules = start, view.rules(stop_seq)
         while at.next_seq < stop_seq:
             run = ring.records(at, rules)
@@ -96,7 +103,7 @@ class Walker:
             (first, position, _, _), (last, _, end, _) = run[0], run[-1]
             assert (first.seq, last.seq) == (at.next_seq, at.next_seq + len(run) - 1), "a walk leaves no record out"
             assert at.position <= position < end <= view.end.position, "positions only grow"
-            yield from deliver(run, self.on_delivery)
+            yield run
             at = Bound(end, last.seq + 1)
         if at.next_seq == view.end.next_seq and at != view.end and (self.ends_there is None or self.ends_there(view)):
             raise self.explain_end(at, view)

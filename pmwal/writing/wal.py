@@ -286,6 +286,11 @@ class Wal(WalReads):
         return self._path
 
     @property
+    def uuid(self) -> str:
+        """The log's identity, in hexadecimal. Keep it from those who supply payloads: see docs/durability.md."""
+        return self._engine.block.uuid.hex()
+
+    @property
     def capacity(self) -> int:
         """Size of the ring in bytes."""
         return self._engine.block.capacity

@@ -1,0 +1,282 @@
+"""Merging the records of several logs by effective time.
+
+Invariants
+----------
+- The records of one log are handed out in its order, each once: a merge compares the next records of the logs only.
+- A merge of logs as they are now is complete: the next record handed out has the least effective time among the next ones,
+  or the same time as the last.
+- What cannot be read is counted (``missed``) or a problem of the set, and the others continue.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
+from pmwal.logs.sources import Log, Sources
+from pmwal.reading.internals import bounds_of, epoch_first_seq, epoch_from, look, runs_of, selected
+from pmwal.reading.selection import Selection, effective_times
+from pmwal.records import SetRecord
+
+SLACK_NS = 10_000_000
+"""Between a writer's look at its clock and its record being stored: longer than that, and a record may come late."""
+
+_FAILURES = (CorruptWal, ShortenedWal, PersistError)  # of one log, which leave the others readable
+_PIECE_MIN, _PIECE_MAX = 1, 1024  # records of one log that are read at once, in runs
+_PIECE_BYTES = 1 << 20
+
+
+class Member:
+    """One log in a merge: what was read of it, and not yet handed out."""
+
+    def __init__(self, log: Log, chosen: Selection, start: str | None) -> None:
+        self.log = log
+        self.last: SetRecord | None = None  # handed out
+        self.begun = start  # the cursor after which it began
+        self.missed = 0
+        self.failed: Exception | None = None  # why no more can be read
+        self.latest: int | None = None  # effective time of the last record that was read
+        self.more = True
+        self._chosen = chosen
+        self._epoch: int | None = None
+        self._piece = _PIECE_MIN
+        self._records: list[SetRecord] = []  # those of one epoch that were read and not handed out, and their effective times
+        self._times: list[int] = []
+        self.first, self.stop = self._begin(start)
+        self.next = self.first
+
+    def _begin(self, start: str | None) -> tuple[int, int]:
+        reader = self.log.reader
+        while True:
+            try:
+                return selected(reader, self._chosen, start)
+            except Overrun as error:
+                if not error.missed:
+                    raise
+                self.missed += error.missed
+                start = None
+
+    def pull(self, stop: int | None = None) -> None:
+        """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``."""
+        try:
+            end = bounds_of(self.log.reader)[1] if stop is None else stop
+            records: list[SetRecord] = []
+            try:
+                for run in runs_of(self.log.reader, self.next, end):
+                    records += run
+                    if len(records) >= self._piece:
+                        break
+                after = records[-1].seq + 1 if records else self.next
+            except Overrun as error:
+                after = self._skip(records, error)
+            self._take(records, after)
+            self.more = self.next < end
+        except _FAILURES as error:
+            self.failed, self.more = error, False
+
+    def _skip(self, records: list[SetRecord], error: Overrun) -> int:
+        """Where to continue after records were overwritten before they were read, or discarded after it."""
+        after = records[-1].seq + 1 if records else self.next
+        if error.missed:
+            self.missed += error.missed
+            return after + error.missed
+        return min(after, epoch_first_seq(self.log.reader))
+
+    def _take(self, records: list[SetRecord], after: int) -> None:
+        if records:
+            first, end = records[0].seq, records[-1].seq + 1
+            try:
+                epoch, stop = epoch_from(self.log.reader, first, end)
+            except Overrun:  # overwritten since; what follows in another epoch is taken for the same
+                epoch, stop = self._epoch or 0, end
+            if epoch != self._epoch:
+                if self._records:
+                    self.next = first
+                    return  # those that wait are of another epoch
+                self._epoch, self.latest = epoch, None
+            if stop < end:
+                del records[stop - first :]
+                after = stop
+            size = sum(len(record.data) for record in records[:: max(1, len(records) // 16)]) * max(1, len(records) // 16)
+            self._piece = min(_PIECE_MAX, max(_PIECE_MIN, _PIECE_BYTES * len(records) // (size or 1)))
+            times = effective_times([record.time_ns for record in records], self.latest, time.time_ns())
+            self.latest = times[-1]
+            if self._chosen.kinds is not None or self._chosen.exact:
+                kept = cast("list[SetRecord]", list(self._chosen.filtered(iter(records))))
+                if len(kept) < len(records):
+                    records, times = kept, [times[record.seq - first] for record in kept]
+            self._records += records
+            self._times += times
+        self.next = after
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records wait to be handed out."""
+        return bool(self._records)
+
+    def take(self, horizon: int | None) -> tuple[list[SetRecord], list[int]]:
+        """The waiting records up to this effective time, and their times; all if None."""
+        count = len(self._times) if horizon is None else bisect_right(self._times, horizon)
+        records, times = self._records, self._times
+        self._records, self._times = records[count:], times[count:]
+        return records[:count], times[:count]
+
+    def cursor(self) -> str | None:
+        """A cursor after the last record that was handed out, or before the first; None if that is the oldest."""
+        if self.last is not None:
+            return self.last.cursor
+        if self.begun is not None:
+            return self.begun
+        try:
+            return self.log.reader[self.first - 1].cursor
+        except (IndexError, Overrun):
+            return None
+
+
+class Batch(NamedTuple):
+    """Records in order, with their effective times, and the last one of each log that has some."""
+
+    records: list[SetRecord]
+    times: list[int]
+    ends: list[tuple[Member, SetRecord]]
+
+
+def _taken(members: list[Member], horizon: int | None) -> Batch:
+    """The waiting records up to this time; all if None."""
+    records: list[SetRecord] = []
+    times: list[int] = []
+    ends = []
+    for member in members:
+        taken, stamps = member.take(horizon)
+        if taken:
+            records += taken
+            times += stamps
+            ends.append((member, taken[-1]))
+    if len(ends) > 1:
+        order = sorted(range(len(times)), key=times.__getitem__)  # stable: the records of one log stay in its order
+        records, times = list(map(records.__getitem__, order)), list(map(times.__getitem__, order))
+    return Batch(records, times, ends)
+
+
+class Merge:
+    """One iteration over the logs of a set. ``starts``: cursors by uuid."""
+
+    def __init__(self, sources: Sources, chosen: Selection, starts: dict[str, str]) -> None:
+        self.late = 0
+        self.given = 0  # records of the batch that were handed out
+        self.batch: list[SetRecord] = []
+        self._starts = starts
+        self._sources = sources
+        self._chosen = chosen
+        self._members: dict[str, Member] = {}
+        self._ended: dict[str, str | None] = {}  # cursors of logs that are gone
+        self._unreadable: set[str] = set()
+        self._ends: list[tuple[Member, SetRecord]] = []  # the last record of each log that the newest batch has
+        self._missed = 0
+        self._latest: int | None = None  # effective time handed out so far
+
+    def refresh(self) -> None:
+        """Take part of what is new in the set."""
+        self._sources.refresh()
+        for uuid, log in self._sources.logs.items():
+            if uuid not in self._members and uuid not in self._unreadable:
+                try:
+                    self._members[uuid] = Member(log, self._chosen, self._ended.get(uuid) or self._starts.get(uuid))
+                except _FAILURES as error:
+                    self._unreadable.add(uuid)
+                    self._sources.note(log.path, error)
+
+    @property
+    def missed(self) -> int:
+        """Records that were overwritten before they were read."""
+        return self._missed + sum(member.missed for member in self._members.values())
+
+    def cursors(self) -> dict[str, str]:
+        """A cursor for each log, after what was handed out."""
+        self._note_given()
+        found = self._starts | self._ended | {uuid: member.cursor() for uuid, member in self._members.items()}
+        return {uuid: cursor for uuid, cursor in found.items() if cursor is not None}
+
+    def _note_given(self) -> None:
+        """What was handed out of the batch is no longer to be."""
+        if self.given == len(self.batch):
+            for member, record in self._ends:
+                member.last = record
+            return
+        left = {member.log.path: member for member, _ in self._ends}
+        for record in reversed(self.batch[: self.given]):
+            if record.log in left:
+                left.pop(record.log).last = record
+
+    def hand_out(self, batch: Batch) -> Iterator[SetRecord]:
+        """These records, noting how far it has come."""
+        self._note_given()
+        self.batch, self._ends, self.given = batch.records, batch.ends, 0
+        for self.given, record in enumerate(self.batch, 1):  # noqa: B020
+            yield record
+
+    # -- the logs as they are now
+
+    def batches(self) -> Iterator[Batch]:
+        """All records of the logs as they are at the first call."""
+        members = list(self._members.values())
+        for member in members:
+            member.more = member.next < member.stop
+        while members:
+            for member in members:
+                while member.more and not member.waiting:
+                    member.pull(member.stop)
+                if member.failed is not None:
+                    self._sources.note(member.log.path, member.failed)
+            ends = [member.latest for member in members if member.more and member.latest is not None]
+            yield _taken(members, min(ends) if ends else None)
+            members = [member for member in members if member.more or member.waiting]
+
+    # -- the logs as they grow
+
+    def poll(self, wait_ns: int | None) -> Batch:
+        """What may be handed out now, in order; everything that was read if ``wait_ns`` is None."""
+        horizon = before = time.time_ns() - SLACK_NS
+        self.refresh()
+        members = list(self._members.values())
+        for member in members:
+            if member.failed is not None:
+                continue
+            seen = look(member.log.reader)  # before the pull: what a killed writer left shows in the pull after it
+            member.pull()
+            if member.failed is not None:
+                self._sources.note(member.log.path, member.failed)
+            elif not seen.living and member.log.gone and not member.more and not member.waiting:
+                self._end(member)
+            else:
+                # What is still to come of this log has no earlier time than this.
+                sure = seen.settled and not member.more and member.next >= seen.next_seq
+                horizon = min(horizon, max(member.latest or 0, before if sure else 0))
+        if wait_ns is not None:
+            horizon = max(horizon, before - wait_ns)
+        batch = _taken(members, None if wait_ns is None else horizon)
+        if batch.times:
+            if self._latest is not None:
+                self.late += bisect_left(batch.times, self._latest)
+            self._latest = max(batch.times[-1], batch.times[-1] if self._latest is None else self._latest)
+        return batch
+
+    @property
+    def behind(self) -> bool:
+        """Whether records are there that were not read yet."""
+        return any(member.more for member in self._members.values())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records that were read wait for others."""
+        return any(member.waiting for member in self._members.values())
+
+    def _end(self, member: Member) -> None:
+        self._note_given()
+        self._ended[member.log.uuid] = member.cursor()
+        self._missed += member.missed
+        del self._members[member.log.uuid]
+        self._sources.drop(member.log)

@@ -1,0 +1,155 @@
+"""Which logs belong to a set, and a reader for each.
+
+Invariants
+----------
+- A log is in a set once, by its uuid: under several names, or when it is renamed in its directory, it is the same log. Of copies
+  the first is read; the others are problems.
+- A path that comes to lead to another file is another log. The old one stays until its records were read.
+- Nothing is left out silently: what is found and cannot be read is in ``problems``, with a warning. What the caller has named and
+  is not there is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pmwal.errors import PmwalError
+from pmwal.logs.reports import warn
+from pmwal.opening import open_with
+from pmwal.opening.options import Options
+from pmwal.reading.internals import deliver_as, is_elsewhere, same_file
+from pmwal.reading.reader import Reader
+from pmwal.records import record_type_of
+
+SUFFIX = ".wal"
+
+_LOOK_SECONDS = 1.0  # between two looks at files and patterns; a directory is looked at each time
+_READ = Options("r")
+
+Place = str | os.PathLike[str]
+
+
+@dataclass(eq=False)
+class Log:
+    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more."""
+
+    path: str
+    reader: Reader
+    uuid: str
+    inode: int | None
+    gone: bool = False
+
+
+class Sources:
+    """The logs of these directories, files and patterns, which ``refresh`` looks for."""
+
+    def __init__(self, places: Place | Iterable[Place]) -> None:
+        """``FileNotFoundError`` for a place that is not there; a pattern may match nothing yet."""
+        several = [places] if isinstance(places, str | bytes | os.PathLike) else list(places)
+        self.places = [os.fsdecode(place) for place in several]
+        self.logs: dict[str, Log] = {}  # by uuid, in the order in which they were found
+        self.problems: dict[str, Exception] = {}
+        self._inodes: dict[str, int | None] = {}  # what was found at each path
+        self._looked_at: float | None = None
+        for place in self.places:
+            if not os.path.lexists(place) and not glob.has_magic(place):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+
+    def refresh(self) -> None:
+        """Open what is new, and note what is gone."""
+        now = time.monotonic()
+        slow = self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS
+        if slow:
+            self._looked_at = now
+        found = dict(self._found(slow=slow))
+        for log in self.logs.values():
+            if not log.gone and found.get(log.path) != log.inode:
+                log.gone = is_elsewhere(log.reader)
+        for path, inode in sorted(found.items()):
+            if path not in self._inodes or self._inodes[path] != inode:
+                self._inodes[path] = inode
+                self._open(path, inode)
+        for path in [path for path in self._inodes if slow and path not in found]:
+            del self._inodes[path]
+            self.problems.pop(path, None)
+
+    def _found(self, *, slow: bool) -> Iterator[tuple[str, int | None]]:
+        """The paths that belong to the set, each with its inode as its directory says; None where it was not looked up.
+
+        No file's times are looked up: each look at those of a log would let its next commit write more.
+        """
+        for place in self.places:
+            if os.path.isdir(place):
+                yield from _logs_in(place)
+            elif slow:
+                matches = [place] if os.path.lexists(place) else sorted(glob.glob(place))
+                for match in matches:
+                    if os.path.isdir(match):
+                        yield from _logs_in(match)
+                    else:
+                        directory, name = os.path.split(match)
+                        yield match, next((inode for entry, inode in _entries(directory or ".") if entry == name), None)
+            else:
+                yield from ((path, inode) for path, inode in self._inodes.items())
+
+    def _open(self, path: str, inode: int | None) -> None:
+        self.problems.pop(path, None)
+        try:
+            reader = open_with(path, _READ)
+        except FileNotFoundError:  # removed meanwhile
+            self._inodes.pop(path, None)
+            return
+        except (OSError, PmwalError) as error:
+            self.note(path, error)
+            return
+        assert isinstance(reader, Reader)
+        known = self.logs.get(reader.uuid)
+        if known is None:
+            self.logs[reader.uuid] = known = Log(path, reader, reader.uuid, inode)
+        else:
+            same = same_file(known.reader, reader)
+            reader.close()
+            if known.gone and not same:  # as after a repair: once the old one was read, its records continue here
+                del self._inodes[path]
+                return
+            if not same:
+                self.note(path, ValueError(f"{path} is a copy of {known.path}, which is in the set; it is left out"))
+                return
+            if not known.gone:  # another name of it
+                return
+            known.path, known.inode, known.gone = path, inode, False
+        deliver_as(known.reader, record_type_of(path))
+
+    def note(self, path: str, error: Exception) -> None:
+        """A log of the set cannot be read, or not further."""
+        self.problems[path] = error
+        text = str(error)
+        warn(text if path in text else f"{path}: {text}")
+
+    def drop(self, log: Log) -> None:
+        """A log that is gone was read to its end."""
+        log.reader.close()
+        self.logs.pop(log.uuid, None)
+
+    def close(self) -> None:
+        """Close all readers. Idempotent."""
+        for log in self.logs.values():
+            log.reader.close()
+
+
+def _logs_in(directory: str) -> Iterator[tuple[str, int]]:
+    for name, inode in _entries(directory):
+        if name.endswith(SUFFIX) and not name.startswith("."):
+            yield os.path.join(directory, name), inode
+
+
+def _entries(directory: str) -> list[tuple[str, int]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:  # removed meanwhile
+        return [(entry.name, entry.inode()) for entry in entries]
+    return []

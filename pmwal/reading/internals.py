@@ -1,0 +1,76 @@
+"""What ``pmwal.logs`` may do with a ``Reader`` beyond its public methods. It reaches no deeper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
+from pmwal.records import SetRecord
+from pmwal.storage.live_page import decode_writer, read_both
+
+
+class Look(NamedTuple):
+    """What a log showed: whether a writer was alive, whether all that it had stored was durable, and the next durable number."""
+
+    living: bool
+    settled: bool
+    next_seq: int
+
+
+def deliver_as(reader: Reader, record_type: type[SetRecord]) -> None:
+    """Let the reader make records of this type."""
+    reader._record_type = record_type
+
+
+def runs_of(reader: Reader, start: int, stop: int) -> Iterator[list[SetRecord]]:
+    """The records from ``start`` up to, not including, ``stop``, in runs. Raises what ``read`` raises."""
+    return cast("Iterator[list[SetRecord]]", reader._runs(start, stop))
+
+
+def bounds_of(reader: Reader) -> tuple[int, int]:
+    """The first number in the log, and the one after the last."""
+    view = reader._view()
+    return view.tail.next_seq, view.end.next_seq
+
+
+def selected(reader: Reader, chosen: Selection, start: int | str | None) -> tuple[int, int]:
+    """Where the selected run begins from ``start`` on, and the number after its last record. Raises what ``read`` raises."""
+    view = reader._view()
+    number = None if start is None else reader._number(start, view)
+    _, first, end = reader._run(chosen, view, number, None)
+    return first, end
+
+
+def epoch_from(reader: Reader, first: int, end: int) -> tuple[int, int]:
+    """The epoch of record ``first``, and the first number of another one, at most ``end``. Raises what ``read`` raises."""
+    return reader._epoch_from(first, end)
+
+
+def epoch_first_seq(reader: Reader) -> int:
+    """The first number of the current epoch."""
+    return reader._view().epoch_first_seq
+
+
+def look(reader: Reader) -> Look:
+    """What the live page says now."""
+    reader._check_open()
+    if reader._liveness.writer() is None:
+        return Look(False, True, 0)
+    live = read_both(reader._mapping.load)
+    if live is None or not live[0].possible(reader._block):
+        return Look(True, False, 0)
+    bounds, line = live
+    # The line may be a little older than the bounds; what was stored since has a stamp that is no older than this look.
+    return Look(True, decode_writer(line).published.next_seq <= bounds.durable.next_seq, bounds.durable.next_seq)
+
+
+def is_elsewhere(reader: Reader) -> bool:
+    """Whether the path, looked up now, does not lead to this log."""
+    return reader._name.lost() is not None
+
+
+def same_file(one: Reader, other: Reader) -> bool:
+    """Whether both have one file open."""
+    return one._mapping.inode == other._mapping.inode and one._identity.block.uuid == other._identity.block.uuid

@@ -1,0 +1,492 @@
+"""Log sets: several logs read as one, in the order of time, whole, each record once, while processes come and go."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import random
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmwal
+from loggers import SIZE, logger_of
+from pmwal.logs import merge as merging
+from pmwal.logs import sources as finding
+from pmwal.records import SetRecord
+from processes import PATIENCE, child
+from support import flip, open_small
+from test_selection import store
+
+pytestmark = pytest.mark.both_engines
+
+DIRECTORIES = pytest.mark.parametrize("where", ["tmpfs", "disk"])
+
+
+@pytest.fixture
+def directory(shm_dir: Path) -> Path:
+    """The set's directory."""
+    directory = shm_dir / "logs"
+    directory.mkdir()
+    return directory
+
+
+def names(records: Iterator[Any]) -> list[tuple[str, int]]:
+    """The slot and the number of each record."""
+    return [(Path(record.log).stem, record.seq) for record in records]
+
+
+# -- reading
+
+
+def test_records_of_all_logs_come_in_the_order_of_time(directory: Path) -> None:
+    """Whatever the logs are called; equal times in the order of the logs."""
+    store(directory / "00.wal", [[10, 40, 50, 70]], size=SIZE)
+    store(directory / "01.wal", [[20, 40, 60]], size=SIZE)
+    store(directory / "app-7.wal", [[5, 80]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        records = list(logs)
+        assert [record.time_ns for record in records] == [5, 10, 20, 40, 40, 50, 60, 70, 80]
+        assert names(iter(records))[3:5] == [("00", 2), ("01", 2)]
+        assert [record.data for record in records if record.log.endswith("01.wal")] == [b"1", b"2", b"3"]
+        assert list(logs.logs) == [str(directory / name) for name in ("00.wal", "01.wal", "app-7.wal")]
+        assert (logs.late, logs.missed, dict(logs.problems)) == (0, 0, {})
+
+
+@pytest.mark.parametrize("piece", [1, 1024])
+def test_merge_of_random_logs_is_that_of_the_definition(directory: Path, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As heapq.merge by effective time, over clocks that were set back and epochs that begin anew. No two logs share a time."""
+    import heapq  # noqa: PLC0415
+
+    monkeypatch.setattr(merging, "_PIECE_MAX", piece)
+    rng, expected = random.Random(piece), []
+    for number in range(5):
+        epochs = []
+        for _ in range(3):
+            clock = rng.randrange(1000)
+            epochs.append([(clock := clock + rng.choice([0, 1, 3, -2])) * 5 + number for _ in range(rng.choice([0, 5, 120]))])
+        store(directory / f"{number:02d}.wal", epochs, size=SIZE)
+        keys = [key for stamps in epochs for key in itertools.accumulate(stamps, max)]
+        expected.append([(key, f"{number:02d}", seq) for seq, key in enumerate(keys, 1)])
+    with pmwal.LogSet(directory) as logs:
+        assert names(logs.read()) == [(log, seq) for _, log, seq in heapq.merge(*expected, key=lambda item: item[0])]
+
+
+def test_one_wrong_clock_holds_nothing_up(directory: Path) -> None:
+    """A stamp of the future counts as now, and the next open begins anew."""
+    now = time.time_ns()
+    store(directory / "00.wal", [[now + 10**18, now + 10**18 + 1], [now - 500, now - 400]], size=SIZE)
+    store(directory / "01.wal", [[now - 900, now - 300]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert names(logs.read()) == [("01", 1), ("01", 2), ("00", 1), ("00", 2), ("00", 3), ("00", 4)]
+
+
+def test_selection_is_made_in_each_log(directory: Path) -> None:
+    """By time and by kind, as Reader.read does."""
+    store(directory / "00.wal", [[10, 40, 50, 70]], size=SIZE)
+    store(directory / "01.wal", [[20, 41, 60]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert [record.time_ns for record in logs.read(since=40, until=60)] == [40, 41, 50, 60]
+        assert [record.time_ns for record in logs.read(kind=[2])] == [20, 41, 50]
+        assert [record.time_ns for record in logs.read(since=41, kind=range(3), exact=True)] == [41, 50, 60, 70]
+        with pytest.raises(ValueError, match="exchange"):
+            logs.read(since=2, until=1)
+
+
+def test_end_is_fixed_at_the_call(directory: Path) -> None:
+    """What is stored later comes with the next read."""
+    with pmwal.open(directory / "00.wal", size=SIZE) as wal, pmwal.LogSet(directory) as logs:
+        wal.append(b"one")
+        records = logs.read()
+        wal.append(b"two")
+        assert [record.data for record in records] == [b"one"]
+        assert [record.data for record in logs] == [b"one", b"two"]
+
+
+# -- records
+
+
+def test_record_of_a_set_is_a_record_with_its_log(directory: Path) -> None:
+    """Equal by value, to be hashed, printed and pickled."""
+    store(directory / "00.wal", [[10]], size=SIZE)
+    shutil.copy(directory / "00.wal", directory.parent / "copy.wal")
+    with pmwal.LogSet(directory) as logs, pmwal.LogSet(directory.parent / "copy.wal") as others:
+        (record,), (other,) = logs, others
+    plain = pmwal.Record(1, 1, 10, b"1")
+    assert (record.log, record.cursor) == (str(directory / "00.wal"), plain.cursor)
+    assert isinstance(record, pmwal.Record)
+    assert record == plain
+    assert record != other
+    assert record != pmwal.Record(1, 1, 10, b"2")
+    assert len({record, plain}) == 1
+    again = pickle.loads(pickle.dumps(record))
+    assert (again, again.log, type(again)) == (record, record.log, type(record))
+    assert isinstance(again, SetRecord)
+
+
+# -- which logs
+
+
+def test_places_are_directories_files_patterns_and_lists(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths, too; a log that is named twice is read once."""
+    for name in ("00.wal", "01.wal", "other.log"):
+        store(directory / name, [[10]], size=SIZE)
+    monkeypatch.chdir(directory)
+    cases: list[tuple[Any, list[str]]] = [
+        (".", ["00", "01"]),
+        (directory, ["00", "01"]),
+        (b"00.wal", ["00"]),
+        ("other.log", ["other"]),
+        ("0*.wal", ["00", "01"]),
+        ("../lo*", ["00", "01"]),
+        (["01.wal", Path("00.wal")], ["00", "01"]),
+        ([directory, "other.log", "00.wal"], ["00", "01", "other"]),
+        ("none-*.wal", []),
+        ([], []),
+    ]
+    for places, expected in cases:
+        with pmwal.LogSet(places) as logs:
+            assert sorted(Path(record.log).stem for record in logs) == expected, places
+
+
+@pytest.mark.parametrize("place", ["none", "none/00.wal"])
+def test_place_that_is_not_there_is_an_error(directory: Path, place: str) -> None:
+    """A pattern may match nothing yet, a name may not."""
+    with pytest.raises(FileNotFoundError, match=place):
+        pmwal.LogSet(directory / place)
+
+
+def test_what_cannot_be_read_is_a_problem_and_the_others_are_read(directory: Path) -> None:
+    """A file that is no log, a corrupt one, a copy: each with a warning that names it, once."""
+    store(directory / "00.wal", [[10, 20]], size=SIZE)
+    (directory / "01.wal").write_bytes(b"no log")
+    store(directory / "02.wal", [[10, 20, 30]], size=SIZE)
+    os.truncate(directory / "02.wal", (directory / "02.wal").stat().st_size - 4096)
+    shutil.copy(directory / "00.wal", directory / "03.wal")
+    with pmwal.LogSet(directory) as logs:
+        with pytest.warns(RuntimeWarning) as caught:
+            assert names(logs.read()) == [("00", 1), ("00", 2)]
+        assert [Path(path).stem for path in logs.problems] == ["01", "02", "03"]
+        assert sorted(next(name for name in ("01", "02", "03") if f"{name}.wal" in str(one.message)) for one in caught) == [
+            "01",
+            "02",
+            "03",
+        ]
+        assert {one.filename for one in caught} == {__file__}
+        assert names(logs.read()) == [("00", 1), ("00", 2)]
+
+
+def test_damage_that_shows_while_a_log_is_read_leaves_the_others_readable(directory: Path) -> None:
+    """What comes before it is handed out."""
+    with open_small(directory / "00.wal", commit="manual") as wal, pmwal.LogSet(directory) as logs:
+        wal.extend([b"before", b"rotten", b"after"])
+        wal.commit()
+        store(directory / "01.wal", [[10]], size=SIZE)
+        raw = (directory / "00.wal").read_bytes()
+        flip(directory / "00.wal", raw.rindex(b"rotten"))
+        with pytest.warns(RuntimeWarning, match="damaged"):
+            assert [record.data for record in logs] == [b"1", b"before"]
+        assert isinstance(logs.problems[str(directory / "00.wal")], pmwal.CorruptWal)
+
+
+# -- cursors
+
+
+def test_cursor_continues_after_every_record(directory: Path) -> None:
+    """In another LogSet, through JSON, and with logs that were not there before."""
+    store(directory / "00.wal", [[10, 40, 50, 70]], size=SIZE)
+    store(directory / "01.wal", [[20, 41, 60]], size=SIZE)
+    for count in range(8):
+        with pmwal.LogSet(directory) as logs:
+            first = names(itertools.islice(logs.read(), count))
+            text = json.dumps(logs.cursor)
+        with pmwal.LogSet(directory) as logs:
+            rest = names(logs.read(start=json.loads(text)))
+            assert len(first) == count
+            assert sorted(first + rest) == sorted([("00", seq) for seq in range(1, 5)] + [("01", seq) for seq in range(1, 4)])
+            assert names(logs.read(start=logs.cursor)) == []
+    cursor = json.loads(text)
+    store(directory / "02.wal", [[5]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert names(logs.read(start=cursor)) == [("02", 1)]
+
+
+def test_cursor_keeps_what_a_selection_left_out(directory: Path) -> None:
+    """A log of which nothing was handed out continues where it began."""
+    store(directory / "00.wal", [[10, 40]], size=SIZE)
+    store(directory / "01.wal", [[20, 30]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert names(logs.read(since=35)) == [("00", 2)]
+        assert names(logs.read(start=logs.cursor)) == []
+
+
+def test_cursor_of_overwritten_records_counts_what_is_missed(directory: Path) -> None:
+    """One of another history is an error."""
+    with pmwal.open(directory / "00.wal", size=SIZE, on_full="overwrite") as wal, pmwal.LogSet(directory) as logs:
+        wal.append(b"one")
+        list(logs)
+        cursor = logs.cursor
+        for _ in range(1000):
+            wal.append(bytes(200))
+        assert next(logs.read(start=cursor)).seq == wal.first_seq
+        assert logs.missed == wal.first_seq - 2
+        other = dict.fromkeys(cursor, wal[wal.first_seq].cursor[:-8] + "00000000")
+        with pytest.raises(pmwal.Overrun):
+            logs.read(start=other)
+        with pytest.raises(TypeError, match="a dict"):
+            logs.read(start="1-00000000")  # type: ignore[arg-type]
+
+
+def test_closed_set_refuses(directory: Path) -> None:
+    """Also an iteration that was begun before."""
+    store(directory / "00.wal", [[10, 20]], size=SIZE)
+    logs = pmwal.LogSet(directory)
+    running = logs.follow()
+    next(running)
+    logs.close()
+    logs.close()
+    for use in (logs.read, logs.follow, lambda: list(logs), lambda: list(running), logs.__enter__, lambda: logs.logs):
+        with pytest.raises(pmwal.WalClosed):
+            use()
+    assert logs.closed
+
+
+# -- following
+
+
+def test_follow_hands_out_what_is_there_and_what_comes(directory: Path) -> None:
+    """Of logs that are there, and of one that appears; a log that is closed does not end it."""
+    with pmwal.LogSet(directory) as logs, pmwal.open(directory / "00.wal", size=SIZE) as first:
+        first.append(b"one")
+        records = logs.follow(timeout=PATIENCE)
+        assert next(records).data == b"one"
+        with pmwal.open(directory / "01.wal", size=SIZE) as second:
+            second.append(b"two")
+            assert next(records).data == b"two"
+        first.append(b"three")
+        assert next(records).data == b"three"
+        assert (logs.late, logs.missed) == (0, 0)
+
+
+def test_follow_ends_after_its_time_with_all_that_is_durable(directory: Path) -> None:
+    """A record that waits for another log's is handed out, too."""
+    with pmwal.open(directory / "00.wal", size=SIZE, commit="manual") as slow, pmwal.open(directory / "01.wal", size=SIZE) as quick:
+        slow.append(b"not durable")
+        quick.append(b"durable")
+        with pmwal.LogSet(directory) as logs:
+            assert [record.data for record in logs.follow(timeout=0, wait=PATIENCE)] == [b"durable"]
+            slow.commit()
+            assert [record.data for record in logs.follow(timeout=0)] == [b"not durable", b"durable"]
+
+
+def test_log_holds_the_others_up_while_it_has_what_is_not_durable(directory: Path) -> None:
+    """So the order is right when it commits; after ``wait`` seconds the others continue, and what comes then is late."""
+    with pmwal.open(directory / "00.wal", size=SIZE, commit="manual") as slow, pmwal.open(directory / "01.wal", size=SIZE) as quick:
+        with pmwal.LogSet(directory) as logs:
+            records = logs.follow(wait=PATIENCE)
+            slow.append(b"1")
+            quick.append(b"2")
+            threading.Timer(0.2, slow.commit).start()
+            assert [next(records).data, next(records).data] == [b"1", b"2"]
+            assert logs.late == 0
+            records.close()
+        with pmwal.LogSet(directory) as logs:
+            records = logs.follow(start={quick.uuid: quick[1].cursor, slow.uuid: slow[1].cursor}, wait=0.1)
+            slow.append(b"3")
+            quick.append(b"4")
+            assert next(records).data == b"4"
+            slow.commit()
+            assert next(records).data == b"3"
+            assert logs.late == 1
+
+
+def test_killed_writer_holds_nothing_up_and_loses_nothing(directory: Path) -> None:
+    """What it had stored and not committed is handed out, in order."""
+
+    def work(pipe: Connection) -> None:
+        wal = pmwal.open(directory / "00.wal", size=SIZE, commit="manual")
+        wal.append(b"1")
+        pipe.send(None)
+        pipe.recv()
+
+    with child(work) as one:
+        one.hear()
+        with pmwal.open(directory / "01.wal", size=SIZE) as wal, pmwal.LogSet(directory) as logs:
+            wal.append(b"2")
+            records = logs.follow(wait=PATIENCE)
+            one.kill()
+            assert [next(records).data, next(records).data] == [b"1", b"2"]
+            assert logs.late == 0
+
+
+def test_removed_log_is_followed_to_its_end_and_a_new_one_of_its_name_from_its_beginning(directory: Path) -> None:
+    """As when a slot is pruned, and the next process makes it again."""
+    with pmwal.LogSet(directory) as logs:
+        for round_ in range(3):
+            store(directory / "00.wal", [[10 + round_, 20 + round_]], size=SIZE)
+            cursor = logs.cursor
+            assert [record.time_ns for record in logs.follow(start=cursor, timeout=0)] == [10 + round_, 20 + round_]
+            (directory / "00.wal").unlink()
+        assert list(logs.logs) in ([], [str(directory / "00.wal")])
+
+
+def test_renamed_log_is_still_the_same(directory: Path) -> None:
+    """Its records are not handed out again."""
+    store(directory / "00.wal", [[10, 20]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        records = logs.follow(timeout=0.3)
+        assert next(records).time_ns == 10
+        (directory / "00.wal").rename(directory / "old.wal")
+        assert [record.time_ns for record in records] == [20]
+        assert list(logs.logs) == [str(directory / "old.wal")]
+
+
+def test_follower_that_is_slower_than_a_ring_counts_what_it_missed(directory: Path) -> None:
+    """It continues with the oldest record that is there."""
+    with pmwal.open(directory / "00.wal", size=SIZE, on_full="overwrite") as wal, pmwal.LogSet(directory) as logs:
+        wal.append(b"first")
+        records = logs.follow(timeout=0)
+        next(records)
+        for _ in range(1000):
+            wal.append(bytes(200))
+        rest = [record.seq for record in records]
+        assert rest == list(range(rest[0], 1002))
+        assert logs.missed == rest[0] - 2
+
+
+def test_rollback_under_a_follower_is_followed(directory: Path) -> None:
+    """The records that take the numbers of the discarded ones are handed out."""
+    with pmwal.open(directory / "00.wal", size=SIZE) as wal, pmwal.LogSet(directory) as logs:
+        wal.extend([b"1", b"2", b"3"])
+        records = logs.follow(timeout=PATIENCE)
+        assert [next(records).data for _ in range(3)] == [b"1", b"2", b"3"]
+        wal.rollback(after=1)
+        wal.append(b"new 2")
+        assert next(records).data == b"new 2"
+
+
+@pytest.mark.parametrize(("name", "value"), [("wait", -1), ("timeout", "1"), ("wait", float("nan"))])
+def test_times_to_wait_are_checked_at_the_call(directory: Path, name: str, value: Any) -> None:
+    """As those of every other call."""
+    with pmwal.LogSet(directory) as logs, pytest.raises((ValueError, TypeError), match=name):
+        logs.follow(**{name: value})
+
+
+# -- everything at once
+
+
+def worker(pipe: Connection, directory: Path, name: str) -> None:
+    """Log until killed; tell from time to time how many lines were logged."""
+    handler = pmwal.LogHandler(directory=directory, size="4MiB", commit=0.05)
+    logger = logger_of(handler)
+    for number in itertools.count(1):
+        logger.info("%s %d", name, number)
+        if number % 50 == 0:
+            pipe.send(number)
+            time.sleep(0.002)
+
+
+@pytest.mark.slow
+@DIRECTORIES
+def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_what_is_late(
+    where: str, shm_dir: Path, tmp_path: Path
+) -> None:
+    """Four processes at a time, ten of them killed, while a follower merges: every line that was logged, once, in order."""
+    directory = (shm_dir if where == "tmpfs" else tmp_path) / "logs"
+    directory.mkdir()
+    acknowledged: dict[str, int] = {}
+    got: list[Any] = []
+    with pmwal.LogSet(directory) as logs:
+
+        def follow() -> None:
+            records = logs.follow(wait=PATIENCE, timeout=PATIENCE)
+            for record in records:
+                got.append(record)
+                if record.data == b"end 1":
+                    break
+            start = logs.cursor
+            got.extend(logs.follow(start=start, timeout=0))
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        rng, started = random.Random(5), itertools.count()
+        running: list[Any] = []
+
+        def start() -> None:
+            name = f"w{next(started):02d}"
+            context = child(worker, directory, name)
+            running.append((name, context, context.__enter__()))
+
+        def collect() -> None:
+            for name, _, one in running:
+                while one.heard():
+                    try:
+                        acknowledged[name] = one.hear()
+                    except Exception:
+                        break
+
+        for _ in range(4):
+            start()
+        for _ in range(10):
+            time.sleep(rng.uniform(0.05, 0.3))
+            collect()
+            name, context, one = running.pop(rng.randrange(4))
+            one.kill()
+            context.__exit__(None, None, None)
+            start()
+        collect()
+        for _, context, one in running:
+            one.kill()
+            context.__exit__(None, None, None)
+        with pmwal.open(directory / "end.wal", size=SIZE) as wal:
+            wal.append(b"end 1")
+        thread.join()
+        lines: dict[str, list[int]] = defaultdict(list)
+        for record in got:
+            name, number = record.data.decode().split()
+            lines[name].append(int(number))
+        assert {name: numbers for name, numbers in lines.items() if numbers != list(range(1, len(numbers) + 1))} == {}
+        assert {name: count for name, count in acknowledged.items() if len(lines[name]) < count} == {}
+        assert len([name for name in os.listdir(directory) if name != "end.wal"]) <= 4
+        inversions = sum(after.time_ns < before.time_ns for before, after in itertools.pairwise(got))
+        assert inversions <= logs.late
+        assert logs.missed == 0
+        assert sorted((Path(record.log).stem, record.seq) for record in logs) == sorted(
+            {(Path(record.log).stem, record.seq) for record in got}
+        )
+
+
+def test_look_at_the_live_page_comes_before_the_pull(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a writer that is killed in between would seem to have nothing to come, and its last records would be late."""
+    order = []
+    look, pull = merging.look, merging.Member.pull
+    monkeypatch.setattr(merging, "look", lambda reader: order.append("look") or look(reader))
+    monkeypatch.setattr(merging.Member, "pull", lambda self, *arguments: order.append("pull") or pull(self, *arguments))
+    store(directory / "00.wal", [[10]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert len(list(logs.follow(timeout=0))) == 1
+    assert order[:4] == ["look", "pull", "look", "pull"]
+    assert set(zip(order[::2], order[1::2], strict=True)) == {("look", "pull")}
+
+
+def test_no_file_is_looked_up_by_its_times(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After such a look the next commit of its writer writes the inode, too."""
+    store(directory / "00.wal", [[10]], size=SIZE)
+    looked = []
+    stat = os.stat
+    with pmwal.LogSet(directory) as logs:
+        list(logs)
+        monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(str(path)) or stat(path, **options))
+        monkeypatch.setattr(finding, "_LOOK_SECONDS", 0.0)
+        list(logs)
+        list(logs.follow(timeout=0))
+    assert [path for path in looked if path.endswith(".wal")] == []
