@@ -461,7 +461,7 @@ def test_signature_of_an_event_loops_open_has_the_options_that_it_takes() -> Non
 def test_signatures_for_logging_libraries_share_their_defaults(function: Any) -> None:
     """A program opens the log alike with any logging library."""
     keywords = keywords_of(function)
-    names = {"size", "commit", "sync_level", "on_full", "on_corrupt", "medium", "max_files", "file_mode"}
+    names = {"size", "commit", "sync_level", "on_full", "on_corrupt", "medium", "max_files", "keep", "max_total", "file_mode"}
     assert {"directory", "structured", "level"} >= keywords.keys() - names
     assert {name: getattr(SinkOptions(), name) for name in names} == {name: keywords[name] for name in names}
 

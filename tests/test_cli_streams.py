@@ -51,6 +51,7 @@ RUNS = {
     "verify": Run(lambda log: [str(log)]),
     "repair": Run(lambda log: [str(log)]),
     "truncate": Run(lambda log: [str(log), "--before=3"]),
+    "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
     "completion": Run(lambda log: ["bash"]),

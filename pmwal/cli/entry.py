@@ -20,7 +20,8 @@ from pmwal.cli.terminal import say
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
 
 COMMANDS = (
-    *("demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "export", "import", "completion"),
+    *("demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "export", "import"),
+    "completion",
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 

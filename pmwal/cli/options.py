@@ -6,7 +6,7 @@ import argparse
 
 from pmwal.format.layout import CAPACITY_MAX
 from pmwal.opening.options import ORDERINGS
-from pmwal.opening.units import format_size, parse_size
+from pmwal.opening.units import format_size, parse_duration, parse_size
 from pmwal.storage.medium import MEDIUMS
 
 
@@ -34,3 +34,11 @@ def size_option(text: str) -> int:
     if size > CAPACITY_MAX:
         raise argparse.ArgumentTypeError(f"{text} is larger than the largest log, {format_size(CAPACITY_MAX)}")
     return size
+
+
+def duration_option(text: str) -> float:
+    """Seconds from a duration with a unit, for argparse."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -61,6 +61,8 @@ class Logger:
         on_corrupt: str = "set-aside",
         medium: str = "auto",
         max_files: int = 64,
+        keep: float | str | None = None,
+        max_total: int | str | None = None,
         file_mode: int | str = 0o600,
     ) -> None:
         self._name = name
@@ -80,6 +82,8 @@ class Logger:
                 on_corrupt=on_corrupt,
                 medium=medium,
                 max_files=max_files,
+                keep=keep,
+                max_total=max_total,
                 file_mode=file_mode,
             )
             self._share = share(None, directory, options)

@@ -51,6 +51,8 @@ class LoggerFactory(SinkOwner):
         on_corrupt: str = "set-aside",
         medium: str = "auto",
         max_files: int = 64,
+        keep: float | str | None = None,
+        max_total: int | str | None = None,
         file_mode: int | str = 0o600,
     ) -> None:
         options = SinkOptions(
@@ -61,6 +63,8 @@ class LoggerFactory(SinkOwner):
             on_corrupt=on_corrupt,
             medium=medium,
             max_files=max_files,
+            keep=keep,
+            max_total=max_total,
             file_mode=file_mode,
         )
         self._join(path, directory, options)

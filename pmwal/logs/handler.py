@@ -30,6 +30,9 @@ class LogHandler(SinkOwner, logging.Handler):
       ``01.wal``, ... that no process has, else the next one, up to ``max_files``. A slot keeps the records of the processes that
       had it before. All handlers and adapters of a process that log into one directory share its slot, and the options of the
       first. ``pmwal.LogSet`` reads the directory as one log.
+    - ``keep``: how long records are kept, as seconds or text like "7 days". Every minute or sooner the process truncates older ones
+      of its log, and in a directory removes slots that no process has and that have nothing newer. ``max_total``: how many bytes
+      the slots of a directory may take together, as an int or text like "2GiB": the oldest that no process has are removed.
     - ``commit``: with any value a record survives the death of the process, even by SIGKILL, as soon as the logging call returns,
       as with a ``FileHandler``. A number of seconds also bounds how much a power cut can lose, and how late readers in other
       processes see a record; a background thread commits. The default of 1 suits a log that is also watched, and wakes that thread
@@ -85,6 +88,8 @@ class LogHandler(SinkOwner, logging.Handler):
         on_corrupt: str = "set-aside",
         medium: str = "auto",
         max_files: int = 64,
+        keep: float | str | None = None,
+        max_total: int | str | None = None,
         file_mode: int | str = 0o600,
         level: int | str = logging.NOTSET,
     ) -> None:
@@ -97,6 +102,8 @@ class LogHandler(SinkOwner, logging.Handler):
             on_corrupt=on_corrupt,
             medium=medium,
             max_files=max_files,
+            keep=keep,
+            max_total=max_total,
             file_mode=file_mode,
         )
         self._join(path, directory, options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pmwal.format.payload import as_integer
 from pmwal.opening.options import Options
+from pmwal.opening.units import parse_duration, parse_size
 
 CORRUPT_POLICIES = ("set-aside", "raise")
 
@@ -24,6 +25,8 @@ class SinkOptions(Options):
     on_corrupt: str = "set-aside"
     on_unlinked: str = "raise"  # to the sink, which then opens the path anew
     max_files: int = 64
+    keep: float | str | None = None
+    max_total: int | str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,12 +36,30 @@ class SinkOptions(Options):
             raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
         if self.max_files < 1:
             raise ValueError(f"max_files must be at least 1, not {self.max_files}")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", parse_duration(self.keep))
+        if self.max_total is not None:
+            object.__setattr__(self, "max_total", parse_size(self.max_total))
 
     @property
     def sync_number(self) -> int:
         """``sync_level`` as a number."""
         assert isinstance(self.sync_level, int)
         return self.sync_level
+
+    @property
+    def limits(self) -> Limits:
+        """``keep`` and ``max_total`` as numbers."""
+        assert not isinstance(self.keep, str)
+        assert not isinstance(self.max_total, str)
+        return Limits(None if self.keep is None else int(self.keep * 1e9), self.max_total)
+
+
+class Limits(NamedTuple):
+    """How long records are kept, in nanoseconds, and how large the slots of a directory may be together; None for no limit."""
+
+    keep_ns: int | None
+    total: int | None
 
 
 def _level_number(level: int | str) -> int:

@@ -53,6 +53,8 @@ def share(path: _Path | None, directory: _Path | None, options: SinkOptions) -> 
         raise TypeError("give either path, one log, or directory, in which each process gets a log of its own")
     if directory is None:
         assert path is not None
+        if options.max_total is not None:
+            raise ValueError("max_total limits the slots of a directory; a log at a path has its size, which never grows")
         return _joined(Sink(PathTarget(path), options), options)
     where = os.path.realpath(os.fsdecode(directory))
     make_directory(where)

@@ -38,9 +38,11 @@ from pmwal.errors import (
     WalUnlinked,
 )
 from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.logs.keeper import Keeper
 from pmwal.logs.options import SinkOptions
 from pmwal.logs.plain import shortened
 from pmwal.logs.reports import say, shown
+from pmwal.logs.retention import Retention
 from pmwal.logs.targets import Target, advice
 from pmwal.records import SinkStats
 from pmwal.writing.internals import (
@@ -93,6 +95,7 @@ class Sink:
         self._begin()
         self.wal = wal = target.open(options)
         self._append = wal.append
+        self._watch()
 
     def _begin(self) -> None:
         """What begins with each process."""
@@ -113,6 +116,13 @@ class Sink:
         self._lock = threading.RLock()
         self._storing: int | None = None  # the thread that has the lock
         self._has_helper = False  # a thread that stores what waits is running, or about to
+        self._keeper: Keeper | None = None
+
+    def _watch(self) -> None:
+        """Begin to apply the limits by age and size, if there are any."""
+        limits = self.options.limits
+        if any(limit is not None for limit in limits):
+            self._keeper = Keeper(Retention(self, self._target.directory, limits).apply, f"pmwal-retention {self.path}")
 
     def forked(self) -> None:
         """In a forked child, before anything else: begin anew, if the child can have a log of its own."""
@@ -204,6 +214,7 @@ class Sink:
                     self.wal = wal = self._target.open(self.options)
                     self._append = wal.append
                     self._inherited = False
+                    self._watch()
                 except Exception as error:
                     setattr(error, _AT_THE_PATH, True)
                     raise
@@ -465,6 +476,8 @@ class Sink:
 
     def close(self) -> None:
         """Commit and close. In a forked child it only lets go of the handle. Idempotent."""
+        if self._keeper is not None and os.getpid() == self._pid:
+            self._keeper.stop()
         if os.getpid() == self._pid and not self.wal.closed:
             if self._waiting:
                 self._store_waiting()

@@ -67,7 +67,8 @@ class SlotTarget:
     renewable = True
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
+        self.directory: str | None = directory
+        self._directory = directory
         self._refused: tuple[float, str] | None = None  # when all slots were taken, and what was said
         self._spare = Spare(directory)
 
@@ -81,7 +82,7 @@ class SlotTarget:
             wal = self._make(options)
         if wal is None:
             text = (
-                f"{self.directory}: all {options.max_files} slots are taken, so this process cannot log; end processes that have "
+                f"{self._directory}: all {options.max_files} slots are taken, so this process cannot log; end processes that have "
                 "one, or use a larger max_files"
             )
             self._refused = time.monotonic(), text
@@ -96,8 +97,8 @@ class SlotTarget:
 
     def _take(self, options: SinkOptions) -> Wal | None:
         """The first slot that no process has; None if there is none."""
-        for number in slot_numbers(self.directory):
-            if _is_taken(self._path(number)):
+        for number in slot_numbers(self._directory):
+            if is_taken(self._path(number)):
                 continue
             with contextlib.suppress(WalLocked, PermissionError, FormatError, IsADirectoryError):
                 return open_for_lines(self._path(number), options)
@@ -120,14 +121,14 @@ class SlotTarget:
         return None
 
     def _path(self, number: int) -> str:
-        return os.path.join(self.directory, slot_name(number))
+        return os.path.join(self._directory, slot_name(number))
 
     def close(self) -> None:
         """Let go of the spare. Idempotent."""
         self._spare.close()
 
 
-def _is_taken(path: str) -> bool:
+def is_taken(path: str) -> bool:
     """Whether a slot clearly has a writer. It costs a tenth of an attempt to lock the slot, and a process may meet many."""
     try:
         fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)

@@ -35,6 +35,10 @@ class Target(Protocol):
     def renewable(self) -> bool:
         """Whether a forked child can have a log of its own."""
 
+    @property
+    def directory(self) -> str | None:
+        """The directory whose slots this takes; None for a path."""
+
     def open(self, options: SinkOptions) -> Wal:
         """The log of this process. Raises what ``pmwal.open`` raises."""
 
@@ -47,6 +51,8 @@ class Target(Protocol):
 
 class PathTarget:
     """One path, in which ``{pid}`` becomes the process id."""
+
+    directory = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fsdecode(path)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from numbers import Real
 
 from pmwal.format.payload import as_integer
 
 _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
+
+_SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
+_SECONDS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_DURATION_MAX = 250 * 365 * 86400  # seconds: in nanoseconds it still fits a time
 
 
 def parse_size(size: int | str) -> int:
@@ -32,6 +38,28 @@ def parse_size(size: int | str) -> int:
     if size <= 0:
         raise ValueError(f"a size must be positive, not {size}")
     return size
+
+
+def parse_duration(duration: float | str) -> float:
+    """Seconds from a number, or from text like ``"7 days"``, ``"12h"`` or ``"90"``.
+
+    >>> parse_duration("7 days"), parse_duration("1.5h"), parse_duration(90)
+    (604800.0, 5400.0, 90.0)
+    """
+    problem = f"a duration is a number of seconds or text like '7 days', '12h' or '30 min', not {duration!r}"
+    if isinstance(duration, str):
+        match = _DURATION.fullmatch(duration)
+        factor = None if match is None else _SECONDS.get(match[2].lower().rstrip("s") or "s")
+        if match is None or factor is None:
+            raise ValueError(problem)
+        seconds = float(match[1]) * factor
+    elif isinstance(duration, bool) or not isinstance(duration, Real):
+        raise TypeError(problem)
+    else:
+        seconds = float(duration)
+    if not 0 < seconds < _DURATION_MAX:
+        raise ValueError(f"a duration must be positive, and no more than 250 years, not {duration!r}")
+    return seconds
 
 
 def format_size(size: int) -> str:

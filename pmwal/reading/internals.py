@@ -66,6 +66,11 @@ def look(reader: Reader) -> Look:
     return Look(True, decode_writer(line).published.next_seq <= bounds.durable.next_seq, bounds.durable.next_seq)
 
 
+def created_ns(reader: Reader) -> int:
+    """When the log was created, in ns since 1970."""
+    return reader._block.created_ns
+
+
 def is_elsewhere(reader: Reader) -> bool:
     """Whether the path, looked up now, does not lead to this log."""
     return reader._name.lost() is not None
@@ -73,4 +78,4 @@ def is_elsewhere(reader: Reader) -> bool:
 
 def same_file(one: Reader, other: Reader) -> bool:
     """Whether both have one file open."""
-    return one._mapping.inode == other._mapping.inode and one._identity.block.uuid == other._identity.block.uuid
+    return one._mapping.inode == other._mapping.inode and one.uuid == other.uuid
