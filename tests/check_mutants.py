@@ -88,7 +88,7 @@ MUTANTS = [
         "at_once.c: core_commits_at_once(core)",
     ),
     Mutant(
-        "store.c",
+        "store.h",
         "batch->end = end;",
         "batch->end = end, batch->end.position += g->alignment;",
         "memory-strict",
@@ -289,8 +289,8 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "fill_header(batch, &header, &piece, i);",
-        "fill_header(batch, &header, &piece, i + 1);",
+        "fill_header(batch, header, piece, place);",
+        "fill_header(batch, header, piece, place + 1);",
         "memory-strict",
         "store.c: place < batch->count && batch->count <= UINT32_MAX",
     ),
@@ -360,7 +360,7 @@ MUTANTS = [
         "store.c: !fault_inside()",
     ),
     Mutant(
-        "store.c",
+        "store.h",
         "start.position >= next",
         "true",
         "memory-strict",
