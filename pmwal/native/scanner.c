@@ -11,9 +11,9 @@
 
 #include "scan.h"
 
-#include "crc32c.h"
 #include "fault.h"
 #include "parallel.h"
+#include "slots.h"
 
 #define LARGE_WINDOW (UINT64_C(1) << 20) /* bytes: other threads may run while a larger one is scanned, whose buffer stays meanwhile */
 
@@ -273,23 +273,37 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
     return answer;
 }
 
-/* Which commit slots of a control region have the checksum of their slot index: one byte for each. */
+/* Which commit slots of a control region are whole, one byte for each; and the indexes of those that Python has to look at. */
 static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
 {
     Py_buffer buffer;
     if (PyObject_GetBuffer(control, &buffer, PyBUF_SIMPLE))
         return NULL;
-    Py_ssize_t count = buffer.len / (Py_ssize_t)sizeof(struct slot);
-    PyObject *answer = PyBytes_FromStringAndSize(NULL, count);
-    for (Py_ssize_t i = 0; answer && i < count; i++) {
-        const unsigned char *bytes = (const unsigned char *)buffer.buf + i * (Py_ssize_t)sizeof(struct slot);
-        uint32_t stored, crc = seed_crc(scanner->geometry.uuid_crc, (uint64_t)i);
-        memcpy(&stored, bytes, sizeof stored);
-        crc = crc32c(crc, bytes + sizeof stored, sizeof(struct slot) - sizeof stored);
-        PyBytes_AS_STRING(answer)[i] = crc == stored;
+    uint64_t turn = (uint64_t)buffer.len / PMWAL_PAGE * PMWAL_SLOTS_PER_PAGE, count = 0;
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)turn), *indexes = NULL;
+    unsigned char *telling = PyMem_Malloc(turn + 1);
+    if (!telling)
+        PyErr_NoMemory();
+    if (whole && telling) {
+        read_slots(&scanner->geometry, buffer.buf, turn, (unsigned char *)PyBytes_AS_STRING(whole), telling);
+        for (uint64_t i = 0; i < turn; i++)
+            count += telling[i] != 0;
+        indexes = PyTuple_New((Py_ssize_t)count);
+        count = 0;
     }
+    for (uint64_t i = 0; indexes && i < turn; i++) {
+        PyObject *index = telling[i] ? PyLong_FromUnsignedLongLong(i) : NULL;
+        if (index)
+            PyTuple_SET_ITEM(indexes, (Py_ssize_t)count++, index);
+        else if (telling[i])
+            Py_CLEAR(indexes);
+    }
+    PyMem_Free(telling);
     PyBuffer_Release(&buffer);
-    return answer;
+    if (indexes)
+        return Py_BuildValue("(NN)", whole, indexes);
+    Py_XDECREF(whole);
+    return NULL;
 }
 
 static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
