@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
 import time
@@ -160,3 +161,29 @@ def test_no_more_records_are_made_than_were_asked_for(path: Path, count_max: int
     assert [(record.seq, record.data) for record, *_ in made] == [
         (number + 1, b"%d" % number * 1000) for number in range(min(count_max, 57))
     ]
+
+
+@pytest.mark.both_engines
+def test_large_records_come_back_from_a_disk_whose_cache_is_empty(tmp_path: Path) -> None:
+    """Whatever pieces they are read in: shorter than a piece, whole pieces, a byte more, and more than is read ahead."""
+    path = tmp_path / "test.wal"
+    sizes = [65 * KIB, 128 * KIB - 1, 128 * KIB, 128 * KIB + 1, 384 * KIB - 48, 5000 * KIB + 7]
+    payloads = [bytes(range(251)) * (size // 251) + b"x" * (size % 251) for size in sizes]
+    with pmwal.open(path, size="16MiB", medium="file") as wal:
+        wal.extend(payloads)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert [record.data for record in wal.read()] == payloads
+
+
+@pytest.mark.native_engine
+@pytest.mark.parametrize("left", [100 * KIB, 130 * KIB, 7 << 20])
+def test_large_record_that_a_shortened_file_cuts_is_an_error(tmp_path: Path, left: int) -> None:
+    """The end of the file is met in the first piece that is copied, in the next one, and after all that was read ahead."""
+    path = tmp_path / "test.wal"
+    wal = pmwal.open(path, size="32MiB", medium="file")
+    wal.append(bytes(8 << 20))
+    os.truncate(path, superblock(path).ring_offset + left)
+    with pytest.raises(pmwal.PmwalError):
+        next(wal.read())
+    wal.close()
