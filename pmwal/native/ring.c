@@ -38,55 +38,57 @@ static inline void prefetch(const unsigned char *stored)
     __builtin_prefetch(stored + AHEAD + 64);
 }
 
-/* record_at() with the position's ring offset. */
-static inline enum standing record_in(const struct geometry *g, const struct window *window, struct place at, union header *header)
+/* record_at() of a position whose ring offset is known. */
+static inline enum standing record_in(const struct geometry *g, const struct window *window, uint64_t position, uint64_t offset,
+                                      union header *header)
 {
-    uint64_t room = g->capacity - at.offset;
+    uint64_t room = g->capacity - offset;
     if (room < PMWAL_HEADER)
         return NOT_WHOLE;
-    if (at.offset < window->start || at.offset - window->start + PMWAL_HEADER > window->length)
+    if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
         return OUTSIDE;
-    const unsigned char *stored = window->bytes + (at.offset - window->start);
+    const unsigned char *stored = window->bytes + (offset - window->start);
     prefetch(stored);
     memcpy(header, stored, sizeof *header);
-    if (!header_possible(g, &header->record, at.position, room))
+    if (!header_possible(g, &header->record, position, room))
         return NOT_WHOLE;
     if (header->record.length > PMWAL_LARGE_RECORD)
         return OUTSIDE;
-    if (at.offset - window->start + PMWAL_HEADER + header->record.length > window->length)
+    if (offset - window->start + PMWAL_HEADER + header->record.length > window->length)
         return OUTSIDE;
-    PMWAL_CHECK(at.offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
-    PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= at.position);
+    PMWAL_CHECK(offset - window->start + PMWAL_HEADER + header->record.length <= window->length);
+    PMWAL_CHECK(record_size(g, header->record.length) <= room && header->record.durable <= position);
     /* Over the copy of the header, so that the checksum covers the very bytes that were found possible. */
-    return record_crc(g->uuid_crc, at.position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
+    return record_crc(g->uuid_crc, position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
 }
 
 enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header)
 {
-    return record_in(g, window, (struct place){position, position % g->capacity}, header);
+    return record_in(g, window, position, position % g->capacity, header);
 }
 
 void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
             note_start note, void *context)
 {
-    uint64_t seq = run->seq, mark = run->mark, stop = run->position + rules->bytes_max, index_last = run->index_last;
-    struct place at = {run->position, run->position % g->capacity};
+    uint64_t position = run->position, seq = run->seq, mark = run->mark, stop = run->position + rules->bytes_max;
+    uint64_t index_last = run->index_last, offset = position % g->capacity;
     uint32_t epoch_min = run->epoch_min, batch_count = 1, batch_index = 0;
     bool index_any = run->index_any;
     size_t passed = 0;
     union header copied;
 
-    while (seq < rules->stop_seq && (batch_index || at.position < stop)) {
-        if (seq == rules->lap_seq && g->capacity - at.offset < g->size_max)
+    while (seq < rules->stop_seq && (batch_index || position < stop)) {
+        uint64_t room = g->capacity - offset;
+        if (seq == rules->lap_seq && room < g->size_max)
             return; /* two records may have this number, here and at the next lap's start: the caller decides */
-        enum standing standing = record_in(g, window, at, &copied);
+        enum standing standing = record_in(g, window, position, offset, &copied);
         const struct record header = copied.record;
         if (standing == OUTSIDE)
             run->outside = true;
         if (standing != WHOLE || header.seq != seq)
             return;
-        struct place end = end_record(g, at, record_size(g, header.length));
-        if (end.position > rules->limit || header.epoch < epoch_min)
+        uint64_t end = position + record_size(g, header.length);
+        if (end > rules->limit || header.epoch < epoch_min)
             return;
         if (!epoch_fits(&rules->epochs, seq, header.epoch, &passed))
             return;
@@ -97,20 +99,21 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
                 return;
             batch_index = batch_index + 1 < batch_count ? batch_index + 1 : 0;
         }
-        if (!index_any || at.position - index_last >= PMWAL_INDEX_STEP) {
-            if (note(context, at.position, seq))
+        if (!index_any || position - index_last >= PMWAL_INDEX_STEP) {
+            if (note(context, position, seq))
                 return;
-            index_last = at.position;
+            index_last = position;
             index_any = true;
         }
         epoch_min = header.epoch;
         if (header.durable > mark)
             mark = header.durable;
-        at = end;
-        PMWAL_CHECK(at.position <= rules->limit);
+        offset = end_record(g, (struct place){position, offset}, end - position).offset;
+        position = end;
+        PMWAL_CHECK(position <= rules->limit);
         seq++;
         if (batch_index == 0) {
-            run->position = at.position;
+            run->position = position;
             run->seq = seq;
             run->mark = mark;
             run->epoch_min = epoch_min;
