@@ -93,12 +93,29 @@ void shim_clock(long long time_ns)
     clock_ns = time_ns;
 }
 
+static long long step_ns, computed_step_ns, monotonic_ns, computed_ns;
+
+/* From now on the monotonic clock steps so far at each look, and the processor time of the process so far; 0: they run again. */
+void shim_step(long long step, long long computed)
+{
+    step_ns = step;
+    computed_step_ns = computed;
+    monotonic_ns = 1000000000000000;
+}
+
 int clock_gettime(clockid_t which, struct timespec *time)
 {
-    if (!clock_ns || which != CLOCK_REALTIME)
+    long long now;
+    if (clock_ns && which == CLOCK_REALTIME)
+        now = clock_ns;
+    else if (step_ns && which == CLOCK_MONOTONIC)
+        now = monotonic_ns += step_ns;
+    else if (step_ns && which == CLOCK_PROCESS_CPUTIME_ID)
+        now = computed_ns += computed_step_ns;
+    else
         return (int)syscall(SYS_clock_gettime, which, time);
-    time->tv_sec = clock_ns / 1000000000;
-    time->tv_nsec = clock_ns % 1000000000;
+    time->tv_sec = now / 1000000000;
+    time->tv_nsec = now % 1000000000;
     return 0;
 }
 
