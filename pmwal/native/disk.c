@@ -57,9 +57,11 @@ static void make_way(Core *core, uint64_t offset, uint64_t length)
     memset(folios, 1, count);
 }
 
-/* Drops the large folios around these bytes of the ring. */
+/* Drops the large folios around these bytes of the ring, once they are clean: until then the notes of them stay. */
 static void drop_folios(Core *core, uint64_t offset, uint64_t length)
 {
+    if (core->state.head.position != core->state.durable.position)
+        return;
     for (uint64_t i = offset / FOLIO_MAX; i <= (offset + length - 1) / FOLIO_MAX; i++) {
         if (!core->folios[i])
             continue;
