@@ -301,6 +301,28 @@ def test_others_run_while_a_thread_stores(library: Path, tmp_path: Path, name: s
     run(library, __name__, "scene", name, str(tmp_path / "log"), length, False)
 
 
+def late_returns(path: str, computed_ns: int) -> list[bool]:
+    """Whether the interpreter is held after each of three commits whose returns are late, while the process computed so long."""
+    library = ctypes.CDLL(None)
+    with pmwal.open(path, size="64KiB") as wal:
+        for _ in range(WARM_UP):
+            wal.append(b"warm")
+        held = []
+        library.shim_step(ctypes.c_longlong(1_500_000), ctypes.c_longlong(computed_ns))
+        for _ in range(3):
+            wal.append(b"late")
+            held.append(wal._engine.core.hold_until_ns > 0)  # type: ignore[attr-defined]
+        library.shim_step(ctypes.c_longlong(0), ctypes.c_longlong(0))
+        return held
+
+
+@pytest.mark.native_engine
+def test_interpreter_is_held_only_after_returns_that_a_computing_thread_delayed(library: Path, tmp_path: Path) -> None:
+    """Two of them; on a busy machine any return may be late."""
+    assert run(library, __name__, "late_returns", str(tmp_path / "busy"), 0) == [False, False, False]
+    assert run(library, __name__, "late_returns", str(tmp_path / "beside"), 2_000_000) == [False, True, True]
+
+
 @pytest.fixture
 def frozen_path(tmp_path: Path) -> Iterator[Path]:
     """A path on an ext4 of its own."""

@@ -99,6 +99,8 @@ class Core:
     stray_slot: bool
     watched: int
     yields: bool
+    @property
+    def hold_until_ns(self) -> int: ...
     headroom: int
     upkept_ns: int
     upkeep_due: bool

@@ -42,6 +42,8 @@ void core_prepare(Core *core, const struct piece *pieces, size_t count)
         return;
     for (size_t i = 0; i < count && size < LARGE_STORE; i++)
         size += record_size(g, pieces[i].length);
+    if (size < LARGE_STORE)
+        prefetch(core); /* first: a large folio that took a store is dirty, and stays */
     make_ready(core, record_size(g, pieces->length), size);
 }
 
