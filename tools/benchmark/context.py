@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, c_char
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CONTROL_SIZE = 128 << 10  # of the floors' commit slots, as of a log by default
 _PEER_BYTES = 64 * MIB  # of payload in one round, which limits the count of large records
 _MORE_TURNS = 3
+_SHORTER = 8
 
 
 class Scale(NamedTuple):
@@ -123,6 +124,14 @@ class Context:
         return range(self.scale.rounds)
 
     @property
+    def short_turns(self) -> tuple[range, int]:
+        """Turns of loops in memory, of which the first is to warm up, and the calls of each.
+
+        Many short turns share the fast and slow phases of a machine.
+        """
+        return range(1 + self.scale.rounds * _SHORTER), max(1, self.scale.memory_calls // _SHORTER)
+
+    @property
     def memory_dir(self) -> Path:
         """The directory on tmpfs."""
         return self.memory.directory
@@ -131,6 +140,10 @@ class Context:
     def disk_dir(self) -> Path:
         """The directory on a disk."""
         return self.disk.directory
+
+    def again(self) -> Context:
+        """The same settings, without what was measured before."""
+        return replace(self, unavailable={})
 
     def site_for(self, workload: str) -> Site:
         """Where a peers' workload is measured."""

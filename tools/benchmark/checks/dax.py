@@ -51,9 +51,10 @@ def _dax(context: Context, name: str, ordering: str, payload: bytes) -> Iterator
         control = stack.enter_context(Area(context.memory_dir / "control", CONTROL_SIZE))
         methods = _methods(context, stack, ordering)
         ours: list[list[float]] = [[] for _ in methods]
-        for turn in range(scale.rounds + 1):
-            best_name, best = context.floors.best_dax(area, control, payload, scale.memory_calls, strict=strict)
-            loops = [workloads.append_loop(method.wal, payload, scale.memory_calls, commit=True) for method in methods]
+        turns, calls = context.short_turns
+        for turn in turns:
+            best_name, best = context.floors.best_dax(area, control, payload, calls, strict=strict)
+            loops = [workloads.append_loop(method.wal, payload, calls, commit=True) for method in methods]
             if turn:  # the first is the warm-up
                 bests.append(best_name)
                 floor.append(best.mean)

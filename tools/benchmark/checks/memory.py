@@ -27,9 +27,11 @@ def append_memory(context: Context) -> Iterator[Row]:
     ):
         floors.append(area, PAYLOAD, scale.memory_calls)
         workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)
+        turns, calls = context.short_turns
+        for _ in turns:
+            floor = floors.append(area, PAYLOAD, calls)
+            whole.append((floor, workloads.append_loop(wal, PAYLOAD, calls, commit=False)))
         for _ in context.rounds:
-            floor = floors.append(area, PAYLOAD, scale.memory_calls)
-            whole.append((floor, workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)))
             floor = floors.append(area, PAYLOAD, scale.memory_timed, each=True)
             each.append((floor, workloads.append_each(wal, PAYLOAD, scale.memory_timed, commit=False)))
         clocks = (
@@ -57,10 +59,12 @@ def extend_memory(context: Context) -> Iterator[Row]:
         Area(context.memory_dir / "floor", scale.ring) as area,
         workloads.new_log(context.memory_dir, size=scale.ring, medium="memory", commit="manual") as wal,
     ):
-        for turn in range(scale.rounds + 1):
+        turns, _ = context.short_turns
+        calls = max(1, scale.extends * scale.rounds // (len(turns) - 1))
+        for turn in turns:
             loops = (
-                context.floors.extend(area, BATCH_OF_PAYLOADS, scale.extends),
-                workloads.extend_each(wal, BATCH_OF_PAYLOADS, scale.extends),
+                context.floors.extend(area, BATCH_OF_PAYLOADS, calls),
+                workloads.extend_each(wal, BATCH_OF_PAYLOADS, calls),
             )
             if turn:
                 floor.append(loops[0].mean)
