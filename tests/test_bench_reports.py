@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import bench  # noqa: E402
 from benchmark import checks, media, onlookers, pages  # noqa: E402
 from benchmark.checks.dax import selected  # noqa: E402
 from benchmark.context import TINY, Context  # noqa: E402
+from benchmark.floors import load  # noqa: E402
 from benchmark.gate import Row, beside, broken, combined, compare, exit_code, skipped  # noqa: E402
 from benchmark.report import Results, Table, gate_lines, gate_table  # noqa: E402
 
@@ -179,6 +181,19 @@ def test_onlooker_in_an_event_loop_sees_a_call_that_stops_the_loop() -> None:
             return await onlooker.longest_of(stop)
 
     assert asyncio.run(watch()) > 0.8 * HELD * 1e9
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="the floors need gcc")
+def test_thread_in_c_is_not_delayed_by_the_interpreter() -> None:
+    """It shows what the system alone adds: it goes on while a call keeps the interpreter, and starts anew after each look."""
+    with load().ticker(0.001) as late:
+        deadline = time.monotonic() + 60
+        late()
+        shortest = HELD * 1e9
+        while shortest > 0.5 * HELD * 1e9 and time.monotonic() < deadline:  # a busy machine may delay it, too
+            hold()
+            shortest = late()
+    assert 0 < shortest <= 0.5 * HELD * 1e9
 
 
 # -- pages

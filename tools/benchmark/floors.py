@@ -7,6 +7,7 @@ during a call, so floors with threads of their own run as in a C program.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -15,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -215,6 +216,15 @@ class Floors:
             ctypes.byref(barriers),
         )
         return total, barriers.value
+
+    @contextlib.contextmanager
+    def ticker(self, sleep: float) -> Iterator[Callable[[], int]]:
+        """A thread in C that sleeps ``sleep`` seconds at a time; what it gives returns its longest delay since the last call."""
+        self._call("fl_ticker_start", ctypes.c_int64(int(sleep * 1e9)))
+        try:
+            yield lambda: self._call("fl_ticker_take")
+        finally:
+            self._call("fl_ticker_stop")
 
 
 @functools.cache

@@ -8,6 +8,7 @@ bar is more by that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,17 +26,26 @@ from benchmark.media import Site
 from benchmark.stats import median
 from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
 
-Pauses = dict[str, list[float]]
-"""Milliseconds of the longest pause of each round, by call."""
+
+class Pause(NamedTuple):
+    """Milliseconds of the longest pause beside one call, and of a thread in C that needs no interpreter, beside the same call."""
+
+    ours: float
+    bare: float
+
+
+Pauses = dict[str, list[Pause]]
+"""The longest pause of each round, by call."""
 
 _RING = 64 * MIB
 _SHORT = 200  # calls in one round of those that take microseconds
 
 
 class Parts(NamedTuple):
-    """What the calls store: a large record, a list of records and rows that take as many bytes, and a record of a part of that."""
+    """What the calls store: a large record, as bytes and not, records and rows that take as much room, and a record of a part."""
 
     large: bytes
+    buffer: bytearray
     many: list[bytes]
     rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     medium: bytes
@@ -47,6 +57,7 @@ class Parts(NamedTuple):
         large = os.urandom(ring // 4)
         return cls(
             large,
+            bytearray(large),
             [PAYLOAD] * (len(large) // 256),
             np.zeros((len(large) // 128, 8), dtype=np.int64),
             large[: len(large) // 16],
@@ -67,13 +78,20 @@ def event_loop(context: Context) -> Iterator[Row]:
 
 
 def _row(name: str, who: str, site: Site, found: Pauses) -> Row:
-    quiet = median(found.pop(_NOTHING))
-    middles = {call: median(each) for call, each in found.items()}
-    slowest = sorted(middles, key=lambda call: -middles[call])
-    what = f"longest pause of a {who} beside any call, {site.mount.filesystem}, the slowest of {len(found)}: {slowest[0]}"
+    middles = {call: Pause(*(median(column) for column in zip(*each, strict=True))) for call, each in found.items()}
+    quiet = middles.pop(_NOTHING)
+    slowest = sorted(middles, key=lambda call: -middles[call].ours)
+    what = f"longest pause of a {who} beside any call, {site.mount.filesystem}, the slowest of {len(middles)}: {slowest[0]}"
     bar = BARS["pause ms"] + 1e3 * sys.getswitchinterval()
-    note = f"beside nothing {quiet:.2f} ms; then " + ", ".join(f"{call} {middles[call]:.2f}" for call in slowest[1:6])
-    return absolute(name, what, middles[slowest[0]], "ms", "at most", bar, note)
+    late = max(pause.bare for pause in middles.values())
+    parts = [
+        f"beside nothing {quiet.ours:.2f} ms",
+        ", ".join(f"{call} {middles[call].ours:.2f}" for call in slowest[1:6]),
+        f"a thread in C beside the same call {middles[slowest[0]].bare:.2f}, beside any at most {late:.2f}",
+    ]
+    if late > BARS["pause ms"]:
+        parts.append("UNSTEADY: the system itself was late; measure again while nothing else runs")
+    return absolute(name, what, middles[slowest[0]].ours, "ms", "at most", bar, "; ".join(parts))
 
 
 _NOTHING = "nothing"
@@ -83,12 +101,13 @@ def thread_pauses(context: Context, site: Site) -> Pauses:
     """The longest pauses beside each call, of all rounds after the first."""
     parts, found = Parts.of(min(_RING, context.scale.lap_ring)), Pauses()
     path = site.directory / "pauses.wal"
-    with onlookers.sleeper() as onlooker:
+    with onlookers.sleeper() as onlooker, context.floors.ticker(onlookers.TICK) as late:
         for turn in range(context.scale.rounds + 1):
             for name, call in _calls(context, path, parts):
-                took = onlooker.longest(call) / 1e6
+                late()
+                pause = Pause(onlooker.longest(call) / 1e6, late() / 1e6)
                 if turn:
-                    found.setdefault(name, []).append(took)
+                    found.setdefault(name, []).append(pause)
             path.unlink()
     return found
 
@@ -139,7 +158,7 @@ def _stores(wal: pmwal.Wal, parts: Parts) -> Iterator[tuple[str, Callable[[], ob
     workloads.empty(wal)
     yield f"append {large}", lambda: wal.append(parts.large)
     workloads.empty(wal)
-    yield f"append {large} of a bytearray", lambda: wal.append(bytearray(parts.large))
+    yield f"append {large} of a bytearray", lambda: wal.append(parts.buffer)
     workloads.empty(wal)
     yield f"append {large}, commit=False", lambda: wal.append(parts.large, commit=False)
     yield f"commit of {large}", wal.commit
@@ -172,13 +191,16 @@ def _reads(wal: pmwal.Wal, path: Path) -> Iterator[tuple[str, Callable[[], objec
 async def _loop_pauses(context: Context, site: Site) -> Pauses:
     parts, found = Parts.of(min(_RING, context.scale.lap_ring)), Pauses()
     path = site.directory / "loop.wal"
-    async with onlookers.ticking_task() as onlooker:
+    async with contextlib.AsyncExitStack() as stack:
+        late = stack.enter_context(context.floors.ticker(onlookers.TICK))
+        onlooker = await stack.enter_async_context(onlookers.ticking_task())
         for turn in range(context.scale.rounds + 1):
             async with pmwal.aio.open(path, "x", size=parts.ring) as wal:
                 for name, call in _loop_calls(context, wal, parts):
-                    took = await onlooker.longest_of(call) / 1e6
+                    late()
+                    pause = Pause(await onlooker.longest_of(call) / 1e6, late() / 1e6)
                     if turn:
-                        found.setdefault(name, []).append(took)
+                        found.setdefault(name, []).append(pause)
                     if name != _NOTHING:
                         await wal.truncate(before=wal.next_seq)
             path.unlink()
@@ -208,7 +230,7 @@ def _loop_calls(context: Context, wal: pmwal.aio.AsyncWal, parts: Parts) -> Iter
     yield "append 128 B", repeated
     yield f"append {megabytes}", lambda: wal.append(parts.medium)
     yield f"append {large}", lambda: wal.append(parts.large)
-    yield f"append {large} of a bytearray", lambda: wal.append(bytearray(parts.large))
+    yield f"append {large} of a bytearray", lambda: wal.append(parts.buffer)
     yield "extend 1,000 x 128 B", lambda: wal.extend(BATCH_OF_PAYLOADS)
     yield f"extend {len(parts.many)} x 128 B", lambda: wal.extend(parts.many)
     yield f"append {large} and follow", lambda: store_and(read)

@@ -20,6 +20,7 @@ from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
 PLACES = (10, 50, 90)
 """Percent of the records."""
 _LAPS = 1.2
+_PARTS = 16  # of the log, of which one is truncated at a time
 _ROLLBACKS = 8
 _DISCARDED = 500
 
@@ -41,7 +42,7 @@ def seeks(context: Context, *, size: str, ring: int) -> Iterator[Row]:
     for ordering in ("strict", "pipelined"):
         path = context.memory_dir / "seek.wal"
         try:
-            with pmwal.open(path, "x", size=ring, medium="memory", ordering=ordering, on_full="overwrite") as wal:
+            with pmwal.open(path, "x", size=ring, medium="memory", ordering=ordering) as wal:
                 _fill(wal, _LAPS)
                 yield _row(context, wal, name, f"{ring >> 20} MiB, {ordering}")
                 _fill_with_rollbacks(wal)
@@ -53,19 +54,23 @@ def seeks(context: Context, *, size: str, ring: int) -> Iterator[Row]:
 
 
 def _fill(wal: pmwal.Wal, laps: float) -> None:
-    """Store so many laps of small records, which overwrite each other."""
+    """Store so many laps of small records; where the ring is full, the oldest ones make room."""
     left = laps * wal.capacity / workloads.record_size(len(PAYLOAD), 8)
     while left > 0:
-        wal.extend(BATCH_OF_PAYLOADS)
-        left -= BATCH
+        count = min(BATCH, workloads.room(wal, len(PAYLOAD)))
+        if not count:
+            wal.truncate(before=wal.first_seq + len(wal) // _PARTS)
+            continue
+        wal.extend(BATCH_OF_PAYLOADS[:count])
+        left -= count
 
 
 def _fill_with_rollbacks(wal: pmwal.Wal) -> None:
     """The same, with a rollback in each part of the log."""
     for _ in range(_ROLLBACKS):
         _fill(wal, 1 / _ROLLBACKS)
-        wal.rollback(after=wal.next_seq - 1 - _DISCARDED)
-    wal.extend(BATCH_OF_PAYLOADS)
+        wal.rollback(after=wal.next_seq - 1 - min(_DISCARDED, len(wal) // 2))
+    _fill(wal, 1 / _PARTS)
 
 
 def _row(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
@@ -94,11 +99,11 @@ def _row(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
 
 
 def _reopened(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
-    """The writer's own first lookups after it opened the log again; each was not looked up before."""
+    """The writer's own first lookups after it opened the log again; none was looked up before."""
     times: dict[int, list[int]] = {place: [] for place in PLACES}
     for turn in range(context.scale.rounds + 1):
         for place, each in times.items():
-            seq = _seq(wal, place) + turn * _DISCARDED
+            seq = _seq(wal, place) + turn
             start = perf_counter_ns()
             record = wal[seq]
             each.append(perf_counter_ns() - start)
