@@ -21,6 +21,8 @@ sys.path.insert(0, str(TOOLS))
 import bench  # noqa: E402
 from benchmark import checks, media, onlookers, pages  # noqa: E402
 from benchmark.checks.dax import selected  # noqa: E402
+from benchmark.checks.large import DIRECT, PLAIN, Lap  # noqa: E402
+from benchmark.checks.seeks import SEEKS  # noqa: E402
 from benchmark.context import TINY, Context  # noqa: E402
 from benchmark.floors import load  # noqa: E402
 from benchmark.gate import Row, beside, broken, combined, compare, exit_code, skipped  # noqa: E402
@@ -122,6 +124,24 @@ def test_count_of_runs_is_positive(count: str) -> None:
     """Nothing is measured otherwise."""
     with pytest.raises(SystemExit):
         bench.parse(["--repeat", count])
+
+
+# -- floors and seeks
+
+
+@pytest.mark.parametrize(("plain", "direct", "name"), [([1, 9, 9], [5, 5, 5], DIRECT), ([4, 4, 9], [5, 5, 5], PLAIN)])
+def test_faster_floor_is_taken(plain: list[int], direct: list[int], name: str) -> None:
+    """By the median of its calls."""
+    assert Lap([1], plain, direct).floor == (name, plain if name == PLAIN else direct)
+
+
+def test_seek_that_finds_another_record_is_an_error(shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast wrong answer is no figure."""
+    monkeypatch.setitem(SEEKS, "reader[seq]", lambda reader, seq: reader[seq - 1])
+    context = Context(media.look(shm_dir), media.look(tmp_path), TINY)
+    (row_of_error,) = (found for found in checks.run_check("seek 64 MiB", context) if not found.what)
+    assert row_of_error.passed is False
+    assert "was looked up" in row_of_error.note
 
 
 # -- both methods of storing

@@ -13,7 +13,7 @@ from benchmark.checks.dax import dax, dax_kib
 from benchmark.checks.delivery import follow
 from benchmark.checks.disk import disk_append, disk_extend
 from benchmark.checks.events import event_calls
-from benchmark.checks.large import large_appends, small_after_large
+from benchmark.checks.large import large_appends, large_record, small_after_large
 from benchmark.checks.memory import append_memory, arrays, extend_memory, flat_append
 from benchmark.checks.pauses import event_loop, pauses
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
@@ -40,7 +40,7 @@ CHECKS: dict[str, Check] = {
     "large 4 KiB": functools.partial(large_appends, size="4 KiB", length=4 * KIB, ring=16 * MIB),
     "large 64 KiB": functools.partial(large_appends, size="64 KiB", length=64 * KIB, ring=64 * MIB),
     "large 256 KiB": functools.partial(large_appends, size="256 KiB", length=256 * KIB, ring=64 * MIB),
-    "large 16 MiB": functools.partial(large_appends, size="16 MiB", length=16 * MIB, ring=128 * MIB),
+    "large 16 MiB": functools.partial(large_record, size="16 MiB", length=16 * MIB, ring=128 * MIB),
     "small after large": small_after_large,
     "disk extend": disk_extend,
     "creation": creation,

@@ -1,7 +1,7 @@
 """Checks of large durable appends on a disk, on the first lap of a ring and on later ones, and of small commits after them.
 
-The floor is whatever is faster in the same run: pwrite of the payload and fdatasync, into a file whose page cache consists of large
-folios, or an O_DIRECT|O_DSYNC pwrite of the pages that the payload fills. Its file was written before, all around, on every lap.
+The floor is what is faster in the same run: pwrite of the payload and fdatasync, into a file whose page cache consists of large
+folios, or an O_DIRECT|O_DSYNC pwrite of the pages that the payload fills. Its file was written all around before either lap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmark import workloads
 from benchmark.checks.disk import sector_counter, sector_rows, unsteady
 from benchmark.context import MIB, Context
 from benchmark.floors import PAGE, Area, Floors
-from benchmark.gate import BARS, Row, compare, skipped
+from benchmark.gate import BARS, Row, beside, compare, skipped
 from benchmark.stats import percentile, time_text
 from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
 
@@ -102,23 +102,43 @@ def _one_lap(wal: pmwal.Wal, payload: bytes, floors: DiskFloors, lap: Lap, calls
 
 
 def large_appends(context: Context, *, size: str, length: int, ring: int) -> Iterator[Row]:
-    """Durable appends of one size, against plain writes."""
-    name = f"large {size}"
-    if context.disk.in_memory:
-        yield skipped(name, "the disk directory is in memory")
-        return
-    length, ring = min(length, context.scale.large_append), min(ring, context.scale.lap_ring)
-    laps = measure_laps(context, length, ring, context.scale.rounds, context.scale.lap_calls)
-    for label, lap in zip(LAPS, laps, strict=True):
+    """Durable appends of one size, against the faster floor."""
+    for label, lap in _laps(context, length, ring):
+        if lap is None:
+            yield skipped(f"large {size}", label)
+            continue
         against, floor = lap.floor
-        what = f"durable append {size}, {label}, median of {len(lap.ours)}"
-        figures = percentile(floor, 50), percentile(lap.ours, 50)
-        other = min((lap.direct, lap.plain), key=lambda times: times is floor)
-        note = (
-            f"p99 {time_text(percentile(floor, 99))} and {time_text(percentile(lap.ours, 99))}; "
-            f"{PLAIN if other is lap.plain else DIRECT} {time_text(percentile(other, 50))}; {unsteady(floor)}"
-        )
-        yield compare(name, what, against, figures, "ns", "at most", BARS[name], note.removesuffix("; "))
+        yield _row(size, label, lap, against, floor)
+
+
+def large_record(context: Context, *, size: str, length: int, ring: int) -> Iterator[Row]:
+    """Durable appends of records so large that copying counts, against plain writes. O_DIRECT, which copies nothing, is shown."""
+    for label, lap in _laps(context, length, ring):
+        if lap is None:
+            yield skipped(f"large {size}", label)
+            continue
+        yield _row(size, label, lap, PLAIN, lap.plain)
+        yield beside(_row(size, label, lap, DIRECT, lap.direct))
+
+
+def _laps(context: Context, length: int, ring: int) -> Iterator[tuple[str, Lap | None]]:
+    """The laps by name, or why there are none."""
+    if context.disk.in_memory:
+        yield "the disk directory is in memory", None
+        return
+    scale = context.scale
+    laps = measure_laps(context, min(length, scale.large_append), min(ring, scale.lap_ring), scale.rounds, scale.lap_calls)
+    yield from zip(LAPS, laps, strict=True)
+
+
+def _row(size: str, label: str, lap: Lap, against: str, floor: list[int]) -> Row:
+    name, other = (DIRECT, lap.direct) if against == PLAIN else (PLAIN, lap.plain)
+    what = f"durable append {size}, {label}, median of {len(lap.ours)}"
+    figures = percentile(floor, 50), percentile(lap.ours, 50)
+    tails = " and ".join(time_text(percentile(times, 99)) for times in (floor, lap.ours))
+    parts = (f"p99 {tails}", f"{name} {time_text(percentile(other, 50))}", unsteady(floor))
+    check = f"large {size}"
+    return compare(check, what, against, figures, "ns", "at most", BARS[check], "; ".join(filter(None, parts)))
 
 
 def small_after_large(context: Context) -> Iterator[Row]:

@@ -22,6 +22,7 @@ PLACES = (10, 50, 90)
 _LAPS = 1.2
 _PARTS = 16  # of the log, of which one is truncated at a time
 _ROLLBACKS = 8
+_TURNS = 4  # in each round of the gate: a seek is short, and anything that interrupts it is longer
 _DISCARDED = 500
 
 Seek = Callable[[pmwal.Reader, int], pmwal.Record]
@@ -77,7 +78,7 @@ def _row(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
     """The slowest of all ways to seek to all places: the median of its rounds."""
     times: dict[tuple[str, int], list[int]] = {case: [] for case in itertools.product(SEEKS, PLACES)}
     opens: list[int] = []
-    for turn in range(context.scale.rounds + 1):
+    for turn in range(context.scale.rounds * _TURNS + 1):
         for (seek, place), each in times.items():
             seq = _seq(wal, place)
             start = perf_counter_ns()
@@ -101,7 +102,7 @@ def _row(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
 def _reopened(context: Context, wal: pmwal.Wal, name: str, where: str) -> Row:
     """The writer's own first lookups after it opened the log again; none was looked up before."""
     times: dict[int, list[int]] = {place: [] for place in PLACES}
-    for turn in range(context.scale.rounds + 1):
+    for turn in range(context.scale.rounds * _TURNS):
         for place, each in times.items():
             seq = _seq(wal, place) + turn
             start = perf_counter_ns()
