@@ -222,12 +222,15 @@ def sizes(context: Context, series: Series) -> list[Table]:
 
 
 class Sized(NamedTuple):
-    """Records per second of one size: of pmwal and of the floor, which has a name, on later laps; and their ratio on the first."""
+    """Records per second of one size: of pmwal and of the floor, which has a name, on later laps.
+
+    ``first_lap`` is the rate of pmwal on the first lap of a new ring, divided by that of the floor, for which no lap is the first.
+    """
 
     ours: float
     floor: float
-    floor_name: str = "C loop"
-    first_lap: float | None = None
+    floor_name: str
+    first_lap: float
 
 
 def _sizes(context: Context, series: Series, site: Site, title: str, workload: str | None) -> list[Table]:
@@ -242,8 +245,8 @@ def _sizes(context: Context, series: Series, site: Site, title: str, workload: s
             peer = max(others.items(), key=lambda item: item[1], default=peer)
         ours, floor = found.ours, found.floor
         points.append({"size": size, "pmwal": ours, "floor": floor, "beside": beside, "peer": peer[1], "peer name": peer[0]})
-        first = "-" if found.first_lap is None else f"{found.first_lap:.2f}"
-        shown = [rate_text(ours), rate_text(floor), found.floor_name, f"{ours / floor:.2f}", first, rate_text(ours * size, "B/s")]
+        ratios = [f"{ours / floor:.2f}", f"{found.first_lap:.2f}"]
+        shown = [rate_text(ours), rate_text(floor), found.floor_name, *ratios, rate_text(ours * size, "B/s")]
         others_text = [rate_text(beside) if beside else "-", f"{rate_text(peer[1])} ({peer[0]})" if peer[1] else "-"]
         rows.append([str(size), *shown, *others_text])
     series.setdefault("sizes", {})[title.partition(",")[0]] = points
@@ -255,13 +258,12 @@ def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> S
     """The rates of pmwal and of the floor: in memory if there is a workload, else on emulated persistent memory."""
     scale, dax = context.scale, workload is None
     count = max(20, min(scale.memory_calls, (256 << 20) // (len(payload) + 48)) // 4)
-    ours, floor = [], []
+    ours, floor, first = [], [], []
+    medium = "emulated-dax" if dax else "memory"
     with (
         Area(context.memory_dir / "floor", scale.ring) as area,
         Area(context.memory_dir / "control", CONTROL_SIZE) as control,
-        workloads.new_log(
-            context.memory_dir, size=scale.ring, medium="emulated-dax" if dax else "memory", ordering="strict"
-        ) as wal,
+        workloads.new_log(context.memory_dir, size=scale.ring, medium=medium, ordering="strict") as wal,
     ):
         for turn in range(scale.rounds + 1):
             if dax:
@@ -269,10 +271,14 @@ def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> S
             else:
                 bare = context.floors.append(area, payload, count)
             loop = workloads.append_loop(wal, payload, count, commit=dax)
+            with workloads.new_log(context.memory_dir, size=scale.ring, medium=medium, ordering="strict", warmed=False) as new:
+                fits = max(1, min(count, workloads.room(new, len(payload))))
+                lap = workloads.append_loop(new, payload, fits, commit=dax)
             if turn:
                 floor.append(1e9 / bare.mean)
                 ours.append(1e9 / loop.mean)
-    return Sized(median(ours), median(floor))
+                first.append(1e9 / lap.mean)
+    return Sized(median(ours), median(floor), "raw store" if dax else "C loop", median(first) / median(floor))
 
 
 def _size_of_disk(context: Context, size: int) -> Sized:
