@@ -250,6 +250,16 @@ def test_page_has_no_block_for_an_unknown_processor(processor: str, tmp_path: Pa
         pages.fill(results_of(processor), tmp_path)
 
 
+def test_pages_take_no_figures_of_a_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are worthless, and the pages stay as they are."""
+    quick, source = results_of("AMD EPYC"), tmp_path / "run.json"
+    quick.environment["run"] = "quick: not for figures"
+    quick.save(source)
+    assert bench.main(["--from", str(source), "--docs", str(tmp_path)]) == bench.USAGE
+    assert "quick" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [source]
+
+
 @pytest.mark.parametrize("page", ["", "<!-- a -->\n<!-- end -->\n<!-- a -->\n<!-- end -->", "<!-- a -->\n"])
 def test_page_without_exactly_one_block_is_left_alone(page: str) -> None:
     """Nothing is written beside the text that it should replace."""

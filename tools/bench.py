@@ -76,6 +76,8 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
     context = Context(media.look(memory), media.look(disk), QUICK if options.quick else FULL)
     results = Results(media.describe(context.memory, context.disk))
     results.environment["run"] = "quick: not for figures" if options.quick else f"{context.scale.rounds} rounds"
+    if options.repeat > 1:
+        results.environment["run"] += f", the gate {options.repeat} times"
     load = media.load()
     results.environment["load"] = f"{load} at the start"
     print(environment_text(results.environment), flush=True)
@@ -155,8 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in charts.draw_all(results, options.charts):
             print(f"wrote {path}")
     if options.docs is not None:
-        for path in pages.fill(results, options.docs):
-            print(f"wrote {path}")
+        try:
+            for path in pages.fill(results, options.docs):
+                print(f"wrote {path}")
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return USAGE
     if not options.gate or options.source is not None:
         return 0
     failed = sorted({row.check for row in results.gate if row.judged and row.passed is False})

@@ -18,6 +18,8 @@ END = "<!-- end -->"
 
 def fill(results: Results, directory: Path) -> list[Path]:
     """Put the tables of a run into the pages of this directory; those that were changed."""
+    if "quick" in results.environment.get("run", ""):
+        raise ValueError("the figures of a quick run are worthless: the pages are for those of a full one")
     blocks: dict[str, dict[str, str]] = {"performance.md": {}, "measured.md": {}}
     who = vendor(results)
     if results.gate:
@@ -54,7 +56,7 @@ def replaced(page: str, block: str, text: str) -> str:
 def gate_block(results: Results) -> str:
     """Where the gate ran, its table, and the notes of the rows that did not pass."""
     environment = results.environment
-    shown = ("processor", "kernel", "python", "disk", "flush on emulated-dax", "run", "load")
+    shown = ("date", "processor", "kernel", "python", "disk", "flush on emulated-dax", "run", "load")
     where = "; ".join(f"{key}: {environment[key]}" for key in shown if key in environment)
     columns = ["check", "what", "floor", "pmwal", "ratio", "bar", "met"]
     rows = []
