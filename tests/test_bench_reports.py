@@ -7,6 +7,8 @@ import ctypes
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -124,6 +126,22 @@ def test_count_of_runs_is_positive(count: str) -> None:
     """Nothing is measured otherwise."""
     with pytest.raises(SystemExit):
         bench.parse(["--repeat", count])
+
+
+def test_run_that_is_stopped_removes_its_directories(shm_dir: Path, tmp_path: Path) -> None:
+    """SIGTERM, as a time limit sends it: the largest ring takes 4 GiB of memory."""
+    command = [sys.executable, str(TOOLS / "bench.py"), "--gate", "--quick", "--only", "follow"]
+    places = ["--memory-dir", str(shm_dir), "--disk-dir", str(tmp_path)]
+    with subprocess.Popen([*command, *places], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("gate ("):  # both directories are there
+                break
+        assert len([*shm_dir.iterdir(), *tmp_path.iterdir()]) == 2
+        process.terminate()
+        process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [*shm_dir.iterdir(), *tmp_path.iterdir()] == []
 
 
 # -- floors and seeks
