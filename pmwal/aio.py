@@ -126,7 +126,9 @@ def _close_unused(opening: Future[Wal]) -> None:
 class AsyncWal:
     """A log opened for writing by one event loop; made by ``pmwal.aio.open``.
 
-    Reading (``read``, ``follow``) takes place on the loop's thread.
+    Reading (``read``, ``follow``) takes place on the loop's thread, and so do appends of up to 64 KiB. While the file system is
+    frozen (fsfreeze, a snapshot), the loop waits with such an append; where that matters, use ``pmwal.open`` and
+    ``asyncio.to_thread``.
 
     >>> import asyncio, pmwal.aio
     >>> async def main():

@@ -88,7 +88,7 @@ MUTANTS = [
         "at_once.c: core_commits_at_once(core)",
     ),
     Mutant(
-        "store.c",
+        "store.h",
         "batch->end = end;",
         "batch->end = end, batch->end.position += g->alignment;",
         "memory-strict",
@@ -289,8 +289,8 @@ MUTANTS = [
     ),
     Mutant(
         "store.c",
-        "fill_header(batch, &header, &piece, i);",
-        "fill_header(batch, &header, &piece, i + 1);",
+        "fill_header(batch, header, piece, place);",
+        "fill_header(batch, header, piece, place + 1);",
         "memory-strict",
         "store.c: place < batch->count && batch->count <= UINT32_MAX",
     ),
@@ -310,18 +310,19 @@ MUTANTS = [
     ),
     Mutant(
         "disk.c",
-        "start.offset == 0 || staged.length + size > PIECE",
-        "staged.length + size > PIECE",
+        "start.offset == 0 || out.length + size > PIECE",
+        "out.length + size > PIECE",
         "bulk",
-        "disk.c: offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity",
+        "disk.c: out->start.offset + out->length <= core->geometry.capacity",
     ),
     Mutant(
         "disk.c",
-        "start.offset == 0 || staged.length + size > PIECE",
+        "start.offset == 0 || out.length + size > PIECE",
         "start.offset == 0",
         "long",
-        "disk.c: staged.length + size <= core->stage_size",
+        "disk.c: out->staged + length <= out->core->stage_size",
     ),
+    Mutant("disk.c", "piece->length >= DIRECT_MIN", "piece->length", "long", "disk.c: out->count < PARTS"),
     Mutant(
         "store.c",
         "if (seek_point_is_due(core, batch->end))",
@@ -336,7 +337,7 @@ MUTANTS = [
         "batch->size < PIECE ? PIECE : batch->size",
         "PIECE",
         "long",
-        "disk.c: built + size <= core->stage_size",
+        "disk.c: out->staged + length <= out->core->stage_size",
     ),
     Mutant(
         "disk.c",
@@ -360,7 +361,7 @@ MUTANTS = [
         "store.c: !fault_inside()",
     ),
     Mutant(
-        "store.c",
+        "store.h",
         "start.position >= next",
         "true",
         "memory-strict",

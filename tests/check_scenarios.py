@@ -146,7 +146,7 @@ def long(directory: Path) -> None:
     with opened(directory, "disk-pipelined", size="4MiB") as wal:
         for _ in range(70):
             wal.append(b"")
-        wal.append(bytes(300_000))
+        wal.append(bytearray(300_000))
         wal.append(bytes(1_200_000))
         wal.extend([bytes(1001)] * 1200)
         wal.append(bytes(1001))

@@ -93,12 +93,29 @@ void shim_clock(long long time_ns)
     clock_ns = time_ns;
 }
 
+static long long step_ns, computed_step_ns, monotonic_ns, computed_ns;
+
+/* From now on the monotonic clock steps so far at each look, and the processor time of the process so far; 0: they run again. */
+void shim_step(long long step, long long computed)
+{
+    step_ns = step;
+    computed_step_ns = computed;
+    monotonic_ns = 1000000000000000;
+}
+
 int clock_gettime(clockid_t which, struct timespec *time)
 {
-    if (!clock_ns || which != CLOCK_REALTIME)
+    long long now;
+    if (clock_ns && which == CLOCK_REALTIME)
+        now = clock_ns;
+    else if (step_ns && which == CLOCK_MONOTONIC)
+        now = monotonic_ns += step_ns;
+    else if (step_ns && which == CLOCK_PROCESS_CPUTIME_ID)
+        now = computed_ns += computed_step_ns;
+    else
         return (int)syscall(SYS_clock_gettime, which, time);
-    time->tv_sec = clock_ns / 1000000000;
-    time->tv_nsec = clock_ns % 1000000000;
+    time->tv_sec = now / 1000000000;
+    time->tv_nsec = now % 1000000000;
     return 0;
 }
 
@@ -178,7 +195,7 @@ int msync(void *address, size_t length, int flags)
     return answer(number == fail_at ? EIO : 0);
 }
 
-static long refuse_errno, cut_to = -1, synced_writes, plain_writes;
+static long refuse_errno, cut_to = -1, dribble, synced_writes, plain_writes;
 static int fails_after;
 
 /* Later writes fail with this errno (0: they do not), the synced ones after they have written if `after`; or they stop after `cut`
@@ -188,6 +205,12 @@ void shim_refuse(long number, int after, long cut)
     refuse_errno = number;
     fails_after = after;
     cut_to = cut;
+}
+
+/* Later writes without a sync take this many bytes at most (0: all), and then more when they are repeated. */
+void shim_dribble(long bytes)
+{
+    dribble = bytes;
 }
 
 /* The number of writes with RWF_DSYNC, and of others, so far. */
@@ -201,7 +224,12 @@ long shim_plain_writes(void)
     return plain_writes;
 }
 
-ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset)
+static ssize_t write_all(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    return (ssize_t)syscall(SYS_pwritev, fd, pieces, count, offset, 0);
+}
+
+ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t offset)
 {
     wait_for_thaw();
     if (fails_with) {
@@ -209,16 +237,27 @@ ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset)
         return -1;
     }
     plain_writes++;
-    if (cut_to >= 0 && length > (size_t)cut_to) {
-        length = (size_t)cut_to;
+    if (cut_to >= 0 && pieces->iov_len > (size_t)cut_to) {
+        size_t length = (size_t)cut_to;
         cut_to = 0;
-        return (ssize_t)syscall(SYS_pwrite64, fd, bytes, length, offset);
+        return (ssize_t)syscall(SYS_pwrite64, fd, pieces->iov_base, length, offset);
     }
     if (refuse_errno) {
         errno = (int)refuse_errno;
         return -1;
     }
-    return (ssize_t)syscall(SYS_pwrite64, fd, bytes, length, offset);
+    if (dribble && pieces->iov_len > (size_t)dribble)
+        return (ssize_t)syscall(SYS_pwrite64, fd, pieces->iov_base, (size_t)dribble, offset);
+    return dribble ? write_all(fd, pieces, 1, offset) : write_all(fd, pieces, count, offset);
+}
+
+/* Whether memory has there what the pieces have. */
+static int is_written(const unsigned char *at, const struct iovec *pieces, int count)
+{
+    for (int i = 0; i < count; at += pieces[i++].iov_len)
+        if (memcmp(at, pieces[i].iov_base, pieces[i].iov_len))
+            return 0;
+    return 1;
 }
 
 /* A write with RWF_DSYNC is the write, and then what an msync of its pages is. */
@@ -231,16 +270,16 @@ ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, in
     }
     synced_writes++;
     if (refuse_errno && fails_after)
-        pwritev(fd, pieces, count, offset);
+        write_all(fd, pieces, count, offset);
     if (cut_to > 0)
         return (ssize_t)syscall(SYS_pwrite64, fd, pieces->iov_base, (size_t)cut_to, offset);
     if (refuse_errno) {
         errno = (int)refuse_errno;
         return -1;
     }
-    ssize_t written = pwritev(fd, pieces, count, offset);
+    ssize_t written = write_all(fd, pieces, count, offset);
     if (written <= 0 || !(flags & RWF_DSYNC) || !base || (size_t)offset + (size_t)written > size ||
-        memcmp(base + offset, pieces->iov_base, (size_t)written))
+        !is_written(base + offset, pieces, count))
         return written;
     size_t first = (size_t)offset / PAGE * PAGE, end = ((size_t)offset + (size_t)written + PAGE - 1) / PAGE * PAGE;
     return msync(base + first, end - first, MS_SYNC) ? -1 : written;

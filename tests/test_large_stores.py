@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
+from preload import run
 from processes import elsewhere
 from support import payloads
 
@@ -56,15 +59,16 @@ def test_long_record_is_whole_wherever_it_begins(
         assert payloads(reader)[-2:] == expected
 
 
+@pytest.mark.parametrize("make", [bytes, bytearray])
 @pytest.mark.parametrize("commit", ["each", "manual"])
-def test_long_batches_are_whole_over_the_rings_end(tmp_path: Path, commit: str) -> None:
-    """In pieces, some of them records that are longer than a piece."""
+def test_long_batches_are_whole_over_the_rings_end(tmp_path: Path, commit: str, make: Callable[[bytes], Any]) -> None:
+    """In pieces, some of them records that are longer than a piece; from where the bytes lie, if nobody can change them."""
     rng = random.Random(commit)
     with pmwal.open(tmp_path / "log", size="4MiB", align=8, commit=commit) as wal:
         for _ in range(70):
             wal.append(b"alone")
         for _ in range(8):
-            items = [rng.randbytes(rng.choice((0, 100, 5000, 70_000, PIECE, 400_000))) for _ in range(6)]
+            items = [make(rng.randbytes(rng.choice((0, 100, 5000, 70_000, PIECE, 400_000)))) for _ in range(6)]
             wal.truncate(before=wal.next_seq)
             first, last = wal.extend(items)
             wal.append(b"small")
@@ -85,3 +89,77 @@ def test_batch_is_not_copied_as_a_whole(shm_dir: Path) -> None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
     assert elsewhere(body) < 16 * 1024
+
+
+@pytest.mark.parametrize("make", [bytes, bytearray])
+@pytest.mark.parametrize("commit", ["each", "manual"])
+def test_full_ring_keeps_its_oldest_records(tmp_path: Path, commit: str, make: Callable[[bytes], Any]) -> None:
+    """A large record ends in the page in which the oldest one begins, or right before it."""
+    rng = random.Random(commit)
+    kept: dict[int, bytes] = {}
+    with pmwal.open(tmp_path / "log", size="512KiB", align=8, commit=commit) as wal:
+        for _ in range(70):
+            wal.append(b"alone", commit=True)
+        wal.truncate(before=wal.next_seq)
+        for round_ in range(60):
+            while wal.free < 100_000:
+                kept.pop(wal.first_seq)
+                wal.truncate(before=wal.first_seq + 1)
+            data = rng.randbytes(rng.choice((10, 3000, 5000, 40_000, 70_000)))
+            kept[wal.append(make(data))] = data
+            for less in range(0, 4096, 8):  # the longest that fits: the ring may end before it
+                data = rng.randbytes(min(200_000, max(0, wal.free - HEADER - less))) if round_ % 2 else b""
+                try:
+                    kept[wal.append(make(data))] = data
+                    break
+                except pmwal.WalFull:
+                    continue
+            assert payloads(wal) == list(kept.values()), round_
+    with pmwal.open(tmp_path / "log", "r") as reader:
+        assert payloads(reader) == list(kept.values())
+
+
+def dribbled(path: str) -> bool:
+    """Whether a log is right whose writes take some bytes at a time."""
+    rng = random.Random(path)
+    items = [rng.randbytes(length) for length in (100, 20_000, 70_000, 100, 100, 300_000, 17_000)]
+    with pmwal.open(path, size="8MiB", commit="manual") as wal:
+        for take in (10, 5000, 30_000, 65_536):
+            ctypes.CDLL(None).shim_dribble(ctypes.c_long(take))
+            first, last = wal.extend(items[:3] if take == 10 else items)
+            assert [record.data for record in wal.read(first)] == items[: last - first + 1]
+        wal.commit()
+        ctypes.CDLL(None).shim_dribble(ctypes.c_long(0))
+    return pmwal.verify(path).case == "R1"
+
+
+def test_short_writes_are_continued(library: Path, tmp_path: Path) -> None:
+    """In the middle of a payload, of a header, and between two."""
+    assert run(library, __name__, "dribbled", str(tmp_path / "log"))
+
+
+def read_bytes() -> int:
+    """What this process had to read from disks so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+@pytest.mark.native_engine
+@pytest.mark.parametrize("make", [bytes, bytearray])
+@pytest.mark.parametrize("commit", ["each", "manual"])
+def test_large_records_read_nothing_in_the_first_lap(tmp_path: Path, commit: str, make: Callable[[bytes], Any]) -> None:
+    """Not even the page in which one ends, though no page of a new log is in the cache."""
+
+    def body(number: int) -> int:
+        data = make(bytes(70_000))
+        with pmwal.open(tmp_path / f"{number}", size="8MiB", commit=commit) as wal:
+            if not wal._engine.mapping.on_disk:
+                pytest.skip("temporary files are in memory")
+            for _ in range(70):
+                wal.append(b"alone", commit=True)
+            before = read_bytes()
+            for _ in range(64):
+                wal.append(data)
+            return read_bytes() - before
+
+    assert min(map(body, range(3))) <= 16 * PAGE

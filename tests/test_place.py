@@ -12,10 +12,9 @@ import pytest
 
 import pmwal
 import pmwal.aio
-from pmwal.format.control import first_seqs
+from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.layout import CONTROL_OFFSET, encode_slot, slot_index, slot_offset
 from pmwal.reading.walk import Walker
-from pmwal.recovery.snapshot import read_slots
 from support import kill, look, open_small, overwrite, write_slot
 
 pytestmark = pytest.mark.both_engines
@@ -329,11 +328,11 @@ def test_slots_tell_the_epochs_of_a_turn(path: Path) -> None:
         wal.append(b"y")
         firsts[number + 1] = number
     slots = read_slots(wal._engine.mapping.load, wal._engine.block, None)
-    assert first_seqs(*slots) == firsts
+    assert first_seqs(slots) == firsts
     for _ in range(200):
         wal.truncate(before=wal.append(b"x"))
     slots = read_slots(wal._engine.mapping.load, wal._engine.block, None)
-    assert first_seqs(*slots) == {6: 5}
+    assert first_seqs(slots) == {6: 5}
     wal.close()
 
 
@@ -350,7 +349,7 @@ def test_epoch_that_was_given_up_does_not_count(path: Path) -> None:
         write_slot(path, newest._replace(generation=newest.generation + after))
     with pmwal.open(path, "r") as reader:
         slots = read_slots(reader._mapping.load, reader._block, reader._scan)
-        assert first_seqs(*slots) == {0: 1, newest.epoch: newest.epoch_first_seq}
+        assert first_seqs(slots) == {0: 1, newest.epoch: newest.epoch_first_seq}
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

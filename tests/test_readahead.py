@@ -122,6 +122,65 @@ def test_where_it_cannot_read_everything_goes_the_usual_way(file: Path, monkeypa
         os.close(fd)
 
 
+def test_view_is_what_the_file_holds_and_stays_while_the_next_pieces_are_read(file: Path) -> None:
+    """At any offset, in order and after jumps; past the end there is none."""
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            reader = load.__self__  # type: ignore[attr-defined]
+            for offset in (0, 100, (1 << 20) - 1, 2 << 20, (4 << 20) - 48, (4 << 20) + 48, 5 << 20, 9 << 20, 48, 7 << 20, SIZE - 1):
+                view = reader.view_at(offset)
+                for reading in tuple(reader._reading.values()):
+                    reading.result()
+                assert os.pread(fd, len(view), offset) == view
+                assert len(view) == min(SIZE, (offset // (2 << 20) + 1) * (2 << 20)) - offset
+            assert reader.view_at(SIZE) is None
+            assert reader.view_at(SIZE + (8 << 20)) is None
+    finally:
+        os.close(fd)
+
+
+def killed_log(path: Path, length: int) -> dict[int, bytes]:
+    """A killed log of several pieces, wrapped, with records of this length and of less; what it contains."""
+    wal = pmwal.open(path, size="17MiB", commit="manual", on_full="overwrite")
+    for number in range(21_000_000 // length):
+        wal.append((b"%06d" % number * (length // 6 + 1))[: length - number % 5 * length // 7])
+    wal.commit()
+    expected = dict(contents(wal))
+    kill(wal)
+    return expected
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("length", [3000, 70_000, 300_000, 3_000_000])
+def test_records_across_pieces_are_recovered(tmp_path: Path, length: int) -> None:
+    """They begin in one piece and end in the next one, or cover some; also where a piece is exactly used up."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, length)
+    with pmwal.open(path) as wal:
+        assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("reads", [1, 3, 6])
+def test_recovery_whose_reads_fail_goes_the_usual_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int) -> None:
+    """After some pieces a large read fails each time, as near a bad sector; single loads through the mapping find all records."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, 3000)
+    preadv, done = os.preadv, iter(range(reads))
+
+    def failing(fd: int, buffers: Any, offset: int) -> int:
+        if next(done, None) is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(readahead.os, "preadv", failing)
+    with pmwal.open(path) as wal:
+        assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
 def test_large_log_on_a_disk_is_recovered_whole(tmp_path: Path) -> None:
     """A killed log of several pieces, wrapped, comes back with every record."""
     path = tmp_path / "large.wal"

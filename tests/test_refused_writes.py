@@ -1,6 +1,6 @@
 """Writes that the kernel refuses, for a limit, a seal, a filter of system calls or its age: the mapping takes their place.
 
-The functions without ``test_`` in front run in fresh interpreters over a preloaded pwrite(2) and pwritev2(2) (tests/preload.py).
+The functions without ``test_`` in front run in fresh interpreters over a preloaded pwritev(2) and pwritev2(2) (tests/preload.py).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def test_sealed_memfd_takes_stores_through_its_mapping(log_bytes: bytes) -> None
     os.close(fd)
 
 
-_X86_64 = {"pwrite64": 18, "pwritev2": 328, "statx": 332}
+_X86_64 = {"pwrite64": 18, "pwritev": 296, "pwritev2": 328, "statx": 332}
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 _LOAD, _EQUAL, _RETURN, _ALLOW, _ERRNO = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000  # linux/filter.h
 
@@ -242,7 +242,7 @@ def filter_calls(numbers: list[int], number: int) -> None:
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
 @pytest.mark.parametrize("at_open", [True, False], ids=["before", "after"])
 def test_filter_of_system_calls_is_no_fault_of_the_disk(tmp_path: Path, number: int, at_open: bool) -> None:
-    """A sandbox forbids pwritev2, pwrite and statx, in a process that was forked from one that used them."""
+    """A sandbox forbids pwritev2, pwritev and statx, in a process that was forked from one that used them."""
     path = tmp_path / "test.wal"
     with pmwal.open(path, size="1MiB") as wal:
         for _ in range(WARM_UP):

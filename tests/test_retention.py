@@ -22,7 +22,7 @@ from pmwal.opening.units import parse_duration
 from processes import PATIENCE, child
 from support import file_offset, flip, superblock, whole_records
 from test_selection import store
-from test_slots import log_and_hold
+from test_set_slots import log_and_hold
 
 pytestmark = pytest.mark.both_engines
 

@@ -14,7 +14,7 @@ import pytest
 
 import pmwal
 from onlookers import Onlookers
-from pmwal.format.control import commit_bounds
+from pmwal.format.control import commit_bounds, read_slots
 from pmwal.format.layout import (
     CONTROL_SIZE_DEFAULT,
     LIVE_OFFSET,
@@ -30,7 +30,6 @@ from pmwal.format.layout import (
     seek_step,
 )
 from pmwal.format.ring import CHUNK
-from pmwal.recovery.snapshot import read_slots
 from pmwal.storage.mapping import Mapping
 from pmwal.testing import Step
 from support import BarrierRecorder, contents, kill, open_small, overwrite, superblock, whole_records
@@ -320,7 +319,7 @@ def test_commit_that_an_epoch_before_the_last_has_discarded_is_no_hint(path: Pat
         wal.extend([b"live %d" % number for number in range(21, 62)])
         wal.rollback(after=60)
         engine = wal._engine
-        bounds = commit_bounds(*read_slots(engine.mapping.load, engine.block, None), 1, 100)
+        bounds = list(commit_bounds(read_slots(engine.mapping.load, engine.block, None), 1, 100))
         ends = {(found.end, seq + 1) for seq, found in whole_records_beside(path).items()}
         assert {bound.next_seq for bound in bounds} == {*range(2, 22), 61}
         assert set(bounds) <= ends

@@ -2,8 +2,9 @@
 
     python -m tools bench [--memory-dir DIR] [--disk-dir DIR] [--quick]      measure all tables
     python -m tools bench --gate [--only NAME ...]                           check the bars; exit status 1 if one fails
+    python -m tools bench --gate --repeat 10 --only NAME                     ten runs: the median decides; shows how many passed
     python -m tools bench --tables --gate --json FILE --charts DIR           everything
-    python -m tools bench --from FILE --charts DIR                           draw charts of an earlier run
+    python -m tools bench --from FILE --charts DIR --docs docs               charts and pages from an earlier run
 
 Floors are C loops that share no code with pmwal and run in the same process, in turns with pmwal. Exit status: 0 all measured bars
 passed; 1 a bar failed; 2 usage; 3 nothing could be measured.
@@ -14,17 +15,19 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import charts, media, sections
+from benchmark import charts, media, pages, sections
 from benchmark.checks import CHECKS, run_check
 from benchmark.context import FULL, QUICK, Context
 from benchmark.floors import FloorsUnavailable
-from benchmark.gate import exit_code
-from benchmark.report import Results, environment_text, gate_lines, gate_table
+from benchmark.gate import Row, combined, exit_code
+from benchmark.report import Results, environment_text, gate_lines, gate_table, row_line
 
 USAGE, NOTHING = 2, 3
 
@@ -50,8 +53,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="FILE", help="use the results that an earlier run wrote with --json"
     )
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run the gate N times; the medians are compared with the bars"
+    )
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="put the tables into performance.md and measured.md of this directory"
+    )
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     options = parser.parse_args(arguments)
+    if options.repeat < 1:
+        parser.error("--repeat must be at least 1")
     options.tables = options.tables or not options.gate
     return options
 
@@ -66,6 +77,10 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
     context = Context(media.look(memory), media.look(disk), QUICK if options.quick else FULL)
     results = Results(media.describe(context.memory, context.disk))
     results.environment["run"] = "quick: not for figures" if options.quick else f"{context.scale.rounds} rounds"
+    if options.repeat > 1:
+        results.environment["run"] += f", the gate {options.repeat} times"
+    load = media.load()
+    results.environment["load"] = f"{load} at the start"
     print(environment_text(results.environment), flush=True)
     if options.tables:
         for name in chosen(list(sections.SECTIONS), options.only):
@@ -82,13 +97,31 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
                 print("\n" + (table.markdown() if options.markdown else table.text()), flush=True)
     if options.gate:
         print(f"\ngate (memory and emulated-dax: {media.TMPFS_NOTE})")
-        for name in chosen(list(CHECKS), options.only):
-            for row in run_check(name, context):
-                results.gate.append(row)
-                print(gate_lines(row), flush=True)
+        results.gate += run_gate(options, context)
         if options.markdown:
             print("\n" + gate_table(results.gate).markdown())
+    results.environment["load"] = f"{load} at the start, {media.load()} at the end"
     return results
+
+
+def run_gate(options: argparse.Namespace, context: Context) -> list[Row]:
+    """The rows of all checks, printed as soon as they are there. Of several runs each goes through all checks in turn."""
+    names = chosen(list(CHECKS), options.only)
+    runs: dict[str, list[list[Row]]] = {name: [] for name in names}
+    for turn in range(options.repeat):
+        again = context.again()
+        for name in names:
+            begin = time.monotonic()
+            runs[name].append(run_check(name, again))
+            for row in runs[name][-1]:
+                print(f"run {turn + 1}: {row_line(row)}" if options.repeat > 1 else gate_lines(row), flush=True)
+            print(f"{'':<9}({name}: {time.monotonic() - begin:.0f} s)", flush=True)
+    rows = [row for name in names for row in combined(runs[name])]
+    if options.repeat > 1:
+        print(f"\nmedians of {options.repeat} runs")
+        for row in rows:
+            print(gate_lines(row), flush=True)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,11 +157,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.charts is not None:
         for path in charts.draw_all(results, options.charts):
             print(f"wrote {path}")
+    if options.docs is not None:
+        try:
+            for path in pages.fill(results, options.docs):
+                print(f"wrote {path}")
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return USAGE
     if not options.gate or options.source is not None:
         return 0
-    failed = sorted({row.check for row in results.gate if row.passed is False})
+    failed = sorted({row.check for row in results.gate if row.judged and row.passed is False})
     skipped = sorted({row.check for row in results.gate if row.passed is None})
-    print(f"gate: {sum(row.passed is True for row in results.gate)} rows passed; failed: {', '.join(failed) or 'none'}", end="")
+    passed = sum(row.judged and row.passed is True for row in results.gate)
+    print(f"gate: {passed} rows passed; failed: {', '.join(failed) or 'none'}", end="")
     print(f"; skipped in part or entirely: {', '.join(skipped)}" if skipped else "")
     return exit_code(results.gate)
 
@@ -143,4 +184,5 @@ def _directories(options: argparse.Namespace) -> tuple[Path, Path]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the directories are removed
     sys.exit(main())

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter, ne
+from typing import NamedTuple
 
 from pmwal.format.epochs import pack_starts
 from pmwal.format.layout import (
@@ -36,12 +37,17 @@ from pmwal.format.layout import (
     slot_index,
     slot_offset,
 )
+from pmwal.format.ring import Load, Scan
 from pmwal.records import Bound
 
 _Row = tuple[int, ...]  # the fields of a slot as they are stored
 _NAMES = [field.name for field in SLOT.fields]
-_OF_GENERATION, _TAIL_SEQ, _RESERVED = (_NAMES.index(name) for name in ("generation", "tail_seq", "reserved"))
+_OF_GENERATION, _COMMIT_SEQ, _TAIL_SEQ, _RESERVED = (
+    _NAMES.index(name) for name in ("generation", "commit_seq", "tail_seq", "reserved")
+)
 _GENERATION, _EPOCH = itemgetter(_OF_GENERATION), itemgetter(_NAMES.index("epoch"))
+
+_UNUSED = (*initial_slot(), 0)  # fields after the checksum
 
 assert Slot._fields == tuple(_NAMES[1:-1])
 
@@ -68,12 +74,12 @@ class Control:
         return len(self.lost_slots)
 
 
-def _contradictions(rows: Sequence[_Row | None], block: Superblock) -> Iterator[tuple[int, str]]:
+def _contradictions(indexes: Iterable[int], rows: Iterable[_Row | None], block: Superblock) -> Iterator[tuple[int, str]]:
     """The index of each slot that no log of this geometry can have written there, and why."""
-    capacity, alignment, turn = block.capacity, block.alignment, block.turn
+    capacity, alignment, pages, turn = block.capacity, block.alignment, block.control_pages, block.turn
     least = record_size(0, alignment)
-    for index, (row, place) in enumerate(zip(rows, _first_generations(block), strict=True)):
-        if row is None:
+    for index, row in zip(indexes, rows, strict=True):
+        if row is None or (not _GENERATION(row) and row[1:] == _UNUSED):
             continue
         _, epoch, generation, first, commit, commit_seq, tail, tail_seq, flags, _ = row
         used, records = commit - tail, commit_seq + 1 - tail_seq
@@ -93,7 +99,7 @@ def _contradictions(rows: Sequence[_Row | None], block: Superblock) -> Iterator[
             problem = f"numbers {tail_seq}, {first} against {commit_seq}"
         elif (records == 0) != (used == 0) or records * least > used:
             problem = f"records {tail_seq} to {commit_seq} from {tail} to {commit}"
-        elif generation and generation % turn != place:
+        elif generation and generation % turn != index % SLOTS_PER_PAGE * pages + index // SLOTS_PER_PAGE:
             problem = f"generation {generation} at the slot index of another"
         else:
             continue
@@ -101,41 +107,67 @@ def _contradictions(rows: Sequence[_Row | None], block: Superblock) -> Iterator[
         yield index, f"slot {index_in_page} of control page {page} (file offset {slot_offset(index)}): {problem}"
 
 
-def due_generations(newest: int, block: Superblock) -> list[int]:
-    """The right generation for each slot index when ``newest`` is the newest one; 0 for an index not used yet."""
-    begun = newest - newest % block.turn
-    turn = [*range(begun, newest + 1), *range(newest + 1 - block.turn, begun)]  # at the index of the first turn's generation
-    if begun == 0:
-        turn[newest + 1 :] = [0] * (block.turn - newest - 1)
-    return [generation for page in range(block.control_pages) for generation in turn[page :: block.control_pages]]
+def due_generations(indexes: Iterable[int], newest: int, block: Superblock) -> list[int]:
+    """The right generation for each of these slot indexes when ``newest`` is the newest one; 0 for an index not used yet."""
+    pages, turn = block.control_pages, block.turn
+    return [max(0, newest - (newest - index % SLOTS_PER_PAGE * pages - index // SLOTS_PER_PAGE) % turn) for index in indexes]
 
 
-def _first_generations(block: Superblock) -> list[int]:
-    """The generation of the first turn that is stored at each slot index."""
-    return [generation for page in range(block.control_pages) for generation in range(page, block.turn, block.control_pages)]
+class Slots(NamedTuple):
+    """The slots of a control region: its bytes, whose they are, and for each slot a byte that is not 0 if its checksum is right.
 
-
-def read_control(raw: bytes, block: Superblock, checks: bytes | None = None) -> Control:
-    """Judge all slots of a control region.
-
-    ``checks``, if it is known already, has a byte for each slot, which is not 0 if the checksum is right.
+    ``telling``: the indexes, in order, of the slots to look at; None for all. The native engine tells them: each other one is whole
+    and possible, has the generation due at its index, and names the same epoch as the slot of the next generation, which is so,
+    too; or it is not used yet, and one that is says the same.
     """
-    rows = _decode(raw, block, checks)
-    problem = next((text for _, text in _contradictions(rows, block)), None)
+
+    raw: bytes
+    block: Superblock
+    checks: bytes
+    telling: tuple[int, ...] | None = None
+
+    def row(self, index: int) -> _Row | None:
+        """The fields of the slot at this index; None where its checksum is wrong."""
+        row = SLOT.struct.unpack_from(self.raw, index * LINE)
+        return row if self.checks[index] and row[_TAIL_SEQ] and not row[_RESERVED] else None
+
+    def rows(self) -> tuple[Sequence[int], list[_Row | None]]:
+        """The indexes of the slots to look at, and the fields of each."""
+        if self.telling is not None:
+            return self.telling, [self.row(index) for index in self.telling]
+        rows = zip(SLOT.struct.iter_unpack(self.raw), self.checks, strict=True)
+        decoded = [row if right and row[_TAIL_SEQ] and not row[_RESERVED] else None for row, right in rows]
+        return range(self.block.turn), decoded
+
+
+def read_slots(load: Load, block: Superblock, scan: Scan | None) -> Slots:
+    """The slots as they are now."""
+    raw = load(block.control_offset, block.control_size)
+    return Slots(raw, block, _checks(raw, block)) if scan is None else Slots(raw, block, *scan.scanner.slots(raw))
+
+
+def _checks(raw: bytes, block: Superblock) -> bytes:
+    return bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
+
+
+def read_control(raw: bytes, block: Superblock, checks: bytes | None = None, telling: tuple[int, ...] | None = None) -> Control:
+    """Judge all slots of a control region. ``checks``, if they are known already, and ``telling``: see ``Slots``."""
+    indexes, rows = Slots(raw, block, _checks(raw, block) if checks is None else checks, telling).rows()
+    problem = next((text for _, text in _contradictions(indexes, rows, block)), None)
     valid = [row for row in rows if row is not None]
     if not valid:
-        return Control(None, tuple(range(block.turn)), problem, 0)
+        return Control(None, tuple(indexes), problem, 0)
     newest = _slot(max(valid, key=_GENERATION))
-    lost = tuple(_lost(rows, newest.generation, block))
+    lost = tuple(_lost(indexes, rows, newest.generation, block))
     return Control(newest, lost, problem, max(map(_EPOCH, valid)), pack_starts(_first_seqs(valid)))
 
 
-def first_seqs(raw: bytes, block: Superblock, checks: bytes) -> dict[int, int]:
+def first_seqs(slots: Slots) -> dict[int, int]:
     """The epochs that the slots still name, each with its first sequence number.
 
     The newest slots decide: a change of epoch that was given up after its first slot is followed by slots of the epoch before.
     """
-    return _first_seqs(compress(SLOT.struct.iter_unpack(raw), checks))
+    return _first_seqs(row for row in slots.rows()[1] if row is not None)
 
 
 def _first_seqs(valid: Iterable[_Row]) -> dict[int, int]:
@@ -153,42 +185,63 @@ def _first_seqs(valid: Iterable[_Row]) -> dict[int, int]:
     return found
 
 
-def commit_bounds(raw: bytes, block: Superblock, checks: bytes, after: int, seq: int) -> list[Bound]:
+def commit_bounds(slots: Slots, after: int, seq: int) -> Iterator[Bound]:
     """Where the log continued after commits that the slots name, with numbers past ``after`` and up to ``seq``, newest first.
 
     None that has been discarded since is among them. Only the newest slots count whose generations follow one another: they name
     every epoch that has begun since the oldest of them, and a commit is part of the log as long as each later epoch began after it.
     """
-    bounds: list[Bound] = []
-    due = first = epoch = None
-    first_discarded = SEQ_MAX + 1
-    for row in sorted(compress(SLOT.struct.iter_unpack(raw), checks), key=_GENERATION, reverse=True):
-        slot = Slot(*row[1:-1])
-        if due is not None and slot.generation != due:
-            break
-        due = slot.generation - 1
+    block = slots.block
+    generation = max((_GENERATION(row) for row in slots.rows()[1] if row is not None), default=0)
+    runs = _Runs(slots, generation)
+    first = epoch = None
+    limit = seq  # numbers from this one on are not wanted, or were discarded
+    while generation > 0:
+        row = slots.row(slot_index(generation, block.control_pages))
+        if row is None or _GENERATION(row) != generation:
+            return
+        slot = _slot(row)
         if epoch is not None and slot.epoch > epoch:
-            continue  # its start was given up: see ``first_seqs``
+            generation -= 1  # its start was given up: see ``first_seqs``
+            continue
         if first is not None and slot.epoch != epoch:
-            first_discarded = min(first_discarded, first)
+            limit = min(limit, first)
         first, epoch = slot.epoch_first_seq, slot.epoch
-        if after <= slot.commit_seq < min(seq, first_discarded):
-            bounds.append(Bound(slot.commit_position, slot.commit_seq + 1))
-    return bounds
+        if slot.commit_seq >= limit:
+            generation = runs.last_below(limit, generation)
+            continue
+        if slot.commit_seq < after:
+            return  # the older ones end even earlier, or were discarded
+        yield Bound(slot.commit_position, slot.commit_seq + 1)
+        generation -= 1
 
 
-def _decode(raw: bytes, block: Superblock, checks: bytes | None = None) -> list[_Row | None]:
-    """The fields of the slot at each index; None where its checksum is wrong."""
-    if checks is None:
-        checks = bytes(slot_checks(raw[index * LINE : (index + 1) * LINE], block.uuid, index) for index in range(block.turn))
-    rows = zip(SLOT.struct.iter_unpack(raw), checks, strict=True)
-    return [row if right and row[_TAIL_SEQ] and not row[_RESERVED] else None for row, right in rows]
+class _Runs:
+    """Runs of generations whose slots name one epoch, in which numbers only grow: those between two slots to look at."""
+
+    def __init__(self, slots: Slots, newest: int) -> None:
+        self._slots = slots
+        self._ends: list[int] | None = None
+        if slots.telling is not None:
+            overwritten = max(0, newest - slots.block.turn)
+            self._ends = [overwritten, *sorted(due_generations(slots.telling, newest, slots.block))]
+
+    def last_below(self, limit: int, generation: int) -> int:
+        """The next older generation than this one to look at for a commit number below ``limit``."""
+        if self._ends is None:
+            return generation - 1
+        before = self._ends[bisect_left(self._ends, generation) - 1]  # the end of the run before this generation's
+        return before + bisect_left(range(before + 1, generation), limit, key=self._commit_seq)
+
+    def _commit_seq(self, generation: int) -> int:
+        row = self._slots.row(slot_index(generation, self._slots.block.control_pages))
+        return 0 if row is None else row[_COMMIT_SEQ]
 
 
-def _lost(rows: Sequence[_Row | None], newest: int, block: Superblock) -> Iterator[int]:
+def _lost(indexes: Sequence[int], rows: Sequence[_Row | None], newest: int, block: Superblock) -> Iterator[int]:
     """The indexes whose slot is not valid, or not of the generation that ``newest`` calls for."""
     found = [-1 if row is None else row[_OF_GENERATION] for row in rows]
-    yield from compress(range(block.turn), map(ne, found, due_generations(newest, block)))
+    yield from compress(indexes, map(ne, found, due_generations(indexes, newest, block)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +259,15 @@ class Pointer:
 
 def find_pointer(raw: bytes, block: Superblock) -> Pointer | None:
     """The newest slot that can be believed, around slots that are lost, contradictory, or forged; None if there is none."""
-    rows = _decode(raw, block)
-    for index, _ in tuple(_contradictions(rows, block)):
+    indexes, rows = Slots(raw, block, _checks(raw, block)).rows()
+    for index, _ in tuple(_contradictions(indexes, rows, block)):
         rows[index] = None
     sound = [row for row in rows if row is not None]
     if not sound:
         return None
     newest = _newest_agreed([_GENERATION(row) for row in sound], block)
     pointer = next(row for row in sound if _GENERATION(row) == newest)
-    lost = set(_lost(rows, newest, block))
+    lost = set(_lost(indexes, rows, newest, block))
     overtaken = all(slot_index(newest + step, block.control_pages) in lost for step in (1, 2))
     agreed = [_slot(row) for index, row in enumerate(rows) if row is not None and index not in lost]
     return Pointer(_slot(pointer), not overtaken, frozenset((slot.epoch, slot.epoch_first_seq) for slot in agreed))
@@ -239,7 +292,7 @@ def _newest_agreed(generations: Sequence[int], block: Superblock) -> int:
 def filled_region(slot: Slot, block: Superblock) -> bytes:
     """A control region in which no slot is lost and ``slot`` is the newest: each slot says the same, but for its generation."""
     region = bytearray(block.control_size)
-    for index, generation in enumerate(due_generations(slot.generation, block)):
+    for index, generation in enumerate(due_generations(range(block.turn), slot.generation, block)):
         due = slot._replace(generation=generation) if generation else initial_slot()
         region[index * LINE : (index + 1) * LINE] = encode_slot(due, block.uuid, index)
     return bytes(region)

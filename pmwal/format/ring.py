@@ -96,6 +96,15 @@ def data_ranges(load: Load, start: int, stop: int) -> Iterator[tuple[int, int]]:
     yield from ((start, stop),) if find is None else find(start, stop)
 
 
+def view_at(load: Load, offset: int) -> memoryview | None:
+    """Bytes of the file from this offset on, in place: they stay as they are until the next load. None where there are none.
+
+    A load that is a method of an object with a method ``view_at`` has them.
+    """
+    find = getattr(getattr(load, "__self__", None), "view_at", None)
+    return None if find is None else find(offset)
+
+
 def overlay(load: Load, patches: Sequence[tuple[int, bytes]]) -> Load:
     """A load that sees these (offset, bytes) patches over the file."""
     return _Overlay(load, patches).load
@@ -293,14 +302,15 @@ class RingReader:
     def _window(self, position: int) -> Window:
         """A part of the ring that contains this position."""
         assert self._scan is not None
-        data: memoryview | bytes
+        ring, file_size, offset = self.block.ring_offset, self.block.file_size, position % self._capacity
+        lap = lap_seq(self.block, self._load)  # before the view, which stays until the next load
         if self._scan.file is not None:
-            data, start = self._scan.file[self.block.ring_offset : self.block.file_size], 0
-        else:
-            offset = position % self._capacity
-            self._copy(offset, min(HEADER, self._capacity - offset))
-            data, start = self._chunk, self._chunk_start
-        return Window(data, start, lap_seq(self.block, self._load))
+            return Window(self._scan.file[ring:file_size], 0, lap)
+        view = view_at(self._load, ring + offset)
+        if view is not None:
+            return Window(view[: self._capacity - offset], offset, lap)
+        self._copy(offset, min(HEADER, self._capacity - offset))
+        return Window(self._chunk, self._chunk_start, lap)
 
     def record(self, found: Found) -> Record | None:
         """The record that this reader found last, made from the very bytes that were checked.

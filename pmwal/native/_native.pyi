@@ -99,6 +99,8 @@ class Core:
     stray_slot: bool
     watched: int
     yields: bool
+    @property
+    def hold_until_ns(self) -> int: ...
     headroom: int
     upkept_ns: int
     upkeep_due: bool
@@ -169,7 +171,7 @@ class RecordIterator(Iterator[Any]):
 
 class Scanner:
     def __new__(cls, capacity: int, alignment: int, payload_max: int, uuid_crc: int, bound_type: type) -> Scanner: ...
-    def slots(self, control: Buffer, /) -> bytes: ...
+    def slots(self, control: Buffer, /) -> tuple[bytes, tuple[int, ...]]: ...
     def run(
         self,
         window: _Window,

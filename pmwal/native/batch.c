@@ -42,6 +42,8 @@ void core_prepare(Core *core, const struct piece *pieces, size_t count)
         return;
     for (size_t i = 0; i < count && size < LARGE_STORE; i++)
         size += record_size(g, pieces[i].length);
+    if (size < LARGE_STORE)
+        prefetch(core); /* first: a large folio that took a store is dirty, and stays */
     make_ready(core, record_size(g, pieces->length), size);
 }
 
@@ -91,9 +93,9 @@ int core_store(struct batch *batch)
         return -1;
     if (batch->defers && upkeep_is_due(core, batch->time_ns))
         return 1;
-    bool held = lock_is_mine(core->writing) && lock_is_mine(core->guard), taken = false;
     bool by_write = batch->size >= LARGE_STORE && core->barrier == BARRIER_MSYNC && core->cached_writes && !core->seam;
-    bool leaves = (by_write || batch->size > HELD_MAX) && !core->seam;
+    bool leaves = (by_write || batch->size > HELD_MAX) && !core->seam, taken = false;
+    bool held = (leaves || by_mapping_of_a_disk(core)) && lock_is_mine(core->writing) && lock_is_mine(core->guard);
     if (leaves && !held) {
         taken = take_both(core);
         if (!taken && batch->defers)

@@ -412,6 +412,7 @@ static PyMemberDef members[] = {
     {"stray_slot", T_BOOL, offsetof(Core, stray_slot), 0, NULL},
     {"watched", T_UINT, offsetof(Core, watched), 0, NULL},
     {"yields", T_BOOL, offsetof(Core, yields), 0, NULL},
+    {"hold_until_ns", T_LONGLONG, offsetof(Core, hold_until_ns), READONLY, NULL},
     {"upkept_ns", T_LONGLONG, offsetof(Core, upkept_ns), 0, NULL},
     {"upkeep_due", T_BOOL, offsetof(Core, upkeep_due), 0, NULL},
     {"headroom", T_ULONGLONG, offsetof(Core, headroom), 0, NULL},

@@ -5,8 +5,12 @@
  * - A write with RWF_DSYNC is a barrier. Its errno is final unless the kernel refused the call and wrote nothing.
  * - Nothing here calls Python, so it runs without the interpreter, with `writing` and `guard` held: see interpreter.c.
  * - Write-back works by folio: one line that is stored into a large one costs all of it. So pages for small records are single ones.
- *   No write is longer than FOLIO_MAX, so no folio is, and none crosses a multiple of it. `folios` notes where there may be some.
+ *   No write is twice as long as FOLIO_MAX, so no folio is longer than that, and none crosses a multiple of it. `folios` notes where
+ *   there may be some.
  * - Only what is clean is dropped from the cache, and the kernel takes care of that: a dirty page stays.
+ * - Long payloads that nobody can change are summed and written where they lie. All others are copied into the stage, and summed there.
+ * - A large write fills its last page up with zeros, or the kernel would read that page first. It does so only where the space is free,
+ *   that is, where the next record may be stored: nothing there counts any more.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,8 +31,11 @@
 
 #define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
 #define PREFETCH_FIRST (64 * 1024)   /* and the first time in the place of large folios */
+#define DIRECT_MIN (16 * 1024)       /* payloads from here on are not copied into the stage */
+#define PARTS (2 * (SYNCED_MAX / DIRECT_MIN) + 2)
 
-static_assert(SYNCED_MAX <= FOLIO_MAX && PIECE <= FOLIO_MAX, "no write makes a folio longer than FOLIO_MAX");
+static_assert(SYNCED_MAX + PMWAL_PAGE < 2 * FOLIO_MAX, "no write makes a folio longer than FOLIO_MAX");
+static_assert(PIECE <= SYNCED_MAX && PIECE % PMWAL_PAGE == 0, "the parts of a piece are not more than those of a synced write");
 
 static void drop_pages(Core *core, uint64_t first, uint64_t end)
 {
@@ -37,19 +44,24 @@ static void drop_pages(Core *core, uint64_t first, uint64_t end)
     posix_fadvise(core->fd, (off_t)first, (off_t)(end - first), POSIX_FADV_DONTNEED);
 }
 
-/* Drops the pages that a write is about to fill, so that it makes large folios and reads none of them. */
+/* Drops the single pages that a write is about to fill, so that it makes large folios and reads none of them. */
 static void make_way(Core *core, uint64_t offset, uint64_t length)
 {
     uint64_t first = page_end(offset), end = page_start(offset + length);
     if (!core->on_disk || end <= first)
         return;
-    drop_pages(core, first, end);
-    memset(core->folios + first / FOLIO_MAX, 1, (end - 1) / FOLIO_MAX - first / FOLIO_MAX + 1);
+    unsigned char *folios = core->folios + first / FOLIO_MAX;
+    size_t count = (end - 1) / FOLIO_MAX - first / FOLIO_MAX + 1;
+    if (memchr(folios, 0, count))
+        drop_pages(core, first, end);
+    memset(folios, 1, count);
 }
 
-/* Drops the large folios around these bytes of the ring. */
+/* Drops the large folios around these bytes of the ring, once they are clean: until then the notes of them stay. */
 static void drop_folios(Core *core, uint64_t offset, uint64_t length)
 {
+    if (core->state.head.position != core->state.durable.position)
+        return;
     for (uint64_t i = offset / FOLIO_MAX; i <= (offset + length - 1) / FOLIO_MAX; i++) {
         if (!core->folios[i])
             continue;
@@ -114,35 +126,6 @@ static bool is_refusal(int number)
     return number == EPERM || number == EINVAL || number == EFBIG || number == ENOSYS || number == EOPNOTSUPP;
 }
 
-/* 0; an errno, which is final; -1 when the kernel refuses such writes. */
-static int write_file(Core *core, uint64_t offset, const unsigned char *bytes, uint64_t length)
-{
-    PMWAL_CHECK(offset >= core->ring_offset && offset + length <= core->ring_offset + core->geometry.capacity);
-    if (!may_write(offset + length))
-        return -1;
-    make_way(core, offset, length);
-    while (length) {
-        ssize_t written = pwrite(core->fd, bytes, length, (off_t)offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return !written || is_refusal(errno) ? -1 : errno;
-        bytes += written;
-        offset += (uint64_t)written;
-        length -= (uint64_t)written;
-    }
-    return 0;
-}
-
-/* Starts writing the whole pages of what was just stored, so that the disk works while the next piece is built and the barrier has
- * less to do. It promises nothing, and loses no error: msync(2) reports those of these pages too. */
-static void begin_writing(const Core *core, uint64_t offset, uint64_t length)
-{
-    uint64_t first = offset & ~(PMWAL_PAGE - 1), end = (offset + length) & ~(PMWAL_PAGE - 1);
-    if (end > first)
-        sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
-}
-
 bool make_stage(Core *core, uint64_t size)
 {
     if (size <= core->stage_size)
@@ -153,75 +136,185 @@ bool make_stage(Core *core, uint64_t size)
     return core->stage;
 }
 
-/* Bytes in the stage that go to one place. */
-struct staged {
-    uint64_t offset, length;
+/* Bytes on their way to one place of the file: parts of the stage, and payloads where they lie. */
+struct output {
+    Core *core;
+    struct place start; /* in the ring */
+    uint64_t length, staged;
+    size_t count;
+    struct iovec parts[PARTS];
 };
 
-static int write_staged(Core *core, struct staged *staged)
+static void begin_output(struct output *out, Core *core, struct place start)
 {
-    int status = staged->length ? write_file(core, staged->offset, core->stage, staged->length) : 0;
-    begin_writing(core, staged->offset, staged->length);
-    staged->offset += staged->length;
-    staged->length = 0;
+    out->core = core;
+    out->start = start;
+    out->length = out->staged = out->count = 0;
+}
+
+static uint64_t output_offset(const struct output *out)
+{
+    return out->core->ring_offset + out->start.offset;
+}
+
+static void add_part(struct output *out, const void *bytes, uint64_t length)
+{
+    PMWAL_CHECK(out->count < PARTS);
+    out->parts[out->count++] = (struct iovec){(void *)bytes, length};
+    out->length += length;
+}
+
+/* Adds bytes of the stage, which the caller fills. */
+static unsigned char *add_staged(struct output *out, uint64_t length)
+{
+    unsigned char *at = out->core->stage + out->staged;
+    struct iovec *last = out->count ? &out->parts[out->count - 1] : NULL;
+    PMWAL_CHECK(out->staged + length <= out->core->stage_size);
+    if (last && (unsigned char *)last->iov_base + last->iov_len == at) {
+        last->iov_len += length;
+        out->length += length;
+    } else
+        add_part(out, at, length);
+    out->staged += length;
+    return at;
+}
+
+static bool goes_direct(const struct piece *piece)
+{
+    return piece->constant && piece->length >= DIRECT_MIN;
+}
+
+static void add_record(struct output *out, union header *header, const struct piece *piece, uint64_t position, uint64_t size)
+{
+    const Core *core = out->core;
+    if (!goes_direct(piece)) {
+        build(core, add_staged(out, size), header, piece, position, size);
+        return;
+    }
+    uint64_t padding = size - PMWAL_HEADER - piece->length;
+    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, piece->bytes);
+    memcpy(add_staged(out, PMWAL_HEADER), header, PMWAL_HEADER);
+    add_part(out, piece->bytes, piece->length);
+    if (padding)
+        memset(add_staged(out, padding), 0, padding);
+}
+
+/* Fills the last page up with zeros, if the rest of it is free. */
+static void fill_page(struct output *out)
+{
+    static const unsigned char zeros[PMWAL_PAGE];
+    const Core *core = out->core;
+    uint64_t end = output_offset(out) + out->length, rest = page_end(end) - end;
+    if (rest && core->on_disk && out->start.offset + out->length + rest <= core->geometry.capacity &&
+        out->start.position + out->length + rest - core->state.tail.position <= core->geometry.capacity)
+        add_part(out, zeros, rest);
+}
+
+/* Writes it to the page cache. 0; an errno, which is final; -1 when the kernel refuses such writes. */
+static int write_parts(struct output *out)
+{
+    Core *core = out->core;
+    struct iovec *part = out->parts, *end = part + out->count;
+    uint64_t offset = output_offset(out);
+    PMWAL_CHECK(out->start.offset + out->length <= core->geometry.capacity);
+    if (!may_write(offset + out->length))
+        return -1;
+    make_way(core, offset, out->length);
+    while (part < end) {
+        ssize_t written = pwritev(core->fd, part, (int)(end - part), (off_t)offset);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return !written || is_refusal(errno) ? -1 : errno;
+        offset += (uint64_t)written;
+        for (; part < end && (size_t)written >= part->iov_len; part++)
+            written -= (ssize_t)part->iov_len;
+        if (written)
+            *part = (struct iovec){(char *)part->iov_base + written, part->iov_len - (size_t)written};
+    }
+    return 0;
+}
+
+/* Writes it, and starts writing its whole pages to the disk, which then works while the next bytes are summed and copied, and the
+ * barrier has less to do. That promises nothing, and loses no error: msync(2) reports those of these pages too. */
+static int write_output(struct output *out)
+{
+    Core *core = out->core;
+    uint64_t first = page_start(output_offset(out)), end = page_start(output_offset(out) + out->length);
+    if (!out->length)
+        return 0;
+    fill_page(out);
+    int status = write_parts(out);
+    if (!status && end > first)
+        sync_file_range(core->fd, (off_t)first, (off_t)(end - first), SYNC_FILE_RANGE_WRITE);
     return status;
 }
 
-/* A record that is longer than the stage. The pages with its first bytes, the header among them, are written last. */
-static int write_long(Core *core, uint64_t offset, union header *header, const struct piece *piece, struct place start, uint64_t size)
+/* A record that is longer than a piece. The pages with its first bytes, the header among them, are written last. */
+static int write_long(struct output *out, union header *header, const struct piece *piece, struct place start, uint64_t size)
 {
     unsigned char first[2 * PMWAL_PAGE];
+    Core *core = out->core;
     struct crc32c_header words = {start.position, header->words};
-    uint64_t begun = page_end(offset + PMWAL_HEADER) - offset, done = begun - PMWAL_HEADER;
+    uint64_t offset = core->ring_offset + start.offset, begun = page_end(offset + PMWAL_HEADER) - offset;
+    uint64_t done = begun - PMWAL_HEADER;
     PMWAL_CHECK(begun <= sizeof first && done <= piece->length);
     memcpy(first + PMWAL_HEADER, piece->bytes, done);
     uint32_t crc = crc32c_record(core->geometry.uuid_crc, words, first + PMWAL_HEADER, done);
     int status = 0;
-    for (struct staged staged = {offset + begun, 0}; staged.offset < offset + size && !status;) {
-        uint64_t left = offset + size - staged.offset, payload = piece->length - done;
-        staged.length = left < PIECE ? left : PIECE;
-        payload = payload < staged.length ? payload : staged.length;
-        memcpy(core->stage, piece->bytes + done, payload);
-        memset(core->stage + payload, 0, staged.length - payload);
-        crc = crc32c(crc, core->stage, payload);
-        done += payload;
-        status = write_staged(core, &staged);
+    for (uint64_t at = begun; at < size && !status; at += PIECE) {
+        uint64_t left = piece->length - done, count = left < PIECE ? left : PIECE, rest = size - at;
+        const unsigned char *bytes = piece->bytes + done;
+        begin_output(out, core, (struct place){start.position + at, start.offset + at});
+        if (goes_direct(piece))
+            add_part(out, bytes, count);
+        else
+            bytes = memcpy(add_staged(out, count), bytes, count);
+        uint64_t padding = (rest < PIECE ? rest : PIECE) - count;
+        if (padding)
+            memset(add_staged(out, padding), 0, padding);
+        status = write_output(out);
+        crc = crc32c(crc, bytes, count);
+        done += count;
     }
+    if (status)
+        return status;
     header->words[0] |= crc;
     memcpy(first, header, sizeof *header);
-    return status ? status : write_file(core, offset, first, begun);
+    begin_output(out, core, start);
+    add_part(out, first, begun);
+    return write_parts(out);
 }
 
 int store_written(const struct batch *batch)
 {
     Core *core = batch->core;
     struct place end = core_head(core);
-    struct staged staged = {0};
+    struct output out;
     int status = 0;
     PMWAL_CHECK(core->stage_size >= PIECE);
+    begin_output(&out, core, end);
     for (size_t i = 0; i < batch->count && !status; i++) {
         const struct piece piece = piece_at(batch, i);
         union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
-        if (start.offset == 0 || staged.length + size > PIECE)
-            status = write_staged(core, &staged);
-        if (!staged.length)
-            staged.offset = core->ring_offset + start.offset;
         check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
+        if (start.offset == 0 || out.length + size > PIECE) {
+            status = write_output(&out);
+            begin_output(&out, core, start);
+        }
         if (status)
             break;
-        if (size > PIECE)
-            status = write_long(core, staged.offset, &header, &piece, start, size);
-        else {
-            PMWAL_CHECK(staged.length + size <= core->stage_size);
-            build(core, core->stage + staged.length, &header, &piece, start.position, size);
-            staged.length += size;
-        }
         end = end_record(&core->geometry, start, size);
+        if (size > PIECE) {
+            status = write_long(&out, &header, &piece, start, size);
+            begin_output(&out, core, end);
+        } else
+            add_record(&out, &header, &piece, start.position, size);
     }
-    return status ? status : write_staged(core, &staged);
+    return status ? status : write_output(&out);
 }
 
 /* A header in the mapping, and what it may be. */
@@ -245,12 +338,11 @@ static int refused(Core *core, uint64_t offset, const unsigned char *staged, int
     return whole && !comparison.equal ? -1 : number;
 }
 
-/* Builds the records of a batch in the stage. */
-static void build_all(const struct batch *batch)
+/* Adds all records of a batch that is contiguous in the ring. */
+static void add_all(struct output *out, const struct batch *batch)
 {
     const Core *core = batch->core;
-    struct place end = core_head(core);
-    uint64_t built = 0;
+    struct place end = batch_start(batch);
     for (size_t i = 0; i < batch->count; i++) {
         const struct piece piece = piece_at(batch, i);
         union header header;
@@ -258,33 +350,34 @@ static void build_all(const struct batch *batch)
         struct place start = place_record(&core->geometry, end, size);
         check_start(core, start, size);
         fill_header(batch, &header, &piece, i);
-        PMWAL_CHECK(built + size <= core->stage_size);
-        build(core, core->stage + built, &header, &piece, start.position, size);
+        add_record(out, &header, &piece, start.position, size);
         end = end_record(&core->geometry, start, size);
-        built += size;
     }
 }
 
 int store_synced(const struct batch *batch)
 {
     Core *core = batch->core;
-    uint64_t size = batch->size, offset = core->ring_offset + batch_start(batch).offset;
+    struct output out;
     PMWAL_CHECK(is_contiguous(batch));
-    if (!may_write(offset + size))
-        return -1;
-    if (size < LARGE_STORE) {
+    begin_output(&out, core, batch_start(batch));
+    uint64_t offset = output_offset(&out);
+    if (batch->size < LARGE_STORE) {
         prefetch(core);
-        if (size > PMWAL_PAGE && !touch(core, offset, size))
+        if (batch->size > PMWAL_PAGE && !touch(core, offset, batch->size))
             return EIO;
     } else
-        make_way(core, offset, size);
-    build_all(batch);
-    struct iovec piece = {core->stage, size};
+        make_way(core, offset, batch->size);
+    add_all(&out, batch);
+    if (batch->size >= LARGE_STORE)
+        fill_page(&out);
+    if (!may_write(offset + out.length))
+        return -1;
     ssize_t written;
     do
-        written = pwritev2(core->fd, &piece, 1, (off_t)offset, RWF_DSYNC);
+        written = pwritev2(core->fd, out.parts, (int)out.count, (off_t)offset, RWF_DSYNC);
     while (written < 0 && errno == EINTR);
-    if (written == (ssize_t)size)
+    if (written == (ssize_t)out.length)
         return 0;
     if (written >= 0) /* a part of it, which is synced, so no error was consumed */
         return -2;

@@ -40,26 +40,35 @@ static PyObject *fail(Handle *self)
     return NULL;
 }
 
+static bool plain_kind(PyObject *value, uint16_t *kind)
+{
+    int overflow;
+    long number = PyLong_CheckExact(value) ? PyLong_AsLongAndOverflow(value, &overflow) : -1;
+    if (number < 0 || number > (long)PMWAL_KIND_MAX) /* -1 also if it overflows */
+        return false;
+    *kind = (uint16_t)number;
+    return true;
+}
+
+static bool plain_commit(PyObject *value, bool *commit)
+{
+    if (value == Py_True || value == Py_False)
+        *commit = value == Py_True;
+    else if (value != Py_None)
+        return false;
+    return true;
+}
+
 /* The arguments `kind` and `commit` of a call; false if only the slow path can judge them. */
-static bool plain_options(Handle *self, PyObject *const *values, PyObject *names, uint16_t *kind, bool *commit)
+static inline bool plain_options(Handle *self, PyObject *const *values, PyObject *names, uint16_t *kind, bool *commit)
 {
     Py_ssize_t count = names ? PyTuple_GET_SIZE(names) : 0;
     *kind = 0;
     *commit = self->commits_each;
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *name = PyTuple_GET_ITEM(names, i), *value = values[i];
-        if (name == self->core->name_commit) {
-            if (value == Py_True || value == Py_False)
-                *commit = value == Py_True;
-            else if (value != Py_None)
-                return false;
-        } else if (name == self->core->name_kind && PyLong_CheckExact(value)) {
-            int overflow;
-            long number = PyLong_AsLongAndOverflow(value, &overflow);
-            if (overflow || number < 0 || number > (long)PMWAL_KIND_MAX)
-                return false;
-            *kind = (uint16_t)number;
-        } else
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        if (name == self->core->name_commit ? !plain_commit(values[i], commit)
+                                            : name != self->core->name_kind || !plain_kind(values[i], kind))
             return false;
     }
     return true;
@@ -90,14 +99,11 @@ static PyObject *slow(Handle *self, const char *name, PyObject *const *args, Py_
     return answer;
 }
 
-void handle_prepare(Handle *self, const struct piece *pieces, size_t count, bool commit)
+void handle_prepare_disk(Handle *self, const struct piece *pieces, size_t count, bool commit)
 {
-    Core *core = self->core;
-    if (!core || !core->on_disk)
-        return;
-    note_thread(core);
-    if (!commit || !core_syncs_at_once(core, 0)) /* else write(2) stores, without the interpreter */
-        core_prepare(core, pieces, count);
+    note_thread(self->core);
+    if (!commit || !core_syncs_at_once(self->core, 0)) /* else write(2) stores, without the interpreter */
+        core_prepare(self->core, pieces, count);
 }
 
 /* Stores a batch, and makes it durable at once where that is one step: then `*commit` is cleared. 0; -1 with an exception set; 1 when
@@ -159,31 +165,43 @@ static enum taken take_buffer(PyObject *data, Py_buffer *view)
     return SLOW;
 }
 
+/* Stores one payload; `view` is what its bytes are in, or NULL. */
+static inline PyObject *append_piece(Handle *self, const struct piece *piece, bool commit, Py_buffer *view, PyObject *const *args,
+                                     PyObject *names)
+{
+    handle_prepare(self, piece, 1, commit);
+    uint64_t seq = self->core ? self->core->state.head.seq : 0;
+    int status = handle_store(self, piece, &commit);
+    PMWAL_CHECK(status || self->core->state.head.seq > seq);
+    if (view)
+        PyBuffer_Release(view); /* may run Python code, which may change the log */
+    return status > 0 ? slow(self, "_slow_append", args, 1, names) : handle_stored(self, status, seq, commit);
+}
+
+static PyObject *append_buffer(Handle *self, struct piece piece, bool commit, PyObject *const *args, PyObject *names)
+{
+    Py_buffer view = {0};
+    enum taken taken = take_buffer(args[0], &view); /* before anything is read, because it may run Python code */
+    if (taken != TAKEN)
+        return taken == SLOW ? slow(self, "_slow_append", args, 1, names) : NULL;
+    piece.bytes = view.buf;
+    piece.length = (uint64_t)view.len;
+    piece.constant = false;
+    return append_piece(self, &piece, commit, &view, args, names);
+}
+
 static PyObject *handle_append(Handle *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     struct piece piece;
     bool commit;
-    Py_buffer view = {0};
     if (!self->core || count != 1 || !plain_options(self, args + 1, names, &piece.kind, &commit))
         return slow(self, "_slow_append", args, count, names);
-    piece.constant = PyBytes_CheckExact(args[0]);
-    if (piece.constant) {
-        piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-        piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
-    } else {
-        enum taken taken = take_buffer(args[0], &view); /* before anything is read, because it may run Python code */
-        if (taken != TAKEN)
-            return taken == SLOW ? slow(self, "_slow_append", args, count, names) : NULL;
-        piece.bytes = view.buf;
-        piece.length = (uint64_t)view.len;
-    }
-    handle_prepare(self, &piece, 1, commit);
-    uint64_t seq = self->core ? self->core->state.head.seq : 0;
-    int status = handle_store(self, &piece, &commit);
-    PMWAL_CHECK(status || self->core->state.head.seq > seq);
-    if (view.obj)
-        PyBuffer_Release(&view); /* may run Python code, which may change the log */
-    return status > 0 ? slow(self, "_slow_append", args, count, names) : handle_stored(self, status, seq, commit);
+    if (!PyBytes_CheckExact(args[0]))
+        return append_buffer(self, piece, commit, args, names);
+    piece.bytes = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    piece.length = (uint64_t)PyBytes_GET_SIZE(args[0]);
+    piece.constant = true;
+    return append_piece(self, &piece, commit, NULL, args, names);
 }
 
 /* A private copy of an item as bytes; NULL if only the slow path can judge it, or with an exception set. */

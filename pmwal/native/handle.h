@@ -10,8 +10,14 @@ typedef struct {
     char commits_each;
 } Handle;
 
+void handle_prepare_disk(Handle *handle, const struct piece *pieces, size_t count, bool commit);
+
 /* Before anything is read of the log's state: lets the store of these pieces not wait for the disk. It may release the interpreter. */
-void handle_prepare(Handle *handle, const struct piece *pieces, size_t count, bool commit);
+static inline void handle_prepare(Handle *handle, const struct piece *pieces, size_t count, bool commit)
+{
+    if (handle->core && handle->core->on_disk)
+        handle_prepare_disk(handle, pieces, count, commit);
+}
 
 /* Stores one record on the fast path. 0: stored, and `*commit` says whether it is still to be made durable; -1 with an exception
  * set; 1 when the slow path has to take it, and nothing was stored. */

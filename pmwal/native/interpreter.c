@@ -9,13 +9,15 @@
  * - The process may fork meanwhile. The child refuses every call before it looks at a lock, because the thread that holds it is not
  *   there.
  */
+#include <time.h>
+
 #include "interpreter.h"
 
 #include "outside.h"
 
 /* To get the interpreter back from a thread that computes takes up to a switch interval (5 ms), many times as long as a barrier. So
- * after two such returns in a row it is held for a while; one more after that renews it. A single late return proves nothing: on a
- * busy machine any thread may have to wait for a processor. */
+ * after two such returns in a row it is held for a while; one more after that renews it. On a busy machine any thread may have to wait
+ * for a processor, so a late return counts only if this process computed meanwhile. */
 #define SLOW_RETURN_NS 1000000
 #define FAST_BARRIER_NS 2000000 /* after a slower one it is held no more: the disk is in trouble */
 #define HOLD_NS (50000000 - FAST_BARRIER_NS)
@@ -43,15 +45,24 @@ void leave_for_barrier(Core *core, struct absence *absence)
         leave(absence);
 }
 
+/* The processor time of all threads of this process. */
+static int64_t computed_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
 void come_back(Core *core, struct absence *absence)
 {
     absence->done_ns = monotonic_ns();
     bool fast = absence->done_ns - absence->begun_ns <= FAST_BARRIER_NS;
     if (absence->thread) {
+        int64_t before = core->slow_return ? computed_ns() : 0; /* a system call, so only after a slow return */
         PyEval_RestoreThread(absence->thread);
         int64_t now = monotonic_ns();
         bool slow = now - absence->done_ns > SLOW_RETURN_NS;
-        if (slow && core->slow_return && fast)
+        if (slow && core->slow_return && fast && computed_ns() - before > SLOW_RETURN_NS)
             core->hold_until_ns = now + HOLD_NS;
         core->slow_return = slow;
     } else if (!fast)

@@ -5,11 +5,17 @@
  * - C takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, after a truncate or
  *   rollback, and where two records may have the same number, the Python side decides.
  */
+#define _DEFAULT_SOURCE
 #include "scan.h"
+
+#include <sys/mman.h>
 
 #include "interpreter.h"
 
 #include "fault.h"
+
+#define WINDOW (128 * 1024) /* bytes: the kernel's default read-ahead window */
+#define AHEAD (32 * WINDOW) /* bytes that the disk is asked for ahead of the copy */
 
 typedef struct {
     PyObject_HEAD
@@ -53,6 +59,25 @@ static bool copy_header(RecordIterator *iterator, union header *copied, uint64_t
     return *end <= rules->limit && epoch_fits(&rules->epochs, seq, header->epoch, &iterator->passed);
 }
 
+/* Copies bytes of the mapping of a file on a disk; false when they cannot be read. The mapping is MADV_RANDOM, where each fault reads
+ * a single page, so the disk is told what will be needed. It reads that as single pages too: MADV_WILLNEED ignores the folio sizes of
+ * read-ahead. Of one call it reads no more than a read-ahead window. */
+static bool copy_from_disk(const Core *core, unsigned char *to, const unsigned char *from, size_t length)
+{
+    size_t asked = 0;
+    for (size_t copied = 0; copied < length; copied += WINDOW) {
+        size_t wanted = length - copied < AHEAD ? length : copied + AHEAD, part = length - copied < WINDOW ? length - copied : WINDOW;
+        for (; asked < wanted; asked += WINDOW) {
+            size_t more = length - asked < WINDOW ? length - asked : WINDOW;
+            uint64_t start = page_start((uint64_t)(from + asked - core->base));
+            madvise(core->base + start, (size_t)(from + asked + more - core->base - start), MADV_WILLNEED);
+        }
+        if (!fault_copy(core->base, core->size, to + copied, from + copied, part))
+            return false;
+    }
+    return true;
+}
+
 /* Copies the payload and checks it; a long one without the interpreter. */
 static bool take_payload(RecordIterator *iterator, uint64_t offset, const union header *header, void *to)
 {
@@ -69,8 +94,8 @@ static bool take_payload(RecordIterator *iterator, uint64_t offset, const union 
     }
     if (leaves)
         leave(&absence);
-    bool whole = fault_copy(base, core->size, to, from, length) &&
-                 record_crc(core->geometry.uuid_crc, position, header, to) == header->record.crc;
+    bool copied = leaves && core->on_disk ? copy_from_disk(core, to, from, length) : fault_copy(base, core->size, to, from, length);
+    bool whole = copied && record_crc(core->geometry.uuid_crc, position, header, to) == header->record.crc;
     if (leaves) {
         come_back(iterator->core, &absence);
         let_mapping_go(&kept);

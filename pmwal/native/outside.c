@@ -1,21 +1,14 @@
 /* How a Core reaches what is around it: errors, the clock, the file, a test's seam. */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "outside.h"
 
 #include "fault.h"
 
-static int clock_ns(Core *core, clockid_t clock, const char *method, int64_t *time_ns)
+int seam_ns(Core *core, const char *method, int64_t *time_ns)
 {
-    if (!core->seam) {
-        struct timespec now;
-        clock_gettime(clock, &now);
-        *time_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-        return 0;
-    }
     PyObject *answer = PyObject_CallMethod(core->seam, method, NULL);
     if (!answer)
         return -1;
@@ -26,23 +19,6 @@ static int clock_ns(Core *core, clockid_t clock, const char *method, int64_t *ti
         return -1;
     *time_ns = overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : value;
     return 0;
-}
-
-int now_ns(Core *core, int64_t *time_ns)
-{
-    return clock_ns(core, CLOCK_REALTIME, "now_ns", time_ns);
-}
-
-int ticks_ns(Core *core, int64_t *ns)
-{
-    return clock_ns(core, CLOCK_MONOTONIC, "monotonic_ns", ns);
-}
-
-int64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 int raise_errno(int number)
@@ -73,15 +49,8 @@ int raise_disk(Core *core, int number)
     return check_size(core) == EIO ? raise_fault(core) : raise_final(core, number);
 }
 
-int check_failed(Core *core)
+int raise_closed(void)
 {
-    return core->failed ? raise_errno(core->failed) : 0;
-}
-
-int check_mapped(Core *core)
-{
-    if (core->base)
-        return 0;
     PyErr_SetString(PyExc_ValueError, "the mapping is closed");
     return -1;
 }

@@ -2,16 +2,43 @@
 #ifndef PMWAL_OUTSIDE_H
 #define PMWAL_OUTSIDE_H
 
+#include <time.h>
+
 #include "core.h"
 
-/* The wall clock. 0, or -1 with an exception set when a test's clock raised. */
-int now_ns(Core *core, int64_t *time_ns);
+/* What a test's clock says. 0, or -1 with an exception set when it raised. */
+int seam_ns(Core *core, const char *method, int64_t *time_ns);
 
-/* A monotonic clock, for durations. As now_ns(). */
-int ticks_ns(Core *core, int64_t *ns);
+static inline int64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
-/* Such a clock where no test needs to set it. */
-int64_t monotonic_ns(void);
+/* The wall clock. As seam_ns(). */
+static inline int now_ns(Core *core, int64_t *time_ns)
+{
+    if (core->seam)
+        return seam_ns(core, "now_ns", time_ns);
+    *time_ns = clock_ns(CLOCK_REALTIME);
+    return 0;
+}
+
+/* A monotonic clock where no test needs to set it: for durations. */
+static inline int64_t monotonic_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* Such a clock, or that of a test. As seam_ns(). */
+static inline int ticks_ns(Core *core, int64_t *ns)
+{
+    if (core->seam)
+        return seam_ns(core, "monotonic_ns", ns);
+    *ns = monotonic_ns();
+    return 0;
+}
 
 /* Set an OSError; always -1. The last two are final: every later call gets the error too, even before the handle is poisoned. */
 int raise_errno(int number);
@@ -22,10 +49,18 @@ int raise_fault(Core *core);
 int raise_disk(Core *core, int number);
 
 /* 0, or -1 with an exception set when the medium has failed before. */
-int check_failed(Core *core);
+static inline int check_failed(const Core *core)
+{
+    return core->failed ? raise_errno(core->failed) : 0;
+}
+
+int raise_closed(void);
 
 /* 0, or -1 with an exception set when the mapping is closed. */
-int check_mapped(Core *core);
+static inline int check_mapped(const Core *core)
+{
+    return core->base ? 0 : raise_closed();
+}
 
 /* 0, or the errno that says what is wrong with the file. */
 int check_size(Core *core);

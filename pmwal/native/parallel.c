@@ -101,6 +101,8 @@ bool run_parts(const struct geometry *g, const struct window *window, const stru
 {
     struct part parts[PARTS_MAX];
     uint64_t bytes = rules->bytes_max < window->length ? rules->bytes_max : window->length, begin = run->position;
+    if (rules->limit < begin || bytes > rules->limit - begin)
+        bytes = rules->limit < begin ? 0 : rules->limit - begin; /* what no record may lie in is neither searched nor read */
     uint64_t wanted = parts_for(bytes);
     unsigned count = 0;
 

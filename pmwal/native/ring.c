@@ -31,14 +31,24 @@ bool header_possible(const struct geometry *g, const struct record *header, uint
            record_size(g, header->length) <= room;
 }
 
-enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header)
+/* The hardware prefetcher stops at the end of a page. */
+static inline void prefetch(const unsigned char *stored)
 {
-    uint64_t offset = position % g->capacity, room = g->capacity - offset;
+    __builtin_prefetch(stored + AHEAD);
+    __builtin_prefetch(stored + AHEAD + 64);
+}
+
+/* record_at() of a position whose ring offset is known. */
+static inline enum standing record_in(const struct geometry *g, const struct window *window, uint64_t position, uint64_t offset,
+                                      union header *header)
+{
+    uint64_t room = g->capacity - offset;
     if (room < PMWAL_HEADER)
         return NOT_WHOLE;
     if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
         return OUTSIDE;
     const unsigned char *stored = window->bytes + (offset - window->start);
+    prefetch(stored);
     memcpy(header, stored, sizeof *header);
     if (!header_possible(g, &header->record, position, room))
         return NOT_WHOLE;
@@ -52,21 +62,26 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
     return record_crc(g->uuid_crc, position, header, stored + PMWAL_HEADER) == header->record.crc ? WHOLE : NOT_WHOLE;
 }
 
+enum standing record_at(const struct geometry *g, const struct window *window, uint64_t position, union header *header)
+{
+    return record_in(g, window, position, position % g->capacity, header);
+}
+
 void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
             note_start note, void *context)
 {
     uint64_t position = run->position, seq = run->seq, mark = run->mark, stop = run->position + rules->bytes_max;
-    uint64_t index_last = run->index_last;
+    uint64_t index_last = run->index_last, offset = position % g->capacity;
     uint32_t epoch_min = run->epoch_min, batch_count = 1, batch_index = 0;
     bool index_any = run->index_any;
     size_t passed = 0;
     union header copied;
 
     while (seq < rules->stop_seq && (batch_index || position < stop)) {
-        uint64_t room = g->capacity - position % g->capacity;
+        uint64_t room = g->capacity - offset;
         if (seq == rules->lap_seq && room < g->size_max)
             return; /* two records may have this number, here and at the next lap's start: the caller decides */
-        enum standing standing = record_at(g, window, position, &copied);
+        enum standing standing = record_in(g, window, position, offset, &copied);
         const struct record header = copied.record;
         if (standing == OUTSIDE)
             run->outside = true;
@@ -93,6 +108,7 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
         epoch_min = header.epoch;
         if (header.durable > mark)
             mark = header.durable;
+        offset = end_record(g, (struct place){position, offset}, end - position).offset;
         position = end;
         PMWAL_CHECK(position <= rules->limit);
         seq++;
@@ -157,8 +173,7 @@ uint64_t take_rows(const struct geometry *g, const struct window *window, const 
     for (uint64_t taken = 0; taken < count; taken++) {
         union header copied;
         const struct record *header = &copied.record;
-        __builtin_prefetch(stored + AHEAD); /* the hardware prefetcher stops at the end of a page */
-        __builtin_prefetch(stored + AHEAD + 64);
+        prefetch(stored);
         memcpy(&copied, stored, sizeof copied);
         if (header->length != rules->length || header->seq != seq || !header_possible(g, header, position, room))
             return taken;

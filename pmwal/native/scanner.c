@@ -11,11 +11,9 @@
 
 #include "scan.h"
 
-#include "crc32c.h"
 #include "fault.h"
 #include "parallel.h"
-
-#define LARGE_WINDOW (UINT64_C(1) << 20) /* bytes: other threads may run while a larger one is scanned, whose buffer stays meanwhile */
+#include "slots.h"
 
 typedef struct {
     PyObject_HEAD
@@ -43,7 +41,7 @@ static PyObject *run_in(const Scanner *scanner, const struct window *window, con
     starts.pairs = PyMem_New(uint64_t, 2 * starts.room);
     if (!starts.pairs)
         return PyErr_NoMemory();
-    PyThreadState *released = window->length > LARGE_WINDOW ? PyEval_SaveThread() : NULL;
+    PyThreadState *released = window->length > HELD_MAX ? PyEval_SaveThread() : NULL;
     bool readable = run_parts(&scanner->geometry, window, rules, run, &starts);
     if (released)
         PyEval_RestoreThread(released);
@@ -83,33 +81,75 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
     return answer;
 }
 
+/* A walk over whole records of a window, and where each one begins. */
+struct found_records {
+    struct bound at;
+    size_t passed; /* of the starts of epochs */
+    uint64_t count, count_max, *positions;
+};
+
+/* Continues the walk over whole records that the rules take, as long as they have `bytes_max` bytes in all; false where it ends. */
+static bool find_records(const struct geometry *g, const struct window *window, const struct run_rules *rules,
+                         struct found_records *found, uint64_t bytes_max)
+{
+    while (found->at.seq < rules->stop_seq && found->count < found->count_max) {
+        struct bound at = found->at;
+        union header copied;
+        const struct record *header = &copied.record;
+        uint64_t offset = at.position % g->capacity;
+        if ((at.seq == rules->lap_seq && g->capacity - offset < g->size_max) || offset < window->start ||
+            offset - window->start + PMWAL_HEADER > window->length)
+            return false;
+        memcpy(&copied, window->bytes + (offset - window->start), sizeof copied);
+        uint64_t size = record_size(g, header->length); /* as it claims */
+        if (size > bytes_max)
+            return true;
+        if (record_at(g, window, at.position, &copied) != WHOLE || header->seq != at.seq || at.position + size > rules->limit ||
+            !epoch_fits(&rules->epochs, at.seq, header->epoch, &found->passed))
+            return false;
+        bytes_max -= size;
+        found->positions[found->count++] = at.position;
+        found->at = (struct bound){at.position + size, at.seq + 1};
+    }
+    return false;
+}
+
+static PyObject *make_record(const struct geometry *g, PyTypeObject *record_type, const struct window *window, uint64_t position)
+{
+    const unsigned char *stored = window->bytes + (position % g->capacity - window->start);
+    struct record header;
+    memcpy(&header, stored, sizeof header);
+    PyObject *data = PyBytes_FromStringAndSize((const char *)stored + PMWAL_HEADER, header.length);
+    PyObject *record = data ? record_new(record_type, &header, data) : NULL;
+    if (!record)
+        return NULL;
+    return Py_BuildValue("(NKKI)", record, (unsigned long long)position,
+                         (unsigned long long)(position + record_size(g, header.length)), header.crc);
+}
+
 /* A list of (record, position, end, checksum): the records from `at` on that the window contains and the rules take. */
 static PyObject *list_records(const Scanner *scanner, PyTypeObject *record_type, const struct window *window,
                               const struct run_rules *rules, struct bound at, uint64_t count_max)
 {
     const struct geometry *g = &scanner->geometry;
-    PyObject *list = PyList_New(0);
-    size_t passed = 0;
-    while (list && at.seq < rules->stop_seq && (uint64_t)PyList_GET_SIZE(list) < count_max) {
-        union header copied;
-        const struct record *header = &copied.record;
-        if ((at.seq == rules->lap_seq && g->capacity - at.position % g->capacity < g->size_max) ||
-            record_at(g, window, at.position, &copied) != WHOLE || header->seq != at.seq)
-            break;
-        uint64_t end = at.position + record_size(g, header->length);
-        if (end > rules->limit || !epoch_fits(&rules->epochs, at.seq, header->epoch, &passed))
-            break;
-        const char *payload = (const char *)window->bytes + (at.position % g->capacity - window->start) + PMWAL_HEADER;
-        PyObject *data = PyBytes_FromStringAndSize(payload, header->length);
-        PyObject *record = data ? record_new(record_type, header, data) : NULL;
-        PyObject *item = NULL;
-        if (record)
-            item = Py_BuildValue("(NKKI)", record, (unsigned long long)at.position, (unsigned long long)end, header->crc);
-        if (!item || PyList_Append(list, item))
-            Py_CLEAR(list);
-        Py_XDECREF(item);
-        at = (struct bound){end, at.seq + 1};
+    count_max = count_max < window->length / PMWAL_HEADER ? count_max : window->length / PMWAL_HEADER;
+    struct found_records found = {.at = at, .count_max = count_max, .positions = PyMem_New(uint64_t, count_max + 1)};
+    if (!found.positions)
+        return PyErr_NoMemory();
+    if (find_records(g, window, rules, &found, HELD_MAX)) {
+        PyThreadState *thread = PyEval_SaveThread(); /* the caller keeps the window */
+        find_records(g, window, rules, &found, UINT64_MAX);
+        PyEval_RestoreThread(thread);
     }
+    PyObject *list = PyList_New((Py_ssize_t)found.count);
+    for (uint64_t i = 0; list && i < found.count; i++) {
+        PyObject *item = make_record(g, record_type, window, found.positions[i]);
+        if (item)
+            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+        else
+            Py_CLEAR(list);
+    }
+    PyMem_Free(found.positions);
     return list;
 }
 
@@ -258,7 +298,7 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
     if (length && (first > room / length || count > room / length - first))
         PyErr_SetString(PyExc_ValueError, "the rows do not fit");
     else {
-        PyThreadState *released = window.bytes.length > LARGE_WINDOW ? PyEval_SaveThread() : NULL;
+        PyThreadState *released = window.bytes.length > HELD_MAX ? PyEval_SaveThread() : NULL;
         bool readable = take_rows_in_parts(g, &window.bytes, &row_rules, at.position, at.seq, count,
                                            (unsigned char *)rows.buf + first * length, &taken);
         if (released)
@@ -273,23 +313,37 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
     return answer;
 }
 
-/* Which commit slots of a control region have the checksum of their slot index: one byte for each. */
+/* Which commit slots of a control region are whole, one byte for each; and the indexes of those that Python has to look at. */
 static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
 {
     Py_buffer buffer;
     if (PyObject_GetBuffer(control, &buffer, PyBUF_SIMPLE))
         return NULL;
-    Py_ssize_t count = buffer.len / (Py_ssize_t)sizeof(struct slot);
-    PyObject *answer = PyBytes_FromStringAndSize(NULL, count);
-    for (Py_ssize_t i = 0; answer && i < count; i++) {
-        const unsigned char *bytes = (const unsigned char *)buffer.buf + i * (Py_ssize_t)sizeof(struct slot);
-        uint32_t stored, crc = seed_crc(scanner->geometry.uuid_crc, (uint64_t)i);
-        memcpy(&stored, bytes, sizeof stored);
-        crc = crc32c(crc, bytes + sizeof stored, sizeof(struct slot) - sizeof stored);
-        PyBytes_AS_STRING(answer)[i] = crc == stored;
+    uint64_t turn = (uint64_t)buffer.len / PMWAL_PAGE * PMWAL_SLOTS_PER_PAGE, count = 0;
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)turn), *indexes = NULL;
+    unsigned char *telling = PyMem_Malloc(turn + 1);
+    if (!telling)
+        PyErr_NoMemory();
+    if (whole && telling) {
+        read_slots(&scanner->geometry, buffer.buf, turn, (unsigned char *)PyBytes_AS_STRING(whole), telling);
+        for (uint64_t i = 0; i < turn; i++)
+            count += telling[i] != 0;
+        indexes = PyTuple_New((Py_ssize_t)count);
+        count = 0;
     }
+    for (uint64_t i = 0; indexes && i < turn; i++) {
+        PyObject *index = telling[i] ? PyLong_FromUnsignedLongLong(i) : NULL;
+        if (index)
+            PyTuple_SET_ITEM(indexes, (Py_ssize_t)count++, index);
+        else if (telling[i])
+            Py_CLEAR(indexes);
+    }
+    PyMem_Free(telling);
     PyBuffer_Release(&buffer);
-    return answer;
+    if (indexes)
+        return Py_BuildValue("(NN)", whole, indexes);
+    Py_XDECREF(whole);
+    return NULL;
 }
 
 static PyObject *scanner_create(PyTypeObject *type, PyObject *args, PyObject *keywords)

@@ -2,8 +2,8 @@
  *
  * Invariants
  * - `stray_records` is set from before the first store until the head has moved.
- * - A record's header is stored after its payload. The checksum is taken over the payload as it was stored, or over bytes that nobody
- *   can change.
+ * - In memory a record's header is stored after its payload, and its checksum last. The checksum is taken over the payload as it was
+ *   stored, or over bytes that nobody can change.
  * - Past the cache only whole lines are stored, which belong to one record: see stream_min() in core.c.
  * - Nothing of Python is called inside a fault guard, and nothing that may run a finalizer while `stray_records` is set.
  */
@@ -23,46 +23,6 @@
 
 #define CHUNK 4096 /* bytes that are streamed at a time */
 #define AHEAD 4    /* records of a batch between the one that is stored and the one whose payload is fetched */
-
-static void place_batch(struct batch *batch)
-{
-    const struct geometry *g = &batch->core->geometry;
-    Index *index = batch->core->index;
-    struct place end = core_head(batch->core);
-    uint64_t next = index->next, seq = batch->core->state.head.seq;
-    batch->defers = false;
-    batch->payload_bytes = batch->size = batch->starts = 0;
-    for (size_t i = 0; i < batch->count; i++) {
-        uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
-        struct place start = place_record(g, end, size);
-        if (start.position >= next) {
-            index_put(index, batch->starts++, (struct bound){start.position, seq + i});
-            next = start.position + PMWAL_INDEX_STEP;
-        }
-        batch->payload_bytes += length;
-        batch->size += size;
-        end = end_record(g, start, size);
-    }
-    batch->end = end;
-}
-
-void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count)
-{
-    batch->core = core;
-    batch->pieces = pieces;
-    batch->count = count;
-    batch->rows = false;
-    place_batch(batch);
-}
-
-void batch_of_rows(struct batch *batch, Core *core, const struct piece *first, size_t count)
-{
-    batch->core = core;
-    batch->pieces = first;
-    batch->count = count;
-    batch->rows = true;
-    place_batch(batch);
-}
 
 void note_thread(Core *core)
 {
@@ -112,61 +72,82 @@ static inline bool streams(const Core *core, uint64_t size)
     return size >= core->stream_min;
 }
 
-/* Stores a record at `to`: payload and padding first, then the header, with the checksum over both. The bytes of a payload that nobody
- * can change are read again for it, so it need not wait for the store. With `lines`, write-backs begin as soon as they can. */
-static inline void build_with(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
-                              uint64_t position, uint64_t size, bool lines)
+/* Stores the payload and the padding of a record at `to`. With `lines`, write-backs begin as soon as they can; returns from where on it
+ * began them. */
+static inline unsigned char *store_payload(unsigned char *to, const struct piece *piece, uint64_t size, bool lines)
 {
     unsigned char *payload = to + PMWAL_HEADER, *end = to + size;
     unsigned char *rest = (unsigned char *)(((uintptr_t)payload + PMWAL_LINE - 1) & ~(uintptr_t)(PMWAL_LINE - 1));
     uint64_t padding = size - PMWAL_HEADER - piece->length;
-    PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
-    PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
     memcpy(payload, piece->bytes, piece->length);
     if (padding)
         memset(payload + piece->length, 0, padding);
-    bool early = lines && piece->constant && rest < end; /* a line may leave the cache when it is written back */
-    if (early)
-        write_back(rest, (size_t)(end - rest));
-    header->words[0] |= record_crc(core->geometry.uuid_crc, position, header, piece->constant ? piece->bytes : payload);
-    for (int i = 0; i < 6; i++)
-        memcpy(to + 8 * i, &header->words[i], 8);
-    if (lines)
-        write_back(to, (size_t)((early ? rest : end) - to));
+    if (!lines || !piece->constant || rest >= end) /* a line may leave the cache when it is written back */
+        return end;
+    write_back(rest, (size_t)(end - rest));
+    return rest;
+}
+
+/* Its checksum, once the payload is stored. The bytes of one that nobody can change are read again, so it need not wait for the store. */
+static inline uint32_t stored_crc(const Core *core, const unsigned char *to, const union header *header, const struct piece *piece,
+                                  uint64_t position, uint64_t size)
+{
+    PMWAL_CHECK(header->record.durable <= core->state.durable.position && header->record.durable <= position);
+    PMWAL_CHECK(header_possible(&core->geometry, &header->record, position, size));
+    return record_crc(core->geometry.uuid_crc, position, header, piece->constant ? piece->bytes : to + PMWAL_HEADER);
 }
 
 void build(const Core *core, unsigned char *to, union header *header, const struct piece *piece, uint64_t position,
            uint64_t size)
 {
-    build_with(core, to, header, piece, position, size, false);
+    store_payload(to, piece, size, false);
+    header->words[0] |= stored_crc(core, to, header, piece, position, size);
+    for (int i = 0; i < 6; i++)
+        memcpy(to + 8 * i, &header->words[i], 8);
+}
+
+/* The same with a header that is filled where it belongs, which costs fewer stores. */
+static inline void build_in_place(const struct batch *batch, unsigned char *to, const struct piece *piece, size_t place,
+                                  uint64_t position, uint64_t size)
+{
+    const Core *core = batch->core;
+    union header *header = (union header *)to;
+    bool lines = core->barrier == BARRIER_LINES;
+    unsigned char *rest = store_payload(to, piece, size, lines);
+    fill_header(batch, header, piece, place);
+    header->words[0] |= stored_crc(core, to, header, piece, position, size);
+    if (lines)
+        write_back(to, (size_t)(rest - to));
 }
 
 /* The same past the cache, in chunks of whole lines; the line with the header last. Bytes that somebody may change are copied once,
  * so that the checksum is over what is stored. */
-static void build_streaming(const Core *core, unsigned char *to, union header *header, const struct piece *piece,
-                            uint64_t position, uint64_t size)
+static void build_streaming(const struct batch *batch, unsigned char *to, struct piece piece, size_t place, uint64_t position,
+                            uint64_t size)
 {
     enum { BESIDE = PMWAL_LINE - PMWAL_HEADER }; /* bytes of the payload in the header's line */
     unsigned char staged[CHUNK], beside[BESIDE] = {0};
-    struct crc32c_header words = {position, header->words};
+    union header header;
+    struct crc32c_header words = {position, header.words};
     uint64_t done = 0, at = PMWAL_LINE;
     uint32_t crc = 0;
     PMWAL_CHECK(((uintptr_t)to | size) % PMWAL_LINE == 0);
+    fill_header(batch, &header, &piece, place);
     do {
-        uint64_t room = done ? CHUNK : CHUNK - PMWAL_HEADER, rest = piece->length - done, count = rest < room ? rest : room;
-        const unsigned char *from = piece->bytes + done;
-        if (!piece->constant)
+        uint64_t room = done ? CHUNK : CHUNK - PMWAL_HEADER, rest = piece.length - done, count = rest < room ? rest : room;
+        const unsigned char *from = piece.bytes + done;
+        if (!piece.constant)
             from = memcpy(staged, from, count);
         uint64_t skipped = done ? 0 : count < BESIDE ? count : BESIDE, end = rest > room ? at + count - skipped : size;
         if (!done)
             memcpy(beside, from, skipped);
         stream(to + at, from + skipped, count - skipped, end - at);
-        crc = done ? crc32c(crc, from, count) : crc32c_record(core->geometry.uuid_crc, words, from, count);
+        crc = done ? crc32c(crc, from, count) : crc32c_record(batch->core->geometry.uuid_crc, words, from, count);
         done += count;
         at = end;
-    } while (done < piece->length);
-    header->words[0] |= crc;
-    stream_words(to, header->words, PMWAL_HEADER / 8);
+    } while (done < piece.length);
+    header.words[0] |= crc;
+    stream_words(to, header.words, PMWAL_HEADER / 8);
     stream(to + PMWAL_HEADER, beside, BESIDE, BESIDE);
 }
 
@@ -211,7 +192,6 @@ void store_records(const struct batch *batch)
     struct place end = core_head(core);
     for (size_t i = 0; i < batch->count; i++) {
         const struct piece piece = piece_at(batch, i);
-        union header header;
         uint64_t size = record_size(&core->geometry, piece.length);
         struct place start = place_record(&core->geometry, end, size);
         if (i + AHEAD < batch->count) {
@@ -221,11 +201,10 @@ void store_records(const struct batch *batch)
         }
         unsigned char *to = core->base + core->ring_offset + start.offset;
         check_start(core, start, size);
-        fill_header(batch, &header, &piece, i);
         if (streams(core, size))
-            build_streaming(core, to, &header, &piece, start.position, size);
+            build_streaming(batch, to, piece, i, start.position, size);
         else
-            build_with(core, to, &header, &piece, start.position, size, core->barrier == BARRIER_LINES);
+            build_in_place(batch, to, &piece, i, start.position, size);
         end = end_record(&core->geometry, start, size);
     }
     PMWAL_CHECK(end.position == batch->end.position);

@@ -39,12 +39,48 @@ static inline struct piece piece_at(const struct batch *batch, size_t place)
     return piece;
 }
 
-/* Where these pieces go at the head: computes the end of the batch, and puts down its entries of the index. The pieces are not longer
- * than a payload may be. No other batch is begun until this one is stored or given up. */
-void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count);
+/* Where the records of a batch go at the head: computes its end, and puts down its entries of the index. */
+static inline void place_batch(struct batch *batch)
+{
+    const struct geometry *g = &batch->core->geometry;
+    Index *index = batch->core->index;
+    struct place end = core_head(batch->core);
+    uint64_t next = index->next, seq = batch->core->state.head.seq;
+    batch->defers = false;
+    batch->payload_bytes = batch->size = batch->starts = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        uint64_t length = piece_at(batch, i).length, size = record_size(g, length);
+        struct place start = place_record(g, end, size);
+        if (start.position >= next) {
+            index_put(index, batch->starts++, (struct bound){start.position, seq + i});
+            next = start.position + PMWAL_INDEX_STEP;
+        }
+        batch->payload_bytes += length;
+        batch->size += size;
+        end = end_record(g, start, size);
+    }
+    batch->end = end;
+}
 
-/* Does so for rows of an array, of which `first` is the first. */
-void batch_of_rows(struct batch *batch, Core *core, const struct piece *first, size_t count);
+/* A batch of these pieces, which are not longer than a payload may be. No other is begun until this one is stored or given up. */
+static inline void batch_of(struct batch *batch, Core *core, const struct piece *pieces, size_t count)
+{
+    batch->core = core;
+    batch->pieces = pieces;
+    batch->count = count;
+    batch->rows = false;
+    place_batch(batch);
+}
+
+/* A batch of rows of an array, of which `first` is the first. */
+static inline void batch_of_rows(struct batch *batch, Core *core, const struct piece *first, size_t count)
+{
+    batch->core = core;
+    batch->pieces = first;
+    batch->count = count;
+    batch->rows = true;
+    place_batch(batch);
+}
 
 /* Where its first record goes. */
 static inline struct place batch_start(const struct batch *batch)

@@ -118,9 +118,8 @@ def _store_again(mapping: Mapping, judgement: Judgement, slot: Slot, copies: lis
     """
     block = judgement.identity.block
     stores = []
-    generations = due_generations(slot.generation, block)
-    for index in (slot_index(slot.generation, block.control_pages), *judgement.control.lost_slots):
-        generation = generations[index]
+    indexes = slot_index(slot.generation, block.control_pages), *judgement.control.lost_slots
+    for index, generation in zip(indexes, due_generations(indexes, slot.generation, block), strict=True):
         due = slot._replace(generation=generation) if generation else initial_slot()
         stores.append((slot_offset(index), encode_slot(due, block.uuid, index)))
     stores += copies

@@ -10,16 +10,16 @@ Invariants
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 from pmwal.errors import Overrun
-from pmwal.format.control import commit_bounds, first_seqs
+from pmwal.format.control import commit_bounds, first_seqs, read_slots
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import Superblock
 from pmwal.format.ring import Found, Load, Scan
 from pmwal.reading.walk import View, rolled_back
 from pmwal.records import Bound
-from pmwal.recovery.snapshot import read_slots
 from pmwal.storage.seek_points import read_seek_points
 
 _HINTS_MAX = 3  # that are tried: each may cost a walk
@@ -53,7 +53,7 @@ class Hints(NamedTuple):
 def find_hints(block: Superblock, load: Load, scan: Scan | None, view: View, near: Bound, seq: int) -> Hints:
     """Hints for the way to record ``seq``, which begin past ``near``: seek points of the living writer, and ends of commits."""
     slots = read_slots(load, block, scan)
-    starts = commit_bounds(*slots, near.next_seq, seq)
+    starts = [*islice(commit_bounds(slots, near.next_seq, seq), _HINTS_MAX)]
     if view.open_id:
         starts += read_seek_points(load, block, view.open_id, near.next_seq, seq)
-    return Hints(sorted(starts, reverse=True, key=lambda start: start.next_seq)[:_HINTS_MAX], first_seqs(*slots))
+    return Hints(sorted(starts, reverse=True, key=lambda start: start.next_seq)[:_HINTS_MAX], first_seqs(slots))

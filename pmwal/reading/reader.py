@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
-from pmwal.format.control import first_seqs
+from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import Header, Superblock
@@ -36,7 +36,7 @@ from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, m
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
-from pmwal.recovery.snapshot import judge_beside, read_slots, shown_bounds
+from pmwal.recovery.snapshot import judge_beside, shown_bounds
 from pmwal.recovery.superblock import Identity
 from pmwal.storage.live_page import LiveBounds, LiveWriter, decode_writer, read_both
 from pmwal.storage.liveness import Liveness
@@ -465,7 +465,7 @@ class Reader(ArrayReader):
 
     def _epochs(self) -> dict[int, int]:
         """The epochs that the slots still name, with their first sequence numbers."""
-        return first_seqs(*read_slots(self._mapping.load, self._block, self._scan))
+        return first_seqs(read_slots(self._mapping.load, self._block, self._scan))
 
     def _explain(self, at: Bound, before: View) -> PmwalError:
         """Why a walk did not find the record at this bound."""

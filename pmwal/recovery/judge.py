@@ -89,7 +89,7 @@ class _Judge:
     def run(self) -> Judgement:
         block = self.block
         raw = self.load(block.control_offset, block.control_size)
-        self.control = read_control(raw, block, None if self.scan is None else self.scan.scanner.slots(raw))
+        self.control = read_control(raw, block, *(() if self.scan is None else self.scan.scanner.slots(raw)))
         slot = self.control.newest
         slots = Facts(
             superblocks=self.identity.copies,

@@ -19,9 +19,9 @@ from __future__ import annotations
 from dataclasses import replace
 from time import perf_counter
 
-from pmwal.format.control import Control, read_control
+from pmwal.format.control import Control, read_control, read_slots
 from pmwal.format.epochs import starts_through
-from pmwal.format.layout import HEADER, LINE, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, Slot, Superblock, slot_checks, slot_index
+from pmwal.format.layout import HEADER, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, Slot, Superblock, slot_index
 from pmwal.format.ring import Load, RingReader, Rules, Run, Scan
 from pmwal.format.scan import scan_for
 from pmwal.records import START, Bound, Progress, RecoveryReport
@@ -81,15 +81,6 @@ def shown_bounds(load: Load, block: Superblock, scan: Scan | None, *, doubted: b
     tail, durable = Bound(slot.tail_position, slot.tail_seq), Bound(slot.commit_position, slot.commit_seq + 1)
     named = LiveBounds(tail, durable, slot.epoch, slot.epoch_first_seq)
     return bounds if bounds is not None and bounds.follows(named) else named
-
-
-def read_slots(load: Load, block: Superblock, scan: Scan | None) -> tuple[bytes, Superblock, bytes]:
-    """The slots as they are now, and for each a byte that is not 0 if its checksum is right: arguments of ``read_control``."""
-    raw = load(block.control_offset, block.control_size)
-    if scan is not None:
-        return raw, block, scan.scanner.slots(raw)
-    places = range(block.turn)
-    return raw, block, bytes(slot_checks(raw[place * LINE : (place + 1) * LINE], block.uuid, place) for place in places)
 
 
 def _traces(load: Load, block: Superblock) -> bytes:
@@ -162,7 +153,7 @@ class _Beside:
         """The slots, and how many have a wrong checksum twice in a row; not counting the one that the writer stores next."""
         first, second = (read_slots(self.load, self.block, self.scan) for _ in range(2))
         control = read_control(*second)
-        lost = {index for index, (one, two) in enumerate(zip(first[2], second[2], strict=True)) if not one and not two}
+        lost = {index for index in second.rows()[0] if not first.checks[index] and not second.checks[index]}
         if control.newest is not None:
             lost.discard(slot_index(control.newest.generation + 1, self.block.control_pages))
         return control, len(lost)

@@ -9,9 +9,10 @@ Invariants
   the log of another process.
 - A file that is replaced (an empty one by a new log, a damaged log by a repaired one) is locked by whoever replaces it, and the new
   one takes the name in one rename, with mode and owner where that is allowed.
-- Blocks are allocated and zeros written first: an unwritten extent would cost a journal transaction at its first commit. They are
-  written in single pages, because a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are
-  dropped from the cache afterwards. The disk begins on them while the next are written.
+- Blocks are allocated and, on a disk, zeros written first: an unwritten extent would cost a journal transaction at its first
+  commit. The device writes them, where device, file system and kernel can do that. Else they are written in single pages, because
+  a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are dropped from the cache afterwards.
+  The disk begins on them while the next are written. The last fsync makes them durable with all else.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
 - A spare is such a file that has no name yet. It gets one while its lock is held and only if it has none, so of all processes that
   know it one uses it, and a crash leaves nothing of it.
@@ -182,7 +183,10 @@ def _filling(
         seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
         found = detect(fd, medium, path)
         check_mappable(fd, path)
-        _write_zeros(fd, block.file_size, seam, progress)
+        if not found.allocates_zeros and not seam.zero(fd, block.file_size):
+            _write_zeros(fd, block.file_size, seam, progress)
+        elif progress is not None:
+            progress(block.file_size, block.file_size)
         _write_structures(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam)
 
     return fill
@@ -293,8 +297,7 @@ def _write_zeros(fd: int, size: int, seam: Seam, progress: Progress | None) -> N
             seam.write(fd, zeros[: end - offset], offset)
             if progress is not None:
                 progress(min(offset + len(zeros), end), size)
-        with contextlib.suppress(OSError):  # starts to write them; what is dirty stays in the cache
-            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+        seam.begin_writing(fd, start, end - start)
 
 
 def _write_structures(fd: int, block: Superblock, seam: Seam) -> None:

@@ -92,6 +92,11 @@ class Medium:
         return self.kind == "file" and self.filesystem not in _IN_MEMORY
 
     @property
+    def allocates_zeros(self) -> bool:
+        """Whether allocated blocks are pages of zeros, and no extents that the first write has to convert."""
+        return self.filesystem in _IN_MEMORY
+
+    @property
     def synced_writes(self) -> bool:
         """Whether a write with RWF_DSYNC makes its bytes as durable as msync would."""
         return self.on_disk and self.filesystem in _SYNCED_WRITES

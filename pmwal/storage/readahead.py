@@ -54,6 +54,17 @@ class _ReadAhead:
             offset, length = offset + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def view_at(self, offset: int) -> memoryview | None:
+        """The rest of the piece from this byte on, in place until the next load; None if it cannot be read."""
+        number, start = divmod(offset, _PIECE)
+        if number not in self._loaded:
+            try:
+                self._take(number)
+            except OSError:
+                return None
+        length = self._loaded[number]
+        return memoryview(self._buffers[number % len(self._buffers)])[start:length] if start < length else None
+
     def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The parts of these bytes of the file that are no holes."""
         return data_ranges(self._otherwise, start, stop)

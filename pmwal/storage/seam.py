@@ -23,6 +23,9 @@ from pmwal.native import native
 from pmwal.native.choice import chosen_stores
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
+_FALLOC_FL_WRITE_ZEROES = 0x80  # linux/falloc.h, since Linux 6.17
+_NO_ZEROS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)  # by the device, the kernel, or a filter of system calls
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 
 class Seam:
@@ -94,6 +97,22 @@ class Seam:
         if disk.f_blocks and size - os.fstat(fd).st_blocks * 512 > disk.f_bfree * disk.f_frsize:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(fd, 0, size)
+
+    def zero(self, fd: int, size: int) -> bool:
+        """Have the device write zeros over all blocks of a file, which are durable after ``sync_file``; False where it cannot."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        while libc.fallocate(fd, _FALLOC_FL_WRITE_ZEROES, ctypes.c_longlong(0), ctypes.c_longlong(size)):
+            number = ctypes.get_errno()
+            if number in _NO_ZEROS:
+                return False
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+        return True
+
+    def begin_writing(self, fd: int, offset: int, length: int) -> None:
+        """Start writing these bytes of the page cache to the disk. It promises nothing; ``sync_file`` reports what fails."""
+        libc = ctypes.CDLL(None)
+        libc.sync_file_range(fd, ctypes.c_longlong(offset), ctypes.c_longlong(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """Write all of these bytes at an offset of the file."""

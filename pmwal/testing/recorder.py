@@ -138,6 +138,13 @@ class Recorder(Seam):
         self.note(Step("allocate", 0, size))
         super().allocate(fd, size)
 
+    def zero(self, fd: int, size: int) -> bool:
+        """The device cannot: so the steps are the same on every disk."""
+        return False
+
+    def begin_writing(self, fd: int, offset: int, length: int) -> None:
+        """Not a step: what was written may reach the disk at any time."""
+
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """Write to the file, and note it."""
         self.note(Step("write", offset, len(data), bytes(data)))

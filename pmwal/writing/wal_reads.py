@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pmwal.errors import Overrun
-from pmwal.format.control import first_seqs
+from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import Found
@@ -24,7 +24,6 @@ from pmwal.reading.place import was_kept
 from pmwal.reading.selection import TRIES, Kinds, Time, selection
 from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
 from pmwal.records import Bound, Record
-from pmwal.recovery.snapshot import read_slots
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, State
 
@@ -186,7 +185,7 @@ class WalReads(ArrayReader):
         if now.epoch != seen.epoch:
             if seq >= now.tail.next_seq:
                 engine.check_kept(seq, seen)
-            elif not was_kept(seq, seen, now, first_seqs(*read_slots(engine.mapping.load, engine.block, scan_for(engine.block)))):
+            elif not was_kept(seq, seen, now, first_seqs(read_slots(engine.mapping.load, engine.block, scan_for(engine.block)))):
                 raise rolled_back(seq)
         return now
 

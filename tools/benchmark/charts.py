@@ -62,7 +62,7 @@ def _charts(results: Results) -> list[tuple[str, Callable[[Any], Any]]]:
         found.append((f"sizes-{medium}", partial(_sizes, results=results, medium=medium, points=points)))
     if series.get("recovery"):
         found.append(("recovery", partial(_recovery, results=results, points=series["recovery"])))
-    if any(row.passed is not None and math.isfinite(row.ratio) for row in results.gate):
+    if any(row.judged and row.passed is not None and math.isfinite(row.ratio) for row in results.gate):
         found.append(("gate", partial(_gate, results=results)))
     for workload, peers in series.get("peers", {}).items():
         name = f"peers-{workload.replace(' ', '-')}"
@@ -200,8 +200,9 @@ def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> An
 
 def _gate(plot: Any, results: Results) -> Any:
     """Each row relative to its bar: rows below 1 pass."""
-    rows = [row for row in results.gate if row.passed is not None and row.check != "peers" and math.isfinite(row.ratio)]
-    peers = [row for row in results.gate if row.passed is not None and row.check == "peers" and math.isfinite(row.ratio)]
+    measured = [row for row in results.gate if row.judged and row.passed is not None and math.isfinite(row.ratio)]
+    rows = [row for row in measured if row.check != "peers"]
+    peers = [row for row in measured if row.check == "peers"]
     rows += sorted(peers, key=lambda row: row.ratio)[:3]  # only the three closest peers are shown
     figure, axes = _figure(plot, results, "Every figure and its bar", "all", height=1.6 + 0.3 * len(rows), wide=76)
     shares = [min(_share(row), 3.0) for row in rows]

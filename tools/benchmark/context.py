@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, c_char
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +18,11 @@ from benchmark.peers.base import DURABLE_EXTEND, READ
 from benchmark.peers.run import PeerFailed, Round, measure
 from benchmark.stats import Latency, median, merge
 
-MIB, GIB = 1 << 20, 1 << 30
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CONTROL_SIZE = 128 << 10  # of the floors' commit slots, as of a log by default
 _PEER_BYTES = 64 * MIB  # of payload in one round, which limits the count of large records
 _MORE_TURNS = 3
+_SHORTER = 8
 
 
 class Scale(NamedTuple):
@@ -50,15 +51,21 @@ class Scale(NamedTuple):
     tasks: int  # in one event loop
     follows: int  # records delivered to a sleeping follower
     idle: float  # seconds in which a follower gets no record
+    watch: float  # seconds in which an onlooker sees nothing happen
+    lap_ring: int  # the largest ring of which laps are measured
+    lap_calls: int  # of one size on each lap
+    large_append: int  # the largest record
+    seek_ring: int
 
 
-_SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536)
+_SIZES = (16, 64, 128, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 FULL = Scale(
     rounds=5, memory_calls=200_000, memory_timed=200_000, extends=300, pairs=20_000, disk_calls=4000, disk_extends=200,
     each_thread=1000, beside=4000, ring=64 * MIB, small_ring=64 * MIB, large_ring=GIB, flat=(MIB, 64 * MIB, 4 * GIB),
     sizes=_SIZES, recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB),
     peer_appends=2000, peer_process=50_000, peer_extends=100, peer_reads=200_000,
     rows=1_000_000, tasks=10_000, follows=400, idle=5.0,
+    watch=1.0, lap_ring=256 * MIB, lap_calls=1500, large_append=16 * MIB, seek_ring=4 * GIB,
 )  # fmt: skip
 QUICK = Scale(
     rounds=3, memory_calls=20_000, memory_timed=20_000, extends=30, pairs=1000, disk_calls=500, disk_extends=30,
@@ -66,6 +73,7 @@ QUICK = Scale(
     sizes=(16, 128, 1024, 16384), recovery_rings=(MIB, 4 * MIB, 16 * MIB, 64 * MIB),
     peer_appends=300, peer_process=5000, peer_extends=10, peer_reads=20_000,
     rows=100_000, tasks=1000, follows=100, idle=2.0,
+    watch=0.3, lap_ring=32 * MIB, lap_calls=100, large_append=4 * MIB, seek_ring=64 * MIB,
 )  # fmt: skip
 TINY = Scale(
     rounds=1, memory_calls=50, memory_timed=50, extends=2, pairs=3, disk_calls=3, disk_extends=1,
@@ -73,6 +81,7 @@ TINY = Scale(
     sizes=(4096,), recovery_rings=(64 << 10, 256 << 10),
     peer_appends=2, peer_process=2, peer_extends=1, peer_reads=10,
     rows=100, tasks=10, follows=3, idle=0.5,
+    watch=0.02, lap_ring=MIB, lap_calls=3, large_append=64 * KIB, seek_ring=MIB,
 )  # fmt: skip
 """For tests: everything runs, but the figures are worthless."""
 
@@ -115,6 +124,14 @@ class Context:
         return range(self.scale.rounds)
 
     @property
+    def short_turns(self) -> tuple[range, int]:
+        """Turns of loops in memory, of which the first is to warm up, and the calls of each.
+
+        Many short turns share the fast and slow phases of a machine.
+        """
+        return range(1 + self.scale.rounds * _SHORTER), max(1, self.scale.memory_calls // _SHORTER)
+
+    @property
     def memory_dir(self) -> Path:
         """The directory on tmpfs."""
         return self.memory.directory
@@ -123,6 +140,10 @@ class Context:
     def disk_dir(self) -> Path:
         """The directory on a disk."""
         return self.disk.directory
+
+    def again(self) -> Context:
+        """The same settings, without what was measured before."""
+        return replace(self, unavailable={})
 
     def site_for(self, workload: str) -> Site:
         """Where a peers' workload is measured."""

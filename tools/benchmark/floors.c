@@ -453,3 +453,37 @@ int64_t fl_wake(int64_t pause_ns, uint64_t n, int64_t *each) {
     munmap(shared, size);
     return total;
 }
+
+/* -- onlookers */
+
+static struct {
+    pthread_t thread;
+    int64_t sleep_ns, longest;
+    int stop;
+} ticker;
+
+static void *ticks(void *unused) {
+    (void)unused;
+    struct timespec pause = {ticker.sleep_ns / 1000000000, ticker.sleep_ns % 1000000000};
+    while (!__atomic_load_n(&ticker.stop, __ATOMIC_ACQUIRE)) {
+        int64_t begin = mono();
+        nanosleep(&pause, NULL);
+        int64_t over = mono() - begin - ticker.sleep_ns;
+        if (over > __atomic_load_n(&ticker.longest, __ATOMIC_RELAXED)) __atomic_store_n(&ticker.longest, over, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* A thread that sleeps again and again and needs no interpreter: what makes it late is the system. One at a time. */
+int64_t fl_ticker_start(int64_t sleep_ns) {
+    ticker.sleep_ns = sleep_ns, ticker.longest = 0, ticker.stop = 0;
+    return -pthread_create(&ticker.thread, NULL, ticks, NULL);
+}
+
+/* By how many nanoseconds its longest sleep since the last call was too long. */
+int64_t fl_ticker_take(void) { return __atomic_exchange_n(&ticker.longest, 0, __ATOMIC_RELAXED); }
+
+int64_t fl_ticker_stop(void) {
+    __atomic_store_n(&ticker.stop, 1, __ATOMIC_RELEASE);
+    return -pthread_join(ticker.thread, NULL);
+}

@@ -7,6 +7,7 @@ during a call, so floors with threads of their own run as in a C program.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -15,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from benchmark.stats import Times
 
 SOURCE = Path(__file__).with_name("floors.c")
 FLUSHES = ("clwb", "clflushopt", "clflush")
-PAGE = 4096
+PAGE, LARGE = 4096, 1 << 20
 RECORD_HEADER = 48
 
 
@@ -50,27 +51,29 @@ class Loop(NamedTuple):
 class Area:
     """A file that a floor stores to: every byte was written in pieces of 4 KiB and synced, then the file was mapped and touched.
 
-    ``at`` is the offset of the next store. ``flags`` apply to the descriptor for writes (O_DIRECT | O_DSYNC).
+    ``at`` is the offset of the next store. ``flags`` apply to the descriptor for writes (O_DIRECT | O_DSYNC). With ``large`` the
+    pieces were of 1 MiB and the file is left in the page cache, which then consists of large folios.
     """
 
-    def __init__(self, path: Path, size: int, *, flags: int = 0) -> None:
+    def __init__(self, path: Path, size: int, *, flags: int = 0, large: bool = False) -> None:
         self.path = path
         self.size = size
         self.at = ctypes.c_uint64(0)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
-            piece = bytes(PAGE)
-            for offset in range(0, size, PAGE):
-                os.pwrite(fd, piece, offset)
+            piece = bytes(LARGE if large else PAGE)
+            for offset in range(0, size, len(piece)):
+                os.pwrite(fd, piece[: size - offset], offset)
             os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # otherwise each O_DIRECT write has to drop cached pages
+            if not large:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # otherwise each O_DIRECT write has to drop cached pages
         finally:
             os.close(fd)
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
         self.map = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        if not flags:
+        if not flags and not large:
             self.map.madvise(mmap.MADV_RANDOM)  # keeps single pages in the cache: write-back of a large folio writes all of it
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_WILLNEED)
             ctypes.memset(self.address, 0, size)  # so that no loop includes first touches
@@ -213,6 +216,15 @@ class Floors:
             ctypes.byref(barriers),
         )
         return total, barriers.value
+
+    @contextlib.contextmanager
+    def ticker(self, sleep: float) -> Iterator[Callable[[], int]]:
+        """A thread in C that sleeps ``sleep`` seconds at a time; what it gives returns its longest delay since the last call."""
+        self._call("fl_ticker_start", ctypes.c_int64(int(sleep * 1e9)))
+        try:
+            yield lambda: self._call("fl_ticker_take")
+        finally:
+            self._call("fl_ticker_stop")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ for rates. The ratio is pmwal's figure divided by the floor's; without a floor i
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -14,25 +15,36 @@ from typing import Any, Literal
 Sense = Literal["at most", "at least"]
 
 BARS: dict[str, float] = {
-    "append memory": 2.0,
-    "append memory p99.9": 2.0,
-    "dax strict": 1.25,
-    "dax pipelined": 1.45,
-    "extend memory": 1.5,
+    "append memory": 1.65,
+    "append memory p99.9": 2.2,
+    "dax strict": 1.3,
+    "dax pipelined": 1.25,
+    "dax 1 KiB": 1.3,
+    "extend memory": 1.25,
     "extend array": 10e6,
     "read array": 0.5,
-    "disk append p50": 1.12,
-    "disk append tail": 1.3,
+    "disk append p50": 1.08,
+    "disk append p99": 1.2,
+    "disk append p99.9": 1.3,
     "disk append sectors least": 8.0,
     "disk append sectors most": 10.0,
-    "disk extend": 0.8,
-    "threads barriers": 0.3,
-    "threads rate": 0.85,
+    "large 4 KiB": 1.15,
+    "large 64 KiB": 1.35,
+    "large 256 KiB": 1.5,
+    "large 16 MiB": 1.5,
+    "disk extend": 0.7,
+    "creation": 0.9,
+    "threads barriers": 0.2,
+    "threads rate": 0.95,
     "tasks": 20.0,
     "beside computing": 0.4,
-    "recovery small": 0.35,
-    "recovery large": 0.6,
-    "recovery cold": 0.8,
+    "sleeper ticks": 800.0,
+    "pause ms": 2.0,
+    "seek 64 MiB ms": 5.0,
+    "seek 4 GiB ms": 20.0,
+    "recovery small": 0.5,
+    "recovery large": 0.75,
+    "recovery cold": 0.9,
     "read": 1.0,
     "peers": 1.0,
     "flat append": 1.25,
@@ -46,12 +58,16 @@ BARS: dict[str, float] = {
     "pmwal --version ms": 20.0,
     "pmwal info ms": 80.0,
 }
-"""All bars of the gate."""
+"""All bars of the gate. "pause ms" is beyond a switch interval of the interpreter."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ``passed`` is None if it could not be measured; ``note`` has the reason, or further figures."""
+    """One comparison. ``passed`` is None if it could not be measured; ``note`` has the reason, or further figures.
+
+    A row that is not ``judged`` is shown beside its bar, and decides nothing. Of a check that ran several times the figures are
+    medians, ``passed`` is the verdict on them, and ``passes`` of the ``runs`` passed alone.
+    """
 
     check: str
     what: str
@@ -64,11 +80,17 @@ class Row:
     bar: float
     passed: bool | None
     note: str = ""
+    judged: bool = True
+    runs: int = 1
+    passes: int = 0
 
     @property
     def verdict(self) -> str:
-        """One word."""
-        return "skipped" if self.passed is None else "pass" if self.passed else "FAIL"
+        """One word, and how many runs passed if there were several."""
+        if self.passed is None:
+            return "skipped"
+        word = ("pass" if self.passed else "FAIL") if self.judged else ("within" if self.passed else "over")
+        return word if self.runs == 1 else f"{word}, {self.passes} of {self.runs}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN."""
@@ -110,9 +132,44 @@ def broken(check: str, why: str) -> Row:
     return replace(skipped(check, why), passed=False)
 
 
+def beside(row: Row) -> Row:
+    """The same row, which decides nothing."""
+    return replace(row, judged=False)
+
+
+def combined(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of several runs of one check: medians, and how many passed. A run that ended early gives its own rows instead."""
+    if len(runs) == 1:
+        return list(runs[0])
+    shortest = min(runs, key=len)
+    if any(len(run) != len(shortest) for run in runs):
+        return [*shortest]
+    return [_combined_row(rows) for rows in zip(*runs, strict=True)]
+
+
+def _combined_row(rows: Sequence[Row]) -> Row:
+    measured = [row for row in rows if row.what]
+    if len(measured) < len(rows) or any(math.isnan(row.ratio) for row in rows):
+        return next((row for row in rows if row.passed is False), rows[-1])
+    ratios = sorted(row.ratio for row in rows)
+    middle = min(rows, key=lambda row: abs(row.ratio - statistics.median(ratios)))
+    figures = {
+        name: statistics.median([getattr(row, name) for row in rows]) for name in ("floor", "ours", "ratio")
+    }  # the median of the ratios, which need not be the ratio of the medians
+    spread = f"{len(rows)} runs: {ratios[0]:.3g} to {ratios[-1]:.3g}"
+    return replace(
+        middle,
+        **figures,
+        passed=within(figures["ratio"], middle.sense, middle.bar),
+        note="; ".join(filter(None, (spread, middle.note))),
+        runs=len(rows),
+        passes=sum(row.passed is True for row in rows),
+    )
+
+
 def exit_code(rows: Iterable[Row]) -> int:
-    """1 if a row failed, 3 if nothing was measured, else 0."""
-    verdicts = [row.passed for row in rows]
+    """1 if a judged row failed, 3 if nothing was measured, else 0."""
+    verdicts = [row.passed for row in rows if row.judged]
     if False in verdicts:
         return 1
     return 0 if True in verdicts else 3

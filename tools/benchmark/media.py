@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,13 +114,18 @@ def processor() -> str:
     return f"{found[1] if found else platform.machine()}, {len(os.sched_getaffinity(0))} for this process"
 
 
+def load() -> str:
+    """The load average of the last minute: how much else ran."""
+    return f"{os.getloadavg()[0]:.2f}"
+
+
 def clocksource() -> str:
     """The kernel's clock source. A slow one shows in every figure of memory."""
     return _word(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")) or "unknown"
 
 
 def describe_engine(site: Site) -> dict[str, str]:
-    """Engine and flush of logs in a directory, as ``stats()`` names them."""
+    """Engine and flush of logs in a directory, as ``stats()`` names them: on emulated-dax the method of storing that is chosen."""
     found = {}
     for medium in ("memory", "emulated-dax") if site.in_memory else ("file",):
         path = site.directory / "look.wal"
@@ -135,6 +141,7 @@ def describe(memory: Site, disk: Site) -> dict[str, str]:
     """The environment for the head of a report."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "memory": memory.text,
         "disk": disk.text,
         "processor": processor(),

@@ -143,6 +143,11 @@ def gate_lines(row: Row) -> str:
     return "\n".join(lines)
 
 
+def row_line(row: Row) -> str:
+    """The same in one line, for one run of several."""
+    return f"{row.verdict:<8} {row.check}: {f'{row.what}: {ratio_text(row)}' if row.what else row.note}"
+
+
 def gate_table(rows: Sequence[Row]) -> Table:
     """The gate as a table."""
     columns = ["check", "what", "floor", "floor's figure", "pmwal", "ratio", "bar", "verdict"]

@@ -1,28 +1,27 @@
-"""The tables: bandwidths, latency by medium, throughput by size, threads, recovery by size, peers, loggers.
+"""The tables: bandwidths, latency by medium, throughput by size, threads, pauses, recovery by size, peers, loggers.
 
 Each also adds the data of its charts to the series.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from benchmark import loggers, workloads
+from benchmark.checks.large import measure_laps
+from benchmark.checks.pauses import thread_pauses
 from benchmark.checks.recovery import mapped
-from benchmark.context import CONTROL_SIZE, Context, PageBuffer
+from benchmark.context import CONTROL_SIZE, MIB, Context, PageBuffer
 from benchmark.floors import PAGE, Area, Loop
 from benchmark.media import Site
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
 from benchmark.report import Table, latency_table, tail_texts
-from benchmark.stats import Latency, median, merge, rate_text, time_text
+from benchmark.stats import Latency, median, merge, percentile, rate_text, time_text
 from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
 
 Series = dict[str, Any]
@@ -222,37 +221,49 @@ def sizes(context: Context, series: Series) -> list[Table]:
     ]
 
 
+class Sized(NamedTuple):
+    """Records per second of one size: of pmwal and of the floor, which has a name, on later laps.
+
+    ``first_lap`` is the rate of pmwal on the first lap of a new ring, divided by that of the floor, for which no lap is the first.
+    """
+
+    ours: float
+    floor: float
+    floor_name: str
+    first_lap: float
+
+
 def _sizes(context: Context, series: Series, site: Site, title: str, workload: str | None) -> list[Table]:
     rows, points = [], []
     for size in context.scale.sizes:
-        payload = bytes(size)
-        ours, floor = _size_of_memory(context, payload, workload) if site.in_memory else _size_of_disk(context, payload)
+        found = _size_of_memory(context, bytes(size), workload) if site.in_memory else _size_of_disk(context, size)
         peer, beside = ("-", 0.0), 0.0
         if workload is not None:
             figures = context.peers(workload, [name for name in _SIZE_PEERS if name in context.peer_names], size)
             beside = figures["pmwal"].rate if "pmwal" in figures else 0.0
             others = {name: found.rate for name, found in figures.items() if not PEERS[name].ours}
             peer = max(others.items(), key=lambda item: item[1], default=peer)
+        ours, floor = found.ours, found.floor
         points.append({"size": size, "pmwal": ours, "floor": floor, "beside": beside, "peer": peer[1], "peer name": peer[0]})
-        shown = [rate_text(ours), rate_text(floor), f"{ours / floor:.2f}", rate_text(ours * size, "B/s")]
+        ratios = [f"{ours / floor:.2f}", f"{found.first_lap:.2f}"]
+        shown = [rate_text(ours), rate_text(floor), found.floor_name, *ratios, rate_text(ours * size, "B/s")]
         others_text = [rate_text(beside) if beside else "-", f"{rate_text(peer[1])} ({peer[0]})" if peer[1] else "-"]
         rows.append([str(size), *shown, *others_text])
     series.setdefault("sizes", {})[title.partition(",")[0]] = points
-    columns = ["bytes", "pmwal", "floor", "pmwal/floor", "payload", "pmwal beside the peers", "best peer"]
+    columns = ["bytes", "pmwal", "floor", "which", "pmwal/floor", "first lap", "payload", "pmwal beside the peers", "best peer"]
     return [Table(f"Records per second by size: {title}", columns, rows, site.note)]
 
 
-def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> tuple[float, float]:
+def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> Sized:
     """The rates of pmwal and of the floor: in memory if there is a workload, else on emulated persistent memory."""
     scale, dax = context.scale, workload is None
     count = max(20, min(scale.memory_calls, (256 << 20) // (len(payload) + 48)) // 4)
-    ours, floor = [], []
+    ours, floor, first = [], [], []
+    medium = "emulated-dax" if dax else "memory"
     with (
         Area(context.memory_dir / "floor", scale.ring) as area,
         Area(context.memory_dir / "control", CONTROL_SIZE) as control,
-        workloads.new_log(
-            context.memory_dir, size=scale.ring, medium="emulated-dax" if dax else "memory", ordering="strict"
-        ) as wal,
+        workloads.new_log(context.memory_dir, size=scale.ring, medium=medium, ordering="strict") as wal,
     ):
         for turn in range(scale.rounds + 1):
             if dax:
@@ -260,31 +271,38 @@ def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> t
             else:
                 bare = context.floors.append(area, payload, count)
             loop = workloads.append_loop(wal, payload, count, commit=dax)
+            with workloads.new_log(context.memory_dir, size=scale.ring, medium=medium, ordering="strict", warmed=False) as new:
+                fits = max(1, min(count, workloads.room(new, len(payload))))
+                lap = workloads.append_loop(new, payload, fits, commit=dax)
             if turn:
                 floor.append(1e9 / bare.mean)
                 ours.append(1e9 / loop.mean)
-    return median(ours), median(floor)
+                first.append(1e9 / lap.mean)
+    return Sized(median(ours), median(floor), "raw store" if dax else "C loop", median(first) / median(floor))
 
 
-def _size_of_disk(context: Context, payload: bytes) -> tuple[float, float]:
-    """The rates of pmwal and of the floor, which writes the pages that a record fills with O_DIRECT|O_DSYNC."""
-    scale, ours, floor = context.scale, [], []
-    count = max(2, scale.disk_calls // 4)
-    length = -(-(len(payload) + 48) // PAGE) * PAGE
-    with (
-        Area(context.disk_dir / "direct", scale.ring, flags=os.O_DIRECT | os.O_DSYNC) as area,
-        workloads.new_log(context.disk_dir, size=scale.ring, ordering="pipelined") as wal,
-        mmap.mmap(-1, length) as buffer,
-    ):
-        array = np.frombuffer(buffer, dtype=np.uint8)
-        for turn in range(scale.rounds + 1):
-            bare = context.floors.pwrite(area, array.ctypes.data, length, count, sync=False)
-            loop = workloads.append_loop(wal, payload, count, commit=True)
-            if turn:
-                floor.append(1e9 / bare.mean)
-                ours.append(1e9 / loop.mean)
-        del array
-    return median(ours), median(floor)
+def _size_of_disk(context: Context, size: int) -> Sized:
+    """The rates of pmwal and of the faster floor, from the medians of the calls on later laps, and the ratio on the first lap."""
+    scale = context.scale
+    ring = min(scale.ring, max(MIB, scale.lap_calls * workloads.record_size(size, PAGE)))
+    first, later = measure_laps(context, size, ring, scale.rounds, scale.lap_calls)
+    ratio = percentile(first.floor[1], 50) / percentile(first.ours, 50)
+    name, floor = later.floor
+    return Sized(1e9 / percentile(later.ours, 50), 1e9 / percentile(floor, 50), name, ratio)
+
+
+def pauses(context: Context, series: Series) -> list[Table]:
+    """The longest pauses of a thread beside each call, on each medium."""
+    tables = []
+    for site, medium in ((context.memory, "memory"), (context.disk, "file")):
+        found = thread_pauses(context, site)
+        rows = []
+        for call, each in found.items():
+            ours, bare = zip(*each, strict=True)
+            rows.append([call, *(f"{value:.2f} ms" for value in (median(ours), max(ours), median(bare), max(bare)))])
+        title = f"Longest pause of a thread that sleeps 1 ms at a time, beside one call: {medium}"
+        tables.append(Table(title, ["call", "median of the rounds", "longest", "a thread in C", "longest in C"], rows, site.note))
+    return tables
 
 
 def threads(context: Context, series: Series) -> list[Table]:
@@ -384,6 +402,7 @@ SECTIONS: dict[str, Section] = {
     "latency disk": latency_disk,
     "sizes": sizes,
     "thread counts": threads,
+    "pause tables": pauses,
     "recovery sizes": recovery,
     "peer tables": peers,
     "loggers": log_calls,

@@ -44,7 +44,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "one-too-many": ("seq < rules->stop_seq", "seq <= rules->stop_seq"),
     "starts-before-limit": ("end > rules->limit", "position >= rules->limit"),
     "epochs-fall": (r"\|\| header.epoch < epoch_min", ""),
-    "any-older-epoch": (r": header.epoch >= rules->epoch\)", ": false)"),
+    "any-epoch": (r"!epoch_fits\(&rules->epochs, seq, header.epoch, &passed\)", "false"),
     "any-number": (r"\|\| header.seq != seq", ""),
     "past-two-of-a-number": ("seq == rules->lap_seq && room < g->size_max", "false"),
     "half-a-batch": (r"if \(batch_index == 0\) \{", "if (true) {"),
@@ -60,7 +60,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "row-not-whole": (r"record_crc\(g->uuid_crc, position, &copied, rows\) != header->crc", "0"),
     "row-past-the-limit": (r"bytes > rules->limit - position", "0"),
     "row-outside": (r"held < room \? held : room", "room"),
-    "row-of-any-epoch": (r"header->epoch != rules->epoch : header->epoch >= rules->epoch", "0 : 0"),
+    "row-of-any-epoch": (r"!epoch_fits\(&rules->epochs, seq, header->epoch, &passed\)", "false"),
     "row-of-two-places": (r" && room - \(rules->lap_seq - seq\) \* size < g->size_max", " && 0"),
     "notes-too-often": (">= PMWAL_INDEX_STEP", ">= PMWAL_INDEX_STEP / 2"),
 }

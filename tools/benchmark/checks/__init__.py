@@ -8,14 +8,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
+from benchmark.checks.creation import creation
+from benchmark.checks.dax import dax, dax_kib
 from benchmark.checks.delivery import follow
-from benchmark.checks.disk import beside_computing, disk_append, disk_extend, tasks, threads
+from benchmark.checks.disk import disk_append, disk_extend
 from benchmark.checks.events import event_calls
-from benchmark.checks.memory import append_memory, arrays, dax, extend_memory, flat_append
+from benchmark.checks.large import large_appends, large_record, small_after_large
+from benchmark.checks.memory import append_memory, arrays, extend_memory, flat_append
+from benchmark.checks.pauses import event_loop, pauses
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
+from benchmark.checks.seeks import seeks
 from benchmark.checks.startup import command_line, import_package
-from benchmark.context import Context
+from benchmark.checks.threads import beside_computing, lone_committer, tasks, threads
+from benchmark.context import GIB, KIB, MIB, Context
 from benchmark.floors import FloorsUnavailable
 from benchmark.gate import Row, broken, skipped
 
@@ -25,15 +31,27 @@ CHECKS: dict[str, Check] = {
     "append memory": append_memory,
     "dax strict": functools.partial(dax, ordering="strict"),
     "dax pipelined": functools.partial(dax, ordering="pipelined"),
+    "dax 1 KiB": dax_kib,
     "extend memory": extend_memory,
     "arrays": arrays,
     "disk append fresh": functools.partial(disk_append, situation="fresh"),
     "disk append reopened": functools.partial(disk_append, situation="reopened"),
     "disk append wrapped": functools.partial(disk_append, situation="wrapped"),
+    "large 4 KiB": functools.partial(large_appends, size="4 KiB", length=4 * KIB, ring=16 * MIB),
+    "large 64 KiB": functools.partial(large_appends, size="64 KiB", length=64 * KIB, ring=64 * MIB),
+    "large 256 KiB": functools.partial(large_appends, size="256 KiB", length=256 * KIB, ring=64 * MIB),
+    "large 16 MiB": functools.partial(large_record, size="16 MiB", length=16 * MIB, ring=128 * MIB),
+    "small after large": small_after_large,
     "disk extend": disk_extend,
+    "creation": creation,
     "threads": threads,
     "tasks": tasks,
     "beside computing": beside_computing,
+    "lone committer": lone_committer,
+    "pauses": pauses,
+    "event loop": event_loop,
+    "seek 64 MiB": functools.partial(seeks, size="64 MiB", ring=64 * MIB),
+    "seek 4 GiB": functools.partial(seeks, size="4 GiB", ring=4 * GIB),
     "recovery small": recovery_small,
     "recovery large": recovery_large,
     "recovery cold": recovery_cold,

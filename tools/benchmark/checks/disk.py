@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter_ns
@@ -34,6 +33,14 @@ class Pairs(NamedTuple):
     floor: list[int]
 
 
+class Turns(NamedTuple):
+    """Times of an extend and of its floors, which took turns."""
+
+    payloads: list[int]
+    same_bytes: list[int]
+    ours: list[int]
+
+
 def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
     """A durable append on a disk, in turns with an O_DIRECT|O_DSYNC pwrite of 4 KiB, with a log of tools/sectors.py."""
     name = f"disk append {situation}"
@@ -43,13 +50,18 @@ def disk_append(context: Context, *, situation: str) -> Iterator[Row]:
     counter = sectors.counter_of(context.disk_dir)
     pairs, figures = _disk_pairs(context, situation, counter)
     floor = "O_DIRECT|O_DSYNC pwrite of 4 KiB, "
-    for q, label, bar in ((50.0, "p50", "p50"), (99.0, "p99", "tail"), (99.9, "p99.9", "tail")):
+    for q, label in ((50.0, "p50"), (99.0, "p99"), (99.9, "p99.9")):
         what = f"durable append 128 B, {situation}, {label} of {len(pairs.ours)} in turn"
         values = percentile(pairs.floor, q), percentile(pairs.ours, q)
-        yield compare(name, what, floor + label, values, "ns", "at most", BARS[f"disk append {bar}"], unsteady(pairs.floor))
+        yield compare(name, what, floor + label, values, "ns", "at most", BARS[f"disk append {label}"], unsteady(pairs.floor))
     if counter is None:
         yield skipped(name, "sectors: no block device to count them on")
         return
+    yield from sector_rows(name, situation, figures)
+
+
+def sector_rows(name: str, situation: str, figures: list[int]) -> Iterator[Row]:
+    """Rows of the sectors that commits of 128 bytes wrote."""
     mean = float(np.mean(figures))
     note = f"median {median(figures):g}; includes everything else that wrote to the device meanwhile"
     what = f"sectors of 512 bytes for each commit, mean, {situation}"
@@ -68,7 +80,7 @@ def _disk_pairs(context: Context, situation: str, counter: Path | None) -> tuple
         stack.callback(path.unlink)
         area = stack.enter_context(Area(context.disk_dir / "direct", context.scale.ring, flags=os.O_DIRECT | os.O_DSYNC))
         wal = stack.enter_context(pmwal.open(path, "r+", ordering="pipelined", on_full=on_full))
-        count = stack.enter_context(_sector_counter(counter))
+        count = stack.enter_context(sector_counter(counter))
         page = PageBuffer()
         os.sync()
         for turn in range(context.scale.pairs + warm):
@@ -99,7 +111,7 @@ def unsteady(floor: list[int]) -> str:
 
 
 @contextlib.contextmanager
-def _sector_counter(path: Path | None) -> Iterator[Callable[[], int]]:
+def sector_counter(path: Path | None) -> Iterator[Callable[[], int]]:
     """Field 7 of the device's counters, read without opening the file each time."""
     if path is None:
         yield lambda: 0
@@ -112,98 +124,30 @@ def _sector_counter(path: Path | None) -> Iterator[Callable[[], int]]:
 
 
 def disk_extend(context: Context) -> Iterator[Row]:
-    """A durable extend of 1,000 records on a disk, in turns with a pwrite of as many bytes and fdatasync."""
+    """A durable extend of 1,000 records on a disk, in turns with a pwrite of their payloads in one piece and fdatasync."""
     if context.disk.in_memory:
         yield skipped("disk extend", "the disk directory is in memory")
         return
-    scale, ours, floor = context.scale, [], []
-    size = BATCH * workloads.record_size(len(PAYLOAD), 8)
-    data = bytes(size)
+    scale, payloads = context.scale, BATCH * len(PAYLOAD)
+    stored = BATCH * workloads.record_size(len(PAYLOAD), 8)
+    data, times = bytes(stored), Turns([], [], [])
     with (
-        Area(context.disk_dir / "floor", scale.ring) as area,
+        Area(context.disk_dir / "floor", scale.ring, large=True) as area,
         workloads.new_log(context.disk_dir, size=scale.ring, ordering="pipelined") as wal,
     ):
         warm = max(1, scale.disk_extends // 10)
         for turn in range(scale.disk_extends * scale.rounds + warm):
-            pair = (
-                context.floors.pwrite(area, data, size, 1, sync=True).total,
+            took = (
+                context.floors.pwrite(area, data, payloads, 1, sync=True).total,
+                context.floors.pwrite(area, data, stored, 1, sync=True).total,
                 workloads.extend_each(wal, BATCH_OF_PAYLOADS, 1).total,
             )
             if turn >= warm:
-                floor.append(pair[0])
-                ours.append(pair[1])
-    rates = [BATCH * len(times) / sum(times) * 1e9 for times in (floor, ours)]
-    what = f"durable extend of 1,000 x 128 B ({size} bytes stored)"
-    against = "pwrite of the same bytes + fdatasync"
-    note = f"p50 {time_text(percentile(floor, 50))} and {time_text(percentile(ours, 50))}"
-    yield compare("disk extend", what, against, rates, "records/s", "at least", BARS["disk extend"], note)
-
-
-def threads(context: Context) -> Iterator[Row]:
-    """Eight threads that append durably, against a group commit in C."""
-    if context.disk.in_memory:
-        yield skipped("threads", "the disk directory is in memory")
-        return
-    scale, ours, floor = context.scale, [], []
-    with (
-        Area(context.disk_dir / "floor", scale.ring) as area,
-        workloads.new_log(context.disk_dir, size=scale.ring) as wal,
-    ):
-        for turn in range(scale.rounds + 1):
-            runs = [
-                context.floors.group_commit(area, PAYLOAD, _THREADS, scale.each_thread, sync_file=sync_file)
-                for sync_file in (False, True)
-            ]
-            found = workloads.append_threads(wal, PAYLOAD, _THREADS, scale.each_thread)
-            if turn:
-                floor.append(min(runs))
-                ours.append(found)
-    records = _THREADS * scale.each_thread
-    shared = median([run.barriers_per_record for run in ours])
-    note = f"the C group commit: {median([barriers / records for _, barriers in floor]):.3f}"
-    what = f"{_THREADS} threads, durable append 128 B: barriers for each record"
-    yield absolute("threads", what, shared, "", "at most", BARS["threads barriers"], note)
-    rates = median([records / total * 1e9 for total, _ in floor]), median([run.rate for run in ours])
-    what, against = f"{_THREADS} threads, durable append 128 B", "C group commit, the better of msync and fdatasync"
-    yield compare("threads", what, against, rates, "records/s", "at least", BARS["threads rate"])
-
-
-def tasks(context: Context) -> Iterator[Row]:
-    """Many tasks that append durably at once, against one append after another in the same event loop."""
-    if context.disk.in_memory:
-        yield skipped("tasks", "the disk directory is in memory")
-        return
-    scale, alone = context.scale, max(1, context.scale.tasks // 10)
-    runs = [workloads.append_tasks(context.disk_dir, PAYLOAD, scale.tasks, alone=alone) for _ in range(scale.rounds + 1)][1:]
-    rates = alone / median([run.alone for run in runs]) * 1e9, scale.tasks / median([run.together for run in runs]) * 1e9
-    what = f"{scale.tasks} tasks, durable append 128 B each, in one event loop"
-    note = f"{median([run.commits for run in runs]):g} commits"
-    yield compare("tasks", what, "one task, one after another", rates, "records/s", "at least", BARS["tasks"], note)
-
-
-def beside_computing(context: Context) -> Iterator[Row]:
-    """A durable append while a thread computes in Python, against the same append alone.
-
-    Python switches between the two threads every switch interval, so at best half of the rate is left. The note says what is left
-    of the rate of a C loop that computes every other interval, because a disk that was idle is slow to answer.
-    """
-    count, page = context.scale.beside, PageBuffer()
-    alone, beside, turns = [], [], []
-    with (
-        workloads.new_log(context.disk_dir, size=context.scale.ring) as wal,
-        Area(context.disk_dir / "direct", context.scale.ring, flags=os.O_DIRECT | os.O_DSYNC) as area,
-    ):
-        for turn in range(context.scale.rounds + 1):
-            rates = [workloads.append_threads(wal, PAYLOAD, 1, count).rate]
-            with workloads.computing():
-                rates.append(workloads.append_threads(wal, PAYLOAD, 1, count).rate)
-            bare = context.floors.pwrite(area, page.address, PAGE, count, sync=False).total
-            interrupted = context.floors.pwrite_turns(area, page.address, sys.getswitchinterval(), count)
-            if turn:
-                alone.append(rates[0])
-                beside.append(rates[1])
-                turns.append(bare / interrupted)
-    what = f"durable append 128 B beside one computing thread, {context.disk.mount.filesystem}"
-    figures = median(alone), median(beside)
-    note = f"O_DIRECT|O_DSYNC pwrite in C that computes every other {sys.getswitchinterval() * 1e3:g} ms keeps {median(turns):.2f}"
-    yield compare("beside computing", what, "alone", figures, "records/s", "at least", BARS["beside computing"], note)
+                for kind, one in zip(times, took, strict=True):
+                    kind.append(one)
+    payloads_rate, same_rate, ours = (BATCH * len(each) / sum(each) * 1e9 for each in times)
+    what = f"durable extend of 1,000 x {len(PAYLOAD)} B ({stored} bytes stored)"
+    against = f"one pwrite of {payloads} bytes + fdatasync"
+    p50 = " and ".join(time_text(percentile(each, 50)) for each in (times.payloads, times.ours))
+    note = f"p50 {p50}; against a pwrite of the bytes stored: {ours / same_rate:.3f}"
+    yield compare("disk extend", what, against, (payloads_rate, ours), "records/s", "at least", BARS["disk extend"], note)

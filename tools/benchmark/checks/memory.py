@@ -1,4 +1,4 @@
-"""Checks of logs in memory, and of emulated persistent memory, against C loops."""
+"""Checks of logs in memory against C loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmark import workloads
-from benchmark.context import CONTROL_SIZE, MIB, Context, available_memory, free_space
+from benchmark.context import MIB, Context, available_memory, free_space
 from benchmark.floors import Area, Loop
 from benchmark.gate import BARS, Row, absolute, compare
 from benchmark.stats import median, percentile, rate_text, time_text
@@ -27,9 +27,11 @@ def append_memory(context: Context) -> Iterator[Row]:
     ):
         floors.append(area, PAYLOAD, scale.memory_calls)
         workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)
+        turns, calls = context.short_turns
+        for _ in turns:
+            floor = floors.append(area, PAYLOAD, calls)
+            whole.append((floor, workloads.append_loop(wal, PAYLOAD, calls, commit=False)))
         for _ in context.rounds:
-            floor = floors.append(area, PAYLOAD, scale.memory_calls)
-            whole.append((floor, workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=False)))
             floor = floors.append(area, PAYLOAD, scale.memory_timed, each=True)
             each.append((floor, workloads.append_each(wal, PAYLOAD, scale.memory_timed, commit=False)))
         clocks = (
@@ -50,30 +52,6 @@ def append_memory(context: Context) -> Iterator[Row]:
     yield compare(name, what, "C loop p99.9", (tails[0] + dearer, tails[1]), "ns", "at most", BARS["append memory p99.9"], note)
 
 
-def dax(context: Context, *, ordering: str) -> Iterator[Row]:
-    """A durable append on emulated persistent memory, against raw stores and fences."""
-    scale, strict = context.scale, ordering == "strict"
-    ours, floor, names = [], [], []
-    with (
-        Area(context.memory_dir / "floor", scale.ring) as area,
-        Area(context.memory_dir / "control", CONTROL_SIZE) as control,
-        workloads.new_log(context.memory_dir, size=scale.ring, medium="emulated-dax", ordering=ordering) as wal,
-    ):
-        for turn in range(scale.rounds + 1):
-            name, best = context.floors.best_dax(area, control, PAYLOAD, scale.memory_calls, strict=strict)
-            loop = workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=True)
-            if turn:  # the first is the warm-up
-                names.append(name)
-                floor.append(best.mean)
-                ours.append(loop.mean)
-        flush = wal.stats().flush
-    best_name = max(set(names), key=names.count)
-    what = f"durable append 128 B, emulated-dax, {ordering}, pmwal flushes by {flush}"
-    against = f"raw store ({best_name}) + " + ("two fences" if strict else "CRC + one fence")
-    name = f"dax {ordering}"
-    yield compare(name, what, against, (median(floor), median(ours)), "ns", "at most", BARS[name])
-
-
 def extend_memory(context: Context) -> Iterator[Row]:
     """extend of 1,000 records of 128 B, against the C loop."""
     scale, ours, floor = context.scale, [], []
@@ -81,10 +59,12 @@ def extend_memory(context: Context) -> Iterator[Row]:
         Area(context.memory_dir / "floor", scale.ring) as area,
         workloads.new_log(context.memory_dir, size=scale.ring, medium="memory", commit="manual") as wal,
     ):
-        for turn in range(scale.rounds + 1):
+        turns, _ = context.short_turns
+        calls = max(1, scale.extends * scale.rounds // (len(turns) - 1))
+        for turn in turns:
             loops = (
-                context.floors.extend(area, BATCH_OF_PAYLOADS, scale.extends),
-                workloads.extend_each(wal, BATCH_OF_PAYLOADS, scale.extends),
+                context.floors.extend(area, BATCH_OF_PAYLOADS, calls),
+                workloads.extend_each(wal, BATCH_OF_PAYLOADS, calls),
             )
             if turn:
                 floor.append(loops[0].mean)

@@ -43,13 +43,15 @@ CONTROLS = {
     ),
     "no-fence": Control("persist.c", r"_mm_sfence\(\)", '__asm__ volatile("" : : : "memory")', r", but no fence"),
     "slot-first": Control(
-        "commit.c",
+        "at_once.c",
         r"store_records\(batch\);\n(.*?order_stores\(core\);\n(    if \(batch->names\) \{.*?\n    \}\n))",
         r"\1    store_records(batch);\n    order_stores(core);\n",
         r"corrupt \(R4\)",
         ("strict",),
     ),
-    "one-fence": Control("commit.c", r"order_stores\(core\);\n(    if \(batch->names\) \{)", r"\1", r"corrupt \(R4\)", ("strict",)),
+    "one-fence": Control(
+        "at_once.c", r"order_stores\(core\);\n(    if \(batch->names\) \{)", r"\1", r"corrupt \(R4\)", ("strict",)
+    ),
     "last-line": Control(
         "persist.c",
         r"end = \(uintptr_t\)start \+ length;",
