@@ -194,7 +194,7 @@ class AsyncWal:
         return first, last
 
     async def _store(self, store: Callable[[], T], length: int) -> T:
-        """Store so many bytes; if the policy is to wait for room, wait after the tasks that wait already."""
+        """Store a payload of this length; if the policy is to wait for room, wait after the tasks that wait already."""
         if not self._waits:
             return await self._act(store, length)
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
