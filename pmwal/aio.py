@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
+from pmwal.format.layout import HEADER
 from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
@@ -190,12 +191,12 @@ class AsyncWal:
         """Append all items or none of them; return the first and last number once they are durable."""
         self._check()
         items = list(items)
-        first, last = await self._store(partial(self._wal.extend, items, kind=kind), sum(map(_length, items)))
+        first, last = await self._store(partial(self._wal.extend, items, kind=kind), _length_of_all(items))
         await self._until_durable(last)
         return first, last
 
     async def _store(self, store: Callable[[], T], length: int) -> T:
-        """Store so many bytes; if the policy is to wait for room, wait after the tasks that wait already."""
+        """Store a payload of this length; if the policy is to wait for room, wait after the tasks that wait already."""
         if not self._waits:
             return await self._act(store, length)
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -462,3 +463,13 @@ def _length(data: Any) -> int:
         return memoryview(data).nbytes
     except (TypeError, ValueError):
         return 0
+
+
+def _length_of_all(items: list[Any]) -> int:
+    """Bytes of these payloads, or some number above ``_LONG``: there may be very many."""
+    total = 0
+    for item in items:
+        total += _length(item) + HEADER
+        if total > _LONG:
+            break
+    return total

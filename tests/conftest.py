@@ -20,6 +20,7 @@ from commands import cli, started  # noqa: F401 - fixtures
 from loggers import handler, log, logger  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
+from pmwal.storage import lock
 from preload import build
 from support import open_small
 
@@ -58,6 +59,14 @@ def environment() -> Iterator[None]:
     before = variables()
     yield
     assert variables() == before
+
+
+@pytest.fixture(autouse=True)
+def lock_descriptors() -> Iterator[None]:
+    """No test leaves the number of a closed descriptor among those of locks, which each forked child closes."""
+    yield
+    for fd, file in lock._descriptors.items():
+        assert lock._file_of(fd) == file
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,7 @@ def test_append_whose_record_is_rolled_back_meanwhile_returns(tmp_path: Path) ->
 
 
 def test_loop_does_not_wait_for_locks_that_its_thread_holds(place: Place) -> None:
-    """Behind a long record or a rollback, what is short is stored in its turn, and the loop runs meanwhile."""
+    """After a long record or a rollback, short records are stored in their turn, and the loop runs meanwhile."""
 
     async def main() -> None:
         async with pmwal.aio.open(place.path, size="1MiB", **place.options) as wal:

@@ -223,7 +223,7 @@ def test_onlooker_in_an_event_loop_sees_a_call_that_stops_the_loop() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the floors need gcc")
 def test_thread_in_c_is_not_delayed_by_the_interpreter() -> None:
-    """It shows what the system alone adds: it goes on while a call keeps the interpreter, and starts anew after each look."""
+    """It shows what the system alone adds: it continues while a call keeps the interpreter, and starts anew after each look."""
     with load().ticker(0.001) as late:
         deadline = time.monotonic() + 60
         late()

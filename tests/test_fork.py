@@ -328,6 +328,20 @@ def test_owner_killed_while_its_child_lives_leaves_the_log_open(path: Path, how:
         assert open_when_forgotten(path) == [b"1"]
 
 
+@pytest.mark.parametrize("where", ["in a child", "at close"])
+def test_file_that_has_the_number_of_a_closed_lock_is_left_alone(path: Path, where: str) -> None:
+    """A program that closes all descriptors, as daemons do, closes the log's too; their numbers are then its own files'."""
+    with open_small(path) as wal, path.with_name("own").open("w+b") as own:
+        number = os.dup2(own.fileno(), wal._writer_lock.fd)
+        if where == "in a child":
+            assert elsewhere(os.fstat, number).st_ino == os.fstat(own.fileno()).st_ino
+        wal.close()
+        assert os.fstat(number).st_ino == os.fstat(own.fileno()).st_ino
+        os.close(number)
+    with open_small(path):
+        pass
+
+
 def test_log_closed_while_a_child_lives_is_free(path: Path) -> None:
     """close releases the lock at once, whether or not children are alive."""
     with child(fork_and_wait, path, "exec") as owner:

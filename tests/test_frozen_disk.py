@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import mmap
 import os
 import shutil
 import signal
@@ -244,7 +245,10 @@ def signals(path: str, length: int, real: bool) -> None:
 
 
 def interrupt(path: str, length: int, real: bool) -> None:
-    """KeyboardInterrupt comes after the store, which is whole, and no lock stays taken."""
+    """KeyboardInterrupt comes after the store, which is whole, and no lock stays taken.
+
+    In the engine in Python it may come between the store and the step that makes the record part of the log.
+    """
     scene = Scene(path, length, real)
     for _ in range(WARM_UP):
         scene.wal.append(b"warm")
@@ -266,8 +270,10 @@ def interrupt(path: str, length: int, real: bool) -> None:
     except KeyboardInterrupt:
         interrupted = True
     assert interrupted
-    assert Call(lambda: scene.wal.append(b"next")).result() == WARM_UP + 2
-    assert scene.kept() == [scene.data, b"next"]
+    seq = Call(lambda: scene.wal.append(b"next")).result()
+    stored = [] if seq == WARM_UP + 1 and scene.wal.stats().engine == "python" else [scene.data]
+    assert seq == WARM_UP + 1 + len(stored)
+    assert scene.kept() == [*stored, b"next"]
 
 
 def failure(path: str, length: int, real: bool) -> None:
@@ -374,3 +380,36 @@ def test_others_run_while_a_thread_stores_into_a_page(frozen_path: Path, commit:
         finally:
             disk.thaw()
         assert call.result() == 4
+
+
+@pytest.mark.rigs
+@pytest.mark.parametrize("name", ["rollback", "truncate", "close"])
+def test_memory_is_mapped_while_a_thread_stores_a_slot(frozen_path: Path, name: str) -> None:
+    """A new thread needs a stack of its own, for which the kernel locks the address space."""
+    wal = pmwal.open(frozen_path, size="8MiB")
+    for _ in range(20):
+        wal.append(b"record")
+    wal.close()
+    wal = pmwal.open(frozen_path)  # its mapping is new, and no page of it was used
+    wal.append(b"last")
+    call: Callable[[], object] = {
+        "rollback": lambda: wal.rollback(after=18),
+        "truncate": lambda: wal.truncate(before=18),
+        "close": wal.close,
+    }[name]
+    disk = Frozen(str(frozen_path))
+    disk.freeze()
+    try:
+        changing = Call(call)
+        until(disk.blocked)
+        others = [threading.Thread(target=mmap.mmap, args=(-1, 1 << 20)) for _ in range(3)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+        still_waits(changing)
+    finally:
+        disk.thaw()
+    changing.result()
+    wal.close()
+    assert pmwal.verify(frozen_path).case == "R1"

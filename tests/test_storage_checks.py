@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 from pmwal.opening.files import map_for_reading
-from pmwal.storage import checks, create, lock, mapping
+from pmwal.storage import checks, create, mapping
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM
 from processes import run_script
@@ -20,7 +19,7 @@ from support import open_small
 @pytest.fixture
 def _checking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn the checks on, as PMWAL_CHECK=1 does."""
-    for module in (create, lock, mapping):
+    for module in (create, mapping):
         monkeypatch.setattr(module, "CHECKING", True)
 
 
@@ -91,19 +90,3 @@ def test_slot_that_creation_makes_wrong_is_noticed(shm_dir: Path, monkeypatch: p
     with pytest.raises(AssertionError, match="a slot of a new log is not whole"):
         open_small(shm_dir / "test.wal")
     assert list(shm_dir.iterdir()) == []
-
-
-@pytest.mark.usefixtures("_checking")
-def test_lock_whose_descriptor_is_of_another_file_is_noticed(shm_dir: Path) -> None:
-    """Closing it would leave the log locked, and take a file away from its owner."""
-    wal = open_small(shm_dir / "test.wal")
-    held = wal._writer_lock
-    own, other = held.fd, os.open(os.devnull, os.O_RDONLY)
-    held.fd = other
-    lock._descriptors.add(other)
-    with pytest.raises(AssertionError, match="of a lock is of another file"):
-        held.release()
-    held.fd = own
-    lock._descriptors.discard(other)
-    os.close(other)
-    wal.close()

@@ -67,6 +67,9 @@ VERBS = {
     "filesystems": Verb("count the syncs during each acknowledgement, on each file system", _file("filesystems")),
     "vm": Verb("power cuts of a virtual machine that writes a log", _file("crash/vm")),
     "stress": Verb("writers and readers killed at random moments; leaks", _file("stress.py"), _STRESS),
+    "soak": Verb(
+        "one writer at a steady rate for an hour, with freezes of its disk; latency, memory", _file("soak.py"), ("psutil",)
+    ),
     "bench": Verb("measure pmwal beside hardware floors and other logs; --gate checks the bars", _file("bench.py")),
     "sectors": Verb("count the sectors that a commit writes to a disk", _file("sectors.py")),
     "fuzz": Verb("fuzz the C engine's reading of a ring, under sanitizers", _file("fuzz/run.py")),

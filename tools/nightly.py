@@ -1,7 +1,7 @@
 """Run the tests marked nightly, and the rigs for long, one after another; print a table row about each for a report.
 
     python -m tools nightly --list                print what would run, and for how long
-    python -m tools nightly                       run everything: two to three hours on two idle processors
+    python -m tools nightly                       run everything: about four hours on two idle processors
     python -m tools nightly --minutes 60          scale the rigs so that all of them take about an hour
     python -m tools nightly --only stress         only runs whose names begin with "stress"; repeatable
 
@@ -63,6 +63,7 @@ RUNS = (
     Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
     Planned("stress isolated", _STRESS.replace("{path}", "{memory} --isolated-readers"), 5, r"^readers|lives of", 300, 10, (2,)),
+    Planned("soak", "tools/soak.py --seconds {amount} --seed {seed} --path {memory}", 60, r"acknowledged|^growth", 3600, 600, (2,)),
     Planned("races", "tools/sanitize.py --threads --rounds {amount}", 5, "reports of the sanitizer", 15, 1, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),
     Planned("fuzz files", "tools/fuzz/file_fuzz.py --seconds {amount} --seed {seed}", 20, r"cases in", 1200, 10),

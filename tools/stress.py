@@ -30,13 +30,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pmwal
-from benchmark import media
 from stressing import isolation, page
 from stressing.interrupt import Interruption
 from stressing.journal import LANES
 from stressing.mutants import MUTANTS
 from stressing.plan import Settings
-from stressing.results import Results
+from stressing.results import Results, environment_of
 from stressing.supervisor import Supervisor
 from violation import Violation
 
@@ -116,18 +115,6 @@ def command_of(options: argparse.Namespace, mutant: str | None) -> str:
     words += ["--cpu-load", str(options.cpu_load), "--io-load", str(options.io_load)]
     words += ["--isolated-readers"] if options.isolated_readers else []
     return shlex.join(words + (["--mutant", mutant] if mutant else []))
-
-
-def environment_of(directory: Path, chosen: tuple[str, ...]) -> dict[str, str]:
-    """The environment of the run, for the report."""
-    return {
-        "medium": ", ".join(chosen),
-        "file system": media.look(directory).text,
-        "processor": media.processor(),
-        "kernel": f"{os.uname().sysname} {os.uname().release}",
-        "python": sys.version.split()[0],
-        "pmwal": pmwal.__version__,
-    }
 
 
 def run(options: argparse.Namespace, mutant: str | None, interruption: Interruption) -> Results:

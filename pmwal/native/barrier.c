@@ -97,6 +97,8 @@ void slot_body(void *context)
 {
     const struct slot_store *store = context;
     unsigned char *to = store->core->base + store->offset;
+    if (store->core->barrier == BARRIER_MSYNC)
+        map_pages(to, sizeof *store->slot);
     if (store->core->streams) {
         stream_words(to, store->slot->words, sizeof store->slot->words / 8);
         return;

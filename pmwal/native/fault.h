@@ -22,6 +22,16 @@ bool fault_run(const void *base, size_t size, void (*body)(void *context), void 
 /* Whether this thread is inside a body. Only builds with checks have it. */
 bool fault_inside(void);
 
+/* Inside a body, before a store that may wait for the disk. The first access to a page that is not mapped yet keeps the address space
+ * locked, so if the store were that access, every thread that maps memory would wait with it. */
+static inline void map_pages(const void *start, size_t length)
+{
+    const volatile char *at = start, *end = at + length;
+    for (; at < end; at += 4096)
+        (void)*at;
+    (void)end[-1];
+}
+
 /* memcpy() where either side may fault. */
 bool fault_copy(const void *base, size_t size, void *to, const void *from, size_t length);
 

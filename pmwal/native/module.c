@@ -110,6 +110,8 @@ struct change {
 static void store_body(void *context)
 {
     const struct change *change = context;
+    if (change->length)
+        map_pages(change->to, change->length);
     memcpy(change->to, change->from, change->length);
 }
 

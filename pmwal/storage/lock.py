@@ -11,6 +11,8 @@ Invariants
   but only once the live page names nobody: a byte that is locked never goes with a dead writer's page.
 - On network file systems flock may be a lock per process, so the handles of one process also know each other.
 - A lock is released once: by then its descriptor's number may belong to another lock.
+- A descriptor is closed, here and in a child, only if it is still of the file it was opened for. The program may have closed it (a
+  daemon closes all it finds), or an interrupt have come between the close and the note of it, and its number be another file's.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import os
 import threading
 
 from pmwal.errors import WalLocked
-from pmwal.storage.checks import CHECKING, check
 from pmwal.storage.descriptors import duplicate, open_descriptor
 from pmwal.storage.liveness import announce, visible_writer
 from pmwal.storage.seam import Seam
@@ -32,10 +33,9 @@ class WriterLock:
 
     def __init__(self, fd: int, path: str, seam: Seam) -> None:
         """Lock a file that ``open_to_lock`` opened; ``WalLocked`` when another handle has it (``fd`` stays the caller's then)."""
-        status = os.fstat(fd)
         self.fd = fd
         self.pid = os.getpid()
-        self._key = (status.st_dev, status.st_ino)
+        self._key = _file_of(fd)
         self._held = False
         with _guard:
             if self._key in _locked:
@@ -48,7 +48,7 @@ class WriterLock:
                 _locked.add(self._key)
             except BlockingIOError:
                 # The file may be empty, or cut short.
-                writer = visible_writer(lambda at, length: os.pread(fd, length, at).ljust(length, b"\0"), status.st_ino, seam)
+                writer = visible_writer(lambda at, length: os.pread(fd, length, at).ljust(length, b"\0"), self._key[1], seam)
                 who = "another process" if writer is None else f"process {writer.pid}"
                 raise WalLocked(
                     f'{path}: {who} has it open for writing; wait for it, or read with mode="r"',
@@ -78,25 +78,22 @@ class WriterLock:
             self._held = False
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):  # the program may have closed it
-            status = os.fstat(self.fd)
-            if CHECKING:
-                check((status.st_dev, status.st_ino) == self._key, f"descriptor {self.fd} of a lock is of another file")
-            fcntl.flock(self.fd, fcntl.LOCK_UN)  # another descriptor that an interrupted creation left would keep the lock
-        try:
-            os.close(self.fd)
-        except OSError:
-            pass
-        finally:  # an interrupt during the call comes after it
-            self._held = False
-        _descriptors.discard(self.fd)
+        with contextlib.suppress(OSError):  # the program has closed it
+            if _file_of(self.fd) == self._key:
+                fcntl.flock(self.fd, fcntl.LOCK_UN)  # another descriptor that an interrupted creation left would keep the lock
+                try:
+                    os.close(self.fd)
+                finally:  # an interrupt during the call comes after it
+                    self._held = False
+                    _descriptors.pop(self.fd, None)
+        _descriptors.pop(self.fd, None)
 
 
 def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     """``open_descriptor`` for a descriptor that may hold a lock: a forked child closes its copy."""
     with _guard:
         fd = open_descriptor(path, flags, mode, dir_fd=dir_fd)
-        _descriptors.add(fd)
+        _descriptors[fd] = _file_of(fd)
         return fd
 
 
@@ -104,30 +101,36 @@ def duplicate_locked(fd: int) -> int:
     """A second descriptor of the same open file description, and so of its lock."""
     with _guard:
         second = duplicate(fd)
-        _descriptors.add(second)
+        _descriptors[second] = _file_of(second)
         return second
 
 
 def close_locked(fd: int) -> None:
     """Close a descriptor of ``open_to_lock`` or ``duplicate_locked``."""
     with _guard:
-        if fd in _descriptors:
-            _descriptors.discard(fd)
+        if _descriptors.pop(fd, None):
             with contextlib.suppress(OSError):
                 os.close(fd)
 
 
-# Held during a fork too, so that a child's copy of these sets is consistent.
+def _file_of(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+# Held during a fork too, so that a child's copy of these is consistent.
 _guard = threading.RLock()
 _locked: set[tuple[int, int]] = set()
-_descriptors: set[int] = set()
+_descriptors: dict[int, tuple[int, int]] = {}
+"""Each descriptor that may hold a lock, and its file."""
 
 
 def _forget_in_child() -> None:
     """In a forked child: close the copies of the locks' descriptors, so that each lock dies with its owner."""
-    for fd in _descriptors:
+    for fd, file in _descriptors.items():
         with contextlib.suppress(OSError):
-            os.close(fd)
+            if _file_of(fd) == file:
+                os.close(fd)
     _descriptors.clear()
     _locked.clear()
     _guard.release()

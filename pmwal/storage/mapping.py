@@ -20,7 +20,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 
-from pmwal.errors import PersistError
+from pmwal.errors import PersistError, WalClosed
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.native import native
 from pmwal.storage.checks import CHECKING, check
@@ -94,6 +94,14 @@ class Mapping:
         """A private copy of these bytes of the file."""
         if CHECKING:
             check(0 <= offset <= offset + length <= self.size, f"load of {length} bytes at {offset} of {self.size}")
+        try:
+            return self._load(offset, length)
+        except (OSError, ValueError) as error:
+            if self.closed:  # by another thread, meanwhile: it says nothing about the medium
+                raise WalClosed("the log was closed while a call read from it; open it again") from error
+            raise
+
+    def _load(self, offset: int, length: int) -> bytes:
         self.check_size()
         if self.on_disk and length >= _READ_AHEAD:
             self.prefetch(offset, 2 * length)
@@ -181,6 +189,11 @@ class Mapping:
             end = min(offset + length, self.size)
             if end > start:
                 os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has begun to close it."""
+        return self.fd < 0 or (self._map is not None and self._map.closed)
 
     @property
     def unmapped(self) -> bool:

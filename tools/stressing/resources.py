@@ -6,6 +6,7 @@ Memory is resident memory without shared pages, so that pages of a mapped log do
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -81,8 +82,11 @@ def growth(samples: list[Sample], what: str) -> float | None:
     judged = [sample for sample in samples if sample.seconds >= start + WARM_UP * (end - start)]
     if len(judged) < SAMPLES_MIN:
         return None
-    times = np.array([sample.seconds for sample in judged])
-    values = np.array([getattr(sample, what) for sample in judged])
+    return rise([sample.seconds for sample in judged], [getattr(sample, what) for sample in judged])
+
+
+def rise(times: Sequence[float], values: Sequence[float]) -> float:
+    """The rise of the regression line through these values, less its uncertainty; 0 if they may as well not rise."""
     line, covariance = np.polyfit(times, values, 1, cov=True)
     slope = line[0] - STANDARD_ERRORS * np.sqrt(covariance[0, 0])
     return max(0.0, float(slope * (times[-1] - times[0])))

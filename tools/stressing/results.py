@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+import pmwal
+from benchmark import media
 from stressing.journal import STORES, Entries, Op, State
 from stressing.resources import GROWTH_MAX, WARM_UP, Watch
 
@@ -50,6 +56,18 @@ def growth_text(growths: dict[str, dict[str, float | None]]) -> str:
         if parts:
             texts.append(f"{name} {', '.join(parts)}")
     return "; ".join(texts) or "run too short to judge"
+
+
+def environment_of(directory: Path, chosen: Sequence[str]) -> dict[str, str]:
+    """The environment of a run with logs on these media, for the report."""
+    return {
+        "medium": ", ".join(chosen),
+        "file system": media.look(directory).text,
+        "processor": media.processor(),
+        "kernel": f"{os.uname().sysname} {os.uname().release}",
+        "python": sys.version.split()[0],
+        "pmwal": pmwal.__version__,
+    }
 
 
 @dataclass

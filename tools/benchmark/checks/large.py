@@ -75,7 +75,7 @@ class DiskFloors:
 
 
 def measure_laps(context: Context, length: int, ring: int, rounds: int, calls: int) -> list[Lap]:
-    """Appends of one length in new logs, and the floors in turns: at most so many calls of each lap are timed."""
+    """Appends of one length in new logs, and the floors in turns: at most ``calls`` calls of each lap are timed."""
     laps = [Lap([], [], []) for _ in LAPS]
     payload = os.urandom(length)
     with DiskFloors(context.floors, context.disk_dir, ring, length) as floors:

@@ -55,7 +55,7 @@ def seeks(context: Context, *, size: str, ring: int) -> Iterator[Row]:
 
 
 def _fill(wal: pmwal.Wal, laps: float) -> None:
-    """Store so many laps of small records; where the ring is full, the oldest ones make room."""
+    """Store this number of laps of small records; where the ring is full, the oldest ones make room."""
     left = laps * wal.capacity / workloads.record_size(len(PAYLOAD), 8)
     while left > 0:
         count = min(BATCH, workloads.room(wal, len(PAYLOAD)))
