@@ -22,6 +22,7 @@ from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
 from pmwal.storage import lock
 from preload import build
+from slotted import opened_handler, slots_directory  # noqa: F401 - fixtures
 from support import open_small
 
 SHM = Path("/dev/shm")

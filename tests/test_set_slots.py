@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import stat
-import sys
 import textwrap
 import threading
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,55 +18,10 @@ from loggers import SIZE, logger_of, stored
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import slots
-from pmwal.writing import background
-from processes import PATIENCE, child, elsewhere, run_script
+from processes import child, elsewhere, run_script
+from slotted import Watched, log_and_hold, names, texts
 
 pytestmark = pytest.mark.both_engines
-
-
-class Watched(pmwal.LogHandler):
-    """A handler that keeps the errors that it reports."""
-
-    def __init__(self, **options: Any) -> None:
-        self.reported: list[BaseException | None] = []
-        super().__init__(**{"size": SIZE, "commit": "manual"} | options)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        self.reported.append(sys.exc_info()[1])
-
-
-@pytest.fixture
-def directory(shm_dir: Path) -> Path:
-    """A directory for a set; it does not exist yet, nor does the one above it."""
-    return shm_dir / "logs" / "shop"
-
-
-@pytest.fixture
-def opened(directory: Path) -> Iterator[Watched]:
-    """A handler of this process in the directory."""
-    handler = Watched(directory=directory)
-    yield handler
-    handler.close()
-
-
-def names(directory: Path) -> list[str]:
-    """Everything in the directory."""
-    return sorted(os.listdir(directory))
-
-
-def texts(directory: Path) -> dict[str, list[str]]:
-    """What each slot has stored."""
-    return {name: stored(directory / name) for name in names(directory)}
-
-
-def log_and_hold(pipe: Connection, directory: Path, text: str) -> None:
-    """In a process of its own: log a line, and keep the slot until the pipe says so."""
-    handler = Watched(directory=directory)
-    logger_of(handler).warning(text)
-    pipe.send(handler.wal.path)
-    pipe.recv()
-    handler.close()
 
 
 # -- which slot a process takes
@@ -160,7 +110,7 @@ def test_corrupt_slot_is_set_aside_and_is_no_slot_any_more(directory: Path) -> N
         wal.extend([b"one", b"two"])
     os.truncate(directory / "00.wal", (directory / "00.wal").stat().st_size - 4096)
     with pytest.warns(RuntimeWarning, match="set aside") as caught:
-        handler = Watched(directory=directory)
+        handler = pmwal.LogHandler(directory=directory, size=SIZE, commit="manual")
     assert caught[0].filename == __file__
     handler.close()
     assert [name.split(".corrupt")[0] for name in names(directory)] == ["00.wal", "00.wal"]
@@ -496,201 +446,3 @@ def test_other_start_methods_run_the_configuration_again(method: str, directory:
     assert sorted(line for lines in found.values() for line in lines) == sorted(
         [f"worker {worker} line {line}" for worker in range(2) for line in range(10)] + ["main"]
     )
-
-
-# -- the spare
-
-
-def spare_of(handler: pmwal.LogHandler) -> Any:
-    """What keeps the spare of a handler's directory."""
-    target: Any = handler._sink._target
-    return target._spare
-
-
-def wait_for_spare(handler: pmwal.LogHandler) -> int:
-    """The descriptor of a spare that no child has used, as soon as there is one."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        fd = spare_of(handler)._fd
-        if fd is not None and not os.fstat(fd).st_nlink:
-            return int(fd)
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def test_child_uses_the_spare_and_the_parent_makes_another(directory: Path, opened: Watched) -> None:
-    """It has no name until then, so nobody sees it, and a crash leaves nothing of it."""
-    inode = os.fstat(wait_for_spare(opened)).st_ino
-    assert names(directory) == ["00.wal"]
-
-    def run() -> None:
-        logger_of(opened).info("child")
-        opened.close()
-
-    elsewhere(run)
-    assert (directory / "01.wal").stat().st_ino == inode
-    assert os.fstat(wait_for_spare(opened)).st_ino != inode
-    assert names(directory) == ["00.wal", "01.wal"]
-    opened.close()
-    assert spare_of(opened)._fd is None
-
-
-def test_of_two_children_one_uses_the_spare(directory: Path, opened: Watched) -> None:
-    """The other makes a log."""
-    inode = os.fstat(wait_for_spare(opened)).st_ino
-
-    def run(pipe: Connection) -> None:
-        pipe.recv()
-        logger_of(opened).info("child")
-        pipe.send((os.stat(opened.wal.path).st_ino, opened.reported))
-        pipe.recv()
-
-    with child(run) as one, child(run) as another:
-        one.say("log")
-        another.say("log")
-        answers = [one.hear(), another.hear()]
-    assert [reported for _, reported in answers] == [[], []]
-    inodes = {number for number, _ in answers}
-    assert len(inodes) == 2
-    assert inode in inodes
-    assert texts(directory) == {"00.wal": [], "01.wal": ["child"], "02.wal": ["child"]}
-
-
-def test_child_takes_a_free_slot_before_the_spare(directory: Path) -> None:
-    """So there are never more files than processes."""
-    with child(log_and_hold, directory, "first") as one:
-        one.hear()
-        handler = Watched(directory=directory)
-        wait_for_spare(handler)
-        one.kill()
-    assert Path(handler.wal.path).name == "01.wal"
-
-    def run() -> str:
-        logger_of(handler).info("child")
-        return handler.wal.path
-
-    assert Path(elsewhere(run)).name == "00.wal"
-    handler.close()
-
-
-def test_without_nameless_files_a_child_makes_its_log(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system that has no O_TMPFILE."""
-    monkeypatch.setattr("pmwal.storage.create._tmpfile", lambda directory: None)
-    handler = Watched(directory=directory)
-
-    def run() -> list[Any]:
-        logger_of(handler).info("child")
-        handler.close()
-        return handler.reported
-
-    assert elsewhere(run) == []
-    handler.close()
-    assert texts(directory) == {"00.wal": [], "01.wal": ["child"]}
-
-
-def test_spare_has_the_mode_and_the_size_that_were_asked_for(directory: Path) -> None:
-    """It is as any other log of the set."""
-    handler = Watched(directory=directory, file_mode="640", size="128KiB")
-    inode = os.fstat(wait_for_spare(handler)).st_ino
-
-    def run() -> int:
-        logger_of(handler).info("child")
-        capacity = handler.wal.capacity
-        handler.close()
-        return capacity
-
-    assert elsewhere(run) == 128 * 1024
-    handler.close()
-    status = (directory / "01.wal").stat()
-    assert (status.st_ino, stat.S_IMODE(status.st_mode)) == (inode, 0o640)
-
-
-# -- the mode of new files
-
-
-@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o640, 0o640), ("0644", 0o644), ("660", 0o660)])
-def test_new_log_has_the_mode_that_was_asked_for(mode: int | str, expected: int, shm_dir: Path) -> None:
-    """The umask takes nothing away."""
-    path = shm_dir / "app.wal"
-    before = os.umask(0o077)
-    try:
-        pmwal.open(path, size=SIZE, file_mode=mode).close()
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == expected
-
-
-@pytest.mark.parametrize("mode", [0o400, 0o1600, -1, "9", "rw", "0o1000", 0])
-def test_mode_with_which_nobody_could_write_is_refused(mode: int | str, shm_dir: Path) -> None:
-    """And one that is no mode."""
-    with pytest.raises(ValueError, match="file_mode must be"):
-        pmwal.open(shm_dir / "app.wal", size=SIZE, file_mode=mode)
-    assert os.listdir(shm_dir) == []
-
-
-@pytest.mark.parametrize("mode", [True, 6.0, None])
-def test_mode_of_another_type_is_refused(mode: Any, shm_dir: Path) -> None:
-    """A bool is no number here either."""
-    with pytest.raises(TypeError, match="file_mode must be"):
-        pmwal.open(shm_dir / "app.wal", file_mode=mode)
-
-
-# -- threads and forks
-
-
-def threads_of(prefix: str) -> list[threading.Thread]:
-    """The running threads whose names begin so."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
-
-
-def test_no_thread_of_the_library_runs_during_a_fork(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The committer and the one that makes spares end before it, and begin again in the parent only."""
-    handler = pmwal.LogHandler(directory=directory, size=SIZE, commit=1000.0)
-    logger_of(handler).info("line")
-    wait_for_spare(handler)
-    seen = []
-    pause_all = background._pause_all
-
-    def paused() -> None:
-        pause_all()
-        seen.append([thread.name for thread in threads_of("pmwal-")])
-
-    paused()
-    background._resume_all()
-    assert seen == [[]]
-    assert len(threads_of("pmwal-committer")) == 1
-    assert elsewhere(lambda: [thread.name for thread in threads_of("pmwal-")]) == []
-    assert len(threads_of("pmwal-committer")) == 1
-    handler.close()
-    assert threads_of("pmwal-") == []
-
-
-def test_commit_that_was_due_stays_due_over_forks(shm_dir: Path) -> None:
-    """A process that forks more often than it commits still commits."""
-    with pmwal.open(shm_dir / "a.wal", size=SIZE, commit=0.2) as wal:
-        seq = wal.append(b"x")
-        deadline = time.monotonic() + PATIENCE
-        while wal.committed_seq < seq:
-            assert time.monotonic() < deadline
-            background._pause_all()
-            background._resume_all()
-            time.sleep(0.05)
-
-
-def test_fork_inside_a_call_on_the_log_does_not_wait_for_its_thread(shm_dir: Path) -> None:
-    """The thread may wait for that very call."""
-    with pmwal.open(shm_dir / "a.wal", size=SIZE, commit=0.001) as wal:
-        with wal._engine.guard:
-            wal._engine.changed.notify_all()
-            assert elsewhere(lambda: 5) == 5
-        seq = wal.append(b"x")
-        assert wal.wait_durable(seq, timeout=PATIENCE)
-
-
-def test_handle_that_is_closed_during_a_fork_has_no_thread_afterwards(shm_dir: Path) -> None:
-    """Another thread of the parent closes it."""
-    wal = pmwal.open(shm_dir / "a.wal", size=SIZE, commit=0.1)
-    background._pause_all()
-    wal.close()
-    background._resume_all()
-    assert threads_of("pmwal-committer") == []

@@ -38,7 +38,7 @@ def bounds_of(reader: Reader) -> tuple[int, int]:
 def selected(reader: Reader, chosen: Selection, start: int | str | None) -> tuple[int, int]:
     """Where the selected run begins from ``start`` on, and the number after its last record. Raises what ``read`` raises."""
     view = reader._view()
-    number = None if start is None else reader._number(start, view)
+    number = None if start is None else reader._first_number(start, view)
     _, first, end = reader._run(chosen, view, number, None)
     return first, end
 

@@ -240,7 +240,7 @@ class Reader(ArrayReader):
             return chosen.filtered(salvaged, each=True)
         stop = None if stop is None else as_number(stop)
         view = self._view()
-        first = None if start is None else self._number(start, view)
+        first = None if start is None else self._first_number(start, view)
         if chosen.everything:
             return self._read(view, first, stop)
         return chosen.filtered(self._walk(*self._run(chosen, view, first, stop)))
@@ -289,7 +289,7 @@ class Reader(ArrayReader):
                 self._note_delivery(view, self._place, Delivered(position, stop, last.seq, crc))
                 yield [record for record, _, _, _ in run]
 
-    def _number(self, start: int | str, view: View) -> int:
+    def _first_number(self, start: int | str, view: View) -> int:
         return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
 
     def _source(self, start: int | None, stop: int | None) -> Source:
@@ -340,7 +340,7 @@ class Reader(ArrayReader):
             raise ValueError('follow() shows a log as it grows; open it without recover="salvage"')
         timeout = as_seconds("timeout", timeout)
         view = self._view()
-        first = view.tail.next_seq if start is None else self._number(start, view)
+        first = view.tail.next_seq if start is None else self._first_number(start, view)
         place = Place(None if start is None else self._place)
         known = _KnownWriter()
         poll, prepare = partial(self._poll, known, place), partial(self._prepare, known, place)
