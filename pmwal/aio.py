@@ -30,6 +30,7 @@ from pmwal.format.layout import HEADER
 from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
+from pmwal.reading.selection import Kinds, Time
 from pmwal.records import Record, RecoveryReport, WalStats
 from pmwal.writing.internals import commit_through, first_number, read_on, refuse_failed, yield_at_barriers
 from pmwal.writing.wal import Wal
@@ -328,12 +329,21 @@ class AsyncWal:
 
     # -- reading
 
-    def read(self, start: int | str | None = None, stop: int | None = None) -> Iterator[Record]:
+    def read(
+        self,
+        start: int | str | None = None,
+        stop: int | None = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        kind: Kinds | None = None,
+        exact: bool = False,
+    ) -> Iterator[Record]:
         """The records from number ``start`` up to, not including, ``stop``, durable or not, as from ``Wal.read``.
 
-        ``start`` may be a cursor.
+        ``start`` may be a cursor. ``since``, ``until``, ``kind`` and ``exact`` select as in ``Reader.read``.
         """
-        return self._wal.read(start, stop)
+        return self._wal.read(start, stop, since=since, until=until, kind=kind, exact=exact)
 
     async def follow(self, start: int | str | None = None, timeout: float | None = None) -> AsyncIterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.

@@ -15,6 +15,7 @@ import pytest
 
 import pmwal
 from loggers import SIZE, logger_of, stored
+from pmwal.storage.create import is_fresh
 from processes import PATIENCE
 
 
@@ -63,18 +64,18 @@ def log_and_hold(pipe: Connection, directory: Path, text: str) -> None:
     handler.close()
 
 
-def spare_of(handler: pmwal.LogHandler) -> Any:
-    """What keeps the spare of a handler's directory."""
+def spares_of(handler: pmwal.LogHandler) -> Any:
+    """What keeps the spares of a handler's directory."""
     target: Any = handler._sink._target
-    return target._spare
+    return target._spares
 
 
-def wait_for_spare(handler: pmwal.LogHandler) -> int:
-    """The descriptor of a spare that no child has used, as soon as there is one."""
+def wait_for_spares(handler: pmwal.LogHandler, count: int = 1) -> list[int]:
+    """The descriptors of the spares that no child has used, as soon as there are as many."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        fd = spare_of(handler)._fd
-        if fd is not None and not os.fstat(fd).st_nlink:
-            return int(fd)
+        fds = [spare.fd for spare in spares_of(handler)._kept if is_fresh(*spare)]
+        if len(fds) >= count:
+            return fds
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -145,6 +145,24 @@ def test_append_whose_record_is_rolled_back_meanwhile_returns(tmp_path: Path) ->
     run(main)
 
 
+def test_read_selects_by_time_and_by_kind(place: Place) -> None:
+    """As the log's own read; what makes no sense is refused at the call."""
+
+    async def main() -> None:
+        async with pmwal.aio.open(place.path, size=SIZE, **place.options) as wal:
+            for kind in (20, 40, 20, 40):
+                await wal.append(b"x", kind=kind)
+                await asyncio.sleep(0.001)
+            times = [record.time_ns for record in wal.read()]
+            assert [record.seq for record in wal.read(kind=range(30, 51))] == [2, 4]
+            assert [record.seq for record in wal.read(since=times[1], until=times[2])] == [2, 3]
+            assert [record.seq for record in wal.read(2, since=times[1], kind=20, exact=True)] == [3]
+            with pytest.raises(ValueError, match="exchange"):
+                wal.read(since=2, until=1)
+
+    run(main)
+
+
 def test_loop_does_not_wait_for_locks_that_its_thread_holds(place: Place) -> None:
     """After a long record or a rollback, short records are stored in their turn, and the loop runs meanwhile."""
 

@@ -12,7 +12,7 @@ import pmwal
 from loggers import SIZE, logger_of
 from pmwal.writing import background
 from processes import PATIENCE, elsewhere
-from slotted import wait_for_spare
+from slotted import wait_for_spares
 
 pytestmark = pytest.mark.both_engines
 
@@ -26,7 +26,7 @@ def test_no_thread_of_the_library_runs_during_a_fork(directory: Path, monkeypatc
     """The committer and the one that makes spares end before it, and begin again in the parent only."""
     handler = pmwal.LogHandler(directory=directory, size=SIZE, commit=1000.0)
     logger_of(handler).info("line")
-    wait_for_spare(handler)
+    wait_for_spares(handler)
     seen = []
     pause_all = background._pause_all
 

@@ -235,7 +235,7 @@ def test_open_that_fails_after_the_creation_leaves_no_file(
     """The mapping of a large log may fail, for example under a limit on memory; the name is free again, and so is the lock."""
     path = shm_dir / "a.wal"
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error("no memory")
 
     real = opening_writer.take_over

@@ -33,6 +33,7 @@ from pmwal.testing._simulator.model import Expectation, Found, Model
 from pmwal.testing._simulator.operations import CORE, OPERATIONS, operations_for, perform
 from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Session, Setting
+from pmwal.testing._simulator.slots import explore_slots
 from pmwal.testing._simulator.succession import explore_succession
 from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.images import EXHAUSTIVE_MAX, build, cached, choices, digest_after, half_stored
@@ -346,12 +347,21 @@ def test_images_of_a_share_of_the_histories_hold(
 @pytest.mark.parametrize("setting", SETTINGS[:5], ids=lambda setting: "-".join(setting[:3]))
 @pytest.mark.parametrize(
     "explore",
-    [explore_repair, explore_beside, explore_hidden, explore_spliced, explore_names, explore_unlinkable, explore_handlers],
+    [
+        explore_repair,
+        explore_beside,
+        explore_hidden,
+        explore_spliced,
+        explore_names,
+        explore_unlinkable,
+        explore_handlers,
+        explore_slots,
+    ],
 )
 def test_repairs_readers_and_surroundings_of_a_history_hold(
     explore: Callable[[Path, History], object], setting: Setting, engine_name: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One lost sector repaired; a reader beside each step; an older copy written back; a name that is lost; a handler's start."""
+    """One lost sector repaired; a reader beside each step; an older copy written back; a lost name; a handler's start; slots."""
     monkeypatch.setenv("PMWAL_ENGINE", engine_name)
     for names in ("append_pending commit append_small", "extend rollback truncate append_large", "append_pending overwrite"):
         explore(shm_dir, History(setting, tuple(names.split()), 1))

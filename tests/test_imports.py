@@ -71,6 +71,15 @@ assert pmwal.verify(path).outcome == "clean"
     assert loaded & set(SLOW) <= set(LOG_NEEDS)
 
 
+@pytest.mark.skipif(native is None, reason="the search of the Python engine is numpy's")
+def test_recovery_of_a_killed_log_loads_no_numpy(path: Path) -> None:
+    """The search past its end finds nothing. The first record of a child may wait for it."""
+    killed = "import os, pmwal\nwal = pmwal.open(sys.argv[1], size='64KiB')\nwal.append(b'x')\nos._exit(0)"
+    run_script(f"import sys\n{killed}", path)
+    loaded = loaded_by("import pmwal\nwith pmwal.open(sys.argv[1]) as wal:\n    assert wal.recovery.outcome == 'recovered'", path)
+    assert loaded & set(SLOW) <= set(LOG_NEEDS)
+
+
 def test_arrays_load_numpy_when_they_are_used(path: Path) -> None:
     """The check above can fail; and an array can be read by a program that has not imported numpy."""
     source = 'import pmwal\nwith pmwal.open(sys.argv[1], size="64KiB") as wal:\n    wal.read_array("i8")'

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,28 @@ def test_one_wrong_clock_holds_nothing_up(directory: Path) -> None:
     store(directory / "01.wal", [[now - 900, now - 300]], size=SIZE)
     with pmwal.LogSet(directory) as logs:
         assert names(logs.read()) == [("01", 1), ("01", 2), ("00", 1), ("00", 2), ("00", 3), ("00", 4)]
+
+
+def test_merge_takes_effective_times_that_begin_anew_with_each_open(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest stamp so far of the open; a stamp past the reader's now counts as now, also where a later one is right."""
+    monkeypatch.setattr(merging, "time", SimpleNamespace(time_ns=lambda: 100))
+    store(directory / "00.wal", [[50, 60, 55], [20, 30, 25], [], [170, 40, 180], [90]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        merge = logs._begin(None, None, None, None, False)
+        merge.refresh()
+        times = [time for batch in merge.batches() for time in batch.times]
+    assert times == [50, 60, 60, 20, 30, 30, 100, 100, 100, 90]
+
+
+def test_open_with_a_wrong_clock_spoils_no_selection_of_others(directory: Path) -> None:
+    """Before and after it records are selected by their own opens' stamps; what lies between two that are selected is, too."""
+    now, ahead = time.time_ns(), time.time_ns() + 10**18
+    store(directory / "00.wal", [[now - 900, now - 800, now - 700], [ahead, ahead], [now - 600, now - 500]], size=SIZE)
+    store(directory / "01.wal", [[now - 850, now - 750]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert names(logs.read(since=now - 800, until=now - 750)) == [("00", 2), ("01", 2)]
+        assert names(logs.read(since=now - 650, until=now - 600)) == [("00", 4), ("00", 5), ("00", 6)]
+        assert names(logs.read(since=now - 650)) == [("00", 4), ("00", 5), ("00", 6), ("00", 7)]
 
 
 def test_selection_is_made_in_each_log(directory: Path) -> None:

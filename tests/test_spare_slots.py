@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,21 @@ from typing import Any
 import pytest
 
 from loggers import logger_of
-from processes import child, elsewhere
-from slotted import Watched, log_and_hold, names, spare_of, texts, wait_for_spare
+from pmwal.logs import spares
+from pmwal.storage.create import create_spare, is_fresh, name_spare
+from pmwal.storage.seam import SYSTEM
+from pmwal.writing import background
+from processes import PATIENCE, child, elsewhere
+from slotted import Watched, log_and_hold, names, spares_of, texts, wait_for_spares
 
 pytestmark = pytest.mark.both_engines
+
+LONG = 1e9  # seconds
 
 
 def test_child_uses_the_spare_and_the_parent_makes_another(directory: Path, opened: Watched) -> None:
     """It has no name until then, so nobody sees it, and a crash leaves nothing of it."""
-    inode = os.fstat(wait_for_spare(opened)).st_ino
+    inode = os.fstat(wait_for_spares(opened)[0]).st_ino
     assert names(directory) == ["00.wal"]
 
     def run() -> None:
@@ -28,26 +36,58 @@ def test_child_uses_the_spare_and_the_parent_makes_another(directory: Path, open
 
     elsewhere(run)
     assert (directory / "01.wal").stat().st_ino == inode
-    assert os.fstat(wait_for_spare(opened)).st_ino != inode
+    assert os.fstat(wait_for_spares(opened)[0]).st_ino != inode
     assert names(directory) == ["00.wal", "01.wal"]
     opened.close()
-    assert spare_of(opened)._fd is None
+    assert spares_of(opened)._kept == []
 
 
-def test_of_two_children_one_uses_the_spare(directory: Path, opened: Watched) -> None:
-    """The other makes a log."""
-    inode = os.fstat(wait_for_spare(opened)).st_ino
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork waits for the spare that is being made however busy the machine is."""
+    monkeypatch.setattr("pmwal.logs.keeper.PAUSE_MAX", PATIENCE)
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    """In place of a creation."""
+    raise OSError("nothing may be created here")
+
+
+def log_together(handler: Watched, count: int) -> list[tuple[int, list[BaseException | None]]]:
+    """Children that are forked one right after the other, and then log at once: the inodes of their slots, and their errors."""
 
     def run(pipe: Connection) -> None:
         pipe.recv()
-        logger_of(opened).info("child")
-        pipe.send((os.stat(opened.wal.path).st_ino, opened.reported))
+        logger_of(handler).info("child")
+        pipe.send((os.stat(handler.wal.path).st_ino, handler.reported))
         pipe.recv()
 
-    with child(run) as one, child(run) as another:
-        one.say("log")
-        another.say("log")
-        answers = [one.hear(), another.hear()]
+    with ExitStack() as stack:
+        children = [stack.enter_context(child(run)) for _ in range(count)]
+        for one in children:
+            one.say("log")
+        return [one.hear() for one in children]
+
+
+def test_each_of_several_children_that_log_at_once_uses_a_spare(
+    directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the workers of a server: a fork waits for the spare that is being made, so no child has to create its log."""
+    wait_for_spares(opened)
+    monkeypatch.setattr("pmwal.opening.files.create_file", refuse)
+    answers = log_together(opened, 5)
+    assert [reported for _, reported in answers] == [[]] * 5
+    assert len({inode for inode, _ in answers}) == 5
+    assert texts(directory) == {"00.wal": []} | {f"{number:02d}.wal": ["child"] for number in range(1, 6)}
+
+
+def test_child_for_which_no_spare_is_left_makes_its_log(
+    directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are only so many."""
+    monkeypatch.setattr(spares, "SPARES_MAX", 1)
+    inode = os.fstat(wait_for_spares(opened)[0]).st_ino
+    answers = log_together(opened, 2)
     assert [reported for _, reported in answers] == [[], []]
     inodes = {number for number, _ in answers}
     assert len(inodes) == 2
@@ -55,12 +95,70 @@ def test_of_two_children_one_uses_the_spare(directory: Path, opened: Watched) ->
     assert texts(directory) == {"00.wal": [], "01.wal": ["child"], "02.wal": ["child"]}
 
 
+@pytest.mark.parametrize(("capacity_max", "expected"), [(1 << 30, 4), (3 * 65536, 3), (1, 1)])
+def test_process_keeps_a_spare_for_each_child_that_may_need_one(
+    directory: Path, patient: None, monkeypatch: pytest.MonkeyPatch, capacity_max: int, expected: int
+) -> None:
+    """And one more, for the next; fewer where they would take too much; one again after some time."""
+    monkeypatch.setattr(spares, "_BYTES_MAX", capacity_max)
+    monkeypatch.setattr(spares, "_PAUSE_MAX", LONG)
+    handler = Watched(directory=directory, size="64KiB")
+    for _ in range(3):
+        elsewhere(os.getpid)  # it logs nothing
+    wait_for_spares(handler, expected)
+    assert len(spares_of(handler)._kept) == expected
+    monkeypatch.setattr(spares, "_PAUSE_MAX", 0.0)
+    background._pause_all()
+    background._resume_all()
+    deadline = time.monotonic() + PATIENCE
+    while len(spares_of(handler)._kept) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    handler.close()
+    assert names(directory) == ["00.wal"]
+
+
+def test_spare_whose_slot_was_removed_is_not_used_again(directory: Path, opened: Watched, patient: None) -> None:
+    """The kernel gives it no second name, and it may have records: by then it looks unused."""
+
+    def run() -> tuple[int, list[BaseException | None]]:
+        logger_of(opened).info("child")
+        inode = os.stat(opened.wal.path).st_ino
+        os.unlink(opened.wal.path)
+        return inode, opened.reported
+
+    first, second = elsewhere(run), elsewhere(run)
+    assert [first[1], second[1]] == [[], []]
+    assert first[0] != second[0]
+    assert first[0] not in [os.fstat(fd).st_ino for fd in wait_for_spares(opened)]
+    assert names(directory) == ["00.wal"]
+
+
+def test_nameless_log_gets_one_name(shm_dir: Path) -> None:
+    """Not a second one, neither beside the first nor after it."""
+    fd = create_spare(str(shm_dir), capacity=65536, alignment=None, medium="auto", mode=0o600, seam=SYSTEM)
+    assert fd is not None
+    made = os.fstat(fd).st_ctime_ns
+    assert is_fresh(fd, made)
+    lock = name_spare(fd, str(shm_dir / "a.wal"), SYSTEM)
+    assert lock is not None
+    assert name_spare(fd, str(shm_dir / "b.wal"), SYSTEM) is None  # it is locked
+    lock.release()
+    assert name_spare(fd, str(shm_dir / "b.wal"), SYSTEM) is None
+    (shm_dir / "a.wal").unlink()
+    assert os.fstat(fd).st_nlink == 0
+    assert not is_fresh(fd, made)
+    assert name_spare(fd, str(shm_dir / "b.wal"), SYSTEM) is None
+    assert os.listdir(shm_dir) == []
+    os.close(fd)
+
+
 def test_child_takes_a_free_slot_before_the_spare(directory: Path) -> None:
     """So there are never more files than processes."""
     with child(log_and_hold, directory, "first") as one:
         one.hear()
         handler = Watched(directory=directory)
-        wait_for_spare(handler)
+        wait_for_spares(handler)
         one.kill()
     assert Path(handler.wal.path).name == "01.wal"
 
@@ -90,7 +188,7 @@ def test_without_nameless_files_a_child_makes_its_log(directory: Path, monkeypat
 def test_spare_has_the_mode_and_the_size_that_were_asked_for(directory: Path) -> None:
     """It is as any other log of the set."""
     handler = Watched(directory=directory, file_mode="640", size="128KiB")
-    inode = os.fstat(wait_for_spare(handler)).st_ino
+    inode = os.fstat(wait_for_spares(handler)[0]).st_ino
 
     def run() -> int:
         logger_of(handler).info("child")

@@ -16,21 +16,32 @@ from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks
 
 
 class Keeper:
-    """Calls ``work`` in the background, again after the seconds that it returns, or after None not before this process forks."""
+    """Calls ``work`` in the background, again after the seconds that it returns, or after None not before this process forks.
 
-    def __init__(self, work: Callable[[], float | None], name: str, *, begin: bool = True) -> None:
+    With ``after_fork``, which is called in the parent after each fork, ``work`` follows at once, and the next fork waits for it.
+    """
+
+    def __init__(
+        self, work: Callable[[], float | None], name: str, *, begin: bool = True, after_fork: Callable[[], None] | None = None
+    ) -> None:
         """Without ``begin`` the first call comes after the first fork."""
         self._work = work
+        self._after_fork = after_fork
         self._name = name
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         keep_from_forks(self)
         if begin:
-            self.resume()
+            self._begin()
 
     def resume(self) -> None:
-        """Begin, or begin again after a fork."""
+        """Begin again after a fork."""
+        if self._after_fork is not None:
+            self._after_fork()
+        self._begin()
+
+    def _begin(self) -> None:
         self._stopping = stopping = threading.Event()
         if self._stopped:  # asked after the event is in place: a stop from now on sets it
             return
@@ -40,7 +51,7 @@ class Keeper:
             self._thread = thread
 
     def _run(self, stopping: threading.Event) -> None:
-        pause: float | None = 0.0
+        pause: float | None = 0.0 if self._after_fork is None else self._work()
         while pause is not None and not stopping.wait(pause):
             pause = self._work()
 

@@ -135,8 +135,13 @@ def lock_existing(path: str, seam: Seam, *, shortened: bool = False) -> WriterLo
     return lock
 
 
-def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool) -> tuple[Mapping, Identity]:
-    """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines."""
+def map_for_writing(
+    lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool, created: bool
+) -> tuple[Mapping, Identity]:
+    """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines.
+
+    ``created``: nobody has written to it since it was created, so it has no holes, is synced, and its folios are small.
+    """
     fd = open_descriptor(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
     try:
         identity = _identify(fd, path)
@@ -156,7 +161,8 @@ def map_for_writing(lock: WriterLock, path: str, options: Options, seam: Seam, *
             )
         check_mappable(fd, path)
         medium = replace(detect(fd, options.medium, path), lines=flush_method(seam.stores()) if by_lines else None)
-        _prepare(fd, block.file_size, medium, seam)
+        if not created:
+            _prepare(fd, block.file_size, medium, seam)
         return Mapping(fd, block.file_size, medium, seam, writable=True), identity
     except BaseException:
         os.close(fd)

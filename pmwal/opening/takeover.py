@@ -41,13 +41,16 @@ def take_over(
     progress: Progress | None,
     engine_type: type[Engine],
     announce: Callable[[], bool],
+    *,
+    created: bool,
 ) -> tuple[Engine, RecoveryReport]:
     """Recover: judge, make durable what is kept, start a new epoch. The engine can store when this returns.
 
-    ``announce`` lets readers know that this writer is alive, as soon as the live page no longer names another one.
+    ``announce`` lets readers know that this writer is alive, as soon as the live page no longer names another one. A log that was
+    just ``created`` has no record to scan for, and was synced under this lock, by a call that succeeded.
     """
     for _ in range(_TRIES):
-        judgement = _judge(mapping, identity, progress)
+        judgement = _judge(mapping, identity, progress, scans=not created)
         if judgement.row.outcome == "corrupt":
             raise judgement.error(path)
         copies = _copy_kept(mapping, judgement)
@@ -60,7 +63,8 @@ def take_over(
     tail, end = judgement.tail, judgement.end
     state = State(tail, end, end, judgement.epoch_max, slot.epoch_first_seq)
     try:
-        _store_again(mapping, judgement, slot, copies)
+        if not created:
+            _store_again(mapping, judgement, slot, copies)
         engine = engine_type(
             mapping,
             identity.block,
@@ -78,9 +82,9 @@ def take_over(
     return engine, judgement.report
 
 
-def _judge(mapping: Mapping, identity: Identity, progress: Progress | None) -> Judgement:
+def _judge(mapping: Mapping, identity: Identity, progress: Progress | None, *, scans: bool) -> Judgement:
     """The verdict on a log that nobody else writes, so it is safe to judge it in place."""
-    if mapping.on_disk and identity.block.capacity >= LARGE_RING:
+    if scans and mapping.on_disk and identity.block.capacity >= LARGE_RING:
         with read_ahead(mapping.fd, mapping.load) as load:
             return judge(load, identity, progress, scan_for(identity.block))
     window = mapping.window()

@@ -36,10 +36,12 @@ def open_writer(
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
     lock, created = lock_log(name, options, application, seam, progress) if made is None else (made, True)
     try:
-        mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native)
+        mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native, created=created)
         try:
             pipelined = options.pipelined_on(mapping.medium)
-            engine, report = take_over(mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce)
+            engine, report = take_over(
+                mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce, created=created
+            )
             if created:
                 report = replace(report, outcome="created")
             return wal_type(

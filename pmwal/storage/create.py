@@ -137,12 +137,11 @@ def name_spare(fd: int, path: str, seam: Seam) -> WriterLock | None:
         close_locked(lock_fd)
         raise
     try:
-        if is_named(fd):
-            lock.release()
-            return None
         directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            seam.link(f"/proc/self/fd/{lock_fd}", name, directory_fd)
+            if os.fstat(fd).st_nlink or not _link_spare(lock_fd, name, directory_fd, seam):
+                lock.release()
+                return None
             seam.sync_file(directory_fd)
         finally:
             os.close(directory_fd)
@@ -152,9 +151,19 @@ def name_spare(fd: int, path: str, seam: Seam) -> WriterLock | None:
         raise
 
 
-def is_named(fd: int) -> bool:
-    """Whether a spare has been used."""
-    return os.fstat(fd).st_nlink > 0
+def _link_spare(fd: int, name: str, directory_fd: int, seam: Seam) -> bool:
+    """Give a spare this name; False if it had one that was removed: the kernel names a nameless file once only."""
+    try:
+        seam.link(f"/proc/self/fd/{fd}", name, directory_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_fresh(fd: int, made_ns: int) -> bool:
+    """Whether a spare, whose inode had changed last at this time when it was made, was never given a name."""
+    status = os.fstat(fd)
+    return status.st_nlink == 0 and status.st_ctime_ns == made_ns
 
 
 def _filling(

@@ -22,6 +22,7 @@ ORACLES = {
     "beside": "beside a living writer a reader is shown what is durable, and nothing is called damaged",
     "named": "a handle whose file lost its name says so, once, and no other handle does",
     "aside": "a log that a crash left is never set aside",
+    "slots": "a slot keeps its records from process to process, and is removed only while no process has it",
 }
 
 

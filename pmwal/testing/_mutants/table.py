@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, PAGE
-from pmwal.testing._mutants import beside, engine, recovery, repair, seam, search, surroundings
+from pmwal.testing._mutants import beside, engine, recovery, repair, seam, search, slots, surroundings
 from pmwal.testing._simulator.beside import explore_beside, explore_hidden, explore_spliced
 from pmwal.testing._simulator.campaign import explore_chunk
 from pmwal.testing._simulator.creation import explore_creation
 from pmwal.testing._simulator.explore import Effort, History, start_of
 from pmwal.testing._simulator.repairing import explore_repair
 from pmwal.testing._simulator.session import Setting
+from pmwal.testing._simulator.slots import explore_slots
 from pmwal.testing._simulator.succession import explore_succession
 from pmwal.testing._simulator.surroundings import explore_handlers, explore_names, explore_unlinkable
 from pmwal.testing.process import scratch, using_engine
@@ -421,6 +422,30 @@ MUTANTS = {
         PAGE_STRICT,
         "append_small",
         explore=explore_handlers,
+    ),
+    "slot_begun_anew": Mutant(
+        "a dead process's slot taken without its records",
+        slots.slot_begun_anew,
+        "slots",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_slots,
+    ),
+    "pruned_without_lock": Mutant(
+        "a slot removed under its process",
+        slots.pruned_without_lock,
+        "slots",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_slots,
+    ),
+    "pruned_as_seen": Mutant(
+        "a slot removed with what was stored since it was looked at",
+        slots.pruned_as_seen,
+        "slots",
+        PAGE_STRICT,
+        "append_small",
+        explore=explore_slots,
     ),
 }
 """Every mutant by its name."""

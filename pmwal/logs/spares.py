@@ -1,0 +1,141 @@
+"""Slots without a name, made in the background: to create a log takes longer than a logging call may.
+
+Invariants
+----------
+- A process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``. A fork waits for
+  the one that is being made, so of several children that are forked one after the other each finds one.
+- All children inherit all of them. One takes a spare by locking it and giving it a name, so no two take the same one.
+- A child keeps none until it forks itself, because most children never do.
+- A spare that nobody has used is gone with the last process that has it: the kernel removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import NamedTuple
+
+from pmwal.format.layout import CAPACITY_DEFAULT
+from pmwal.logs.keeper import Keeper
+from pmwal.logs.options import SinkOptions
+from pmwal.storage.create import create_spare, is_fresh, name_spare
+from pmwal.storage.lock import WriterLock
+from pmwal.storage.seam import SYSTEM
+
+SPARES_MAX = 8
+_BYTES_MAX = 1 << 30  # of all spares together; one is kept in any case
+_PAUSE_MIN, _PAUSE_MAX = 0.01, 10.0  # seconds between two looks whether children have used spares
+
+
+class Spare(NamedTuple):
+    """A descriptor of a spare, and when it was made: the time of the last change of its inode."""
+
+    fd: int
+    made_ns: int
+
+
+class Spares:
+    """The spares of a directory, in one process."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._kept: list[Spare] = []
+        self._children = 0  # forked of late, and not known to have used a spare
+        self._options: SinkOptions | None = None
+        self._keeper: Keeper | None = None
+        self._pause = _PAUSE_MIN
+        self._inherited = False
+        self._lock = threading.Lock()
+
+    def forked(self) -> None:
+        """In a forked child: the spares are there for its first record."""
+        self._inherited = True
+        self._keeper = None
+        self._children = 0
+        self._lock = threading.Lock()
+
+    def named(self, path: str, options: SinkOptions) -> WriterLock | None:
+        """A spare under this name, locked; None if there is none that suits and that no other process uses."""
+        with self._lock:
+            while self._kept and options == self._options:
+                spare = self._kept.pop()  # the newest: children that were forked earlier do not have it
+                try:
+                    lock = name_spare(spare.fd, path, SYSTEM)
+                except FileExistsError:  # another process was faster with the name, and this spare serves for the next one
+                    self._kept.append(spare)
+                    raise
+                except PermissionError:  # this child has become another user
+                    lock = None
+                except BaseException:
+                    os.close(spare.fd)
+                    raise
+                os.close(spare.fd)
+                if lock is not None:
+                    return lock
+            return None
+
+    def keep(self, options: SinkOptions) -> None:
+        """This process has a slot. Keep spares from now on; if it was forked, from its own first fork on."""
+        with self._lock:
+            if self._inherited:
+                self._drop(0)  # those that this child did not need
+            self._options = options
+        if self._keeper is None:
+            self._keeper = Keeper(self._renew, f"pmwal-spare {self._directory}", begin=not self._inherited, after_fork=self._owe)
+
+    def _owe(self) -> None:
+        """This process has forked: the child may need a spare, and so may the next one."""
+        self._children = min(self._children + 1, SPARES_MAX)
+        self._pause = _PAUSE_MIN
+
+    def _renew(self) -> float | None:
+        """In the background: make a spare that is missing. When to look again: soon after a fork, then less often."""
+        with self._lock:
+            used = [spare for spare in self._kept if not is_fresh(*spare)]
+            self._kept = [spare for spare in self._kept if spare not in used]
+            for spare in used:
+                os.close(spare.fd)
+            self._children = max(0, self._children - len(used))
+            if used:
+                self._pause = _PAUSE_MIN
+            options = self._options
+            assert options is not None
+            size = CAPACITY_DEFAULT if options.capacity is None else options.capacity
+            if len(self._kept) >= max(1, min(self._children + 1, SPARES_MAX, _BYTES_MAX // size)):
+                return self._wait()
+        with contextlib.suppress(OSError):  # a full disk, for example: then a child creates its log itself
+            fd = create_spare(
+                self._directory,
+                capacity=size,
+                alignment=options.align,
+                medium=options.medium,
+                mode=options.mode_of_file,
+                seam=SYSTEM,
+            )
+            if fd is not None:
+                with self._lock:
+                    self._kept.append(Spare(fd, os.fstat(fd).st_ctime_ns))
+                return 0.0
+        return None
+
+    def _wait(self) -> float | None:
+        """How long to wait, with enough spares. After a long time without a fork one is enough, until the next one."""
+        self._pause *= 2
+        if self._pause <= _PAUSE_MAX:
+            return self._pause
+        self._children = 0
+        self._drop(1)
+        return None
+
+    def _drop(self, left: int) -> None:
+        while len(self._kept) > left:
+            os.close(self._kept.pop().fd)
+
+    def close(self) -> None:
+        """Keep none any more. Idempotent."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.stop()
+        with self._lock:
+            self._drop(0)
