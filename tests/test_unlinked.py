@@ -558,9 +558,9 @@ def test_log_that_loses_its_name_while_it_is_opened_is_noticed(way: str, shm_dir
     pmwal.open(path, size="64KiB").close()
     opened = writer.take_over
 
-    def rotated(*args: Any) -> Any:
+    def rotated(*args: Any, **options: Any) -> Any:
         path.rename(path.with_name("app.wal.1")) if way == "renamed" else path.unlink()
-        return opened(*args)
+        return opened(*args, **options)
 
     monkeypatch.setattr(writer, "take_over", rotated)
     wal = pmwal.open(path)
