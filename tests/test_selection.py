@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import pmwal
-from pmwal.format.layout import HEADER
+from pmwal.format.layout import HEADER, Header
+from pmwal.format.ring import Clock
 from pmwal.opening import open_log
 from pmwal.reading import selection as selecting
 from pmwal.records import Record
@@ -279,8 +280,11 @@ def test_salvage_selects_by_each_stamp(path: Path) -> None:
 
 @pytest.mark.parametrize("stamps", [[], [5], [5, 3, 9, 100, 7]])
 @pytest.mark.parametrize("latest", [None, 0, 6, 60])
-def test_effective_times_never_go_back(stamps: Stamps, latest: int | None) -> None:
-    """Nor past now, unless the record before was."""
-    found = selecting.effective_times(stamps, latest, now=50)
+def test_effective_times_never_go_back_within_an_epoch(stamps: Stamps, latest: int | None) -> None:
+    """Nor past now, unless the record before was. With another epoch they begin anew."""
+    clock, found = Clock(50) if latest is None else Clock(50, 2, latest), []
+    for stamp in stamps:
+        clock = clock.after(Header(0, 0, 1, 0, stamp, 2, 0, 0, 0, 1))
+        found.append(clock.latest)
     start = [] if latest is None else [latest]
     assert found == list(itertools.accumulate(start + [min(stamp, 50) for stamp in stamps], max))[len(start) :]

@@ -67,6 +67,48 @@ class Rules(NamedTuple):
         return has_expected_epoch(found.header.seq, found.header.epoch, self.epoch, self.epoch_first_seq, self.starts)
 
 
+class Filter(NamedTuple):
+    """Which records a scan selects: their kinds, a bit for each, or None for all; and the first and the last stamp."""
+
+    kinds: bytes | None
+    since: int
+    until: int
+
+    def takes(self, header: Header) -> bool:
+        """Whether a record with this header is selected."""
+        kinds = self.kinds
+        kind = kinds is None or kinds[header.kind >> 3] >> (header.kind & 7) & 1
+        return bool(kind) and self.since <= header.time_ns <= self.until
+
+
+class Clock(NamedTuple):
+    """What a scan knows of the effective time: the reader's ``now``, and the ``latest`` one of an ``epoch``, 0 for none."""
+
+    now: int
+    epoch: int = 0
+    latest: int = 0
+
+    def after(self, header: Header) -> Clock:
+        """The same after the record with this header: the latest stamp of its epoch so far, and a stamp past now counts as now."""
+        time = min(header.time_ns, self.now)
+        return Clock(self.now, header.epoch, max(self.latest, time) if header.epoch == self.epoch else time)
+
+
+class Selected(NamedTuple):
+    """What was selected of records of one epoch, as ``RingReader.records`` has them, and the effective times of these.
+
+    ``position``, ``end``, ``seq`` and ``crc`` are of the last one of all, selected or not; ``clock`` is as it was after that.
+    """
+
+    records: list[tuple[Record, int, int, int]]
+    times: list[int]
+    position: int
+    end: int
+    seq: int
+    crc: int
+    clock: Clock
+
+
 class Window(NamedTuple):
     """Bytes of the ring from ring offset ``start`` on, and the number in the header at the ring's start.
 
@@ -298,6 +340,20 @@ class RingReader:
         if len(records) < RECORDS_MAX:
             self._chunk = b""
         return records
+
+    def selected(self, at: Bound, rules: Rules, chosen: Filter, clock: Clock) -> Selected | None:
+        """Some records from ``at`` on, of one epoch. None if the next one is not an ordinary case."""
+        if self._scan is None:
+            return None
+        window = self._window(at.position)
+        found = self._scan.scanner.selected(self._record_type, window, at, rules, RECORDS_MAX, *chosen, *clock)
+        if found is None:
+            self._chunk = b""
+            return None
+        records, times, position, end, seq, crc, epoch, latest = found
+        if len(records) < RECORDS_MAX:
+            self._chunk = b""
+        return Selected(records, times, position, end, seq, crc, Clock(clock.now, epoch, latest))
 
     def _window(self, position: int) -> Window:
         """A part of the ring that contains this position."""

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
+from pmwal.format.ring import Clock, Selected
 from pmwal.logs.sources import Log, Sources
-from pmwal.reading.internals import bounds_of, epoch_first_seq, epoch_from, look, runs_of, selected
-from pmwal.reading.selection import Selection, effective_times
+from pmwal.reading.internals import bounds_of, epoch_first_seq, look, runs_of, selected
+from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
 
 SLACK_NS = 10_000_000
@@ -38,10 +39,10 @@ class Member:
         self.begun = start  # the cursor after which it began
         self.missed = 0
         self.failed: Exception | None = None  # why no more can be read
-        self.latest: int | None = None  # effective time of the last record that was read
         self.more = True
         self._chosen = chosen
-        self._epoch: int | None = None
+        self._filter = chosen.filter
+        self._clock = Clock(0)  # after the last record that was read
         self._piece = _PIECE_MIN
         self._records: list[SetRecord] = []  # those of one epoch that were read and not handed out, and their effective times
         self._times: list[int] = []
@@ -59,58 +60,50 @@ class Member:
                 self.missed += error.missed
                 start = None
 
+    @property
+    def latest(self) -> int | None:
+        """Effective time of the last record that was read, selected or not."""
+        return self._clock.latest if self._clock.epoch else None
+
     def pull(self, stop: int | None = None) -> None:
         """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``."""
         try:
             end = bounds_of(self.log.reader)[1] if stop is None else stop
-            records: list[SetRecord] = []
+            clock = self._clock._replace(now=time.time_ns())
+            count = size = 0
             try:
-                for run in runs_of(self.log.reader, self.next, end):
-                    records += run
-                    if len(records) >= self._piece:
+                for run in runs_of(self.log.reader, self._filter, clock, self.next, end):
+                    if not self._take(run):
                         break
-                after = records[-1].seq + 1 if records else self.next
+                    if run.records:
+                        count += len(run.records)
+                        size += run.end - run.records[0][1]  # where the first begins
+                    if count >= self._piece:
+                        break
             except Overrun as error:
-                after = self._skip(records, error)
-            self._take(records, after)
+                self._skip(error)
+            if count:
+                self._piece = min(_PIECE_MAX, max(_PIECE_MIN, _PIECE_BYTES * count // size))
             self.more = self.next < end
         except _FAILURES as error:
             self.failed, self.more = error, False
 
-    def _skip(self, records: list[SetRecord], error: Overrun) -> int:
-        """Where to continue after records were overwritten before they were read, or discarded after it."""
-        after = records[-1].seq + 1 if records else self.next
+    def _skip(self, error: Overrun) -> None:
+        """Continue after records that were overwritten before they were read, or where others took the place of those read."""
         if error.missed:
             self.missed += error.missed
-            return after + error.missed
-        return min(after, epoch_first_seq(self.log.reader))
+            self.next += error.missed
+        else:
+            self.next = min(self.next, epoch_first_seq(self.log.reader))
 
-    def _take(self, records: list[SetRecord], after: int) -> None:
-        if records:
-            first, end = records[0].seq, records[-1].seq + 1
-            try:
-                epoch, stop = epoch_from(self.log.reader, first, end)
-            except Overrun:  # overwritten since; what follows in another epoch is taken for the same
-                epoch, stop = self._epoch or 0, end
-            if epoch != self._epoch:
-                if self._records:
-                    self.next = first
-                    return  # those that wait are of another epoch
-                self._epoch, self.latest = epoch, None
-            if stop < end:
-                del records[stop - first :]
-                after = stop
-            size = sum(len(record.data) for record in records[:: max(1, len(records) // 16)]) * max(1, len(records) // 16)
-            self._piece = min(_PIECE_MAX, max(_PIECE_MIN, _PIECE_BYTES * len(records) // (size or 1)))
-            times = effective_times([record.time_ns for record in records], self.latest, time.time_ns())
-            self.latest = times[-1]
-            if self._chosen.kinds is not None or self._chosen.exact:
-                kept = cast("list[SetRecord]", list(self._chosen.filtered(iter(records))))
-                if len(kept) < len(records):
-                    records, times = kept, [times[record.seq - first] for record in kept]
-            self._records += records
-            self._times += times
-        self.next = after
+    def _take(self, run: Selected) -> bool:
+        """Let these records wait, too; False if those that wait are of another epoch."""
+        if self._records and run.clock.epoch != self._clock.epoch:
+            return False
+        self._records += [cast("SetRecord", record) for record, _, _, _ in run.records]
+        self._times += run.times
+        self._clock, self.next = run.clock, run.seq + 1
+        return True
 
     @property
     def waiting(self) -> bool:

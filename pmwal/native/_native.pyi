@@ -183,6 +183,20 @@ class Scanner:
         bytes_max: int,
     ) -> tuple[int, int, int, int, bool, list[Any]]: ...
     def records(self, record_type: type, window: _Window, at: _Bound, rules: _Rules, count_max: int) -> list[_Checked]: ...
+    def selected(
+        self,
+        record_type: type,
+        window: _Window,
+        at: _Bound,
+        rules: _Rules,
+        count_max: int,
+        kinds: bytes | None,
+        since: int,
+        until: int,
+        now: int,
+        epoch: int,
+        latest: int,
+    ) -> tuple[list[_Checked], list[int], int, int, int, int, int, int] | None: ...
     def follow(
         self,
         record_type: type,
@@ -196,7 +210,7 @@ class Scanner:
     ) -> tuple[bytes, int, list[_Checked]] | None: ...
     def rows(self, window: _Window, at: _Bound, rules: _Rules, rows: Buffer, first: int, length: int) -> int: ...
 
-# pmwal.recovery.search.Limits and Span.
+# pmwal.recovery.limits.Limits and Span.
 _Limits = tuple[bool, int, int, int, int]
 _Span = tuple[int, int, bool]
 

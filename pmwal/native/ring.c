@@ -67,6 +67,23 @@ enum standing record_at(const struct geometry *g, const struct window *window, u
     return record_in(g, window, position, position % g->capacity, header);
 }
 
+enum advance next_record_in(const struct geometry *g, const struct window *window, const struct run_rules *rules,
+                            uint64_t position, uint64_t seq, size_t *passed, uint64_t size_max, union header *header,
+                            uint64_t *size)
+{
+    uint64_t offset = position % g->capacity;
+    if ((seq == rules->lap_seq && g->capacity - offset < g->size_max) || offset < window->start ||
+        offset - window->start + PMWAL_HEADER > window->length)
+        return STOPS;
+    memcpy(header, window->bytes + (offset - window->start), sizeof *header);
+    *size = record_size(g, header->record.length); /* as it claims */
+    if (*size > size_max)
+        return TOO_LONG;
+    bool fits = record_at(g, window, position, header) == WHOLE && header->record.seq == seq &&
+                position + *size <= rules->limit && epoch_fits(&rules->epochs, seq, header->record.epoch, passed);
+    return fits ? ADVANCES : STOPS;
+}
+
 void run_on(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct run *run,
             note_start note, void *context)
 {

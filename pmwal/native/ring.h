@@ -125,6 +125,16 @@ struct run_rules {
     uint64_t bytes_max; /* stop after that many, so that the caller can report progress; far below 2^63 */
 };
 
+/* What a walk does at a record. */
+enum advance { STOPS, ADVANCES, TOO_LONG };
+
+/* Whether a walk advances over the record of this position and number: the window contains it, it is whole, and the rules take it.
+ * Its header is copied and its size noted. One that claims more than `size_max` bytes is TOO_LONG, and not looked at. `passed`: as
+ * for epoch_fits(). */
+enum advance next_record_in(const struct geometry *g, const struct window *window, const struct run_rules *rules,
+                            uint64_t position, uint64_t seq, size_t *passed, uint64_t size_max, union header *header,
+                            uint64_t *size);
+
 /* The state of a run. The caller sets position, seq, epoch_min and mark; the rest starts at zero. */
 struct run {
     uint64_t position, seq; /* the end of what was taken, and the number of the record after it */

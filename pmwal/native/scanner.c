@@ -3,8 +3,8 @@
  * Invariants
  * - It takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, and where two
  *   records may have the same number, the Python side decides.
- * - run() and records() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each checksum
- *   over its own copy, so its bytes may change.
+ * - run(), records() and selected() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each
+ *   checksum over its own copy, so its bytes may change.
  */
 #include <string.h>
 #include <unistd.h>
@@ -94,19 +94,11 @@ static bool find_records(const struct geometry *g, const struct window *window, 
 {
     while (found->at.seq < rules->stop_seq && found->count < found->count_max) {
         struct bound at = found->at;
-        union header copied;
-        const struct record *header = &copied.record;
-        uint64_t offset = at.position % g->capacity;
-        if ((at.seq == rules->lap_seq && g->capacity - offset < g->size_max) || offset < window->start ||
-            offset - window->start + PMWAL_HEADER > window->length)
-            return false;
-        memcpy(&copied, window->bytes + (offset - window->start), sizeof copied);
-        uint64_t size = record_size(g, header->length); /* as it claims */
-        if (size > bytes_max)
-            return true;
-        if (record_at(g, window, at.position, &copied) != WHOLE || header->seq != at.seq || at.position + size > rules->limit ||
-            !epoch_fits(&rules->epochs, at.seq, header->epoch, &found->passed))
-            return false;
+        union header header;
+        uint64_t size;
+        enum advance next = next_record_in(g, window, rules, at.position, at.seq, &found->passed, bytes_max, &header, &size);
+        if (next != ADVANCES)
+            return next == TOO_LONG;
         bytes_max -= size;
         found->positions[found->count++] = at.position;
         found->at = (struct bound){at.position + size, at.seq + 1};
@@ -313,6 +305,129 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
     return answer;
 }
 
+/* Which records a selection takes, and what it knows of the effective time, which begins anew with each epoch. */
+struct selection {
+    const unsigned char *kinds; /* a bit for each; NULL for all */
+    int64_t since, until;       /* stamps, both included */
+    int64_t now;                /* a later stamp counts as this */
+    int64_t latest;             /* effective time of the last record, of `epoch`; 0 for none yet */
+    uint32_t epoch;
+};
+
+/* A walk over records of one epoch: where those begin that the selection takes, and their effective times. */
+struct selected {
+    struct bound at;
+    size_t passed; /* of the starts of epochs */
+    uint64_t count, count_max, *positions;
+    int64_t *times;
+    uint64_t last; /* where the last record begins, taken or not */
+    uint32_t crc;  /* and its checksum */
+};
+
+static bool selects(const struct selection *selection, const struct record *header)
+{
+    bool kind = !selection->kinds || (selection->kinds[header->kind >> 3] >> (header->kind & 7) & 1);
+    return kind && header->time_ns >= selection->since && header->time_ns <= selection->until;
+}
+
+/* As find_records(), for a selection; it also ends before another epoch than that of its first record. */
+static bool select_records(const struct geometry *g, const struct window *window, const struct run_rules *rules,
+                           struct selection *selection, struct selected *found, struct bound start, uint64_t bytes_max)
+{
+    while (found->at.seq < rules->stop_seq && found->count < found->count_max) {
+        struct bound at = found->at;
+        union header copied;
+        const struct record *header = &copied.record;
+        uint64_t size;
+        enum advance next = next_record_in(g, window, rules, at.position, at.seq, &found->passed, bytes_max, &copied, &size);
+        if (next != ADVANCES)
+            return next == TOO_LONG;
+        if (header->epoch != selection->epoch) {
+            if (at.seq != start.seq)
+                return false;
+            selection->epoch = header->epoch;
+            selection->latest = INT64_MIN;
+        }
+        int64_t time = header->time_ns < selection->now ? header->time_ns : selection->now;
+        selection->latest = time > selection->latest ? time : selection->latest;
+        if (selects(selection, header)) {
+            found->positions[found->count] = at.position;
+            found->times[found->count++] = selection->latest;
+        }
+        bytes_max -= size;
+        found->last = at.position;
+        found->crc = header->crc;
+        found->at = (struct bound){at.position + size, at.seq + 1};
+    }
+    return false;
+}
+
+/* (records as records() has them, their effective times, position, end, number and checksum of the last record that was passed, its
+ * epoch and effective time); None if there is none. */
+static PyObject *answer_selected(const Scanner *scanner, PyTypeObject *record_type, const struct window *window,
+                                 const struct selection *selection, const struct selected *found, struct bound start)
+{
+    if (found->at.seq == start.seq)
+        Py_RETURN_NONE;
+    PyObject *records = PyList_New((Py_ssize_t)found->count), *times = PyList_New((Py_ssize_t)found->count);
+    for (uint64_t i = 0; records && times && i < found->count; i++) {
+        PyObject *item = make_record(&scanner->geometry, record_type, window, found->positions[i]);
+        PyObject *time = PyLong_FromLongLong(found->times[i]);
+        if (item)
+            PyList_SET_ITEM(records, (Py_ssize_t)i, item);
+        if (time)
+            PyList_SET_ITEM(times, (Py_ssize_t)i, time);
+        if (!item || !time)
+            Py_CLEAR(records);
+    }
+    if (records && times)
+        return Py_BuildValue("(NNKKKIIL)", records, times, (unsigned long long)found->last, (unsigned long long)found->at.position,
+                             (unsigned long long)(found->at.seq - 1), found->crc, selection->epoch, (long long)selection->latest);
+    Py_XDECREF(records);
+    Py_XDECREF(times);
+    return NULL;
+}
+
+static PyObject *scanner_selected(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"record_type", "window", "at", "rules", "count_max", "kinds", "since", "until",
+                            "now",         "epoch",  "latest", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    PyObject *record_type, *answer = NULL;
+    unsigned long long count_max;
+    const char *kinds;
+    Py_ssize_t kinds_size;
+    long long since, until, now, latest;
+    unsigned int epoch;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO&O&O&Kz#LLLIL:selected", names, &record_type, parse_window, &window,
+                                     parse_bound, &at, parse_rules, &rules, &count_max, &kinds, &kinds_size, &since, &until, &now,
+                                     &epoch, &latest))
+        return NULL;
+    rules.lap_seq = window.lap_seq;
+    count_max = count_max < window.bytes.length / PMWAL_HEADER ? count_max : window.bytes.length / PMWAL_HEADER;
+    struct selection selection = {(const unsigned char *)kinds, since, until, now, latest, epoch};
+    struct selected found = {.at = at, .count_max = count_max, .positions = PyMem_New(uint64_t, count_max + 1)};
+    found.times = PyMem_New(int64_t, count_max + 1);
+    if (!found.positions || !found.times)
+        PyErr_NoMemory();
+    else if (kinds && kinds_size != (PMWAL_KIND_MAX + 1) / 8)
+        PyErr_SetString(PyExc_ValueError, "kinds has a bit for each kind");
+    else if (check_record_type(Py_TYPE(scanner), record_type)) {
+        if (select_records(&scanner->geometry, &window.bytes, &rules, &selection, &found, at, HELD_MAX)) {
+            PyThreadState *thread = PyEval_SaveThread(); /* the caller keeps the window */
+            select_records(&scanner->geometry, &window.bytes, &rules, &selection, &found, at, UINT64_MAX);
+            PyEval_RestoreThread(thread);
+        }
+        answer = answer_selected(scanner, (PyTypeObject *)record_type, &window.bytes, &selection, &found, at);
+    }
+    PyMem_Free(found.positions);
+    PyMem_Free(found.times);
+    PyBuffer_Release(&window.buffer);
+    return answer;
+}
+
 /* Which commit slots of a control region are whole, one byte for each; and the indexes of those that Python has to look at. */
 static PyObject *scanner_slots_method(Scanner *scanner, PyObject *control)
 {
@@ -387,6 +502,7 @@ static void scanner_dealloc(Scanner *scanner)
 static PyMethodDef scanner_methods[] = {
     {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
     {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"selected", (PyCFunction)(void (*)(void))scanner_selected, METH_VARARGS | METH_KEYWORDS, NULL},
     {"follow", (PyCFunction)(void (*)(void))scanner_follow, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},

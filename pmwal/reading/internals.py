@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
+from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
@@ -24,9 +25,9 @@ def deliver_as(reader: Reader, record_type: type[SetRecord]) -> None:
     reader._record_type = record_type
 
 
-def runs_of(reader: Reader, start: int, stop: int) -> Iterator[list[SetRecord]]:
-    """The records from ``start`` up to, not including, ``stop``, in runs. Raises what ``read`` raises."""
-    return cast("Iterator[list[SetRecord]]", reader._runs(start, stop))
+def runs_of(reader: Reader, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
+    """The selected records from ``start`` up to, not including, ``stop``, in runs of one epoch. Raises what ``read`` raises."""
+    return reader._runs(chosen, clock, start, stop)
 
 
 def bounds_of(reader: Reader) -> tuple[int, int]:
@@ -41,11 +42,6 @@ def selected(reader: Reader, chosen: Selection, start: int | str | None) -> tupl
     number = None if start is None else reader._first_number(start, view)
     _, first, end = reader._run(chosen, view, number, None)
     return first, end
-
-
-def epoch_from(reader: Reader, first: int, end: int) -> tuple[int, int]:
-    """The epoch of record ``first``, and the first number of another one, at most ``end``. Raises what ``read`` raises."""
-    return reader._epoch_from(first, end)
 
 
 def epoch_first_seq(reader: Reader) -> int:

@@ -24,14 +24,14 @@ from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import Header, Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
-from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
+from pmwal.format.ring import CHUNK, RECORDS_MAX, Clock, Filter, Load, RingReader, Selected
 from pmwal.format.scan import scan_for
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import PAUSE_MAX, Look, follow
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
-from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, epoch_end, selection
+from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, selection
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -243,7 +243,7 @@ class Reader(ArrayReader):
         first = None if start is None else self._first_number(start, view)
         if chosen.everything:
             return self._read(view, first, stop)
-        return chosen.filtered(self._walk(*self._run(chosen, view, first, stop)))
+        return self._select(chosen.filter, *self._run(chosen, view, first, stop))
 
     def _run(self, chosen: Selection, view: View, start: int | None, stop: int | None) -> tuple[View, int, int]:
         """The view to read, where the selected run begins in it, and the number after its last record."""
@@ -260,10 +260,6 @@ class Reader(ArrayReader):
     def _search(self, chosen: Selection, view: View, first: int, end: int) -> tuple[int, int]:
         return chosen.run(first, end, *self._probes(view), self._seam.now_ns()) if chosen.searches else (first, end)
 
-    def _epoch_from(self, first: int, end: int) -> tuple[int, int]:
-        header, _ = self._probes(self._view())
-        return header(first).epoch, epoch_end(header, first, end)
-
     def _probes(self, view: View) -> tuple[Headers, Records]:
         """How a search looks at records of this view. None of them counts as delivered."""
         walker = replace(self._walker(view, self._place), on_delivery=None)
@@ -279,15 +275,21 @@ class Reader(ArrayReader):
     def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         return self._walk(view, *self._begin(view, start, stop))
 
-    def _runs(self, start: int, stop: int) -> Iterator[list[Record]]:
-        """The same records as ``read``, in runs. Of each run the last record is noted as delivered."""
-        view = self._view()
-        first, end = self._begin(view, start, stop)
+    def _select(self, chosen: Filter, view: View, first: int, end: int) -> Iterator[Record]:
+        for run in self._selected(chosen, Clock(0), view, first, end):
+            yield from deliver(run.records, partial(self._note_delivery, view, self._place))
+            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+
+    def _selected(self, chosen: Filter, clock: Clock, view: View, first: int, end: int) -> Iterator[Selected]:
         if first < end:
-            for run in self._walker(view, self._place).runs(view, self._locate(view, first, self._place), end):
-                last, position, stop, crc = run[-1]
-                self._note_delivery(view, self._place, Delivered(position, stop, last.seq, crc))
-                yield [record for record, _, _, _ in run]
+            yield from self._walker(view, self._place).selected(view, self._locate(view, first, self._place), end, chosen, clock)
+
+    def _runs(self, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
+        """The selected records, in runs. Of each run the last record is noted as delivered, selected or not."""
+        view = self._view()
+        for run in self._selected(chosen, clock, view, *self._begin(view, start, stop)):
+            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+            yield run
 
     def _first_number(self, start: int | str, view: View) -> int:
         return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)

@@ -17,11 +17,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from pmwal.format.layout import TIME_MAX, Header
+from pmwal.format.layout import KIND_MAX, TIME_MAX, TIME_MIN, Header
 from pmwal.format.payload import check_kind
+from pmwal.format.ring import Filter
 from pmwal.records import Record
 
 Time = int | datetime
@@ -61,6 +61,14 @@ class Selection(NamedTuple):
     def searches(self) -> bool:
         """Whether the run between the two times is to be searched for."""
         return not self.exact and not (self.since is None and self.until is None)
+
+    @property
+    def filter(self) -> Filter:
+        """What is selected one by one: by kind, and if ``exact`` by the record's own stamp."""
+        since = self.since if self.exact else None
+        until = self.until if self.exact else None
+        kinds = None if self.kinds is None else _bits(self.kinds)
+        return Filter(kinds, TIME_MIN if since is None else since, TIME_MAX if until is None else until)
 
     def filtered(self, records: Iterator[Record], *, each: bool = False) -> Iterator[Record]:
         """Those that are selected one by one: by kind, and if ``exact`` or ``each`` by their own stamp."""
@@ -127,16 +135,13 @@ def epoch_end(header: Headers, first: int, end: int) -> int:
     return stop
 
 
-def effective_times(stamps: list[int], latest: int | None, now: int) -> list[int]:
-    """The effective times of records that follow one another in one epoch; ``latest`` is that of the one before, if any.
-
-    >>> effective_times([10, 30, 20, 99, 40], None, now=50)
-    [10, 30, 30, 50, 50]
-    """
-    if stamps and max(stamps) > now:
-        stamps = [min(stamp, now) for stamp in stamps]
-    times = list(accumulate(stamps, max, initial=latest))
-    return times if latest is None else times[1:]
+def _bits(kinds: Collection[int]) -> bytes:
+    """A bit for each kind that a record can have."""
+    bits = bytearray((KIND_MAX + 1) // 8)
+    for kind in kinds:
+        if 0 <= kind <= KIND_MAX:
+            bits[kind >> 3] |= 1 << (kind & 7)
+    return bytes(bits)
 
 
 def selection(since: Time | None, until: Time | None, kind: Kinds | None, exact: bool) -> Selection:
@@ -168,7 +173,7 @@ def as_time(name: str, value: Time, *, end: bool = False) -> int:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name} is a datetime with a time zone, or an int: nanoseconds since 1970, not {type(value).__name__}")
-    return min(number, TIME_MAX)
+    return max(min(number, TIME_MAX), TIME_MIN)
 
 
 def as_kinds(kind: Any) -> Collection[int]:

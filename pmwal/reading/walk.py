@@ -18,7 +18,7 @@ from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import HEADER, PAGE, Header, Superblock
-from pmwal.format.ring import CHUNK, Found, Load, RingReader, Rules, Run, Scan
+from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, RingReader, Rules, Run, Scan, Selected
 from pmwal.records import Bound, Record
 
 _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at first
@@ -105,6 +105,29 @@ class Walker:
             assert at.position <= position < end <= view.end.position, "positions only grow"
             yield run
             at = Bound(end, last.seq + 1)
+        self._check_end(at, view)
+
+    def selected(self, view: View, start: Bound, stop_seq: int, chosen: Filter, clock: Clock) -> Iterator[Selected]:
+        """As ``runs``, with the records that are selected only. Each run is of one epoch."""
+        chunk = min(CHUNK, max(PAGE, view.end.position - start.position))
+        ring = RingReader(self.block, self.load, chunk, self.scan, self.record_type)
+        at, rules = start, view.rules(stop_seq)
+        while at.next_seq < stop_seq:
+            run = ring.selected(at, rules, chosen, clock)
+            if run is None:
+                found = self._expect(ring, view, at)
+                after = clock.after(found.header)
+                checked = self._record(ring, view, at, found), found.position, found.end, found.header.crc
+                records, times = ([checked], [after.latest]) if chosen.takes(found.header) else ([], [])
+                run = Selected(records, times, found.position, found.end, found.header.seq, found.header.crc, after)
+            assert at.next_seq <= run.seq < stop_seq, "a walk leaves no record out"
+            assert at.position <= run.position < run.end <= view.end.position, "positions only grow"
+            yield run
+            at, clock = Bound(run.end, run.seq + 1), run.clock
+        self._check_end(at, view)
+
+    def _check_end(self, at: Bound, view: View) -> None:
+        """After the last record of a view a walk is at the end of the view."""
         if at.next_seq == view.end.next_seq and at != view.end and (self.ends_there is None or self.ends_there(view)):
             raise self.explain_end(at, view)
 
