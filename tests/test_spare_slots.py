@@ -81,6 +81,30 @@ def test_each_of_several_children_that_log_at_once_uses_a_spare(
     assert texts(directory) == {"00.wal": []} | {f"{number:02d}.wal": ["child"] for number in range(1, 6)}
 
 
+def test_spare_that_was_used_long_after_the_fork_is_replaced_before_the_next(
+    directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then nothing looks after spares any more in the background."""
+    wait_for_spares(opened)
+    monkeypatch.setattr(spares, "_PAUSE_MAX", 0.0)
+    monkeypatch.setattr("pmwal.opening.files.create_file", refuse)
+
+    def run(pipe: Connection) -> None:
+        pipe.recv()
+        logger_of(opened).info("child")
+        pipe.send(opened.reported)
+        pipe.recv()
+
+    with child(run) as one:
+        spares_of(opened)._keeper._thread.join(PATIENCE)
+        one.say("log")
+        assert one.hear() == []
+        with child(run) as another:
+            another.say("log")
+            assert another.hear() == []
+    assert texts(directory) == {"00.wal": [], "01.wal": ["child"], "02.wal": ["child"]}
+
+
 def test_child_for_which_no_spare_is_left_makes_its_log(
     directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

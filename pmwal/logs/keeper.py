@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks
+
+_CHILD_SECONDS = 0.2  # after a fork, in which the child may have something to do that the work would be in the way of
 
 
 class Keeper:
     """Calls ``work`` in the background, again after the seconds that it returns, or after None not before this process forks.
 
-    With ``after_fork``, which is called in the parent after each fork, ``work`` follows at once, and the next fork waits for it.
+    With ``after_fork``, which is called in the parent after each fork, ``work`` is also called once before each fork, which waits
+    for it: the child is to find what ``work`` makes.
     """
 
     def __init__(
@@ -33,33 +38,45 @@ class Keeper:
         self._stopping = threading.Event()
         keep_from_forks(self)
         if begin:
-            self._begin()
+            self._begin(0.0)
 
     def resume(self) -> None:
         """Begin again after a fork."""
-        if self._after_fork is not None:
+        if self._after_fork is None:
+            self._begin(0.0)
+        else:
             self._after_fork()
-        self._begin()
+            self._begin(_CHILD_SECONDS)
 
-    def _begin(self) -> None:
+    def _begin(self, pause: float) -> None:
         self._stopping = stopping = threading.Event()
         if self._stopped:  # asked after the event is in place: a stop from now on sets it
             return
-        thread = threading.Thread(target=self._run, args=(stopping,), name=self._name, daemon=True)
+        self._start(self._run, stopping, pause)
+
+    def _start(self, run: Callable[..., object], *arguments: Any) -> None:
+        thread = threading.Thread(target=run, args=arguments, name=self._name, daemon=True)
         with contextlib.suppress(RuntimeError):  # no more threads, as at interpreter exit
             thread.start()
             self._thread = thread
 
-    def _run(self, stopping: threading.Event) -> None:
-        pause: float | None = 0.0 if self._after_fork is None else self._work()
+    def _run(self, stopping: threading.Event, first: float) -> None:
+        pause: float | None = first
         while pause is not None and not stopping.wait(pause):
             pause = self._work()
 
     def pause(self) -> None:
         """Before a fork."""
+        until = time.monotonic() + PAUSE_MAX
         self._stopping.set()
+        self._join(until)
+        if self._after_fork is not None and not self._stopped:
+            self._start(self._work)
+            self._join(until)
+
+    def _join(self, until: float) -> None:
         if self._thread is not None:
-            self._thread.join(PAUSE_MAX)
+            self._thread.join(max(0.0, until - time.monotonic()))
 
     def stop(self) -> None:
         """End for good, and wait for the work that is under way."""

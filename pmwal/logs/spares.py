@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- A process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``. A fork waits for
-  the one that is being made, so of several children that are forked one after the other each finds one.
+- A process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``. A fork waits
+  until one is there that nobody has used, so of several children that are forked one after the other each finds one.
 - All children inherit all of them. One takes a spare by locking it and giving it a name, so no two take the same one.
 - A child keeps none until it forks itself, because most children never do.
 - A spare that nobody has used is gone with the last process that has it: the kernel removes it.
