@@ -28,6 +28,7 @@ from pmwal.storage.descriptors import map_file, open_descriptor
 from pmwal.storage.medium import Medium
 from pmwal.storage.seam import Seam
 
+_MADV_WIPEONFORK = 18  # the kernel's number, which mmap does not have
 _READ_AHEAD = 64 * 1024  # bytes: a load of this size or more prefetches its own pages and as many after them
 
 
@@ -263,3 +264,16 @@ def drop_cache(fd: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def private_memory(size: int) -> memoryview:
+    """Memory of this process to read a file into past the page cache: from the start of a page on, in huge ones if there are any.
+
+    A disk fills a huge page by one long transfer. A child that is forked has none of it: it would share pages into which the disk
+    writes, and a store into a shared page makes a copy of it, which the disk knows nothing of.
+    """
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_WIPEONFORK):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(advice)
+    return memoryview(memory)
