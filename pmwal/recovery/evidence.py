@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
 from pmwal.format.ring import Found, Load, Scan, belongs
 from pmwal.records import Bound
@@ -56,6 +54,8 @@ def search_past(
 
 def _weigh(evidence: Evidence, records: Records, stop: Bound, slot: Slot, alignment: int) -> None:
     """Add what whole records past ``stop`` prove."""
+    import numpy as np  # noqa: PLC0415 - loaded by the search when it finds records, which is rare
+
     positions, headers = records
     newer = headers["epoch"] > slot.epoch
     marked = ~newer & (headers["durable"] > np.uint64(stop.position))
