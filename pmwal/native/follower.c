@@ -200,7 +200,10 @@ static PyObject *throw_in(Follower *f)
 
 static PyObject *advance(Follower *f)
 {
-    PyObject *record = NULL, *outcome = Py_NewRef(Py_None), *item;
+    PyObject *record = NULL, *outcome, *item;
+    if (!f->source) /* the collector has cleared it */
+        return NULL;
+    outcome = Py_NewRef(Py_None);
     if (f->view) {
         record = take_record(f);
         Py_SETREF(outcome, record || PyErr_Occurred() ? NULL : say_outcome(f));
@@ -244,7 +247,7 @@ static PyObject *follower_close(Follower *f, PyObject *Py_UNUSED(ignored))
     if (!enter(f))
         return NULL;
     end_watch(f);
-    PyObject *answer = PyObject_CallMethod(f->source, "close", NULL);
+    PyObject *answer = f->source ? PyObject_CallMethod(f->source, "close", NULL) : Py_NewRef(Py_None);
     f->running = false;
     return answer;
 }
