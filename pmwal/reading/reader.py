@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -24,14 +24,15 @@ from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
-from pmwal.format.ring import CHUNK, RECORDS_MAX, Load, RingReader
+from pmwal.format.ring import Load, RingReader
 from pmwal.format.scan import scan_for
+from pmwal.native import native
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import PAUSE_MAX, Look, follow
+from pmwal.reading.follow import PAUSE_MAX, PAUSE_MIN, News, Request, Waiter, follow, watch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
-from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
+from pmwal.reading.walk import Delivered, View, Walker, extent, gone, missing, resume
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
@@ -44,9 +45,6 @@ from pmwal.storage.name import LogName
 from pmwal.storage.seam import Seam
 
 _TRIES = 8  # attempts to read a log that changes meanwhile
-
-_News = tuple[bytes, int, list[tuple[Record, int, int, int]]]
-"""The writer's line and the id of its open, the first number in the log, and records as ``deliver`` takes them."""
 
 
 class _KnownWriter:
@@ -69,6 +67,10 @@ class _KnownWriter:
         """This writer was alive at this time (monotonic)."""
         self.met, self._writer = True, writer
         self.saw(writer.line + writer.open_id if writer.open_id else b"", alive_at)
+
+    def is_of(self, writer: LiveWriter) -> bool:
+        """Whether the known writer is this one."""
+        return self._writer is not None and self._writer.same_process(writer)
 
     def saw(self, line: bytes, alive_at: float) -> None:
         """The same writer had this line at this time."""
@@ -115,7 +117,7 @@ class Reader(ArrayReader):
         self._shown: tuple[Hashable, LiveBounds] | None = None  # what a writer has shown so far
         self._starts: tuple[Hashable, bytes] | None = None  # of a writer's epochs; the writer, and its last epoch
         self._indexed: View | None = None  # the history that the index is of
-        self._place = Place()
+        self._place = Place(mark=None if native is None else native.Mark())
         self._view()
 
     # -- the current extent of the log
@@ -280,16 +282,15 @@ class Reader(ArrayReader):
         first = view.tail.next_seq if start is None else self._number(start, view)
         place = Place(None if start is None else self._place)
         known = _KnownWriter()
-        poll, prepare = partial(self._poll, known, place), partial(self._prepare, known, place)
-        return follow(self._mapping, self._seam, poll, first, timeout, prepare)
+        poll = partial(self._poll, known, place)
+        if self._scan is None or self._place.mark is None:
+            return follow(self._mapping, self._seam, poll, first, timeout)
+        source = watch(self._mapping, self._seam, poll, first, timeout, _Watcher(self, known, place))
+        return self._scan.scanner.follower(Record, self._place.mark, source)
 
     def _poll(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
         self._check_open()
-        look = self._prepare(known, place, first)
-        records = None if look is None else look()
-        if records is not None:
-            return records
         view = known.view(self._mapping.load, self._block)
         if view is not None:
             view = self._with_starts(view)
@@ -312,33 +313,6 @@ class Reader(ArrayReader):
         """Whether the log was closed without a record of this number: since the last look another writer may have come and gone."""
         judgement = self._judge()
         return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
-
-    def _prepare(self, known: _KnownWriter, place: Place, first: int) -> Look | None:
-        """A look for the same writer's new records of the same epoch, right after the last one, in one C call. None if there is no
-        such writer."""
-        last, view = place.last, place.view
-        if self._scan is None or not known.line or last is None or view is None or last.seq + 1 != first:
-            return None
-        at = Bound(last.end, first)
-        scanner, fd, ring_offset = self._scan.scanner, self._mapping.fd, self._block.ring_offset
-        scan = partial(scanner.follow, Record, fd, ring_offset, known.line, at, view.epoch, CHUNK, RECORDS_MAX)
-        return partial(self._look, scan, known, place, view, first)
-
-    def _look(
-        self, scan: Callable[[], _News | None], known: _KnownWriter, place: Place, view: View, first: int
-    ) -> Iterator[Record] | None:
-        self._check_open()  # by now another file may have the descriptor
-        news = scan()
-        if news is None:
-            return None
-        return self._deliver(news, time.monotonic(), known, place, view, first)
-
-    def _deliver(self, news: _News, alive_at: float, known: _KnownWriter, place: Place, view: View, first: int) -> Iterator[Record]:
-        line, first_seq, records = news
-        assert (records[0][0].seq, records[-1][0].seq) == (first, first + len(records) - 1), "no record is left out"
-        yield from deliver(records, partial(self._note_delivery, view, place))
-        known.saw(line, alive_at)
-        self._index.drop_before(first_seq)
 
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
         if first < end:
@@ -381,6 +355,9 @@ class Reader(ArrayReader):
         self._check_open()
         place.deliver(record, view)
         self._place.deliver(record, view)
+        self._note_start(view, record)
+
+    def _note_start(self, view: View, record: Delivered) -> None:
         if view is self._indexed or (self._indexed is not None and view.same_history(self._indexed)):
             self._index.add(Bound(record.position, record.seq))
 
@@ -500,6 +477,8 @@ class Reader(ArrayReader):
         """Close the file. Idempotent."""
         if not self._closed:
             self._closed = True
+            if self._place.mark is not None:
+                self._place.mark.closed = True
             self._mapping.close()
 
     def __enter__(self) -> Reader:
@@ -523,3 +502,41 @@ class Reader(ArrayReader):
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
+
+
+class _Watcher:
+    """Watches for the known writer's next records of the same epoch, right after the last one."""
+
+    def __init__(self, reader: Reader, known: _KnownWriter, place: Place) -> None:
+        self._reader, self._known, self._place = reader, known, place
+        self._asked_at, self._view = 0.0, place.view
+
+    def request(self, next_seq: int, waiter: Waiter, seconds: float) -> Request | None:
+        """What to watch for; None if there is no such writer, or without the native engine."""
+        self._reader._check_open()
+        line, last, self._view = self._known.line, self._place.last, self._place.view
+        if not line or last is None or self._view is None or last.seq + 1 != next_seq:
+            return None
+        self._asked_at = time.monotonic()
+        page, at, ring_offset = waiter.page, Bound(last.end, next_seq), self._reader._block.ring_offset
+        return page.map, page.fd, ring_offset, line, at, self._view.epoch, self._view, waiter.announce, PAUSE_MIN, seconds
+
+    def deliver(self, news: News) -> int:
+        """Note what was delivered meanwhile."""
+        line, first_seq, numbers = news
+        last = Delivered(*numbers)
+        assert self._view is not None
+        self._place.deliver(last, self._view)
+        self._known.saw(line, self._asked_at)
+        self._reader._note_start(self._view, last)
+        self._reader._index.drop_before(first_seq)
+        return last.seq + 1
+
+    def is_idle(self) -> bool:
+        """The page shows nothing new: whether that is all, because its writer is alive."""
+        self._reader._check_open()
+        alive_at, writer = time.monotonic(), self._reader._liveness.writer()
+        if writer is None or not self._known.is_of(writer):
+            return False
+        self._known.meet(writer, alive_at)
+        return True
