@@ -363,7 +363,8 @@ def test_every_check_of_the_gate_runs(name: str, context: Context) -> None:
     rows = list(checks.CHECKS[name](context))
     assert rows
     assert all(row.note for row in rows if not row.what)
-    assert all((row.ours or row.unit == "%") and math.isfinite(row.ours) and row.check == name for row in rows if row.what)
+    maybe_none = ("%", "ticks/s")  # on a busy machine a sleeper may not wake up in so short a run
+    assert all((row.ours or row.unit in maybe_none) and math.isfinite(row.ours) and row.check == name for row in rows if row.what)
 
 
 @needs_floors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import itertools
 import os
 import signal
@@ -23,6 +25,7 @@ from pmwal.reading import follow
 from pmwal.reading import reader as reader_module
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
+from pmwal.storage import mapping
 from pmwal.storage.live_page import read_writer
 from processes import PATIENCE, child
 from support import kill, open_small
@@ -250,6 +253,45 @@ def test_follower_that_may_not_write_polls(place: Place, monkeypatch: pytest.Mon
             assert reader.hear() == (number, b"x")
         wal.close()
         assert reader.hear() == "end"
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_follower_of_a_file_system_without_shared_mappings_polls(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some in user space; it has nothing to watch then."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"x")
+        monkeypatch.setattr(mapping, "map_file", refuse)
+        records = reader.follow(timeout=PATIENCE)
+        for number in range(1, 20):
+            assert next(records).seq == number
+            wal.append(b"x")
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_follower_that_the_collector_finds_leaves_no_descriptor(shm_dir: Path) -> None:
+    """It ends the generator before the iterator around it, which still has the page that is watched."""
+
+    class Node:
+        records: Any = None
+        itself: Any = None
+
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            node = Node()
+            node.itself, node.records = node, reader.follow(wal.next_seq)
+            for _ in range(3):
+                wal.append(b"x")
+                next(node.records)
+            del node
+            gc.collect()
+            assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,39 @@ def test_records_across_pieces_are_recovered(tmp_path: Path, length: int) -> Non
     expected = killed_log(path, length)
     with pmwal.open(path) as wal:
         assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
+@pytest.mark.parametrize("threads", range(9))
+def test_recovery_where_threads_are_limited_reads_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """As in a container with a small limit of processes, or while the interpreter ends."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, 3000)
+    start, started = threading.Thread.start, iter(range(threads))
+
+    def limited(thread: threading.Thread) -> None:
+        if next(started, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pmwal.open(path) as wal:
+        assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
+def test_recovery_without_memory_for_reads_ahead_goes_the_usual_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address space may be limited."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, 3000)
+
+    def refuse(size: int) -> memoryview:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(readahead, "private_memory", refuse)
+    with pmwal.open(path) as wal:
         assert expected == dict(contents(wal))
 
 

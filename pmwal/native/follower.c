@@ -281,7 +281,7 @@ static int follower_traverse(Follower *f, visitproc visit, void *arg)
 
 static int follower_clear(Follower *f)
 {
-    end_watch(f); /* before the generator, which unmaps the page when it ends */
+    end_watch(f); /* the collector may have ended the generator already, which then left the page mapped */
     Py_CLEAR(f->source);
     return 0;
 }

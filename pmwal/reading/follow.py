@@ -71,7 +71,7 @@ class Waiter:
         pause = min(self._pause, seconds)
         self._pause = min(2 * self._pause, PAUSE_MAX)
         self.announce()
-        if native is None:
+        if native is None or self.page.map is None:
             time.sleep(pause)
             return
         try:

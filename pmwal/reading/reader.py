@@ -512,10 +512,10 @@ class _Watcher:
         self._asked_at, self._view = 0.0, place.view
 
     def request(self, next_seq: int, waiter: Waiter, seconds: float) -> Request | None:
-        """What to watch for; None if there is no such writer, or without the native engine."""
+        """What to watch for; None if there is no such writer, or nothing to watch."""
         self._reader._check_open()
         line, last, self._view = self._known.line, self._place.last, self._place.view
-        if not line or last is None or self._view is None or last.seq + 1 != next_seq:
+        if waiter.page.map is None or not line or last is None or self._view is None or last.seq + 1 != next_seq:
             return None
         self._asked_at = time.monotonic()
         page, at, ring_offset = waiter.page, Bound(last.end, next_seq), self._reader._block.ring_offset

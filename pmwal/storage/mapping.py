@@ -219,8 +219,9 @@ class Mapping:
 class SharedPage:
     """The first ``size`` bytes of a file, for a reader to wait on and leave hints in; its descriptor may outlive the log's handle.
 
-    ``map`` is read-only. What faults in it is an error in the C extension, which alone reads it. A read stores no time of access:
-    with relatime that would follow each append, as a change of the inode that the writer's next barrier includes.
+    ``map`` is read-only, and None on a file system without shared mappings. What faults in it is an error in the C extension, which
+    alone reads it. A read stores no time of access: with relatime that would follow each append, as a change of the inode that the
+    writer's next barrier includes.
     """
 
     def __init__(self, fd: int, size: int, seam: Seam) -> None:
@@ -238,10 +239,18 @@ class SharedPage:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
             if native is not None:
                 native.catch_faults()
-            self.map = map_file(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+            self.map = self._mapped(size)
         except BaseException:
             os.close(self.fd)
             raise
+
+    def _mapped(self, size: int) -> mmap.mmap | None:
+        try:
+            return map_file(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except PersistError:  # the file was shortened
+            raise
+        except OSError:
+            return None
 
     def load(self, offset: int, length: int) -> bytes:
         """These bytes; fewer if the file was shortened."""
@@ -262,9 +271,14 @@ class SharedPage:
                 self._seam.write(self.fd, data, offset)
 
     def close(self) -> None:
-        """Unmap and close."""
-        self.map.close()
-        os.close(self.fd)
+        """Unmap and close. If C still watches the page, because the collector ended the generator first, it unmaps it."""
+        try:
+            if self.map is not None:
+                self.map.close()
+        except BufferError:
+            pass
+        finally:
+            os.close(self.fd)
 
 
 def drop_cache(fd: int) -> None:

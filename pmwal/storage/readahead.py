@@ -32,13 +32,13 @@ _SMALL = 64 * 1024  # bytes: a smaller load is not part of the scan, and is read
 class _ReadAhead:
     """A ring of areas: the current piece, the one before it (a record may begin there and end in this one), and the next ones."""
 
-    def __init__(self, direct: int, single: int, pool: ThreadPoolExecutor, otherwise: Load) -> None:
+    def __init__(self, direct: int, single: int, areas: list[memoryview], pool: ThreadPoolExecutor, otherwise: Load) -> None:
         """``direct``, ``single``: descriptors for the scan, and for single loads. ``otherwise``: the load to fall back on."""
         self._direct = direct
         self._single = single
-        self._pool = pool
+        self._pool: ThreadPoolExecutor | None = pool  # None once no further thread could be started
         self._otherwise = otherwise
-        self._areas = _areas(2 + _AHEAD)
+        self._areas = areas
         self._loaded: dict[int, int] = {}  # piece number -> bytes in it, in order
         self._reading: dict[int, Future[int]] = {}  # piece number -> the read in flight, in order
 
@@ -87,15 +87,26 @@ class _ReadAhead:
             return True
         if next(iter(self._reading), -1) != number:  # a jump: start a new run
             self._leave()
-            self._reading[number] = self._pool.submit(self._read, number)
+            self._begin(number)
+        reading = self._reading.pop(number, None)
         try:
-            length = self._reading.pop(number).result()
+            length = self._read(number) if reading is None else reading.result()
         except OSError:
             return False
         self._loaded = {held: size for held, size in self._loaded.items() if held == number - 1} | {number: length}
         for ahead in range(number + 1 + len(self._reading), number + 1 + _AHEAD):
-            self._reading[ahead] = self._pool.submit(self._read, ahead)
+            self._begin(ahead)
         return True
+
+    def _begin(self, number: int) -> None:
+        """Start reading this piece in a thread. If there is no thread to be had, each further piece is read when it is needed."""
+        if self._pool is None:
+            return
+        try:
+            self._reading[number] = self._pool.submit(self._read, number)
+        except RuntimeError:  # a limit of threads, or the interpreter is about to end
+            self._pool.shutdown()  # the read is queued all the same, and a thread that runs may do it
+            self._pool = None
 
     def _buffer(self, number: int) -> memoryview:
         """The bytes of this piece; in its area there is room for the end of the one before."""
@@ -130,11 +141,12 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
             for flags in (os.O_DIRECT, 0):
                 descriptors.append(open_descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags))
                 stack.callback(os.close, descriptors[-1])
-        except OSError:
+            areas = _areas(2 + _AHEAD)
+        except OSError:  # a file system without O_DIRECT, or no memory
             yield otherwise
             return
         direct, single = descriptors
         os.posix_fadvise(single, 0, 0, os.POSIX_FADV_RANDOM)
         stack.callback(drop_cache, single)
         pool = stack.enter_context(ThreadPoolExecutor(_AHEAD, "pmwal-read-ahead"))
-        yield _ReadAhead(direct, single, pool, otherwise).load
+        yield _ReadAhead(direct, single, areas, pool, otherwise).load
