@@ -217,8 +217,8 @@ def test_rollback_of_what_was_handed_out_is_reported(place: Place) -> None:
 @pytest.mark.parametrize("medium", ["memory", "emulated-dax", "file"])
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
     """The follower would otherwise sleep for longer than this test waits; close wakes it, too."""
+    monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
     for module in follow, reader_module:
-        monkeypatch.setattr(module, "PAUSE_MIN", 10 * PATIENCE)
         monkeypatch.setattr(module, "PAUSE_MAX", 10 * PATIENCE)
     path = shm_dir / "log"
 

@@ -16,7 +16,7 @@ from pmwal.storage.seam import Seam
 
 _WAITING = LIVE_FOLLOWERS.struct.pack(1)
 
-PAUSE_MIN = 0.001
+_PAUSE_MIN = 0.001
 """The shortest sleep in seconds: a wake-up may be missed."""
 
 PAUSE_MAX = 0.1
@@ -56,7 +56,8 @@ class Waiter:
 
     def __init__(self, mapping: Mapping, seam: Seam) -> None:
         self.page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
-        self._pause = PAUSE_MIN
+        self.pause = _PAUSE_MIN
+        """Seconds of the next sleep."""
 
     def version(self) -> int:
         """Version of the bounds, modulo 2**32."""
@@ -64,12 +65,12 @@ class Waiter:
 
     def reset(self) -> None:
         """Wait briefly again: there was a record, so more may come soon."""
-        self._pause = PAUSE_MIN
+        self.pause = _PAUSE_MIN
 
     def wait(self, version: int, seconds: float) -> None:
         """Sleep while the bounds have this version, at most this long; longer from call to call, until ``reset``."""
-        pause = min(self._pause, seconds)
-        self._pause = min(2 * self._pause, PAUSE_MAX)
+        pause = min(self.pause, seconds)
+        self.pause = min(2 * self.pause, PAUSE_MAX)
         self.announce()
         if native is None or self.page.map is None:
             time.sleep(pause)
@@ -113,6 +114,8 @@ def watch(
                 if isinstance(news, tuple):
                     next_seq = watcher.deliver(news)
                 idle = news is True and watcher.is_idle()
+                if idle:
+                    waiter.pause = PAUSE_MAX
             if next_seq == before and not idle:
                 records = poll(next_seq)
                 if records is None:

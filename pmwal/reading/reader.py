@@ -29,7 +29,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import PAUSE_MAX, PAUSE_MIN, News, Request, Waiter, follow, watch
+from pmwal.reading.follow import PAUSE_MAX, News, Request, Waiter, follow, watch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, extent, gone, missing, resume
@@ -519,7 +519,7 @@ class _Watcher:
             return None
         self._asked_at = time.monotonic()
         page, at, ring_offset = waiter.page, Bound(last.end, next_seq), self._reader._block.ring_offset
-        return page.map, page.fd, ring_offset, line, at, self._view.epoch, self._view, waiter.announce, PAUSE_MIN, seconds
+        return page.map, page.fd, ring_offset, line, at, self._view.epoch, self._view, waiter.announce, waiter.pause, seconds
 
     def deliver(self, news: News) -> int:
         """Note what was delivered meanwhile."""
