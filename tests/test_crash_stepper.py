@@ -280,7 +280,7 @@ def test_every_state_while_the_engine_is_called_is_recovered(ordering: str, seed
     # The number of calls for this many states depends on the processor's instructions, so any planned call may be among them.
     assert {*TOUR, "commit", full} >= {kind.split()[1] for kind in kinds.split(", ")}
     assert all(f" {kind}" in kinds for kind in ("batch", "reserve", "rollback", full)), kinds
-    assert streamed >= 64
+    assert streamed >= 32  # a record of 1 KiB, by stores of 32 bytes
     assert (write_backs > 0) == (stores == "write-back")
     assert fences > 0
     assert distinct >= STATES
