@@ -294,6 +294,36 @@ def test_follower_that_the_collector_finds_leaves_no_descriptor(shm_dir: Path) -
             assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_idle_follower_sleeps_as_long_as_it_may_until_there_is_a_record(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up after each millisecond is only for the time right after a record."""
+    pauses: list[float] = []
+    request = reader_module._Watcher.request
+
+    class Enough(Exception):
+        pass
+
+    def noted(watcher: Any, *args: Any) -> Any:
+        asked = request(watcher, *args)
+        if asked is not None:
+            pauses.append(asked[8])
+        if len(pauses) == 5:
+            raise Enough
+        return asked
+
+    monkeypatch.setattr(reader_module._Watcher, "request", noted)
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        records = reader.follow(timeout=PATIENCE)
+        for _ in range(2):
+            wal.append(b"x")
+            next(records)
+        with pytest.raises(Enough):
+            next(records)
+    # One is answered by the second record, and one waits after it.
+    assert pauses == [follow._PAUSE_MIN] * 2 + [follow.PAUSE_MAX] * 3
+
+
 def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
     """Once nobody waits, the writer's next wake-up clears the word."""
     path = shm_dir / "log"
