@@ -98,9 +98,10 @@ static long long step_ns, computed_step_ns, monotonic_ns, computed_ns;
 /* From now on the monotonic clock steps so far at each look, and the processor time of the process so far; 0: they run again. */
 void shim_step(long long step, long long computed)
 {
+    if (!step_ns)
+        monotonic_ns = 1000000000000000;
     step_ns = step;
     computed_step_ns = computed;
-    monotonic_ns = 1000000000000000;
 }
 
 int clock_gettime(clockid_t which, struct timespec *time)

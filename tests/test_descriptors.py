@@ -141,6 +141,7 @@ def opened_in(source: str) -> list[str]:
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
         and ((node.func.value.id == "os" and node.func.attr in OPENS) or ast.unparse(node.func) == "mmap.mmap")
+        and not (node.args and ast.unparse(node.args[0]) == "-1")  # memory without a file
     ]
 
 
@@ -153,4 +154,5 @@ def test_one_module_opens_what_belongs_to_a_log(name: str) -> None:
 
 def test_check_for_opens_finds_them() -> None:
     """Negative control of the check above."""
-    assert opened_in("import os\nfd = os.open(path, 0)\nother = os.dup(fd)\nmmap.mmap(fd, 1)") == ["os.open", "os.dup", "mmap.mmap"]
+    source = "import os\nfd = os.open(path, 0)\nother = os.dup(fd)\nmmap.mmap(fd, 1)\nmmap.mmap(-1, 1)"
+    assert opened_in(source) == ["os.open", "os.dup", "mmap.mmap"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import itertools
 import os
+import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +25,7 @@ from pmwal.reading import follow
 from pmwal.reading import reader as reader_module
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
+from pmwal.storage import mapping
 from pmwal.storage.live_page import read_writer
 from processes import PATIENCE, child
 from support import kill, open_small
@@ -90,19 +95,19 @@ def test_timeout_counts_from_the_last_record(shm_dir: Path, monkeypatch: pytest.
         assert list(reader.follow(timeout=0.2)) == []
         assert time.monotonic() - start >= 0.2
         assert list(wal.follow(timeout=0)) == []
-        clock, waits = 0.0, list[float]()
+        clock, sleeps = 0.0, 0
 
-        def wait(_: follow.Waiter, version: int, seconds: float) -> None:
-            nonlocal clock
+        def before_sleep(_: follow.Waiter) -> None:
+            nonlocal clock, sleeps
             clock += 9
-            waits.append(seconds)
-            if len(waits) <= 4:
+            sleeps += 1
+            if sleeps <= 4:
                 wal.append(b"x")
 
         monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: clock))
-        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        monkeypatch.setattr(follow.Waiter, "announce", before_sleep)
         assert [record.seq for record in reader.follow(timeout=10)] == [1, 2, 3, 4]
-        assert waits == [10, 10, 10, 10, 10, 1]
+        assert sleeps == 6  # the last two of 9 s each found nothing
 
 
 @pytest.mark.native_engine
@@ -120,56 +125,37 @@ def test_ordinary_record_that_ends_a_wait_needs_no_poll(shm_dir: Path, monkeypat
     monkeypatch.setattr(reader_module.Reader, "_poll", counted)
     with open_small(path) as wal, pmwal.open(path, "r") as reader:
 
-        def wait(*_: object) -> None:
+        def before_sleep(_: follow.Waiter) -> None:
             nonlocal waits
             waits += 1
             if waits == 3:
                 wal.rollback(after=wal.append(b"gone") - 1)
             wal.extend([b"b", b"c"])
 
-        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        monkeypatch.setattr(follow.Waiter, "announce", before_sleep)
         wal.append(b"a")
         asked, follower = list[int](), reader.follow()
         for seq in range(1, 8):
             assert next(follower).seq == seq
             asked.append(polls)
-        # One poll finds the first record, and two find nothing before each wait.
-        assert asked == [1, 3, 3, 5, 5, 8, 8]
-
-
-class OfAnOpenReader:
-    """A reader's scanner that must not be asked after the reader was closed."""
-
-    def __init__(self, reader: pmwal.Reader) -> None:
-        assert reader._scan is not None
-        self._reader, self._scanner = reader, reader._scan.scanner
-
-    def follow(self, *args: Any) -> Any:
-        """As the scanner's own."""
-        assert not self._reader.closed
-        return self._scanner.follow(*args)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scanner, name)
+        assert asked == [1, 1, 1, 1, 1, 2, 2]
 
 
 def test_reader_that_is_closed_during_a_wait_delivers_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reads nothing either: another handle may have its descriptor by then."""
+    """Another handle may have its descriptor by then."""
     with open_small(place.path, **place.options) as wal:
         wal.append(b"a")
         reader = pmwal.open(place.path, "r")
-        if reader._scan is not None:
-            reader._scan = reader._scan._replace(scanner=OfAnOpenReader(reader))
         follower = reader.follow()
         assert next(follower).data == b"a"
         others = list[pmwal.Reader]()
 
-        def wait(*_: object) -> None:
+        def before_sleep(_: follow.Waiter) -> None:
             reader.close()
             others.extend(pmwal.open(place.path, "r") for _ in range(3))
             wal.append(b"b")
 
-        monkeypatch.setattr(follow.Waiter, "wait", wait)
+        monkeypatch.setattr(follow.Waiter, "announce", before_sleep)
         with pytest.raises(pmwal.WalClosed):
             next(follower)
         for other in others:
@@ -232,7 +218,8 @@ def test_rollback_of_what_was_handed_out_is_reported(place: Place) -> None:
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
     """The follower would otherwise sleep for longer than this test waits; close wakes it, too."""
     monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
-    monkeypatch.setattr(follow, "PAUSE_MAX", 10 * PATIENCE)
+    for module in follow, reader_module:
+        monkeypatch.setattr(module, "PAUSE_MAX", 10 * PATIENCE)
     path = shm_dir / "log"
 
     def asleep() -> bool:
@@ -266,6 +253,75 @@ def test_follower_that_may_not_write_polls(place: Place, monkeypatch: pytest.Mon
             assert reader.hear() == (number, b"x")
         wal.close()
         assert reader.hear() == "end"
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_follower_of_a_file_system_without_shared_mappings_polls(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some in user space; it has nothing to watch then."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"x")
+        monkeypatch.setattr(mapping, "map_file", refuse)
+        records = reader.follow(timeout=PATIENCE)
+        for number in range(1, 20):
+            assert next(records).seq == number
+            wal.append(b"x")
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_follower_that_the_collector_finds_leaves_no_descriptor(shm_dir: Path) -> None:
+    """It ends the generator before the iterator around it, which still has the page that is watched."""
+
+    class Node:
+        records: Any = None
+        itself: Any = None
+
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            node = Node()
+            node.itself, node.records = node, reader.follow(wal.next_seq)
+            for _ in range(3):
+                wal.append(b"x")
+                next(node.records)
+            del node
+            gc.collect()
+            assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_idle_follower_sleeps_as_long_as_it_may_until_there_is_a_record(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up after each millisecond is only for the time right after a record."""
+    pauses: list[float] = []
+    request = reader_module._Watcher.request
+
+    class Enough(Exception):
+        pass
+
+    def noted(watcher: Any, *args: Any) -> Any:
+        asked = request(watcher, *args)
+        if asked is not None:
+            pauses.append(asked[8])
+        if len(pauses) == 5:
+            raise Enough
+        return asked
+
+    monkeypatch.setattr(reader_module._Watcher, "request", noted)
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        records = reader.follow(timeout=PATIENCE)
+        for _ in range(2):
+            wal.append(b"x")
+            next(records)
+        with pytest.raises(Enough):
+            next(records)
+    # One is answered by the second record, and one waits after it.
+    assert pauses == [follow._PAUSE_MIN] * 2 + [follow.PAUSE_MAX] * 3
 
 
 def test_waiting_stores_only_the_followers_word(shm_dir: Path) -> None:
@@ -336,41 +392,151 @@ def test_record_after_the_last_one_is_handed_out_without_a_walk(shm_dir: Path, m
 @pytest.mark.native_engine
 @pytest.mark.skipif(native is None, reason="needs the native engine")
 def test_ordinary_case_of_a_follower_is_this_writer_and_epoch_with_something_new(shm_dir: Path) -> None:
-    """In any other case C returns None, and Python decides."""
+    """In any other case C delivers nothing, and Python decides."""
     path = shm_dir / "log"
-    with open_small(path) as wal, pmwal.open(path, "r") as reader:
+    with open_small(path) as wal, pmwal.open(path, "r") as reader, follow.Waiter(reader._mapping, reader._seam) as waiter:
         wal.append(b"a")
         first = next(reader.read())
         before = read_writer(reader._mapping.load)
         last, view, scan = reader._place.last, reader._place.view, scan_for(reader._block)
+        assert native is not None
         assert last is not None
         assert view is not None
         assert scan is not None
+        mark, asleep = native.Mark(), list[int]()
 
         def known(**changes: Any) -> bytes:
             writer = before._replace(**changes)
             return writer.line + writer.open_id
 
-        def news(line: bytes = known(), epoch: int = view.epoch, seq: int = 2) -> Any:
-            return scan.scanner.follow(
-                pmwal.Record, reader._mapping.fd, reader._block.ring_offset, line, Bound(last.end, seq), epoch, 4096, 10
-            )
+        def news(line: bytes = known(), epoch: int = view.epoch, seq: int = 2, seconds: float = 0) -> Any:
+            outcome = None
 
-        assert news() is None  # nothing has been stored since
+            def source() -> Any:
+                nonlocal outcome
+                page, at, announce = waiter.page, Bound(last.end, seq), partial(asleep.append, 1)
+                outcome = yield page.map, page.fd, reader._block.ring_offset, line, at, epoch, view, announce, 0.001, seconds
+
+            found = [record.data for record in scan.scanner.follower(pmwal.Record, mark, source())]
+            return (outcome, found) if found else outcome
+
+        assert news() is True  # nothing has been stored since
+        assert not asleep
+        assert news(seconds=0.01) is True
+        assert asleep == [1]
         wal.extend([b"b", b"c"])
-        line, first_seq, many = news()
-        assert [record.data for record, *_ in many] == [b"b", b"c"]
+        (line, first_seq, numbers), found = news(seconds=PATIENCE)
+        assert found == [b"b", b"c"]
+        assert mark.take() == (view, numbers)
+        assert mark.take() is None
         assert (first_seq, line) == (first.seq, read_writer(reader._mapping.load).line + before.open_id)
-        assert news(line) is None
-        assert news(known(pid=before.pid + 1)) is None
-        assert news(known(start_time=before.start_time + 1)) is None
-        assert news(known(inode=before.inode + 1)) is None
-        assert news(known(open_id=bytes(16))) is None
-        assert news(epoch=view.epoch + 1) is None
-        assert news(seq=3) is None  # another record is there
+        assert numbers[2] == 3
+        assert news(line) is False
+        assert news(known(pid=before.pid + 1)) is False
+        assert news(known(start_time=before.start_time + 1)) is False
+        assert news(known(inode=before.inode + 1)) is False
+        assert news(known(open_id=bytes(16))) is False
+        assert news(epoch=view.epoch + 1) is False
+        assert news(seq=3) is False  # another record is there
+        mark.closed = True
+        assert news() is False
+        mark.closed = False
         wal.truncate(before=3)
-        assert news() is None  # it was truncated
-        with pytest.raises(TypeError, match="line of the live page"):
+        assert news() is False  # it was truncated
+        with pytest.raises(ValueError, match="line with the id"):
             news(b"")
         wal.rollback(after=2)
-        assert news(seq=3) is None
+        assert news(seq=3) is False
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_exception_during_a_native_wait_ends_the_follow(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a generator: it is raised, what was open is closed, and there is no further record."""
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"a")
+        follower, closed = reader.follow(), list[int]()
+        assert next(follower).seq == 1
+        close = follow.SharedPage.close
+        monkeypatch.setattr(follow.SharedPage, "close", lambda page: closed.append(1) or close(page))
+
+        def interrupted(_: follow.Waiter) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(follow.Waiter, "announce", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(follower)
+        assert closed == [1]
+        assert next(follower, None) is None
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_signal_ends_a_native_wait(shm_dir: Path) -> None:
+    """Its handler runs at once, and what it raises leaves the follow; one that raises nothing lets it continue."""
+    handled: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        handled.append(number)
+        if len(handled) == 2:
+            raise InterruptedError
+
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"a")
+        follower = reader.follow()
+        assert next(follower).seq == 1
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            with pytest.raises(InterruptedError):
+                next(follower)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert len(handled) == 2
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_native_follower_is_advanced_by_one_thread_at_a_time(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a generator is; closing it meanwhile is refused, too."""
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"a")
+        follower: Any = reader.follow()
+        assert next(follower).seq == 1
+        refused = []
+
+        def before_sleep(_: follow.Waiter) -> None:
+            for call in partial(next, follower), follower.close:
+                with pytest.raises(ValueError, match="already running"):
+                    call()
+                refused.append(call)
+            wal.append(b"b")
+
+        monkeypatch.setattr(follow.Waiter, "announce", before_sleep)
+        assert next(follower).seq == 2
+        assert len(refused) == 2
+        follower.close()
+        assert next(follower, None) is None
+
+
+@pytest.mark.native_engine
+@pytest.mark.skipif(native is None, reason="needs the native engine")
+def test_rollback_of_what_c_delivered_is_noticed_by_a_read(shm_dir: Path) -> None:
+    """The place of the reader includes records that C delivered to its followers; a closed reader delivers no more."""
+    with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
+        wal.append(b"a")
+        follower = reader.follow()
+        assert next(follower).seq == 1
+        wal.extend([b"b", b"c", b"d"])
+        assert next(follower).seq == 2
+        assert reader._place.last is not None
+        assert reader._place.last.seq == 2
+        assert next(follower).seq == 3
+        wal.rollback(after=2)
+        wal.append(b"x")
+        with pytest.raises(pmwal.Overrun, match="record 3"):
+            list(reader.read(3))
+        reader.close()
+        with pytest.raises(pmwal.WalClosed):
+            next(follower)

@@ -334,6 +334,44 @@ def test_interpreter_is_held_only_after_returns_that_a_computing_thread_delayed(
     assert run(library, __name__, "late_returns", str(tmp_path / "beside"), 2_000_000) == [False, True, True]
 
 
+def held_until(path: str, computed_ns: int, own_seconds: float) -> list[int]:
+    """Until when the interpreter is held after each of 100 commits, 1.5 ms or more after one another.
+
+    The process computes so long between two of them; this thread really does, for its share of that.
+    """
+    library = ctypes.CDLL(None)
+    with pmwal.open(path, size="64KiB") as wal:
+        for _ in range(WARM_UP):
+            wal.append(b"warm")
+        library.shim_step(ctypes.c_longlong(1_500_000), ctypes.c_longlong(2_000_000))
+        for _ in range(2):
+            wal.append(b"late")
+        assert wal._engine.core.hold_until_ns > 0  # type: ignore[attr-defined]
+        library.shim_step(ctypes.c_longlong(1_500_000), ctypes.c_longlong(computed_ns))
+        ends = []
+        for _ in range(100):
+            end = time.thread_time() + own_seconds
+            while time.thread_time() < end:
+                pass
+            wal.append(b"kept")
+            ends.append(wal._engine.core.hold_until_ns)  # type: ignore[attr-defined]
+        library.shim_step(ctypes.c_longlong(0), ctypes.c_longlong(0))
+        return ends
+
+
+@pytest.mark.native_engine
+def test_interpreter_is_held_longer_after_each_turn_of_a_computing_thread(library: Path, tmp_path: Path) -> None:
+    """Nothing is released to find out whether it still computes. A pause in which no other thread did shows nothing."""
+    beside = run(library, __name__, "held_until", str(tmp_path / "beside"), 2_000_000, 0.0)
+    assert len(set(beside)) == 100
+    assert all(beside)
+    pauses = run(library, __name__, "held_until", str(tmp_path / "pauses"), 0, 0.0)
+    assert len(set(pauses)) == 2, "one end, and then it is released"
+    assert pauses[32:] == [0] * 68
+    own = run(library, __name__, "held_until", str(tmp_path / "own"), 2_000_000, 0.003)
+    assert len(set(own)) < 34, "only a late return shows that another thread computes"
+
+
 @pytest.fixture
 def frozen_path(tmp_path: Path) -> Iterator[Path]:
     """A path on an ext4 of its own."""

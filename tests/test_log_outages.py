@@ -394,18 +394,20 @@ def test_threads_log_on_while_the_file_is_emptied_and_replaced(shm_dir: Path, ca
     handler = pmwal.LogHandler(log, size="4MiB", commit="manual")
     logger = logger_of(handler)
 
+    logged = [0] * 4
+    enough = threading.Event()
+
     def work(name: int) -> None:
-        for number in range(300):
-            logger.info("%d", name * 300 + number)
-            if number % 50 == 25:
+        while not enough.is_set():
+            logger.info("%d", logged[name])
+            logged[name] += 1
+            if logged[name] % 50 == 25:
                 time.sleep(0.001)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
-    step = 0
-    while any(thread.is_alive() for thread in threads) and step < 20:
-        step += 1
+    for step in range(20):
         if log.exists():
             if step % 2:
                 os.truncate(log, 0)
@@ -413,7 +415,10 @@ def test_threads_log_on_while_the_file_is_emptied_and_replaced(shm_dir: Path, ca
                 log.rename(log.with_name(f"{step}.wal"))
                 log.touch()
         due(handler)
-        time.sleep(0.002)
+        before = list(logged)
+        while any(now < then + 2 for now, then in zip(logged, before, strict=True)):  # one of two calls began after the change
+            time.sleep(0.001)
+    enough.set()
     for thread in threads:
         thread.join()
     due(handler)
@@ -421,7 +426,7 @@ def test_threads_log_on_while_the_file_is_emptied_and_replaced(shm_dir: Path, ca
     handler.close()
     assert stored(log)[-1] == "last"
     stats = handler.stats()
-    assert stats.written + stats.errors >= 1201
+    assert stats.written + stats.errors >= sum(logged) + 1
     assert stats.reopened > 1
     assert len(lines(capsys)) <= 2 * stats.reopened + 2
 

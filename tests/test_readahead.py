@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +123,102 @@ def test_where_it_cannot_read_everything_goes_the_usual_way(file: Path, monkeypa
         os.close(fd)
 
 
+def settled_view(load: Any, offset: int) -> memoryview | None:
+    """The view from this byte on, once no piece is being read any more."""
+    reader = load.__self__
+    view: memoryview | None = reader.view_at(offset)
+    for reading in tuple(reader._reading.values()):
+        reading.exception()
+    return view
+
+
 def test_view_is_what_the_file_holds_and_stays_while_the_next_pieces_are_read(file: Path) -> None:
     """At any offset, in order and after jumps; past the end there is none."""
     fd = os.open(file, os.O_RDONLY)
+    border = readahead._PIECE
     try:
         with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
-            reader = load.__self__  # type: ignore[attr-defined]
-            for offset in (0, 100, (1 << 20) - 1, 2 << 20, (4 << 20) - 48, (4 << 20) + 48, 5 << 20, 9 << 20, 48, 7 << 20, SIZE - 1):
-                view = reader.view_at(offset)
-                for reading in tuple(reader._reading.values()):
-                    reading.result()
+            places = [0, border - 70_000, border, 2 * border, 4 * border + 48, 5 * border, 9 * border, 48, 7 * border, SIZE - 1]
+            for offset in places:
+                view = settled_view(load, offset)
+                assert view is not None
                 assert os.pread(fd, len(view), offset) == view
-                assert len(view) == min(SIZE, (offset // (2 << 20) + 1) * (2 << 20)) - offset
-            assert reader.view_at(SIZE) is None
-            assert reader.view_at(SIZE + (8 << 20)) is None
+                assert len(view) == min(SIZE, (offset // border + 1) * border) - offset
+            assert settled_view(load, SIZE) is None
+            assert settled_view(load, SIZE + 8 * border) is None
+    finally:
+        os.close(fd)
+
+
+def test_view_of_the_end_of_a_piece_continues_in_the_next(file: Path) -> None:
+    """So a scan of short records stops once in a piece; also where the areas wrap, before the last piece, and after a jump back."""
+    fd = os.open(file, os.O_RDONLY)
+    border, small = readahead._PIECE, readahead._SMALL
+    try:
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            for number in (*range(1, 10), 3, 4, 7):
+                for before in (small - 1, 1000, 48, 1):
+                    view = settled_view(load, number * border - before)
+                    assert view is not None
+                    assert len(view) == before + min(border, SIZE - number * border)
+                    assert os.pread(fd, len(view), number * border - before) == view
+                assert load(number * border - small, 2 * small) == os.pread(fd, 2 * small, number * border - small)
+            last = settled_view(load, SIZE - 100)
+            assert last == os.pread(fd, 100, SIZE - 100)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_view_ends_with_its_piece_where_the_next_cannot_be_read(file: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The bytes that were read are still told, and the failing piece is left to the fallback."""
+    fd = os.open(file, os.O_RDONLY)
+    preadv, border = os.preadv, readahead._PIECE
+
+    def failing(direct: int, buffers: Any, offset: int) -> int:
+        if offset > after * border:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(direct, buffers, offset)
+
+    monkeypatch.setattr(readahead.os, "preadv", failing)
+    try:
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            offset = (after + 1) * border - 1000
+            assert settled_view(load, offset) == os.pread(fd, 1000, offset)
+            assert load(offset, 100_000) == os.pread(fd, 100_000, offset)
+            assert settled_view(load, (after + 1) * border) is None
+    finally:
+        os.close(fd)
+
+
+def test_pieces_are_read_past_the_page_cache(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the cache, a gigabyte takes a gigabyte of new pages, and the kernel's read-ahead makes them large folios."""
+    fd = os.open(file, os.O_RDONLY)
+    monkeypatch.setattr(readahead, "drop_cache", lambda fd: None)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        before = resident_pages(fd)
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            for offset in range(0, SIZE - 300_000, 300_000):
+                load(offset, 300_000)
+        assert resident_pages(fd) <= before
+    finally:
+        os.close(fd)
+
+
+def test_a_child_forked_meanwhile_has_none_of_the_pages_that_are_read_into(file: Path) -> None:
+    """If it had, the pages that both share would be copied, and the disk would write into the wrong ones: see open(2)."""
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
+            for offset in range(0, SIZE - readahead._PIECE, readahead._PIECE):
+                view = settled_view(load, offset)
+                assert view is not None
+                child = os.fork()
+                if not child:
+                    os._exit(any(view[:4096]))
+                assert os.waitpid(child, 0)[1] == 0
+                assert os.pread(fd, len(view), offset) == view
     finally:
         os.close(fd)
 
@@ -159,6 +242,39 @@ def test_records_across_pieces_are_recovered(tmp_path: Path, length: int) -> Non
     expected = killed_log(path, length)
     with pmwal.open(path) as wal:
         assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
+@pytest.mark.parametrize("threads", range(9))
+def test_recovery_where_threads_are_limited_reads_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """As in a container with a small limit of processes, or while the interpreter ends."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, 3000)
+    start, started = threading.Thread.start, iter(range(threads))
+
+    def limited(thread: threading.Thread) -> None:
+        if next(started, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pmwal.open(path) as wal:
+        assert wal.recovery.outcome == "recovered"
+        assert expected == dict(contents(wal))
+
+
+def test_recovery_without_memory_for_reads_ahead_goes_the_usual_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address space may be limited."""
+    path = tmp_path / "large.wal"
+    expected = killed_log(path, 3000)
+
+    def refuse(size: int) -> memoryview:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(readahead, "private_memory", refuse)
+    with pmwal.open(path) as wal:
         assert expected == dict(contents(wal))
 
 

@@ -36,7 +36,7 @@ Load = Callable[[int, int], bytes]
 
 CHUNK = 256 * 1024  # bytes that a walk copies at a time
 _LARGE = 64 * 1024  # bytes of a payload that is copied once, into the record itself
-_RUN_MAX = 16 * 1024 * 1024  # bytes that one call of ``run`` covers
+_RUN_MAX = 64 * 1024 * 1024  # bytes that one call of ``run`` covers
 LARGE_RECORD = 64 * 1024 * 1024  # a longer payload is checked piece by piece, and holes of the file are not read for it
 RECORDS_MAX = 256  # records that one call of ``records`` makes
 

@@ -1,7 +1,7 @@
 """The extension module with the C engine; see pmwal/native/*.c."""
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from typing_extensions import Buffer
@@ -197,20 +197,10 @@ class Scanner:
         epoch: int,
         latest: int,
     ) -> tuple[list[_Checked], list[int], int, int, int, int, int, int] | None: ...
-    def follow(
-        self,
-        record_type: type,
-        fd: int,
-        ring_offset: int,
-        writer: Buffer,
-        at: _Bound,
-        epoch: int,
-        bytes_max: int,
-        count_max: int,
-    ) -> tuple[bytes, int, list[_Checked]] | None: ...
+    def follower(self, record_type: type, mark: Mark, source: Generator[Any, Any]) -> Iterator[Any]: ...
     def rows(self, window: _Window, at: _Bound, rules: _Rules, rows: Buffer, first: int, length: int) -> int: ...
 
-# pmwal.recovery.limits.Limits and Span.
+# pmwal.recovery.spans.Limits and Span.
 _Limits = tuple[bool, int, int, int, int]
 _Span = tuple[int, int, bool]
 
@@ -234,3 +224,8 @@ class Search:
     def data(self, raw: Buffer, length: int, starts: int, /) -> bytes: ...
     def hole(self) -> bytes: ...
     def rewind(self, at: int, /) -> None: ...
+
+class Mark:
+    closed: bool
+
+    def take(self) -> tuple[Any, tuple[int, int, int, int]] | None: ...

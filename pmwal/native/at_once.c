@@ -8,6 +8,19 @@
 
 #include "fault.h"
 
+/* Requests the lines to which a batch of this size would be stored next: stores after a fence wait for it, and only then for their
+ * lines. What is stored past the cache is better left outside of it. */
+static inline void fetch_next(const struct batch *batch)
+{
+    const Core *core = batch->core;
+    const unsigned char *next = core->base + core->ring_offset + batch->end.offset;
+    if (core->barrier != BARRIER_LINES || batch->size >= STREAM_MIN || batch->size >= core->stream_min ||
+        batch->end.offset + batch->size > core->geometry.capacity)
+        return;
+    for (uint64_t line = 0; line < batch->size; line += PMWAL_LINE)
+        __builtin_prefetch(next + line, 1);
+}
+
 /* A batch and its commit under one fault guard: a whole durable append where a barrier is a fence. Stores after a fence queue in
  * the store buffer until it completes, and the buffer is small, so there are as few as possible. */
 static void durable_body(void *context)
@@ -20,6 +33,7 @@ static void durable_body(void *context)
     struct slot_store store = {core, 0, &batch->slot};
     if (batch->names)
         store.offset = build_slot(core, &batch->slot, &core->state, (struct bound){position, seq}, 0);
+    fetch_next(batch);
     order_stores(core);
     if (batch->names) {
         slot_body(&store);
@@ -52,7 +66,8 @@ int core_store_durable(struct batch *batch)
     int64_t took = timed ? monotonic_ns() - start : 0;
     take_in(batch);
     core->live_version++;
-    core->state.durable = core->state.head;
+    core->state.durable.position = batch->end.position; /* a copy of `head` in one load would wait for the fence */
+    core->state.durable.seq = core->state.head.seq;
     core->commits++;
     core->barriers++;
     if (batch->names) {

@@ -34,6 +34,12 @@ enum barrier {
     BARRIER_MSYNC,
 };
 
+/* A thread that came from a barrier with the interpreter, when, and for how long the other threads had computed by then. */
+struct turn {
+    unsigned long thread;
+    int64_t left_ns, others_computed_ns;
+};
+
 #define FOLIO_MAX (UINT64_C(1) << 20) /* see disk.c */
 
 #define CORE_ALONE 64 /* commits of one thread after which no other is expected */
@@ -93,6 +99,7 @@ typedef struct core {
     unsigned alone;       /* commits since another thread's */
     int64_t hold_until_ns; /* until this time of the monotonic clock barriers keep the interpreter; 0: they do not */
     bool slow_return;     /* the last return to the interpreter was slow */
+    struct turn turn;     /* of the last barrier, while they keep the interpreter */
     struct pages ready;   /* see disk.c */
     int64_t ready_tick;
     unsigned char *stage; /* memory in which records are built that go to the disk by write(2) */

@@ -17,6 +17,12 @@ void futex_wake(const void *word)
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+int futex_wait(const void *word, uint32_t expected, double seconds)
+{
+    struct timespec limit = {.tv_sec = (time_t)seconds, .tv_nsec = (long)(fmod(seconds, 1.0) * 1e9)};
+    return syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, NULL, 0) ? errno : 0;
+}
+
 /* The word at this offset; NULL with an exception set if it is outside the buffer or not aligned. */
 static const void *word_of(const Py_buffer *buffer, unsigned long long offset)
 {
@@ -39,10 +45,8 @@ PyObject *futex_wait_method(PyObject *module, PyObject *args)
     const void *word = word_of(&buffer, offset);
     int error = 0;
     if (word) {
-        struct timespec limit = {.tv_sec = (time_t)seconds, .tv_nsec = (long)(fmod(seconds, 1.0) * 1e9)};
         Py_BEGIN_ALLOW_THREADS
-        if (syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, NULL, 0))
-            error = errno;
+        error = futex_wait(word, expected, seconds);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&buffer);

@@ -8,6 +8,10 @@
 /* Wakes every thread, in any process, that waits for this word of a shared mapping. */
 void futex_wake(const void *word);
 
+/* Waits while the word of a shared mapping has this value, at most this long, without the interpreter. 0 when it was woken, else an
+ * errno: EAGAIN if the word has another value. */
+int futex_wait(const void *word, uint32_t expected, double seconds);
+
 /* futex_wait(buffer, offset, expected, seconds): returns when the word may have changed, or after that time. */
 PyObject *futex_wait_method(PyObject *module, PyObject *args);
 

@@ -351,7 +351,8 @@ static int execute(PyObject *module)
         add_type(module, &record_spec, &state->record_type) || add_type(module, &iterator_spec, &state->iterator_type) ||
         add_type(module, &scanner_spec, &state->scanner_type) || add_type(module, &search_spec, &state->search_type) ||
         add_type(module, &retained_spec, &state->retained_type) || add_type(module, &emitter_spec, &state->emitter_type) ||
-        add_type(module, &index_spec, &state->index_type))
+        add_type(module, &index_spec, &state->index_type) || add_type(module, &mark_spec, &state->mark_type) ||
+        add_type(module, &follower_spec, &state->follower_type))
         return -1;
     if (PyModule_AddIntConstant(module, "BARRIER_NONE", BARRIER_NONE) ||
         PyModule_AddIntConstant(module, "BARRIER_LINES", BARRIER_LINES) ||
@@ -376,6 +377,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->retained_type);
     Py_VISIT(state->emitter_type);
     Py_VISIT(state->index_type);
+    Py_VISIT(state->mark_type);
+    Py_VISIT(state->follower_type);
     return 0;
 }
 
@@ -392,6 +395,8 @@ static int clear(PyObject *module)
     Py_CLEAR(state->retained_type);
     Py_CLEAR(state->emitter_type);
     Py_CLEAR(state->index_type);
+    Py_CLEAR(state->mark_type);
+    Py_CLEAR(state->follower_type);
     Py_CLEAR(state->name_kind);
     Py_CLEAR(state->name_commit);
     return 0;

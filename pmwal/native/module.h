@@ -12,7 +12,7 @@
 /* One for each interpreter. */
 struct module_state {
     PyTypeObject *lock_type, *core_type, *handle_type, *record_type, *iterator_type, *scanner_type, *search_type, *retained_type,
-        *emitter_type, *index_type;
+        *emitter_type, *index_type, *mark_type, *follower_type;
     PyObject *name_kind, *name_commit;
 };
 
@@ -30,6 +30,6 @@ extern volatile unsigned long fork_count;
 void raise_unreadable(void);
 
 extern PyType_Spec lock_spec, core_spec, handle_spec, record_spec, iterator_spec, scanner_spec, search_spec, retained_spec,
-    emitter_spec, index_spec;
+    emitter_spec, index_spec, mark_spec, follower_spec;
 
 #endif

@@ -36,8 +36,8 @@ struct persist_times persist_measure(void);
 /* Starts writing back every line that the bytes touch; durable after the next fence(). */
 void write_back(const void *start, size_t length);
 
-/* Copies `length` bytes past the cache, and zeros after them up to `size`; durable after the next fence(). `to` and `size` are
- * multiples of 16; the caller fills whole lines, because a line that is stored in part takes as long as several. */
+/* Copies `length` bytes past the cache, and zeros after them up to `size`; durable after the next fence(). It stores whole lines, or
+ * a part of one at a multiple of 16; the caller fills the line, because one that is stored in part takes as long as several. */
 void stream(void *to, const void *from, size_t length, size_t size);
 
 /* The same for words that were just stored one by one: a wider load would have to wait for them. */

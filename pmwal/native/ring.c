@@ -150,7 +150,7 @@ bool find_start(const struct geometry *g, const struct window *window, const str
         if (offset < window->start || offset - window->start + PMWAL_HEADER > window->length)
             return false;
         memcpy(&header, window->bytes + (offset - window->start), sizeof header);
-        if (header.record.seq <= start->seq || header.record.seq >= rules->stop_seq || header.record.batch_index ||
+        if (header.record.seq <= start->seq || header.record.seq >= rules->stop_seq || (rules->batches && header.record.batch_index) ||
             header.record.epoch < start->epoch_min || header.record.length > left)
             continue;
         left -= header.record.length; /* headers may overlap, and declare any length */

@@ -153,7 +153,8 @@ void run_on(const struct geometry *g, const struct window *window, const struct 
             note_start note, void *context);
 
 /* Finds a position between `from` and `until` at which a run under these rules would continue if it got there: a whole record that
- * begins a batch. `start` is the run that searches, and becomes one that begins there. It is a guess, so it may give up. */
+ * begins a batch if batches count whole or not at all. `start` is the run that searches, and becomes one that begins there. It is a
+ * guess, so it may give up. */
 bool find_start(const struct geometry *g, const struct window *window, const struct run_rules *rules, uint64_t from, uint64_t until,
                 struct run *start);
 

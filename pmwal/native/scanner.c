@@ -7,11 +7,11 @@
  *   checksum over its own copy, so its bytes may change.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "scan.h"
 
 #include "fault.h"
+#include "follower.h"
 #include "parallel.h"
 #include "slots.h"
 
@@ -81,16 +81,8 @@ static PyObject *scanner_run(Scanner *scanner, PyObject *args, PyObject *keyword
     return answer;
 }
 
-/* A walk over whole records of a window, and where each one begins. */
-struct found_records {
-    struct bound at;
-    size_t passed; /* of the starts of epochs */
-    uint64_t count, count_max, *positions;
-};
-
-/* Continues the walk over whole records that the rules take, as long as they have `bytes_max` bytes in all; false where it ends. */
-static bool find_records(const struct geometry *g, const struct window *window, const struct run_rules *rules,
-                         struct found_records *found, uint64_t bytes_max)
+bool find_records(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct found_records *found,
+                  uint64_t bytes_max)
 {
     while (found->at.seq < rules->stop_seq && found->count < found->count_max) {
         struct bound at = found->at;
@@ -106,13 +98,19 @@ static bool find_records(const struct geometry *g, const struct window *window, 
     return false;
 }
 
-static PyObject *make_record(const struct geometry *g, PyTypeObject *record_type, const struct window *window, uint64_t position)
+PyObject *record_in(const struct geometry *g, PyTypeObject *record_type, const struct window *window, uint64_t position,
+                    struct record *header)
 {
     const unsigned char *stored = window->bytes + (position % g->capacity - window->start);
+    memcpy(header, stored, sizeof *header);
+    PyObject *data = PyBytes_FromStringAndSize((const char *)stored + PMWAL_HEADER, header->length);
+    return data ? record_new(record_type, header, data) : NULL;
+}
+
+static PyObject *make_record(const struct geometry *g, PyTypeObject *record_type, const struct window *window, uint64_t position)
+{
     struct record header;
-    memcpy(&header, stored, sizeof header);
-    PyObject *data = PyBytes_FromStringAndSize((const char *)stored + PMWAL_HEADER, header.length);
-    PyObject *record = data ? record_new(record_type, &header, data) : NULL;
+    PyObject *record = record_in(g, record_type, window, position, &header);
     if (!record)
         return NULL;
     return Py_BuildValue("(NKKI)", record, (unsigned long long)position,
@@ -163,112 +161,9 @@ static PyObject *scanner_records(Scanner *scanner, PyObject *args, PyObject *key
     return list;
 }
 
-/* The live page up to the id of the writer's open. */
-struct live_lines {
-    struct live_bounds bounds;
-    struct live_writer writer;
-    unsigned char between[PMWAL_LIVE_OPEN_OFFSET - PMWAL_LIVE_WRITER_OFFSET - sizeof(struct live_writer)];
-    unsigned char open_id[sizeof((struct live_open *)0)->id];
-};
-
-/* What identifies a writer: its line, and the id of its open. */
-struct known_writer {
-    struct live_writer line;
-    unsigned char open_id[sizeof((struct live_open *)0)->id];
-};
-
-static_assert(offsetof(struct live_lines, writer) == PMWAL_LIVE_WRITER_OFFSET - PMWAL_LIVE_OFFSET, "live page");
-static_assert(offsetof(struct live_lines, open_id) == PMWAL_LIVE_OPEN_OFFSET - PMWAL_LIVE_OFFSET, "live page");
-static_assert(offsetof(struct live_open, id) == 0 && sizeof(struct known_writer) == 80, "live page");
-
-static bool load(int fd, void *to, size_t length, uint64_t offset)
+static PyObject *scanner_follower(Scanner *scanner, PyObject *args, PyObject *keywords)
 {
-    ssize_t count;
-    Py_BEGIN_ALLOW_THREADS
-    count = pread(fd, to, length, (off_t)offset);
-    Py_END_ALLOW_THREADS
-    return count == (ssize_t)length;
-}
-
-/* Whether the writer that a follower knows shows records from `at` on, in the epoch that the follower knows. The bounds must be the
- * same twice in a row, the second time after all of the first, in whichever order the kernel copies; the writer's line is loaded
- * with the first, so it is no newer than they are. */
-static bool load_news(int fd, const struct known_writer *known, struct bound at, uint64_t epoch, struct live_lines *lines)
-{
-    struct live_bounds again;
-    const struct live_bounds *bounds = &lines->bounds;
-    const struct live_writer *writer = &lines->writer;
-    if (!load(fd, lines, sizeof *lines, PMWAL_LIVE_OFFSET))
-        return false;
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    if (!load(fd, &again, sizeof again, PMWAL_LIVE_OFFSET))
-        return false;
-    if (memcmp(bounds, &again, sizeof again) || bounds->version_begin != bounds->version_end)
-        return false;
-    return memcmp(writer, &known->line, sizeof *writer) && writer->pid == known->line.pid &&
-           writer->start_time == known->line.start_time &&
-           !memcmp(writer->boot_id, known->line.boot_id, sizeof writer->boot_id) && writer->inode == known->line.inode &&
-           !memcmp(lines->open_id, known->open_id, sizeof known->open_id) && bounds->epoch == epoch &&
-           bounds->tail_seq <= at.seq && bounds->epoch_first_seq <= at.seq && at.seq <= bounds->durable_seq && at.position < bounds->durable_position;
-}
-
-/* The records from `at` on that one load of at most `bytes_max` finds; none where the file cannot be read. */
-static PyObject *load_records(const Scanner *scanner, PyTypeObject *record_type, int fd, uint64_t ring_offset,
-                              const struct live_bounds *bounds, struct bound at, uint64_t bytes_max, uint64_t count_max)
-{
-    const struct geometry *g = &scanner->geometry;
-    uint64_t start = at.position % g->capacity, room = g->capacity - start, length = bounds->durable_position - at.position;
-    length = length < room ? length : room;
-    length = length < bytes_max ? length : bytes_max;
-    struct record lap = {0};
-    PyObject *list = NULL, *copy = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-    if (!copy)
-        return NULL;
-    bool may_wrap = room - length < g->size_max; /* else no record in this window can lie at the ring's start instead */
-    if (load(fd, PyBytes_AS_STRING(copy), length, ring_offset + start) && (!may_wrap || load(fd, &lap, sizeof lap, ring_offset))) {
-        struct window window = {(const unsigned char *)PyBytes_AS_STRING(copy), start, length};
-        struct epochs epochs = {.newest = (uint32_t)bounds->epoch, .newest_first_seq = bounds->epoch_first_seq};
-        struct run_rules rules = {.stop_seq = bounds->durable_seq + 1, .limit = bounds->durable_position, .epochs = epochs,
-                                  .lap_seq = lap.seq};
-        list = list_records(scanner, record_type, &window, &rules, at, count_max);
-    } else
-        list = PyList_New(0);
-    Py_DECREF(copy);
-    return list;
-}
-
-static PyObject *scanner_follow(Scanner *scanner, PyObject *args, PyObject *keywords)
-{
-    static char *names[] = {"record_type", "fd", "ring_offset", "writer", "at", "epoch", "bytes_max", "count_max", NULL};
-    Py_buffer writer;
-    struct bound at;
-    PyObject *record_type;
-    int fd;
-    unsigned long long ring_offset, epoch, bytes_max, count_max;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OiKy*O&KKK:follow", names, &record_type, &fd, &ring_offset, &writer,
-                                     parse_bound, &at, &epoch, &bytes_max, &count_max))
-        return NULL;
-    struct known_writer known;
-    struct live_lines lines;
-    bool is_line = writer.len == sizeof known;
-    if (is_line)
-        memcpy(&known, writer.buf, sizeof known);
-    PyBuffer_Release(&writer);
-    if (!is_line)
-        PyErr_SetString(PyExc_TypeError, "writer is not a writer's line of the live page and the id of its open");
-    if (!is_line || !check_record_type(Py_TYPE(scanner), record_type))
-        return NULL;
-    if (!load_news(fd, &known, at, epoch, &lines))
-        Py_RETURN_NONE;
-    PyObject *list = load_records(scanner, (PyTypeObject *)record_type, fd, ring_offset, &lines.bounds, at, bytes_max, count_max);
-    if (!list)
-        return NULL;
-    if (!PyList_GET_SIZE(list)) {
-        Py_DECREF(list);
-        Py_RETURN_NONE;
-    }
-    known.line = lines.writer;
-    return Py_BuildValue("(y#KN)", (const char *)&known, (Py_ssize_t)sizeof known, (unsigned long long)lines.bounds.tail_seq, list);
+    return follower_new(state_of(Py_TYPE(scanner)), &scanner->geometry, args, keywords);
 }
 
 static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywords)
@@ -503,7 +398,7 @@ static PyMethodDef scanner_methods[] = {
     {"run", (PyCFunction)(void (*)(void))scanner_run, METH_VARARGS | METH_KEYWORDS, NULL},
     {"records", (PyCFunction)(void (*)(void))scanner_records, METH_VARARGS | METH_KEYWORDS, NULL},
     {"selected", (PyCFunction)(void (*)(void))scanner_selected, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"follow", (PyCFunction)(void (*)(void))scanner_follow, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"follower", (PyCFunction)(void (*)(void))scanner_follower, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {0},

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol, cast
 
 from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_FOLLOWERS, LIVE_FOLLOWERS_OFFSET, LIVE_OFFSET, PAGE
 from pmwal.native import native
-from pmwal.records import Record
+from pmwal.reading.walk import View
+from pmwal.records import Bound, Record
 from pmwal.storage.mapping import Mapping, SharedPage
 from pmwal.storage.seam import Seam
 
 _WAITING = LIVE_FOLLOWERS.struct.pack(1)
-_PAUSE_MIN = 0.001  # seconds
+
+_PAUSE_MIN = 0.001
+"""The shortest sleep in seconds: a wake-up may be missed."""
 
 PAUSE_MAX = 0.1
 """The longest sleep in seconds: a writer that does not know of followers wakes none."""
@@ -21,15 +25,27 @@ PAUSE_MAX = 0.1
 Poll = Callable[[int], Iterator[Record] | None]
 """The durable records from a number on, none if there are none yet; None when there will never be another one."""
 
-Look = Callable[[], Iterator[Record] | None]
-"""A quick look for the records from a number on, prepared before a wait; None if there are none, or if it takes a poll to tell.
+Request = tuple[Any, int, int, bytes, Bound, int, View, Callable[[], None], float, float]
+"""What C needs to watch for the next records, and to deliver them without Python: the live page and a descriptor, where the ring is
+in the file, the writer's line and the id of its open, where the next record starts, its epoch, the view that it belongs to; what
+announces that a follower sleeps, and the seconds that it sleeps at first and in all."""
 
-Waking up finds the caches of the processor cold, and then each function that runs takes several times as long. So what can be
-worked out before the wait is.
-"""
+News = tuple[bytes, int, tuple[int, int, int, int]]
+"""The writer's line and the id of its open, the first number in the log, and the record that was delivered last."""
 
-Prepare = Callable[[int], Look | None]
-"""Prepares the look for the records from a number on; None if only a poll can find them."""
+
+class Watcher(Protocol):
+    """Prepares what C does after a wait: waking up finds the caches of the processor cold, and then each function that runs takes
+    several times as long as in a loop."""
+
+    def request(self, next_seq: int, waiter: Waiter, seconds: float) -> Request | None:
+        """For the records from a number on; None if only a poll can find them."""
+
+    def deliver(self, news: News) -> int:
+        """They were delivered. The number after the last one."""
+
+    def is_idle(self) -> bool:
+        """The page shows nothing new: whether that is all, because its writer is alive."""
 
 
 class Waiter:
@@ -39,66 +55,85 @@ class Waiter:
     """
 
     def __init__(self, mapping: Mapping, seam: Seam) -> None:
-        self._page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
-        self._pause = _PAUSE_MIN
+        self.page = SharedPage(mapping.fd, LIVE_OFFSET + PAGE, seam)
+        self.pause = _PAUSE_MIN
+        """Seconds of the next sleep."""
 
     def version(self) -> int:
         """Version of the bounds, modulo 2**32."""
-        return int.from_bytes(self._page.load(LIVE_OFFSET, 4), "little")
+        return int.from_bytes(self.page.load(LIVE_OFFSET, 4), "little")
 
     def reset(self) -> None:
         """Wait briefly again: there was a record, so more may come soon."""
-        self._pause = _PAUSE_MIN
+        self.pause = _PAUSE_MIN
 
     def wait(self, version: int, seconds: float) -> None:
         """Sleep while the bounds have this version, at most this long; longer from call to call, until ``reset``."""
-        pause = min(self._pause, seconds)
-        self._pause = min(2 * self._pause, PAUSE_MAX)
-        if native is None or self._page.map is None:
+        pause = min(self.pause, seconds)
+        self.pause = min(2 * self.pause, PAUSE_MAX)
+        self.announce()
+        if native is None or self.page.map is None:
             time.sleep(pause)
-        else:
-            self._page.write(LIVE_FOLLOWERS_OFFSET, _WAITING)
-            try:
-                native.futex_wait(self._page.map, LIVE_OFFSET, version, pause)
-            except OSError as error:  # EFAULT: the file was shortened
-                raise PersistError(error.errno, f"cannot wait on the live page: {error.strerror}") from error
+            return
+        try:
+            native.futex_wait(self.page.map, LIVE_OFFSET, version, pause)
+        except OSError as error:  # EFAULT: the file was shortened
+            raise PersistError(error.errno, f"cannot wait on the live page: {error.strerror}") from error
+
+    def announce(self) -> None:
+        """Let the writer wake those who wait when it shows new bounds."""
+        if native is not None:
+            self.page.write(LIVE_FOLLOWERS_OFFSET, _WAITING)
 
     def __enter__(self) -> Waiter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._page.close()
+        self.page.close()
 
 
-def follow(
-    mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None, prepare: Prepare | None = None
-) -> Iterator[Record]:
+def follow(mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None) -> Iterator[Record]:
     """Records from ``next_seq`` on as they become durable. It also ends after ``timeout`` seconds without one."""
+    return cast("Iterator[Record]", watch(mapping, seam, poll, next_seq, timeout, None))  # without a watcher, it requests nothing
+
+
+def watch(
+    mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None, watcher: Watcher | None
+) -> Generator[Record | Request, News | bool | None, None]:
+    """The same for a native follower, which answers each request by what it has delivered meanwhile; by True if the page showed
+    nothing new, and False if it takes a poll to tell."""
     with Waiter(mapping, seam) as waiter:
         waiting_since = time.monotonic()
+        left = PAUSE_MAX if timeout is None else timeout
         version: int | None = None
-        look: Look | None = None
         while True:
-            records = None if look is None else look()
-            if records is None:
+            before, idle = next_seq, False
+            request = None if watcher is None else watcher.request(next_seq, waiter, min(left, PAUSE_MAX))
+            if watcher is not None and request is not None:
+                news = yield request
+                if isinstance(news, tuple):
+                    next_seq = watcher.deliver(news)
+                idle = news is True and watcher.is_idle()
+                if idle:
+                    waiter.pause = PAUSE_MAX
+            if next_seq == before and not idle:
                 records = poll(next_seq)
-            if records is None:
-                return
-            before, look = next_seq, None
-            for record in records:
-                next_seq = record.seq + 1
-                yield record
+                if records is None:
+                    return
+                for record in records:
+                    next_seq = record.seq + 1
+                    yield record
             now = time.monotonic()
             if next_seq > before:
                 waiter.reset()
                 waiting_since, version = now, None
-                continue
-            if version is None:
-                version = waiter.version()  # and poll once more: bounds that are shown later have another version and end the wait
-                continue
             left = PAUSE_MAX if timeout is None else waiting_since + timeout - now
-            if left <= 0:
+            if next_seq > before:
+                continue
+            if not idle and version is None:
+                version = waiter.version()  # and poll once more: bounds that are shown later have another version and end the wait
+            elif left <= 0:
                 return
-            look = None if prepare is None else prepare(next_seq)
-            waiter.wait(version, left)
-            version = None  # poll at once after waking; read the version again only if nothing is found
+            elif not idle and version is not None:
+                waiter.wait(version, left)
+                version = None  # poll at once after waking; read the version again only if nothing is found

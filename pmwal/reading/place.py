@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable
 from pmwal.errors import Overrun
 from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Load, RingReader
+from pmwal.native import native
 from pmwal.reading.walk import Delivered, View
 
 Epochs = Callable[[], dict[int, int]]
@@ -25,24 +26,50 @@ Epochs = Callable[[], dict[int, int]]
 
 
 class Place:
-    """The last record delivered, None before the first; and the view in which it was last known to be in the log."""
+    """The last record delivered, None before the first; and the view in which it was last known to be in the log.
 
-    __slots__ = ("_known", "last", "view")
+    With a ``mark`` that includes what native followers delivered, which note it there.
+    """
 
-    def __init__(self, other: Place | None = None) -> None:
-        self.last: Delivered | None = None if other is None else other.last
-        self.view: View | None = None if other is None else other.view
+    __slots__ = ("_known", "_last", "_view", "mark")
+
+    def __init__(self, other: Place | None = None, mark: native.Mark | None = None) -> None:
+        self._last: Delivered | None = None if other is None else other.last
+        self._view: View | None = None if other is None else other.view
         self._known: tuple[Hashable, int] | None = None if other is None else other._known  # the last writer, and its epoch
+        self.mark = mark
+
+    @property
+    def last(self) -> Delivered | None:
+        """The last record delivered, None before the first."""
+        self._take()
+        return self._last
+
+    @property
+    def view(self) -> View | None:
+        """The view in which it was last known to be in the log."""
+        self._take()
+        return self._view
+
+    def _take(self) -> None:
+        noted = None if self.mark is None else self.mark.take()
+        if noted is not None:
+            self._deliver(Delivered(*noted[1]), noted[0])
 
     def deliver(self, record: Delivered, view: View) -> None:
         """This record is being delivered from this view."""
-        self.last = record
-        if view is not self.view:
+        self._take()
+        self._deliver(record, view)
+
+    def _deliver(self, record: Delivered, view: View) -> None:
+        self._last = record
+        if view is not self._view:
             self._saw(view)
 
     def forget(self) -> None:
         """Begin anywhere."""
-        self.last = self.view = self._known = None
+        self._take()
+        self._last = self._view = self._known = None
 
     def check(self, view: View, again: Callable[[], View], block: Superblock, load: Load, epochs: Epochs) -> None:
         """``Overrun`` if the record was discarded since. ``again`` gives the view as it is by then."""
@@ -61,7 +88,7 @@ class Place:
         self._saw(view)
 
     def _saw(self, view: View) -> None:
-        self.view = view
+        self._view = view
         if view.writer is not None:
             self._known = view.writer, view.epoch
 

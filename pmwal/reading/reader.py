@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -26,10 +26,12 @@ from pmwal.format.layout import Header, Superblock
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import CHUNK, RECORDS_MAX, Clock, Filter, Load, RingReader, Selected
 from pmwal.format.scan import scan_for
+from pmwal.native import native
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
-from pmwal.reading.follow import PAUSE_MAX, Look, follow
+from pmwal.reading.follow import News, Request, Waiter, follow, watch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
+from pmwal.reading.known_writer import KnownWriter
 from pmwal.reading.place import Place
 from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, selection
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
@@ -38,55 +40,13 @@ from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
 from pmwal.recovery.snapshot import judge_beside, shown_bounds
 from pmwal.recovery.superblock import Identity
-from pmwal.storage.live_page import LiveBounds, LiveWriter, decode_writer, read_both
+from pmwal.storage.live_page import LiveBounds, read_both
 from pmwal.storage.liveness import Liveness
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.name import LogName
 from pmwal.storage.seam import Seam
 
 _TRIES = 8  # attempts to read a log that changes meanwhile
-
-_News = tuple[bytes, int, list[tuple[Record, int, int, int]]]
-"""The writer's line and the id of its open, the first number in the log, and records as ``deliver`` takes them."""
-
-
-class _KnownWriter:
-    """What one ``follow`` knows of the writer: whether there was one, its last line in the live page, and when it was last alive.
-
-    A line that changed was stored by a living process. One that was killed stores nothing, and another writer's line, or the id of
-    its open, differs. So the bounds in the live page may be believed without asking the kernel, for as long as one wait takes at
-    most. A writer of version 0.1 has no such id: it is asked for each time.
-    """
-
-    __slots__ = ("_alive_at", "_writer", "line", "met")
-
-    def __init__(self) -> None:
-        self.met = False
-        self.line = b""  # and the id of the open
-        self._writer: LiveWriter | None = None
-        self._alive_at = 0.0
-
-    def meet(self, writer: LiveWriter, alive_at: float) -> None:
-        """This writer was alive at this time (monotonic)."""
-        self.met, self._writer = True, writer
-        self.saw(writer.line + writer.open_id if writer.open_id else b"", alive_at)
-
-    def saw(self, line: bytes, alive_at: float) -> None:
-        """The same writer had this line at this time."""
-        self.line, self._alive_at = line, alive_at
-
-    def view(self, load: Load, block: Superblock) -> View | None:
-        """The known writer's view from the live page, or None if its liveness must be rechecked."""
-        live = read_both(load) if self.line else None
-        if live is None or self._writer is None or not live[0].possible(block):
-            return None
-        bounds, line = live
-        now = time.monotonic()
-        if line != self.line and decode_writer(line).same_process(self._writer):
-            self.saw(line, now)
-        elif line != self.line or now - self._alive_at >= PAUSE_MAX:
-            return None
-        return View(*bounds, self._writer.identity, open_id=self._writer.open_id)
 
 
 class Reader(ArrayReader):
@@ -116,7 +76,7 @@ class Reader(ArrayReader):
         self._shown: tuple[Hashable, LiveBounds] | None = None  # what a writer has shown so far
         self._starts: tuple[Hashable, bytes] | None = None  # of a writer's epochs; the writer, and its last epoch
         self._indexed: View | None = None  # the history that the index is of
-        self._place = Place()
+        self._place = Place(mark=None if native is None else native.Mark())
         self._record_type = Record
         self._view()
 
@@ -344,17 +304,16 @@ class Reader(ArrayReader):
         view = self._view()
         first = view.tail.next_seq if start is None else self._first_number(start, view)
         place = Place(None if start is None else self._place)
-        known = _KnownWriter()
-        poll, prepare = partial(self._poll, known, place), partial(self._prepare, known, place)
-        return follow(self._mapping, self._seam, poll, first, timeout, prepare)
+        known = KnownWriter()
+        poll = partial(self._poll, known, place)
+        if self._scan is None or self._place.mark is None:
+            return follow(self._mapping, self._seam, poll, first, timeout)
+        source = watch(self._mapping, self._seam, poll, first, timeout, _Watcher(self, known, place))
+        return self._scan.scanner.follower(self._record_type, self._place.mark, source)
 
-    def _poll(self, known: _KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
+    def _poll(self, known: KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
         self._check_open()
-        look = self._prepare(known, place, first)
-        records = None if look is None else look()
-        if records is not None:
-            return records
         view = known.view(self._mapping.load, self._block)
         if view is not None:
             view = self._with_starts(view)
@@ -377,33 +336,6 @@ class Reader(ArrayReader):
         """Whether the log was closed without a record of this number: since the last look another writer may have come and gone."""
         judgement = self._judge()
         return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
-
-    def _prepare(self, known: _KnownWriter, place: Place, first: int) -> Look | None:
-        """A look for the same writer's new records of the same epoch, right after the last one, in one C call. None if there is no
-        such writer."""
-        last, view = place.last, place.view
-        if self._scan is None or not known.line or last is None or view is None or last.seq + 1 != first:
-            return None
-        at = Bound(last.end, first)
-        scanner, fd, ring_offset = self._scan.scanner, self._mapping.fd, self._block.ring_offset
-        scan = partial(scanner.follow, Record, fd, ring_offset, known.line, at, view.epoch, CHUNK, RECORDS_MAX)
-        return partial(self._look, scan, known, place, view, first)
-
-    def _look(
-        self, scan: Callable[[], _News | None], known: _KnownWriter, place: Place, view: View, first: int
-    ) -> Iterator[Record] | None:
-        self._check_open()  # by now another file may have the descriptor
-        news = scan()
-        if news is None:
-            return None
-        return self._deliver(news, time.monotonic(), known, place, view, first)
-
-    def _deliver(self, news: _News, alive_at: float, known: _KnownWriter, place: Place, view: View, first: int) -> Iterator[Record]:
-        line, first_seq, records = news
-        assert (records[0][0].seq, records[-1][0].seq) == (first, first + len(records) - 1), "no record is left out"
-        yield from deliver(records, partial(self._note_delivery, view, place))
-        known.saw(line, alive_at)
-        self._index.drop_before(first_seq)
 
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
         if first < end:
@@ -446,6 +378,9 @@ class Reader(ArrayReader):
         self._check_open()
         place.deliver(record, view)
         self._place.deliver(record, view)
+        self._note_start(view, record)
+
+    def _note_start(self, view: View, record: Delivered) -> None:
         if view is self._indexed or (self._indexed is not None and view.same_history(self._indexed)):
             self._index.add(Bound(record.position, record.seq))
 
@@ -570,6 +505,8 @@ class Reader(ArrayReader):
         """Close the file. Idempotent."""
         if not self._closed:
             self._closed = True
+            if self._place.mark is not None:
+                self._place.mark.closed = True
             self._mapping.close()
 
     def __enter__(self) -> Reader:
@@ -593,3 +530,41 @@ class Reader(ArrayReader):
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
+
+
+class _Watcher:
+    """Watches for the known writer's next records of the same epoch, right after the last one."""
+
+    def __init__(self, reader: Reader, known: KnownWriter, place: Place) -> None:
+        self._reader, self._known, self._place = reader, known, place
+        self._asked_at, self._view = 0.0, place.view
+
+    def request(self, next_seq: int, waiter: Waiter, seconds: float) -> Request | None:
+        """What to watch for; None if there is no such writer, or nothing to watch."""
+        self._reader._check_open()
+        line, last, self._view = self._known.line, self._place.last, self._place.view
+        if waiter.page.map is None or not line or last is None or self._view is None or last.seq + 1 != next_seq:
+            return None
+        self._asked_at = time.monotonic()
+        page, at, ring_offset = waiter.page, Bound(last.end, next_seq), self._reader._block.ring_offset
+        return page.map, page.fd, ring_offset, line, at, self._view.epoch, self._view, waiter.announce, waiter.pause, seconds
+
+    def deliver(self, news: News) -> int:
+        """Note what was delivered meanwhile."""
+        line, first_seq, numbers = news
+        last = Delivered(*numbers)
+        assert self._view is not None
+        self._place.deliver(last, self._view)
+        self._known.saw(line, self._asked_at)
+        self._reader._note_start(self._view, last)
+        self._reader._index.drop_before(first_seq)
+        return last.seq + 1
+
+    def is_idle(self) -> bool:
+        """The page shows nothing new: whether that is all, because its writer is alive."""
+        self._reader._check_open()
+        alive_at, writer = time.monotonic(), self._reader._liveness.writer()
+        if writer is None or not self._known.is_of(writer):
+            return False
+        self._known.meet(writer, alive_at)
+        return True

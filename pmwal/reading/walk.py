@@ -165,13 +165,17 @@ class Walker:
                 ring = RingReader(self.block, self.load, scan=self.scan)  # it takes larger pieces
             at, epoch = run.at, run.epoch
 
-    def ends(self, view: View) -> Iterator[Bound]:
-        """Where each record of the view ends, oldest first."""
-        ring, at = self._lookup(), view.tail
-        while at.next_seq < view.end.next_seq:
-            found = self._expect(ring, view, at)
-            at = Bound(found.end, found.header.seq + 1)
-            yield at
+    def end_from(self, view: View, position: int) -> Bound:
+        """Where the first record of the view ends that ends at or after this position; the end of the view if none does."""
+        ring, at, epoch = RingReader(self.block, self.load, scan=self.scan), view.tail, 1
+        rules = view.rules(view.end.next_seq)._replace(limit=min(position, view.end.position))
+        while at.position < position and at.next_seq < view.end.next_seq:
+            run = ring.run(at, rules, epoch, 0, None)
+            if run.at == at:
+                found = self._expect(ring, view, at)
+                run = Run(Bound(found.end, found.header.seq + 1), found.header.epoch, 0, [])
+            at, epoch = run.at, run.epoch
+        return at
 
     def _record(self, ring: RingReader, view: View, at: Bound, found: Found) -> Record:
         record = ring.record(found)

@@ -12,15 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pmwal.format.layout import HEADER, Header, Slot, Superblock, record_size
 from pmwal.format.ring import Found, Load, Scan, belongs
 from pmwal.records import Bound
-from pmwal.recovery.search import unplaced_records, whole_records
-
-if TYPE_CHECKING:
-    from pmwal.recovery.hits import Records
+from pmwal.recovery.search import Records, unplaced_records, whole_records
 
 
 @dataclass(slots=True)
@@ -58,7 +54,7 @@ def search_past(
 
 def _weigh(evidence: Evidence, records: Records, stop: Bound, slot: Slot, alignment: int) -> None:
     """Add what whole records past ``stop`` prove."""
-    import numpy as np  # noqa: PLC0415 - those that were found are in arrays already
+    import numpy as np  # noqa: PLC0415 - loaded by the search when it finds records, which is rare
 
     positions, headers = records
     newer = headers["epoch"] > slot.epoch

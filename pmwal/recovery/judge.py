@@ -245,7 +245,7 @@ class _Judge:
 
     def _search(self, stop: Bound, tail: Bound, slot: Slot) -> Evidence:
         """What whole records past ``stop`` prove."""
-        from pmwal.recovery.evidence import search_past  # noqa: PLC0415 - a log that was closed does not need it
+        from pmwal.recovery.evidence import search_past  # noqa: PLC0415 - a log that was closed does without
 
         limit = tail.position + self.block.capacity
         evidence = search_past(
@@ -256,7 +256,7 @@ class _Judge:
         return evidence
 
     def _damaged_before_pointer(self, slots: Facts, slot: Slot, stop: Bound, pointer: Bound) -> Judgement:
-        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - a log that was closed does not need it
+        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - a log that was closed does without
 
         resumed = next(resync(self.block, self.load, stop, pointer, slot, self.control.starts, self.scan), None)
         last = pointer.next_seq - 1 if resumed is None else resumed.header.seq - 1

@@ -1,4 +1,4 @@
-"""The search for whole records in numpy: what pmwal/native/search.c does, one load at a time."""
+"""The search of the reference engine, in numpy: what pmwal/native/search.c does, one load at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from pmwal.format import linear
 from pmwal.format.layout import HEADER, POSITION_MAX, SEQ_MAX, Superblock, uuid_crc
-from pmwal.recovery.hits import Words, nearest
-from pmwal.recovery.limits import Limits, Span
+from pmwal.recovery.spans import Limits, Span
+
+Words = npt.NDArray[np.uint64]
 
 _HOLE = 1 << 31  # bytes of a hole that are passed at once
 _ONES = 0xFFFFFFFF
@@ -16,11 +17,17 @@ _COVERED = HEADER - 4  # bytes of a header that its checksum covers
 _LAP_UNKNOWN_MAX = POSITION_MAX // 2  # the greatest ``durable`` that is believed to tell a record's lap
 
 
+def nearest(durable: Words, offsets: Words, capacity: int) -> Words:
+    """The first positions from ``durable`` on at these ring offsets."""
+    lap = np.uint64(capacity)
+    return (durable + (offsets + (lap - durable % lap)) % lap).astype(np.uint64)
+
+
 class NumpySearch:
-    """One search: the parts of the ring are given to it in order."""
+    """The search of one span after the other."""
 
     def __init__(self, block: Superblock, limits: Limits, spans: list[Span], piece: int) -> None:
-        """``piece``: the bytes that are given to ``data`` at a time."""
+        """``piece``: bytes of a span that each call of ``data`` takes."""
         self.at = spans[0].start
         self._register = 0
         self.pending = 0

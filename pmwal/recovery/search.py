@@ -14,22 +14,35 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pmwal.format.layout import HEADER, PAGE, Superblock, uuid_crc
+from pmwal.format.layout import HEADER, PAGE, RECORD, Superblock, uuid_crc
 from pmwal.format.ring import Load, Scan, data_ranges
 from pmwal.native import native
-from pmwal.recovery.limits import Limits, Span
+from pmwal.recovery.spans import Limits, Span
 
 if TYPE_CHECKING:
-    from pmwal.recovery.hits import Records
+    import numpy as np
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.uint64]
+    Headers = npt.NDArray[np.void]  # of record headers; the columns have the names of RECORD's fields
 
 PIECE = 128 * 1024  # bytes whose registers the native engine keeps at a time: they stay in the processor's cache
 LOAD = 4 * 1024 * 1024  # bytes that are loaded at a time: whole pieces
 PENDING_MIN = 1 << 22  # candidates that may wait however small the ring is; each takes 16 bytes in the native engine
 PENDING_SHARE = 64  # bytes of the searched part for each further one that may
 
+_CODES = {"I": "<u4", "Q": "<u8", "q": "<i8", "H": "<u2"}
+
 assert LOAD % PIECE == 0
+
+
+class Records(NamedTuple):
+    """Whole records in order of their positions."""
+
+    positions: Words
+    headers: Headers
 
 
 class _Search(Protocol):
@@ -65,22 +78,18 @@ def whole_records(
         until = min(stop - base, block.capacity)
         limits = Limits(True, base, epoch, seq_min, newer_seq_min)
         part = _Part(block, load, start - base, until, limits, scan, reached)
-        found = part.found()
-        if found:
-            from pmwal.recovery.hits import placed_records  # noqa: PLC0415 - loads numpy, which nothing needs where nothing is found
-
-            yield from placed_records(block, load, found, base, LOAD)
+        for offsets, headers in _headers_at(block, load, part.offsets()):
+            yield Records(offsets + offsets.dtype.type(base), headers)
         start = base + until
 
 
 def unplaced_records(block: Superblock, load: Load, scan: Scan | None = None) -> Iterator[Records]:
     """All whole records in the ring, in order of their ring offsets, when no slot tells which lap the ring is in."""
     part = _Part(block, load, 0, block.capacity, Limits(False, 0, 0, 1, 1), scan, None)
-    found = part.found()
-    if found:
-        from pmwal.recovery.hits import nearest_records  # noqa: PLC0415 - loads numpy, which nothing needs where nothing is found
+    for offsets, headers in _headers_at(block, load, part.offsets()):
+        from pmwal.recovery.numpy_search import nearest  # noqa: PLC0415 - loads numpy, as the records that were found did
 
-        yield from nearest_records(block, load, found, LOAD)
+        yield Records(nearest(headers["durable"], offsets, block.capacity), headers)
 
 
 class _Part:
@@ -107,7 +116,7 @@ class _Part:
         self._pending_max = max(PENDING_MIN, (until - start) // PENDING_SHARE)
         self._search: _Search
         if scan is None:
-            from pmwal.recovery.numpy_search import NumpySearch  # noqa: PLC0415 - loads numpy
+            from pmwal.recovery.numpy_search import NumpySearch  # noqa: PLC0415 - loads numpy, which the native engine does without
 
             self._search = NumpySearch(block, limits, self._spans, LOAD)
         else:
@@ -115,8 +124,8 @@ class _Part:
                 block.capacity, block.alignment, block.payload_max, uuid_crc(block.uuid), limits, self._spans, PIECE
             )
 
-    def found(self) -> bytes:
-        """The ring offsets of all whole records that start in the part, as raw words."""
+    def offsets(self) -> bytes:
+        """The ring offsets of all whole records that start in the part, in any order, as raw words."""
         search, found = self._search, []
         while search.at < self._until or (search.pending and search.at < self._block.capacity):
             if self._reached is not None:
@@ -157,3 +166,24 @@ def _spans(block: Superblock, load: Load, start: int) -> list[Span]:
     if at < capacity:
         spans.append(Span(at, capacity, False))
     return spans
+
+
+def _headers_at(block: Superblock, load: Load, raw_offsets: bytes) -> Iterator[tuple[Words, Headers]]:
+    """These ring offsets in order, and the headers at them; from a few loads."""
+    if not raw_offsets:  # the usual case, and numpy takes longer to load than a small log to recover
+        return
+    import numpy as np  # noqa: PLC0415 - see above
+
+    dtype = np.dtype([(field.name, _CODES[field.code]) for field in RECORD.fields])
+    assert dtype.itemsize == HEADER
+    offsets = np.sort(np.frombuffer(raw_offsets, "<u8"))
+    first = 0
+    while first < len(offsets):
+        start = int(offsets[first])
+        last = int(np.searchsorted(offsets, start + LOAD))
+        chosen = offsets[first:last]
+        raw = load(block.ring_offset + start, int(chosen[-1]) + HEADER - start)
+        words = np.frombuffer(raw, "<u8")
+        rows = ((chosen - np.uint64(start)) // np.uint64(8)).astype(np.intp)
+        yield chosen, words[rows[:, None] + np.arange(HEADER // 8)].view(dtype).reshape(-1)
+        first = last

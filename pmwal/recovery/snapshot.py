@@ -208,7 +208,7 @@ class _Beside:
         return now if now is not None and same and now.epoch >= self.shown.epoch else None
 
     def _damaged(self, stop: Bound) -> Judgement:
-        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - loads numpy, which a sound log does not need
+        from pmwal.recovery.evidence import resync  # noqa: PLC0415 - a sound log does without
 
         tail, pointer = self.shown.tail, self.shown.durable
         slot = Slot(

@@ -108,8 +108,9 @@ def duplicate_locked(fd: int) -> int:
 def close_locked(fd: int) -> None:
     """Close a descriptor of ``open_to_lock`` or ``duplicate_locked``."""
     with _guard:
-        if _descriptors.pop(fd, None):
-            with contextlib.suppress(OSError):
+        file = _descriptors.pop(fd, None)
+        with contextlib.suppress(OSError):
+            if file is not None and _file_of(fd) == file:
                 os.close(fd)
 
 

@@ -7,7 +7,7 @@ Invariants
 - The size of the file is checked before the mapping is touched: in a file that was shortened, the access would raise SIGBUS. What
   still faults (the file is shortened at this moment, the medium fails, a copy-on-write file system is full) is an error where the C
   extension is installed: every load and store is a guarded copy of its own. Only scans in C read the mapping in place, guarded too.
-  Readers map nothing, because in a sparse copy on a full tmpfs even a load from a hole raises SIGBUS.
+  Readers map nothing but the live page, because in a sparse copy on a full tmpfs even a load from a hole raises SIGBUS.
 - Nothing is stored outside the file or through a read-only mapping, and no barrier includes the live page.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import resource
@@ -28,6 +29,7 @@ from pmwal.storage.descriptors import map_file, open_descriptor
 from pmwal.storage.medium import Medium
 from pmwal.storage.seam import Seam
 
+_MADV_WIPEONFORK = 18  # the kernel's number, which mmap does not have
 _READ_AHEAD = 64 * 1024  # bytes: a load of this size or more prefetches its own pages and as many after them
 
 
@@ -217,43 +219,66 @@ class Mapping:
 class SharedPage:
     """The first ``size`` bytes of a file, for a reader to wait on and leave hints in; its descriptor may outlive the log's handle.
 
-    ``map`` is None if this process may not write to the file.
+    ``map`` is read-only, and None on a file system without shared mappings. What faults in it is an error in the C extension, which
+    alone reads it. A read stores no time of access: with relatime that would follow each append, as a change of the inode that the
+    writer's next barrier includes.
     """
 
     def __init__(self, fd: int, size: int, seam: Seam) -> None:
         path = f"/proc/self/fd/{fd}"
         self._seam = seam
-        self.map: mmap.mmap | None = None
         try:
-            self._fd = open_descriptor(path, os.O_RDWR | os.O_CLOEXEC)
+            self.fd = open_descriptor(path, os.O_RDWR | os.O_CLOEXEC)
+            self.writable = True
         except OSError:
-            self._fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC)
-            return
+            self.fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.writable = False
         try:
-            self.map = map_file(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+            with contextlib.suppress(PermissionError):  # of another user
+                fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_NOATIME)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
+            if native is not None:
+                native.catch_faults()
+            self.map = self._mapped(size)
         except BaseException:
-            os.close(self._fd)
+            os.close(self.fd)
             raise
+
+    def _mapped(self, size: int) -> mmap.mmap | None:
+        try:
+            return map_file(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except PersistError:  # the file was shortened
+            raise
+        except OSError:
+            return None
 
     def load(self, offset: int, length: int) -> bytes:
         """These bytes; fewer if the file was shortened."""
-        return os.pread(self._fd, length, offset)
+        return os.pread(self.fd, length, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write a hint, if that works, and by write(2): in a file that was shortened, a store into the mapping would raise SIGBUS.
+        """Write a hint, if this process may and if that works.
+
+        By write(2): in a file that was shortened, a store into the mapping would raise SIGBUS.
 
         Past RLIMIT_FSIZE it is not tried, because SIGXFSZ would end a program that does not ignore it.
         """
+        if not self.writable:
+            return
         limit, end = resource.getrlimit(resource.RLIMIT_FSIZE)[0], offset + len(data)
-        if os.lseek(self._fd, 0, os.SEEK_END) >= end and (limit == resource.RLIM_INFINITY or end <= limit):
+        if os.lseek(self.fd, 0, os.SEEK_END) >= end and (limit == resource.RLIM_INFINITY or end <= limit):
             with contextlib.suppress(OSError):  # a full or sealed file
-                self._seam.write(self._fd, data, offset)
+                self._seam.write(self.fd, data, offset)
 
     def close(self) -> None:
-        """Unmap and close."""
-        if self.map is not None:
-            self.map.close()
-        os.close(self._fd)
+        """Unmap and close. If C still watches the page, because the collector ended the generator first, it unmaps it."""
+        try:
+            if self.map is not None:
+                self.map.close()
+        except BufferError:
+            pass
+        finally:
+            os.close(self.fd)
 
 
 def drop_cache(fd: int) -> None:
@@ -263,3 +288,16 @@ def drop_cache(fd: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def private_memory(size: int) -> memoryview:
+    """Memory of this process to read a file into past the page cache: from the start of a page on, in huge ones if there are any.
+
+    A disk fills a huge page by one long transfer. A child that is forked has none of it: it would share pages into which the disk
+    writes, and a store into a shared page makes a copy of it, which the disk knows nothing of.
+    """
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_WIPEONFORK):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(advice)
+    return memoryview(memory)

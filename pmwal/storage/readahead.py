@@ -4,9 +4,10 @@ Invariants
 ----------
 - It is used after the file was synced and before anything is stored. What recovery keeps past the commit pointer is stored again
   from the very bytes that were read here.
-- Nothing of the file stays in the page cache. The kernel's read-ahead fills it with large folios, and one dirty line in a folio of
-  1 MiB costs 2048 sectors. So the mapping is not touched during the scan (a mapped page, and its folio, would stay), and at the end
-  the cache is dropped, but only once the kernel's own read-ahead has arrived: what is still being read cannot be dropped.
+- Nothing of the file stays in the page cache. Reads through it would leave large folios, and one dirty line in a folio of 1 MiB
+  costs 2048 sectors. So the pieces are read past the cache (O_DIRECT), small loads without the kernel's read-ahead, and the mapping
+  is not touched during the scan. At the end the cache is dropped: a file system may ignore O_DIRECT.
+- A piece is read into an area whose last piece is needed no more, and the areas outlive every read into them.
 """
 
 from __future__ import annotations
@@ -18,30 +19,28 @@ from typing import TYPE_CHECKING
 
 from pmwal.format.ring import Load, data_ranges
 from pmwal.storage.descriptors import open_descriptor
-from pmwal.storage.mapping import drop_cache
+from pmwal.storage.mapping import drop_cache, private_memory
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-_PIECE = 2 * 1024 * 1024
-_AHEAD = 2  # pieces in flight; the kernel reads ahead of those
+_PIECE = 1024 * 1024
+_AHEAD = 8  # pieces in flight, each by a thread of its own
 _SMALL = 64 * 1024  # bytes: a smaller load is not part of the scan, and is read on its own
-_KERNEL_AHEAD = 8  # pieces: two read-ahead windows of 8 MiB
 
 
 class _ReadAhead:
-    """A ring of buffers: the current piece, the one before it (a record may begin there and end in this one), and the next ones."""
+    """A ring of areas: the current piece, the one before it (a record may begin there and end in this one), and the next ones."""
 
-    def __init__(self, in_order: int, single: int, pool: ThreadPoolExecutor, otherwise: Load) -> None:
-        """``in_order``, ``single``: descriptors for the scan, and for single loads. ``otherwise``: the load to fall back on."""
-        self._in_order = in_order
+    def __init__(self, direct: int, single: int, areas: list[memoryview], pool: ThreadPoolExecutor, otherwise: Load) -> None:
+        """``direct``, ``single``: descriptors for the scan, and for single loads. ``otherwise``: the load to fall back on."""
+        self._direct = direct
         self._single = single
-        self._pool = pool
+        self._pool: ThreadPoolExecutor | None = pool  # None once no further thread could be started
         self._otherwise = otherwise
-        self._buffers = [bytearray(_PIECE) for _ in range(2 + _AHEAD)]
+        self._areas = areas
         self._loaded: dict[int, int] = {}  # piece number -> bytes in it, in order
         self._reading: dict[int, Future[int]] = {}  # piece number -> the read in flight, in order
-        self._ends: list[int] = []  # the piece after the last one of each run of reads
 
     def load(self, offset: int, length: int) -> bytes:
         """A private copy of these bytes of the file."""
@@ -55,15 +54,19 @@ class _ReadAhead:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def view_at(self, offset: int) -> memoryview | None:
-        """The rest of the piece from this byte on, in place until the next load; None if it cannot be read."""
+        """Bytes from this one on, in place until the next load; None if it cannot be read.
+
+        They are the rest of the piece, or if that is small and the next one can be read, both.
+        """
         number, start = divmod(offset, _PIECE)
-        if number not in self._loaded:
-            try:
-                self._take(number)
-            except OSError:
-                return None
-        length = self._loaded[number]
-        return memoryview(self._buffers[number % len(self._buffers)])[start:length] if start < length else None
+        if not self._take(number) or start >= self._loaded[number]:
+            return None
+        rest = self._buffer(number)[start : self._loaded[number]]
+        if start + len(rest) < _PIECE or len(rest) >= _SMALL or not self._take(number + 1):
+            return rest
+        area = self._areas[(number + 1) % len(self._areas)]
+        area[_SMALL - len(rest) : _SMALL] = rest
+        return area[_SMALL - len(rest) : _SMALL + self._loaded[number + 1]]
 
     def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The parts of these bytes of the file that are no holes."""
@@ -72,44 +75,59 @@ class _ReadAhead:
     def _part(self, offset: int, length: int) -> bytes:
         """Some of these bytes, from the first on; none at the end of the file, or if they cannot be read."""
         number, start = divmod(offset, _PIECE)
-        try:
-            if number not in self._loaded:
-                if length < _SMALL and number not in self._reading:
-                    return os.pread(self._single, length, offset)
-                self._take(number)
-        except OSError:
+        if length < _SMALL and number not in self._loaded and number not in self._reading:
+            with contextlib.suppress(OSError):
+                return os.pread(self._single, length, offset)
             return b""
-        return bytes(memoryview(self._buffers[number % len(self._buffers)])[start : min(start + length, self._loaded[number])])
+        return bytes(self._buffer(number)[start : min(start + length, self._loaded[number])]) if self._take(number) else b""
 
-    def _take(self, number: int) -> None:
-        """Wait for this piece, and start reading the next ones."""
+    def _take(self, number: int) -> bool:
+        """Wait for this piece, and start reading the next ones; false if it cannot be read."""
+        if number in self._loaded:
+            return True
         if next(iter(self._reading), -1) != number:  # a jump: start a new run
             self._leave()
-            self._reading[number] = self._pool.submit(self._read, number)
-        length = self._reading.pop(number).result()
+            self._begin(number)
+        reading = self._reading.pop(number, None)
+        try:
+            length = self._read(number) if reading is None else reading.result()
+        except OSError:
+            return False
         self._loaded = {held: size for held, size in self._loaded.items() if held == number - 1} | {number: length}
         for ahead in range(number + 1 + len(self._reading), number + 1 + _AHEAD):
-            self._reading[ahead] = self._pool.submit(self._read, ahead)
+            self._begin(ahead)
+        return True
+
+    def _begin(self, number: int) -> None:
+        """Start reading this piece in a thread. If there is no thread to be had, each further piece is read when it is needed."""
+        if self._pool is None:
+            return
+        try:
+            self._reading[number] = self._pool.submit(self._read, number)
+        except RuntimeError:  # a limit of threads, or the interpreter is about to end
+            self._pool.shutdown()  # the read is queued all the same, and a thread that runs may do it
+            self._pool = None
+
+    def _buffer(self, number: int) -> memoryview:
+        """The bytes of this piece; in its area there is room for the end of the one before."""
+        return self._areas[number % len(self._areas)][_SMALL:]
 
     def _read(self, number: int) -> int:
-        return os.preadv(self._in_order, [self._buffers[number % len(self._buffers)]], number * _PIECE)
+        return os.preadv(self._direct, [self._buffer(number)], number * _PIECE)
 
     def _leave(self) -> None:
-        """End this run of reads: wait for those in flight, and note where they end."""
-        for number, reading in self._reading.items():
+        """End this run of reads: wait for those in flight."""
+        for reading in self._reading.values():
             reading.exception()
-            self._ends.append(number + 1)
         self._reading.clear()
         self._loaded.clear()
 
-    def settle(self) -> None:
-        """Wait for everything that the kernel's read-ahead may still be reading."""
-        self._leave()
-        os.posix_fadvise(self._in_order, 0, 0, os.POSIX_FADV_RANDOM)  # no further read-ahead
-        with contextlib.suppress(OSError):
-            for end in self._ends:
-                for number in range(end, end + _KERNEL_AHEAD):
-                    self._read(number)
+
+def _areas(count: int) -> list[memoryview]:
+    """Areas of memory for one piece each, and for ``_SMALL`` bytes before it."""
+    size = _SMALL + _PIECE
+    memory = private_memory(count * size)
+    return [memory[at : at + size] for at in range(0, count * size, size)]
 
 
 @contextlib.contextmanager
@@ -120,16 +138,15 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
     with contextlib.ExitStack() as stack:
         descriptors = []
         try:
-            for _ in range(2):  # the kernel keeps read-ahead state per descriptor
-                descriptors.append(open_descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+            for flags in (os.O_DIRECT, 0):
+                descriptors.append(open_descriptor(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | flags))
                 stack.callback(os.close, descriptors[-1])
-        except OSError:
+            areas = _areas(2 + _AHEAD)
+        except OSError:  # a file system without O_DIRECT, or no memory
             yield otherwise
             return
-        in_order, single = descriptors
+        direct, single = descriptors
         os.posix_fadvise(single, 0, 0, os.POSIX_FADV_RANDOM)
-        stack.callback(drop_cache, in_order)
-        pool = stack.enter_context(ThreadPoolExecutor(1, "pmwal-read-ahead"))
-        reader = _ReadAhead(in_order, single, pool, otherwise)
-        stack.callback(reader.settle)
-        yield reader.load
+        stack.callback(drop_cache, single)
+        pool = stack.enter_context(ThreadPoolExecutor(_AHEAD, "pmwal-read-ahead"))
+        yield _ReadAhead(direct, single, areas, pool, otherwise).load

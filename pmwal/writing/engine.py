@@ -429,12 +429,7 @@ class Engine:
         """The tail that lets the log end at ``end`` with some room to spare, for ``on_full="overwrite"``."""
         view, capacity = self.view, self.block.capacity
         wanted = end - capacity + min(capacity // 8, _FREE_AHEAD_MAX)
-        at = view.tail
-        for record_end in Walker(self.block, self.mapping.load, self.explain).ends(view):
-            at = record_end
-            if at.position >= wanted:
-                break
-        return at
+        return Walker(self.block, self.mapping.load, self.explain, scan=self._scan).end_from(view, wanted)
 
     def explain(self, at: Bound, view: View) -> PmwalError:
         """Why the record that a walk over this view expected at this bound is not there."""

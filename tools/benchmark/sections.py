@@ -140,7 +140,7 @@ def latency_dax(context: Context, series: Series) -> list[Table]:
             return Way(
                 f"append, {name}",
                 lambda: workloads.append_loop(wal, PAYLOAD, scale.memory_calls, commit=True),
-                lambda: workloads.append_each(wal, PAYLOAD, scale.memory_timed, commit=True),
+                lambda: workloads.append_each(wal, PAYLOAD, scale.memory_timed, commit=True, whole=True),
             )
 
         for is_strict, name, wal in ((True, "strict", strict), (False, "pipelined", pipelined)):
@@ -314,7 +314,8 @@ def threads(context: Context, series: Series) -> list[Table]:
             for count in _THREAD_COUNTS:
                 each_thread = max(1, context.scale.each_thread)
                 workloads.append_threads(wal, PAYLOAD, count, max(1, each_thread // 10))
-                runs = [workloads.append_threads(wal, PAYLOAD, count, each_thread) for _ in context.rounds]
+                fenced = medium == "emulated-dax"
+                runs = [workloads.append_threads(wal, PAYLOAD, count, each_thread, whole=fenced) for _ in context.rounds]
                 latency = Latency.of(merge([run.each for run in runs]))
                 rate = median([run.rate for run in runs])
                 shared = median([run.barriers_per_record for run in runs])

@@ -164,7 +164,7 @@ static void check_joined(const struct ring *ring, uint64_t first, const struct r
     union header header;
     CHECK(start.position >= first && start.position < until && start.position % g->alignment == 0);
     CHECK(record_at(g, &all, start.position, &header) == WHOLE && header.record.seq == start.seq);
-    CHECK(start.seq > from->seq && start.seq < rules->stop_seq && header.record.batch_index == 0);
+    CHECK(start.seq > from->seq && start.seq < rules->stop_seq && !(rules->batches && header.record.batch_index));
     struct notes notes = {.room = NOTES}, more = {.room = NOTES};
     struct run_rules here = *rules, there = *rules;
     struct run run = *from, behind = start;

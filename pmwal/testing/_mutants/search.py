@@ -15,7 +15,7 @@ from pmwal.format.layout import PAGE, RECORD
 from pmwal.format.ring import RingReader
 from pmwal.recovery import evidence
 from pmwal.recovery.evidence import Evidence
-from pmwal.recovery.hits import Records
+from pmwal.recovery.search import Records
 from pmwal.testing._mutants.seam import Patch, shipped
 
 _ENOUGH = 512  # bytes

@@ -298,7 +298,7 @@ def _followed(stage: _Stage, start: int, load: int, later: int) -> None:
     must_have = script.kept if script.first_closes else script.moments[-1].least
     next_seq = script.first
 
-    def wait(_: Waiter, version: int, seconds: float) -> None:
+    def before_sleep(_: Waiter) -> None:
         moment = next(moments, None)
         if moment is None:
             raise _OverError
@@ -307,7 +307,7 @@ def _followed(stage: _Stage, start: int, load: int, later: int) -> None:
         if moment == start:
             stage.arm(load, later)
 
-    with patch.object(Waiter, "wait", wait), pmwal.open(stage.path, "r") as reader, contextlib.suppress(_OverError):
+    with patch.object(Waiter, "announce", before_sleep), pmwal.open(stage.path, "r") as reader, contextlib.suppress(_OverError):
         while True:
             for record in reader.follow(next_seq, timeout=_PATIENCE):
                 if record.seq != next_seq:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter_ns
 from typing import NamedTuple
 
 import pmwal
 import sectors
 from benchmark import workloads
-from benchmark.checks.disk import sector_counter, sector_rows, unsteady
+from benchmark.checks.disk import sector_counter, sector_rows, take_turns, unsteady
 from benchmark.context import MIB, Context
 from benchmark.floors import PAGE, Area, Floors
 from benchmark.gate import BARS, Row, beside, compare, skipped
@@ -90,14 +90,13 @@ def measure_laps(context: Context, length: int, ring: int, rounds: int, calls: i
 
 def _one_lap(wal: pmwal.Wal, payload: bytes, floors: DiskFloors, lap: Lap, calls: int) -> None:
     """Fill the ring with durable appends and empty it; the first of them are timed."""
+    append = functools.partial(workloads.timed, functools.partial(wal.append, payload))
     for turn in range(workloads.room(wal, len(payload)) or 1):
-        start = perf_counter_ns()
-        wal.append(payload)
-        took = perf_counter_ns() - start
-        if turn < calls:
-            lap.ours.append(took)
-            lap.plain.append(floors.plain())
-            lap.direct.append(floors.direct())
+        if turn >= calls:
+            append()
+            continue
+        for times, took in zip(lap, take_turns(turn, (append, floors.plain, floors.direct)), strict=True):
+            times.append(took)
     workloads.empty(wal)
 
 

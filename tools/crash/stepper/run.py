@@ -28,6 +28,7 @@ class Counts:
     calls: Counter[str] = field(default_factory=Counter)
     instructions: int = 0
     events: dict[What, int] = field(default_factory=lambda: dict.fromkeys(What, 0))
+    streamed: int = 0  # bytes
     states: int = 0
     distinct: int = 0
     opened: int = 0
@@ -39,7 +40,7 @@ class Counts:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.calls.items()))
         return (
             f"{self.calls.total()} calls ({kinds}), "
-            f"{self.instructions} instructions, {stores} stores ({self.events[What.STREAMED]} streamed), "
+            f"{self.instructions} instructions, {stores} stores ({self.streamed} bytes streamed), "
             f"{self.events[What.WRITTEN_BACK]} write-backs, {self.events[What.FENCED]} fences; "
             f"{self.states} states, {self.distinct} distinct, {self.opened} of them opened; "
             f"{self.seconds:.1f} seconds, {self.states / max(self.seconds, 1e-9):.0f} states/s"
@@ -90,6 +91,8 @@ class Run:
 
     def _count(self, event: TraceEvent) -> None:
         self.counts.events[event.what] += 1
+        if event.what is What.STREAMED:
+            self.counts.streamed += event.mask.bit_count() // 8
         self.counts.instructions = event.step
 
     def _begin(self, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""What is searched for, and where."""
+"""What a search for whole records is given: its limits, and the parts of the ring."""
 
 from __future__ import annotations
 
