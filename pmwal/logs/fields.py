@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
-from pmwal.logs.exceptions import structure
+from pmwal.logs.exceptions import ExcInfo, structure
 from pmwal.logs.plain import Plain
 
 USUAL = {
@@ -38,7 +38,9 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 _ATTRIBUTES = (_OWN | {"taskName"}) - {"args", "msg", "exc_info", "exc_text", "stack_info"}
 _PLACEHOLDER = re.compile(r"%\((.+?)\)|\{(\w+)[^{}]*\}")
-_MAIN_PROCESS = ("MainProcess", None)
+MAIN_PROCESS = ("MainProcess", None)
+"""Names of a process that say nothing."""
+
 _PLAIN = logging.Formatter()
 
 Formatter = logging.Formatter | None
@@ -103,13 +105,13 @@ class Fields:
             document[name] = make(record, formatter)
         if self._sometimes:
             process = getattr(record, "processName", None)
-            if process not in _MAIN_PROCESS:
+            if process not in MAIN_PROCESS:
                 document[self._sometimes["processName"]] = process
             task = task_of(record)
             if task is not None:
                 document[self._sometimes["taskName"]] = task
         if record.exc_info or record.exc_text:
-            self._add_exception(document, record, formatter or _PLAIN, on_cut)
+            self._add_exception(document, record, formatter, on_cut)
         if record.stack_info:
             document[self._stack] = record.stack_info
         if not vars(record).keys() <= self._known:
@@ -123,14 +125,10 @@ class Fields:
         return document
 
     def _add_exception(
-        self, document: dict[str, Any], record: logging.LogRecord, formatter: logging.Formatter, on_cut: Callable[[], None]
+        self, document: dict[str, Any], record: logging.LogRecord, formatter: Formatter, on_cut: Callable[[], None]
     ) -> None:
         if record.exc_info and not record.exc_text:
-            try:
-                record.exc_text = formatter.formatException(record.exc_info)
-            except Exception as error:  # from an attribute of the exception, or a formatter of the program's own
-                document[self._exc] = f"[cut: {type(error).__name__}]"
-                on_cut()
+            record.exc_text = text_of(record.exc_info, on_cut, formatter)
         if record.exc_text:
             document[self._exc] = record.exc_text
         if record.exc_info and record.exc_info[1] is not None:
@@ -190,6 +188,15 @@ def _plain(option: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     if plain.cuts:
         raise ValueError(f"{option}: {fields!r} cannot be stored as JSON; use texts, numbers, lists and dicts of these")
     return found
+
+
+def text_of(exc_info: ExcInfo, on_cut: Callable[[], None], formatter: Formatter = None) -> str:
+    """A traceback as text; a mark if code of an exception or of the program's formatter raises."""
+    try:
+        return (formatter or _PLAIN).formatException(exc_info)
+    except Exception as error:
+        on_cut()
+        return f"[cut: {type(error).__name__}]"
 
 
 def _message(record: logging.LogRecord, formatter: Formatter) -> str:
