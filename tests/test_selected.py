@@ -134,8 +134,7 @@ def test_scan_in_c_selects_what_python_does(path: Path, seed: int, chosen: Filte
 
 @pytest.mark.skipif(native is None, reason="it is what the C engine does")
 @pytest.mark.native_engine
-@pytest.mark.parametrize("mode", ["r", "a"])
-def test_records_that_are_not_selected_are_not_made(path: Path, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_are_not_selected_are_not_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call of C passes hundreds of them."""
     with pmwal.open(path, size="1MiB") as wal:
         wal.extend([b"x"] * 5000, kind=20)
@@ -143,8 +142,8 @@ def test_records_that_are_not_selected_are_not_made(path: Path, mode: Any, monke
     calls = []
     selected = RingReader.selected
     monkeypatch.setattr(RingReader, "selected", lambda *arguments: calls.append(selected(*arguments)) or calls[-1])
-    with pmwal.open(path, mode) as log:
-        assert [record.seq for record in log.read(kind=40)] == [5001]
+    with pmwal.open(path, "r") as reader:
+        assert [record.seq for record in reader.read(kind=40)] == [5001]
     assert sum(len(call.records) for call in calls) == 1
     assert len(calls) < 20
 

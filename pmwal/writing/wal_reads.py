@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TypeVar
 
 from pmwal.errors import Overrun
 from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
-from pmwal.format.ring import Clock, Filter, Found
+from pmwal.format.ring import Found
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
@@ -27,8 +26,6 @@ from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
 from pmwal.records import Bound, Record
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, State
-
-_Item = TypeVar("_Item")
 
 
 class WalReads(ArrayReader):
@@ -78,7 +75,7 @@ class WalReads(ArrayReader):
             else:
                 bounds = view, *run
                 break
-        return self._select(engine, chosen.filter, *bounds)
+        return chosen.filtered(self._walk(engine, *bounds))
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
@@ -215,32 +212,13 @@ class WalReads(ArrayReader):
             while (record := self._next(records, view)) is not None:
                 yield record  # outside of ``_next``: what the caller throws in here says nothing about the medium
 
-    def _select(self, engine: Engine, chosen: Filter, view: View, first: int, end: int) -> Iterator[Record]:
-        if first < end:
-            walker = Walker(engine.block, self._load, engine.explain, scan=scan_for(engine.block))
-            runs = walker.selected(view, self._locate(view, first), end, chosen, Clock(0))
-            while (run := self._advance(runs)) is not None:
-                for record, _, _, _ in run.records:
-                    self._check_kept(record.seq, view)
-                    yield record
-                self._check_kept(run.seq, view)  # that it passed some others counts as well
-
     def _next(self, records: Iterator[Record], view: View) -> Record | None:
         """The next record of a walk over this view; None after the last."""
-        record = self._advance(records)
-        if record is not None:
-            self._check_kept(record.seq, view)
-        return record
-
-    def _advance(self, items: Iterator[_Item]) -> _Item | None:
         try:
-            return next(items, None)
-        except OSError as error:
-            raise self._access.fail(error) from error
-
-    def _check_kept(self, seq: int, view: View) -> None:
-        try:
-            self._access.to_read().check_kept(seq, view)
+            record = next(records, None)
+            if record is not None:
+                self._access.to_read().check_kept(record.seq, view)
+            return record
         except OSError as error:
             raise self._access.fail(error) from error
 
