@@ -76,26 +76,29 @@ class View:
         self._chosen = Selection(args.since, args.until, self._choice.kinds)
         self._bookmark = None if args.cursor_file is None else _bookmark(args.cursor_file)
         self._failures: dict[str, Exception] = {}
-        self._missed = self._printed = False
+        self._missed = self._printed = self._nothing = False
         self._logs: LogSet | None = None
 
     def run(self) -> int:
         """Show, follow, and return the exit status."""
         args = self._args
-        with contextlib.ExitStack() as stack:
+        with (
+            contextlib.ExitStack() as stack,
+            paged(wanted=not (args.follow or args.no_pager), to_end=args.pager_end) as output,
+        ):
             readers, entries = self._opened(stack)
             label = _labels(readers) if self._path is None else _no_label
-            with paged(wanted=not (args.follow or args.no_pager), to_end=args.pager_end) as output:
-                starts = self._starts(readers)
-                spans = self._spans(readers, starts)
-                form = FORMS[args.output](entries, self._choice, self._style(), label)
-                cursors = self._show(spans, starts, form, output)
-                output.flush()
-                self._remark(spans)
-                if args.follow:
-                    self._follow(cursors, label, output, stack)
-                self._save(cursors)
-            return self._status(readers)
+            starts = self._starts(readers)
+            spans = self._spans(readers, starts)
+            form = FORMS[args.output](entries, self._choice, self._style(), label)
+            cursors = self._show(spans, starts, form, output)
+            output.flush()
+            self._remark(spans)
+            if args.follow:
+                self._follow(cursors, label, output, stack)
+            self._save(cursors)
+            self._report_failures(readers)
+        return self._status()
 
     def _opened(self, stack: contextlib.ExitStack) -> tuple[dict[str, Reader], Entries]:
         if self._path is not None:
@@ -247,7 +250,9 @@ class View:
         missed = 0 if self._logs is None else self._logs.missed
         if missed > before:
             self._missed = True
-            say(f"{missed - before} {'records were' if missed - before > 1 else 'record was'} overwritten before it could be shown")
+            count = missed - before
+            what = f"{count} records were overwritten before they" if count > 1 else "1 record was overwritten before it"
+            say(f"{what} could be shown")
         return missed
 
     # -- afterwards
@@ -267,16 +272,19 @@ class View:
         if spans and not self._printed and not self._args.follow:
             say("no entries")
 
-    def _status(self, readers: dict[str, Reader]) -> int:
-        reported = {} if self._logs is None else dict(self._logs.problems)
+    def _report_failures(self, readers: dict[str, Reader]) -> None:
+        reported = {} if self._logs is None else self._logs.problems
         for path, error in self._failures.items():
             if path not in reported:
                 say(f"{path}: {error}")
-        if not readers and not reported:
+        self._failures |= reported
+        if not readers and not self._failures:
+            self._nothing = True
             say(f"no log in {', '.join(self._args.places)}")
-            return UNREADABLE
-        status = FAILED if self._missed else OK
-        for error in (*self._failures.values(), *reported.values()):
+
+    def _status(self) -> int:
+        status = UNREADABLE if self._nothing else FAILED if self._missed else OK
+        for error in self._failures.values():
             status = max(status, CORRUPT if isinstance(error, CorruptWal) and not isinstance(error, FormatError) else UNREADABLE)
         return status
 
