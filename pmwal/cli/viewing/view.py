@@ -16,8 +16,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pmwal.cli.entries import Entries
@@ -30,7 +30,7 @@ from pmwal.cli.viewing.output import Output, paged
 from pmwal.cli.viewing.short import Short, ShortIso, ShortIsoPrecise, ShortPrecise
 from pmwal.cli.viewing.spans import Span
 from pmwal.cli.viewing.style import Style
-from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, ShortenedWal
+from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, PmwalError, ShortenedWal
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -204,8 +204,8 @@ class View:
             yield from self._guarded(spans[0].path, spans[0].newest_first())
             return
         # Of records with one time those of the last log come first: the order is that of oldest first, turned round.
-        streams = [self._guarded(span.path, span.timed_newest_first()) for span in reversed(spans)]
-        records = (record for _, record in heapq.merge(*streams, key=itemgetter(0), reverse=True))
+        streams = [self._guarded(span.path, chain.from_iterable(span.newest_first())) for span in reversed(spans)]
+        records = heapq.merge(*streams, key=attrgetter("time_ns"), reverse=True)
         while batch := list(islice(records, _BATCH)):
             yield batch
 
@@ -267,7 +267,7 @@ class View:
         from pmwal.cli.range_reader import mention_torn_end  # noqa: PLC0415 - after the records, which need not wait for it
 
         for span in spans:
-            with contextlib.suppress(OSError, *_FAILURES):  # gone meanwhile
+            with contextlib.suppress(OSError, PmwalError):  # gone meanwhile
                 mention_torn_end(span.path, span.reader)
         if spans and not self._printed and not self._args.follow:
             say("no entries")
