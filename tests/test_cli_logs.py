@@ -169,6 +169,15 @@ def test_many_records_come_in_the_same_order_from_either_end(cli: Cli, shm_dir: 
     assert messages(cli("logs", "-o", "json", "-n", 99, "-p", "err", shm_dir / "1.wal")) == single[1::2][-99:]
 
 
+def test_records_of_one_time_come_in_one_order_from_either_end(cli: Cli, shm_dir: Path) -> None:
+    """That of the logs."""
+    for name in range(3):
+        store(shm_dir / f"{name}.wal", *((number // 2, 20, b"%d of %d" % (number, name)) for number in range(6)))
+    forwards = messages(cli("logs", "-o", "json", shm_dir))
+    assert messages(cli("logs", "-o", "json", "-n", 99, shm_dir)) == forwards
+    assert messages(cli("logs", "-o", "json", "-r", shm_dir)) == forwards[::-1]
+
+
 # -- forms
 
 

@@ -40,6 +40,8 @@ _ORIGIN_OF_HANDLER = frozenset(("function", "line", "process", "thread", "task")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _C1 = re.compile(r"[\x7f-\x9f]")  # control characters that JSON does not escape
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each call
+
 
 class Entry(NamedTuple):
     """A record as a person reads it.
@@ -152,7 +154,7 @@ def json_text(value: Any, indent: int | None = None) -> bytes:
     >>> json_text({"name": "\\x9b\\udc80"})
     b'{"name": "\\\\u009b\\\\udc80"}'
     """
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = _encode(value) if indent is None else json.dumps(value, ensure_ascii=False, indent=indent)
     if not text.isascii():
         text = _C1.sub(_escaped, text)
     elif "\x7f" in text:

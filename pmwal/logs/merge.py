@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
 from pmwal.format.ring import Clock, Selected
 from pmwal.logs.sources import Log, Sources
-from pmwal.reading.internals import bounds_of, epoch_first_seq, look, runs_of, selected
+from pmwal.reading.internals import Look, bounds_of, epoch_first_seq, look, runs_of, selected
 from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
 
@@ -65,6 +65,14 @@ class Member:
     def latest(self) -> int | None:
         """Effective time of the last record that was read, selected or not."""
         return self._clock.latest if self._clock.epoch else None
+
+    def look(self) -> Look | None:
+        """What the log shows; None if it cannot be read any more."""
+        try:
+            return look(self.log.reader)
+        except _FAILURES as error:
+            self.failed, self.more = error, False
+            return None
 
     def pull(self, stop: int | None = None) -> None:
         """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``."""
@@ -128,7 +136,7 @@ class Member:
             return self.begun
         try:
             return self.log.reader[self.first - 1].cursor
-        except (IndexError, Overrun):
+        except (IndexError, Overrun, *_FAILURES):
             return None
 
 
@@ -177,11 +185,14 @@ class Merge:
     def refresh(self) -> None:
         """Take part of what is new in the set."""
         self._sources.refresh()
-        for uuid, log in self._sources.logs.items():
+        for uuid, log in list(self._sources.logs.items()):
             if uuid not in self._members and uuid not in self._unreadable:
                 try:
                     self._members[uuid] = Member(log, self._chosen, self._ended.get(uuid) or self._starts.get(uuid))
                 except _FAILURES as error:
+                    if log.gone:  # its path leads to another log, whose problem this is not
+                        self._sources.drop(log)
+                        continue
                     self._unreadable.add(uuid)
                     self._sources.note(log.path, error)
 
@@ -240,10 +251,14 @@ class Merge:
         members = list(self._members.values())
         for member in members:
             if member.failed is not None:
+                if member.log.gone and not member.waiting:
+                    self._end(member)
                 continue
-            seen = look(member.log.reader)  # before the pull: what a killed writer left shows in the pull after it
-            member.pull()
-            if member.failed is not None:
+            seen = member.look()  # before the pull: what a killed writer left shows in the pull after it
+            if seen is not None:
+                member.pull()
+            if seen is None or member.failed is not None:
+                assert member.failed is not None
                 self._sources.note(member.log.path, member.failed)
             elif not seen.living and member.log.gone and not member.more and not member.waiting:
                 self._end(member)

@@ -13,7 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     import subprocess
@@ -52,59 +52,84 @@ class PagerLeft(Exception):
 
 
 class Pager:
-    """A program that shows text page by page."""
+    """A program that shows text page by page, started with the first text; where none can be, the terminal itself."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, *, to_end: bool) -> None:
+        self._to_end = to_end
+        self._process: subprocess.Popen[bytes] | None = None
+        self._instead: StandardOutput | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is such a program; it is started now."""
+        if self._process is None and self._instead is None:
+            self._process = _started(to_end=self._to_end)
+            if self._process is None:
+                self._instead = StandardOutput()
+        return self._process is not None
 
     def write(self, text: str) -> None:
         """Pass it on; ``PagerLeft`` if the pager has ended."""
+        if not self.runs:
+            assert self._instead is not None
+            self._instead.write(text)
+            return
+        assert self._process is not None
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(text.encode(errors="backslashreplace"))
+            self._process.stdin.flush()
         except BrokenPipeError:
             raise PagerLeft from None
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Pass on what is buffered."""
+        if self._instead is not None:
+            self._instead.flush()
 
     def wait(self) -> None:
         """Let the person read to the end."""
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        while True:
+        while self._process.returncode is None:
             with contextlib.suppress(KeyboardInterrupt):  # it is for the pager, which has the terminal
                 self._process.wait()
-                return
 
 
 class _Messages(io.TextIOBase):
-    """Standard error, into the pager."""
+    """Standard error: into the pager if one runs."""
 
-    def __init__(self, pager: Pager) -> None:
+    def __init__(self, pager: Pager, instead: TextIO) -> None:
         self._pager = pager
+        self._instead = instead
 
     def write(self, text: str) -> int:
-        self._pager.write(text)
+        if self._pager.runs:
+            self._pager.write(text)
+        else:
+            self._instead.write(text)
         return len(text)
 
 
 @contextlib.contextmanager
 def paged(*, wanted: bool, to_end: bool) -> Iterator[Output]:
     """An output for the block; with ``to_end`` a pager begins at the end."""
-    pager = _started(to_end=to_end) if wanted and sys.stdout.isatty() else None
-    if pager is None:
+    if not (wanted and sys.stdout.isatty() and _commands()):
         output = StandardOutput()
         yield output
         output.flush()
         return
-    messages = contextlib.redirect_stderr(_Messages(pager)) if sys.stderr.isatty() else contextlib.nullcontext()
-    try:
-        with messages, contextlib.suppress(PagerLeft):
-            yield pager
-    finally:
-        pager.wait()
+    pager = Pager(to_end=to_end)
+    with contextlib.ExitStack() as stack:
+        stack.callback(pager.wait)
+        stack.enter_context(contextlib.suppress(PagerLeft))
+        if sys.stderr.isatty():
+            stack.enter_context(contextlib.redirect_stderr(_Messages(pager, sys.stderr)))
+        yield pager
+        pager.flush()
 
 
 def _commands() -> list[list[str]]:
@@ -120,10 +145,7 @@ def _commands() -> list[list[str]]:
     return list(_PAGERS)
 
 
-def _started(*, to_end: bool) -> Pager | None:
-    commands = _commands()
-    if not commands:
-        return None
+def _started(*, to_end: bool) -> subprocess.Popen[bytes] | None:
     import subprocess  # noqa: PLC0415 - on a terminal only
 
     environment = dict(os.environ)
@@ -132,7 +154,7 @@ def _started(*, to_end: bool) -> Pager | None:
     if to_end:
         environment["LESS"] += " +G"
     sys.stdout.flush()
-    for command in commands:
+    for command in _commands():
         with contextlib.suppress(OSError):
-            return Pager(subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, env=environment))
+            return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     return None

@@ -86,9 +86,9 @@ class Short(Form):
     def _head(self, record: Record, level: int, name: str) -> _Head:
         label, style = self.label(record), self.style
         source = f"{style.source(label)} " if label else ""
-        shown = safe(name).ljust(_WIDTH)
+        shown = f"{style.paint(level_colour(level), safe(name).ljust(_WIDTH))} " if name else ""
         colour = message_colour(level) if style.colour else ""
-        text = f"{source}{style.paint(level_colour(level), shown)} " + (f"\x1b[{colour}m" if colour else "")
+        text = f"{source}{shown}" + (f"\x1b[{colour}m" if colour else "")
         head = _Head(text, name, colour, f"{RESET}\n" if colour else "\n")
         if name == level_name(level):
             self._heads[record.log if isinstance(record, SetRecord) else "", level] = head

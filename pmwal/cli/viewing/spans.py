@@ -8,7 +8,6 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -87,14 +86,6 @@ class Span:
                 yield records[::-1]
                 grows = grows and sum(len(record.data) for record in records) < _BYTES_MAX
             stop, piece = begin, min(2 * piece, _PIECE_MAX) if grows else piece
-
-    def timed_newest_first(self) -> Iterator[tuple[int, Record]]:
-        """The records newest first, each with a time that never grows: the least stamp so far, so that they stay in their order."""
-        least = time.time_ns()
-        for records in self.newest_first():
-            for record in records:
-                least = min(least, record.time_ns)
-                yield least, record
 
     def _miss(self, at: int, error: Overrun) -> int:
         """Report records that are gone; the next number."""

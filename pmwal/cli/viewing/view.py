@@ -16,8 +16,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pmwal.cli.entries import Entries
@@ -30,7 +30,7 @@ from pmwal.cli.viewing.output import Output, paged
 from pmwal.cli.viewing.short import Short, ShortIso, ShortIsoPrecise, ShortPrecise
 from pmwal.cli.viewing.spans import Span
 from pmwal.cli.viewing.style import Style
-from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, ShortenedWal
+from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, PmwalError, ShortenedWal
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -76,26 +76,29 @@ class View:
         self._chosen = Selection(args.since, args.until, self._choice.kinds)
         self._bookmark = None if args.cursor_file is None else _bookmark(args.cursor_file)
         self._failures: dict[str, Exception] = {}
-        self._missed = self._printed = False
+        self._missed = self._printed = self._nothing = False
         self._logs: LogSet | None = None
 
     def run(self) -> int:
         """Show, follow, and return the exit status."""
         args = self._args
-        with contextlib.ExitStack() as stack:
+        with (
+            contextlib.ExitStack() as stack,
+            paged(wanted=not (args.follow or args.no_pager), to_end=args.pager_end) as output,
+        ):
             readers, entries = self._opened(stack)
             label = _labels(readers) if self._path is None else _no_label
-            with paged(wanted=not (args.follow or args.no_pager), to_end=args.pager_end) as output:
-                starts = self._starts(readers)
-                spans = self._spans(readers, starts)
-                form = FORMS[args.output](entries, self._choice, self._style(), label)
-                cursors = self._show(spans, starts, form, output)
-                output.flush()
-                self._remark(spans)
-                if args.follow:
-                    self._follow(cursors, label, output, stack)
-                self._save(cursors)
-            return self._status(readers)
+            starts = self._starts(readers)
+            spans = self._spans(readers, starts)
+            form = FORMS[args.output](entries, self._choice, self._style(), label)
+            cursors = self._show(spans, starts, form, output)
+            output.flush()
+            self._remark(spans)
+            if args.follow:
+                self._follow(cursors, label, output, stack)
+            self._save(cursors)
+            self._report_failures(readers)
+        return self._status()
 
     def _opened(self, stack: contextlib.ExitStack) -> tuple[dict[str, Reader], Entries]:
         if self._path is not None:
@@ -201,8 +204,8 @@ class View:
             yield from self._guarded(spans[0].path, spans[0].newest_first())
             return
         # Of records with one time those of the last log come first: the order is that of oldest first, turned round.
-        streams = [self._guarded(span.path, span.timed_newest_first()) for span in reversed(spans)]
-        records = (record for _, record in heapq.merge(*streams, key=itemgetter(0), reverse=True))
+        streams = [self._guarded(span.path, chain.from_iterable(span.newest_first())) for span in reversed(spans)]
+        records = heapq.merge(*streams, key=attrgetter("time_ns"), reverse=True)
         while batch := list(islice(records, _BATCH)):
             yield batch
 
@@ -247,7 +250,9 @@ class View:
         missed = 0 if self._logs is None else self._logs.missed
         if missed > before:
             self._missed = True
-            say(f"{missed - before} {'records were' if missed - before > 1 else 'record was'} overwritten before it could be shown")
+            count = missed - before
+            what = f"{count} records were overwritten before they" if count > 1 else "1 record was overwritten before it"
+            say(f"{what} could be shown")
         return missed
 
     # -- afterwards
@@ -262,21 +267,24 @@ class View:
         from pmwal.cli.range_reader import mention_torn_end  # noqa: PLC0415 - after the records, which need not wait for it
 
         for span in spans:
-            with contextlib.suppress(OSError, *_FAILURES):  # gone meanwhile
+            with contextlib.suppress(OSError, PmwalError):  # gone meanwhile
                 mention_torn_end(span.path, span.reader)
         if spans and not self._printed and not self._args.follow:
             say("no entries")
 
-    def _status(self, readers: dict[str, Reader]) -> int:
-        reported = {} if self._logs is None else dict(self._logs.problems)
+    def _report_failures(self, readers: dict[str, Reader]) -> None:
+        reported = {} if self._logs is None else self._logs.problems
         for path, error in self._failures.items():
             if path not in reported:
                 say(f"{path}: {error}")
-        if not readers and not reported:
+        self._failures |= reported
+        if not readers and not self._failures:
+            self._nothing = True
             say(f"no log in {', '.join(self._args.places)}")
-            return UNREADABLE
-        status = FAILED if self._missed else OK
-        for error in (*self._failures.values(), *reported.values()):
+
+    def _status(self) -> int:
+        status = UNREADABLE if self._nothing else FAILED if self._missed else OK
+        for error in self._failures.values():
             status = max(status, CORRUPT if isinstance(error, CorruptWal) and not isinstance(error, FormatError) else UNREADABLE)
         return status
 
