@@ -15,7 +15,6 @@ import pytest
 
 import pmwal
 from loggers import SIZE, logger_of, stored
-from pmwal.storage.create import is_fresh
 from processes import PATIENCE
 
 
@@ -74,7 +73,7 @@ def wait_for_spares(handler: pmwal.LogHandler, count: int = 1) -> list[int]:
     """The descriptors of the spares that no child has used, as soon as there are as many."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        fds = [spare.fd for spare in spares_of(handler)._kept if is_fresh(*spare)]
+        fds = [spare.fd for spare in spares_of(handler)._kept if spare.unused]
         if len(fds) >= count:
             return fds
         assert time.monotonic() < deadline
