@@ -111,6 +111,20 @@ def answered_lines(port: int, count: int, kills: int = 0) -> list[str]:
     return answered
 
 
+def spares_of_session(process: subprocess.Popen[bytes], directory: Path) -> int:
+    """How many files without a name the processes of a server have open in the directory of its logs."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(entry.name)) != process.pid:
+                continue
+            for fd in (entry / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if Path(os.readlink(fd)).parent == directory / "logs" and not fd.stat().st_nlink:
+                        found.add(fd.stat().st_ino)
+    return len(found)
+
+
 def wrong_lines(answered: list[str], found: list[str]) -> list[str]:
     """Lines that are not there although their logging call has returned, and those that are there twice."""
     lost = [f"{line} is lost" for line in sorted(set(answered) - set(found))]

@@ -23,7 +23,7 @@ from documents import ROOT, read_blocks, read_section
 from loggers import logger_of
 from pmwal.logs.slots import is_taken
 from processes import PATIENCE, elsewhere, on_tmpfs
-from servers import ask, end, free_port, logged, server, wait_for
+from servers import ask, end, free_port, logged, server, spares_of_session, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +45,7 @@ class Recipe:
         self.directory = directory
         self.port = free_port()
         self.files: list[str] = []
+        self.spares = 0  # at the end of the run
         section = read_section(page, title)
         for source in (read_section("recipes.md", "The configuration"), section):
             for _, block in read_blocks(source, "python"):
@@ -77,6 +78,7 @@ def serve(recipe: Recipe, *more: str) -> list[str]:
         wait_for(lambda: ask(recipe.port, "order=ready") is not None, process)
         for number in range(30):
             assert ask(recipe.port, f"order={number}") == b"done"
+        recipe.spares = spares_of_session(process, recipe.directory)
         end(process)
     assert b"Logging error" not in (recipe.directory / "err").read_bytes()
     return logged(recipe.directory)
@@ -102,6 +104,7 @@ def test_gunicorn(more: list[str], shm_dir: Path) -> None:
     assert [line for line in lines if line.startswith("INFO gunicorn.error: Booting worker")] != []
     assert [line for line in lines if line.startswith("INFO gunicorn.access: ") and "order=7 " in line] != []
     assert len(recipe.slots) <= 5
+    assert recipe.spares <= 5
     shown = recipe.run("show.py")
     assert (shown.stderr, len(shown.stdout.splitlines())) == ("", len(lines))
 
@@ -123,6 +126,7 @@ def test_uvicorn(shm_dir: Path) -> None:
     assert asked(lines) == expected("order={}")
     assert [line for line in lines if line.startswith("INFO uvicorn.access: ") and "order=7 " in line] != []
     assert len(recipe.slots) <= 4
+    assert 0 < recipe.spares <= 4
 
 
 def test_celery(shm_dir: Path) -> None:

@@ -37,7 +37,13 @@ def open_writer(
     judgement = None if made is None else made.judgement
     try:
         mapping, identity = map_for_writing(
-            lock, name, options, seam, by_lines=is_native, created=created, identity=judgement and judgement.identity
+            lock,
+            name,
+            options,
+            seam,
+            by_lines=is_native,
+            created=created,
+            identity=None if judgement is None else judgement.identity,
         )
         try:
             pipelined = options.pipelined_on(mapping.medium)
