@@ -15,7 +15,6 @@ import pytest
 
 import pmwal
 from loggers import SIZE, logger_of, stored
-from pmwal.storage.create import is_fresh
 from processes import PATIENCE
 
 
@@ -75,7 +74,7 @@ def wait_for_spares(handler: pmwal.LogHandler, count: int = 1) -> list[int]:
     spares_of(handler)._keeper.pause()
     deadline = time.monotonic() + PATIENCE
     while True:
-        fds = [spare.fd for spare in spares_of(handler)._kept if is_fresh(*spare)]
+        fds = [spare.fd for spare in spares_of(handler)._kept if spare.unused]
         if len(fds) >= count:
             return fds
         assert time.monotonic() < deadline

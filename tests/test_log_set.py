@@ -423,10 +423,12 @@ def test_times_to_wait_are_checked_at_the_call(directory: Path, name: str, value
 
 # -- everything at once
 
+RECORDS = 100_000
+
 
 def worker(pipe: Connection, directory: Path, name: str) -> None:
     """Log until killed; tell from time to time how many lines were logged."""
-    handler = pmwal.LogHandler(directory=directory, size="4MiB", commit=0.05)
+    handler = pmwal.LogHandler(directory=directory, size="16MiB", commit=0.05)
     logger = logger_of(handler)
     for number in itertools.count(1):
         logger.info("%s %d", name, number)
@@ -476,9 +478,15 @@ def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_wh
 
         for _ in range(8):
             start()
-        for _ in range(20):
+        deadline = time.monotonic() + PATIENCE
+        kills = 0
+        while kills < 20 or sum(acknowledged.values()) < RECORDS:
+            assert time.monotonic() < deadline
             time.sleep(rng.uniform(0.05, 0.2))
             collect()
+            if sum(acknowledged.values()) < RECORDS * kills // 20:
+                continue
+            kills += 1
             name, context, one = running.pop(rng.randrange(8))
             one.kill()
             context.__exit__(None, None, None)
@@ -497,6 +505,7 @@ def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_wh
         assert {name: numbers for name, numbers in lines.items() if numbers != list(range(1, len(numbers) + 1))} == {}
         assert {name: count for name, count in acknowledged.items() if len(lines[name]) < count} == {}
         assert len([name for name in os.listdir(directory) if name != "end.wal"]) <= 8
+        assert len(got) > RECORDS
         inversions = sum(after.time_ns < before.time_ns for before, after in itertools.pairwise(got))
         assert inversions <= logs.late
         assert logs.missed == 0

@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 
 from loggers import logger_of
-from pmwal.logs import spares
+from pmwal.logs import spares, targets
+from pmwal.logs.slots import is_taken
+from pmwal.opening.files import inspect
+from pmwal.recovery.judge import Judgement
 from pmwal.storage.create import create_spare, is_fresh, name_spare
 from pmwal.storage.seam import SYSTEM
 from pmwal.writing import background
@@ -220,6 +224,51 @@ def test_without_nameless_files_a_child_makes_its_log(directory: Path, monkeypat
     assert elsewhere(run) == []
     handler.close()
     assert texts(directory) == {"00.wal": [], "01.wal": ["child"]}
+
+
+def test_child_does_not_judge_a_spare_again(directory: Path, opened: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict that its parent has made is the one that the child would come to; its report says that the log was created."""
+    wait_for_spares(opened)
+
+    def judged(path: str) -> Judgement:
+        with inspect(path, SYSTEM) as (_, judgement):
+            judgement.report = replace(judgement.report, seconds=0.0)
+            return judgement
+
+    (spare,) = spares_of(opened)._kept
+    made = replace(spare.judgement, report=replace(spare.judgement.report, seconds=0.0))
+    assert made == judged(f"/proc/self/fd/{spare.fd}")
+    monkeypatch.setattr("pmwal.opening.takeover.judge", refuse)
+
+    def run() -> tuple[str, list[BaseException | None]]:
+        logger_of(opened).info("child")
+        outcome = opened.wal.recovery.outcome
+        opened.close()
+        return outcome, opened.reported
+
+    assert elsewhere(run) == ("created", [])
+    assert texts(directory)["01.wal"] == ["child"]
+
+
+def test_spare_is_known_as_taken_from_its_name_on(
+    directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others that look for a slot while it is opened do not try to lock it."""
+    wait_for_spares(opened)
+    open_for_lines = targets.open_for_lines
+
+    def look(path: str, *arguments: Any) -> Any:
+        taken.append(is_taken(path))
+        return open_for_lines(path, *arguments)
+
+    taken: list[bool] = []
+    monkeypatch.setattr("pmwal.logs.slots.open_for_lines", look)
+
+    def run() -> list[bool]:
+        logger_of(opened).info("child")
+        return taken
+
+    assert elsewhere(run) == [True]
 
 
 def test_spare_has_the_mode_and_the_size_that_were_asked_for(directory: Path) -> None:

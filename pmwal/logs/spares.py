@@ -6,6 +6,7 @@ Invariants
   one. After it a process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``.
 - A process that has not forked keeps none, because most never do: a spare takes as much of the medium as a slot.
 - All children inherit all of them. One takes a spare by locking it and giving it a name, so no two take the same one.
+- The verdict on a spare is made with it: nobody stores in it before it has a name. So a child does not have to judge it.
 - A spare that nobody has used is gone with the last process that has it: the kernel removes it.
 """
 
@@ -19,8 +20,9 @@ from typing import NamedTuple
 from pmwal.format.layout import CAPACITY_DEFAULT
 from pmwal.logs.keeper import Keeper
 from pmwal.logs.options import SinkOptions
+from pmwal.opening.files import Made, judge_made
+from pmwal.recovery.judge import Judgement
 from pmwal.storage.create import create_spare, is_fresh, name_spare
-from pmwal.storage.lock import WriterLock
 from pmwal.storage.seam import SYSTEM
 
 SPARES_MAX = 8
@@ -29,10 +31,16 @@ _PAUSE_MIN, _PAUSE_MAX = 0.01, 10.0  # seconds between two looks whether childre
 
 
 class Spare(NamedTuple):
-    """A descriptor of a spare, and when it was made: the time of the last change of its inode."""
+    """A descriptor of a spare, when it was made, as the time of the last change of its inode, and the verdict on it."""
 
     fd: int
     made_ns: int
+    judgement: Judgement
+
+    @property
+    def unused(self) -> bool:
+        """Whether it never got a name."""
+        return is_fresh(self.fd, self.made_ns)
 
 
 class Spares:
@@ -53,7 +61,7 @@ class Spares:
         self._children = 0
         self._lock = threading.Lock()
 
-    def named(self, path: str, options: SinkOptions) -> WriterLock | None:
+    def named(self, path: str, options: SinkOptions) -> Made | None:
         """A spare under this name, locked; None if there is none that suits and that no other process uses."""
         with self._lock:
             while self._kept and options == self._options:
@@ -70,7 +78,8 @@ class Spares:
                     raise
                 os.close(spare.fd)
                 if lock is not None:
-                    return lock
+                    lock.announce()  # at once, or those that look for a free slot meanwhile would each try to lock this one
+                    return Made(lock, spare.judgement)
             return None
 
     def keep(self, options: SinkOptions) -> None:
@@ -90,7 +99,7 @@ class Spares:
     def _renew(self) -> float | None:
         """In the background: make a spare that is missing. When to look again: soon after a fork, then less often."""
         with self._lock:
-            used = [spare for spare in self._kept if not is_fresh(*spare)]
+            used = [spare for spare in self._kept if not spare.unused]
             self._kept = [spare for spare in self._kept if spare not in used]
             for spare in used:
                 os.close(spare.fd)
@@ -112,8 +121,13 @@ class Spares:
                 seam=SYSTEM,
             )
             if fd is not None:
+                try:
+                    spare = Spare(fd, os.fstat(fd).st_ctime_ns, judge_made(fd, self._directory))
+                except BaseException:
+                    os.close(fd)
+                    raise
                 with self._lock:
-                    self._kept.append(Spare(fd, os.fstat(fd).st_ctime_ns))
+                    self._kept.append(spare)
                 return 0.0
         return None
 

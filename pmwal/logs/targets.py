@@ -18,8 +18,7 @@ from pmwal.logs.options import SinkOptions
 from pmwal.logs.reports import warn
 from pmwal.logs.set_aside import is_empty, make_way, replace_empty
 from pmwal.opening import open_with
-from pmwal.opening.files import map_for_reading
-from pmwal.storage.lock import WriterLock
+from pmwal.opening.files import Made, map_for_reading
 from pmwal.storage.seam import SYSTEM
 from pmwal.writing.wal import Wal
 
@@ -79,16 +78,16 @@ class PathTarget:
         """Nothing else is open."""
 
 
-def open_for_lines(path: str, options: SinkOptions, made: WriterLock | None = None) -> Wal:
+def open_for_lines(path: str, options: SinkOptions, made: Made | None = None) -> Wal:
     """Open a log; with the size that it has, or after a corrupt one was set aside: an application must be able to start.
 
     ``made``: see ``open_with``.
     """
     asked = options
     for last in (False,) * (_TRIES - 1) + (True,):
-        lock, made = made, None
+        first, made = made, None
         try:
-            wal = open_with(path, asked, made=lock)
+            wal = open_with(path, asked, made=first)
         except CorruptWal as error:
             if last or options.on_corrupt == "raise":
                 raise

@@ -14,8 +14,8 @@ from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 
 if TYPE_CHECKING:
+    from pmwal.opening.files import Made
     from pmwal.reading.reader import Reader
-    from pmwal.storage.lock import WriterLock
     from pmwal.writing.wal import Wal
 
 
@@ -105,7 +105,7 @@ def open_with(
     seam: Seam = SYSTEM,
     application: bytes = b"",
     progress: Progress | None = None,
-    made: WriterLock | None = None,
+    made: Made | None = None,
 ) -> Wal | Reader:
     """Internal: open a log with these options; everything else that opens one ends here. ``made``: it was just created, locked."""
     name = os.fspath(path)

@@ -9,12 +9,14 @@ import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from pmwal.errors import FormatError, ShortenedWal
 from pmwal.format.layout import CAPACITY_DEFAULT, Superblock
+from pmwal.format.scan import scan_for
 from pmwal.opening.options import Options
 from pmwal.records import Progress
-from pmwal.recovery.judge import Judgement
+from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.snapshot import judge_beside
 from pmwal.recovery.superblock import Identity, identify, writable_problem
 from pmwal.storage.around import AroundMapping, ReadAround
@@ -28,6 +30,19 @@ from pmwal.storage.seam import Seam
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TRIES = 16  # a file that was created, replaced or removed between two steps is looked for again
+
+
+class Made(NamedTuple):
+    """A log that was just created, and in which nobody has stored since: its lock, and the verdict on it."""
+
+    lock: WriterLock
+    judgement: Judgement
+
+
+def judge_made(fd: int, path: str) -> Judgement:
+    """The verdict on a log that was just created, for ``Made``."""
+    identity = _identify(fd, path)
+    return judge(lambda offset, length: os.pread(fd, length, offset), identity, None, scan_for(identity.block))
 
 
 @contextlib.contextmanager
@@ -136,15 +151,17 @@ def lock_existing(path: str, seam: Seam, *, shortened: bool = False) -> WriterLo
 
 
 def map_for_writing(
-    lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool, created: bool
+    lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool, created: bool, identity: Identity | None = None
 ) -> tuple[Mapping, Identity]:
     """The locked file mapped for writing, and its superblock. ``by_lines``: the engine can flush cache lines.
 
     ``created``: nobody has written to it since it was created, so it has no holes, is synced, and its folios are small.
+    ``identity``: that superblock, if it is known.
     """
     fd = open_descriptor(f"/proc/self/fd/{lock.fd}", _WRITE_FLAGS)  # the same file, but an open file description of its own
     try:
-        identity = _identify(fd, path)
+        if identity is None:
+            identity = _identify(fd, path)
         block = identity.block
         check_geometry(path, block, options)
         problem = writable_problem(block)

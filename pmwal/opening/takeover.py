@@ -43,14 +43,16 @@ def take_over(
     announce: Callable[[], bool],
     *,
     created: bool,
+    made: Judgement | None = None,
 ) -> tuple[Engine, RecoveryReport]:
     """Recover: judge, make durable what is kept, start a new epoch. The engine can store when this returns.
 
     ``announce`` lets readers know that this writer is alive, as soon as the live page no longer names another one. A log that was
-    just ``created`` has no record to scan for, and was synced under this lock, by a call that succeeded.
+    just ``created`` has no record to scan for, and was synced under this lock, by a call that succeeded. ``made``: the verdict on
+    it, if it is known.
     """
     for _ in range(_TRIES):
-        judgement = _judge(mapping, identity, progress, scans=not created)
+        judgement = _judge(mapping, identity, progress, scans=not created) if made is None else made
         if judgement.row.outcome == "corrupt":
             raise judgement.error(path)
         copies = _copy_kept(mapping, judgement)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pmwal.native import native
-from pmwal.opening.files import lock_log, map_for_writing
+from pmwal.opening.files import Made, lock_log, map_for_writing
 from pmwal.opening.options import Options
 from pmwal.opening.takeover import take_over
 from pmwal.records import Progress
 from pmwal.storage.create import remove_file
-from pmwal.storage.lock import WriterLock
 from pmwal.storage.seam import Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
@@ -29,18 +28,27 @@ def open_writer(
     progress: Progress | None,
     *,
     is_native: bool,
-    made: WriterLock | None,
+    made: Made | None,
 ) -> Wal:
     """The log with these options, locked for writing; ``is_native``: with the engine in C; ``made``: see ``open_with``."""
     engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
-    lock, created = lock_log(name, options, application, seam, progress) if made is None else (made, True)
+    lock, created = lock_log(name, options, application, seam, progress) if made is None else (made.lock, True)
+    judgement = None if made is None else made.judgement
     try:
-        mapping, identity = map_for_writing(lock, name, options, seam, by_lines=is_native, created=created)
+        mapping, identity = map_for_writing(
+            lock,
+            name,
+            options,
+            seam,
+            by_lines=is_native,
+            created=created,
+            identity=None if judgement is None else judgement.identity,
+        )
         try:
             pipelined = options.pipelined_on(mapping.medium)
             engine, report = take_over(
-                mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce, created=created
+                mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce, created=created, made=judgement
             )
             if created:
                 report = replace(report, outcome="created")

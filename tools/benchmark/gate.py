@@ -54,6 +54,8 @@ BARS: dict[str, float] = {
     "log event enqueued": 1.0,
     "log handler ns": 500.0,
     "event call ns": 150.0,
+    "first record ms": 5.0,
+    "merged read": 1.7,
     "import ms": 20.0,
     "pmwal --version ms": 20.0,
     "pmwal info ms": 80.0,

@@ -19,6 +19,7 @@ from benchmark.checks.pauses import event_loop, pauses
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
 from benchmark.checks.seeks import seeks
+from benchmark.checks.sets import first_record, merged_read
 from benchmark.checks.startup import command_line, import_package
 from benchmark.checks.threads import beside_computing, lone_committer, tasks, threads
 from benchmark.context import GIB, KIB, MIB, Context
@@ -61,6 +62,8 @@ CHECKS: dict[str, Check] = {
     "follow": follow,
     "log calls": log_calls,
     "event calls": event_calls,
+    "first record": first_record,
+    "merged read": merged_read,
     "import": import_package,
     "command line": command_line,
 }
