@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
-from pmwal.cli.entries import Entries
-from pmwal.cli.formats.printing import Form, as_json, as_text, json_text, record_object
+from pmwal.cli.entries import Entries, json_text, plain_json, record_object
+from pmwal.cli.formats.printing import Form, as_json, as_text
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import decoded, printable
 from pmwal.events import Event
-from pmwal.events.definition import plain
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
@@ -75,24 +72,11 @@ def _as_json(record: Record, event: Event) -> bytes:
         "level": event.level,
         "name": event.name,
         "format": event.format,
-        "arguments": {name: _plain_json(argument) for name, argument in event.arguments.items()},
+        "arguments": {name: plain_json(argument) for name, argument in event.arguments.items()},
         "text": event.text,
         "data_base64": base64.b64encode(record.data).decode(),
     }
     return json_text(value) + b"\n"
-
-
-def _plain_json(value: Any) -> Any:
-    """A value for JSON: bytes as ``{"base64": ...}``, times as ISO 8601, numbers that JSON lacks as text."""
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float) and value - value != 0:  # infinite or NaN
-        return str(value)
-    if isinstance(value, int) and value.bit_length() > 64:
-        return plain(value)
-    return value
 
 
 _FORMS: dict[Form, Callable[[Record, Event], bytes]] = {as_text: _as_text, as_json: _as_json}

@@ -16,18 +16,18 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from pmwal.cli.entries import json_text, record_object
 from pmwal.cli.formats.framing import as_item
 from pmwal.cli.levels import level_name
 from pmwal.cli.parser import Parser
 from pmwal.cli.places import ShortNames
-from pmwal.cli.times import local_text, utc_text
+from pmwal.cli.times import local_text
 from pmwal.cli.wording import decoded, is_printable, printable
 from pmwal.records import Record, SetRecord
 
 Form: TypeAlias = Callable[[Record], bytes]
 """The bytes printed for a record."""
 
-_C1 = re.compile(r"[\x7f-\x9f]")  # the control characters that JSON does not escape
 _WIDTH = 16
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -49,23 +49,6 @@ def as_text(record: Record) -> bytes:
     level = level_of_kind(record.kind)
     head = f"{record.seq}  {local_text(record.time_ns)}  {level}  " if level else f"{record.seq}  {local_text(record.time_ns)}  "
     return f"{head}{printable(decoded(record.data))}\n".encode()
-
-
-def record_object(record: Record) -> dict[str, Any]:
-    """What a record's object in JSON begins with; ``log`` if it is of a set."""
-    of_set = {"log": record.log} if isinstance(record, SetRecord) else {}
-    return {"seq": record.seq, **of_set, "kind": record.kind, "time_ns": record.time_ns, "time": utc_text(record.time_ns)}
-
-
-def json_text(value: Any) -> bytes:
-    """A JSON value in UTF-8 on one line, without control characters.
-
-    >>> json_text({"name": "\\x9b\\udc80"})
-    b'{"name": "\\\\u009b\\\\udc80"}'
-    """
-    text = _C1.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
-    # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.
-    return text.encode(errors="backslashreplace")
 
 
 def as_json(record: Record) -> bytes:
