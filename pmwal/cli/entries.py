@@ -119,6 +119,12 @@ class Entries:
         return self._decoders[log]
 
 
+def record_object(record: Record) -> dict[str, Any]:
+    """What a record's object in JSON begins with; ``log`` if it is of a set."""
+    of_set = {"log": record.log} if isinstance(record, SetRecord) else {}
+    return {"seq": record.seq, **of_set, "kind": record.kind, "time_ns": record.time_ns, "time": utc_text(record.time_ns)}
+
+
 def json_object(entry: Entry) -> dict[str, Any]:
     """The object that an entry is in JSON: the one definition of its names, for all commands.
 
@@ -126,10 +132,7 @@ def json_object(entry: Entry) -> dict[str, Any]:
     none of its names can be taken for one of these. ``data_base64`` is there if the payload is text that is not UTF-8.
     """
     record = entry.record
-    value: dict[str, Any] = {"seq": record.seq}
-    if isinstance(record, SetRecord):
-        value["log"] = record.log
-    value |= {"kind": record.kind, "time_ns": record.time_ns, "time": utc_text(record.time_ns)}
+    value = record_object(record)
     if entry.level_name:
         value["level"] = entry.level_name
     if entry.logger:
@@ -140,7 +143,7 @@ def json_object(entry: Entry) -> dict[str, Any]:
     value |= entry.origin
     if entry.fields:
         event = entry.event is not None
-        value["fields"] = {name: _plain_json(each) for name, each in entry.fields.items()} if event else dict(entry.fields)
+        value["fields"] = {name: plain_json(each) for name, each in entry.fields.items()} if event else dict(entry.fields)
     if entry.traceback:
         value["traceback"] = entry.traceback
     if entry.event is None and entry.document is None and not _is_utf8(record.data):
@@ -214,7 +217,7 @@ def _taken(document: dict[str, Any], names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _plain_json(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """A value of an event for JSON: bytes as ``{"base64": ...}``, times as ISO 8601, numbers that JSON lacks as text."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}

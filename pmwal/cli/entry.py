@@ -69,12 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    path: str | None = None
+    args: argparse.Namespace | None = None
     try:
         args, unknown = _parser(_needed(arguments)).parse_known_args(join_relative(arguments))
-        if unknown:
+        if unknown and hasattr(args, "paths") and not any(word.startswith("-") for word in unknown):
+            args.paths += unknown  # argparse takes no positional arguments after an option that came after others
+        elif unknown:
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        path = getattr(args, "path", None)
         status: int = args.run(args)
     except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
         status = stop.code if isinstance(stop.code, int) else FAILED
@@ -89,6 +90,7 @@ def _run(arguments: list[str]) -> int:
             import traceback  # noqa: PLC0415 - on request only
 
             traceback.print_exc()
+        path = getattr(args, "path", None)
         status = _explain(error, path if isinstance(path, str) else None)
     return status
 

@@ -1,14 +1,17 @@
-"""Sentences that several commands print: counts of records, what a record survives, what a crash left torn."""
+"""Sentences that several commands print: counts of records, what a record survives, what a crash left torn; and printable text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pmwal.opening.units import format_size
 
 if TYPE_CHECKING:
     from pmwal.records import RecoveryReport
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 def records_in_words(first: int, last: int) -> str:
@@ -63,3 +66,45 @@ def torn_in_words(report: RecoveryReport, offset: int | None = None) -> list[str
     if report.superblocks_lost:
         phrases.append("1 of 2 superblock copies is damaged; the other is used")
     return phrases
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns. The first and the last one are aligned to the left, those between, figures, to the right.
+
+    >>> table(("log", "records", "verdict"), [("00", "7", "clean"), ("shop", "12", "in use")])
+    ['log   records  verdict', '00          7  clean', 'shop       12  in use']
+    """
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in (heading, *rows)]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    last = len(row) - 1
+    return [
+        f"{cell:<{width}}" if at in (0, last) else f"{cell:>{width}}"
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def count_in_words(count: int, what: str) -> str:
+    """``"1 log"`` or ``"3 logs"``."""
+    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def decoded(data: bytes) -> str:
+    """Bytes as UTF-8 text, with invalid bytes as ``\\xNN``."""
+    return data.decode(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text safe for one line of a terminal: control characters except tabs become ``\\xNN``.
+
+    >>> printable("two\\nlines \\x1b[31m")
+    'two\\\\x0alines \\\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def is_printable(text: str) -> bool:
+    """Whether ``printable`` leaves a text as it is."""
+    return _CONTROL.search(text) is None

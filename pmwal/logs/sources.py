@@ -11,23 +11,19 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import glob
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pmwal.errors import PmwalError
+from pmwal.logs.paths import check_place, logs_at
 from pmwal.logs.reports import warn
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.reading.internals import deliver_as, is_elsewhere, same_file
 from pmwal.reading.reader import Reader
 from pmwal.records import record_type_of
-
-SUFFIX = ".wal"
 
 _LOOK_SECONDS = 1.0  # between two looks at files and patterns; a directory is looked at each time
 _READ = Options("r")
@@ -58,8 +54,7 @@ class Sources:
         self._inodes: dict[str, int | None] = {}  # what was found at each path
         self._looked_at: float | None = None
         for place in self.places:
-            if not os.path.lexists(place) and not glob.has_magic(place):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+            check_place(place)
 
     def refresh(self) -> None:
         """Open what is new, and note what is gone."""
@@ -80,21 +75,10 @@ class Sources:
             self.problems.pop(path, None)
 
     def _found(self, *, slow: bool) -> Iterator[tuple[str, int | None]]:
-        """The paths that belong to the set, each with its inode as its directory says; None where it was not looked up.
-
-        No file's times are looked up: each look at those of a log would let its next commit write more.
-        """
+        """The paths that belong to the set, each with its inode, None where it was not looked up."""
         for place in self.places:
-            if os.path.isdir(place):
-                yield from _logs_in(place)
-            elif slow:
-                matches = [place] if os.path.lexists(place) else sorted(glob.glob(place))
-                for match in matches:
-                    if os.path.isdir(match):
-                        yield from _logs_in(match)
-                    else:
-                        directory, name = os.path.split(match)
-                        yield match, next((inode for entry, inode in _entries(directory or ".") if entry == name), None)
+            if slow or os.path.isdir(place):
+                yield from logs_at(place)
             else:
                 yield from ((path, inode) for path, inode in self._inodes.items())
 
@@ -142,15 +126,3 @@ class Sources:
         """Close all readers. Idempotent."""
         for log in self.logs.values():
             log.reader.close()
-
-
-def _logs_in(directory: str) -> Iterator[tuple[str, int]]:
-    for name, inode in _entries(directory):
-        if name.endswith(SUFFIX) and not name.startswith("."):
-            yield os.path.join(directory, name), inode
-
-
-def _entries(directory: str) -> list[tuple[str, int]]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:  # removed meanwhile
-        return [(entry.name, entry.inode()) for entry in entries]
-    return []

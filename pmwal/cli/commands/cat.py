@@ -1,4 +1,4 @@
-"""``pmwal cat``: print the records of a log, whether or not a writer is running.
+"""``pmwal cat``: print the records of logs, whether or not writers are running.
 
 Invariants
 ----------
@@ -9,39 +9,61 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
-from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
+from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import judge_for_salvage
-from pmwal.cli.matching import Matches, add_grep, matches_pattern
-from pmwal.cli.parser import Commands, add_command, add_path, number_option
-from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
+from pmwal.cli.parser import Commands, add_command, number_option
+from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log
+from pmwal.cli.range_reader import RangeReader, mention_torn_end, run_of_times
+from pmwal.cli.set_reader import SetReader
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
 from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
+from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 _GAPS_SHOWN = 20
 
 _EPILOG = f"""\
-{TIME_HELP}
-Text output is one line per record; control characters and bytes that are not
-UTF-8 are escaped as \\xNN. Events logged with pmwal.events are formatted.
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes. The
+records of several logs are merged by time, and each line of text begins with
+the name of its log; in JSON that is "log". --from, --to and --salvage take one
+file.
 
-A corrupt log is refused. --salvage prints the whole records around the damage,
-reports which numbers are missing and which bytes cannot be read, and exits
-with status 2.
+{TIME_HELP}
+--since and --until select one run of records, from the first one stored at or
+after TIME on, which is found without reading the others. With --exact all
+records are read, and selected by their own stamps: for clocks that were set
+back while the log was open.
+
+{LEVEL_HELP}
+Text output is one line per record: number, time, level if the kind is that of
+one, and payload. Control characters and bytes that are not UTF-8 are escaped as
+\\xNN. Events logged with pmwal.events are formatted. In JSON a payload that is
+a JSON object on one line is in "data" as it is, other text as a string, and all
+else in "data_base64"; pmwal import restores the same bytes.
+
+A corrupt log is refused; among several it is reported, and the others are
+printed. --salvage prints the whole records around the damage, reports which
+numbers are missing and which bytes cannot be read, and exits with status 2.
+
+Exit status: 0; 1 if records were gone before they were printed; 2 if a log is
+corrupt, 3 if one cannot be opened.
 
 Examples:
   pmwal cat -n 10 app.wal
-  pmwal cat --since yesterday --until yesterday -g 'error|warn' app.wal
-  pmwal cat --from 1000 --to 1999 -o json app.wal | jq .data
+  pmwal cat --since -1h --level warning /var/log/shop
+  pmwal cat --since yesterday --until yesterday -g 'timeout|refused' app.wal
+  pmwal cat -o json app.wal | jq 'select(.data.user == 17) | .time, .data'
   pmwal cat -o raw app.wal > lines.txt   inverse of: pmwal write < lines.txt
   pmwal cat --length-prefixed app.wal | pmwal write --length-prefixed copy.wal
   pmwal cat --salvage broken.wal
@@ -51,16 +73,17 @@ Examples:
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "cat", run, "print records", "Print records, oldest first, even while a writer is running.", _EPILOG
+        commands, "cat", run, "print records", "Print records, oldest first, even while writers are running.", _EPILOG
     )
-    add_path(parser)
+    add_paths(parser)
     parser.add_argument("-n", "--lines", type=number_option(0), metavar="N", help="print only the last N of the selected records")
     parser.add_argument("-r", "--reverse", action="store_true", help="print the newest first")
     parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="start at this record")
     parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="stop after this record")
     parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="print only records stored at TIME or later")
     parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="print only records stored at TIME or earlier")
-    add_grep(parser)
+    parser.add_argument("--exact", action="store_true", help="read all records, and select each by its own stamp")
+    add_selection(parser)
     add_output(parser)
     parser.add_argument("--salvage", action="store_true", help="print every whole record of a damaged log")
 
@@ -71,33 +94,45 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(f"--to {args.last} is before --from {args.first}; exchange the two")
     check_order(args.parser, args.since, args.until)
     form = form_of(args)
+    chosen = Selection(args.since, args.until, kinds_of(args), args.exact)
+    args.path = one_log(args.paths)
+    if args.path is None:
+        return _show_several(args, form, chosen)
     show = _salvage if args.salvage else _show
     with open(args.path, "r", recover="salvage" if args.salvage else "strict") as reader:
         events = EventForms(reader)
-        return show(reader, _filter(args, events.searched), events.form(form), args)
+        return show(reader, chosen, matches_of(args, events), events.form(form), args)
 
 
-def _filter(args: argparse.Namespace, searched: Callable[[Record], str]) -> Matches:
-    since, until, has_pattern = args.since, args.until, matches_pattern(args.grep, searched)
+def _show_several(args: argparse.Namespace, plain_form: Form, chosen: Selection) -> int:
+    if args.salvage:
+        args.parser.error("--salvage prints one log; name one file")
+    if args.first is not None or args.last is not None:
+        args.parser.error("--from and --to number the records of one log; name one file, or use --since and --until")
+    _, status = logs_named(args.paths)
+    with LogSet(args.paths) as logs:
+        events, ranges = EventForms(logs), SetReader(logs, chosen)
+        form = with_names(plain_form, events.form(plain_form), ShortNames(logs.logs))
+        matches = matches_of(args, events)
+        if args.lines is None and not args.reverse:
+            print_records(filter(matches, ranges.oldest_first()), form)
+        else:
+            newest = islice(filter(matches, ranges.newest_first()), args.lines)
+            print_records(newest if args.reverse else reversed(list(newest)), form)
+        return max(status, ranges.finish())
 
-    def matches(record: Record) -> bool:
-        if since is not None and record.time_ns < since:
-            return False
-        if until is not None and record.time_ns > until:
-            return False
-        return has_pattern(record)
 
-    return matches
-
-
-def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
+def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:
     first, last = reader.first_seq, reader.committed_seq
     if args.first is not None and args.first < first <= last:
         gone = first - 1 if args.last is None else min(first - 1, args.last)
         say(f"{args.path}: {numbers_in_words(args.first, gone)} no longer in the log")
     first = max(first, args.first or 0)
     last = last if args.last is None else min(last, args.last)
-    ranges = RangeReader(reader, args.path)
+    if chosen.searches:
+        since, until = run_of_times(reader, chosen)
+        first, last = max(first, since), min(last, until)
+    ranges = RangeReader(reader, args.path, chosen)
     if args.lines is None and not args.reverse:
         print_records(filter(matches, ranges.oldest_first(first, last)), form)
     else:
@@ -107,7 +142,7 @@ def _show(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace
     return FAILED if ranges.missed else OK
 
 
-def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namespace) -> int:
+def _salvage(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:
     judgement, rebuilt = judge_for_salvage(args.path)
     first: int | None = judgement.report.first_seq
     if rebuilt is not None:
@@ -120,7 +155,7 @@ def _salvage(reader: Reader, matches: Matches, form: Form, args: argparse.Namesp
         in_range = (args.first is None or record.seq >= args.first) and (args.last is None or record.seq <= args.last)
         return in_range and matches(record)
 
-    records: Iterable[Record] = filter(wanted, gaps.watch(reader.read()))
+    records: Iterable[Record] = filter(wanted, chosen.filtered(gaps.watch(reader.read()), each=True))
     if args.lines is not None or args.reverse:
         records = deque(records, maxlen=args.lines)
         records = reversed(records) if args.reverse else records

@@ -1,4 +1,4 @@
-"""``pmwal info``: describe a log file, whole or damaged. It opens the file read-only and never writes."""
+"""``pmwal info``: describe logs, whole or damaged. It opens the files read-only and never writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from pmwal.cli.exit_status import CORRUPT, OK, UNREADABLE
-from pmwal.cli.formats.printing import printable
 from pmwal.cli.inspection import end_offset
-from pmwal.cli.parser import Commands, add_command, add_json, add_path
+from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log
 from pmwal.cli.superblocks import Superblocks, read_superblocks
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.times import local_text, utc_text
-from pmwal.cli.wording import durability_in_words, records_in_words, torn_in_words, writer_in_words
+from pmwal.cli.wording import (
+    count_in_words,
+    durability_in_words,
+    printable,
+    records_in_words,
+    table,
+    torn_in_words,
+    writer_in_words,
+)
 from pmwal.errors import FormatError
 from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, Superblock, slot_offset
 from pmwal.opening.files import inspect
@@ -28,14 +36,20 @@ from pmwal.storage.seam import SYSTEM
 
 _LOST_SHOWN = 3
 _EPILOG = """\
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes.
+Several logs are a table with a line for each; in JSON each is an object on a
+line.
+
 The file is never written to, and a writer may be running.
 
-Exit status: 0, even if the log is torn; 2 if it is corrupt; 3 if the file
-cannot be opened as a log (what can be read of it is still printed).
+Exit status (the worst of all logs): 0, even if one is torn; 2 if it is corrupt;
+3 if the file cannot be opened as a log (what can be read of it is still
+printed).
 
 Examples:
   pmwal info app.wal
-  pmwal info --json app.wal | jq .records.fill
+  pmwal info /var/log/shop
+  pmwal info --json /var/log/shop | jq '.path, .records.fill'
 """
 
 Facts = dict[str, Any]
@@ -47,16 +61,19 @@ def add(commands: Commands) -> None:
         commands,
         "info",
         run,
-        "show geometry, writer and state of a log",
-        "Show geometry, medium, writer and state of a log.",
+        "show geometry, writer and state of logs",
+        "Show geometry, medium, writer and state of logs.",
         _EPILOG,
     )
-    add_path(parser)
-    add_json(parser)
+    add_paths(parser)
+    add_json(parser, "print JSON, for scripts: one object per log, each on a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Collect the facts and print them."""
+    args.path = one_log(args.paths)
+    if args.path is None:
+        return _show_several(args)
     facts = _collect(args.path)
     if args.json:
         print_json(facts)
@@ -64,6 +81,45 @@ def run(args: argparse.Namespace) -> int:
         for name, text in _lines(facts):
             print(f"{name:<13}{text}")
     return int(facts["status"])
+
+
+def _show_several(args: argparse.Namespace) -> int:
+    paths, worst = logs_named(args.paths)
+    several = []
+    for path in paths:
+        try:
+            facts = _collect(path)
+        except OSError as error:
+            facts = {"path": path, "status": UNREADABLE, "error": error.strerror or str(error)}
+        worst = max(worst, facts["status"])
+        several.append(facts)
+        if args.json:
+            print_json(facts)
+    if not args.json:
+        print("\n".join(_table(several)))
+    return worst
+
+
+def _table(several: list[Facts]) -> list[str]:
+    """A line for each log, and the sums."""
+    names = ShortNames(facts["path"] for facts in several)
+    rows = [(printable(names[facts["path"]]), *_row(facts)) for facts in several]
+    size = sum(facts.get("size_bytes", 0) for facts in several)
+    records = sum(facts["records"]["count"] for facts in several if "records" in facts)
+    heading = ("log", "size", "records", "fill", "writer", "verdict")
+    return [
+        *table(heading, rows),
+        f"{count_in_words(len(several), 'log')}, {format_size(size)}, {count_in_words(records, 'record')}",
+    ]
+
+
+def _row(facts: Facts) -> tuple[str, ...]:
+    size = format_size(facts["size_bytes"]) if "size_bytes" in facts else "-"
+    if "error" in facts:
+        return size, "-", "-", "-", f"CANNOT BE OPENED: {facts['error']}"
+    records, writer = facts["records"], facts["writer"]
+    who = str(writer["pid"]) if writer and writer["alive"] else "-"
+    return size, f"{records['count']:,}", f"{records['fill']:.1%}", who, _verdict_in_words(facts)
 
 
 def _collect(path: str) -> Facts:
@@ -140,6 +196,7 @@ def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:
             "alive": living is not None,
             "of_this_file": named.inode == mapping.inode,
             "heartbeat_ns": named.heartbeat_ns,
+            "heartbeat": utc_text(named.heartbeat_ns),
         },
         "live_page_valid": named.named or not named.pid,
         "medium": {

@@ -1,4 +1,4 @@
-"""``pmwal stat``: show what a log's writer is doing, from its live page.
+"""``pmwal stat``: show what the writers of logs are doing, from their live pages.
 
 Invariants
 ----------
@@ -15,14 +15,16 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from pmwal.cli.exit_status import OK
-from pmwal.cli.parser import Commands, add_command, add_json, add_path
+from pmwal.cli.exit_status import OK, UNREADABLE
+from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log
 from pmwal.cli.terminal import print_json
-from pmwal.cli.times import local_text
-from pmwal.cli.wording import numbers_in_words, writer_in_words
+from pmwal.cli.times import local_text, utc_text
+from pmwal.cli.wording import count_in_words, numbers_in_words, printable, table, writer_in_words
 from pmwal.errors import FormatError, PersistError
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
 from pmwal.latency import LiveLatency
@@ -38,6 +40,10 @@ _WATCH = 1.0
 _VERSION_SIZE = LIVE_BOUNDS.field_size("version_begin")
 
 _EPILOG = """\
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes.
+Several logs are a table with a line for each; in JSON each is an object on a
+line. With --watch logs that are new in a directory are shown, too.
+
 Only the page that the writer shares with other processes is read, so the cost
 does not depend on the size of the log and a busy writer is not disturbed.
 
@@ -65,6 +71,7 @@ be old after a power cut. For what the file has: pmwal info, pmwal verify.
 Examples:
   pmwal stat app.wal
   pmwal stat app.wal --watch
+  pmwal stat /var/log/shop --watch
   pmwal stat app.wal --watch 10 --json >> rates.jsonl
 """
 
@@ -77,11 +84,11 @@ def add(commands: Commands) -> None:
         commands,
         "stat",
         run,
-        "show what a log's writer is doing",
-        "Show what a log's writer is doing: rates, latency, fill.",
+        "show what the writers of logs are doing",
+        "Show what the writers of logs are doing: rates, latency, fill.",
         _EPILOG,
     )
-    add_path(parser)
+    add_paths(parser)
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -105,6 +112,9 @@ def _interval(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Take two samples and report; with --watch repeatedly."""
+    args.path = one_log(args.paths)
+    if args.path is None:
+        return _run_several(args)
     sample = _take_sample(args.path)
     if args.watch is not None:
         _watch(args, sample)
@@ -122,12 +132,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
     """Report until interrupted, or until the output is closed."""
-    in_place = not args.json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    drawn = _draw(_facts(args.path, before, None), 0) if in_place else 0
+    in_place = _is_in_place(args)
+    drawn = _draw(_page(_facts(args.path, before, None)), 0) if in_place else 0
     due = before.monotonic
     while True:
-        due = max(due + args.watch, time.monotonic())
-        time.sleep(max(0.0, due - time.monotonic()))
+        due = _wait(due, args.watch)
         try:
             sample = _take_sample(args.path, before)
         except (FileNotFoundError, FormatError, PersistError) as error:  # between two logs of this name
@@ -136,7 +145,7 @@ def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
             facts = _facts(args.path, sample, before)
             before = sample
         if in_place:
-            drawn = _draw(facts, drawn)
+            drawn = _draw(_page(facts), drawn)
         elif args.json:
             print_json(facts)
         else:
@@ -144,10 +153,57 @@ def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
         sys.stdout.flush()
 
 
-def _draw(facts: Facts, drawn: int) -> int:
+def _run_several(args: argparse.Namespace) -> int:
+    """The same of several logs; with --watch they are looked for each time."""
+    paths, status = logs_named(args.paths)
+    names, samples = ShortNames(paths), _Samples()
+    several, due = samples.take(paths), time.monotonic()
+    if args.watch is not None:
+        _watch_several(args, names, samples, several)
+    if samples.may_move:
+        _wait(due, _BETWEEN)
+        several = samples.take(paths)
+    if args.json:
+        for facts in several:
+            print_json(facts)
+    else:
+        print("\n".join(_table(names, several)))
+    return UNREADABLE if any("error" in facts for facts in several) else status
+
+
+def _watch_several(args: argparse.Namespace, names: ShortNames, samples: _Samples, several: list[Facts]) -> NoReturn:
+    in_place = _is_in_place(args)
+    drawn = _draw(_table(names, several), 0) if in_place else 0
+    due = time.monotonic()
+    while True:
+        due = _wait(due, args.watch)
+        several = samples.take(path for place in args.paths for path in logs_of(place))
+        names.add(facts["path"] for facts in several)
+        if in_place:
+            drawn = _draw(_table(names, several), drawn)
+        for facts in () if in_place else several:
+            if args.json:
+                print_json(facts)
+            else:
+                print(f"{printable(names[facts['path']]):<{names.width}}  {_line(facts)}")
+        sys.stdout.flush()
+
+
+def _is_in_place(args: argparse.Namespace) -> bool:
+    return not args.json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _wait(due: float, seconds: float) -> float:
+    """Sleep until this long after ``due``; the time that came."""
+    due = max(due + seconds, time.monotonic())
+    time.sleep(max(0.0, due - time.monotonic()))
+    return due
+
+
+def _draw(page: Sequence[str], drawn: int) -> int:
     """Replace the page drawn before, which had ``drawn`` lines; return how many lines this one has."""
     columns = shutil.get_terminal_size().columns
-    page = [line[: columns - 1] for line in _page(facts)]  # a line that wraps would take two
+    page = [line[: columns - 1] for line in page]  # a line that wraps would take two
     print((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(page), flush=True)
     return len(page)
 
@@ -213,6 +269,7 @@ def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
     facts: Facts = {
         "path": path,
         "time_ns": sample.time_ns,
+        "time": utc_text(sample.time_ns),
         "writer": {"pid": writer.pid, "alive": sample.alive, "of_this_file": sample.of_this_file} if writer.named else None,
         "capacity": sample.capacity,
     }
@@ -245,7 +302,34 @@ def _without_log(path: str, error: OSError | FormatError) -> Facts:
     reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror
     no_latency = {"interval": None, "since_open": None}
     nothing = dict.fromkeys(("writer", "capacity", "bounds", "rates"))
-    return {"path": path, "time_ns": SYSTEM.now_ns(), **nothing, "commit_latency": no_latency, "error": reason}
+    time_ns = SYSTEM.now_ns()
+    return {"path": path, "time_ns": time_ns, "time": utc_text(time_ns), **nothing, "commit_latency": no_latency, "error": reason}
+
+
+class _Samples:
+    """The newest sample of each of several logs."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, _Sample] = {}
+
+    def take(self, paths: Iterable[str]) -> list[Facts]:
+        """The facts of these logs, with rates since the sample before."""
+        before, self._newest = self._newest, {}
+        several = []
+        for path in dict.fromkeys(paths):
+            try:
+                sample = _take_sample(path, before.get(path))
+            except (OSError, FormatError) as error:
+                several.append(_without_log(path, error))
+            else:
+                self._newest[path] = sample
+                several.append(_facts(path, sample, before.get(path)))
+        return several
+
+    @property
+    def may_move(self) -> bool:
+        """Whether another sample may show rates."""
+        return any(sample.alive or sample.unsettled for sample in self._newest.values())
 
 
 def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
@@ -298,6 +382,29 @@ def _page(facts: Facts) -> list[str]:
     if bounds is not None:
         lines.append(("since open", _latency_in_words(latency["since_open"])))
     return [f"{name:<12}{text}" for name, text in lines]
+
+
+def _table(names: ShortNames, several: list[Facts]) -> list[str]:
+    """For people: one line per log, and the sums."""
+    heading = ("log", "records", "fill", "records/s", "bytes/s", "commits/s", "p50", "p99", "writer")
+    rows = [(printable(names[facts["path"]]), *_row(facts)) for facts in several]
+    held = sum(_count(facts["bounds"]) for facts in several if facts["bounds"] is not None)
+    rates = [facts["rates"] for facts in several if facts["rates"] is not None]
+    total = f"{count_in_words(len(several), 'log')}, {count_in_words(held, 'record')}, {len(rates)} written to: "
+    sums = {name: sum(rate[name] for rate in rates) for name in ("records", "bytes", "commits")}
+    return [*table(heading, rows), total + _rates_in_words(sums)]
+
+
+def _row(facts: Facts) -> tuple[str, ...]:
+    bounds, rates, latency = facts["bounds"], facts["rates"], facts["commit_latency"]["interval"]
+    if "error" in facts:
+        return *("-",) * 7, f"no log: {facts['error']}"
+    held = ("-", "-") if bounds is None else (f"{_count(bounds):,}", f"{bounds['fill']:.1%}")
+    moved = ("-",) * 3
+    if rates is not None:
+        moved = (f"{rates['records']:,.0f}", format_size(round(rates["bytes"])), f"{rates['commits']:,.0f}")
+    timed = ("-", "-") if latency is None else (format_ns(latency["p50_ns"]), format_ns(latency["p99_ns"]))
+    return *held, *moved, *timed, writer_in_words(facts["writer"])
 
 
 def _count(bounds: Facts) -> int:

@@ -1,4 +1,4 @@
-"""``pmwal tail``: print the newest records, and with ``-f`` each new one.
+"""``pmwal tail``: print the newest records of logs, and with ``-f`` each new one.
 
 Invariants
 ----------
@@ -11,37 +11,47 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.bookmark import Bookmark
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.event_forms import EventForms
-from pmwal.cli.formats.printing import Form, add_output, form_of, print_records
+from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import uuid_of
-from pmwal.cli.matching import Matches, add_grep, matches_pattern
-from pmwal.cli.parser import Commands, add_command, add_path, number_option
+from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
+from pmwal.cli.parser import Commands, add_command, number_option
+from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log, without_logs
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.set_reader import SetReader, status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import numbers_in_words
 from pmwal.cursor import Cursor, cursor_of, parse_cursor
-from pmwal.errors import FormatError, Overrun, PersistError
+from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError
+from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
-from pmwal.records import Record
+from pmwal.reading.selection import Selection
+from pmwal.records import Record, SetRecord
 
 _LINES = 10
-_CURSOR_MAX = 1000  # characters of a cursor file
+_CURSOR_MAX, _CURSORS_MAX = 1000, 1 << 20  # characters of a cursor file: of one log, of several
 _TICK = 1.0  # seconds between saving the cursor and checking whether another log has taken the name
+_QUIET = 2.0  # seconds without a record until a set is begun anew: longer than it waits for records that are not durable
 _REMEMBERED = 1000  # records whose cursors are kept, to find how far back a rollback went
 
-_EPILOG = """\
+_EPILOG = f"""\
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes. The
+records of several logs are merged by time, and each line of text begins with
+the name of its log; in JSON that is "log". With -f logs that are new in a
+directory or match a pattern are followed, too.
+
+{LEVEL_HELP}
 -f continues until interrupted (status 130), even if the writer closes the log
 and another one opens it, or another log takes its name, also after the file was
 truncated.
@@ -54,12 +64,12 @@ cursor every second: if killed, the next run may repeat the last second's
 records, but skips none. A cursor records what was written to standard output,
 not what a program at the other end of a pipe did with it.
 
-Exit status: 0; 1 if records were gone before they were printed; 130 if
-interrupted.
+Exit status: 0; 1 if records were gone before they were printed; of several
+logs 2 if one is corrupt, 3 if one cannot be opened; 130 if interrupted.
 
 Examples:
   pmwal tail app.wal
-  pmwal tail -f -n 0 -g 'error|warn' app.wal
+  pmwal tail -f -n 0 --level warning /var/log/shop
   pmwal tail -f -o json app.wal | jq -r .data
   pmwal tail --cursor-file /var/lib/ship/cursor -o raw app.wal | ship
 """
@@ -68,9 +78,9 @@ Examples:
 def add(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
-        commands, "tail", run, "print the newest records, and follow", "Print the newest records; with -f follow the log.", _EPILOG
+        commands, "tail", run, "print the newest records, and follow", "Print the newest records; with -f follow the logs.", _EPILOG
     )
-    add_path(parser)
+    add_paths(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="print new records as they become durable")
     parser.add_argument(
         "-n",
@@ -80,29 +90,32 @@ def add(commands: Commands) -> None:
         help=f"start with the last N records (default: {_LINES}, or all after a saved cursor)",
     )
     parser.add_argument("--cursor-file", metavar="FILE", help="resume after the cursor in FILE, and save the new cursor there")
-    add_grep(parser)
+    add_selection(parser)
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the newest records, and those that follow."""
-    return _Tail(args).run()
+    form = form_of(args)
+    args.path = one_log(args.paths)
+    return _Tail(args, form).run() if args.path is not None else _SetTail(args, form).run()
 
 
 class _Tail:
-    """One run of the command."""
+    """One run of the command, of one log."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, form: Form) -> None:
+        self._args = args
         self._path: str = args.path
         self._lines: int | None = args.lines
         self._follows: bool = args.follow
-        self._pattern: re.Pattern[str] | None = args.grep
-        self._plain_form = form_of(args)
+        self._kinds = kinds_of(args)
+        self._plain_form = form
         self._matches: Matches
         self._form: Form
         self._uuid: bytes  # of the log that is read: a repaired or restored file is still the same log
-        self._bookmark = None if args.cursor_file is None else _Bookmark(args.cursor_file)
-        self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # printed, or not matching; oldest first
+        self._bookmark = None if args.cursor_file is None else Bookmark(args.cursor_file, parse_cursor, str, _CURSOR_MAX)
+        self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # printed, or the last of those not matching; oldest first
         self._missed = False
 
     def run(self) -> int:
@@ -138,7 +151,7 @@ class _Tail:
         reader = open(self._path, "r")
         self._uuid = uuid_of(self._path)
         events = EventForms(reader)
-        self._matches = matches_pattern(self._pattern, events.searched)
+        self._matches = matches_of(self._args, events)
         self._form = events.form(self._plain_form)
         return reader, (status.st_dev, status.st_ino)
 
@@ -167,28 +180,37 @@ class _Tail:
         lines = _LINES if self._lines is None and not self._seen else self._lines
         first = self._next_number(reader)
         last = reader.committed_seq
-        ranges = RangeReader(reader, self._path)
+        ranges = RangeReader(reader, self._path, Selection(kinds=self._kinds))
         seen: deque[Cursor] = deque(maxlen=_REMEMBERED)
+        newest_seen = self._cursor_at(reader, last) if last >= first else None
         try:
             if lines is None:
                 print_records(filter(self._matches, _noted(ranges.oldest_first(first, last), seen.append)), self._form)
             else:
                 newest_first = _noted(ranges.newest_first(first, last), seen.appendleft, _REMEMBERED)
                 newest = list(islice(filter(self._matches, newest_first), lines))
-                next(newest_first, None)  # with -n 0 islice has not read the newest yet
                 print_records(reversed(newest), self._form)
         except Overrun as error:
             return self._next_after_rollback(reader, error)
         self._seen.extend(seen)
+        if newest_seen is not None and (not seen or seen[-1] != newest_seen):
+            self._seen.append(newest_seen)
         self._missed |= ranges.missed
         return max(first, last + 1)
+
+    @staticmethod
+    def _cursor_at(reader: Reader, seq: int) -> Cursor | None:
+        try:
+            return _cursor(reader[seq])
+        except (IndexError, Overrun):  # overwritten or rolled back meanwhile, which the read reports
+            return None
 
     def _follow(self, reader: Reader, next_seq: int) -> int:
         """Print new records until none has come for a tick; return the number to continue from."""
         save_at = time.monotonic() + _TICK
         try:
             for record in reader.follow(next_seq, timeout=_TICK):
-                if self._matches(record):
+                if (self._kinds is None or record.kind in self._kinds) and self._matches(record):
                     print_records((record,), self._form)
                 self._seen.append(_cursor(record))
                 next_seq = record.seq + 1
@@ -247,35 +269,133 @@ class _Tail:
             self._bookmark.save(self._seen[-1])
 
 
-class _Bookmark:
-    """A cursor in a file."""
+class _SetTail:
+    """One run of the command, of several logs."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._saved: Cursor | None = None
+    def __init__(self, args: argparse.Namespace, form: Form) -> None:
+        self._args = args
+        self._plain_form = form
+        self._kinds: Collection[int] | None = kinds_of(args)
+        path = args.cursor_file
+        self._bookmark = None if path is None else Bookmark(path, _parse_cursors, json.dumps, _CURSORS_MAX)
+        self._cursor: dict[str, str] = {}  # after what was printed
+        self._logs: LogSet
+        self._matches: Matches
+        self._form: Form
+        self._status = OK
+        self._missed = 0
 
-    def load(self) -> Cursor | None:
-        """The cursor; None if the file is empty or missing."""
-        try:
-            with Path(self._path).open(errors="backslashreplace") as file:
-                text = file.read(_CURSOR_MAX + 1).strip()  # no more: it may be a device without an end
-        except FileNotFoundError:
-            return None
-        if len(text) > _CURSOR_MAX:
-            raise ValueError(f"{self._path}: more than {_CURSOR_MAX} characters are no cursor; name another file")
-        if text:
+    def run(self) -> int:
+        """Print, follow, and return the exit status."""
+        start = None if self._bookmark is None else self._bookmark.load()
+        self._look_for_logs()
+        with LogSet(self._args.paths) as self._logs:
+            events = EventForms(self._logs)
+            self._form = with_names(self._plain_form, events.form(self._plain_form), ShortNames(self._logs.logs))
+            self._matches = matches_of(self._args, events)
             try:
-                self._saved = parse_cursor(text)
-            except ValueError as error:
-                raise ValueError(f"{self._path}: {error}") from None
-        return self._saved
+                if start is not None and self._args.lines is None:
+                    print_records(filter(self._wanted, self._logs.read(self._valid(start))), self._form)
+                    self._cursor = self._logs.cursor
+                else:
+                    self._show_newest(self._valid(start or {}))
+                self._report_missed("overwritten or truncated before they were read")
+                while self._args.follow:
+                    # The set is asked for all kinds: so the cursor is after what does not match, too, which is not read again.
+                    self._print_each(self._logs.follow(self._cursor, timeout=_QUIET))
+                    self._report_missed("gone before they were printed")
+                    refuse_closed_output()
+            finally:
+                self._save()
+            return self._status
 
-    def save(self, cursor: Cursor) -> None:
-        """Store the cursor; a crash leaves the old one or the new one."""
-        if cursor != self._saved:
-            with replacing(self._path) as file:
-                file.write(f"{cursor}\n".encode())
-            self._saved = cursor
+    def _look_for_logs(self) -> None:
+        """Report the places without logs. A follow waits for them."""
+        if not self._args.follow:
+            _, self._status = logs_named(self._args.paths)
+            return
+        for place in self._args.paths:
+            if not logs_of(place):
+                say(f"{place}: {without_logs(place)} yet; waiting for one")
+
+    def _valid(self, start: Mapping[str, str]) -> dict[str, str]:
+        """The cursors whose records are still there; of the others it says so."""
+        valid = dict(start)
+        for path, reader in self._logs.logs.items():
+            try:
+                if reader.uuid in valid:
+                    reader.read(valid[reader.uuid])
+            except (CorruptWal, PersistError):  # reported when it is read
+                continue
+            except Overrun as error:
+                self._status = max(self._status, FAILED)
+                say(f"{path}: {error}; continuing with record {reader.first_seq}")
+                del valid[reader.uuid]
+        return valid
+
+    def _show_newest(self, start: dict[str, str]) -> None:
+        ranges = SetReader(self._logs, Selection(kinds=self._kinds))
+        lines = _LINES if self._args.lines is None else self._args.lines
+        newest = list(islice(filter(self._matches, ranges.newest_first(start)), lines))
+        print_records(reversed(newest), self._form)
+        self._cursor = start | ranges.ends
+        self._status = max(self._status, ranges.finish())
+        self._missed = self._logs.missed
+
+    def _wanted(self, record: Record) -> bool:
+        return (self._kinds is None or record.kind in self._kinds) and self._matches(record)
+
+    def _print_each(self, records: Iterator[SetRecord]) -> None:
+        save_at = time.monotonic() + _TICK
+        last: dict[str, SetRecord] = {}
+        handed: SetRecord | None = None  # by the set, and maybe not printed
+        try:
+            for record in records:
+                handed = record  # before any call, in which a signal may be handled
+                if self._wanted(record):
+                    print_records((record,), self._form)
+                last[record.log] = record
+                handed = None
+                if time.monotonic() >= save_at:
+                    self._cursor = self._logs.cursor
+                    self._save()
+                    save_at = time.monotonic() + _TICK
+        finally:
+            self._cursor = self._logs.cursor if handed is None else self._cursor_before(handed, last.get(handed.log))
+        self._save()
+
+    def _cursor_before(self, record: SetRecord, last: SetRecord | None) -> dict[str, str]:
+        """After what was handed out but for this record, which is not known to be printed; ``last`` was, of the same log."""
+        cursor = self._logs.cursor
+        reader = self._logs.logs.get(record.log)
+        uuid = "" if reader is None else reader.uuid
+        before = self._cursor.get(uuid) if last is None else last.cursor
+        cursor.pop(uuid, None)
+        return cursor if before is None else cursor | {uuid: before}
+
+    def _report_missed(self, how: str) -> None:
+        if self._logs.missed > self._missed:
+            say(f"{self._logs.missed - self._missed} records {how}")
+            self._missed = self._logs.missed
+            self._status = max(self._status, FAILED)
+        self._status = max([self._status, *map(status_of, self._logs.problems.values())])
+
+    def _save(self) -> None:
+        if self._bookmark is not None and self._cursor:
+            self._bookmark.save(self._cursor)
+
+
+def _parse_cursors(text: str) -> dict[str, str]:
+    """The cursors of a set, from JSON."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(cursor, str) for cursor in value.values()):
+        raise ValueError(f"{text[:40]!r} is no cursor of several logs; name another file")
+    for cursor in value.values():
+        parse_cursor(cursor)
+    return value
 
 
 def _cursor(record: Record) -> Cursor:

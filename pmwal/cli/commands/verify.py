@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
 from pmwal.cli.inspection import end_offset, judge_log
 from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.places import add_paths, has_several, logs_named
 from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
-from pmwal.cli.wording import lost_in_words, records_in_words, torn_in_words
+from pmwal.cli.wording import count_in_words, lost_in_words, records_in_words, torn_in_words
 from pmwal.errors import FormatError
 from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.live_page import LiveWriter
 
+_WORDS = {OK: "sound", FAILED: "torn", CORRUPT: "corrupt", UNREADABLE: "cannot be opened"}
+
 _EPILOG = """\
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes. Each
+log has a line; after those of a directory or a pattern a line counts them.
+
 Exit status (the worst of all files):
   0  clean; or not closed, with nothing torn;
      or in use, and sound as far as its writer made it durable
@@ -29,8 +36,8 @@ Started without standard output (>&-) it checks all the same, like --quiet.
 
 Examples:
   pmwal verify app.wal
-  pmwal verify -q /srv/wal/*.wal || echo "needs attention"
-  pmwal verify --json app.wal | jq .report.last_seq
+  pmwal verify -q /var/log/shop || echo "needs attention"
+  pmwal verify --json /var/log/shop | jq 'select(.status > 0) | .path'
 """
 
 
@@ -44,23 +51,29 @@ def add(commands: Commands) -> None:
         "Check every record of each log as recovery would, without writing.",
         _EPILOG,
     )
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="the log files")
+    add_paths(parser)
     add_json(parser, "print one JSON object per file, each on a line")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; only set the exit status")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check each file; return the worst status."""
-    worst, quiet = OK, args.quiet or output_is_missing()  # without an output the status is the answer
-    for path in args.paths:
+    """Check each log; return the worst status."""
+    quiet = args.quiet or output_is_missing()  # without an output the status is the answer
+    paths, worst = logs_named(args.paths)
+    counts: Counter[int] = Counter()
+    for path in paths:
         status, line, value = _verify(path)
         worst = max(worst, status)
+        counts[status] += 1
         if quiet:
             continue
         if args.json:
             print_json(value)
         else:
             print(line, flush=True)
+    if any(map(has_several, args.paths)) and not quiet and not args.json:
+        found = ", ".join(f"{counts[status]} {words}" for status, words in _WORDS.items() if counts[status])
+        print(f"{count_in_words(len(paths), 'log')}: {found}")
     return worst
 
 

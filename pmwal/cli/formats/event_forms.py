@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
-from pmwal.cli.formats.printing import Form, as_json, as_text, decoded, printable
-from pmwal.cli.times import local_text, utc_text
-from pmwal.events import Decoder, Event
-from pmwal.events.definition import plain
+from pmwal.cli.entries import Entries, json_text, plain_json, record_object
+from pmwal.cli.formats.printing import Form, as_json, as_text
+from pmwal.cli.times import local_text
+from pmwal.cli.wording import decoded, printable
+from pmwal.events import Event
+from pmwal.format.layout import KIND_APPLICATION_MAX
+from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
 
 class EventForms:
-    """Formats the events of a log in text and JSON, and makes them searchable; other records and forms are unchanged."""
+    """Formats the events of logs in text and JSON, and makes them searchable; other records and forms are unchanged."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._decoder = Decoder(reader)
+    def __init__(self, source: Reader | LogSet) -> None:
+        self._entries = Entries(source)
         self._last: tuple[Record | None, Event | None] = None, None  # one entry: a record is searched first, then printed
 
     def form(self, plain_form: Form) -> Form:
@@ -41,9 +41,16 @@ class EventForms:
         event = self._event(record)
         return decoded(record.data) if event is None else _headed(event)
 
+    def level(self, record: Record) -> int:
+        """The level of an event; of another record its kind."""
+        event = self._event(record)
+        return record.kind if event is None else event.level
+
     def _event(self, record: Record) -> Event | None:
+        if record.kind <= KIND_APPLICATION_MAX:
+            return None
         if self._last[0] is not record:
-            self._last = record, self._decoder.decode(record)
+            self._last = record, self._entries.entry(record).event
         return self._last[1]
 
 
@@ -59,33 +66,17 @@ def _as_text(record: Record, event: Event) -> bytes:
 
 
 def _as_json(record: Record, event: Event) -> bytes:
-    """A JSON object on one line, with the event's parts."""
+    """A JSON object on one line, with the event's parts, and the payload, which an import stores."""
     value = {
-        "seq": record.seq,
-        "kind": record.kind,
-        "time_ns": record.time_ns,
-        "time": utc_text(record.time_ns),
+        **record_object(record),
         "level": event.level,
         "name": event.name,
         "format": event.format,
-        "arguments": {name: _plain_json(argument) for name, argument in event.arguments.items()},
+        "arguments": {name: plain_json(argument) for name, argument in event.arguments.items()},
         "text": event.text,
+        "data_base64": base64.b64encode(record.data).decode(),
     }
-    # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.
-    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
-
-
-def _plain_json(value: Any) -> Any:
-    """A value for JSON: bytes as ``{"base64": ...}``, times as ISO 8601, numbers that JSON lacks as text."""
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float) and value - value != 0:  # infinite or NaN
-        return str(value)
-    if isinstance(value, int) and value.bit_length() > 64:
-        return plain(value)
-    return value
+    return json_text(value) + b"\n"
 
 
 _FORMS: dict[Form, Callable[[Record, Event], bytes]] = {as_text: _as_text, as_json: _as_json}

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pmwal.cli.formats import tables
 from pmwal.cli.formats.framing import read_items, read_lines
-from pmwal.cli.formats.printing import as_json, as_length_prefixed
+from pmwal.cli.formats.printing import as_json, as_length_prefixed, payload_in
 from pmwal.cli.formats.tables import Payloads
 from pmwal.errors import RecordTooLarge
 from pmwal.format.layout import KIND_MAX
@@ -62,13 +62,13 @@ def _json_lines(stream: BinaryIO, limit: int, kind: int) -> Payloads:
             raise RecordTooLarge(f"line {number} of the input: over {longest} bytes cannot fit into this log; use a larger --size")
         if line.strip():
             try:
-                yield _from_json(json.loads(line), kind)
+                yield _from_json(json.loads(line), kind, line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} of the input: {error}") from None
 
 
-def _from_json(value: Any, kind: int) -> tuple[int, bytes]:
-    """Kind and payload of an object that ``as_json`` wrote; its other members are ignored."""
+def _from_json(value: Any, kind: int, line: bytes) -> tuple[int, bytes]:
+    """Kind and payload of an object that ``as_json`` wrote as this line; its other members are ignored."""
     if not isinstance(value, dict):
         raise ValueError('not a JSON object like {"kind": 0, "data": "text"}')
     kind = value.get("kind", kind)
@@ -77,8 +77,10 @@ def _from_json(value: Any, kind: int) -> tuple[int, bytes]:
     if ("data" in value) == ("data_base64" in value):
         raise ValueError('either "data" or "data_base64" is required')
     text = value.get("data", value.get("data_base64"))
+    if isinstance(text, dict) and "data" in value:
+        return kind, payload_in(line)
     if not isinstance(text, str):
-        raise ValueError("the payload is not a string")
+        raise ValueError("the payload is not a string or an object")
     return kind, text.encode() if "data" in value else base64.b64decode(text, validate=True)
 
 

@@ -1,4 +1,10 @@
-"""The formats in which ``cat`` and ``tail`` print records: text, JSON, hex dumps, raw and length-prefixed payloads."""
+"""The formats in which ``cat`` and ``tail`` print records: text, JSON, hex dumps, raw and length-prefixed payloads.
+
+Invariants
+----------
+- What the formats of one line print has no control characters but tabs, so that no record can change a terminal or begin a line.
+- JSON, raw and length-prefixed output has every payload exactly: what was printed can be imported or written again.
+"""
 
 from __future__ import annotations
 
@@ -10,50 +16,108 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from pmwal.cli.entries import json_text, record_object
 from pmwal.cli.formats.framing import as_item
+from pmwal.cli.levels import level_name
 from pmwal.cli.parser import Parser
-from pmwal.cli.times import local_text, utc_text
-from pmwal.records import Record
+from pmwal.cli.places import ShortNames
+from pmwal.cli.times import local_text
+from pmwal.cli.wording import decoded, is_printable, printable
+from pmwal.records import Record, SetRecord
 
 Form: TypeAlias = Callable[[Record], bytes]
 """The bytes printed for a record."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _WIDTH = 16
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_NESTED = 100  # levels of a JSON payload that is printed as an object; jq refuses more than 256 in a line
 
 
-def decoded(data: bytes) -> str:
-    """Bytes as UTF-8 text, with invalid bytes as ``\\xNN``."""
-    return data.decode(errors="backslashreplace")
+def level_of_kind(kind: int) -> str:
+    """The name of the level that a record of this kind has; empty if the kind is no level of ``logging``.
 
-
-def printable(text: str) -> str:
-    """Text safe for one line of a terminal: control characters except tabs become ``\\xNN``.
-
-    >>> printable("two\\nlines \\x1b[31m")
-    'two\\\\x0alines \\\\x1b[31m'
+    >>> level_of_kind(30), level_of_kind(31), level_of_kind(0)
+    ('WARNING', '', '')
     """
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    name = level_name(kind)
+    return "" if name.isdigit() else name
 
 
 def as_text(record: Record) -> bytes:
-    """``SEQ  TIME  payload`` on one line."""
-    return f"{record.seq}  {local_text(record.time_ns)}  {printable(decoded(record.data))}\n".encode()
+    """``SEQ  TIME  LEVEL  payload`` on one line; without a level if the kind is none."""
+    level = level_of_kind(record.kind)
+    head = f"{record.seq}  {local_text(record.time_ns)}  {level}  " if level else f"{record.seq}  {local_text(record.time_ns)}  "
+    return f"{head}{printable(decoded(record.data))}\n".encode()
 
 
 def as_json(record: Record) -> bytes:
-    """A JSON object on one line; ``data`` if the payload is UTF-8, else ``data_base64``."""
-    value: dict[str, Any] = {
-        "seq": record.seq,
-        "kind": record.kind,
-        "time_ns": record.time_ns,
-        "time": utc_text(record.time_ns),
-    }
+    """A JSON object on one line; its last member is the payload.
+
+    ``data`` is the payload as it is, if that is a JSON object on one line, else a string if it is UTF-8; else there is
+    ``data_base64``. The object is not encoded anew: ``payload_in`` gives the same bytes.
+    """
+    value, data = record_object(record), record.data
+    if data[:1] == b"{" and _is_object(data):
+        return json_text(value)[:-1] + b', "data": ' + data + b"}\n"
     try:
-        value["data"] = record.data.decode()
+        value["data"] = data.decode()
     except UnicodeDecodeError:
-        value["data_base64"] = base64.b64encode(record.data).decode()
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        value["data_base64"] = base64.b64encode(data).decode()
+    return json_text(value) + b"\n"
+
+
+def _is_object(data: bytes) -> bool:
+    """Whether a payload is a JSON object that can be a part of a line, and that every reader of JSON accepts."""
+    if data[-1:] != b"}":
+        return False
+    try:
+        text = data.decode()
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    deep = data.count(b"{") + data.count(b"[") > _NESTED and _is_deeper(value, _NESTED)
+    return not deep and is_printable(text)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
+
+
+def payload_in(line: bytes) -> bytes:
+    """The text of the member ``data`` of a line that ``json.loads`` accepts: the payload that ``as_json`` has put there.
+
+    >>> payload_in(b'{"seq": 1, "data": {"price": 1.50}}')
+    b'{"price": 1.50}'
+    """
+    text = line.decode(json.detect_encoding(line), "surrogatepass")
+    found, at = "", text.index("{")
+    while text[at] != "}":
+        name, at = _value_at(text, at + 1)
+        begin = text.index(":", at) + 1
+        _, end = _value_at(text, begin)
+        if name == "data":  # of several the last one counts, as for json.loads
+            found = text[begin:end].strip()
+        at = _after_space(text, end)
+    return found.encode(errors="surrogatepass")
+
+
+def _value_at(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value there, after white space, and where it ends."""
+    return _DECODER.raw_decode(text, _after_space(text, at))
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None, "it matches everywhere"
+    return found.end()
 
 
 def as_hex(record: Record) -> bytes:
@@ -96,6 +160,21 @@ def form_of(args: argparse.Namespace) -> Form:
     if args.length_prefixed and args.output not in (None, "raw"):
         args.parser.error("--length-prefixed prints raw payloads; leave -o out")
     return as_length_prefixed if args.length_prefixed else FORMATS[args.output or "text"]
+
+
+def with_names(plain_form: Form, form: Form, names: ShortNames) -> Form:
+    """A form for records of several logs: each line of text, and each heading of a dump, begins with the log's name.
+
+    ``plain_form`` is what ``form`` is made of.
+    """
+    if plain_form not in (as_text, as_hex):
+        return form
+
+    def named(record: Record) -> bytes:
+        assert isinstance(record, SetRecord)
+        return f"{printable(names[record.log]):<{names.width}}  ".encode(errors="backslashreplace") + form(record)
+
+    return named
 
 
 def print_records(records: Iterable[Record], form: Form) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pmwal.cli.viewing.style import safe
-from pmwal.logs.sources import SUFFIX
+from pmwal.logs.paths import SUFFIX
 from pmwal.records import Record, SetRecord
 
 _WIDTH_MAX = 24

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from zlib import crc32
 
-from pmwal.cli.formats.printing import printable
+from pmwal.cli.wording import printable
 
 _SOURCES = ("36", "35", "34", "32", "96", "95", "94", "92")  # neither red nor yellow, which are levels
 _BREAK = re.compile(r"\r?\n")

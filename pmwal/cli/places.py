@@ -1,0 +1,101 @@
+"""The logs that arguments name: files, directories, and patterns that the shell did not expand; and short names for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+from pmwal.cli.exit_status import OK, UNREADABLE
+from pmwal.cli.parser import Parser
+from pmwal.cli.terminal import say
+from pmwal.logs.paths import SUFFIX, is_pattern, logs_at
+
+
+def add_paths(parser: Parser) -> None:
+    """The arguments ``PATH...``."""
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="log files, directories of logs, or patterns")
+
+
+def one_log(places: Sequence[str]) -> str | None:
+    """The path, if one log is named. A directory or a pattern is several, however many logs there are: so is the output."""
+    if len(places) == 1 and not os.path.isdir(places[0]) and not is_pattern(places[0]):
+        return places[0]
+    return None
+
+
+def logs_named(places: Iterable[str]) -> tuple[list[str], int]:
+    """All logs that are named, each once; a place that has none is reported, and then the status is not 0.
+
+    A file that is named and not there is among them: whoever opens it finds out. ``FileNotFoundError`` if nothing is left.
+    """
+    found: dict[str, None] = {}
+    status, empty = OK, None
+    for place in places:
+        logs = logs_of(place)
+        if not logs:
+            status = UNREADABLE
+            if empty is not None:
+                say(f"{empty.filename}: {empty.strerror}")
+            empty = FileNotFoundError(errno.ENOENT, without_logs(place), place)
+        found.update(dict.fromkeys(logs))
+    if empty is not None:
+        if not found:
+            raise empty
+        say(f"{empty.filename}: {empty.strerror}")
+    return list(found), status
+
+
+def logs_of(place: str) -> list[str]:
+    """The logs of a place; of a file that is named itself, whether it is there or not."""
+    return [path for path, _ in logs_at(place)] if has_several(place) else [place]
+
+
+def has_several(place: str) -> bool:
+    """Whether it is a directory or a pattern."""
+    return os.path.isdir(place) or is_pattern(place)
+
+
+def without_logs(place: str) -> str:
+    """What is wrong with a directory or a pattern that has no logs."""
+    return f"no log (*{SUFFIX}) is in this directory" if os.path.isdir(place) else "no log matches this pattern"
+
+
+class ShortNames:
+    """A short name for each log, by its path: as much of the path's end as tells it from the others.
+
+    A name is never given to two logs, and stays once it is given.
+
+    >>> names = ShortNames(["/srv/shop/00.wal", "/srv/shop/01.wal"])
+    >>> names["/srv/shop/01.wal"], names["/srv/blog/01.wal"]
+    ('01', 'blog/01')
+    """
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self._names: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self.add(paths)
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Name these logs, all with as many parts of their paths."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._names]
+        parts = {path: PurePath(os.path.abspath(path).removesuffix(SUFFIX)).parts for path in new}
+        for count in range(1, max(map(len, parts.values()), default=0) + 1):
+            names = {path: os.path.join(*parts[path][-count:]) for path in new}
+            if len(set(names.values()) - self._taken) == len(new):
+                break
+        else:
+            names = {path: path for path in new}  # a log and a file that is called the same without a suffix
+        self._names |= names
+        self._taken |= set(names.values())
+
+    def __getitem__(self, path: str) -> str:
+        if path not in self._names:
+            self.add([path])
+        return self._names[path]
+
+    @property
+    def width(self) -> int:
+        """The length of the longest."""
+        return max(map(len, self._names.values()), default=0)
