@@ -21,7 +21,7 @@ from conftest import Place
 from pmwal.format.layout import LIVE_FOLLOWERS_OFFSET
 from pmwal.format.scan import scan_for
 from pmwal.native import native
-from pmwal.reading import follow
+from pmwal.reading import follow, known_writer
 from pmwal.reading import reader as reader_module
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
@@ -218,7 +218,7 @@ def test_rollback_of_what_was_handed_out_is_reported(place: Place) -> None:
 def test_writer_wakes_a_follower(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
     """The follower would otherwise sleep for longer than this test waits; close wakes it, too."""
     monkeypatch.setattr(follow, "_PAUSE_MIN", 10 * PATIENCE)
-    for module in follow, reader_module:
+    for module in follow, known_writer:
         monkeypatch.setattr(module, "PAUSE_MAX", 10 * PATIENCE)
     path = shm_dir / "log"
 

@@ -1,18 +1,24 @@
 """Records as entries of a log that people read: level, logger, message, fields and traceback, whoever wrote them.
 
 An entry comes from an event of ``pmwal.events``, from a JSON object such as ``LogHandler(structured=True)``, structlog and loguru
-store, or from text.
+store, or from text. Every record has one.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import re
 from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pmwal.cli.levels import level_name
+from pmwal.cli.times import utc_text
 from pmwal.events import DEFINITION_KIND, EVENT_KIND, Decoder, Event
+from pmwal.events.definition import plain
 from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
 from pmwal.records import Record, SetRecord
@@ -20,14 +26,25 @@ from pmwal.records import Record, SetRecord
 _MESSAGE = ("message", "event", "msg")
 _LEVEL = ("level", "levelname", "severity")
 _LOGGER = ("logger", "name")
-_TRACEBACK = ("exc", "exc_info", "exc_text", "traceback")
+_TIME = ("time", "timestamp", "asctime")
+_TRACEBACK = ("exc", "exc_info", "exc_text", "traceback", "exception", "stack", "stack_info")
+_ORIGIN = frozenset(
+    (
+        *("module", "filename", "pathname", "func_name", "funcName", "lineno", "exception"),
+        *("process_name", "processName", "thread_name", "threadName", "task_name", "taskName"),
+    )
+)
+_ORIGIN_OF_HANDLER = frozenset(("function", "line", "process", "thread", "task"))  # in other documents these may be anything
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_C1 = re.compile(r"[\x7f-\x9f]")  # control characters that JSON does not escape
 
 
 class Entry(NamedTuple):
     """A record as a person reads it.
 
-    ``level`` is a number as in ``logging``, 0 if unknown. ``fields`` are what it has beside the other attributes. ``event`` is what
-    the message was made of, and ``document`` the object of a record in JSON.
+    ``level`` is a number as in ``logging``, 0 if unknown. ``fields`` are what the program gave beside the message, and ``origin``
+    where it came from: module, line, thread and the like. ``event`` is what the message was made of, and ``document`` the object of
+    a record in JSON.
     """
 
     record: Record
@@ -39,6 +56,7 @@ class Entry(NamedTuple):
     traceback: str = ""
     event: Event | None = None
     document: dict[str, Any] | None = None
+    origin: Mapping[str, Any] = _NONE
 
 
 class Entries:
@@ -48,43 +66,139 @@ class Entries:
         self._source = source
         self._decoders: dict[str, Decoder] = {}
         self._levels = {name.upper(): number for name, number in logging.getLevelNamesMapping().items()}
+        self._decode = json.JSONDecoder(parse_constant=str).decode  # NaN and the infinities as text: JSON has no such numbers
 
     def entry(self, record: Record) -> Entry:
         """The entry; every record has one."""
         if record.kind in (EVENT_KIND, DEFINITION_KIND):
-            event = self._decoder(record).decode(record)
+            decoder = self._decoder(record)
+            event = None if decoder is None else decoder.decode(record)
             if event is not None:
                 return Entry(record, event.level, level_name(event.level), event.name, event.text, event.arguments, event=event)
         elif record.data[:1] == b"{":
             entry = self._of_document(record)
             if entry is not None:
                 return entry
-        level = record.kind if record.kind < EVENT_KIND else 0
-        return Entry(record, level, level_name(level), "", record.data.decode(errors="backslashreplace"), {})
+        level = record.kind if record.kind < DEFINITION_KIND else 0
+        return Entry(record, level, level_name(level), "", record.data.decode(errors="backslashreplace"), _NONE)
 
     def _of_document(self, record: Record) -> Entry | None:
         try:
-            document = json.loads(record.data)
+            document = self._decode(record.data.decode())
         except (ValueError, RecursionError):
             return None
-        rest = dict(document)
+        rest = _of_loguru(document)
+        own = isinstance(rest.get("message"), str)
         message = _taken(rest, _MESSAGE)
         if message is None:
             return None
-        name, logger, traceback = _taken(rest, _LEVEL), _taken(rest, _LOGGER), _taken(rest, _TRACEBACK)
+        name, logger = _taken(rest, _LEVEL), _taken(rest, _LOGGER)
+        _taken(rest, _TIME)
+        traceback = "\n".join(rest.pop(key).rstrip("\n") for key in _TRACEBACK if isinstance(rest.get(key), str))
         extra = rest.pop("extra", None)
-        rest.pop("time", None)
+        names = rest.keys() & (_ORIGIN | _ORIGIN_OF_HANDLER if own else _ORIGIN)
+        origin = {key: rest.pop(key) for key in [key for key in rest if key in names]} if names else _NONE
         rest.update(extra if isinstance(extra, dict) else {} if extra is None else {"extra": extra})
+        traceback = traceback or traceback_of(origin.get("exception"))
         level = record.kind or self._levels.get((name or "").upper(), 0)
         shown = name.upper() if name else level_name(level)
-        return Entry(record, level, shown, logger or "", message, rest, traceback or "", document=document)
+        return Entry(record, level, shown, logger or "", message, rest, traceback, document=document, origin=origin)
 
-    def _decoder(self, record: Record) -> Decoder:
+    def _decoder(self, record: Record) -> Decoder | None:
+        """None if the log is no longer in the set."""
         log = record.log if isinstance(record, SetRecord) else ""
         if log not in self._decoders:
-            source = self._source
-            self._decoders[log] = Decoder(source.logs[log] if isinstance(source, LogSet) else source)
+            reader = self._source.logs.get(log) if isinstance(self._source, LogSet) else self._source
+            if reader is None:
+                return None
+            self._decoders[log] = Decoder(reader)
         return self._decoders[log]
+
+
+def json_object(entry: Entry) -> dict[str, Any]:
+    """The object that an entry is in JSON: the one definition of its names, for all commands.
+
+    Names of the record, then of the entry; those that would be empty are left out. What the program named is in ``fields``, so
+    none of its names can be taken for one of these. ``data_base64`` is there if the payload is text that is not UTF-8.
+    """
+    record = entry.record
+    value: dict[str, Any] = {"seq": record.seq}
+    if isinstance(record, SetRecord):
+        value["log"] = record.log
+    value |= {"kind": record.kind, "time_ns": record.time_ns, "time": utc_text(record.time_ns)}
+    if entry.level_name:
+        value["level"] = entry.level_name
+    if entry.logger:
+        value["logger"] = entry.logger
+    value["message"] = entry.message
+    if entry.event is not None:
+        value["format"] = entry.event.format
+    value |= entry.origin
+    if entry.fields:
+        event = entry.event is not None
+        value["fields"] = {name: _plain_json(each) for name, each in entry.fields.items()} if event else dict(entry.fields)
+    if entry.traceback:
+        value["traceback"] = entry.traceback
+    if entry.event is None and entry.document is None and not _is_utf8(record.data):
+        value["data_base64"] = base64.b64encode(record.data).decode()
+    return value
+
+
+def json_text(value: Any, indent: int | None = None) -> bytes:
+    """A JSON value in UTF-8, on one line unless there is an indent, without control characters.
+
+    >>> json_text({"name": "\\x9b\\udc80"})
+    b'{"name": "\\\\u009b\\\\udc80"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if not text.isascii():
+        text = _C1.sub(_escaped, text)
+    elif "\x7f" in text:
+        text = text.replace("\x7f", "\\u007f")
+    # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.
+    return text.encode(errors="backslashreplace")
+
+
+def traceback_of(exceptions: Any) -> str:
+    """A traceback as the interpreter prints it, from the list that structlog's ``dict_tracebacks`` makes; empty for others."""
+    if not isinstance(exceptions, list) or not all(isinstance(each, dict) for each in exceptions):
+        return ""
+    parts = []
+    for at, each in enumerate(exceptions):
+        if at:
+            cause = exceptions[at - 1]
+            why = "The above exception was the direct cause of the following exception:"
+            during = "During handling of the above exception, another exception occurred:"
+            parts.append(f"\n{why if each.get('is_cause') or 'cause' in cause else during}\n")
+        frames = each.get("frames")
+        lines = ["Traceback (most recent call last):"] if frames else []
+        for frame in frames if isinstance(frames, list) else ():
+            if isinstance(frame, dict):
+                file, line = frame.get("filename", frame.get("file")), frame.get("lineno", frame.get("line"))
+                lines.append(f'  File "{file}", line {line}, in {frame.get("name", frame.get("function"))}')
+                lines += [f"    {frame[key]}" for key in ("line", "code") if isinstance(frame.get(key), str) and frame[key]]
+        value = each.get("exc_value", each.get("message"))
+        lines.append(f"{each.get('exc_type', each.get('type'))}" + (f": {value}" if value else ""))
+        parts.append("\n".join(lines))
+    return "\n".join(reversed(parts))
+
+
+def _of_loguru(document: dict[str, Any]) -> dict[str, Any]:
+    """A document with the names of ``logging`` from what loguru stores with ``serialize=True``; a copy of any other one."""
+    record = document.get("record")
+    if not (isinstance(record, dict) and isinstance(record.get("message"), str) and isinstance(record.get("level"), dict)):
+        return dict(document)
+    rest = {key: record[key] for key in ("message", "name", "extra", "function", "module", "line") if record.get(key) is not None}
+    rest["level"] = record["level"].get("name")
+    for key, part in (("process", "id"), ("process_name", "name"), ("thread", "name"), ("pathname", "path")):
+        inner = record.get({"process_name": "process", "pathname": "file"}.get(key, key))
+        if isinstance(inner, dict) and part in inner:
+            rest[key] = inner[part]
+    text = document.get("text")
+    if record.get("exception") and isinstance(text, str):
+        # The text is the line as loguru formatted it, and the traceback after it.
+        rest["exc"] = text.partition(record["message"])[2].strip("\n") or str(record["exception"])
+    return rest
 
 
 def _taken(document: dict[str, Any], names: tuple[str, ...]) -> str | None:
@@ -94,3 +208,28 @@ def _taken(document: dict[str, Any], names: tuple[str, ...]) -> str | None:
             text: str = document.pop(name)
             return text
     return None
+
+
+def _plain_json(value: Any) -> Any:
+    """A value of an event for JSON: bytes as ``{"base64": ...}``, times as ISO 8601, numbers that JSON lacks as text."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and value - value != 0:  # infinite or NaN
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return plain(value)
+    return value
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -26,8 +26,11 @@ class Levels(NamedTuple):
 
     @property
     def kinds(self) -> frozenset[int]:
-        """The kinds of records that may have these levels: an event has its level in its definition."""
-        return frozenset(range(self.low, self.high + 1)) | {DEFINITION_KIND, EVENT_KIND}
+        """The kinds of records that may have these levels.
+
+        An event has its level in its definition, and a record of kind 0 may be a document that names one.
+        """
+        return frozenset(range(self.low, self.high + 1)) | {0, DEFINITION_KIND, EVENT_KIND}
 
 
 _BANDS = {

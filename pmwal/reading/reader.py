@@ -22,9 +22,9 @@ from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
-from pmwal.format.layout import Header, Superblock
+from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
-from pmwal.format.ring import CHUNK, RECORDS_MAX, Clock, Filter, Load, RingReader, Selected
+from pmwal.format.ring import Clock, Filter, RingReader, Selected
 from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.native.checksum import crc32c
@@ -40,7 +40,7 @@ from pmwal.recovery.judge import Judgement
 from pmwal.recovery.salvage import salvage
 from pmwal.recovery.snapshot import judge_beside, shown_bounds
 from pmwal.recovery.superblock import Identity
-from pmwal.storage.live_page import LiveBounds, read_both
+from pmwal.storage.live_page import LiveBounds
 from pmwal.storage.liveness import Liveness
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.name import LogName
