@@ -18,12 +18,13 @@ from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
 from pmwal.cli.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
+from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
 
-_SAMPLE = 10_000  # records that decide on the layout
+_SAMPLE = 1000  # records that decide on the layout
 
 _EPILOG = f"""\
 Formats:
@@ -165,8 +166,8 @@ def _layout(args: argparse.Namespace, entries: Entries, passes: LogPasses | SetP
     """The layout of a table. Columns take a pass over all records, to find the fields and their types."""
     layout = args.layout
     if layout is None:
-        sample = map(entries.entry, islice(passes.look(), _SAMPLE))
-        layout = "columns" if any(entry.event is not None or entry.document is not None for entry in sample) else "raw"
+        sample = islice(passes.look(), _SAMPLE)
+        layout = "columns" if any(_is_structured(record, entries) for record in sample) else "raw"
     if layout == "raw":
         return PayloadLayout(several=passes.several)
     survey = Survey()
@@ -174,6 +175,13 @@ def _layout(args: argparse.Namespace, entries: Entries, passes: LogPasses | SetP
         survey.add(row_of(entries.entry(record)))
     limit = COLUMNS_MAX if args.max_columns is None else args.max_columns
     return survey.layout(several=passes.several, payloads=layout == "payloads", limit=limit)
+
+
+def _is_structured(record: Record, entries: Entries) -> bool:
+    if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
+        return False
+    entry = entries.entry(record)
+    return entry.event is not None or entry.document is not None
 
 
 @contextlib.contextmanager

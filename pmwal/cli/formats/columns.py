@@ -138,16 +138,20 @@ def row_of(entry: Entry) -> Row:
 
 def _row_of_document(entry: Entry, document: Mapping[str, Any]) -> Row:
     """An entry is made for readers. What it leaves out of the document, or shows in another form, is a field here."""
-    fields = dict(entry.fields)
-    texts = (entry.message, entry.logger, entry.traceback)
-    complete = True
+    fields = {**entry.origin, **entry.fields}
+    complete = len(fields) == len(entry.origin) + len(entry.fields)
+    shown = [entry.message, entry.logger, entry.traceback]
     for name, value in document.items():
         if name in fields:
-            complete = complete and fields[name] is value
-        elif isinstance(value, str):
-            if value not in texts and value.upper() != entry.level_name:
+            continue
+        if isinstance(value, str):
+            if value in shown:
+                shown.remove(value)  # once: another member with the same text is a field
+            elif value.upper() != entry.level_name:
                 fields[name] = value
-        elif not isinstance(value, dict) or any(fields.get(inner) is not each for inner, each in value.items()):
+        elif isinstance(value, dict) and value.items() <= fields.items():  # its members are fields
+            complete = complete and document.keys().isdisjoint(value)
+        else:
             fields[name] = value
     return Row(entry, fields, entry.message, complete)
 
