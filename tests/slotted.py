@@ -71,7 +71,8 @@ def spares_of(handler: pmwal.LogHandler) -> Any:
 
 
 def wait_for_spares(handler: pmwal.LogHandler, count: int = 1) -> list[int]:
-    """The descriptors of the spares that no child has used, as soon as there are as many."""
+    """The descriptors of the spares that no child has used, as soon as there are as many; the first one as before a fork."""
+    spares_of(handler)._keeper.pause()
     deadline = time.monotonic() + PATIENCE
     while True:
         fds = [spare.fd for spare in spares_of(handler)._kept if is_fresh(*spare)]

@@ -44,6 +44,7 @@ RUNS = {
     "demo": Run(lambda log: ["--json", "--cycles=1", "--seconds=0.01", f"--path={log.parent}", "--input=-"], LINES),
     "create": Run(lambda log: [f"{log}.new", "--size=64KiB"]),
     "write": Run(lambda log: [str(log)], LINES),
+    "logs": Run(lambda log: [str(log)]),
     "cat": Run(lambda log: [str(log)]),
     "tail": Run(lambda log: [str(log)]),
     "stat": Run(lambda log: [str(log)]),

@@ -250,3 +250,150 @@ def test_what_holds_a_log_is_not_sent_to_another_process(make: Any, log: Path) -
         with pytest.raises(TypeError, match="path of its own"):
             attempt(thing)
     (thing.stop if make is Sink else thing.close)()
+
+
+# -- the fields of LogHandler(structured=True)
+
+FIELDS = ("time", "level", "logger", "message", "process", "thread")
+
+
+def documents(wal: pmwal.Wal) -> list[dict[str, Any]]:
+    """What was stored, without the name of a process that tests may run in."""
+    found = [json.loads(record.data) for record in wal]
+    for document in found:
+        document.pop("process_name", None)
+    return found
+
+
+def unrendered(factory: LoggerFactory, *processors: str, **options: Any) -> Any:
+    """A structlog logger without a renderer."""
+    structlog = pytest.importorskip("structlog")
+    made = [getattr(structlog.processors, name) for name in processors]
+    chain = [structlog.processors.add_log_level, *(each(**options) if isinstance(each, type) else each for each in made)]
+    return structlog.wrap_logger(factory("shop"), processors=[*chain, lambda _, name, event: event])
+
+
+def test_structlog_event_without_a_renderer_is_a_structured_record(factory: LoggerFactory) -> None:
+    """Bound values are in extra; the names are those of LogHandler."""
+    logger = unrendered(factory).bind(order=7)
+    logger.warning("late", message="theirs", module=5)
+    (document,) = documents(factory.wal)
+    assert tuple(document) == (*FIELDS, "extra")
+    assert (document["level"], document["logger"], document["message"]) == ("WARNING", "shop", "late")
+    assert (document["process"], document["extra"]) == (os.getpid(), {"order": 7, "message": "theirs", "module": 5})
+    factory("shop").info(**{"event": "x", "self": 1})
+    assert documents(factory.wal)[1]["extra"] == {"self": 1}
+    assert [record.kind for record in factory.wal] == [30, 20]
+
+
+def test_structlog_context_is_in_the_record(factory: LoggerFactory) -> None:
+    """Although no merge_contextvars is configured; the event's own value wins."""
+    contextvars = pytest.importorskip("structlog.contextvars")
+    logger = unrendered(factory)
+    with contextvars.bound_contextvars(request="r1", user="eve"):
+        logger.info("one", user="bob")
+    assert documents(factory.wal)[0]["extra"] == {"request": "r1", "user": "bob"}
+
+
+def test_structlog_processors_fill_the_fields(factory: LoggerFactory) -> None:
+    """Its time stamp and call site are where LogHandler has them."""
+    unrendered(factory, "TimeStamper", fmt="iso").info("one")
+    unrendered(factory, "CallsiteParameterAdder").info("two")
+    one, two = documents(factory.wal)
+    assert one["time"].endswith("Z")
+    assert (two["module"], two["function"]) == ("test_integrations", "test_structlog_processors_fill_the_fields")
+    assert type(two["line"]) is int
+    assert {"func_name", "lineno", "thread_name"} & two["extra"].keys() == set()
+
+
+@pytest.mark.parametrize("how", ["exception", "exc_info", "tuple", "dict_tracebacks", "format_exc_info"])
+def test_structlog_exception_is_text_and_data(how: str, factory: LoggerFactory) -> None:
+    """Whichever of structlog's processors has seen it."""
+    logger = unrendered(factory, *([how] if how in ("dict_tracebacks", "format_exc_info") else []))
+    try:
+        raise KeyError("missing")
+    except KeyError as error:
+        if how == "exc_info":
+            logger.error("failed", exc_info=error)
+        elif how == "tuple":
+            logger.error("failed", exc_info=(KeyError, error, error.__traceback__))
+        else:
+            logger.exception("failed")
+    (document,) = documents(factory.wal)
+    assert document["level"] == "ERROR"
+    if how != "dict_tracebacks":
+        assert document["exc"].endswith("KeyError: 'missing'")
+    if how != "format_exc_info":
+        assert [(each["exc_type"], each["exc_value"]) for each in document["exception"]] == [("KeyError", "'missing'")]
+    assert "extra" not in document
+
+
+def test_structlog_event_that_cannot_be_encoded_is_cut(factory: LoggerFactory) -> None:
+    """The record is stored with a mark, also if it is the event itself, and an interrupt is raised after that."""
+
+    class Bad:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def __str__(self) -> str:
+            raise self.error
+
+    logger = unrendered(factory)
+    logger.info(Bad(ValueError()), exc_info=(1, 2, 3))
+    with pytest.raises(KeyboardInterrupt):
+        logger.info("interrupted", value=Bad(KeyboardInterrupt()))
+    factory().info("with", order=7)
+    found = documents(factory.wal)
+    assert found[0]["message"] == "[cut: ValueError]"
+    assert found[1]["extra"] == {"value": "[cut: KeyboardInterrupt]"}
+    assert (found[2]["message"], found[2]["logger"], found[2]["extra"]) == ("with", "", {"order": 7})
+    assert (factory.stats().cut, factory.stats().errors) == (2, 0)
+
+
+def test_loguru_structured_record_has_the_fields_of_the_handler(loguru: Any, log: Path) -> None:
+    """With what bind, contextualize and the call gave in extra; no values of local variables, which loguru would print."""
+    sink = Sink(log, size=SIZE, commit="manual", structured=True)
+    loguru.add(sink, format="{message}", diagnose=True)
+    secret = "hunter" + str(2)
+    with loguru.contextualize(request="r1"):
+        loguru.bind(user="eve").success("order {number}", number=7)
+    try:
+        raise KeyError(len(secret))
+    except KeyError:
+        loguru.exception("failed")
+    sink.write("a line\n")
+    wal = list(sink.wal)
+    first, second = (json.loads(record.data) for record in wal[:2])
+    assert [record.kind for record in wal] == [25, 40, 0]
+    assert wal[2].data == b"a line"
+    names = ["time", "level", "logger", "message", "module", "function", "line", "process", "thread"]
+    assert [name for name in first if name != "process_name"] == [*names, "extra"]
+    assert (first["level"], first["message"], first["function"]) == (
+        "SUCCESS", "order 7", "test_loguru_structured_record_has_the_fields_of_the_handler",
+    )  # fmt: skip
+    assert first["extra"] == {"request": "r1", "user": "eve", "number": 7}
+    assert second["exc"].startswith("Traceback")
+    assert second["exception"][0]["exc_type"] == "KeyError"
+    assert "hunter2" not in wal[1].data.decode()
+
+
+def test_loguru_interrupt_is_raised_after_the_record_was_stored(loguru: Any, log: Path) -> None:
+    """A mark is in the place of the object."""
+
+    class Bad:
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    sink = Sink(log, size=SIZE, commit="manual", structured=True)
+    loguru.add(sink, format="{message}", catch=False)
+    with pytest.raises(KeyboardInterrupt):
+        loguru.bind(bad=Bad()).info("x")
+    assert documents(sink.wal)[0]["extra"] == {"bad": "[cut: KeyboardInterrupt]"}
+
+
+def test_loguru_exception_from_another_process_may_be_gone(loguru: Any, log: Path) -> None:
+    """With enqueue=True an exception that cannot be pickled comes as None."""
+    sink = Sink(log, size=SIZE, commit="manual", structured=True)
+    loguru.add(sink, format="{message}")
+    loguru.opt(exception=True).info("no exception at hand")
+    assert "exception" not in documents(sink.wal)[0]

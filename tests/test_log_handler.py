@@ -135,7 +135,7 @@ def test_odd_levels_and_characters_are_stored_all_the_same(handler: Watched) -> 
 
 @pytest.mark.parametrize("libraries", [(), *((library,) for library in LIBRARIES)], ids=["json", *LIBRARIES])
 def test_structured_record_is_json_by_each_library(libraries: tuple[str, ...], log: Path) -> None:
-    """Each library gives the same document: time, level, logger, message, exception, extra fields."""
+    """Each library gives the same document: time, level, logger, message, where it was logged, exception, extra fields."""
     for library in libraries:
         pytest.importorskip(library)
     handler = Watched(log, size=SIZE, structured=True)
@@ -152,9 +152,13 @@ def test_structured_record_is_json_by_each_library(libraries: tuple[str, ...], l
     when = datetime.fromisoformat(first.pop("time"))
     assert abs((datetime.now(UTC) - when).total_seconds()) < 60
     extra = {"order": 7, "price": 99.5, "tags": ["a", "ö"], "time": "theirs", "path": "/x"}
-    assert first == {"level": "INFO", "logger": "app", "message": "order 7", "extra": extra}
+    where = {"module": "test_log_handler", "function": "test_structured_record_is_json_by_each_library", "process": os.getpid()}
+    assert first.pop("line") < second["line"]
+    expected = {"level": "INFO", "logger": "app", "message": "order 7", **where, "thread": "MainThread", "extra": extra}
+    assert {name: value for name, value in first.items() if name != "process_name"} == expected
     assert second["exc"].startswith("Traceback")
     assert second["exc"].endswith("KeyError: 'missing'")
+    assert [(each["exc_type"], each["exc_value"]) for each in second["exception"]] == [("KeyError", "'missing'")]
     assert second["stack"].startswith("Stack")
     assert "extra" not in second
 

@@ -332,6 +332,23 @@ def test_log_holds_the_others_up_while_it_has_what_is_not_durable(directory: Pat
             assert logs.late == 1
 
 
+@pytest.mark.parametrize(
+    ("others", "late"),
+    [([], 0), ([[[80]]], 1), ([[[100]]], 2), ([[[40]], [[95]]], 2), ([[[40]], [[45]]], 0), ([[[110]]], 2)],
+    ids=str,
+)
+def test_clock_set_back_makes_no_record_late_unless_another_log_has_a_later_one(
+    directory: Path, others: list[list[list[int]]], late: int
+) -> None:
+    """A log's own records are in its order."""
+    store(directory / "00.wal", [[100], [50, 90]], size=SIZE)
+    for number, epochs in enumerate(others, 1):
+        store(directory / f"{number:02d}.wal", epochs, size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        assert len(list(logs.follow(timeout=0))) == 3 + len(others)
+        assert logs.late == late
+
+
 def test_killed_writer_holds_nothing_up_and_loses_nothing(directory: Path) -> None:
     """What it had stored and not committed is handed out, in order."""
 

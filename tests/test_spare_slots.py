@@ -42,6 +42,19 @@ def test_child_uses_the_spare_and_the_parent_makes_another(directory: Path, open
     assert spares_of(opened)._kept == []
 
 
+def test_process_that_never_forks_keeps_no_spare(directory: Path, opened: Watched) -> None:
+    """Neither one that was started anew nor a forked one: a spare takes as much of the medium as a slot."""
+
+    def kept() -> tuple[list[Any], Any]:
+        logger_of(opened).info("line")
+        found = spares_of(opened)
+        return found._kept, found._keeper._thread
+
+    assert kept() == ([], None)
+    assert elsewhere(kept) == ([], None)
+    wait_for_spares(opened)
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork waits for the spare that is being made however busy the machine is."""

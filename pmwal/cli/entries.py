@@ -13,15 +13,17 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cli.levels import level_name
 from pmwal.cli.times import utc_text
 from pmwal.events import DEFINITION_KIND, EVENT_KIND, Decoder, Event
 from pmwal.events.definition import plain
-from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
 from pmwal.records import Record, SetRecord
+
+if TYPE_CHECKING:
+    from pmwal.logs.log_set import LogSet
 
 _MESSAGE = ("message", "event", "msg")
 _LEVEL = ("level", "levelname", "severity")
@@ -108,7 +110,7 @@ class Entries:
         """None if the log is no longer in the set."""
         log = record.log if isinstance(record, SetRecord) else ""
         if log not in self._decoders:
-            reader = self._source.logs.get(log) if isinstance(self._source, LogSet) else self._source
+            reader = self._source if isinstance(self._source, Reader) else self._source.logs.get(log)
             if reader is None:
                 return None
             self._decoders[log] = Decoder(reader)

@@ -20,8 +20,8 @@ from pmwal.cli.terminal import say
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
 
 COMMANDS = (
-    *("demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "export", "import"),
-    "completion",
+    *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune"),
+    *("export", "import", "completion"),
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 
@@ -44,6 +44,7 @@ Examples:
   pmwal create app.wal --size 64MiB
   tail -F app.log | pmwal write app.wal   make each line a durable record
   pmwal tail -f app.wal                   print the last ten, then new ones
+  pmwal logs -f -p warning /var/log/shop  read the logs of a service
   pmwal verify app.wal && echo sound
 
 'pmwal COMMAND --help' describes the options of a command, with examples.

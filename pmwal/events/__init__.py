@@ -12,8 +12,22 @@
 docs/events.md describes the records and the guarantees.
 """
 
+from typing import TYPE_CHECKING
+
 from pmwal.events.decoder import Decoder, Event, read
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
-from pmwal.events.logger import Logger
+
+if TYPE_CHECKING:
+    from pmwal.events.logger import Logger
+else:
+
+    def __getattr__(name):
+        if name != "Logger":
+            raise AttributeError(f"module 'pmwal.events' has no attribute {name!r}")
+        from pmwal.events.logger import Logger  # noqa: PLC0415 - with all that stores records, which readers do not need
+
+        globals()[name] = Logger
+        return Logger
+
 
 __all__ = ["DEFINITION_KIND", "EVENT_KIND", "Decoder", "Event", "Logger", "read"]

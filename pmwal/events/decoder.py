@@ -13,13 +13,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pmwal.errors import Overrun
 from pmwal.events.arguments import Value, unpack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition, plain
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
-from pmwal.writing.wal import Wal
+
+if TYPE_CHECKING:
+    from pmwal.writing.wal import Wal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

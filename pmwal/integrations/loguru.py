@@ -6,14 +6,19 @@
     from pmwal.integrations.loguru import Sink
 
     logger.add(Sink("app.wal"), format="{level} {message}")
+    logger.add(Sink("app.wal", structured=True), format="{message}")
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
+from pmwal.logs.encoder import Encode, Interrupted, encoder
+from pmwal.logs.exceptions import structure
+from pmwal.logs.fields import MAIN_PROCESS, current_task, stamp, text_of
 from pmwal.logs.options import SinkOptions
 from pmwal.logs.sharing import SinkOwner
 
@@ -22,8 +27,12 @@ class Sink(SinkOwner):
     """A sink for ``logger.add``; the arguments are those of ``pmwal.LogHandler``.
 
     A record is the message as loguru formatted it (JSON with ``serialize=True``), in UTF-8 without the newline at the end; its
-    ``kind`` is the number of the level. Errors are raised to loguru, which reports them and continues, unless ``catch=False`` was
-    given to ``add``. loguru closes the log at ``logger.remove()`` and at exit.
+    ``kind`` is the number of the level. With ``structured=True`` it is JSON with the fields of ``LogHandler(structured=True)``
+    instead: ``extra`` is what ``bind``, ``contextualize`` and the call itself gave, and values of local variables are not stored,
+    whatever ``diagnose`` says. Use ``format="{message}"`` then, to spare loguru the work.
+
+    Errors are raised to loguru, which reports them and continues, unless ``catch=False`` was given to ``add``. loguru closes the
+    log at ``logger.remove()`` and at exit.
 
     >>> sink = Sink(path, size="1MiB")
     >>> sink.write("a line\\n")
@@ -43,6 +52,7 @@ class Sink(SinkOwner):
         commit: str | float = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
+        structured: bool = False,
         on_corrupt: str = "set-aside",
         medium: str = "auto",
         max_files: int = 64,
@@ -63,16 +73,27 @@ class Sink(SinkOwner):
             file_mode=file_mode,
         )
         self._join(path, directory, options)
+        self._encode: Encode | None = encoder(on_cut=self._sink.count_cut) if structured else None
 
     def write(self, message: str) -> None:
         """Store a message of loguru, or a line of text with level 0. Raises what ``pmwal.Wal.append`` raises."""
         record: Any = getattr(message, "record", None)
+        interrupt: BaseException | None = None
         try:
-            line = message.removesuffix("\n").encode("utf-8", "backslashreplace")
+            if self._encode is None or record is None:
+                line = message.removesuffix("\n").encode("utf-8", "backslashreplace")
+            else:
+                try:
+                    line = self._encode(_document(record, self._sink.count_cut))
+                except Interrupted as interrupted:
+                    line, interrupt = interrupted.line, interrupted.__cause__
             self._sink.store(line, 0 if record is None else record["level"].no, self._sync_level)
         except Exception as error:
             self._sink.count(error)
-            raise
+            if interrupt is None:
+                raise
+        if interrupt is not None:
+            raise interrupt
 
     def commit(self) -> None:
         """Make everything that was logged durable. Raises ``PersistError``."""
@@ -81,3 +102,29 @@ class Sink(SinkOwner):
     def stop(self) -> None:
         """Commit and close the log. Idempotent."""
         self._share.release()
+
+
+def _document(record: dict[str, Any], on_cut: Callable[[], None]) -> dict[str, Any]:
+    """A record of loguru with the fields of ``LogHandler(structured=True)``."""
+    document: dict[str, Any] = {
+        "time": stamp(record["time"].timestamp()),
+        "level": record["level"].name,
+        "logger": record["name"],
+        "message": record["message"],
+        "module": record["module"],
+        "function": record["function"],
+        "line": record["line"],
+        "process": record["process"].id,
+        "thread": record["thread"].name,
+    }
+    if record["process"].name not in MAIN_PROCESS:
+        document["process_name"] = record["process"].name
+    task = current_task()
+    if task is not None:
+        document["task"] = task
+    if record["exception"] is not None and record["exception"].value is not None:
+        document["exc"] = text_of(record["exception"], on_cut)
+        document["exception"] = structure(record["exception"].value, record["exception"].traceback)
+    if record["extra"]:
+        document["extra"] = record["extra"]
+    return document

@@ -41,11 +41,13 @@ def _uncounted() -> None:
     pass
 
 
-def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _uncounted) -> Encode:
+def encoder(
+    libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _uncounted, open_fields: Sequence[str] = ("extra",)
+) -> Encode:
     """A function from a dict to one line of JSON in UTF-8, by the first of these libraries that can be imported.
 
-    All fields of the document but ``extra`` are text. The function raises only ``Interrupted``, and calls ``on_cut`` for each
-    record of which something was cut.
+    ``open_fields`` of a document may have values of any type; all others are known to be shallow. The function raises only
+    ``Interrupted``, and calls ``on_cut`` for each record of which something was cut.
 
     >>> encoder(())({"level": "INFO", "extra": {"order": 7}})
     b'{"level":"INFO","extra":{"order":7}}'
@@ -58,18 +60,19 @@ def encoder(libraries: Sequence[str] = LIBRARIES, on_cut: Callable[[], None] = _
         fast: Encode
         if library == "orjson":
             dumps = partial(module.dumps, default=str, option=module.OPT_NON_STR_KEYS)
-            fast = partial(_within_depth, dumps)
+            fast = partial(_within_depth, dumps, tuple(open_fields))
         else:
             fast = module.json.Encoder(enc_hook=str).encode
         return partial(_encode, fast, on_cut)
     return partial(_encode, to_json, on_cut)
 
 
-def _within_depth(dumps: Encode, document: dict[str, Any]) -> bytes:
+def _within_depth(dumps: Encode, open_fields: tuple[str, ...], document: dict[str, Any]) -> bytes:
     """Encode by orjson, which does not count tuples: a cycle through one, or thousands of them, would end the process."""
-    extra = document.get("extra")
-    if extra is not None and _is_too_deep(extra.values(), _ORJSON_DEPTH):
-        raise RecursionError("more depth than orjson can count")
+    for name in open_fields:
+        value = document.get(name)
+        if value is not None and _is_too_deep((value,), _ORJSON_DEPTH):
+            raise RecursionError("more depth than orjson can count")
     return dumps(document)
 
 

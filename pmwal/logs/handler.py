@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
+from pmwal.logs.fields import Fields
 from pmwal.logs.options import SinkOptions
 from pmwal.logs.reports import say
 from pmwal.logs.sharing import SinkOwner
 
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-"""Attributes of every ``LogRecord``; all others came with ``extra=`` or from a filter."""
-_PLAIN = logging.Formatter()
 _STACK_TO_REPORT = 150
 """Frames that a report of an error may take."""
 
@@ -41,9 +39,15 @@ class LogHandler(SinkOwner, logging.Handler):
     - ``sync_level``: records of this level (number or name) and above are durable when the call returns.
     - ``on_full``: "overwrite" the oldest records, or "raise": keep them, and drop the new one. Of those that are dropped one after
       another the first is reported, and all are counted.
-    - ``structured``: store a line of JSON with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and, if present,
-      ``exc``, ``stack`` and ``extra``, encoded by orjson or msgspec if one is installed. Otherwise the formatted text is stored.
-      Both are UTF-8 without a newline at the end; the record's ``kind`` is the number of the level.
+    - ``structured``: store a line of JSON with ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``module``,
+      ``function``, ``line``, ``process``, ``thread`` and, if present, ``process_name`` (not of the main process), ``task``, ``exc``
+      and ``exception`` (as text and as data), ``stack``, and ``extra`` with what ``structlog.contextvars`` has bound, encoded by
+      orjson or msgspec if one is installed. Otherwise the formatted text is stored. Both are UTF-8 without a newline at the end;
+      the record's ``kind`` is the number of the level.
+    - ``fmt``: which attributes of the log record a structured one has instead, up to ``thread`` above, as a format
+      ("%(asctime)s %(message)s" or "{asctime} {message}") or a list of names. ``rename_fields``: field -> its name in the record.
+      ``static_fields``: more fields, the same in each record. ``defaults``: fields of ``extra=`` that are beside the others rather
+      than in ``extra``, each with its value for records without it.
     - ``on_corrupt``: "set-aside" renames a corrupt log to ``PATH.corrupt-TIME``, with a warning, and starts a new one, so that the
       application can start; the newest three are kept, for salvage and repair. "raise" ``CorruptWal`` instead.
     - ``medium`` and ``file_mode``: as for ``pmwal.open``, which also documents the errors that can be raised here, and only here.
@@ -85,6 +89,10 @@ class LogHandler(SinkOwner, logging.Handler):
         sync_level: int | str = logging.CRITICAL,
         on_full: str = "overwrite",
         structured: bool = False,
+        fmt: str | Sequence[str] | None = None,
+        rename_fields: Mapping[str, str] | None = None,
+        static_fields: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
         on_corrupt: str = "set-aside",
         medium: str = "auto",
         max_files: int = 64,
@@ -93,6 +101,12 @@ class LogHandler(SinkOwner, logging.Handler):
         file_mode: int | str = 0o600,
         level: int | str = logging.NOTSET,
     ) -> None:
+        fields = Fields(fmt, rename=rename_fields, static=static_fields, defaults=defaults)
+        if not structured and any(option is not None for option in (fmt, rename_fields, static_fields, defaults)):
+            raise ValueError(
+                "fmt, rename_fields, static_fields and defaults are for structured=True; for text, give a logging.Formatter to "
+                "setFormatter"
+            )
         # The log first: if it cannot be opened, the handler must not be in logging's list of handlers to shut down.
         options = SinkOptions(
             size=size,
@@ -109,7 +123,10 @@ class LogHandler(SinkOwner, logging.Handler):
         self._join(path, directory, options)
         try:
             super().__init__(level)
-            self._encode: Encode | None = encoder(on_cut=self._sink.count_cut) if structured else None
+            self._fields = fields
+            self._encode: Encode | None = None
+            if structured:
+                self._encode = encoder(on_cut=self._sink.count_cut, open_fields=fields.open_fields)
         except BaseException:
             self._share.release()
             raise
@@ -135,7 +152,10 @@ class LogHandler(SinkOwner, logging.Handler):
         """Store one record. Never raises an ``Exception``; failures go to ``handleError``."""
         try:
             encode = self._encode
-            line = self.format(record).encode("utf-8", "backslashreplace") if encode is None else encode(self._document(record))
+            if encode is None:
+                line = self.format(record).encode("utf-8", "backslashreplace")
+            else:
+                line = encode(self._fields.document(record, self.formatter, self._sink.count_cut))
             self._sink.store(line, record.levelno or 0, self._sync_level)  # makeLogRecord may leave it None
         except Exception as error:
             self._report(record, error)
@@ -169,25 +189,6 @@ class LogHandler(SinkOwner, logging.Handler):
             super().handleError(record)
         except Exception as failure:  # arguments too deep to be printed, characters that stderr cannot encode
             say(f"{type(error).__name__}, which could not be reported in full ({type(failure).__name__})")
-
-    def _document(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The record as a dict for JSON."""
-        document: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info and not record.exc_text:
-            record.exc_text = (self.formatter or _PLAIN).formatException(record.exc_info)
-        if record.exc_text:
-            document["exc"] = record.exc_text
-        if record.stack_info:
-            document["stack"] = record.stack_info
-        extra = {name: value for name, value in vars(record).items() if name not in _USUAL}
-        if extra:
-            document["extra"] = extra
-        return document
 
     def flush(self) -> None:
         """Make everything that was logged durable. Raises ``PersistError``.

@@ -158,7 +158,7 @@ class LogSet:
 
     @property
     def late(self) -> int:
-        """Records that ``follow`` has handed out after later ones of other logs."""
+        """Records that ``follow`` has handed out after later ones of other logs. Those of one log are in its order."""
         return self._late + (0 if self._merge is None else self._merge.late)
 
     @property

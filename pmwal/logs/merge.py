@@ -39,6 +39,7 @@ class Member:
         self.begun = start  # the cursor after which it began
         self.missed = 0
         self.failed: Exception | None = None  # why no more can be read
+        self.taken = 0  # the latest effective time so far of what was taken
         self.more = True
         self._chosen = chosen
         self._filter = chosen.filter
@@ -115,6 +116,8 @@ class Member:
         count = len(self._times) if horizon is None else bisect_right(self._times, horizon)
         records, times = self._records, self._times
         self._records, self._times = records[count:], times[count:]
+        if count:
+            self.taken = max(self.taken, times[count - 1])
         return records[:count], times[:count]
 
     def cursor(self) -> str | None:
@@ -169,7 +172,7 @@ class Merge:
         self._unreadable: set[str] = set()
         self._ends: list[tuple[Member, SetRecord]] = []  # the last record of each log that the newest batch has
         self._missed = 0
-        self._latest: int | None = None  # effective time handed out so far
+        self._latest: dict[str, int] = {}  # effective time handed out so far of each log, by its uuid
 
     def refresh(self) -> None:
         """Take part of what is new in the set."""
@@ -251,11 +254,23 @@ class Merge:
         if wait_ns is not None:
             horizon = max(horizon, before - wait_ns)
         batch = _taken(members, None if wait_ns is None else horizon)
-        if batch.times:
-            if self._latest is not None:
-                self.late += bisect_left(batch.times, self._latest)
-            self._latest = max(batch.times[-1], batch.times[-1] if self._latest is None else self._latest)
+        self._count_late(batch)
         return batch
+
+    def _count_late(self, batch: Batch) -> None:
+        """Count the records with an earlier effective time than another log's record that was handed out before this batch.
+
+        After a later one of its own log a record is in its place: its clock was set back.
+        """
+        latest = sorted(self._latest.values())
+        if latest and batch.times and batch.times[0] < latest[-1]:
+            uuids = {member.log.path: member.log.uuid for member, _ in batch.ends}
+            for record, time in zip(batch.records[: bisect_left(batch.times, latest[-1])], batch.times, strict=False):
+                own_is_latest = self._latest.get(uuids[record.log]) == latest[-1]
+                others = latest[:-1] if own_is_latest else latest
+                self.late += bool(others) and time < others[-1]
+        for member, _ in batch.ends:
+            self._latest[member.log.uuid] = member.taken
 
     @property
     def behind(self) -> bool:

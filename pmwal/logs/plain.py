@@ -72,7 +72,7 @@ class Plain:
             return self._inside(value, self._mapping)
         if isinstance(value, (list, tuple, Set)):
             return self._inside(value, self._sequence)
-        return self._text(_shown(value))
+        return self._text(shown(value))
 
     def _number(self, value: int) -> int | str:
         number = int(value)
@@ -135,7 +135,7 @@ class Plain:
         if key is None or isinstance(key, bool):
             return json.dumps(key)
         try:
-            return self._text(str.__str__(key) if isinstance(key, str) else _shown(key))
+            return self._text(str.__str__(key) if isinstance(key, str) else shown(key))
         except BaseException as error:
             return self._caught(error)
 
@@ -176,7 +176,8 @@ def _free(found: Mapping[str, Any], key: str, kind: str) -> str:
     return name
 
 
-def _shown(value: Any) -> str:
+def shown(value: object) -> str:
+    """``str`` of a value, as a plain ``str``. Raises what the object does."""
     # str() of bytes is an error under `python -bb`
     return str.__str__(repr(value) if isinstance(value, (bytes, bytearray)) else str(value))
 

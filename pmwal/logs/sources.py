@@ -127,10 +127,11 @@ class Sources:
         deliver_as(known.reader, record_type_of(path))
 
     def note(self, path: str, error: Exception) -> None:
-        """A log of the set cannot be read, or not further."""
+        """A log of the set cannot be read, or not further. What was said before is not said again."""
+        text, known = str(error), self.problems.get(path)
         self.problems[path] = error
-        text = str(error)
-        warn(text if path in text else f"{path}: {text}")
+        if known is None or str(known) != text:
+            warn(text if path in text else f"{path}: {text}")
 
     def drop(self, log: Log) -> None:
         """A log that is gone was read to its end."""

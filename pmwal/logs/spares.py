@@ -2,10 +2,10 @@
 
 Invariants
 ----------
-- A process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``. A fork waits
-  until one is there that nobody has used, so of several children that are forked one after the other each finds one.
+- A fork waits until a spare is there that nobody has used, so of several children that are forked one after the other each finds
+  one. After it a process keeps one more than the children that it has forked and that have not used one, at most ``SPARES_MAX``.
+- A process that has not forked keeps none, because most never do: a spare takes as much of the medium as a slot.
 - All children inherit all of them. One takes a spare by locking it and giving it a name, so no two take the same one.
-- A child keeps none until it forks itself, because most children never do.
 - A spare that nobody has used is gone with the last process that has it: the kernel removes it.
 """
 
@@ -45,12 +45,10 @@ class Spares:
         self._options: SinkOptions | None = None
         self._keeper: Keeper | None = None
         self._pause = _PAUSE_MIN
-        self._inherited = False
         self._lock = threading.Lock()
 
     def forked(self) -> None:
         """In a forked child: the spares are there for its first record."""
-        self._inherited = True
         self._keeper = None
         self._children = 0
         self._lock = threading.Lock()
@@ -76,13 +74,13 @@ class Spares:
             return None
 
     def keep(self, options: SinkOptions) -> None:
-        """This process has a slot. Keep spares from now on; if it was forked, from its own first fork on."""
+        """This process has a slot. Keep spares from its first fork on."""
         with self._lock:
-            if self._inherited:
+            if self._keeper is None:
                 self._drop(0)  # those that this child did not need
             self._options = options
         if self._keeper is None:
-            self._keeper = Keeper(self._renew, f"pmwal-spare {self._directory}", begin=not self._inherited, after_fork=self._owe)
+            self._keeper = Keeper(self._renew, f"pmwal-spare {self._directory}", begin=False, after_fork=self._owe)
 
     def _owe(self) -> None:
         """This process has forked: the child may need a spare, and so may the next one."""

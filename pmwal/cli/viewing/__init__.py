@@ -1,0 +1,1 @@
+"""How ``pmwal logs`` reads, selects and shows entries."""
