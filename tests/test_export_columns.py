@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from importlib import import_module
@@ -282,6 +283,12 @@ def test_parts_of_a_document_that_an_entry_leaves_out_are_columns(cli: Cli, shm_
     assert missing == {}
 
 
+def test_objects_that_repeat_fields_or_are_empty_are_kept(cli: Cli, shm_dir: Path) -> None:
+    """Only what ``extra`` has becomes fields of the record; other objects are in rest, whatever they have."""
+    table = table_of(cli, store(shm_dir / "log", {"message": "m", "extra": {"user": 1}, "copy": {"user": 1}, "none": {}}))
+    assert (field(table, "user"), rest(table)) == ([1], [{"copy": {"user": 1}, "none": {}}])
+
+
 @pytest.mark.parametrize("form", TABULAR)
 def test_table_with_all_payloads_is_imported_exactly_and_one_without_is_refused(cli: Cli, shm_dir: Path, form: str) -> None:
     """--payloads keeps the definitions of events, too; the refusal comes before a log is made, and says what to do."""
@@ -322,6 +329,60 @@ def test_several_logs_are_merged_with_a_column_for_the_log(cli: Cli, shm_dir: Pa
         assert field(table, "seq") == [1] * 3 + [2] * 3 + [3] * 3
         if layout == "--columns":
             assert field(table, "number") == list(range(9))
+
+
+# -- filters
+
+
+FILTERED = {
+    "level": (["-p", "warning"], [2, 6, 7]),
+    "levels": (["-p", "info..warning"], [2, 4, 5, 7]),
+    "logger": (["--logger", "shop*"], [2, 5, 6]),
+    "field": (["--field", "user=ada"], [2]),
+    "any field": (["--field", "count"], [4, 6]),
+    "pattern": (["-g", "PAID"], []),
+    "pattern in any case": (["-g", "paid"], [2, 5, 6]),
+    "kind": (["--kind", 30, "--kind", 0], [7, 8]),
+    "kind and level": (["--kind", 20, "--kind", 30, "-p", "warning"], [7]),
+    "since": (["--since", "tomorrow"], []),
+    "until": (["--until", "tomorrow"], [2, 4, 5, 6, 7, 8]),
+}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("name", FILTERED)
+def test_filters_are_those_of_logs(cli: Cli, shm_dir: Path, name: str, form: str, several: bool) -> None:
+    """Each format has the selected records only, and the message says how many these are."""
+    options, expected = FILTERED[name]
+    path, file = make_mixed(shm_dir / "log.wal"), shm_dir / f"file.{form}"
+    ran = cli("export", shm_dir if several else path, "-o", file, *options)
+    assert ran.status == 0, ran.err
+    if form == "parquet":
+        found = field(read_table(file), "seq")
+    elif form == "csv":
+        found = [int(row["seq"]) for row in csv.DictReader(io.StringIO(file.read_text(), newline=""))]
+    else:
+        found = [json.loads(line)["seq"] for line in file.read_text().splitlines()]
+        found = [seq for seq in found if seq not in (1, 3)]  # definitions, which JSON lines have
+    assert found == expected
+    assert re.search(rf"exported (no records|{len(expected) + 2 * (form == 'jsonl' and name == 'until')} record)", ran.text)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-p", "loud"], "'loud' is no level"),
+        (["-g", "("], "is not a regular expression"),
+        (["--kind", "65536"], "from 0 to 65535"),
+        (["--field", "=1"], "names no field"),
+        (["--since", "today", "--until", "yesterday"], "--until"),
+    ],
+)
+def test_wrong_filters_are_refused(cli: Cli, shm_dir: Path, options: list[str], words: str) -> None:
+    """As usage errors."""
+    ran = cli("export", store(shm_dir / "log", b"x"), *options)
+    assert (ran.status, words in ran.err, ran.out) == (64, True, b"")
 
 
 # -- CSV

@@ -15,32 +15,38 @@ from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import records_in_words
 from pmwal.logs.log_set import LogSet
+from pmwal.reading.internals import selected
 from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 
 class LogPasses:
-    """The records that a log has now."""
+    """The selected records that a log has now."""
 
     several = False
 
-    def __init__(self, reader: Reader, path: str) -> None:
+    def __init__(self, reader: Reader, path: str, chosen: Selection) -> None:
         self.name = path
         self._reader = reader
+        self._chosen = chosen
         self._ranges = RangeReader(reader, path)
-        self._first, self._last = reader.first_seq, reader.committed_seq
+        self._first, self._end = selected(reader, chosen, None)
 
     def look(self) -> Iterator[Record]:
         """The records, for a look."""
-        return _Quiet(self._reader, self.name).oldest_first(self._first, self._last)
+        return self._pass(_Quiet(self._reader, self.name))
 
     def read(self) -> Iterator[Record]:
         """The records, to be handed out."""
-        return self._ranges.oldest_first(self._first, self._last)
+        return self._pass(self._ranges)
+
+    def _pass(self, ranges: RangeReader) -> Iterator[Record]:
+        return self._chosen.filtered(ranges.oldest_first(self._first, self._end - 1))
 
     def in_words(self, count: int) -> str:
-        """How many were read."""
-        return records_in_words(self._first, self._last)
+        """How many were read, and their numbers if these are all that there are."""
+        return records_in_words(self._first, self._end - 1) if count == self._end - self._first else _count_in_words(count)
 
     def finish(self) -> int:
         """Report what is missing or torn; the exit status."""
@@ -54,14 +60,15 @@ class _Quiet(RangeReader):
 
 
 class SetPasses:
-    """The records that the logs of a set have now, merged by time."""
+    """The selected records that the logs of a set have now, merged by time."""
 
     several = True
 
-    def __init__(self, logs: LogSet) -> None:
+    def __init__(self, logs: LogSet, chosen: Selection) -> None:
         found = logs.logs
         self.name = next(iter(found)) if len(found) == 1 else f"{len(found)} logs"
         self._logs = logs
+        self._chosen = chosen
         self._last = {path: reader.committed_seq for path, reader in found.items()}
         self._overlooked = 0
 
@@ -72,12 +79,13 @@ class SetPasses:
 
     def read(self) -> Iterator[Record]:
         """The records, to be handed out."""
-        last = self._last
-        return (record for record in self._logs.read() if record.seq <= last.get(record.log, 0))
+        chosen, last = self._chosen, self._last
+        records = self._logs.read(since=chosen.since, until=chosen.until, kind=chosen.kinds)
+        return (record for record in records if record.seq <= last.get(record.log, 0))
 
     def in_words(self, count: int) -> str:
         """How many were read."""
-        return f"{count} records" if count != 1 else "1 record"
+        return _count_in_words(count)
 
     def finish(self) -> int:
         """Report what is missing; the exit status."""
@@ -85,3 +93,7 @@ class SetPasses:
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
         return FAILED if missed or self._logs.problems else OK
+
+
+def _count_in_words(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"

@@ -12,16 +12,21 @@ from itertools import islice
 from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
-from pmwal.cli.entries import Entries
-from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Survey, row_of
+from pmwal.cli.entries import Entries, Entry
+from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Row, Survey, row_of
 from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
+from pmwal.cli.levels import levels_option
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
 from pmwal.cli.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
+from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
+from pmwal.cli.viewing.choice import Choice, field_option, pattern_option
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
+from pmwal.format.layout import KIND_MAX
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 _SAMPLE = 1000  # records that decide on the layout
@@ -50,12 +55,16 @@ JSON object with a message. rest is a JSON object of the fields that no column
 can take. data is the payload of records that are neither, or of all with
 --payloads, which can be imported.
 
+{TIME_HELP}
+Filters are those of pmwal logs: a record must pass all of them.
+
 Exit status: 0; 1 if a writer overwrote records before they could be read.
 
 Examples:
   pmwal export app.wal | jq .kind
   pmwal export app.wal -o app.parquet
   pmwal export /var/log/shop -o shop.csv
+  pmwal export app.wal -p warning --since yesterday -o late.parquet
   pmwal export old.wal | pmwal import new.wal --size 1GiB
 """
 
@@ -88,6 +97,24 @@ def add(commands: Commands) -> None:
         metavar="N",
         help=f"columns for at most N fields, those with the most values; the others are in rest (default: {COLUMNS_MAX})",
     )
+    _add_filters(parser)
+
+
+def _add_filters(parser: Parser) -> None:
+    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="records from TIME on")
+    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="records up to TIME")
+    parser.add_argument("-p", "--priority", type=levels_option, metavar="LEVEL", help="LEVEL and more severe ones, or FROM..TO")
+    parser.add_argument("--kind", action="append", type=number_option(0, KIND_MAX), metavar="KIND", help="this kind; repeatable")
+    parser.add_argument("--logger", action="append", default=[], metavar="GLOB", help="entries of these loggers; repeatable")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        type=field_option,
+        metavar="NAME[=VALUE]",
+        help="entries with this field; dots lead into objects; repeatable",
+    )
+    parser.add_argument("-g", "--grep", type=pattern_option, metavar="REGEX", help="entries whose message contains a match")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,12 +125,15 @@ def run(args: argparse.Namespace) -> int:
         args.file = None
     if args.file is None and not form.is_text and sys.stdout.isatty():
         args.parser.error(f"{name} is binary and cannot be written to a terminal; use -o FILE")
-    with _source(args.paths) as source:
+    check_order(args.parser, args.since, args.until)
+    with _source(args) as source:
         _check_target(args.parser, args.file, source)
-        passes = SetPasses(source) if isinstance(source, LogSet) else LogPasses(source, args.paths[0])
+        entries = _Chosen(args, Entries(source))
+        chosen = Selection(args.since, args.until, entries.kinds)
+        passes = SetPasses(source, chosen) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], chosen)
         watch = _Watch()
         with _target(args.file) as stream:
-            as_columns = _write(args, form, Entries(source), passes, watch, stream)
+            as_columns = _write(args, form, entries, passes, watch, stream)
             stream.flush()
         if watch.kinds and not form.has_kinds:
             say(f"{passes.name}: {watch.kinds} records have a kind, which {name} leaves out; jsonl and tables keep it")
@@ -128,12 +158,13 @@ def _form_name(args: argparse.Namespace) -> str:
     return name
 
 
-def _source(paths: list[str]) -> Reader | LogSet:
+def _source(args: argparse.Namespace) -> Reader | LogSet:
     """One log, or a set: a directory or a pattern is a set even if it has one log."""
-    path = paths[0]
-    if len(paths) == 1 and not os.path.isdir(path) and (os.path.lexists(path) or not glob.has_magic(path)):
+    path = args.paths[0]
+    if len(args.paths) == 1 and not os.path.isdir(path) and (os.path.lexists(path) or not glob.has_magic(path)):
+        args.path = path  # of which errors are
         return open(path, "r")
-    return LogSet(paths)
+    return LogSet(args.paths)
 
 
 def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> None:
@@ -145,43 +176,65 @@ def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> 
 
 
 def _write(
-    args: argparse.Namespace, form: Interchange, entries: Entries, passes: LogPasses | SetPasses, watch: _Watch, stream: BinaryIO
+    args: argparse.Namespace, form: Interchange, chosen: _Chosen, passes: LogPasses | SetPasses, watch: _Watch, stream: BinaryIO
 ) -> str:
     """Write the records; what is to be said about the columns."""
     if form.write_table is None:
         assert form.write is not None
-        form.write(watch.records(passes.read()), stream)
+        form.write(watch.records(chosen.records(passes.read())), stream)
         return ""
-    layout = _layout(args, entries, passes)
+    layout = _layout(args, chosen, passes)
     if isinstance(layout, PayloadLayout):
-        form.write_table(layout, watch.records(passes.read()), stream)
+        form.write_table(layout, watch.records(chosen.records(passes.read())), stream)
         return ""
-    form.write_table(layout, layout.rows(map(entries.entry, watch.records(passes.read()))), stream)
+    form.write_table(layout, watch.rows(layout.rows(chosen.entries(passes.read()))), stream)
     if layout.left_out:
         say(f"{passes.name}: {layout.left_out} fields are in the column rest; --max-columns N lets more have a column of their own")
     return f", in {len(layout.columns)} columns"
 
 
-def _layout(args: argparse.Namespace, entries: Entries, passes: LogPasses | SetPasses) -> PayloadLayout | ColumnLayout:
+def _layout(args: argparse.Namespace, chosen: _Chosen, passes: LogPasses | SetPasses) -> PayloadLayout | ColumnLayout:
     """The layout of a table. Columns take a pass over all records, to find the fields and their types."""
     layout = args.layout
     if layout is None:
-        sample = islice(passes.look(), _SAMPLE)
-        layout = "columns" if any(_is_structured(record, entries) for record in sample) else "raw"
+        layout = "columns" if any(map(chosen.is_structured, islice(passes.look(), _SAMPLE))) else "raw"
     if layout == "raw":
         return PayloadLayout(several=passes.several)
     survey = Survey()
-    for record in passes.look():
-        survey.add(row_of(entries.entry(record)))
+    for entry in chosen.entries(passes.look()):
+        survey.add(row_of(entry))
     limit = COLUMNS_MAX if args.max_columns is None else args.max_columns
     return survey.layout(several=passes.several, payloads=layout == "payloads", limit=limit)
 
 
-def _is_structured(record: Record, entries: Entries) -> bool:
-    if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
-        return False
-    entry = entries.entry(record)
-    return entry.event is not None or entry.document is not None
+class _Chosen:
+    """What the filters let pass that look into the records; ``kinds`` is for those that read them."""
+
+    def __init__(self, args: argparse.Namespace, entries: Entries) -> None:
+        self._entries = entries
+        self._choice = None
+        if args.priority is not None or args.logger or args.field or args.grep is not None:
+            self._choice = Choice(args.priority, args.logger, args.field, args.grep)
+        kinds = None if self._choice is None else self._choice.kinds
+        named = None if args.kind is None else frozenset(args.kind)
+        self.kinds = kinds if named is None else named if kinds is None else named.intersection(kinds)
+
+    def records(self, records: Iterable[Record]) -> Iterable[Record]:
+        """Those that pass."""
+        choice, entries = self._choice, self._entries
+        return records if choice is None else (record for record in records if choice.takes_record(record, entries))
+
+    def entries(self, records: Iterable[Record]) -> Iterable[Entry]:
+        """The entries of those that pass."""
+        entries = map(self._entries.entry, records)
+        return entries if self._choice is None else filter(self._choice.takes, entries)
+
+    def is_structured(self, record: Record) -> bool:
+        """Whether a record is an event, or a JSON object with a message."""
+        if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
+            return False  # no entry is needed
+        entry = self._entries.entry(record)
+        return entry.event is not None or entry.document is not None
 
 
 @contextlib.contextmanager
@@ -194,7 +247,7 @@ def _target(path: str | None) -> Iterator[BinaryIO]:
 
 
 class _Watch:
-    """Counts the records, and those that have a kind."""
+    """Counts what is written, and the records that have a kind."""
 
     def __init__(self) -> None:
         self.count = self.kinds = 0
@@ -204,3 +257,7 @@ class _Watch:
             self.count += 1
             self.kinds += record.kind != 0
             yield record
+
+    def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for self.count, row in enumerate(rows, 1):
+            yield row

@@ -2,7 +2,7 @@
 
 Invariants
 ----------
-- A column has values of one type, each exactly as the record has it.
+- A column has values of one type, each as the record has it; a time with a zone is the same instant in UTC.
 - What no column can take is in ``rest``, by name; where that cannot say everything either, ``data`` has the payload.
 - Memory use grows with the number of different fields up to a limit, not with the number of records.
 """
@@ -149,7 +149,7 @@ def _row_of_document(entry: Entry, document: Mapping[str, Any]) -> Row:
                 shown.remove(value)  # once: another member with the same text is a field
             elif value.upper() != entry.level_name:
                 fields[name] = value
-        elif isinstance(value, dict) and value.items() <= fields.items():  # its members are fields
+        elif name == "extra" and value and isinstance(value, dict) and value.items() <= fields.items():  # its members are fields
             complete = complete and document.keys().isdisjoint(value)
         else:
             fields[name] = value
@@ -201,8 +201,8 @@ class Survey:
     def layout(self, *, several: bool, payloads: bool, limit: int = COLUMNS_MAX) -> ColumnLayout:
         """The layout for these rows: the fields with the most values get a column, in the order in which they were met."""
         chosen = {name: _type_for(count) for name, count in self._counts.items()}
-        kept = sorted(chosen, key=lambda name: -chosen[name][1])[:limit]
-        types = {name: chosen[name][0] for name in chosen if name in set(kept)}
+        kept = set(sorted(chosen, key=lambda name: -chosen[name][1])[:limit])
+        types = {name: kind for name, (kind, _) in chosen.items() if name in kept}
         return ColumnLayout(types, several=several, payloads=payloads, left_out=len(chosen) - len(kept))
 
 
