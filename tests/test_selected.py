@@ -88,6 +88,32 @@ def test_rollback_of_records_that_were_passed_is_noticed(path: Path) -> None:
         assert [record.data for _ in range(3) for record in merge.poll(None).records] == [b"new"]
 
 
+@pytest.mark.parametrize("passed", [20, 40], ids=["before others", "the last"])
+def test_writer_notices_a_rollback_while_it_selects(path: Path, passed: int) -> None:
+    """What was kept is handed out first; also if those that were rolled back were none of the selected."""
+    with pmwal.open(path, size=SIZE) as wal:
+        for kind in (40, 20, 40, 20, passed):
+            wal.append(b"x" * 100, kind=kind)
+        records = wal.read(kind=40)
+        assert next(records).seq == 1
+        wal.rollback(after=3)
+        wal.append(b"new", kind=40)
+        assert next(records).seq == 3
+        with pytest.raises(pmwal.Overrun, match="rolled back"):
+            next(records)
+        assert [record.data[:3] for record in wal.read(kind=40)] == [b"xxx", b"xxx", b"new"]
+
+
+def test_writer_that_is_closed_ends_its_selection_with_an_error(path: Path) -> None:
+    """As any other read."""
+    with pmwal.open(path, size=SIZE) as wal:
+        wal.extend([b"a", b"b"], kind=40)
+        records = wal.read(kind=40)
+        assert next(records).data == b"a"
+    with pytest.raises(pmwal.WalClosed):
+        next(records)
+
+
 @pytest.mark.parametrize("chosen", [Filter(None, TIME_MIN, TIME_MAX), Filter(bytes([2] * 8192), 100, 600)], ids=["all", "some"])
 @pytest.mark.parametrize("seed", range(3))
 def test_scan_in_c_selects_what_python_does(path: Path, seed: int, chosen: Filter) -> None:

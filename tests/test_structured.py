@@ -358,18 +358,20 @@ def test_form_is_that_of_structlog(make: Make) -> None:
     logger_of(handler).error("failed", exc_info=error)
     theirs = tracebacks.ExceptionDictTransformer(show_locals=False)((type(error), error, error.__traceback__))
 
+    if "exceptions" not in theirs[0]:
+        pytest.skip("a version of structlog that knows no groups")
+
     def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
         compared = 0
         for one, other in zip(ours, theirs, strict=True):
             for name in ("exc_type", "exc_value", "is_cause"):
                 assert one[name] == other[name]
             for name in ("exc_notes", "is_group"):
-                if name in other:  # in newer versions
-                    assert one.get(name, type(other[name])()) == other[name]
+                assert one.get(name, type(other[name])()) == other[name]
             frames = [{name: value for name, value in frame.items() if name != "code"} for frame in one["frames"]]
             assert frames == other["frames"]
             compared += 1
-            for mine, them in zip(one.get("exceptions", []), other.get("exceptions", []), strict=True):
+            for mine, them in zip(one.get("exceptions", []), other["exceptions"], strict=True):
                 compared += compare(mine, them)
         return compared
 

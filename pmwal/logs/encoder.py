@@ -71,7 +71,7 @@ def _within_depth(dumps: Encode, open_fields: tuple[str, ...], document: dict[st
     """Encode by orjson, which does not count tuples: a cycle through one, or thousands of them, would end the process."""
     for name in open_fields:
         value = document.get(name)
-        if value is not None and _is_too_deep((value,), _ORJSON_DEPTH):
+        if value is not None and _is_too_deep(value.values() if type(value) is dict else (value,), _ORJSON_DEPTH):
             raise RecursionError("more depth than orjson can count")
     return dumps(document)
 

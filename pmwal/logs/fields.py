@@ -114,11 +114,12 @@ class Fields:
             self._add_exception(document, record, formatter, on_cut)
         if record.stack_info:
             document[self._stack] = record.stack_info
-        if not vars(record).keys() <= self._known:
-            document[self._extra] = {name: value for name, value in vars(record).items() if name not in self._known}
+        attributes, known = vars(record), self._known
+        if not attributes.keys() <= known:
+            document[self._extra] = {name: value for name, value in attributes.items() if name not in known}
         for name, field in self._lifted.items():
-            if name in vars(record):
-                document[field] = vars(record)[name]
+            if name in attributes:
+                document[field] = attributes[name]
         context = context_of_structlog()
         if context:
             document[self._extra] = context | document.get(self._extra, {})
