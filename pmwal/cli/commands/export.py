@@ -1,44 +1,70 @@
-"""``pmwal export``: write the records of a log in a format that other programs read."""
+"""``pmwal export``: write the records of logs in a format that other programs read."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
-from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.formats.interchange import INTERCHANGES, form_for
-from pmwal.cli.parser import Commands, add_command, add_path
-from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.entries import Entries, Entry
+from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Row, Survey, row_of
+from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
+from pmwal.cli.levels import levels_option
+from pmwal.cli.parser import Commands, Parser, add_command, number_option
+from pmwal.cli.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
-from pmwal.cli.wording import records_in_words
+from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
+from pmwal.cli.viewing.choice import Choice, field_option, pattern_option
+from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
+from pmwal.format.layout import KIND_MAX
+from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
+from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
-_EPILOG = """\
+_SAMPLE = 1000  # records that decide on the layout
+
+_EPILOG = f"""\
 Formats:
   jsonl            one JSON object per line: seq, kind, time_ns, time, and data
                    if the payload is UTF-8, else data_base64
   length-prefixed  each payload after its length (4 bytes, little-endian);
                    without kinds, numbers and times
-  parquet, arrow   columns seq, kind, time and data; requires pyarrow:
-                   pip install 'pmwal[arrow]'
+  csv              a table (RFC 4180), with a line of names
+  parquet, arrow   a table; requires pyarrow: pip install 'pmwal[arrow]'
 
 The default format follows from the suffix of FILE (.jsonl, .ndjson, .json,
-.parquet, .arrow, .feather); otherwise it is jsonl. FILE appears complete or not
-at all; a file that it replaces lends it mode, owner and attributes. One with
-several names, or that cannot be replaced, is overwritten once the whole output
-was made. To read a damaged log: pmwal cat --salvage.
+.csv, .parquet, .arrow, .feather); without one it is jsonl. FILE appears
+complete or not at all; a file that it replaces lends it mode, owner and
+attributes. One with several names, or that cannot be replaced, is overwritten
+once the whole output was made. To read a damaged log: pmwal cat --salvage.
+
+A table has columns for seq, kind and time, and log if several are exported;
+then data, the payload, which pmwal import reads (--raw), or what is in the
+payload (--columns): level, level_name, logger, message, format, traceback, one
+column for each field of events and JSON objects, rest, and data. Without an
+option it is --columns if one of the first {_SAMPLE} records is an event or a
+JSON object with a message. rest is a JSON object of the fields that no column
+can take. data is the payload of records that are neither, or of all with
+--payloads, which can be imported.
+
+{TIME_HELP}
+Filters are those of pmwal logs: a record must pass all of them.
 
 Exit status: 0; 1 if a writer overwrote records before they could be read.
 
 Examples:
   pmwal export app.wal | jq .kind
   pmwal export app.wal -o app.parquet
+  pmwal export /var/log/shop -o shop.csv
+  pmwal export app.wal -p warning --since yesterday -o late.parquet
   pmwal export old.wal | pmwal import new.wal --size 1GiB
 """
 
@@ -50,38 +76,165 @@ def add(commands: Commands) -> None:
         "export",
         run,
         "write records to a file for other programs",
-        "Write all records as JSON lines, length-prefixed items, Parquet or Arrow.",
+        "Write records as JSON lines, length-prefixed items, CSV, Parquet or Arrow.",
         _EPILOG,
     )
-    add_path(parser)
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="log files, directories of logs, or patterns")
     parser.add_argument(
         "--format", choices=tuple(INTERCHANGES), help="format to write (default: from the suffix of FILE, else jsonl)"
     )
     parser.add_argument("-o", "--output", dest="file", metavar="FILE", help="write to FILE (default: standard output)")
+    layout = parser.add_mutually_exclusive_group()
+    for name, meaning in (
+        ("raw", "table: payloads as they are stored"),
+        ("columns", "table: a column for each field of events and JSON objects"),
+        ("payloads", "table: such columns, and all payloads, so that it can be imported"),
+    ):
+        layout.add_argument(f"--{name}", dest="layout", action="store_const", const=name, help=meaning)
+    parser.add_argument(
+        "--max-columns",
+        type=number_option(0),
+        metavar="N",
+        help=f"columns for at most N fields, those with the most values; the others are in rest (default: {COLUMNS_MAX})",
+    )
+    _add_filters(parser)
+
+
+def _add_filters(parser: Parser) -> None:
+    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="records from TIME on")
+    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="records up to TIME")
+    parser.add_argument("-p", "--priority", type=levels_option, metavar="LEVEL", help="LEVEL and more severe ones, or FROM..TO")
+    parser.add_argument("--kind", action="append", type=number_option(0, KIND_MAX), metavar="KIND", help="this kind; repeatable")
+    parser.add_argument("--logger", action="append", default=[], metavar="GLOB", help="entries of these loggers; repeatable")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        type=field_option,
+        metavar="NAME[=VALUE]",
+        help="entries with this field; dots lead into objects; repeatable",
+    )
+    parser.add_argument("-g", "--grep", type=pattern_option, metavar="REGEX", help="entries whose message contains a match")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write every record that the log now has."""
-    name = form_for(args.format, args.file)
+    """Write every record that the logs now have."""
+    name = _form_name(args)
     form = INTERCHANGES[name]
     if args.file is not None and descriptor_named(args.file) == 1:
         args.file = None
     if args.file is None and not form.is_text and sys.stdout.isatty():
         args.parser.error(f"{name} is binary and cannot be written to a terminal; use -o FILE")
-    with open(args.path, "r") as reader:
-        if args.file is not None and os.path.exists(args.file) and os.path.samefile(args.path, args.file):
-            args.parser.error("-o names the log itself; choose another file")
-        first, last = reader.first_seq, reader.committed_seq
-        ranges, kinds = RangeReader(reader, args.path), _Kinds()
+    check_order(args.parser, args.since, args.until)
+    with _source(args) as source:
+        _check_target(args.parser, args.file, source)
+        entries = _Chosen(args, Entries(source))
+        chosen = Selection(args.since, args.until, entries.kinds)
+        passes = SetPasses(source, chosen) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], chosen)
+        watch = _Watch()
         with _target(args.file) as stream:
-            form.write(kinds.watch(ranges.oldest_first(first, last)), stream)
+            as_columns = _write(args, form, entries, passes, watch, stream)
             stream.flush()
-        if kinds.count and not form.has_kinds:
-            say(f"{args.path}: {kinds.count} records have a kind, which {name} leaves out; jsonl, parquet and arrow keep it")
+        if watch.kinds and not form.has_kinds:
+            say(f"{passes.name}: {watch.kinds} records have a kind, which {name} leaves out; jsonl and tables keep it")
         if args.file is not None:
-            print(f"{args.path}: exported {records_in_words(first, last)}")
-        mention_torn_end(args.path, reader)
-    return FAILED if ranges.missed else OK
+            print(f"{passes.name}: exported {passes.in_words(watch.count)}{as_columns}")
+        return passes.finish()
+
+
+def _form_name(args: argparse.Namespace) -> str:
+    """The name of the format; a usage error if the options do not agree on one."""
+    parser: Parser = args.parser
+    try:
+        name = form_for(args.format, args.file)
+    except ValueError as error:
+        parser.error(str(error))
+    if INTERCHANGES[name].write_table is None and (args.layout is not None or args.max_columns is not None):
+        option = "--max-columns" if args.layout is None else f"--{args.layout}"
+        tables = ", ".join(name for name, form in INTERCHANGES.items() if form.write_table is not None)
+        parser.error(f"{option} is for tables, and {name} is none; use --format {tables}")
+    if args.layout == "raw" and args.max_columns is not None:
+        parser.error("--raw has no columns of fields; leave --max-columns out")
+    return name
+
+
+def _source(args: argparse.Namespace) -> Reader | LogSet:
+    """One log, or a set: a directory or a pattern is a set even if it has one log."""
+    path = args.paths[0]
+    if len(args.paths) == 1 and not os.path.isdir(path) and (os.path.lexists(path) or not glob.has_magic(path)):
+        args.path = path  # of which errors are
+        return open(path, "r")
+    return LogSet(args.paths)
+
+
+def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> None:
+    if file is None or not os.path.exists(file):
+        return
+    for path in source.logs if isinstance(source, LogSet) else (source.path,):
+        if os.path.exists(path) and os.path.samefile(path, file):
+            parser.error("-o names the log itself; choose another file")
+
+
+def _write(
+    args: argparse.Namespace, form: Interchange, chosen: _Chosen, passes: LogPasses | SetPasses, watch: _Watch, stream: BinaryIO
+) -> str:
+    """Write the records; what is to be said about the columns."""
+    if form.write_table is None:
+        assert form.write is not None
+        form.write(watch.records(chosen.records(passes.read())), stream)
+        return ""
+    layout = _layout(args, chosen, passes)
+    if isinstance(layout, PayloadLayout):
+        form.write_table(layout, watch.records(chosen.records(passes.read())), stream)
+        return ""
+    form.write_table(layout, watch.rows(layout.rows(chosen.entries(passes.read()))), stream)
+    if layout.left_out:
+        say(f"{passes.name}: {layout.left_out} fields are in the column rest; --max-columns N lets more have a column of their own")
+    return f", in {len(layout.columns)} columns"
+
+
+def _layout(args: argparse.Namespace, chosen: _Chosen, passes: LogPasses | SetPasses) -> PayloadLayout | ColumnLayout:
+    """The layout of a table. Columns take a pass over all records, to find the fields and their types."""
+    layout = args.layout
+    if layout is None:
+        layout = "columns" if any(map(chosen.is_structured, islice(passes.look(), _SAMPLE))) else "raw"
+    if layout == "raw":
+        return PayloadLayout(several=passes.several)
+    survey = Survey()
+    for entry in chosen.entries(passes.look()):
+        survey.add(row_of(entry))
+    limit = COLUMNS_MAX if args.max_columns is None else args.max_columns
+    return survey.layout(several=passes.several, payloads=layout == "payloads", limit=limit)
+
+
+class _Chosen:
+    """What the filters let pass that look into the records; ``kinds`` is for those that read them."""
+
+    def __init__(self, args: argparse.Namespace, entries: Entries) -> None:
+        self._entries = entries
+        self._choice = None
+        if args.priority is not None or args.logger or args.field or args.grep is not None:
+            self._choice = Choice(args.priority, args.logger, args.field, args.grep)
+        kinds = None if self._choice is None else self._choice.kinds
+        named = None if args.kind is None else frozenset(args.kind)
+        self.kinds = kinds if named is None else named if kinds is None else named.intersection(kinds)
+
+    def records(self, records: Iterable[Record]) -> Iterable[Record]:
+        """Those that pass."""
+        choice, entries = self._choice, self._entries
+        return records if choice is None else (record for record in records if choice.takes_record(record, entries))
+
+    def entries(self, records: Iterable[Record]) -> Iterable[Entry]:
+        """The entries of those that pass."""
+        entries = map(self._entries.entry, records)
+        return entries if self._choice is None else filter(self._choice.takes, entries)
+
+    def is_structured(self, record: Record) -> bool:
+        """Whether a record is an event, or a JSON object with a message."""
+        if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
+            return False  # no entry is needed
+        entry = self._entries.entry(record)
+        return entry.event is not None or entry.document is not None
 
 
 @contextlib.contextmanager
@@ -93,13 +246,18 @@ def _target(path: str | None) -> Iterator[BinaryIO]:
             yield file
 
 
-class _Kinds:
-    """Counts the records that have a kind."""
+class _Watch:
+    """Counts what is written, and the records that have a kind."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.kinds = 0
 
-    def watch(self, records: Iterable[Record]) -> Iterator[Record]:
+    def records(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
-            self.count += record.kind != 0
+            self.count += 1
+            self.kinds += record.kind != 0
             yield record
+
+    def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for self.count, row in enumerate(rows, 1):
+            yield row

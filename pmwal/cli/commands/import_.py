@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pmwal.cli.appending import Items, add_target, append_to
-from pmwal.cli.formats.interchange import INTERCHANGES, form_for
-from pmwal.cli.parser import Commands, add_command
+from pmwal.cli.formats.interchange import IMPORTED, INTERCHANGES, Interchange, Read, form_for
+from pmwal.cli.parser import Commands, Parser, add_command
 from pmwal.cli.streams import Descriptor
 
 _EPILOG = """\
@@ -30,10 +30,11 @@ Formats:
                    optionally kind
   length-prefixed  each payload after its length (4 bytes, little-endian)
   parquet, arrow   a column data, and optionally kind; from a file, not a pipe;
-                   requires pyarrow: pip install 'pmwal[arrow]'
+                   requires pyarrow: pip install 'pmwal[arrow]'. A file that
+                   pmwal export wrote as columns needs all payloads (--payloads)
 
 The default format follows from the suffix of FILE (.jsonl, .ndjson, .json,
-.parquet, .arrow, .feather); otherwise it is jsonl.
+.parquet, .arrow, .feather); without one it is jsonl.
 
 Examples:
   pmwal import app.wal -i app.parquet --size 1GiB
@@ -52,22 +53,33 @@ def add(commands: Commands) -> None:
         _EPILOG,
     )
     add_target(parser, "kind of records that have none (default: 0)", "report what was appended as JSON, for scripts")
-    parser.add_argument(
-        "--format", choices=tuple(INTERCHANGES), help="format to read (default: from the suffix of FILE, else jsonl)"
-    )
+    parser.add_argument("--format", choices=IMPORTED, help="format to read (default: from the suffix of FILE; without one jsonl)")
     parser.add_argument("-i", "--input", dest="file", metavar="FILE", help="read from FILE (default: standard input)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Append the whole input with one commit."""
-    form = INTERCHANGES[form_for(args.format, args.file)]
+    form, opened = _form(args)
     with _source(args.file) as stream:
-        read = form.read(stream)  # before the log is opened, and possibly created
+        read = opened(stream)  # before the log is opened, and possibly created
 
         def items(limit: int) -> Items:
             return read(limit, args.kind)
 
         return append_to(args, items, form.noun, whole=True)
+
+
+def _form(args: argparse.Namespace) -> tuple[Interchange, Read]:
+    """The format, and how it is read; a usage error if there is none."""
+    parser: Parser = args.parser
+    try:
+        name = form_for(args.format, args.file)
+    except ValueError as error:
+        parser.error(str(error))
+    form = INTERCHANGES[name]
+    if form.read is None:
+        parser.error(f"{name} cannot be imported; export as {', '.join(IMPORTED)}")
+    return form, form.read
 
 
 @contextlib.contextmanager

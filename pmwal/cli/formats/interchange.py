@@ -1,7 +1,7 @@
 """The formats that ``export`` writes and ``import`` reads.
 
-JSON lines, Parquet and Arrow have sequence number, kind, time and payload; the length-prefixed format has the payload only. An
-import keeps kinds and payloads; the log assigns new numbers and times.
+JSON lines and tables have sequence number, kind, time and payload, and tables may have columns of fields instead; the
+length-prefixed format has the payload only. An import keeps kinds and payloads; the log assigns new numbers and times.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from pmwal.cli.formats import tables
+from pmwal.cli.formats.columns import Layout
 from pmwal.cli.formats.framing import read_items, read_lines
 from pmwal.cli.formats.printing import as_json, as_length_prefixed, payload_in
 from pmwal.cli.formats.tables import Payloads
@@ -24,25 +25,31 @@ from pmwal.records import Record
 _ESCAPED = 6  # the most bytes of JSON that a byte of text takes: \u0000
 _FRAME = 64 * 1024  # more than the rest of a line takes
 
+Read: TypeAlias = Callable[[BinaryIO], Callable[[int, int], Payloads]]
+
 
 class Interchange(NamedTuple):
-    """One format. ``read(stream)`` checks the stream; what it returns reads it, given the longest payload
-    and a default kind."""
+    """One format. It is written by ``write`` or, if it is a table, by ``write_table``. ``read(stream)`` checks the stream; what it
+    returns reads it, given the longest payload and a default kind. None: it cannot be imported."""
 
-    write: Callable[[Iterable[Record], BinaryIO], None]
-    read: Callable[[BinaryIO], Callable[[int, int], Payloads]]
+    read: Read | None
     noun: str
+    write: Callable[[Iterable[Record], BinaryIO], None] | None = None
+    write_table: Callable[[Layout[Any], Iterable[Any], BinaryIO], None] | None = None
     suffixes: tuple[str, ...] = ()
     is_text: bool = False
     has_kinds: bool = True
 
 
 def form_for(name: str | None, path: str | None) -> str:
-    """The format of this name, or else the one for the file's suffix, or else JSON lines."""
+    """The format of this name, or else the one for the file's suffix, JSON lines without one. ``ValueError`` for another suffix."""
     if name is not None:
         return name
     suffix = PurePath(path or "").suffix.lower()
-    return next((name for name, form in INTERCHANGES.items() if suffix in form.suffixes), "jsonl")
+    known = {suffix: found for found, form in INTERCHANGES.items() for suffix in form.suffixes}
+    if suffix and suffix not in known:
+        raise ValueError(f"{path}: no format is known by the suffix {suffix}; use one of {', '.join(known)}, or say --format")
+    return known.get(suffix, "jsonl")
 
 
 def _write_json_lines(records: Iterable[Record], stream: BinaryIO) -> None:
@@ -98,8 +105,11 @@ def _items(stream: BinaryIO, limit: int, kind: int) -> Payloads:
 
 
 INTERCHANGES = {
-    "jsonl": Interchange(_write_json_lines, _read_json_lines, "line", (".jsonl", ".ndjson", ".json"), is_text=True),
-    "length-prefixed": Interchange(_write_items, _read_items, "item", has_kinds=False),
-    "parquet": Interchange(tables.write_parquet, tables.read_parquet, "row", (".parquet",)),
-    "arrow": Interchange(tables.write_arrow, tables.read_arrow, "row", (".arrow", ".feather")),
+    "jsonl": Interchange(_read_json_lines, "line", _write_json_lines, suffixes=(".jsonl", ".ndjson", ".json"), is_text=True),
+    "length-prefixed": Interchange(_read_items, "item", _write_items, has_kinds=False),
+    "csv": Interchange(None, "row", write_table=tables.write_csv, suffixes=(".csv",), is_text=True),
+    "parquet": Interchange(tables.read_parquet, "row", write_table=tables.write_parquet, suffixes=(".parquet",)),
+    "arrow": Interchange(tables.read_arrow, "row", write_table=tables.write_arrow, suffixes=(".arrow", ".feather")),
 }
+IMPORTED = tuple(name for name, form in INTERCHANGES.items() if form.read is not None)
+"""The formats that can be imported."""

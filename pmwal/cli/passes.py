@@ -1,0 +1,99 @@
+"""Reading the same records of a log, or of a set, more than once.
+
+Invariants
+----------
+- Every pass ends where the first one did, whatever is stored meanwhile. It may begin later: a writer may have overwritten records.
+- Only what the last pass misses is reported: earlier ones look at the records, and hand nothing out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.terminal import say
+from pmwal.cli.wording import records_in_words
+from pmwal.logs.log_set import LogSet
+from pmwal.reading.internals import selected
+from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Selection
+from pmwal.records import Record
+
+
+class LogPasses:
+    """The selected records that a log has now."""
+
+    several = False
+
+    def __init__(self, reader: Reader, path: str, chosen: Selection) -> None:
+        self.name = path
+        self._reader = reader
+        self._chosen = chosen
+        self._ranges = RangeReader(reader, path)
+        self._first, self._end = selected(reader, chosen, None)
+
+    def look(self) -> Iterator[Record]:
+        """The records, for a look."""
+        return self._pass(_Quiet(self._reader, self.name))
+
+    def read(self) -> Iterator[Record]:
+        """The records, to be handed out."""
+        return self._pass(self._ranges)
+
+    def _pass(self, ranges: RangeReader) -> Iterator[Record]:
+        return self._chosen.filtered(ranges.oldest_first(self._first, self._end - 1))
+
+    def in_words(self, count: int) -> str:
+        """How many were read, and their numbers if these are all that there are."""
+        return records_in_words(self._first, self._end - 1) if count == self._end - self._first else _count_in_words(count)
+
+    def finish(self) -> int:
+        """Report what is missing or torn; the exit status."""
+        mention_torn_end(self.name, self._reader)
+        return FAILED if self._ranges.missed else OK
+
+
+class _Quiet(RangeReader):
+    def miss(self, first: int, last: int) -> None:
+        """The pass that hands records out reports these."""
+
+
+class SetPasses:
+    """The selected records that the logs of a set have now, merged by time."""
+
+    several = True
+
+    def __init__(self, logs: LogSet, chosen: Selection) -> None:
+        found = logs.logs
+        self.name = next(iter(found)) if len(found) == 1 else f"{len(found)} logs"
+        self._logs = logs
+        self._chosen = chosen
+        self._last = {path: reader.committed_seq for path, reader in found.items()}
+        self._overlooked = 0
+
+    def look(self) -> Iterator[Record]:
+        """The records, for a look."""
+        yield from self.read()
+        self._overlooked = self._logs.missed
+
+    def read(self) -> Iterator[Record]:
+        """The records, to be handed out."""
+        chosen, last = self._chosen, self._last
+        records = self._logs.read(since=chosen.since, until=chosen.until, kind=chosen.kinds)
+        return (record for record in records if record.seq <= last.get(record.log, 0))
+
+    def in_words(self, count: int) -> str:
+        """How many were read."""
+        return _count_in_words(count)
+
+    def finish(self) -> int:
+        """Report what is missing; the exit status."""
+        missed = self._logs.missed - self._overlooked
+        if missed:
+            say(f"{missed} records overwritten or truncated before they were read")
+        return FAILED if missed or self._logs.problems else OK
+
+
+def _count_in_words(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
