@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
 from pmwal.cli.entries import Entries, Entry
-from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Row, Survey, row_of
+from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Survey, row_of
 from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
 from pmwal.cli.levels import levels_option
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
@@ -131,14 +131,11 @@ def run(args: argparse.Namespace) -> int:
         entries = _Chosen(args, Entries(source))
         chosen = Selection(args.since, args.until, entries.kinds)
         passes = SetPasses(source, chosen) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], chosen)
-        watch = _Watch()
         with _target(args.file) as stream:
-            as_columns = _write(args, form, entries, passes, watch, stream)
+            what = _write(args, form, entries, passes, stream)
             stream.flush()
-        if watch.kinds and not form.has_kinds:
-            say(f"{passes.name}: {watch.kinds} records have a kind, which {name} leaves out; jsonl and tables keep it")
         if args.file is not None:
-            print(f"{passes.name}: exported {passes.in_words(watch.count)}{as_columns}")
+            print(f"{passes.name}: exported {what}")
         return passes.finish()
 
 
@@ -175,22 +172,22 @@ def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> 
             parser.error("-o names the log itself; choose another file")
 
 
-def _write(
-    args: argparse.Namespace, form: Interchange, chosen: _Chosen, passes: LogPasses | SetPasses, watch: _Watch, stream: BinaryIO
-) -> str:
-    """Write the records; what is to be said about the columns."""
+def _write(args: argparse.Namespace, form: Interchange, chosen: _Chosen, passes: LogPasses | SetPasses, stream: BinaryIO) -> str:
+    """Write the records; what was written, in words."""
     if form.write_table is None:
         assert form.write is not None
+        watch = _Watch()
         form.write(watch.records(chosen.records(passes.read())), stream)
-        return ""
+        if watch.kinds and not form.has_kinds:
+            say(f"{passes.name}: {watch.kinds} records have a kind, which {args.format} leaves out; jsonl and tables keep it")
+        return passes.in_words(watch.count)
     layout = _layout(args, chosen, passes)
     if isinstance(layout, PayloadLayout):
-        form.write_table(layout, watch.records(chosen.records(passes.read())), stream)
-        return ""
-    form.write_table(layout, watch.rows(layout.rows(chosen.entries(passes.read()))), stream)
+        return passes.in_words(form.write_table(layout, chosen.records(passes.read()), stream))
+    count = form.write_table(layout, layout.rows(chosen.entries(passes.read())), stream)
     if layout.left_out:
         say(f"{passes.name}: {layout.left_out} fields are in the column rest; --max-columns N lets more have a column of their own")
-    return f", in {len(layout.columns)} columns"
+    return f"{passes.in_words(count)}, in {len(layout.columns)} columns"
 
 
 def _layout(args: argparse.Namespace, chosen: _Chosen, passes: LogPasses | SetPasses) -> PayloadLayout | ColumnLayout:
@@ -247,7 +244,7 @@ def _target(path: str | None) -> Iterator[BinaryIO]:
 
 
 class _Watch:
-    """Counts what is written, and the records that have a kind."""
+    """Counts the records, and those that have a kind."""
 
     def __init__(self) -> None:
         self.count = self.kinds = 0
@@ -257,7 +254,3 @@ class _Watch:
             self.count += 1
             self.kinds += record.kind != 0
             yield record
-
-    def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
-        for self.count, row in enumerate(rows, 1):
-            yield row

@@ -35,7 +35,7 @@ class Interchange(NamedTuple):
     read: Read | None
     noun: str
     write: Callable[[Iterable[Record], BinaryIO], None] | None = None
-    write_table: Callable[[Layout[Any], Iterable[Any], BinaryIO], None] | None = None
+    write_table: Callable[[Layout[Any], Iterable[Any], BinaryIO], int] | None = None
     suffixes: tuple[str, ...] = ()
     is_text: bool = False
     has_kinds: bool = True

@@ -26,13 +26,17 @@ _LAYOUT = b"pmwal:layout"  # in the metadata of a schema
 _NOT_IMPORTABLE = b"columns"
 
 
-def write_parquet(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> None:
-    """Write all rows as one Parquet file."""
+def write_parquet(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> int:
+    """Write all rows as one Parquet file; how many these are."""
     pyarrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
     schema = _schema(pyarrow, layout)
+    count = 0
     with parquet.ParquetWriter(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
         for group in _groups(_record_batches(pyarrow, schema, layout, rows)):
-            writer.write_table(pyarrow.Table.from_batches(group, schema), row_group_size=_GROUP_ROWS)
+            table = pyarrow.Table.from_batches(group, schema)
+            writer.write_table(table, row_group_size=_GROUP_ROWS)
+            count += table.num_rows
+    return count
 
 
 def read_parquet(stream: BinaryIO) -> Callable[[int, int], Payloads]:
@@ -43,13 +47,16 @@ def read_parquet(stream: BinaryIO) -> Callable[[int, int], Payloads]:
     return lambda limit, kind: _rows(pyarrow, file.iter_batches(batch_size=_ROWS_READ, columns=names), kind)
 
 
-def write_arrow(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> None:
-    """Write all rows as one Arrow file."""
+def write_arrow(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> int:
+    """Write all rows as one Arrow file; how many these are."""
     pyarrow = _module("pyarrow")
     schema = _schema(pyarrow, layout)
+    count = 0
     with pyarrow.ipc.new_file(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
         for batch in _record_batches(pyarrow, schema, layout, rows):
             writer.write_batch(batch)
+            count += batch.num_rows
+    return count
 
 
 def read_arrow(stream: BinaryIO) -> Callable[[int, int], Payloads]:
@@ -61,18 +68,23 @@ def read_arrow(stream: BinaryIO) -> Callable[[int, int], Payloads]:
     return lambda limit, kind: _rows(pyarrow, batches, kind)
 
 
-def write_csv(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> None:
-    """Write all rows as CSV (RFC 4180) in UTF-8 with a line of names. A payload that is not UTF-8 is in ``data_base64``."""
-    columns = layout.columns
+def write_csv(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> int:
+    """Write all rows as CSV (RFC 4180) in UTF-8 with a line of names; how many these are.
+
+    A payload that is not UTF-8 is in ``data_base64``.
+    """
+    columns, count = layout.columns, 0
     text = io.TextIOWrapper(stream, "utf-8", newline="")
     try:
         writer = csv.writer(text)
         writer.writerow(chain.from_iterable(_csv_names(column) for column in columns))
         for batch in _batches(layout, rows):
             writer.writerows(zip(*chain.from_iterable(map(_as_csv, columns, layout.cells(batch))), strict=True))
+            count += len(batch)
         text.flush()
     finally:
         text.detach()
+    return count
 
 
 def _module(name: str) -> Any:
