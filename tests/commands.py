@@ -21,7 +21,7 @@ from pmwal.format.layout import PAGE
 from support import BarrierRecorder, file_offset, flip, kill, look, open_small, overwrite, place_of, superblock, whole_records
 
 COMMANDS = (
-    "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "export", "import",
+    "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "export", "import", "serve",
     "completion",
 )  # fmt: skip
 
