@@ -54,7 +54,7 @@ RUNS = {
     "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
-    "serve": Run(lambda log: [str(log), "--idle=10ms"]),
+    "serve": Run(lambda log: [str(log), "--idle=0.01s"]),
     "completion": Run(lambda log: ["bash"]),
 }
 """How to run each command so that it prints something."""

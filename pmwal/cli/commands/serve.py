@@ -127,8 +127,7 @@ def _serve(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     listener = stack.enter_context(place.listen())
     tls = None if args.tls_cert is None else Tls(args.tls_cert, args.tls_key)
     serve = prepared(service, access, tls)
-    print(place.url(listener, token), flush=True)
-    if serve(listener, args.idle):
+    if serve(listener, args.idle, lambda: print(place.url(listener, token), flush=True)):
         raise KeyboardInterrupt
     return OK
 

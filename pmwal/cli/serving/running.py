@@ -34,9 +34,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def prepared(service: Service, access: Access, tls: Tls | None) -> Callable[[socket.socket, float | None], bool]:
+def prepared(
+    service: Service, access: Access, tls: Tls | None
+) -> Callable[[socket.socket, float | None, Callable[[], None]], bool]:
     """A function that serves on a listening socket until SIGTERM or SIGINT, or until a number of seconds have passed without a
-    request, and returns whether it was SIGINT. A certificate that is none is an error now.
+    request, and returns whether it was SIGINT. It calls its last argument once it can be ended so. A certificate that is none is an
+    error now.
     """
     config = uvicorn.Config(
         service.app,
@@ -57,10 +60,12 @@ def prepared(service: Service, access: Access, tls: Tls | None) -> Callable[[soc
         ssl_keyfile=None if tls is None else tls.key,
     )
     config.load()
-    return lambda listener, idle: asyncio.run(_serve(service, _Server(config), listener, idle))
+    return lambda listener, idle, ready: asyncio.run(_serve(service, _Server(config), listener, idle, ready))
 
 
-async def _serve(service: Service, server: uvicorn.Server, listener: socket.socket, idle: float | None) -> bool:
+async def _serve(
+    service: Service, server: uvicorn.Server, listener: socket.socket, idle: float | None, ready: Callable[[], None]
+) -> bool:
     interrupted = False
 
     def end(signal_number: int) -> None:
@@ -71,6 +76,7 @@ async def _serve(service: Service, server: uvicorn.Server, listener: socket.sock
 
     loop = asyncio.get_running_loop()
     with _handlers(loop, end):
+        ready()
         tasks = [asyncio.create_task(service.sampling())]
         if idle is not None:
             tasks.append(asyncio.create_task(_end_when_idle(service, idle, lambda: end(0))))
