@@ -200,6 +200,10 @@ class LiveLatency:
     step: int
     counters: bytes
 
+    def buckets(self) -> list[tuple[int, int]]:
+        """(longest latency in ns, number of commits) for each counter that is not 0, shortest first."""
+        return [(COARSE.longest_in(counter), count) for counter, count in enumerate(self._counts()) if count]
+
     def since(self, earlier: LiveLatency) -> LiveLatency:
         """The commits after an earlier snapshot of the same writer, if no counter counted 2^32 commits in between."""
         differences = map(sub, self._counts(), earlier._counts())

@@ -55,11 +55,12 @@ RUNS = {
     "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
+    "serve": Run(lambda log: [str(log), "--idle=0.01s"]),
     "completion": Run(lambda log: ["bash"]),
 }
 """How to run each command so that it prints something."""
 
-VARIES = {"demo", "verify", "info", "stat"}  # times and random numbers in the output; the lines are as many
+VARIES = {"demo", "verify", "info", "stat", "serve"}  # times and random numbers in the output; the lines are as many
 
 
 class Ended(NamedTuple):

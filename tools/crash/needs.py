@@ -58,6 +58,7 @@ NEEDS = {
     "overlay": _filesystem("overlay"),
     "cc": Need(lambda: any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc"))), "cc: apt-get install gcc"),
     "qemu-system-x86_64": _command("qemu-system-x86_64", "qemu-system-x86"),
+    "chromium": _command("chromium", "chromium"),
     "mkfs.ext4": _command("mkfs.ext4", "e2fsprogs"),
     "mkfs.xfs": _command("mkfs.xfs", "xfsprogs"),
     "mkfs.btrfs": _command("mkfs.btrfs", "btrfs-progs"),
