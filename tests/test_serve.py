@@ -18,10 +18,11 @@ import pytest
 
 import pmwal
 from pmwal.cli.serving import walks
-from pmwal.cli.serving.filters import PATTERN_MAX, Filters, compile_pattern
 from pmwal.cli.serving.names import Names, parse_position
+from pmwal.cli.serving.patterns import PATTERN_MAX, compile_pattern
 from pmwal.cli.serving.queries import Query, Range, parse_query, parse_range
 from pmwal.cli.serving.stream import COUNT_MAX, WAITING_MAX, Outbox
+from pmwal.cli.viewing.choice import Choice
 from pmwal.events import Logger
 from processes import PATIENCE
 from serving import Served, serving
@@ -508,7 +509,7 @@ def test_search_ends_when_its_time_is_up(shm_dir: Path, monkeypatch: pytest.Monk
     with follow_all(log) as wal:
         wal.extend([b"old"] * 100)
         logs = walks.StoppableSet([str(log)])
-        query = Query(Filters(pattern=compile_pattern("new")), skip=skip, follow=follow, limit=1)
+        query = Query(Choice(pattern=compile_pattern("new")), skip=skip, follow=follow, limit=1)
         walk = walks.Walk(logs, Names([str(log)]), query, lambda: told.append(str(walk.position)))
         wal.append(b"new")
         if follow and not skip:  # what is followed from the beginning is no search: the client may go

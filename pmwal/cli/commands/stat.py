@@ -2,9 +2,7 @@
 
 Invariants
 ----------
-- It only looks: each sample reads the superblock and the live page, regardless of the size of the log. It is not a reader,
-  so it neither judges the log nor asks the writer to wake it.
-- Rates and the latency of an interval are given only if one process wrote in one epoch between the two samples.
+- A report of what was sampled: it reads no log itself (``pmwal/cli/sampling.py``).
 """
 
 from __future__ import annotations
@@ -15,29 +13,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log
+from pmwal.cli.sampling import Facts, Sample, Samples, facts_of, facts_without_log, take_sample
 from pmwal.cli.terminal import print_json
-from pmwal.cli.times import local_text, utc_text
+from pmwal.cli.times import local_text
 from pmwal.cli.wording import count_in_words, numbers_in_words, printable, table, writer_in_words
 from pmwal.errors import FormatError, PersistError
-from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
-from pmwal.latency import LiveLatency
-from pmwal.opening.files import map_for_reading
 from pmwal.opening.units import format_ns, format_size
-from pmwal.records import Bound
-from pmwal.storage.live_page import LiveBounds, LiveWriter, read_bounds, read_latency, read_writer
-from pmwal.storage.liveness import living_writer
-from pmwal.storage.seam import SYSTEM
 
 _BETWEEN = 0.5  # seconds between the two samples of a single report
 _WATCH = 1.0
-_VERSION_SIZE = LIVE_BOUNDS.field_size("version_begin")
 
 _EPILOG = """\
 PATH is a log file, a directory (all *.wal in it), or a pattern in quotes.
@@ -74,8 +64,6 @@ Examples:
   pmwal stat /var/log/shop --watch
   pmwal stat app.wal --watch 10 --json >> rates.jsonl
 """
-
-Facts = dict[str, Any]
 
 
 def add(commands: Commands) -> None:
@@ -115,14 +103,14 @@ def run(args: argparse.Namespace) -> int:
     args.path = one_log(args.paths)
     if args.path is None:
         return _run_several(args)
-    sample = _take_sample(args.path)
+    sample = take_sample(args.path)
     if args.watch is not None:
         _watch(args, sample)
     before = None
     if sample.alive or sample.unsettled:
         time.sleep(_BETWEEN)
-        before, sample = sample, _take_sample(args.path, sample)
-    facts = _facts(args.path, sample, before)
+        before, sample = sample, take_sample(args.path, sample)
+    facts = facts_of(args.path, sample, before)
     if args.json:
         print_json(facts)
     else:
@@ -130,19 +118,19 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
+def _watch(args: argparse.Namespace, before: Sample) -> NoReturn:
     """Report until interrupted, or until the output is closed."""
     in_place = _is_in_place(args)
-    drawn = _draw(_page(_facts(args.path, before, None)), 0) if in_place else 0
+    drawn = _draw(_page(facts_of(args.path, before, None)), 0) if in_place else 0
     due = before.monotonic
     while True:
         due = _wait(due, args.watch)
         try:
-            sample = _take_sample(args.path, before)
+            sample = take_sample(args.path, before)
         except (FileNotFoundError, FormatError, PersistError) as error:  # between two logs of this name
-            facts = _without_log(args.path, error)
+            facts = facts_without_log(args.path, error)
         else:
-            facts = _facts(args.path, sample, before)
+            facts = facts_of(args.path, sample, before)
             before = sample
         if in_place:
             drawn = _draw(_page(facts), drawn)
@@ -156,7 +144,7 @@ def _watch(args: argparse.Namespace, before: _Sample) -> NoReturn:
 def _run_several(args: argparse.Namespace) -> int:
     """The same of several logs; with --watch they are looked for each time."""
     paths, status = logs_named(args.paths)
-    names, samples = ShortNames(paths), _Samples()
+    names, samples = ShortNames(paths), Samples()
     several, due = samples.take(paths), time.monotonic()
     if args.watch is not None:
         _watch_several(args, names, samples, several)
@@ -171,7 +159,7 @@ def _run_several(args: argparse.Namespace) -> int:
     return UNREADABLE if any("error" in facts for facts in several) else status
 
 
-def _watch_several(args: argparse.Namespace, names: ShortNames, samples: _Samples, several: list[Facts]) -> NoReturn:
+def _watch_several(args: argparse.Namespace, names: ShortNames, samples: Samples, several: list[Facts]) -> NoReturn:
     in_place = _is_in_place(args)
     drawn = _draw(_table(names, several), 0) if in_place else 0
     due = time.monotonic()
@@ -206,156 +194,6 @@ def _draw(page: Sequence[str], drawn: int) -> int:
     page = [line[: columns - 1] for line in page]  # a line that wraps would take two
     print((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(page), flush=True)
     return len(page)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """The live page at one time. ``version`` counts how often the writer had published new bounds."""
-
-    monotonic: float
-    time_ns: int
-    writer: LiveWriter
-    alive: bool
-    of_this_file: bool
-    bounds: LiveBounds | None
-    version: int
-    latency: LiveLatency | None
-    capacity: int
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the writer may be alive, but is of version 0.1, or on a file system without locks, and its process not seen."""
-        return not self.alive and self.writer.named and self.of_this_file and not self.writer.locked
-
-    def stored(self, bounds: LiveBounds) -> Bound:
-        """The end of what is stored, durable or not; without a writer, of what is durable. The two lines are not read at once."""
-        return max(self.writer.published, bounds.durable) if self.alive else bounds.durable
-
-    def moved_since(self, before: _Sample) -> bool:
-        """Whether the same writer has stored something between the two."""
-        stored = (self.version, self.writer.published) != (before.version, before.writer.published)
-        return stored and self.of_this_file and self.writer.same_process(before.writer)
-
-
-def _take_sample(path: str, before: _Sample | None = None) -> _Sample:
-    sample = _look(path)
-    alive = sample.alive or (sample.unsettled and before is not None and sample.moved_since(before))
-    return replace(sample, alive=alive)
-
-
-def _look(path: str) -> _Sample:
-    mapping, identity = map_for_reading(path, "auto", SYSTEM)
-    try:
-        capacity, writer, bounds = identity.block.capacity, read_writer(mapping.load), read_bounds(mapping.load)
-        if bounds is not None and not bounds.possible(identity.block):
-            bounds = None
-        return _Sample(
-            monotonic=time.monotonic(),
-            time_ns=SYSTEM.now_ns(),
-            writer=writer,
-            alive=living_writer(mapping, SYSTEM) is not None,
-            of_this_file=writer.inode == mapping.inode,
-            bounds=bounds,
-            version=int.from_bytes(mapping.load(LIVE_OFFSET, _VERSION_SIZE), "little"),
-            latency=read_latency(mapping.load),
-            capacity=capacity,
-        )
-    finally:
-        mapping.close()
-
-
-def _facts(path: str, sample: _Sample, before: _Sample | None) -> Facts:
-    writer, bounds = sample.writer, sample.bounds
-    facts: Facts = {
-        "path": path,
-        "time_ns": sample.time_ns,
-        "time": utc_text(sample.time_ns),
-        "writer": {"pid": writer.pid, "alive": sample.alive, "of_this_file": sample.of_this_file} if writer.named else None,
-        "capacity": sample.capacity,
-    }
-    if bounds is None:
-        return facts | {"bounds": None, "rates": None, "commit_latency": {"interval": None, "since_open": None}}
-    stored = sample.stored(bounds)
-    used = min(stored.position - bounds.tail.position, sample.capacity)  # the two cache lines are not read atomically
-    facts["bounds"] = {
-        "epoch": bounds.epoch,
-        "first_seq": bounds.tail.next_seq,
-        "last_seq": stored.next_seq - 1,
-        "durable_seq": bounds.durable.next_seq - 1,
-        "used_bytes": used,
-        "fill": used / sample.capacity,
-    }
-    if sample.alive:
-        facts["newest_store_at_commit_seconds"] = max(0.0, (sample.time_ns - writer.heartbeat_ns) / 1e9)
-    rates = None if before is None else _rates(sample, before)
-    interval = None
-    if rates is not None and before is not None and sample.latency is not None and before.latency is not None:
-        interval = sample.latency.since(before.latency)
-    return facts | {
-        "rates": rates,
-        "commit_latency": {"interval": _timed(interval), "since_open": _timed(sample.latency)},
-    }
-
-
-def _without_log(path: str, error: OSError | FormatError) -> Facts:
-    """The facts while the path leads to no log."""
-    reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror
-    no_latency = {"interval": None, "since_open": None}
-    nothing = dict.fromkeys(("writer", "capacity", "bounds", "rates"))
-    time_ns = SYSTEM.now_ns()
-    return {"path": path, "time_ns": time_ns, "time": utc_text(time_ns), **nothing, "commit_latency": no_latency, "error": reason}
-
-
-class _Samples:
-    """The newest sample of each of several logs."""
-
-    def __init__(self) -> None:
-        self._newest: dict[str, _Sample] = {}
-
-    def take(self, paths: Iterable[str]) -> list[Facts]:
-        """The facts of these logs, with rates since the sample before."""
-        before, self._newest = self._newest, {}
-        several = []
-        for path in dict.fromkeys(paths):
-            try:
-                sample = _take_sample(path, before.get(path))
-            except (OSError, FormatError) as error:
-                several.append(_without_log(path, error))
-            else:
-                self._newest[path] = sample
-                several.append(_facts(path, sample, before.get(path)))
-        return several
-
-    @property
-    def may_move(self) -> bool:
-        """Whether another sample may show rates."""
-        return any(sample.alive or sample.unsettled for sample in self._newest.values())
-
-
-def _timed(latency: LiveLatency | None) -> dict[str, int] | None:
-    """The figures; None if nothing was timed."""
-    figures = None if latency is None else latency.as_dict()
-    return figures if figures and figures["count"] else None
-
-
-def _rates(sample: _Sample, before: _Sample) -> dict[str, float] | None:
-    """Per second; None unless both samples are of one writer in one epoch.
-
-    What is durable grows only with each commit, and would give the rate of a writer that commits seldom as 0 or far too high.
-    """
-    now, then = sample.bounds, before.bounds
-    seconds = sample.monotonic - before.monotonic
-    if not sample.alive or now is None or then is None or now.epoch != then.epoch or seconds <= 0:
-        return None
-    if not sample.writer.same_process(before.writer):
-        return None
-    end, start = sample.stored(now), before.stored(then)
-    return {
-        "seconds": seconds,
-        "records": (end.next_seq - start.next_seq) / seconds,
-        "bytes": (end.position - start.position) / seconds,
-        "commits": (sample.version - before.version) / seconds,
-    }
 
 
 def _page(facts: Facts) -> list[str]:

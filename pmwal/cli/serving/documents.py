@@ -93,6 +93,7 @@ def document_of(entry: Entry, log: str, cursor: str, longest: int | None = None)
     for name, text in (("level", entry.level_name), ("logger", entry.logger)):
         if text:
             document[name] = plain.text(text)
+    document |= plain.value(dict(entry.origin))
     if entry.fields:
         document["fields"] = plain.value(dict(entry.fields))
     if entry.traceback:

@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from typing import Any, NamedTuple
 
-from pmwal.cli.commands.stat import _facts, _Sample, _take_sample
+from pmwal.cli.sampling import Sample, facts_of, take_sample
 from pmwal.cli.serving.names import Names
 from pmwal.cli.serving.walks import Pool
 from pmwal.cli.times import utc_text
@@ -53,7 +53,7 @@ class Watch:
         self._pool = pool
         self._names = names
         self._lock = threading.Lock()
-        self._before: dict[str, _Sample] = {}
+        self._before: dict[str, Sample] = {}
         self._logs: list[Facts] = []
         self._history: deque[Facts] = deque(maxlen=HISTORY)
         self._tick = 0
@@ -121,7 +121,7 @@ class Watch:
                 logs.append({"name": name, "error": "there is no log under this name now"})
                 continue
             samples[path] = sample
-            facts = _facts(path, sample, before)
+            facts = facts_of(path, sample, before)
             del facts["path"]
             logs.append({"name": name} | facts)
             rates = facts["rates"]
@@ -139,8 +139,8 @@ class Watch:
             )
 
 
-def _taken(path: str, before: _Sample | None) -> _Sample | None:
+def _taken(path: str, before: Sample | None) -> Sample | None:
     try:
-        return _take_sample(path, before)
+        return take_sample(path, before)
     except (OSError, FormatError, PersistError):
         return None

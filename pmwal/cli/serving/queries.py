@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pmwal.cli.levels import levels_option
-from pmwal.cli.serving.filters import Filters, compile_pattern
 from pmwal.cli.serving.names import Position, parse_position
+from pmwal.cli.serving.patterns import compile_pattern
 from pmwal.cli.times import parse_period
+from pmwal.cli.viewing.choice import Choice, field_option
 
 PARAMETERS = ("since", "until", "level", "logger", "field", "grep", "cursor", "limit", "follow", "rate", "cut")
 """All parameters; ``field`` may occur more than once."""
@@ -31,7 +32,7 @@ class Query:
     negative one goes back from the position, or from the end without one. ``rate``: the most entries a second that are sent of
     those that are followed. ``cut``: the most characters of an entry."""
 
-    filters: Filters = field(default_factory=Filters)
+    choice: Choice = field(default_factory=Choice)
     since: int | None = None
     until: int | None = None
     position: Position | None = None
@@ -85,7 +86,7 @@ def parse_query(parameters: Sequence[tuple[str, str]], headers: Mapping[str, str
     single = {name: values[0] for name, values in given.items() if name != "field"}
     events = "text/event-stream" in headers.get("accept", "")
     query = Query(
-        filters=_filters(single, given.get("field", ())),
+        choice=_choice(single, given.get("field", ())),
         since=parse_period(single["since"]).first if single.get("since") else None,
         until=parse_period(single["until"]).last if single.get("until") else None,
         position=parse_position(single["cursor"]) if single.get("cursor") else None,
@@ -113,19 +114,14 @@ def _placed(query: Query, headers: Mapping[str, str]) -> Query:
     return replace(query, position=asked.position, including=asked.position is not None, skip=asked.skip, limit=asked.limit)
 
 
-def _filters(single: Mapping[str, str], fields: Sequence[str]) -> Filters:
+def _choice(single: Mapping[str, str], fields: Sequence[str]) -> Choice:
     try:
         levels = levels_option(single["level"]) if single.get("level") else None
+        pairs = [field_option(text) for text in fields]
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from None
-    pairs = []
-    for text in fields:
-        name, equals, value = text.partition("=")
-        if not name:
-            raise ValueError("field is NAME=VALUE, or NAME for any value")
-        pairs.append((name, value if equals else None))
     pattern = compile_pattern(single["grep"]) if single.get("grep") else None
-    return Filters(levels, [single["logger"]] if single.get("logger") else (), pairs, pattern)
+    return Choice(levels, [single["logger"]] if single.get("logger") else (), pairs, pattern)
 
 
 def _flag(single: Mapping[str, str], default: bool) -> bool:

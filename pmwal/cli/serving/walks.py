@@ -106,7 +106,7 @@ class Walk:
         self._logs = logs
         self._names = names
         self._query = query
-        self._filters = query.filters
+        self._choice = query.choice
         self._entries = Entries(logs)
         self._track: Track | None = None
         self._missed_before = logs.missed
@@ -155,7 +155,7 @@ class Walk:
         self._tell_unfinished()
 
     def _selected(self) -> Iterator[tuple[SetRecord, Entry | None]]:
-        logs, query, kinds = self._logs, self._query, self._filters.kinds
+        logs, query, kinds = self._logs, self._query, self._choice.kinds
         start: Mapping[str, str] = self._start(query)
         first, since = None, query.since
         if query.skip < 0:
@@ -188,7 +188,7 @@ class Walk:
 
     def _filtered(self, records: Iterator[SetRecord]) -> Iterator[tuple[SetRecord, Entry | None]]:
         """The matches, each with its entry if that was needed to tell."""
-        needed, takes, entry_of = self._filters.needs_entry, self._filters.takes, self._entries.entry
+        needed, takes, entry_of = self._choice.needs_entry, self._choice.takes, self._entries.entry
         for number, record in enumerate(records):
             entry = entry_of(record) if needed or record.kind >= DEFINITION_KIND else None
             if entry is None or takes(entry):
@@ -220,7 +220,7 @@ class Walk:
         The logs' newest records are searched, a few at first and then more, from one time on in all logs: so those found are the
         newest of all.
         """
-        logs, query, kinds = self._logs, self._query, self._filters.kinds
+        logs, query, kinds = self._logs, self._query, self._choice.kinds
         ends, piece = self._ends(), max(count, _PIECE)
         best: tuple[int | None, tuple[str, int] | None] = None, None
         logs.allow(SEARCH_SECONDS)

@@ -42,6 +42,7 @@ class Choice:
         fields: Iterable[tuple[str, str | None]] = (),
         pattern: re.Pattern[str] | None = None,
     ) -> None:
+        """``pattern``: any object with a method ``search``, such as a pattern of RE2."""
         self.pattern = pattern
         self._levels = levels
         self._logger = _any_of(loggers)
@@ -53,6 +54,11 @@ class Choice:
     def kinds(self) -> Collection[int] | None:
         """The kinds of records that can be selected; None for all."""
         return None if self._levels is None else self._levels.kinds
+
+    @property
+    def needs_entry(self) -> bool:
+        """Whether it takes more than a record's kind to tell."""
+        return self._levels is not None or not self.takes_text or self.pattern is not None
 
     @property
     def takes_text(self) -> bool:
