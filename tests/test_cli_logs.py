@@ -20,8 +20,8 @@ import pmwal
 from commands import MAKERS, Cli, Ran, damage_record, make_foreign, make_log, make_torn
 from pmwal import events
 from pmwal.cli.commands.logs import lines_option
+from pmwal.cli.filters import field_option
 from pmwal.cli.viewing import spans as spans_module
-from pmwal.cli.viewing.choice import field_option
 from pmwal.cli.viewing.view import FORMS, Lines
 from pmwal.errors import Overrun
 from pmwal.format.ring import Clock

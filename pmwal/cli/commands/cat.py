@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK
+from pmwal.cli.filters import LEVEL_HELP, Matches, add_kinds, add_record_filters, add_times, matches_of, selection_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import judge_for_salvage
-from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
 from pmwal.cli.parser import Commands, add_command, number_option
 from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log
 from pmwal.cli.range_reader import RangeReader, mention_torn_end, run_of_times
 from pmwal.cli.set_reader import SetReader
 from pmwal.cli.terminal import say
-from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
+from pmwal.cli.times import TIME_HELP
 from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.logs.log_set import LogSet
@@ -45,7 +45,8 @@ after TIME on, which is found without reading the others. With --exact all
 records are read, and selected by their own stamps: for clocks that were set
 back while the log was open.
 
-{LEVEL_HELP}
+{LEVEL_HELP}The level of a record is its kind, that of an event is in its definition.
+
 Text output is one line per record: number, time, level if the kind is that of
 one, and payload. Control characters and bytes that are not UTF-8 are escaped as
 \\xNN. Events logged with pmwal.events are formatted. In JSON a payload that is
@@ -80,10 +81,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("-r", "--reverse", action="store_true", help="print the newest first")
     parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="start at this record")
     parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="stop after this record")
-    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="print only records stored at TIME or later")
-    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="print only records stored at TIME or earlier")
+    add_times(parser)
     parser.add_argument("--exact", action="store_true", help="read all records, and select each by its own stamp")
-    add_selection(parser)
+    add_kinds(parser)
+    add_record_filters(parser)
     add_output(parser)
     parser.add_argument("--salvage", action="store_true", help="print every whole record of a damaged log")
 
@@ -92,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the selected records."""
     if args.first is not None and args.last is not None and args.last < args.first:
         args.parser.error(f"--to {args.last} is before --from {args.first}; exchange the two")
-    check_order(args.parser, args.since, args.until)
-    form = form_of(args)
-    chosen = Selection(args.since, args.until, kinds_of(args), args.exact)
+    chosen, form = selection_of(args), form_of(args)
     args.path = one_log(args.paths)
     if args.path is None:
         return _show_several(args, form, chosen)

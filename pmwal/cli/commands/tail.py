@@ -20,10 +20,10 @@ from itertools import islice
 
 from pmwal.cli.bookmark import Bookmark
 from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.filters import LEVEL_HELP, Matches, add_kinds, add_record_filters, kinds_of, matches_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import uuid_of
-from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
 from pmwal.cli.parser import Commands, add_command, number_option
 from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log, without_logs
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
@@ -51,7 +51,8 @@ records of several logs are merged by time, and each line of text begins with
 the name of its log; in JSON that is "log". With -f logs that are new in a
 directory or match a pattern are followed, too.
 
-{LEVEL_HELP}
+{LEVEL_HELP}The level of a record is its kind, that of an event is in its definition.
+
 -f continues until interrupted (status 130), even if the writer closes the log
 and another one opens it, or another log takes its name, also after the file was
 truncated.
@@ -90,7 +91,8 @@ def add(commands: Commands) -> None:
         help=f"start with the last N records (default: {_LINES}, or all after a saved cursor)",
     )
     parser.add_argument("--cursor-file", metavar="FILE", help="resume after the cursor in FILE, and save the new cursor there")
-    add_selection(parser)
+    add_kinds(parser)
+    add_record_filters(parser)
     add_output(parser)
 
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pmwal.cli.entries import Entries
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.filters import choice_of, selection_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
-from pmwal.cli.viewing.choice import Choice
 from pmwal.cli.viewing.forms import Cat, Form, Json, JsonPretty, Label, Logfmt, Verbose, in_pieces
 from pmwal.cli.viewing.output import Output, paged
 from pmwal.cli.viewing.short import Short, ShortIso, ShortIsoPrecise, ShortPrecise
@@ -33,7 +33,6 @@ from pmwal.cli.viewing.style import Style
 from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, PmwalError, ShortenedWal
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
-from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ class View:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._path: str | None = args.path  # of a single log
-        self._choice = Choice(args.priority, args.logger, args.field, args.grep)
-        self._chosen = Selection(args.since, args.until, self._choice.kinds)
+        self._choice = choice_of(args)
+        self._chosen = selection_of(args)
         self._bookmark = None if args.cursor_file is None else _bookmark(args.cursor_file)
         self._failures: dict[str, Exception] = {}
         self._missed = self._printed = self._nothing = False
