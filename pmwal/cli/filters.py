@@ -162,6 +162,7 @@ class Choice:
         fields: Iterable[tuple[str, str | None]] = (),
         pattern: re.Pattern[str] | None = None,
     ) -> None:
+        """``pattern``: any object with a method ``search``, such as a pattern of RE2."""
         self.pattern = pattern
         self._levels = levels
         self._logger = _any_of(loggers)
@@ -170,9 +171,14 @@ class Choice:
             self._fields.setdefault(name, set()).add(value)
 
     @property
-    def takes_all(self) -> bool:
-        """Whether no option is given that looks into records."""
-        return self._levels is None and self.takes_text and self.pattern is None
+    def kinds(self) -> Collection[int] | None:
+        """The kinds of records that can be selected; None for all."""
+        return None if self._levels is None else self._levels.kinds
+
+    @property
+    def needs_entry(self) -> bool:
+        """Whether it takes more than a record's kind to tell."""
+        return self._levels is not None or not self.takes_text or self.pattern is not None
 
     @property
     def takes_text(self) -> bool:

@@ -201,3 +201,8 @@ class LogSet:
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this set is closed; make another pmwal.LogSet")
+
+
+def note_problem(logs: LogSet, path: str, error: Exception) -> None:
+    """One of the readers in ``logs.logs`` failed: a problem of the set as if it had read the log itself."""
+    logs._sources.note(path, error)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK
 from pmwal.cli.filters import LEVEL_HELP, Matches, add_kinds, add_record_filters, add_times, matches_of, selection_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
-from pmwal.cli.inspection import judge_for_salvage
+from pmwal.cli.inspection import judge_for_salvage, mention_torn_end
 from pmwal.cli.parser import Commands, add_command, number_option
-from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log
-from pmwal.cli.range_reader import RangeReader, mention_torn_end, run_of_times
-from pmwal.cli.set_reader import SetReader
+from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log, places_there
+from pmwal.cli.reading.sets import SetReader
+from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP
 from pmwal.cli.wording import numbers_in_words
@@ -108,17 +108,13 @@ def _show_several(args: argparse.Namespace, plain_form: Form, chosen: Selection)
         args.parser.error("--salvage prints one log; name one file")
     if args.first is not None or args.last is not None:
         args.parser.error("--from and --to number the records of one log; name one file, or use --since and --until")
-    _, status = logs_named(args.paths)
-    with LogSet(args.paths) as logs:
-        events, ranges = EventForms(logs), SetReader(logs, chosen)
+    places, status = places_there(args.paths)
+    _, empty = logs_named(places)
+    with LogSet(places) as logs:
+        events, records = EventForms(logs), SetReader(logs, chosen)
         form = with_names(plain_form, events.form(plain_form), ShortNames(logs.logs))
-        matches = matches_of(args, events)
-        if args.lines is None and not args.reverse:
-            print_records(filter(matches, ranges.oldest_first()), form)
-        else:
-            newest = islice(filter(matches, ranges.newest_first()), args.lines)
-            print_records(newest if args.reverse else reversed(list(newest)), form)
-        return max(status, ranges.finish())
+        _print(records, matches_of(args, events), form, args)
+        return max(status, empty, records.finish())
 
 
 def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:
@@ -126,19 +122,19 @@ def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args:
     if args.first is not None and args.first < first <= last:
         gone = first - 1 if args.last is None else min(first - 1, args.last)
         say(f"{args.path}: {numbers_in_words(args.first, gone)} no longer in the log")
-    first = max(first, args.first or 0)
-    last = last if args.last is None else min(last, args.last)
-    if chosen.searches:
-        since, until = run_of_times(reader, chosen)
-        first, last = max(first, since), min(last, until)
-    ranges = RangeReader(reader, args.path, chosen)
-    if args.lines is None and not args.reverse:
-        print_records(filter(matches, ranges.oldest_first(first, last)), form)
-    else:
-        newest = islice(filter(matches, ranges.newest_first(first, last)), args.lines)
-        print_records(newest if args.reverse else reversed(list(newest)), form)
+    span = Span(args.path, reader, chosen)
+    span.narrow(args.first, args.last)
+    _print(span, matches, form, args)
     mention_torn_end(args.path, reader)
-    return FAILED if ranges.missed else OK
+    return FAILED if span.missed else OK
+
+
+def _print(source: Span | SetReader, matches: Matches, form: Form, args: argparse.Namespace) -> None:
+    if args.lines is None and not args.reverse:
+        print_records(filter(matches, chain.from_iterable(source.oldest_first())), form)
+    else:
+        newest = islice(filter(matches, chain.from_iterable(source.newest_first())), args.lines)
+        print_records(newest if args.reverse else reversed(list(newest)), form)
 
 
 def _salvage(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:

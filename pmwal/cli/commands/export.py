@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,8 @@ from pmwal.cli.filters import Choice, add_entry_filters, add_kinds, add_times, c
 from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Row, Survey, row_of
 from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
-from pmwal.cli.passes import LogPasses, SetPasses
+from pmwal.cli.places import add_paths, one_log
+from pmwal.cli.reading.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
         "Write records as JSON lines, length-prefixed items, CSV, Parquet or Arrow.",
         _EPILOG,
     )
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="log files, directories of logs, or patterns")
+    add_paths(parser)
     parser.add_argument(
         "--format", choices=tuple(INTERCHANGES), help="format to write (default: from the suffix of FILE, else jsonl)"
     )
@@ -141,11 +141,8 @@ def _form_name(args: argparse.Namespace) -> str:
 
 def _source(args: argparse.Namespace) -> Reader | LogSet:
     """One log, or a set: a directory or a pattern is a set even if it has one log."""
-    path = args.paths[0]
-    if len(args.paths) == 1 and not os.path.isdir(path) and (os.path.lexists(path) or not glob.has_magic(path)):
-        args.path = path  # of which errors are
-        return open(path, "r")
-    return LogSet(args.paths)
+    args.path = one_log(args.paths)  # of which errors are
+    return LogSet(args.paths) if args.path is None else open(args.path, "r")
 
 
 def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> None:
@@ -193,7 +190,7 @@ class _Chosen:
 
     def __init__(self, choice: Choice, entries: Entries) -> None:
         self._entries = entries
-        self._choice = None if choice.takes_all else choice
+        self._choice = choice if choice.needs_entry else None
 
     def records(self, records: Iterable[Record]) -> Iterable[Record]:
         """Those that pass."""
