@@ -20,8 +20,8 @@ import pmwal
 from commands import MAKERS, Cli, Ran, damage_record, make_foreign, make_log, make_torn
 from pmwal import events
 from pmwal.cli.commands.logs import lines_option
-from pmwal.cli.viewing import spans as spans_module
-from pmwal.cli.viewing.choice import field_option
+from pmwal.cli.filters import field_option
+from pmwal.cli.reading import spans as spans_module
 from pmwal.cli.viewing.view import FORMS, Lines
 from pmwal.errors import Overrun
 from pmwal.format.ring import Clock
@@ -352,11 +352,11 @@ def test_colours_tell_levels_and_logs_apart(cli: Cli, shop: Path) -> None:
 
 
 def test_logs_of_one_name_are_told_apart(cli: Cli, shm_dir: Path) -> None:
-    """By their directories; labels have one width."""
+    """By their directories, as by cat; labels have one width."""
     for name in ("a/00", "b/00", "b/worker"):
         store(shm_dir / f"{name}.wal", (0, 20, b"x"))
     lines = cli("logs", shm_dir / "*").lines
-    assert [line[16:27] for line in lines] == ["a/00   INFO", "b/00   INFO", "worker INFO"]
+    assert [line[16:29] for line in lines] == ["a/00     INFO", "b/00     INFO", "b/worker INFO"]
 
 
 # -- what is wrong
@@ -399,6 +399,14 @@ def test_no_log_at_all_is_an_error(cli: Cli, shm_dir: Path) -> None:
     for place in (shm_dir, shm_dir / "*.wal"):
         ran = cli("logs", place)
         assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: no log in {place}\n")
+
+
+@pytest.mark.parametrize("options", [(), ("-r",), ("-n", "9")], ids=str)
+def test_a_missing_file_among_others_is_reported_and_the_others_shown(cli: Cli, shop: Path, options: tuple[str, ...]) -> None:
+    """As cat(1) does: status 3."""
+    ran = cli("logs", *options, shop / "00.wal", shop / "gone.wal", shop / "01.wal")
+    assert (ran.status, ran.err) == (3, f"pmwal: {shop}/gone.wal: No such file or directory\n")
+    assert ran.out == cli("logs", *options, shop).out
 
 
 def test_nothing_selected_is_said_unless_quiet(cli: Cli, shop: Path) -> None:

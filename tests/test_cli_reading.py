@@ -14,7 +14,8 @@ import pytest
 
 import pmwal
 from commands import Cli, PastSeam, damage_record, make_log, make_slotless, make_torn
-from pmwal.cli import range_reader
+from pmwal.cli.reading import spans
+from pmwal.reading.selection import Selection
 from support import file_offset, open_small, superblock
 
 
@@ -71,7 +72,7 @@ def test_range_that_ends_before_it_begins_is_wrong_usage(
 
 def test_newest_first_reads_every_piece_once(cli: Cli, shm_dir: Path) -> None:
     """A log longer than one piece is printed completely in reverse."""
-    count = 3 * range_reader._PIECE + 7
+    count = 3 * spans.PIECE + 7
     path = make_log(shm_dir / "a.wal", count, size="64KiB")
     assert [int(line.split()[0]) for line in cli("cat", "-r", path).lines] == list(range(count, 0, -1))
 
@@ -170,12 +171,11 @@ def test_records_overwritten_under_cat_are_counted(shm_dir: Path, capsysbinary: 
     with open_small(path, on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
         for _ in range(4):
             wal.append(bytes(3000))
-        ranges = range_reader.RangeReader(reader, str(path))
-        records = ranges.oldest_first(1, 4)
+        span = spans.Span(str(path), reader, Selection())
         for _ in range(3):
             wal.append(bytes(3000))
-        assert (wal.first_seq, [record.seq for record in records]) == (3, [3, 4])
-    assert ranges.missed
+        assert (wal.first_seq, [record.seq for batch in span.oldest_first() for record in batch]) == (3, [3, 4])
+    assert span.missed
     assert b"records 1 to 2 overwritten or truncated before they were read" in capsysbinary.readouterr().err
 
 

@@ -50,7 +50,7 @@ def names(records: Iterator[Any]) -> list[tuple[str, int]]:
 
 
 def test_records_of_all_logs_come_in_the_order_of_time(directory: Path) -> None:
-    """Whatever the logs are called; equal times in the order of the logs."""
+    """Whatever the logs are called; equal times in the order of their paths."""
     store(directory / "00.wal", [[10, 40, 50, 70]], size=SIZE)
     store(directory / "01.wal", [[20, 40, 60]], size=SIZE)
     store(directory / "app-7.wal", [[5, 80]], size=SIZE)
@@ -80,6 +80,24 @@ def test_merge_of_random_logs_is_that_of_the_definition(directory: Path, piece: 
         expected.append([(key, f"{number:02d}", seq) for seq, key in enumerate(keys, 1)])
     with pmwal.LogSet(directory) as logs:
         assert names(logs.read()) == [(log, seq) for _, log, seq in heapq.merge(*expected, key=lambda item: item[0])]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 1024])
+def test_records_of_one_time_come_in_the_order_of_paths(directory: Path, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then of numbers: however much is read at once, whichever log was found first, and also of a stamp of the future."""
+    rng, real, expected = random.Random(piece), merging.runs_of, []
+    monkeypatch.setattr(merging, "runs_of", lambda *args: real(*args[:-1], min(args[-1], args[-2] + rng.randint(1, piece))))
+    monkeypatch.setattr(merging, "time", SimpleNamespace(time_ns=itertools.count(50).__next__))
+    with pmwal.LogSet(directory) as logs:
+        for path in (str(directory / f"{number}.wal") for number in reversed(range(5))):
+            stamps = [*sorted(rng.choices([1, 2, 3, 10**18], k=60)), 2, 3, 10**18]
+            store(Path(path), [stamps], size=SIZE)
+            assert path in logs.logs
+            effective = itertools.accumulate((min(stamp, 10**9) for stamp in stamps), max)
+            expected += [(time, path, seq, stamp % 3) for seq, (time, stamp) in enumerate(zip(effective, stamps, strict=True), 1)]
+        for kinds in (range(3), [2]):
+            ordered = [(path, seq) for _, path, seq, kind in sorted(expected) if kind in kinds]
+            assert [(record.log, record.seq) for record in logs.read(kind=kinds)] == ordered
 
 
 def test_one_wrong_clock_holds_nothing_up(directory: Path) -> None:

@@ -17,12 +17,12 @@ from urllib.parse import quote
 import pytest
 
 import pmwal
+from pmwal.cli.filters import Choice
 from pmwal.cli.serving import walks
 from pmwal.cli.serving.names import Names, parse_position
 from pmwal.cli.serving.patterns import PATTERN_MAX, compile_pattern
 from pmwal.cli.serving.queries import Query, Range, parse_query, parse_range
 from pmwal.cli.serving.stream import COUNT_MAX, WAITING_MAX, Outbox
-from pmwal.cli.viewing.choice import Choice
 from pmwal.events import Logger
 from processes import PATIENCE
 from serving import Served, serving

@@ -10,7 +10,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -164,6 +164,28 @@ def json_text(value: Any, indent: int | None = None) -> bytes:
         text = text.replace("\x7f", "\\u007f")
     # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.
     return text.encode(errors="backslashreplace")
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values as text; the fields of an object inside have dotted names, as ``--field`` takes them.
+
+    >>> list(flat({"user": {"id": 7, "tags": ["new"]}}))
+    [('user.id', '7'), ('user.tags', '["new"]')]
+    """
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", text_of(value)
+
+
+def text_of(value: Any) -> str:
+    """A field's value as text: objects, lists, true, false and null as in JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool | dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return plain(value)
 
 
 def traceback_of(exceptions: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pmwal.cli.terminal import say
+from pmwal.cli.wording import torn_in_words
 from pmwal.format.scan import scan_for
 from pmwal.opening.files import inspect, map_for_reading
 from pmwal.records import Progress
@@ -13,6 +15,7 @@ from pmwal.storage.liveness import living_writer
 from pmwal.storage.seam import SYSTEM
 
 if TYPE_CHECKING:
+    from pmwal.reading.reader import Reader
     from pmwal.recovery.rebuild import Rebuilt
 
 
@@ -39,6 +42,13 @@ def running_writer(path: str) -> LiveWriter | None:
         return living_writer(mapping, SYSTEM)
     finally:
         mapping.close()
+
+
+def mention_torn_end(path: str, reader: Reader) -> None:
+    """Report what a crash left unfinished at the end."""
+    if running_writer(path) is None:  # a running writer's last record is unfinished, not torn
+        for phrase in torn_in_words(reader.recovery):
+            say(f"{path}: {phrase}")
 
 
 def uuid_of(path: str) -> bytes:

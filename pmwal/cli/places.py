@@ -10,7 +10,7 @@ from pathlib import PurePath
 from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Parser
 from pmwal.cli.terminal import say
-from pmwal.logs.paths import SUFFIX, is_pattern, logs_at
+from pmwal.logs.paths import SUFFIX, is_missing, is_pattern, logs_at
 
 
 def add_paths(parser: Parser) -> None:
@@ -45,6 +45,24 @@ def logs_named(places: Iterable[str]) -> tuple[list[str], int]:
             raise empty
         say(f"{empty.filename}: {empty.strerror}")
     return list(found), status
+
+
+def places_there(places: Sequence[str]) -> tuple[list[str], int]:
+    """Those places that can be read as a set: a file that is named and not there is reported, and then the status is not 0.
+
+    ``FileNotFoundError`` if none is left.
+    """
+    there: list[str] = []
+    missing: list[str] = []
+    for place in places:
+        (missing if is_missing(place) else there).append(place)
+    if not there:
+        *missing, last = missing
+    for place in missing:
+        say(f"{place}: {os.strerror(errno.ENOENT)}")
+    if not there:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), last)
+    return there, UNREADABLE if missing else OK
 
 
 def logs_of(place: str) -> list[str]:

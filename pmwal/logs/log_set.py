@@ -24,7 +24,7 @@ class LogSet:
 
     Records are ``pmwal.Record`` with one attribute more, ``log``: the path of their log. They are merged by effective time: within
     a log the latest stamp so far since it was opened, and a stamp past now counts as now. So each log keeps its own order, and
-    one wrong clock holds nothing up.
+    one wrong clock holds nothing up. Records of the same time come in the order of their logs' paths.
 
     A log that cannot be read is left out with a ``RuntimeWarning``, and is in ``problems``.
 
@@ -201,3 +201,8 @@ class LogSet:
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this set is closed; make another pmwal.LogSet")
+
+
+def note_problem(logs: LogSet, path: str, error: Exception) -> None:
+    """One of the readers in ``logs.logs`` failed: a problem of the set as if it had read the log itself."""
+    logs._sources.note(path, error)

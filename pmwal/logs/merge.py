@@ -3,8 +3,9 @@
 Invariants
 ----------
 - The records of one log are handed out in its order, each once: a merge compares the next records of the logs only.
-- A merge of logs as they are now is complete: the next record handed out has the least effective time among the next ones,
-  or the same time as the last.
+- A merge of logs as they are now is complete: the next record handed out has the least effective time among the next ones; of
+  the same time, that of the log whose path sorts first. So the order depends neither on how much is read at once nor on the order
+  in which the logs were found.
 - What cannot be read is counted (``missed``) or a problem of the set, and the others continue.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
@@ -74,11 +75,14 @@ class Member:
             self.failed, self.more = error, False
             return None
 
-    def pull(self, stop: int | None = None) -> None:
-        """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``."""
+    def pull(self, now: int, stop: int | None = None) -> None:
+        """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``.
+
+        A stamp past ``now`` counts as now.
+        """
         try:
             end = bounds_of(self.log.reader)[1] if stop is None else stop
-            clock = self._clock._replace(now=time.time_ns())
+            clock = self._clock._replace(now=now)
             count = size = 0
             try:
                 for run in runs_of(self.log.reader, self._filter, clock, self.next, end):
@@ -148,8 +152,15 @@ class Batch(NamedTuple):
     ends: list[tuple[Member, SetRecord]]
 
 
-def _taken(members: list[Member], horizon: int | None) -> Batch:
-    """The waiting records up to this time; all if None."""
+def _by_path(members: Iterable[Member]) -> list[Member]:
+    return sorted(members, key=lambda member: member.log.path)
+
+
+def _taken(members: list[Member], horizon: int | None, *, strict: bool = False) -> Batch:
+    """The waiting records up to this time; all if None. Of the same time, in the order of the members.
+
+    ``strict``: also if a member has more of that time than was read; then those of the members after it keep waiting.
+    """
     records: list[SetRecord] = []
     times: list[int] = []
     ends = []
@@ -159,8 +170,11 @@ def _taken(members: list[Member], horizon: int | None) -> Batch:
             records += taken
             times += stamps
             ends.append((member, taken[-1]))
+        if horizon is not None and strict and member.more and member.latest == horizon:
+            horizon -= 1  # this one may have more of that time, which precede those of the logs after it
+            strict = False
     if len(ends) > 1:
-        order = sorted(range(len(times)), key=times.__getitem__)  # stable: the records of one log stay in its order
+        order = sorted(range(len(times)), key=times.__getitem__)  # stable: within a log and a time, the order is as above
         records, times = list(map(records.__getitem__, order)), list(map(times.__getitem__, order))
     return Batch(records, times, ends)
 
@@ -229,17 +243,17 @@ class Merge:
 
     def batches(self) -> Iterator[Batch]:
         """All records of the logs as they are at the first call."""
-        members = list(self._members.values())
+        members, now = _by_path(self._members.values()), time.time_ns()
         for member in members:
             member.more = member.next < member.stop
         while members:
             for member in members:
                 while member.more and not member.waiting:
-                    member.pull(member.stop)
+                    member.pull(now, member.stop)
                 if member.failed is not None:
                     self._sources.note(member.log.path, member.failed)
             ends = [member.latest for member in members if member.more and member.latest is not None]
-            yield _taken(members, min(ends) if ends else None)
+            yield _taken(members, min(ends) if ends else None, strict=True)
             members = [member for member in members if member.more or member.waiting]
 
     # -- the logs as they grow
@@ -248,7 +262,7 @@ class Merge:
         """What may be handed out now, in order; everything that was read if ``wait_ns`` is None."""
         horizon = before = time.time_ns() - SLACK_NS
         self.refresh()
-        members = list(self._members.values())
+        members = _by_path(self._members.values())
         for member in members:
             if member.failed is not None:
                 if member.log.gone and not member.waiting:
@@ -256,7 +270,7 @@ class Merge:
                 continue
             seen = member.look()  # before the pull: what a killed writer left shows in the pull after it
             if seen is not None:
-                member.pull()
+                member.pull(time.time_ns())
             if seen is None or member.failed is not None:
                 assert member.failed is not None
                 self._sources.note(member.log.path, member.failed)

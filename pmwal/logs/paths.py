@@ -39,9 +39,14 @@ def is_pattern(place: str) -> bool:
     return glob.has_magic(place) and not os.path.lexists(place)
 
 
+def is_missing(place: str) -> bool:
+    """Whether it is not there; a pattern may match nothing yet."""
+    return not os.path.lexists(place) and not is_pattern(place)
+
+
 def check_place(place: str) -> None:
-    """``FileNotFoundError`` if it is not there; a pattern may match nothing yet."""
-    if not os.path.lexists(place) and not is_pattern(place):
+    """``FileNotFoundError`` if it is not there."""
+    if is_missing(place):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
 
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK
+from pmwal.cli.filters import LEVEL_HELP, Matches, add_kinds, add_record_filters, add_times, matches_of, selection_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
-from pmwal.cli.inspection import judge_for_salvage
-from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
+from pmwal.cli.inspection import judge_for_salvage, mention_torn_end
 from pmwal.cli.parser import Commands, add_command, number_option
-from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log
-from pmwal.cli.range_reader import RangeReader, mention_torn_end, run_of_times
-from pmwal.cli.set_reader import SetReader
+from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log, places_there
+from pmwal.cli.reading.sets import SetReader
+from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
-from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
+from pmwal.cli.times import TIME_HELP
 from pmwal.cli.wording import numbers_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.logs.log_set import LogSet
@@ -45,7 +45,8 @@ after TIME on, which is found without reading the others. With --exact all
 records are read, and selected by their own stamps: for clocks that were set
 back while the log was open.
 
-{LEVEL_HELP}
+{LEVEL_HELP}The level of a record is its kind, that of an event is in its definition.
+
 Text output is one line per record: number, time, level if the kind is that of
 one, and payload. Control characters and bytes that are not UTF-8 are escaped as
 \\xNN. Events logged with pmwal.events are formatted. In JSON a payload that is
@@ -80,10 +81,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("-r", "--reverse", action="store_true", help="print the newest first")
     parser.add_argument("--from", dest="first", type=number_option(1, SEQ_MAX), metavar="SEQ", help="start at this record")
     parser.add_argument("--to", dest="last", type=number_option(0, SEQ_MAX), metavar="SEQ", help="stop after this record")
-    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="print only records stored at TIME or later")
-    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="print only records stored at TIME or earlier")
+    add_times(parser)
     parser.add_argument("--exact", action="store_true", help="read all records, and select each by its own stamp")
-    add_selection(parser)
+    add_kinds(parser)
+    add_record_filters(parser)
     add_output(parser)
     parser.add_argument("--salvage", action="store_true", help="print every whole record of a damaged log")
 
@@ -92,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the selected records."""
     if args.first is not None and args.last is not None and args.last < args.first:
         args.parser.error(f"--to {args.last} is before --from {args.first}; exchange the two")
-    check_order(args.parser, args.since, args.until)
-    form = form_of(args)
-    chosen = Selection(args.since, args.until, kinds_of(args), args.exact)
+    chosen, form = selection_of(args), form_of(args)
     args.path = one_log(args.paths)
     if args.path is None:
         return _show_several(args, form, chosen)
@@ -109,17 +108,13 @@ def _show_several(args: argparse.Namespace, plain_form: Form, chosen: Selection)
         args.parser.error("--salvage prints one log; name one file")
     if args.first is not None or args.last is not None:
         args.parser.error("--from and --to number the records of one log; name one file, or use --since and --until")
-    _, status = logs_named(args.paths)
-    with LogSet(args.paths) as logs:
-        events, ranges = EventForms(logs), SetReader(logs, chosen)
+    places, status = places_there(args.paths)
+    _, empty = logs_named(places)
+    with LogSet(places) as logs:
+        events, records = EventForms(logs), SetReader(logs, chosen)
         form = with_names(plain_form, events.form(plain_form), ShortNames(logs.logs))
-        matches = matches_of(args, events)
-        if args.lines is None and not args.reverse:
-            print_records(filter(matches, ranges.oldest_first()), form)
-        else:
-            newest = islice(filter(matches, ranges.newest_first()), args.lines)
-            print_records(newest if args.reverse else reversed(list(newest)), form)
-        return max(status, ranges.finish())
+        _print(records, matches_of(args, events), form, args)
+        return max(status, empty, records.finish())
 
 
 def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:
@@ -127,19 +122,19 @@ def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args:
     if args.first is not None and args.first < first <= last:
         gone = first - 1 if args.last is None else min(first - 1, args.last)
         say(f"{args.path}: {numbers_in_words(args.first, gone)} no longer in the log")
-    first = max(first, args.first or 0)
-    last = last if args.last is None else min(last, args.last)
-    if chosen.searches:
-        since, until = run_of_times(reader, chosen)
-        first, last = max(first, since), min(last, until)
-    ranges = RangeReader(reader, args.path, chosen)
-    if args.lines is None and not args.reverse:
-        print_records(filter(matches, ranges.oldest_first(first, last)), form)
-    else:
-        newest = islice(filter(matches, ranges.newest_first(first, last)), args.lines)
-        print_records(newest if args.reverse else reversed(list(newest)), form)
+    span = Span(args.path, reader, chosen)
+    span.narrow(args.first, args.last)
+    _print(span, matches, form, args)
     mention_torn_end(args.path, reader)
-    return FAILED if ranges.missed else OK
+    return FAILED if span.missed else OK
+
+
+def _print(source: Span | SetReader, matches: Matches, form: Form, args: argparse.Namespace) -> None:
+    if args.lines is None and not args.reverse:
+        print_records(filter(matches, chain.from_iterable(source.oldest_first())), form)
+    else:
+        newest = islice(filter(matches, chain.from_iterable(source.newest_first())), args.lines)
+        print_records(newest if args.reverse else reversed(list(newest)), form)
 
 
 def _salvage(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,20 +12,18 @@ from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
 from pmwal.cli.entries import Entries, Entry
+from pmwal.cli.filters import Choice, add_entry_filters, add_kinds, add_times, choice_of, selection_of
 from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Survey, row_of
 from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
-from pmwal.cli.levels import levels_option
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
-from pmwal.cli.passes import LogPasses, SetPasses
+from pmwal.cli.places import add_paths, one_log
+from pmwal.cli.reading.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
-from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
-from pmwal.cli.viewing.choice import Choice, field_option, pattern_option
+from pmwal.cli.times import TIME_HELP
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
-from pmwal.format.layout import KIND_MAX
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
-from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 _SAMPLE = 1000  # records that decide on the layout
@@ -79,7 +76,7 @@ def add(commands: Commands) -> None:
         "Write records as JSON lines, length-prefixed items, CSV, Parquet or Arrow.",
         _EPILOG,
     )
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="log files, directories of logs, or patterns")
+    add_paths(parser)
     parser.add_argument(
         "--format", choices=tuple(INTERCHANGES), help="format to write (default: from the suffix of FILE, else jsonl)"
     )
@@ -97,24 +94,9 @@ def add(commands: Commands) -> None:
         metavar="N",
         help=f"columns for at most N fields, those with the most values; the others are in rest (default: {COLUMNS_MAX})",
     )
-    _add_filters(parser)
-
-
-def _add_filters(parser: Parser) -> None:
-    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="records from TIME on")
-    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="records up to TIME")
-    parser.add_argument("-p", "--priority", type=levels_option, metavar="LEVEL", help="LEVEL and more severe ones, or FROM..TO")
-    parser.add_argument("--kind", action="append", type=number_option(0, KIND_MAX), metavar="KIND", help="this kind; repeatable")
-    parser.add_argument("--logger", action="append", default=[], metavar="GLOB", help="entries of these loggers; repeatable")
-    parser.add_argument(
-        "--field",
-        action="append",
-        default=[],
-        type=field_option,
-        metavar="NAME[=VALUE]",
-        help="entries with this field; dots lead into objects; repeatable",
-    )
-    parser.add_argument("-g", "--grep", type=pattern_option, metavar="REGEX", help="entries whose message contains a match")
+    add_times(parser)
+    add_kinds(parser)
+    add_entry_filters(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,12 +107,11 @@ def run(args: argparse.Namespace) -> int:
         args.file = None
     if args.file is None and not form.is_text and sys.stdout.isatty():
         args.parser.error(f"{name} is binary and cannot be written to a terminal; use -o FILE")
-    check_order(args.parser, args.since, args.until)
+    selection = selection_of(args)
     with _source(args) as source:
         _check_target(args.parser, args.file, source)
-        entries = _Chosen(args, Entries(source))
-        chosen = Selection(args.since, args.until, entries.kinds)
-        passes = SetPasses(source, chosen) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], chosen)
+        entries = _Chosen(choice_of(args), Entries(source))
+        passes = SetPasses(source, selection) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], selection)
         with _target(args.file) as stream:
             what = _write(args, form, entries, passes, stream)
             stream.flush()
@@ -157,11 +138,8 @@ def _form_name(args: argparse.Namespace) -> str:
 
 def _source(args: argparse.Namespace) -> Reader | LogSet:
     """One log, or a set: a directory or a pattern is a set even if it has one log."""
-    path = args.paths[0]
-    if len(args.paths) == 1 and not os.path.isdir(path) and (os.path.lexists(path) or not glob.has_magic(path)):
-        args.path = path  # of which errors are
-        return open(path, "r")
-    return LogSet(args.paths)
+    args.path = one_log(args.paths)  # of which errors are
+    return LogSet(args.paths) if args.path is None else open(args.path, "r")
 
 
 def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> None:
@@ -205,16 +183,11 @@ def _layout(args: argparse.Namespace, chosen: _Chosen, passes: LogPasses | SetPa
 
 
 class _Chosen:
-    """What the filters let pass that look into the records; ``kinds`` is for those that read them."""
+    """What the filters let pass that look into the records."""
 
-    def __init__(self, args: argparse.Namespace, entries: Entries) -> None:
+    def __init__(self, choice: Choice, entries: Entries) -> None:
         self._entries = entries
-        self._choice = None
-        if args.priority is not None or args.logger or args.field or args.grep is not None:
-            self._choice = Choice(args.priority, args.logger, args.field, args.grep)
-        kinds = None if self._choice is None else self._choice.kinds
-        named = None if args.kind is None else frozenset(args.kind)
-        self.kinds = kinds if named is None else named if kinds is None else named.intersection(kinds)
+        self._choice = choice if choice.needs_entry else None
 
     def records(self, records: Iterable[Record]) -> Iterable[Record]:
         """Those that pass."""

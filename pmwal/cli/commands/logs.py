@@ -12,10 +12,9 @@ import argparse
 import os
 from typing import Any
 
-from pmwal.cli.levels import levels_option
+from pmwal.cli.filters import LEVEL_HELP, add_entry_filters, add_times
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
-from pmwal.cli.times import TIME_HELP, check_order, since_option, until_option
-from pmwal.cli.viewing.choice import field_option, pattern_option
+from pmwal.cli.times import TIME_HELP
 from pmwal.cli.viewing.view import FORMS, Lines, View
 
 _LINES_OF_END = 1000
@@ -26,11 +25,10 @@ Several logs are merged by time, and each line names its log. Entries come from
 text, from JSON as LogHandler(structured=True), structlog and loguru store it,
 and from events of pmwal.events.
 
-LEVEL is a name (debug, info, notice, warning, err, crit, alert, emerg), a
-priority from 7 (debug) to 0 (emerg), or a number as in logging; it takes more
-severe levels as well. -g ignores case unless REGEX has a capital, and searches
-messages and tracebacks; '(?-i:...)' minds case all the same. Values of one
---field are alternatives; all other conditions must hold.
+{LEVEL_HELP}
+-g ignores case unless REGEX has a capital, and searches messages and
+tracebacks; '(?-i:...)' minds case all the same. Values of one --field are
+alternatives; all other conditions must hold.
 
 {TIME_HELP}
 
@@ -69,7 +67,8 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("places", nargs="+", action=_Places, metavar="LOG|DIR|GLOB", help="the logs")
     _add_extent(parser)
-    _add_choice(parser)
+    add_times(parser)
+    add_entry_filters(parser)
     _add_look(parser)
 
 
@@ -90,22 +89,6 @@ def _add_extent(parser: Parser) -> None:
     parser.add_argument("-e", "--pager-end", action="store_true", help=f"begin at the end of the last {_LINES_OF_END} entries")
     parser.add_argument("-r", "--reverse", action="store_true", help="show the newest first")
     parser.add_argument("--cursor-file", metavar="FILE", help="continue after the cursor in FILE, and save the new one there")
-
-
-def _add_choice(parser: Parser) -> None:
-    parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="show entries from TIME on")
-    parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="show entries up to TIME")
-    parser.add_argument("-p", "--priority", type=levels_option, metavar="LEVEL", help="LEVEL and more severe ones, or FROM..TO")
-    parser.add_argument("--logger", action="append", default=[], metavar="GLOB", help="entries of these loggers; repeatable")
-    parser.add_argument(
-        "--field",
-        action="append",
-        default=[],
-        type=field_option,
-        metavar="NAME[=VALUE]",
-        help="entries with this field; dots lead into objects; repeatable",
-    )
-    parser.add_argument("-g", "--grep", type=pattern_option, metavar="REGEX", help="entries whose message contains a match")
 
 
 def _add_look(parser: Parser) -> None:
@@ -129,7 +112,6 @@ def lines_option(text: str) -> Lines:
 
 def run(args: argparse.Namespace) -> int:
     """Show the entries, and follow."""
-    check_order(args.parser, args.since, args.until)
     if args.follow and args.reverse:
         args.parser.error("-f shows new entries last; leave -r out")
     if args.follow and args.until is not None:

@@ -11,28 +11,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 
-from pmwal.cli.bookmark import Bookmark
 from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.filters import LEVEL_HELP, Matches, add_kinds, add_record_filters, kinds_of, matches_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
-from pmwal.cli.inspection import uuid_of
-from pmwal.cli.matching import LEVEL_HELP, Matches, add_selection, kinds_of, matches_of
+from pmwal.cli.inspection import mention_torn_end, uuid_of
 from pmwal.cli.parser import Commands, add_command, number_option
-from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log, without_logs
-from pmwal.cli.range_reader import RangeReader, mention_torn_end
-from pmwal.cli.set_reader import SetReader, status_of
+from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log, places_there, without_logs
+from pmwal.cli.reading.bookmark import log_bookmark, set_bookmark, usable_cursors
+from pmwal.cli.reading.sets import SetReader, status_of_problems
+from pmwal.cli.reading.spans import Span
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import numbers_in_words
-from pmwal.cursor import Cursor, cursor_of, parse_cursor
-from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError
+from pmwal.cursor import Cursor, cursor_of
+from pmwal.errors import FormatError, Overrun, PersistError
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
@@ -40,7 +39,6 @@ from pmwal.reading.selection import Selection
 from pmwal.records import Record, SetRecord
 
 _LINES = 10
-_CURSOR_MAX, _CURSORS_MAX = 1000, 1 << 20  # characters of a cursor file: of one log, of several
 _TICK = 1.0  # seconds between saving the cursor and checking whether another log has taken the name
 _QUIET = 2.0  # seconds without a record until a set is begun anew: longer than it waits for records that are not durable
 _REMEMBERED = 1000  # records whose cursors are kept, to find how far back a rollback went
@@ -51,7 +49,8 @@ records of several logs are merged by time, and each line of text begins with
 the name of its log; in JSON that is "log". With -f logs that are new in a
 directory or match a pattern are followed, too.
 
-{LEVEL_HELP}
+{LEVEL_HELP}The level of a record is its kind, that of an event is in its definition.
+
 -f continues until interrupted (status 130), even if the writer closes the log
 and another one opens it, or another log takes its name, also after the file was
 truncated.
@@ -90,7 +89,8 @@ def add(commands: Commands) -> None:
         help=f"start with the last N records (default: {_LINES}, or all after a saved cursor)",
     )
     parser.add_argument("--cursor-file", metavar="FILE", help="resume after the cursor in FILE, and save the new cursor there")
-    add_selection(parser)
+    add_kinds(parser)
+    add_record_filters(parser)
     add_output(parser)
 
 
@@ -114,7 +114,7 @@ class _Tail:
         self._matches: Matches
         self._form: Form
         self._uuid: bytes  # of the log that is read: a repaired or restored file is still the same log
-        self._bookmark = None if args.cursor_file is None else Bookmark(args.cursor_file, parse_cursor, str, _CURSOR_MAX)
+        self._bookmark = None if args.cursor_file is None else log_bookmark(args.cursor_file)
         self._seen: deque[Cursor] = deque(maxlen=_REMEMBERED)  # printed, or the last of those not matching; oldest first
         self._missed = False
 
@@ -180,14 +180,15 @@ class _Tail:
         lines = _LINES if self._lines is None and not self._seen else self._lines
         first = self._next_number(reader)
         last = reader.committed_seq
-        ranges = RangeReader(reader, self._path, Selection(kinds=self._kinds))
+        span = Span(self._path, reader, Selection(kinds=self._kinds))
+        span.narrow(first, last)
         seen: deque[Cursor] = deque(maxlen=_REMEMBERED)
         newest_seen = self._cursor_at(reader, last) if last >= first else None
         try:
             if lines is None:
-                print_records(filter(self._matches, _noted(ranges.oldest_first(first, last), seen.append)), self._form)
+                print_records(filter(self._matches, _noted(chain.from_iterable(span.oldest_first()), seen.append)), self._form)
             else:
-                newest_first = _noted(ranges.newest_first(first, last), seen.appendleft, _REMEMBERED)
+                newest_first = _noted(chain.from_iterable(span.newest_first()), seen.appendleft, _REMEMBERED)
                 newest = list(islice(filter(self._matches, newest_first), lines))
                 print_records(reversed(newest), self._form)
         except Overrun as error:
@@ -195,7 +196,7 @@ class _Tail:
         self._seen.extend(seen)
         if newest_seen is not None and (not seen or seen[-1] != newest_seen):
             self._seen.append(newest_seen)
-        self._missed |= ranges.missed
+        self._missed |= span.missed
         return max(first, last + 1)
 
     @staticmethod
@@ -276,8 +277,7 @@ class _SetTail:
         self._args = args
         self._plain_form = form
         self._kinds: Collection[int] | None = kinds_of(args)
-        path = args.cursor_file
-        self._bookmark = None if path is None else Bookmark(path, _parse_cursors, json.dumps, _CURSORS_MAX)
+        self._bookmark = None if args.cursor_file is None else set_bookmark(args.cursor_file)
         self._cursor: dict[str, str] = {}  # after what was printed
         self._logs: LogSet
         self._matches: Matches
@@ -288,8 +288,9 @@ class _SetTail:
     def run(self) -> int:
         """Print, follow, and return the exit status."""
         start = None if self._bookmark is None else self._bookmark.load()
-        self._look_for_logs()
-        with LogSet(self._args.paths) as self._logs:
+        places, self._status = places_there(self._args.paths)
+        self._look_for_logs(places)
+        with LogSet(places) as self._logs:
             events = EventForms(self._logs)
             self._form = with_names(self._plain_form, events.form(self._plain_form), ShortNames(self._logs.logs))
             self._matches = matches_of(self._args, events)
@@ -309,37 +310,29 @@ class _SetTail:
                 self._save()
             return self._status
 
-    def _look_for_logs(self) -> None:
+    def _look_for_logs(self, places: list[str]) -> None:
         """Report the places without logs. A follow waits for them."""
         if not self._args.follow:
-            _, self._status = logs_named(self._args.paths)
+            _, empty = logs_named(places)
+            self._status = max(self._status, empty)
             return
-        for place in self._args.paths:
+        for place in places:
             if not logs_of(place):
                 say(f"{place}: {without_logs(place)} yet; waiting for one")
 
     def _valid(self, start: Mapping[str, str]) -> dict[str, str]:
         """The cursors whose records are still there; of the others it says so."""
-        valid = dict(start)
-        for path, reader in self._logs.logs.items():
-            try:
-                if reader.uuid in valid:
-                    reader.read(valid[reader.uuid])
-            except (CorruptWal, PersistError):  # reported when it is read
-                continue
-            except Overrun as error:
-                self._status = max(self._status, FAILED)
-                say(f"{path}: {error}; continuing with record {reader.first_seq}")
-                del valid[reader.uuid]
-        return valid
+        usable, gone = usable_cursors(start, self._logs.logs)
+        self._status = max(self._status, FAILED if gone else OK)
+        return usable
 
     def _show_newest(self, start: dict[str, str]) -> None:
-        ranges = SetReader(self._logs, Selection(kinds=self._kinds))
-        lines = _LINES if self._args.lines is None else self._args.lines
-        newest = list(islice(filter(self._matches, ranges.newest_first(start)), lines))
+        records = SetReader(self._logs, Selection(kinds=self._kinds), start)
+        lines, ends = _LINES if self._args.lines is None else self._args.lines, records.ends
+        newest = list(islice(filter(self._matches, chain.from_iterable(records.newest_first())), lines))
         print_records(reversed(newest), self._form)
-        self._cursor = start | ranges.ends
-        self._status = max(self._status, ranges.finish())
+        self._cursor = start | ends
+        self._status = max(self._status, records.finish())
         self._missed = self._logs.missed
 
     def _wanted(self, record: Record) -> bool:
@@ -378,24 +371,11 @@ class _SetTail:
             say(f"{self._logs.missed - self._missed} records {how}")
             self._missed = self._logs.missed
             self._status = max(self._status, FAILED)
-        self._status = max([self._status, *map(status_of, self._logs.problems.values())])
+        self._status = max(self._status, status_of_problems(self._logs))
 
     def _save(self) -> None:
         if self._bookmark is not None and self._cursor:
             self._bookmark.save(self._cursor)
-
-
-def _parse_cursors(text: str) -> dict[str, str]:
-    """The cursors of a set, from JSON."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not all(isinstance(cursor, str) for cursor in value.values()):
-        raise ValueError(f"{text[:40]!r} is no cursor of several logs; name another file")
-    for cursor in value.values():
-        parse_cursor(cursor)
-    return value
 
 
 def _cursor(record: Record) -> Cursor:

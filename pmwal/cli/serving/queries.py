@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from pmwal.cli.filters import Choice, field_option
 from pmwal.cli.levels import levels_option
 from pmwal.cli.serving.names import Position, parse_position
 from pmwal.cli.serving.patterns import compile_pattern
 from pmwal.cli.times import parse_period
-from pmwal.cli.viewing.choice import Choice, field_option
 
 PARAMETERS = ("since", "until", "level", "logger", "field", "grep", "cursor", "limit", "follow", "rate", "cut")
 """All parameters; ``field`` may occur more than once."""

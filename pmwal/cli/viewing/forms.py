@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pmwal.cli.entries import Entries, Entry, json_object, json_text
+from pmwal.cli.entries import Entries, Entry, flat, json_object, json_text, text_of
+from pmwal.cli.filters import Choice
 from pmwal.cli.times import utc_text
-from pmwal.cli.viewing.choice import Choice, flat, text_of
 from pmwal.cli.viewing.clock import Stamps
 from pmwal.cli.viewing.style import Style, level_colour, safe
 from pmwal.records import Record, SetRecord

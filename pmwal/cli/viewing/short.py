@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pmwal.cli.entries import Entries, Entry
+from pmwal.cli.entries import Entries, Entry, flat
+from pmwal.cli.filters import Choice
 from pmwal.cli.levels import level_name
-from pmwal.cli.viewing.choice import Choice, flat
 from pmwal.cli.viewing.clock import NS, Stamps
 from pmwal.cli.viewing.forms import Form, Label, pair
 from pmwal.cli.viewing.style import RESET, Style, level_colour, message_colour, safe

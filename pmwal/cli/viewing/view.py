@@ -11,33 +11,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import heapq
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
-from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmwal.cli.entries import Entries
-from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.exit_status import FAILED, OK, UNREADABLE
+from pmwal.cli.filters import choice_of, selection_of
+from pmwal.cli.reading.spans import Span
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
-from pmwal.cli.viewing.choice import Choice
 from pmwal.cli.viewing.forms import Cat, Form, Json, JsonPretty, Label, Logfmt, Verbose, in_pieces
 from pmwal.cli.viewing.output import Output, paged
 from pmwal.cli.viewing.short import Short, ShortIso, ShortIsoPrecise, ShortPrecise
-from pmwal.cli.viewing.spans import Span
-from pmwal.cli.viewing.style import Style
-from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError, PmwalError, ShortenedWal
+from pmwal.cli.viewing.style import Style, safe
+from pmwal.errors import Overrun, PmwalError
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
-from pmwal.reading.selection import Selection
-from pmwal.records import Record
+from pmwal.records import Record, SetRecord
 
 if TYPE_CHECKING:
-    from pmwal.cli.viewing.bookmark import Bookmark
+    from pmwal.cli.reading.bookmark import Bookmark
+    from pmwal.cli.reading.sets import SetReader
     from pmwal.logs.log_set import LogSet
 
 FORMS: dict[str, type[Form]] = {
@@ -52,11 +50,9 @@ FORMS: dict[str, type[Form]] = {
     "cat": Cat,
 }
 
-_FAILURES = (CorruptWal, ShortenedWal, PersistError)  # of one log, which leave the others readable
-_BATCH = 1024  # records of a set that are printed at once
 _TICK = 1.0  # seconds between saving the cursor and looking whether anybody reads the output
 _TAIL = 10
-_T = TypeVar("_T")
+_LABEL_MAX = 24
 
 
 class Lines(NamedTuple):
@@ -72,11 +68,12 @@ class View:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._path: str | None = args.path  # of a single log
-        self._choice = Choice(args.priority, args.logger, args.field, args.grep)
-        self._chosen = Selection(args.since, args.until, self._choice.kinds)
-        self._bookmark = None if args.cursor_file is None else _bookmark(args.cursor_file)
-        self._failures: dict[str, Exception] = {}
-        self._missed = self._printed = self._nothing = False
+        self._choice = choice_of(args)
+        self._chosen = selection_of(args)
+        self._bookmark: Bookmark[dict[str, str]] | None = None
+        self._kept: dict[str, str] = {}  # what the bookmark has
+        self._missed = self._printed = False
+        self._worst = OK  # of the places
         self._logs: LogSet | None = None
 
     def run(self) -> int:
@@ -86,26 +83,48 @@ class View:
             contextlib.ExitStack() as stack,
             paged(wanted=not (args.follow or args.no_pager), to_end=args.pager_end) as output,
         ):
-            readers, entries = self._opened(stack)
-            label = _labels(readers) if self._path is None else _no_label
+            source = self._opened(stack)
+            readers = {source.path: source} if isinstance(source, Reader) else dict(source.logs)
+            label = _no_label if isinstance(source, Reader) else _labels(readers)
             starts = self._starts(readers)
-            spans = self._spans(readers, starts)
-            form = FORMS[args.output](entries, self._choice, self._style(), label)
-            cursors = self._show(spans, starts, form, output)
+            records = self._records(source, starts)
+            form = FORMS[args.output](Entries(source), self._choice, self._style(), label)
+            cursors = starts | records.ends if args.follow or self._bookmark is not None else {}
+            self._show(records, form, output, all_of_it=bool(starts))
+            if self._logs is not None and not isinstance(records, Span) and records.merged:
+                cursors = self._logs.cursor
             output.flush()
-            self._remark(spans)
+            self._missed |= records.missed
+            self._remark(records)
             if args.follow:
                 self._follow(cursors, label, output, stack)
             self._save(cursors)
-            self._report_failures(readers)
+            self._report_no_logs(readers)
         return self._status()
 
-    def _opened(self, stack: contextlib.ExitStack) -> tuple[dict[str, Reader], Entries]:
+    def _opened(self, stack: contextlib.ExitStack) -> Reader | LogSet:
         if self._path is not None:
-            reader = stack.enter_context(open(self._path, "r"))
-            return {self._path: reader}, Entries(reader)
-        self._logs = stack.enter_context(_log_set(self._args.places))
-        return dict(self._logs.logs), Entries(self._logs)
+            reader = open(self._path, "r")
+            return stack.enter_context(reader)
+        self._logs = stack.enter_context(self._log_set())
+        return self._logs
+
+    # What only several logs and cursors need is imported here: a single log is shown sooner.
+
+    def _log_set(self) -> LogSet:
+        from pmwal.cli.places import places_there  # noqa: PLC0415
+        from pmwal.logs.log_set import LogSet  # noqa: PLC0415
+
+        places, missing = places_there(self._args.places)
+        self._worst = max(self._worst, missing)
+        return LogSet(places)
+
+    def _records(self, source: Reader | LogSet, starts: dict[str, str]) -> Span | SetReader:
+        if isinstance(source, Reader):
+            return Span(source.path, source, self._chosen, starts.get(source.uuid))
+        from pmwal.cli.reading.sets import SetReader  # noqa: PLC0415
+
+        return SetReader(source, self._chosen, starts)
 
     def _style(self) -> Style:
         args, terminal = self._args, sys.stdout.isatty()
@@ -115,61 +134,36 @@ class View:
 
     def _starts(self, readers: dict[str, Reader]) -> dict[str, str]:
         """The cursors of the last run, by uuid; only those whose records are still there."""
-        starts = {} if self._bookmark is None else self._bookmark.load([reader.uuid for reader in readers.values()])
-        return self._usable(starts, readers)
+        if self._args.cursor_file is None:
+            return {}
+        from pmwal.cli.reading.bookmark import set_bookmark  # noqa: PLC0415
+
+        uuids = [reader.uuid for reader in readers.values()]
+        self._bookmark = set_bookmark(self._args.cursor_file, uuids[0] if len(uuids) == 1 else None)
+        self._kept = dict(self._bookmark.load() or {})
+        return self._usable(self._kept, readers)
 
     def _usable(self, starts: dict[str, str], readers: dict[str, Reader]) -> dict[str, str]:
-        starts = dict(starts)
-        for path, reader in readers.items():
-            if reader.uuid in starts:
-                with self._reporting(path):
-                    try:
-                        reader.read(starts[reader.uuid])
-                    except Overrun as error:
-                        self._lost()
-                        del starts[reader.uuid]
-                        say(f"{path}: {error}; continuing with the oldest record")
-        return starts
+        from pmwal.cli.reading.bookmark import usable_cursors  # noqa: PLC0415
 
-    def _spans(self, readers: dict[str, Reader], starts: dict[str, str]) -> list[Span]:
-        spans = []
-        for path, reader in readers.items():
-            with self._reporting(path):
-                spans.append(Span(path, reader, self._chosen, starts.get(reader.uuid), self._lost))
-        return spans
-
-    @contextlib.contextmanager
-    def _reporting(self, path: str) -> Iterator[None]:
-        """Of several logs, one that cannot be read leaves the others."""
-        try:
-            yield
-        except _FAILURES as error:
-            if self._path is not None:
-                raise
-            self._failures[path] = error
-
-    def _lost(self) -> None:
-        self._missed = True
+        usable, gone = usable_cursors(starts, readers, alone=self._path is not None)
+        self._missed |= gone
+        return usable
 
     # -- what is there
 
-    def _show(self, spans: list[Span], starts: dict[str, str], form: Form, output: Output) -> dict[str, str]:
-        """Print what the logs have; return the cursors after that."""
+    def _show(self, records: Span | SetReader, form: Form, output: Output, *, all_of_it: bool) -> None:
+        """Print what the logs have."""
         args = self._args
-        lines = args.lines or Lines(_TAIL if args.follow and not args.no_tail and not starts else None)
-        cursors = starts | {span.reader.uuid: cursor for span in spans if (cursor := span.cursor) is not None}
-        if lines.number is None and not args.reverse:
-            if len(spans) > 1:
-                return self._merged(starts, form, output)
-            self._print((batch for span in spans for batch in self._guarded(span.path, span.oldest_first())), form, output)
-        elif lines.number is None:
-            self._print(self._newest_first(spans), form, output)
-        else:
-            oldest = self._oldest_first(spans, starts) if lines.oldest else None
-            matching = self._matching(self._newest_first(spans) if oldest is None else oldest, form.entries)
-            found = list(islice(matching, lines.number))
-            self._print(in_pieces(found if args.reverse != lines.oldest else found[::-1]), form, output)
-        return cursors
+        lines = args.lines or Lines(_TAIL if args.follow and not args.no_tail and not all_of_it else None)
+        if lines.number is None:
+            self._print(records.newest_first() if args.reverse else records.oldest_first(), form, output)
+            return
+        takes = self._choice.takes_record
+        batches = records.oldest_first() if lines.oldest else records.newest_first()
+        matching = (record for batch in batches for record in batch if takes(record, form.entries))
+        found = list(islice(matching, lines.number))
+        self._print(in_pieces(found if args.reverse != lines.oldest else found[::-1]), form, output)
 
     def _print(self, batches: Iterable[Iterable[Record]], form: Form, output: Output) -> None:
         for batch in batches:
@@ -178,46 +172,11 @@ class View:
                 self._printed = True
                 output.write(text)
 
-    def _matching(self, batches: Iterable[Iterable[Record]], entries: Entries) -> Iterator[Record]:
-        takes = self._choice.takes_record
-        return (record for batch in batches for record in batch if takes(record, entries))
-
-    def _merged(self, starts: dict[str, str], form: Form, output: Output) -> dict[str, str]:
-        """Print all logs of the set from the oldest record on."""
-        assert self._logs is not None
-        self._print(self._of_set(starts), form, output)
-        self._report_missed(0)
-        return self._logs.cursor
-
-    def _oldest_first(self, spans: list[Span], starts: dict[str, str]) -> Iterable[Iterable[Record]]:
-        return self._of_set(starts) if len(spans) > 1 else (batch for span in spans for batch in span.oldest_first())
-
-    def _of_set(self, starts: dict[str, str]) -> Iterator[list[Record]]:
-        assert self._logs is not None
-        chosen = self._chosen
-        records = self._logs.read(starts, since=chosen.since, until=chosen.until, kind=chosen.kinds)
-        while batch := list(islice(records, _BATCH)):
-            yield [*batch]
-
-    def _newest_first(self, spans: list[Span]) -> Iterator[list[Record]]:
-        if len(spans) == 1:
-            yield from self._guarded(spans[0].path, spans[0].newest_first())
-            return
-        # Of records with one time those of the last log come first: the order is that of oldest first, turned round.
-        streams = [self._guarded(span.path, chain.from_iterable(span.newest_first())) for span in reversed(spans)]
-        records = heapq.merge(*streams, key=attrgetter("time_ns"), reverse=True)
-        while batch := list(islice(records, _BATCH)):
-            yield batch
-
-    def _guarded(self, path: str, items: Iterator[_T]) -> Iterator[_T]:
-        with self._reporting(path):
-            yield from items
-
     # -- what comes
 
     def _follow(self, cursors: dict[str, str], label: Callable[[Record], str], output: Output, stack: contextlib.ExitStack) -> None:
         """Print new records until interrupted."""
-        logs = self._logs or stack.enter_context(_log_set(self._args.places))
+        logs = self._logs or stack.enter_context(self._log_set())
         self._logs = logs
         form = FORMS[self._args.output](Entries(logs), self._choice, self._style(), label)
         missed, written = logs.missed, True
@@ -259,55 +218,42 @@ class View:
 
     def _save(self, cursors: dict[str, str]) -> None:
         if self._bookmark is not None:
-            self._bookmark.save(cursors)
+            self._kept |= cursors  # those of logs that were not read stay
+            self._bookmark.save(dict(self._kept))
 
-    def _remark(self, spans: list[Span]) -> None:
+    def _remark(self, records: Span | SetReader) -> None:
         if self._args.quiet:
             return
-        from pmwal.cli.range_reader import mention_torn_end  # noqa: PLC0415 - after the records, which need not wait for it
+        from pmwal.cli.inspection import mention_torn_end  # noqa: PLC0415 - after the records, which need not wait for it
 
+        spans = [records] if isinstance(records, Span) else records.spans
         for span in spans:
             with contextlib.suppress(OSError, PmwalError):  # gone meanwhile
                 mention_torn_end(span.path, span.reader)
         if spans and not self._printed and not self._args.follow:
             say("no entries")
 
-    def _report_failures(self, readers: dict[str, Reader]) -> None:
-        reported = {} if self._logs is None else self._logs.problems
-        for path, error in self._failures.items():
-            if path not in reported:
-                say(f"{path}: {error}")
-        self._failures |= reported
-        if not readers and not self._failures:
-            self._nothing = True
+    def _report_no_logs(self, readers: dict[str, Reader]) -> None:
+        if not readers and not (self._logs is not None and self._logs.problems):
+            self._worst = UNREADABLE
             say(f"no log in {', '.join(self._args.places)}")
 
     def _status(self) -> int:
-        status = UNREADABLE if self._nothing else FAILED if self._missed else OK
-        for error in self._failures.values():
-            status = max(status, CORRUPT if isinstance(error, CorruptWal) and not isinstance(error, FormatError) else UNREADABLE)
-        return status
+        status = max(FAILED if self._missed else OK, self._worst)
+        if self._logs is None:
+            return status
+        from pmwal.cli.reading.sets import status_of_problems  # noqa: PLC0415
 
-
-# What most runs do not need is imported by those that do.
-
-
-def _bookmark(path: str) -> Bookmark:
-    from pmwal.cli.viewing.bookmark import Bookmark  # noqa: PLC0415
-
-    return Bookmark(path)
-
-
-def _log_set(places: list[str]) -> LogSet:
-    from pmwal.logs.log_set import LogSet  # noqa: PLC0415
-
-    return LogSet(places)
+        return max(status, status_of_problems(self._logs))
 
 
 def _labels(paths: Iterable[str]) -> Label:
-    from pmwal.cli.viewing.labels import Labels  # noqa: PLC0415
+    """The short name of a record's log, padded to one width."""
+    from pmwal.cli.places import ShortNames  # noqa: PLC0415
 
-    return Labels(paths)
+    names = ShortNames(paths)
+    width = min(_LABEL_MAX, names.width)
+    return lambda record: safe(names[record.log]).ljust(width) if isinstance(record, SetRecord) else ""
 
 
 def _no_label(record: Record) -> str:

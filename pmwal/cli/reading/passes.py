@@ -9,13 +9,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.range_reader import RangeReader, mention_torn_end
+from pmwal.cli.inspection import mention_torn_end
+from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
-from pmwal.cli.wording import records_in_words
+from pmwal.cli.wording import count_in_words, records_in_words
 from pmwal.logs.log_set import LogSet
-from pmwal.reading.internals import selected
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
 from pmwal.records import Record
@@ -28,35 +29,25 @@ class LogPasses:
 
     def __init__(self, reader: Reader, path: str, chosen: Selection) -> None:
         self.name = path
-        self._reader = reader
-        self._chosen = chosen
-        self._ranges = RangeReader(reader, path)
-        self._first, self._end = selected(reader, chosen, None)
+        self._span = Span(path, reader, chosen)
 
     def look(self) -> Iterator[Record]:
         """The records, for a look."""
-        return self._pass(_Quiet(self._reader, self.name))
+        return chain.from_iterable(self._span.oldest_first(report=False))
 
     def read(self) -> Iterator[Record]:
         """The records, to be handed out."""
-        return self._pass(self._ranges)
-
-    def _pass(self, ranges: RangeReader) -> Iterator[Record]:
-        return self._chosen.filtered(ranges.oldest_first(self._first, self._end - 1))
+        return chain.from_iterable(self._span.oldest_first())
 
     def in_words(self, count: int) -> str:
         """How many were read, and their numbers if these are all that there are."""
-        return records_in_words(self._first, self._end - 1) if count == self._end - self._first else _count_in_words(count)
+        first, end = self._span.first, self._span.end
+        return records_in_words(first, end - 1) if count == end - first else count_in_words(count, "record")
 
     def finish(self) -> int:
         """Report what is missing or torn; the exit status."""
-        mention_torn_end(self.name, self._reader)
-        return FAILED if self._ranges.missed else OK
-
-
-class _Quiet(RangeReader):
-    def miss(self, first: int, last: int) -> None:
-        """The pass that hands records out reports these."""
+        mention_torn_end(self.name, self._span.reader)
+        return FAILED if self._span.missed else OK
 
 
 class SetPasses:
@@ -85,7 +76,7 @@ class SetPasses:
 
     def in_words(self, count: int) -> str:
         """How many were read."""
-        return _count_in_words(count)
+        return count_in_words(count, "record")
 
     def finish(self) -> int:
         """Report what is missing; the exit status."""
@@ -93,7 +84,3 @@ class SetPasses:
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
         return FAILED if missed or self._logs.problems else OK
-
-
-def _count_in_words(count: int) -> str:
-    return "1 record" if count == 1 else f"{count} records"
