@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.hints import for_command_line
 from pmwal.cli.range_reader import RangeReader, mention_torn_end
 from pmwal.cli.terminal import say
 from pmwal.errors import CorruptWal, FormatError, Overrun, PersistError
@@ -71,7 +72,7 @@ class SetReader:
 
     def _fail(self, path: str, error: Exception) -> None:
         self._problems[path] = error
-        say(f"warning: {error}")
+        say(f"warning: {for_command_line(error, str(error))}")
 
     def finish(self) -> int:
         """Report what is missing or torn; the exit status."""

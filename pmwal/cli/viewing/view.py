@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pmwal.cli.entries import Entries
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
+from pmwal.cli.hints import for_command_line
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import say
 from pmwal.cli.viewing.choice import Choice
@@ -270,13 +271,17 @@ class View:
             with contextlib.suppress(OSError, PmwalError):  # gone meanwhile
                 mention_torn_end(span.path, span.reader)
         if spans and not self._printed and not self._args.follow:
-            say("no entries")
+            say(
+                "no entries"
+                if self._choice.takes_text
+                else "no entries; --logger and --field select structured records and events only"
+            )
 
     def _report_failures(self, readers: dict[str, Reader]) -> None:
         reported = {} if self._logs is None else self._logs.problems
         for path, error in self._failures.items():
             if path not in reported:
-                say(f"{path}: {error}")
+                say(for_command_line(error, f"{path}: {error}"))
         self._failures |= reported
         if not readers and not self._failures:
             self._nothing = True
