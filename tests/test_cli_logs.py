@@ -413,6 +413,9 @@ def test_nothing_selected_is_said_unless_quiet(cli: Cli, shop: Path) -> None:
     """On standard error; it is no failure."""
     assert cli("logs", "-g", "nowhere", shop) == Ran(0, b"", "pmwal: no entries\n")
     assert cli("logs", "-q", "-g", "nowhere", shop) == Ran(0, b"", "")
+    for option in (("--logger", "nobody"), ("--field", "nothing")):
+        ran = cli("logs", *option, shop)
+        assert ran == Ran(0, b"", "pmwal: no entries; --logger and --field select structured records and events only\n")
 
 
 @pytest.mark.parametrize("options", [(), ("-r",), ("-n", "9"), ("-n", "+9")], ids=str)
@@ -428,6 +431,7 @@ def test_of_several_logs_the_unreadable_one_is_reported_and_the_others_shown(
     make(shop / "bad.wal")
     ran = cli("logs", *options, shop)
     assert (ran.status, ran.err.count("\n"), "bad.wal" in ran.err) == (status, 1, True)
+    assert "pmwal.open" not in ran.err
     if state != "damaged":  # of which the whole records before the damage are shown
         assert ran.out.replace(b" 00  ", b" 00 ").replace(b" 01  ", b" 01 ") == expected
     single = cli("logs", *options, shop / "bad.wal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -224,6 +225,15 @@ def test_what_cannot_be_read_is_a_problem_and_the_others_are_read(directory: Pat
         ]
         assert {one.filename for one in caught} == {__file__}
         assert names(logs.read()) == [("00", 1), ("00", 2)]
+
+
+def test_why_the_system_does_not_open_a_log_is_said_without_its_number(directory: Path) -> None:
+    """The path and the reason."""
+    store(directory / "00.wal", [[10]], size=SIZE)
+    path = directory / "01.wal"
+    path.symlink_to(path.name)
+    with pytest.warns(RuntimeWarning, match=f"^{path}: {os.strerror(errno.ELOOP)}$"), pmwal.LogSet(directory) as logs:
+        assert names(logs.read()) == [("00", 1)]
 
 
 def test_damage_that_shows_while_a_log_is_read_leaves_the_others_readable(directory: Path) -> None:

@@ -176,7 +176,7 @@ def _short_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        say(f"warning: {message}")
+        say(f"warning: {for_command_line(Warning(message), str(message))}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)

@@ -37,13 +37,13 @@ level and more severe ones; FROM..TO is a range of levels.
 # -- options
 
 
-def add_times(parser: Parser) -> None:
+def add_times(parser: argparse._ActionsContainer) -> None:
     """The options ``--since`` and ``--until``."""
     parser.add_argument("-S", "--since", type=since_option, metavar="TIME", help="only records stored at TIME or later")
     parser.add_argument("-U", "--until", type=until_option, metavar="TIME", help="only records stored at TIME or earlier")
 
 
-def add_levels(parser: Parser) -> None:
+def add_levels(parser: argparse._ActionsContainer) -> None:
     """The option ``--level``, or ``--priority`` as journalctl calls it."""
     parser.add_argument(
         "-p", "--level", "--priority", type=levels_option, metavar="LEVEL", help="only LEVEL and more severe ones, or FROM..TO"
@@ -65,7 +65,7 @@ def add_record_filters(parser: Parser) -> None:
     )
 
 
-def add_entry_filters(parser: Parser) -> None:
+def add_entry_filters(parser: argparse._ActionsContainer) -> None:
     """The options that ``choice_of`` reads."""
     add_levels(parser)
     parser.add_argument("--logger", action="append", default=[], metavar="GLOB", help="only entries of these loggers; repeatable")

@@ -14,6 +14,11 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (WalLocked, r'use that handle, or read with mode="r"', r"to read it meanwhile, use pmwal cat"),
     (WalLocked, r'or read with mode="r"', r"or read it with pmwal cat"),
+    (
+        Exception,
+        r'(Read the whole records|read what is left) with pmwal\.open\(path, "r", recover="salvage"\), or run: pmwal repair (.+)',
+        r"\1 with pmwal cat --salvage \2, or run: pmwal repair \2",
+    ),
     (FormatError, r'open it with mode="r"', r"read it with pmwal cat"),
     (UnsupportedMedium, r'medium="([a-z-]+)"', r"--medium \1"),
     (ValueError, r"leave size out", r"leave --size out"),

@@ -20,14 +20,17 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import NamedTuple
 
 TIME_HELP = """\
-TIME is a date or a time as ISO 8601 or people write it: 2026-11-29, 20261129,
-2026-11, 2026, 2026-W48, 2026-11-29T10:00:00.5Z, 10:00 (today), 10:00 UTC,
-"29 Nov 2026", "Nov 29 10:00", November (of this year), yesterday, today,
-tomorrow, "yesterday 18:30". Or now, "10 minutes ago", "1 month ago", -2h30m,
-+1h, or @SECONDS since 1970, with a fraction. It is local unless it has a zone:
-Z, UTC, +01:00. Both bounds include all of what is written: --until 2026-11 ends
-with November. Of a time that occurs twice, as clocks are put back, the first
-and the second count; one that is skipped counts from before the change."""
+TIME is local unless it has a zone (Z, UTC, +01:00):
+  relative   -2h30m, +1h, "10 minutes ago", "1 month ago", now
+  day        today, yesterday, tomorrow, "yesterday 18:30"
+  date       2026-11-29, 20261129, 2026-11, 2026, 2026-W48, "29 Nov 2026",
+             November (of this year)
+  time       10:00 (today), 10:00 UTC, "Nov 29 10:00", 2026-11-29T10:00:00.5Z
+  seconds    @SECONDS since 1970, with a fraction
+Both bounds include the whole of what is written: --until 2026-11 ends with
+November. Where clocks are put back and a time occurs twice, --since takes the
+first and --until the second; a time that is skipped counts as before the
+change."""
 
 _NS = 10**9
 _UNITS = {

@@ -115,6 +115,7 @@ class Sources:
         text, known = str(error), self.problems.get(path)
         self.problems[path] = error
         if known is None or str(known) != text:
+            text = (isinstance(error, OSError) and error.strerror) or text  # without "[Errno 13]"
             warn(text if path in text else f"{path}: {text}")
 
     def drop(self, log: Log) -> None:

@@ -12,23 +12,27 @@ import argparse
 import os
 from typing import Any
 
-from pmwal.cli.filters import LEVEL_HELP, add_entry_filters, add_times
-from pmwal.cli.parser import Commands, Parser, add_command, number_option
+from pmwal.cli.filters import add_entry_filters, add_times
+from pmwal.cli.parser import Commands, add_command, number_option
 from pmwal.cli.times import TIME_HELP
 from pmwal.cli.viewing.view import FORMS, Lines, View
 
 _LINES_OF_END = 1000
 
 _EPILOG = f"""\
-LOG is a file, DIR a directory that processes log into, GLOB a quoted pattern.
-Several logs are merged by time, and each line names its log. Entries come from
-text, from JSON as LogHandler(structured=True), structlog and loguru store it,
-and from events of pmwal.events.
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes.
+Several logs are merged by time, and each line names its log.
 
-{LEVEL_HELP}
--g ignores case unless REGEX has a capital, and searches messages and
-tracebacks; '(?-i:...)' minds case all the same. Values of one --field are
-alternatives; all other conditions must hold.
+LEVEL is a name (debug, info, notice, warning, err, crit, alert, emerg), a
+priority from 7 (debug) to 0 (emerg), or a number as in Python's logging.
+
+Only structured records (LogHandler(structured=True), structlog, loguru) and
+events have a logger and fields; plain text has neither. --logger shop does not
+match shop.orders; --logger 'shop*' matches both. VALUE is compared exactly:
+text as it is, other values as JSON writes them (true, null, 1.5). Several
+--field of one name are alternatives; all other conditions must hold. -g
+searches messages and tracebacks, and ignores case unless REGEX has a capital;
+'(?-i:...)' always minds case.
 
 {TIME_HELP}
 
@@ -37,8 +41,15 @@ less; an empty PMWAL_PAGER means none. Levels and logs are coloured there unless
 NO_COLOR is set, and very long and binary messages are shown cut unless -a is
 given. Control characters are always escaped.
 
-Output: short; short-iso and short-iso-precise (ISO 8601), short-precise (with
-microseconds), verbose (all parts), json, json-pretty, logfmt, cat (messages).
+FORM is one of:
+  short              time, level, logger, message, fields; tracebacks below
+  short-precise      the same with microseconds
+  short-iso          the same with times as in ISO 8601
+  short-iso-precise  both
+  verbose            every part on a line of its own
+  json, json-pretty  one object for each entry, on one line or indented
+  logfmt             name=value pairs
+  cat                the messages alone
 
 With --cursor-file the first run shows what it would without it; each later run
 continues after the last entry that was read.
@@ -65,11 +76,12 @@ def add(commands: Commands) -> None:
         "Show the entries of logs, merged by time, filtered and in colour.",
         _EPILOG,
     )
-    parser.add_argument("places", nargs="+", action=_Places, metavar="LOG|DIR|GLOB", help="the logs")
-    _add_extent(parser)
-    add_times(parser)
-    add_entry_filters(parser)
-    _add_look(parser)
+    parser.add_argument("places", nargs="+", action=_Places, metavar="PATH", help="log files, directories of logs, or patterns")
+    _add_extent(parser.add_argument_group("how many, and in which order"))
+    which = parser.add_argument_group("which entries")
+    add_times(which)
+    add_entry_filters(which)
+    _add_look(parser.add_argument_group("how they look"))
 
 
 class _Places(argparse.Action):
@@ -80,7 +92,7 @@ class _Places(argparse.Action):
         namespace.path = values[0] if len(values) == 1 and os.path.isfile(values[0]) else None
 
 
-def _add_extent(parser: Parser) -> None:
+def _add_extent(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="show the last 10 entries, and new ones as they come")
     parser.add_argument(
         "-n", "--lines", type=lines_option, metavar="N", help="show the last N entries, the oldest N (+N), or all (all)"
@@ -91,13 +103,22 @@ def _add_extent(parser: Parser) -> None:
     parser.add_argument("--cursor-file", metavar="FILE", help="continue after the cursor in FILE, and save the new one there")
 
 
-def _add_look(parser: Parser) -> None:
-    parser.add_argument("-o", "--output", choices=tuple(FORMS), default="short", metavar="FORM", help="see below; default: short")
+def _add_look(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=tuple(FORMS),
+        default="short",
+        metavar="FORM",
+        help="how an entry is printed; see below (default: short)",
+    )
     parser.add_argument("-a", "--all", action="store_true", help="show long and binary messages in full")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no remarks, such as that there are no entries")
-    parser.add_argument("--utc", action="store_true", help="times in UTC")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: auto, on a terminal")
-    parser.add_argument("--no-pager", action="store_true", help="print to the terminal itself")
+    parser.add_argument("-q", "--quiet", action="store_true", help='leave out remarks such as "no entries"')
+    parser.add_argument("--utc", action="store_true", help="show times in UTC")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="colour the output (default: auto, on a terminal)"
+    )
+    parser.add_argument("--no-pager", action="store_true", help="do not start a pager")
 
 
 def lines_option(text: str) -> Lines:

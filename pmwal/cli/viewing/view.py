@@ -231,7 +231,11 @@ class View:
             with contextlib.suppress(OSError, PmwalError):  # gone meanwhile
                 mention_torn_end(span.path, span.reader)
         if spans and not self._printed and not self._args.follow:
-            say("no entries")
+            say(
+                "no entries"
+                if self._choice.takes_text
+                else "no entries; --logger and --field select structured records and events only"
+            )
 
     def _report_no_logs(self, readers: dict[str, Reader]) -> None:
         if not readers and not (self._logs is not None and self._logs.problems):
