@@ -15,6 +15,7 @@ import structlog
 
 import pmwal
 from pmwal import events
+from pmwal.cli import main
 from pmwal.cli.entries import Entries, Entry, json_object, json_text, traceback_of
 from pmwal.cli.levels import Levels, level_name, levels_option, priority_of
 from pmwal.integrations.loguru import Sink
@@ -205,6 +206,36 @@ def test_json_has_no_control_characters(text: str) -> None:
     line = json_text({text: text})
     assert not any(char < " " or "\x7f" <= char <= "\x9f" for char in line.decode())
     assert json.loads(line) == {text: text}
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "Infinity", "NaN"])
+def test_json_has_no_number_that_json_lacks(tmp_path: Path, number: str, indent: int | None) -> None:
+    """Other programs would refuse the whole line. Text has them, at any depth; the other values stay."""
+    depth = 200
+    payload = f'{{"message": "m", "a": {"[" * depth}{number}{"]" * depth}, "b": [1.5, 20000000000000000000000, null]}}'
+    text = json_text(json_object(entry_of(tmp_path / "a.wal", payload.encode())), indent)
+    value = json.loads(text, parse_constant=pytest.fail)["fields"]
+    assert value["b"] == [1.5, 20000000000000000000000, None]
+    for _ in range(depth):
+        (value["a"],) = value["a"]
+    assert value["a"] == number.replace("1e999", "Infinity")
+
+
+@pytest.mark.parametrize("form", ["short", "verbose", "json", "json-pretty", "logfmt"])
+@pytest.mark.parametrize("member", ["x", "extra", "exception"])
+def test_a_document_of_any_depth_is_shown(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], form: str, member: str
+) -> None:
+    """A deeper one than can be shown in parts is text; it does not keep the others from being shown."""
+    with pmwal.open(tmp_path / "a.wal", size="4MiB", commit="manual") as wal:
+        for depth in (100, *range(700, 1000), 20_000):
+            opening, closing = ("[", "]") if depth % 2 else ('{"a":', "}")
+            wal.append(f'{{"message": "m{depth}", "{member}": {opening * depth}1{closing * depth}}}'.encode())
+        wal.append(b'{"message": "the last"}')
+    assert main(["logs", "-o", form, str(tmp_path / "a.wal")]) == 0
+    shown = capsysbinary.readouterr().out
+    assert shown.count(b"m20000") == shown.count(b"the last") == 1
 
 
 @pytest.mark.parametrize("value", [None, "text", [], [1], {"a": 1}, [{"frames": "x"}], [{"frames": [3]}]])

@@ -155,3 +155,13 @@ def test_tables_write_nothing(cli: Cli, shm_dir: Path, command: str) -> None:
     cli(command, shm_dir)
     assert [path.read_bytes() for path in paths] == before
     assert pmwal.verify(paths[0]).case == "R1"
+
+
+def test_verify_prints_one_line_for_a_log_of_any_name(cli: Cli, shm_dir: Path) -> None:
+    """A name cannot move the cursor of a terminal, or add a verdict on another log."""
+    open_small(shm_dir / "a\x1b[31m: clean\nb.wal").close()
+    (shm_dir / "\n.wal").write_bytes(b"no log")
+    ran = cli("verify", shm_dir)
+    assert (ran.status, len(ran.lines)) == (3, 3)
+    assert not any(char < " " for line in ran.lines for char in line)
+    assert any("a\\x1b[31m: clean\\x0ab.wal: clean" in line for line in ran.lines)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import threading
 import time
@@ -291,7 +292,7 @@ def test_cursor_of_overwritten_records_counts_what_is_missed(directory: Path) ->
         assert next(logs.read(start=cursor)).seq == wal.first_seq
         assert logs.missed == wal.first_seq - 2
         other = dict.fromkeys(cursor, wal[wal.first_seq].cursor[:-8] + "00000000")
-        with pytest.raises(pmwal.Overrun):
+        with pytest.raises(pmwal.Overrun, match=re.escape(f"{directory / '00.wal'}: record ")):
             logs.read(start=other)
         with pytest.raises(TypeError, match="a dict"):
             logs.read(start="1-00000000")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import textwrap
 import threading
@@ -20,6 +21,7 @@ from pmwal.integrations.structlog import LoggerFactory
 from pmwal.logs import slots
 from processes import child, elsewhere, run_script
 from slotted import Watched, log_and_hold, names, texts
+from test_log_rotation import due
 
 pytestmark = pytest.mark.both_engines
 
@@ -234,6 +236,30 @@ def test_either_path_or_directory_is_given(make: Any, given: dict[str, Any]) -> 
     """Both or none is an error of the program."""
     with pytest.raises(TypeError, match="either path"):
         make(**given)
+
+
+@pytest.mark.parametrize("name", ["", b""])
+def test_empty_name_is_no_directory(name: Any) -> None:
+    """A variable that is not set must not make slots of the working directory."""
+    with pytest.raises(FileNotFoundError, match="no directory was given"):
+        Watched(directory=name)
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["same process", "child"])
+def test_directory_that_was_removed_is_made_again(directory: Path, opened: Watched, *, forked: bool) -> None:
+    """As at the start: a process that runs on must not be without a log."""
+    logger = logger_of(opened)
+    shutil.rmtree(directory.parent)
+
+    def run() -> list[BaseException | None]:
+        logger.info("line")
+        logger.info("another")
+        opened.close()
+        return opened.reported
+
+    due(opened)
+    assert (elsewhere(run) if forked else run()) == []
+    assert texts(directory) == {"00.wal": ["line", "another"]}
 
 
 @pytest.mark.parametrize("max_files", [0, -1])

@@ -250,6 +250,28 @@ def test_child_does_not_judge_a_spare_again(directory: Path, opened: Watched, mo
     assert texts(directory)["01.wal"] == ["child"]
 
 
+@pytest.mark.parametrize("reused", [False, True], ids=["closed", "another file has the number"])
+def test_child_that_has_closed_all_descriptors_makes_its_log(
+    directory: Path, opened: Watched, tmp_path: Path, *, reused: bool
+) -> None:
+    """As a daemon does. A file of its own that got the number of the spare is not named, written to or closed."""
+    (fd,) = wait_for_spares(opened)
+
+    def run() -> tuple[list[BaseException | None], bytes, int]:
+        own = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)  # without a name, as a spare is
+        os.write(own, b"other")
+        os.close(fd)
+        if reused:
+            os.dup2(own, fd)
+        logger_of(opened).info("child")
+        opened.close()
+        kept = fd if reused else own
+        return opened.reported, os.pread(kept, 100, 0), os.fstat(kept).st_nlink
+
+    assert elsewhere(run) == ([], b"other", 0)
+    assert texts(directory) == {"00.wal": [], "01.wal": ["child"]}
+
+
 def test_spare_is_known_as_taken_from_its_name_on(
     directory: Path, opened: Watched, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

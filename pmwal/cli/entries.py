@@ -38,9 +38,10 @@ _ORIGIN = frozenset(
 )
 _ORIGIN_OF_HANDLER = frozenset(("function", "line", "process", "thread", "task"))  # in other documents these may be anything
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_DEPTH_MAX = 256  # of objects and lists in a document; what shows it takes a few frames of the stack for each
 _C1 = re.compile(r"[\x7f-\x9f]")  # control characters that JSON does not escape
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each call
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make one for each call
 
 
 class Entry(NamedTuple):
@@ -90,6 +91,8 @@ class Entries:
         try:
             document = self._decode(record.data.decode())
         except (ValueError, RecursionError):
+            return None
+        if record.data.count(b"[") + record.data.count(b"{") > _DEPTH_MAX and _is_deep(document):
             return None
         rest = _of_loguru(document)
         own = isinstance(rest.get("message"), str)
@@ -152,12 +155,15 @@ def json_object(entry: Entry) -> dict[str, Any]:
 
 
 def json_text(value: Any, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, on one line unless there is an indent, without control characters.
+    """A JSON value in UTF-8, on one line unless there is an indent, without control characters; numbers that JSON lacks as text.
 
-    >>> json_text({"name": "\\x9b\\udc80"})
-    b'{"name": "\\\\u009b\\\\udc80"}'
+    >>> json_text({"name": "\\x9b\\udc80", "size": float("inf")})
+    b'{"name": "\\\\u009b\\\\udc80", "size": "Infinity"}'
     """
-    text = _encode(value) if indent is None else json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text = _text_of(value, indent)
+    except ValueError:  # a payload's 1e999 is infinite here
+        text = _text_of(json.loads(json.dumps(value), parse_constant=str), indent)
     if not text.isascii():
         text = _C1.sub(_escaped, text)
     elif "\x7f" in text:
@@ -186,6 +192,10 @@ def text_of(value: Any) -> str:
     if value is None or isinstance(value, bool | dict | list):
         return json.dumps(value, ensure_ascii=False)
     return plain(value)
+
+
+def _text_of(value: Any, indent: int | None) -> str:
+    return _encode(value) if indent is None else json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def traceback_of(exceptions: Any) -> str:
@@ -250,6 +260,17 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, int) and value.bit_length() > 64:
         return plain(value)
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether objects and lists are in each other to more than ``_DEPTH_MAX``."""
+    level = [value]
+    for _ in range(_DEPTH_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -58,7 +58,7 @@ class Member:
                 return selected(reader, self._chosen, start)
             except Overrun as error:
                 if not error.missed:
-                    raise
+                    raise Overrun(f"{self.log.path}: {error}") from None
                 self.missed += error.missed
                 start = None
 

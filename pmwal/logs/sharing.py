@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
@@ -56,6 +57,8 @@ def share(path: _Path | None, directory: _Path | None, options: SinkOptions) -> 
         if options.max_total is not None:
             raise ValueError("max_total limits the slots of a directory; a log at a path has its size, which never grows")
         return _joined(Sink(PathTarget(path), options), options)
+    if not os.fsdecode(directory):
+        raise FileNotFoundError(errno.ENOENT, "no directory was given", "")
     where = os.path.realpath(os.fsdecode(directory))
     make_directory(where)
     status = os.stat(where)

@@ -72,6 +72,7 @@ class SlotTarget:
         if self._refused is not None and time.monotonic() - self._refused[0] < _RETRY_SECONDS:
             raise WalLocked(self._refused[1])
         self._refused = None
+        make_directory(self._directory)  # again, if it was removed: the next record is in a new log, as when a log is removed
         wal = self._take(options)
         if wal is None:
             wal = self._make(options)

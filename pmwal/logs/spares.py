@@ -7,6 +7,8 @@ Invariants
 - A process that has not forked keeps none, because most never do: a spare takes as much of the medium as a slot.
 - All children inherit all of them. One takes a spare by locking it and giving it a name, so no two take the same one.
 - The verdict on a spare is made with it: nobody stores in it before it has a name. So a child does not have to judge it.
+- A child may have closed all descriptors (a daemon does), and opened files of its own: a spare is used and closed only if its
+  descriptor is still its own. Without a spare the child creates its log.
 - A spare that nobody has used is gone with the last process that has it: the kernel removes it.
 """
 
@@ -23,6 +25,7 @@ from pmwal.logs.options import SinkOptions
 from pmwal.opening.files import Made, judge_made
 from pmwal.recovery.judge import Judgement
 from pmwal.storage.create import create_spare, is_fresh, name_spare
+from pmwal.storage.descriptors import close_if_still, file_of, is_still
 from pmwal.storage.seam import SYSTEM
 
 SPARES_MAX = 8
@@ -31,16 +34,25 @@ _PAUSE_MIN, _PAUSE_MAX = 0.01, 10.0  # seconds between two looks whether childre
 
 
 class Spare(NamedTuple):
-    """A descriptor of a spare, when it was made, as the time of the last change of its inode, and the verdict on it."""
+    """A descriptor of a spare, its file, when it was made, as the time of the last change of its inode, and the verdict on it."""
 
     fd: int
+    file: tuple[int, int]
     made_ns: int
     judgement: Judgement
 
     @property
     def unused(self) -> bool:
         """Whether it never got a name."""
-        return is_fresh(self.fd, self.made_ns)
+        return self.is_open and is_fresh(self.fd, self.made_ns)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the program has left its descriptor alone."""
+        return is_still(self.fd, self.file)
+
+    def close(self) -> None:
+        close_if_still(self.fd, self.file)
 
 
 class Spares:
@@ -66,6 +78,8 @@ class Spares:
         with self._lock:
             while self._kept and options == self._options:
                 spare = self._kept.pop()  # the newest: children that were forked earlier do not have it
+                if not spare.is_open:
+                    continue
                 try:
                     lock = name_spare(spare.fd, path, SYSTEM)
                 except FileExistsError:  # another process was faster with the name, and this spare serves for the next one
@@ -74,9 +88,9 @@ class Spares:
                 except PermissionError:  # this child has become another user
                     lock = None
                 except BaseException:
-                    os.close(spare.fd)
+                    spare.close()
                     raise
-                os.close(spare.fd)
+                spare.close()
                 if lock is not None:
                     lock.announce()  # at once, or those that look for a free slot meanwhile would each try to lock this one
                     return Made(lock, spare.judgement)
@@ -102,7 +116,7 @@ class Spares:
             used = [spare for spare in self._kept if not spare.unused]
             self._kept = [spare for spare in self._kept if spare not in used]
             for spare in used:
-                os.close(spare.fd)
+                spare.close()
             self._children = max(0, self._children - len(used))
             if used:
                 self._pause = _PAUSE_MIN
@@ -122,7 +136,7 @@ class Spares:
             )
             if fd is not None:
                 try:
-                    spare = Spare(fd, os.fstat(fd).st_ctime_ns, judge_made(fd, self._directory))
+                    spare = Spare(fd, file_of(fd), os.fstat(fd).st_ctime_ns, judge_made(fd, self._directory))
                 except BaseException:
                     os.close(fd)
                     raise
@@ -142,7 +156,7 @@ class Spares:
 
     def _drop(self, left: int) -> None:
         while len(self._kept) > left:
-            os.close(self._kept.pop().fd)
+            self._kept.pop().close()
 
     def close(self) -> None:
         """Keep none any more. Idempotent."""

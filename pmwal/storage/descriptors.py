@@ -8,6 +8,8 @@ Invariants
 - While something of a log is opened, each free number below 3 is taken by a descriptor through which nothing can be read or written
   (O_PATH), so that not even another thread meets the log there. It is released right afterwards: a daemon expects these
   numbers to be free.
+- A descriptor that is kept is used and closed later only if it is still of the file it was opened for: a daemon closes all that it
+  finds, and then the number may be that of another file.
 """
 
 from __future__ import annotations
@@ -48,6 +50,27 @@ def map_file(fd: int, size: int, flags: int, protection: int) -> mmap.mmap:
             return mmap.mmap(fd, size, flags=flags, prot=protection)
         except ValueError as error:  # mmap compares the size once more
             raise PersistError(errno.EIO, f"the file was shortened to less than {size} bytes while it was opened") from error
+
+
+def file_of(fd: int) -> tuple[int, int]:
+    """What tells the file of a descriptor from all others."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def is_still(fd: int, file: tuple[int, int]) -> bool:
+    """Whether this descriptor is still of the file that it was opened for."""
+    try:
+        return file_of(fd) == file
+    except OSError:
+        return False
+
+
+def close_if_still(fd: int, file: tuple[int, int]) -> None:
+    """``os.close``, unless the program has closed the descriptor and the number may be that of another file."""
+    with contextlib.suppress(OSError):
+        if is_still(fd, file):
+            os.close(fd)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import os
 import threading
 
 from pmwal.errors import WalLocked
-from pmwal.storage.descriptors import duplicate, open_descriptor
+from pmwal.storage.descriptors import close_if_still, duplicate, file_of, open_descriptor
 from pmwal.storage.liveness import announce, visible_writer
 from pmwal.storage.seam import Seam
 
@@ -35,7 +35,7 @@ class WriterLock:
         """Lock a file that ``open_to_lock`` opened; ``WalLocked`` when another handle has it (``fd`` stays the caller's then)."""
         self.fd = fd
         self.pid = os.getpid()
-        self._key = _file_of(fd)
+        self._key = file_of(fd)
         self._held = False
         with _guard:
             if self._key in _locked:
@@ -79,7 +79,7 @@ class WriterLock:
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):  # the program has closed it
-            if _file_of(self.fd) == self._key:
+            if file_of(self.fd) == self._key:
                 fcntl.flock(self.fd, fcntl.LOCK_UN)  # another descriptor that an interrupted creation left would keep the lock
                 try:
                     os.close(self.fd)
@@ -93,7 +93,7 @@ def open_to_lock(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None
     """``open_descriptor`` for a descriptor that may hold a lock: a forked child closes its copy."""
     with _guard:
         fd = open_descriptor(path, flags, mode, dir_fd=dir_fd)
-        _descriptors[fd] = _file_of(fd)
+        _descriptors[fd] = file_of(fd)
         return fd
 
 
@@ -101,7 +101,7 @@ def duplicate_locked(fd: int) -> int:
     """A second descriptor of the same open file description, and so of its lock."""
     with _guard:
         second = duplicate(fd)
-        _descriptors[second] = _file_of(second)
+        _descriptors[second] = file_of(second)
         return second
 
 
@@ -109,14 +109,8 @@ def close_locked(fd: int) -> None:
     """Close a descriptor of ``open_to_lock`` or ``duplicate_locked``."""
     with _guard:
         file = _descriptors.pop(fd, None)
-        with contextlib.suppress(OSError):
-            if file is not None and _file_of(fd) == file:
-                os.close(fd)
-
-
-def _file_of(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+        if file is not None:
+            close_if_still(fd, file)
 
 
 # Held during a fork too, so that a child's copy of these is consistent.
@@ -129,9 +123,7 @@ _descriptors: dict[int, tuple[int, int]] = {}
 def _forget_in_child() -> None:
     """In a forked child: close the copies of the locks' descriptors, so that each lock dies with its owner."""
     for fd, file in _descriptors.items():
-        with contextlib.suppress(OSError):
-            if _file_of(fd) == file:
-                os.close(fd)
+        close_if_still(fd, file)
     _descriptors.clear()
     _locked.clear()
     _guard.release()

@@ -12,7 +12,7 @@ from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.places import add_paths, has_several, logs_named
 from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
-from pmwal.cli.wording import count_in_words, lost_in_words, records_in_words, torn_in_words
+from pmwal.cli.wording import count_in_words, lost_in_words, printable, records_in_words, torn_in_words
 from pmwal.errors import FormatError
 from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json(value)
         else:
-            print(line, flush=True)
+            print(printable(line), flush=True)
     if any(map(has_several, args.paths)) and not quiet and not args.json:
         found = ", ".join(f"{counts[status]} {words}" for status, words in _WORDS.items() if counts[status])
         print(f"{count_in_words(len(paths), 'log')}: {found}")
