@@ -25,6 +25,7 @@ from pmwal.cli.reading import spans as spans_module
 from pmwal.cli.viewing.view import FORMS, Lines
 from pmwal.errors import Overrun
 from pmwal.format.ring import Clock
+from pmwal.logs import merge as merging
 from support import BarrierRecorder, open_small
 
 NOON = 1_700_000_000 * 10**9
@@ -463,6 +464,25 @@ def test_records_that_a_writer_overwrites_meanwhile_are_reported(
     ran = cli("logs", *options, log)
     assert (ran.status, len(ran.lines)) == (1, 101)
     assert re.fullmatch(rf"pmwal: {log}: records \d+ to 99 overwritten or truncated before they were read\n", ran.err)
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"), [(1, "1 record was overwritten before it"), (2, "2 records were overwritten before they")]
+)
+def test_records_that_a_writer_overwrites_during_a_merge_are_counted(
+    cli: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, gone: int, said: str
+) -> None:
+    """Status 1; what is left is shown."""
+    real, before = merging.runs_of, len(cli("logs", shop).lines)
+
+    def runs_of(reader: pmwal.Reader, chosen: Any, clock: Clock, start: int, stop: int) -> Any:
+        if reader.path.endswith("00.wal") and start <= gone:
+            raise Overrun(f"record {start} is gone", gone + 1 - start)
+        return real(reader, chosen, clock, start, stop)
+
+    monkeypatch.setattr(merging, "runs_of", runs_of)
+    ran = cli("logs", shop)
+    assert (ran.status, ran.err, len(ran.lines)) == (1, f"pmwal: {said} could be shown\n", before - gone)
 
 
 # -- cursors

@@ -15,7 +15,7 @@ from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.inspection import mention_torn_end
 from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
-from pmwal.cli.wording import count_in_words, records_in_words
+from pmwal.cli.wording import records_in_words
 from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -42,7 +42,7 @@ class LogPasses:
     def in_words(self, count: int) -> str:
         """How many were read, and their numbers if these are all that there are."""
         first, end = self._span.first, self._span.end
-        return records_in_words(first, end - 1) if count == end - first else count_in_words(count, "record")
+        return records_in_words(first, end - 1) if count == end - first else _count_in_words(count)
 
     def finish(self) -> int:
         """Report what is missing or torn; the exit status."""
@@ -76,7 +76,7 @@ class SetPasses:
 
     def in_words(self, count: int) -> str:
         """How many were read."""
-        return count_in_words(count, "record")
+        return _count_in_words(count)
 
     def finish(self) -> int:
         """Report what is missing; the exit status."""
@@ -84,3 +84,7 @@ class SetPasses:
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
         return FAILED if missed or self._logs.problems else OK
+
+
+def _count_in_words(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"  # with digits as ``records_in_words`` has them

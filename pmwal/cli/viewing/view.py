@@ -93,6 +93,7 @@ class View:
             self._show(records, form, output, all_of_it=bool(starts))
             if self._logs is not None and not isinstance(records, Span) and records.merged:
                 cursors = self._logs.cursor
+            self._report_missed(0)
             output.flush()
             self._missed |= records.missed
             self._remark(records)
