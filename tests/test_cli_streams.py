@@ -476,10 +476,10 @@ def test_short_write_is_not_the_end_of_the_output(big_log: Path, unbuffered: str
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_file_that_cannot_grow_is_named(big_log: Path, unbuffered: str) -> None:
     """The file is named, not the log; there is no file, not even a hidden one."""
-    line = f'ulimit -f 50; exec "{sys.executable}" -m pmwal export "$1" -o "$1.out"'
+    line = f'ulimit -f 50; exec "{sys.executable}" -m pmwal export "$1" -o "$1.jsonl"'
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     ran = subprocess.run(["bash", "-c", line, "-", str(big_log)], capture_output=True, text=True, env=environment, check=False)
-    assert (ran.returncode, ran.stderr) == (3, f"pmwal: {big_log}.out: File too large\n")
+    assert (ran.returncode, ran.stderr) == (3, f"pmwal: {big_log}.jsonl: File too large\n")
     assert os.listdir(big_log.parent) == ["a.wal"]
 
 
