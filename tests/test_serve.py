@@ -434,6 +434,7 @@ def test_stats_show_what_writers_do(shm_dir: Path) -> None:
         while ticks[-1] < 3 and time.monotonic() < deadline:
             for _ in range(100):
                 wal.append(b"y" * 10)
+            time.sleep(0.1)  # the server looks once a second: far more would not fit
             stats = served.get("/stats?after=0").json
             ticks.append(stats["tick"])
         (log,) = stats["logs"]
