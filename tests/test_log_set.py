@@ -298,6 +298,28 @@ def test_cursor_of_overwritten_records_counts_what_is_missed(directory: Path) ->
             logs.read(start="1-00000000")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_missed_after_a_cursor_is_counted_once(directory: Path, again: bool) -> None:
+    """However often it is followed from there, as long as nothing was handed out after it; what is missed then counts, too."""
+    with pmwal.open(directory / "a.wal", size="64KiB", on_full="overwrite") as wal, pmwal.LogSet(directory) as logs:
+        wal.append(b"first")
+        next(logs.read())
+        cursor = logs.cursor
+        for _ in range(2):
+            for _ in range(100):
+                wal.append(bytes(1000))
+            for _ in range(2):
+                assert not list(logs.follow(cursor, kind=9, timeout=0))
+                if not again:
+                    cursor = logs.cursor
+            assert logs.missed == wal.first_seq - 2
+        wal.append(b"last", kind=9)
+        assert [record.data for record in logs.follow(cursor, kind=9, timeout=0)] == [b"last"]
+        assert logs.missed == wal.first_seq - 2
+        assert not list(logs.follow(logs.cursor, kind=9, timeout=0))
+        assert logs.missed == wal.first_seq - 2
+
+
 def test_closed_set_refuses(directory: Path) -> None:
     """Also an iteration that was begun before."""
     store(directory / "00.wal", [[10, 20]], size=SIZE)

@@ -140,7 +140,7 @@ class LogSet:
         if self._merge is not None:
             self._late += self._merge.late
             self._missed += self._merge.missed
-        self._merge = Merge(self._sources, chosen, dict(start or {}))
+        self._merge = Merge(self._sources, chosen, dict(start or {}), self._merge)
         return self._merge
 
     def __iter__(self) -> Iterator[SetRecord]:

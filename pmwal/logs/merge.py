@@ -34,11 +34,14 @@ _PIECE_BYTES = 1 << 20
 class Member:
     """One log in a merge: what was read of it, and not yet handed out."""
 
-    def __init__(self, log: Log, chosen: Selection, start: str | None) -> None:
+    def __init__(self, log: Log, chosen: Selection, start: str | None, counted: int = 0) -> None:
+        """``counted``: of the records missed after ``start``, how many an earlier merge has counted."""
         self.log = log
         self.last: SetRecord | None = None  # handed out
         self.begun = start  # the cursor after which it began
         self.missed = 0
+        self._counted = counted
+        self._gaps: list[tuple[int, int]] = []  # the first number of records that were missed, and how many
         self.failed: Exception | None = None  # why no more can be read
         self.taken = 0  # the latest effective time so far of what was taken
         self.more = True
@@ -52,15 +55,31 @@ class Member:
         self.next = self.first
 
     def _begin(self, start: str | None) -> tuple[int, int]:
-        reader = self.log.reader
+        missed = 0
         while True:
             try:
-                return selected(reader, self._chosen, start)
+                first, stop = selected(self.log.reader, self._chosen, start)
             except Overrun as error:
                 if not error.missed:
                     raise Overrun(f"{self.log.path}: {error}") from None
-                self.missed += error.missed
+                missed += error.missed
                 start = None
+            else:
+                self._miss(first - missed, missed)
+                return first, stop
+
+    def _miss(self, first: int, count: int) -> None:
+        known = min(count, self._counted)
+        self._counted -= known
+        self.missed += count - known
+        if count:
+            self._gaps.append((first, count))
+
+    @property
+    def missed_after_cursor(self) -> int:
+        """Records that were missed after the last one that was handed out: whoever begins at its cursor misses them, too."""
+        last = 0 if self.last is None else self.last.seq
+        return sum(count for first, count in self._gaps if first > last)
 
     @property
     def latest(self) -> int | None:
@@ -104,7 +123,7 @@ class Member:
     def _skip(self, error: Overrun) -> None:
         """Continue after records that were overwritten before they were read, or where others took the place of those read."""
         if error.missed:
-            self.missed += error.missed
+            self._miss(self.next, error.missed)
             self.next += error.missed
         else:
             self.next = min(self.next, epoch_first_seq(self.log.reader))
@@ -182,11 +201,13 @@ def _taken(members: list[Member], horizon: int | None, *, strict: bool = False) 
 class Merge:
     """One iteration over the logs of a set. ``starts``: cursors by uuid."""
 
-    def __init__(self, sources: Sources, chosen: Selection, starts: dict[str, str]) -> None:
+    def __init__(self, sources: Sources, chosen: Selection, starts: dict[str, str], before: Merge | None = None) -> None:
+        """``before``: the merge that may have counted what is missed after ``starts``."""
         self.late = 0
         self.given = 0  # records of the batch that were handed out
         self.batch: list[SetRecord] = []
         self._starts = starts
+        self._counted = {} if before is None else before.missed_after(starts)
         self._sources = sources
         self._chosen = chosen
         self._members: dict[str, Member] = {}
@@ -202,7 +223,8 @@ class Merge:
         for uuid, log in list(self._sources.logs.items()):
             if uuid not in self._members and uuid not in self._unreadable:
                 try:
-                    self._members[uuid] = Member(log, self._chosen, self._ended.get(uuid) or self._starts.get(uuid))
+                    start = self._ended.get(uuid) or self._starts.get(uuid)
+                    self._members[uuid] = Member(log, self._chosen, start, self._counted.pop(uuid, 0))
                 except _FAILURES as error:
                     if log.gone:  # its path leads to another log, whose problem this is not
                         self._sources.drop(log)
@@ -220,6 +242,12 @@ class Merge:
         self._note_given()
         found = self._starts | self._ended | {uuid: member.cursor() for uuid, member in self._members.items()}
         return {uuid: cursor for uuid, cursor in found.items() if cursor is not None}
+
+    def missed_after(self, cursors: dict[str, str]) -> dict[str, int]:
+        """How many records of each log were missed after its cursor, if that is the place to which the log was handed out."""
+        self._note_given()
+        found = {uuid: member for uuid, member in self._members.items() if cursors.get(uuid) == member.cursor() is not None}
+        return {uuid: member.missed_after_cursor for uuid, member in found.items()}
 
     def _note_given(self) -> None:
         """What was handed out of the batch is no longer to be."""
