@@ -467,12 +467,16 @@ def _barriers(assembly: str, function: str) -> list[str]:
     """The stores (by offset) and barriers of a function, in order."""
     body = assembly.split(f"\n{function}:", 1)[1].split("\n\t.size", 1)[0]
     found: list[str] = []
+    bases = {"x0": 0}  # of registers that point into the line
     for line in body.splitlines():
         words = line.replace(",", " ").replace("[", " ").replace("]", " ").replace("#", "").split()
         if words[:1] == ["dmb"]:
             found.append("barrier")
+        elif words[:1] == ["add"] and words[2] in bases:
+            bases[words[1]] = bases[words[2]] + int(words[3])
         elif words and words[0] in ("str", "stp", "stlr", "stur"):
-            at = int(words[-1]) if words[-1].isdigit() else 0
+            base, at = (words[-2], int(words[-1])) if words[-1].isdigit() else (words[-1], 0)
+            at += bases[base]
             found += [str(at), str(at + 8)] if words[0] == "stp" else [str(at)]
     return found
 
