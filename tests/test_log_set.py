@@ -488,6 +488,24 @@ def worker(pipe: Connection, directory: Path, name: str) -> None:
             time.sleep(0.002)
 
 
+def check_merge(directory: Path, logs: pmwal.LogSet, got: list[Any], acknowledged: dict[str, int]) -> None:
+    """Every line that was logged is there once and in order, in as many files as processes, and what came late was counted."""
+    lines: dict[str, list[int]] = defaultdict(list)
+    for record in got:
+        name, number = record.data.decode().split()
+        lines[name].append(int(number))
+    assert {name: numbers for name, numbers in lines.items() if numbers != list(range(1, len(numbers) + 1))} == {}
+    assert {name: count for name, count in acknowledged.items() if len(lines[name]) < count} == {}
+    assert len([name for name in os.listdir(directory) if name != "end.wal"]) <= 8
+    assert len(got) > RECORDS
+    inversions = sum(after.time_ns < before.time_ns for before, after in itertools.pairwise(got))
+    assert inversions <= logs.late
+    assert logs.missed == 0
+    assert sorted((Path(record.log).stem, record.seq) for record in logs) == sorted(
+        {(Path(record.log).stem, record.seq) for record in got}
+    )
+
+
 @pytest.mark.slow
 @DIRECTORIES
 def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_what_is_late(
@@ -538,7 +556,7 @@ def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_wh
             if sum(acknowledged.values()) < RECORDS * kills // 20:
                 continue
             kills += 1
-            name, context, one = running.pop(rng.randrange(8))
+            _name, context, one = running.pop(rng.randrange(8))
             one.kill()
             context.__exit__(None, None, None)
             start()
@@ -549,20 +567,7 @@ def test_set_of_processes_that_are_killed_has_no_hole_no_duplicate_and_counts_wh
         with pmwal.open(directory / "end.wal", size=SIZE) as wal:
             wal.append(b"end 1")
         thread.join()
-        lines: dict[str, list[int]] = defaultdict(list)
-        for record in got:
-            name, number = record.data.decode().split()
-            lines[name].append(int(number))
-        assert {name: numbers for name, numbers in lines.items() if numbers != list(range(1, len(numbers) + 1))} == {}
-        assert {name: count for name, count in acknowledged.items() if len(lines[name]) < count} == {}
-        assert len([name for name in os.listdir(directory) if name != "end.wal"]) <= 8
-        assert len(got) > RECORDS
-        inversions = sum(after.time_ns < before.time_ns for before, after in itertools.pairwise(got))
-        assert inversions <= logs.late
-        assert logs.missed == 0
-        assert sorted((Path(record.log).stem, record.seq) for record in logs) == sorted(
-            {(Path(record.log).stem, record.seq) for record in got}
-        )
+        check_merge(directory, logs, got, acknowledged)
 
 
 def test_look_at_the_live_page_comes_before_the_pull(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
