@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ import pmwal
 from chromium import Browser, Page, browsing
 from processes import PATIENCE, child
 from serving import Served, serving
-from tools.crash.needs import require
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from crash import needs
 
 pytestmark = pytest.mark.rigs
 
@@ -41,7 +45,7 @@ SCRIPTS = [
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser; its name says what to install if there is none."""
-    require("chromium")
+    needs.require("chromium")
     with browsing(tmp_path_factory.mktemp("chromium")) as running:
         yield running
 
