@@ -223,6 +223,14 @@ def test_cut_is_marked_where_it_is_and_counted(handler: pmwal.LogHandler) -> Non
     assert handler.stats().cut == 3
 
 
+def test_numbers_that_json_does_not_have_are_null(handler: pmwal.LogHandler) -> None:
+    """With each library, and also where something else is cut."""
+    odd = [math.nan, math.inf, {"a": -math.inf}]
+    assert logged(handler, {"odd": odd})["extra"]["odd"] == [None, None, {"a": None}]
+    assert handler.stats().cut == 0
+    assert logged(handler, {"odd": odd, "bad": Raises(ValueError())})["extra"]["odd"] == [None, None, {"a": None}]
+
+
 def test_value_twice_in_a_record_is_no_cycle(handler: pmwal.LogHandler) -> None:
     """Only what contains itself is cut."""
     shared = [1, {"x": 2}]

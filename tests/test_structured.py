@@ -479,6 +479,106 @@ def test_exception_whose_code_raises_is_stored_with_a_mark(libraries: tuple[str,
     assert last(handler)["exception"][0]["exc_value"] == "[cut: KeyboardInterrupt]"
 
 
+class Unnamed(type):
+    """A metaclass without names."""
+
+    @property
+    def __name__(cls) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError
+
+    @property
+    def __module__(cls) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError
+
+
+class Notes(list[str]):
+    """A list that raises."""
+
+    def __iter__(self) -> Any:
+        raise ZeroDivisionError
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ZeroDivisionError
+
+
+class Pretending:
+    """It raises when it is asked for its class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise ZeroDivisionError
+
+
+def hostile(name: str, error: type[BaseException] = ZeroDivisionError) -> BaseException:
+    """An exception that raises when it is asked for this attribute."""
+
+    def get(self: Any) -> Any:
+        raise error
+
+    return type("Odd", (ValueError,), {name: property(get)})("odd")  # type: ignore[no-any-return]
+
+
+MARK, INTERRUPT = "[cut: ZeroDivisionError]", "[cut: KeyboardInterrupt]"
+ODD: dict[str, tuple[Callable[[], BaseException], dict[str, Any]]] = {
+    "cause": (lambda: hostile("__cause__"), {"exc_value": MARK, "is_cause": True}),
+    "context": (lambda: hostile("__context__"), {"exc_value": MARK, "is_cause": False}),
+    "cause of a cause": (lambda: raised(ValueError(), cause=hostile("__cause__")), {"exc_value": MARK, "is_cause": True}),
+    "notes": (lambda: hostile("__notes__"), {"exc_notes": [MARK]}),
+    "interrupted cause": (lambda: hostile("__cause__", KeyboardInterrupt), {"exc_value": INTERRUPT}),
+    "interrupted notes": (lambda: hostile("__notes__", KeyboardInterrupt), {"exc_notes": [INTERRUPT]}),
+    "list of notes": (lambda: type("Odd", (ValueError,), {"__notes__": Notes(["x"])})("odd"), {"exc_notes": [MARK]}),
+    "names": (lambda: Unnamed("Odd", (ValueError,), {})("odd"), {"exc_type": MARK, "exc_module": MARK}),
+    "traceback": (lambda: raised(ValueError("x"), cause=hostile("__traceback__")), {"exc_value": "odd", "frames": []}),
+    "suppressed": (lambda: hostile("__suppress_context__"), {"exc_value": "odd"}),
+    "notes without a class": (lambda: type("Odd", (ValueError,), {"__notes__": Pretending()})("odd"), {"exc_value": "odd"}),
+    "cause without a class": (lambda: type("Odd", (ValueError,), {"__cause__": Pretending()})("odd"), {"exc_value": "odd"}),
+}
+
+
+@pytest.mark.parametrize("libraries", LIBRARY_SETS, ids=["json", *LIBRARIES])
+@pytest.mark.parametrize("odd", ODD)
+def test_attribute_of_an_exception_that_raises_is_a_mark(odd: str, libraries: tuple[str, ...], make: Make) -> None:
+    """The record is stored and counted once as cut; an interrupt is raised afterwards."""
+    for library in libraries:
+        pytest.importorskip(library)
+    handler = make()
+    handler._encode = encoder(libraries, handler._sink.count_cut)
+    error, expected = ODD[odd][0](), ODD[odd][1]
+    record = logging.makeLogRecord({"msg": "failed", "exc_info": (type(error), error, None)})
+    if odd.startswith("interrupted"):
+        with pytest.raises(KeyboardInterrupt):
+            handler.handle(record)
+    else:
+        handler.handle(record)
+    document = last(handler)
+    assert document["message"] == "failed"
+    assert expected.items() <= document["exception"][-1].items()
+    assert handler.stats().cut == ("[cut" in json.dumps(document))
+
+
+@pytest.mark.parametrize("created", [float("nan"), float("inf"), -1e300, 1e300, "now"], ids=str)
+@pytest.mark.parametrize("fmt", [None, ["asctime", "message"]], ids=["usual", "fmt"])
+@pytest.mark.parametrize("formatter", [None, logging.Formatter()], ids=["none", "formatter"])
+def test_time_that_is_none_is_a_mark(created: Any, fmt: Any, formatter: logging.Formatter | None, make: Make) -> None:
+    """The rest of the record is stored."""
+    handler = make(fmt=fmt)
+    handler.setFormatter(formatter)
+    handler.handle(logging.makeLogRecord({"msg": "x", "created": created}))
+    assert last(handler)["message"] == "x"
+    assert handler.stats().cut == 1
+    mark = last(handler)["time" if fmt is None else "asctime"]
+    assert mark.startswith("[cut: ")
+    handler.handle(logging.makeLogRecord({"msg": "y", "created": 1.5}))
+    assert last(handler)["time" if fmt is None else "asctime"].startswith("1970-01-01")
+
+
+@pytest.mark.parametrize("fmt", ["", "no field", [], (), {}], ids=repr)
+def test_format_without_a_field_is_refused(fmt: Any, make: Make) -> None:
+    """A record would have no message."""
+    with pytest.raises(ValueError, match="names no field"):
+        make(fmt=fmt)
+
+
 def test_formatter_with_a_text_of_its_own_is_used(make: Make) -> None:
     """exc is what its formatException returns; exception is there as well."""
 

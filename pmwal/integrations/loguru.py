@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
@@ -84,7 +83,7 @@ class Sink(SinkOwner):
                 line = message.removesuffix("\n").encode("utf-8", "backslashreplace")
             else:
                 try:
-                    line = self._encode(_document(record, self._sink.count_cut))
+                    line = self._encode(_document(record))
                 except Interrupted as interrupted:
                     line, interrupt = interrupted.line, interrupted.__cause__
             self._sink.store(line, 0 if record is None else record["level"].no, self._sync_level)
@@ -104,7 +103,7 @@ class Sink(SinkOwner):
         self._share.release()
 
 
-def _document(record: dict[str, Any], on_cut: Callable[[], None]) -> dict[str, Any]:
+def _document(record: dict[str, Any]) -> dict[str, Any]:
     """A record of loguru with the fields of ``LogHandler(structured=True)``."""
     document: dict[str, Any] = {
         "time": stamp(record["time"].timestamp()),
@@ -123,7 +122,7 @@ def _document(record: dict[str, Any], on_cut: Callable[[], None]) -> dict[str, A
     if task is not None:
         document["task"] = task
     if record["exception"] is not None and record["exception"].value is not None:
-        document["exc"] = text_of(record["exception"], on_cut)
+        document["exc"] = text_of(record["exception"])
         document["exception"] = structure(record["exception"].value, record["exception"].traceback)
     if record["extra"]:
         document["extra"] = record["extra"]

@@ -22,7 +22,6 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 from pmwal.logs.encoder import Interrupted, encoder
@@ -112,7 +111,7 @@ class LoggerFactory(SinkOwner):
     def write_event(self, event: dict[str, Any], level: int, name: str | None) -> None:
         """Store an event that no processor has rendered. Errors are counted and printed."""
         try:
-            line = self._encode(_document(event, level, name, self._sink.count_cut))
+            line = self._encode(_document(event, level, name))
         except Exception as error:
             self._report(error, event.get("event", ""))
             return
@@ -200,7 +199,7 @@ class WalLogger:
         refuse_pickle(self)
 
 
-def _document(event: dict[str, Any], level: int, name: str | None, on_cut: Callable[[], None]) -> dict[str, Any]:
+def _document(event: dict[str, Any], level: int, name: str | None) -> dict[str, Any]:
     """An event of structlog with the fields of ``LogHandler(structured=True)``. The event is changed."""
     message = event.pop("event", "")
     document: dict[str, Any] = {
@@ -216,7 +215,7 @@ def _document(event: dict[str, Any], level: int, name: str | None, on_cut: Calla
         document["task"] = task
     exc_info = _exc_info(event.pop("exc_info", None))
     if exc_info is not None and isinstance(exc_info[1], BaseException):
-        document["exc"] = text_of(exc_info, on_cut)
+        document["exc"] = text_of(exc_info)
         document["exception"] = structure(exc_info[1], exc_info[2])
     if type(event.get("exception")) is list:  # from dict_tracebacks
         document["exception"] = event.pop("exception")

@@ -4,13 +4,14 @@ Invariants
 ----------
 - No value of a local variable is looked at: such values are where passwords are.
 - The number of exceptions and of the frames of each is bounded, and a mark is where some are missing.
-- Texts of exceptions and notes are made when the document is encoded, so an object whose code raises becomes a mark there.
+- Texts of exceptions and notes are made when the document is encoded, so an object whose code raises becomes a mark there. So does
+  an attribute whose code raises here. What else classes may replace is read as ``BaseException`` has it.
 """
 
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -36,6 +37,26 @@ class Text:
 
     def __str__(self) -> str:
         return shown(self._value)
+
+
+class Cut:
+    """In the place of something whose code raised: encoding it raises the same, and so makes a mark of it."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __str__(self) -> str:
+        raise self._error
+
+
+def made(make: Callable[..., Any], *arguments: object) -> Any:
+    """What this function returns; ``Cut`` if it raises."""
+    try:
+        return make(*arguments)
+    except BaseException as error:
+        return Cut(error)
 
 
 def structure(error: BaseException, trace: TracebackType | None) -> list[dict[str, Any]]:
@@ -70,17 +91,24 @@ class _Exceptions:
             self._left -= 1
             self._seen.add(id(error))
             yield self._one(error, trace, depth, is_cause=is_cause)
-            error, is_cause = _origin(error)
-            trace = None if error is None else error.__traceback__
+            origin, is_cause = _origin(error)
+            if isinstance(origin, Cut):
+                yield _described("", origin, is_cause=is_cause)
+                return
+            error, trace = origin, None if origin is None else _traceback(origin)
 
     def _one(self, error: BaseException, trace: TracebackType | None, depth: int, *, is_cause: bool) -> dict[str, Any]:
         kind = type(error)
-        found = _described(kind.__name__, Text(error), is_cause=is_cause)
-        if kind.__module__ != "builtins":
-            found["exc_module"] = kind.__module__
+        found = _described(_text(_asked(kind, "__name__")), Text(error), is_cause=is_cause)
+        module = _text(_asked(kind, "__module__"))
+        if module != "builtins":
+            found["exc_module"] = module
         notes = _asked(error, "__notes__")
-        if isinstance(notes, list | tuple):
-            found["exc_notes"] = [Text(note) for note in notes[:NOTES_MAX]]
+        if issubclass(type(notes), (list, tuple)):  # isinstance would ask the object for its class
+            notes = made(lambda: [Text(note) for note in islice(notes, NOTES_MAX)])
+            found["exc_notes"] = [notes] if type(notes) is Cut else notes
+        elif type(notes) is Cut:
+            found["exc_notes"] = [notes]
         found["frames"] = list(_frames(trace))
         if isinstance(error, BaseExceptionGroup):
             found["is_group"] = True
@@ -92,30 +120,40 @@ class _Exceptions:
             if not depth or not self._left:
                 yield [_described("", f"[cut: {'size' if depth else 'depth'}]", is_cause=False)]
                 return
-            yield list(self.chain(member, member.__traceback__, depth))
+            yield list(self.chain(member, _traceback(member), depth))
 
 
-def _described(kind: str, value: str | Text, *, is_cause: bool) -> dict[str, Any]:
+def _described(kind: str | Text | Cut, value: str | Text | Cut, *, is_cause: bool) -> dict[str, Any]:
     return {"exc_type": kind, "exc_value": value, "is_cause": is_cause, "frames": []}
 
 
-def _origin(error: BaseException) -> tuple[BaseException | None, bool]:
+def _origin(error: BaseException) -> tuple[BaseException | Cut | None, bool]:
     """What led to an exception, and whether the program says that it is the cause; else it was handled at the time."""
     cause = _asked(error, "__cause__")
-    if isinstance(cause, BaseException):
+    if issubclass(type(cause), (BaseException, Cut)):
         return cause, True
     context = _asked(error, "__context__")
-    if isinstance(context, BaseException) and not _asked(error, "__suppress_context__"):
+    if issubclass(type(context), (BaseException, Cut)) and not _ATTRIBUTES["__suppress_context__"].__get__(error):
         return context, False
     return None, False
 
 
-def _asked(error: BaseException, name: str) -> Any:
-    """An attribute that a class may have replaced by code of its own; None if that raises."""
-    try:
-        return getattr(error, name, None)
-    except Exception:
-        return None
+def _asked(thing: object, name: str) -> Any:
+    """An attribute that a class may have replaced by code of its own; ``Cut`` if that raises."""
+    return made(getattr, thing, name, None)
+
+
+def _text(name: Any) -> str | Text | Cut:
+    """A name, which should be text."""
+    return name if type(name) in (str, Cut) else Text(name)
+
+
+_ATTRIBUTES: Any = vars(BaseException)
+
+
+def _traceback(error: BaseException) -> TracebackType | None:
+    found: TracebackType | None = _ATTRIBUTES["__traceback__"].__get__(error)
+    return found
 
 
 def _frames(trace: TracebackType | None) -> Iterator[dict[str, Any]]:

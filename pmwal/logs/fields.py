@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
-from pmwal.logs.exceptions import ExcInfo, structure
+from pmwal.logs.exceptions import Cut, ExcInfo, made, structure
 from pmwal.logs.plain import Plain
 
 USUAL = {
@@ -50,7 +50,7 @@ class Fields:
     """Makes the document of a log record. ``ValueError`` or ``TypeError`` for arguments that cannot be meant.
 
     >>> record = logging.makeLogRecord({"levelname": "INFO", "msg": "paid"})
-    >>> Fields("%(levelname)s %(message)s", rename={"levelname": "severity"}).document(record, None, print)
+    >>> Fields("%(levelname)s %(message)s", rename={"levelname": "severity"}).document(record, None)
     {'severity': 'INFO', 'message': 'paid'}
     """
 
@@ -94,7 +94,7 @@ class Fields:
         """The fields with values of the program's own, of any type."""
         return (self._extra, *self._lifted.values())
 
-    def document(self, record: logging.LogRecord, formatter: Formatter, on_cut: Callable[[], None]) -> dict[str, Any]:
+    def document(self, record: logging.LogRecord, formatter: Formatter) -> dict[str, Any]:
         """The record as a dict for JSON."""
         document = self._template.copy()
         try:
@@ -111,7 +111,7 @@ class Fields:
             if task is not None:
                 document[self._sometimes["taskName"]] = task
         if record.exc_info or record.exc_text:
-            self._add_exception(document, record, formatter, on_cut)
+            self._add_exception(document, record, formatter)
         if record.stack_info:
             document[self._stack] = record.stack_info
         attributes, known = vars(record), self._known
@@ -125,27 +125,25 @@ class Fields:
             document[self._extra] = context | document.get(self._extra, {})
         return document
 
-    def _add_exception(
-        self, document: dict[str, Any], record: logging.LogRecord, formatter: Formatter, on_cut: Callable[[], None]
-    ) -> None:
-        if record.exc_info and not record.exc_text:
-            record.exc_text = text_of(record.exc_info, on_cut, formatter)
-        if record.exc_text:
-            document[self._exc] = record.exc_text
+    def _add_exception(self, document: dict[str, Any], record: logging.LogRecord, formatter: Formatter) -> None:
+        text = record.exc_text
+        if record.exc_info and not text:
+            text = text_of(record.exc_info, formatter)
+            if type(text) is not Cut:
+                record.exc_text = text  # for other handlers
+        if text:
+            document[self._exc] = text
         if record.exc_info and record.exc_info[1] is not None:
             document[self._exception] = structure(record.exc_info[1], record.exc_info[2])
 
 
 def _names_in(fmt: str | Sequence[str], defaults: Iterable[str]) -> list[str]:
     """The names of attributes in a format, in the order of their first appearance."""
-    if isinstance(fmt, str):
-        names = [found[1] or found[2] for found in _PLACEHOLDER.finditer(fmt)]
-        if not names:
-            raise ValueError(
-                f"fmt={fmt!r} names no field: write it as '%(asctime)s %(message)s', '{{asctime}} {{message}}', or a list of names"
-            )
-    else:
-        names = list(fmt)
+    names = [found[1] or found[2] for found in _PLACEHOLDER.finditer(fmt)] if isinstance(fmt, str) else list(fmt)
+    if not names:
+        raise ValueError(
+            f"fmt={fmt!r} names no field: write it as '%(asctime)s %(message)s', '{{asctime}} {{message}}', or a list of names"
+        )
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"fmt is a format or a list of names, which are text, not {type(name).__name__}")
@@ -191,25 +189,24 @@ def _plain(option: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def text_of(exc_info: ExcInfo, on_cut: Callable[[], None], formatter: Formatter = None) -> str:
-    """A traceback as text; a mark if code of an exception or of the program's formatter raises."""
-    try:
-        return (formatter or _PLAIN).formatException(exc_info)
-    except Exception as error:
-        on_cut()
-        return f"[cut: {type(error).__name__}]"
+def text_of(exc_info: ExcInfo, formatter: Formatter = None) -> Any:
+    """A traceback as text; ``Cut`` if code of an exception or of the program's formatter raises."""
+    return made((formatter or _PLAIN).formatException, exc_info)
 
 
 def _message(record: logging.LogRecord, formatter: Formatter) -> str:
     return record.getMessage()
 
 
-def _time(record: logging.LogRecord, formatter: Formatter) -> str:
-    return stamp(record.created)
+def _time(record: logging.LogRecord, formatter: Formatter) -> Any:
+    try:
+        return stamp(record.created)
+    except Exception as error:  # no time, or one out of range
+        return Cut(error)
 
 
-def _formatted_time(record: logging.LogRecord, formatter: Formatter) -> str:
-    return stamp(record.created) if formatter is None else formatter.formatTime(record, formatter.datefmt)
+def _formatted_time(record: logging.LogRecord, formatter: Formatter) -> Any:
+    return _time(record, None) if formatter is None else made(formatter.formatTime, record, formatter.datefmt)
 
 
 def _task(record: logging.LogRecord, formatter: Formatter) -> str | None:

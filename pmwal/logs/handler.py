@@ -155,7 +155,7 @@ class LogHandler(SinkOwner, logging.Handler):
             if encode is None:
                 line = self.format(record).encode("utf-8", "backslashreplace")
             else:
-                line = encode(self._fields.document(record, self.formatter, self._sink.count_cut))
+                line = encode(self._fields.document(record, self.formatter))
             self._sink.store(line, record.levelno or 0, self._sync_level)  # makeLogRecord may leave it None
         except Exception as error:
             self._report(record, error)

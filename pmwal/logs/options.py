@@ -27,6 +27,7 @@ class SinkOptions(Options):
     max_files: int = 64
     keep: float | str | None = None
     max_total: int | str | None = None
+    is_slot: bool = False  # of a directory in which others may put links
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +47,11 @@ class SinkOptions(Options):
         """``sync_level`` as a number."""
         assert isinstance(self.sync_level, int)
         return self.sync_level
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether the log may be opened through a symbolic link."""
+        return not self.is_slot
 
     @property
     def limits(self) -> Limits:

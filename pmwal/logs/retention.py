@@ -5,6 +5,7 @@ Invariants
 - A slot is removed only under its writer's lock, so no process has it, and only after it was looked at under that lock. A process
   that waits to open it finds that its name is gone, and takes another one.
 - A slot that cannot be read, or is corrupt, stays: somebody may want to repair it.
+- A symbolic link is no slot: neither it nor what it leads to is counted or removed.
 - A process removes records of its own log by ``truncate``, and only from its oldest end.
 - A stamp past now counts as now.
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from pmwal.errors import FormatError, PmwalError, WalLocked
 from pmwal.logs.options import Limits
-from pmwal.logs.slots import is_taken, slot_name, slot_numbers
+from pmwal.logs.slots import is_taken, open_slot, slot_name, slot_numbers
 from pmwal.opening import open_with
 from pmwal.opening.files import lock_existing
 from pmwal.opening.options import Options
@@ -77,7 +78,7 @@ def truncate_old(wal: Wal, keep_ns: int) -> None:
 def _size(path: str) -> int:
     """The size of a file, without a look at its times; 0 if it cannot be opened."""
     try:
-        fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = open_slot(path)
     except OSError:
         return 0
     try:
@@ -105,7 +106,7 @@ def _newest(path: str, now: int) -> int | None:
 def _remove(slot: Slot, now: int) -> bool:
     """Remove a slot, unless a process has it by now, or had it in between."""
     try:
-        lock = lock_existing(slot.path, SYSTEM)
+        lock = lock_existing(slot.path, SYSTEM, follow=False)
     except (WalLocked, FormatError, OSError):
         return False
     if lock is None:

@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -25,7 +26,7 @@ from pmwal.opening.files import lock_existing, map_for_reading
 from pmwal.opening.options import Options
 from pmwal.recovery.judge import judge
 from pmwal.storage.create import create_file
-from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.descriptors import NO_REGULAR_FILE, open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.seam import SYSTEM, Seam
 
@@ -33,14 +34,14 @@ KEPT = 3
 """How many logs stay set aside for one path."""
 
 
-def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
+def set_aside(path: str, seam: Seam = SYSTEM, *, follow: bool = True) -> str | None:
     """Rename the corrupt log at ``path``; its new path, or None if no corrupt log is there any more.
 
-    Raises ``WalLocked`` if a writer has it, ``FormatError``, ``OSError``.
+    ``follow``: see ``lock_existing``. Raises ``WalLocked`` if a writer has it, ``FormatError``, ``OSError``.
     """
-    name = os.path.realpath(path)
+    name = os.path.realpath(path) if follow else path
     try:
-        lock = lock_existing(name, seam, shortened=True)
+        lock = lock_existing(name, seam, shortened=True, follow=follow)
     except FileNotFoundError:
         return None
     if lock is None:  # another process has just renamed it
@@ -51,10 +52,10 @@ def set_aside(path: str, seam: Seam = SYSTEM) -> str | None:
         lock.release()
 
 
-def make_way(path: str, error: CorruptWal) -> None:
+def make_way(path: str, error: CorruptWal, *, follow: bool) -> None:
     """Set the log aside that this error is of, with a warning of the caller of ``LogHandler``; ``CorruptWal`` if that fails."""
     try:
-        target = set_aside(path)
+        target = set_aside(path, follow=follow)
     except OSError as failure:
         raise CorruptWal(
             f"{error}. It could not be set aside for a new log either: {failure}; repair it, or log to another path",
@@ -85,10 +86,13 @@ def replace_empty(path: str, options: Options, seam: Seam = SYSTEM) -> None:
 
     Raises ``WalLocked`` if another process does the same, and what creating a log raises.
     """
-    name = os.path.realpath(path)
+    name = os.path.realpath(path) if options.follows_links else path
     try:
-        fd = open_to_lock(name, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except FileNotFoundError:
+        # Whatever became of the name meanwhile: it is resolved already, or must be no link.
+        fd = open_to_lock(name, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *NO_REGULAR_FILE):
+            raise
         return
     try:
         lock = WriterLock(fd, path, seam)

@@ -5,7 +5,9 @@ Invariants
 - A process takes the first slot that no process has, else it makes the next one. So there are no more slots than there were
   processes at one time. The writer's lock of the log decides who has a slot.
 - A slot is taken with the records that its last process left, which stay in it.
-- What is not this user's, or not a log, is passed over and not changed.
+- What is not this user's, or not a log, is passed over and not changed. So is a symbolic link, wherever it leads: whoever may write
+  to the directory could make a process write to any log of its user. No open of a slot follows one, so none can be put there
+  in between. Only readers follow links.
 - At most ``max_files`` slots are made. When no slot is free, the directory is looked at again at most once in ``_RETRY_SECONDS``.
 """
 
@@ -15,6 +17,7 @@ import contextlib
 import os
 import re
 import time
+from dataclasses import replace
 
 from pmwal.errors import FormatError, WalLocked
 from pmwal.logs.options import SinkOptions
@@ -35,9 +38,15 @@ def slot_name(number: int) -> str:
 
 
 def slot_numbers(directory: str) -> list[int]:
-    """The numbers of the slots in a directory, in order."""
-    found = (_SLOT.fullmatch(name) for name in os.listdir(directory))
+    """The numbers of the slots in a directory, in order: regular files, as far as it says so without a look at their times."""
+    with os.scandir(directory) as entries:
+        found = [_SLOT.fullmatch(entry.name) for entry in entries if entry.is_file(follow_symlinks=False)]
     return sorted(int(match[1]) for match in found if match)
+
+
+def open_slot(path: str) -> int:
+    """A descriptor of a slot, to look at it; ``OSError`` if it is a symbolic link."""
+    return open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
 
 
 def make_directory(directory: str) -> None:
@@ -72,6 +81,7 @@ class SlotTarget:
         if self._refused is not None and time.monotonic() - self._refused[0] < _RETRY_SECONDS:
             raise WalLocked(self._refused[1])
         self._refused = None
+        options = replace(options, is_slot=True)
         make_directory(self._directory)  # again, if it was removed: the next record is in a new log, as when a log is removed
         wal = self._take(options)
         if wal is None:
@@ -96,7 +106,7 @@ class SlotTarget:
         for number in slot_numbers(self._directory):
             if is_taken(self._path(number)):
                 continue
-            with contextlib.suppress(WalLocked, PermissionError, FormatError, IsADirectoryError):
+            with contextlib.suppress(WalLocked, PermissionError, FormatError):
                 return open_for_lines(self._path(number), options)
         return None
 
@@ -109,7 +119,7 @@ class SlotTarget:
             try:
                 made = self._spares.named(path, options)
                 return open_for_lines(path, options, made)
-            except (WalLocked, FileExistsError):  # another process was faster
+            except (WalLocked, FileExistsError, FormatError):  # another process was faster
                 continue
             except PermissionError:
                 if not os.path.lexists(path):  # else the process of another user was faster
@@ -127,7 +137,7 @@ class SlotTarget:
 def is_taken(path: str) -> bool:
     """Whether a slot clearly has a writer. It costs a tenth of an attempt to lock the slot, and a process may meet many."""
     try:
-        fd = open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = open_slot(path)
     except OSError:
         return False
     try:

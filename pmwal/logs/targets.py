@@ -91,7 +91,7 @@ def open_for_lines(path: str, options: SinkOptions, made: Made | None = None) ->
         except CorruptWal as error:
             if last or options.on_corrupt == "raise":
                 raise
-            make_way(path, error)
+            make_way(path, error, follow=options.follows_links)
             asked = options
         except FormatError:
             if last or not is_empty(path):

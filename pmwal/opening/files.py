@@ -21,7 +21,7 @@ from pmwal.recovery.snapshot import judge_beside
 from pmwal.recovery.superblock import Identity, identify, writable_problem
 from pmwal.storage.around import AroundMapping, ReadAround
 from pmwal.storage.create import create_file
-from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.descriptors import NO_REGULAR_FILE, open_descriptor
 from pmwal.storage.lock import WriterLock, close_locked, open_to_lock
 from pmwal.storage.mapping import Mapping, drop_cache
 from pmwal.storage.medium import Medium, check_mappable, detect, flush_method
@@ -106,7 +106,7 @@ def lock_log(
     for _ in range(_TRIES):
         if options.mode != "x":
             try:
-                lock = lock_existing(path, seam)
+                lock = lock_existing(path, seam, follow=options.follows_links)
             except FileNotFoundError:
                 if options.mode == "r+":
                     raise
@@ -116,7 +116,7 @@ def lock_log(
                 return lock, False
         try:
             return create_file(
-                path if options.mode == "x" else os.path.realpath(path),
+                os.path.realpath(path) if options.mode != "x" and options.follows_links else path,
                 capacity=CAPACITY_DEFAULT if options.capacity is None else options.capacity,
                 alignment=options.align,
                 medium=options.medium,
@@ -131,9 +131,17 @@ def lock_log(
     raise FileNotFoundError(f"{path}: another process keeps creating and removing it; stop that process and try again")
 
 
-def lock_existing(path: str, seam: Seam, *, shortened: bool = False) -> WriterLock | None:
-    """Lock the log at ``path`` for writing; None if another file took its name meanwhile. ``shortened``: see ``identify``."""
-    fd = open_to_lock(path, _WRITE_FLAGS)
+def lock_existing(path: str, seam: Seam, *, shortened: bool = False, follow: bool = True) -> WriterLock | None:
+    """Lock the log at ``path`` for writing; None if another file took its name meanwhile. ``shortened``: see ``identify``.
+
+    Without ``follow`` a symbolic link is no log: ``FormatError``.
+    """
+    try:
+        fd = open_to_lock(path, _WRITE_FLAGS if follow else _WRITE_FLAGS | os.O_NOFOLLOW)
+    except OSError as error:
+        if follow or error.errno not in NO_REGULAR_FILE:
+            raise
+        raise FormatError(f"{path}: not a pmwal log: not a regular file") from error
     try:
         _identify(fd, path, shortened=shortened)
         lock = WriterLock(fd, path, seam)
@@ -141,7 +149,7 @@ def lock_existing(path: str, seam: Seam, *, shortened: bool = False) -> WriterLo
         close_locked(fd)
         raise
     try:
-        same = os.path.samestat(os.fstat(fd), os.stat(path))
+        same = os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=follow))
     except FileNotFoundError:
         same = False
     if not same:

@@ -106,6 +106,11 @@ class Options:
         """Whether a reader skips damage."""
         return self.recover == "salvage"
 
+    @property
+    def follows_links(self) -> bool:
+        """Whether the log may be opened for writing through a symbolic link."""
+        return True
+
     def pipelined_on(self, medium: Medium) -> bool:
         """Whether the commit pointer may lag: ``ordering``, or for "auto" what suits this medium."""
         return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"

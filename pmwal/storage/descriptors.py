@@ -26,6 +26,9 @@ from pmwal.errors import PersistError
 FILE_MODE = 0o600
 """The mode of a new log, unless another is asked for."""
 
+NO_REGULAR_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
+"""With these an open to write fails that follows no links: at a link, a socket, a directory."""
+
 _FIRST = 3  # after the standard streams
 
 

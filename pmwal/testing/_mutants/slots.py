@@ -31,7 +31,10 @@ def slot_begun_anew() -> list[Patch]:
 def pruned_without_lock() -> list[Patch]:
     """Remove a slot without its lock, whoever has it."""
     unlocked = SimpleNamespace(release=lambda: None)
-    return [Patch(retention, "is_taken", lambda path: False), Patch(retention, "lock_existing", lambda path, seam: unlocked)]
+    return [
+        Patch(retention, "is_taken", lambda path: False),
+        Patch(retention, "lock_existing", lambda path, seam, *, follow: unlocked),
+    ]
 
 
 def pruned_as_seen() -> list[Patch]:

@@ -64,9 +64,9 @@ def _prune_beside(directory: Path, history: History) -> None:
     handler.close()
     lock_existing = retention.lock_existing
 
-    def after_another(path: str, seam: Any) -> Any:
+    def after_another(path: str, seam: Any, *, follow: bool) -> Any:
         _log(directory, history, "in between")
-        return lock_existing(path, seam)
+        return lock_existing(path, seam, follow=follow)
 
     with patch.object(retention, "lock_existing", after_another):
         removed = retention.prune(str(directory), _NOTHING)
