@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 import pmwal
 from loggers import SIZE, logger_of
+from pmwal.logs.keeper import Keeper
 from pmwal.writing import background
 from processes import PATIENCE, elsewhere
 from slotted import wait_for_spares
@@ -73,3 +76,54 @@ def test_handle_that_is_closed_during_a_fork_has_no_thread_afterwards(shm_dir: P
     wal.close()
     background._resume_all()
     assert threads_of("pmwal-committer") == []
+
+
+def begun(wal: pmwal.Wal) -> threading.Thread:
+    """The committer, as soon as it has committed something."""
+    seq = wal.append(b"x")
+    deadline = time.monotonic() + PATIENCE
+    while wal.committed_seq < seq:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    (thread,) = threads_of("pmwal-committer")
+    return thread
+
+
+def test_blocked_signal_is_delivered_to_no_thread_of_the_library(shm_dir: Path) -> None:
+    """Of a process that waits for it with ``sigwait``, or blocks it while it has a lock, as a child of Celery does when it ends."""
+
+    def child() -> int:
+        with pmwal.open(shm_dir / "a.wal", size=SIZE, commit=0.001) as wal:
+            begun(wal)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+            return signal.sigwait({signal.SIGTERM})
+
+    assert elsewhere(child) == signal.SIGTERM
+
+
+def blocked_in(thread: int) -> set[int]:
+    """The signals that a thread of this process blocks, as the kernel tells."""
+    status = Path(f"/proc/self/task/{thread}/status").read_text()
+    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:")]
+    return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+
+
+@pytest.mark.parametrize("which", ["committer", "keeper"])
+def test_signals_are_blocked_in_threads_and_faults_are_not(which: str, shm_dir: Path) -> None:
+    """A thread that blocks SIGBUS would die of one, and faulthandler would say nothing. The program's own thread is left alone."""
+    own = blocked_in(threading.get_native_id())
+    blocked: list[set[int]] = []
+    if which == "keeper":
+        keeper = Keeper(lambda: blocked.append(blocked_in(threading.get_native_id())), "pmwal-test")
+        keeper._join(time.monotonic() + PATIENCE)
+        keeper.stop()
+    else:
+        with pmwal.open(shm_dir / "a.wal", size=SIZE, commit=0.001) as wal:
+            thread = begun(wal).native_id
+            assert thread is not None
+            blocked.append(blocked_in(thread))
+    (seen,) = blocked
+    assert seen >= {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGALRM, signal.SIGPROF}
+    assert seen.isdisjoint({signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGABRT})
+    assert blocked_in(threading.get_native_id()) == own

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks
+from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks, thread_for
 
 _CHILD_SECONDS = 0.2  # after a fork, in which the child may have something to do that the work would be in the way of
 
@@ -55,7 +55,7 @@ class Keeper:
         self._start(self._run, stopping, pause)
 
     def _start(self, run: Callable[..., object], *arguments: Any) -> None:
-        thread = threading.Thread(target=run, args=arguments, name=self._name, daemon=True)
+        thread = thread_for(run, *arguments, name=self._name)
         with contextlib.suppress(RuntimeError):  # no more threads, as at interpreter exit
             thread.start()
             self._thread = thread

@@ -6,14 +6,22 @@ Invariants
   program that forks gets no warning of threads that it did not start.
 - A fork waits for one at most ``PAUSE_MAX`` seconds. What it waits for may in turn wait for the thread that forks.
 - A forked child has none of them.
+- The kernel delivers no signal to them. One that the program's own threads block is pending until they take it.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 
 PAUSE_MAX = 1.0
+
+# A fault is delivered to the thread that ran into it: blocked, it would end the process without calling a handler.
+_FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
+_SIGNALS = signal.valid_signals() - _FAULTS
 
 
 class Background(Protocol):
@@ -24,6 +32,17 @@ class Background(Protocol):
 
     def resume(self) -> None:
         """Begin the thread again after ``pause``."""
+
+
+def thread_for(run: Callable[..., object], *arguments: Any, name: str) -> threading.Thread:
+    """A thread for one of them, not started yet. It does not delay the exit of the interpreter."""
+    return threading.Thread(target=_without_signals, args=(run, arguments), name=name, daemon=True)
+
+
+def _without_signals(run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    # Blocked here and not around the start: an exception of a signal handler could leave them blocked in the program's thread.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    run(*arguments)
 
 
 def keep_from_forks(background: Background) -> None:

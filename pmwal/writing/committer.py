@@ -21,7 +21,7 @@ from typing import Protocol
 
 from pmwal.errors import PmwalError, UnlinkedWarning
 from pmwal.writing.access import owned, take
-from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks
+from pmwal.writing.background import PAUSE_MAX, keep_from_forks, leave_to_forks, thread_for
 from pmwal.writing.engine import Engine
 
 _TRY_SECONDS = 0.001  # between two attempts to take a lock before a fork
@@ -58,7 +58,7 @@ class Committer:
         self._stopping = stopping = threading.Event()
         if self._released:  # asked after the event is in place: a release from now on sets it
             return
-        self._thread = threading.Thread(target=self._run, args=(stopping,), name=self._name, daemon=True)  # must not block exit
+        self._thread = thread_for(self._run, stopping, name=self._name)
         self._thread.start()
 
     def _run(self, stopping: threading.Event) -> None:
