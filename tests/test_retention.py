@@ -229,11 +229,22 @@ def test_limits_that_mean_nothing_are_refused(shm_dir: Path, options: dict[str, 
         ("2 weeks", 1209600),
         (0.5, 0.5),
         ("3s", 3),
+        ("10ms", 0.01),
+        ("250 milliseconds", 0.25),
+        ("10 mins", 600),
+        ("2 HRS", 7200),
     ],
 )
 def test_duration_is_a_number_with_a_unit(text: str | float, seconds: float) -> None:
     """As people write it."""
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10us", "3ss", "5mss", "2 month", "s", "", "1h30", "-3s"])
+def test_duration_with_an_unknown_unit_is_refused(text: str) -> None:
+    """A plural is that of a unit: no other letter is passed over."""
+    with pytest.raises(ValueError, match="a duration is a number of seconds or text like"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("value", [True, None, [7]])
