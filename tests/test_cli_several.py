@@ -20,7 +20,7 @@ from commands import Cli, PastSeam, Ran, damage_record, make_foreign, make_torn
 from pmwal import events
 from pmwal.cli.places import ShortNames
 from pmwal.cli.reading import spans
-from support import kill, open_small
+from support import few_descriptors, kill, open_small
 
 Start = Callable[..., subprocess.Popen[bytes]]
 SECOND = 10**9
@@ -276,6 +276,18 @@ def test_place_without_logs_is_named(cli: Cli, shm_dir: Path, command: str, name
     ran = cli(command, shm_dir / "gone.wal", place)
     assert (ran.status, ran.out, ran.err.count("\n")) == (3, b"", 2)
     assert f"pmwal: {place}: {words}\n" in ran.err
+
+
+@pytest.mark.parametrize("command", ["cat", "tail", "logs", "export"])
+def test_more_logs_than_descriptors_have_one_message(cli: Cli, shm_dir: Path, command: str) -> None:
+    """What can be opened is shown, the status is 3, and the message says what to do."""
+    for number in range(40):
+        make_log(shm_dir / f"{number:02d}.wal", number)
+    with few_descriptors(40):
+        ran = cli(command, shm_dir)
+    assert ran.status == 3
+    assert re.fullmatch(rf"pmwal: warning: \d+ of 40 logs are left out, {shm_dir}/\d\d.wal the first: .* ulimit -n\n", ran.err)
+    assert len(ran.lines) == (10 if command == "tail" else 40 - int(ran.err.split()[2]))
 
 
 @pytest.mark.parametrize("command", ["cat", "tail"])
