@@ -53,8 +53,8 @@ FORM is one of:
 With --cursor-file the first run shows what it would without it; each later run
 continues after the last entry that was read.
 
-Exit status: 0; 1 if records were gone before they were shown; 2 if a log is
-corrupt, 3 if one cannot be read; 130 if interrupted.
+Exit status: 0; 1 if records were gone before they were shown, or the pager
+failed; 2 if a log is corrupt, 3 if one cannot be read; 130 if interrupted.
 
 Examples:
   pmwal logs app.wal

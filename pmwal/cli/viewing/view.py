@@ -73,6 +73,7 @@ class View:
         self._bookmark: Bookmark[dict[str, str]] | None = None
         self._kept: dict[str, str] = {}  # what the bookmark has
         self._missed = self._printed = False
+        self._pager_failed = False
         self._worst = OK  # of the places
         self._logs: LogSet | None = None
 
@@ -100,6 +101,7 @@ class View:
             if args.follow:
                 self._follow(cursors, label, output, stack)
             self._save(cursors)
+        self._pager_failed = output.failed
         return self._status()
 
     def _opened(self, stack: contextlib.ExitStack) -> Reader | LogSet:
@@ -238,7 +240,7 @@ class View:
             )
 
     def _status(self) -> int:
-        status = max(FAILED if self._missed else OK, self._worst)
+        status = max(FAILED if self._missed or self._pager_failed else OK, self._worst)
         if self._logs is None:
             return status
         from pmwal.cli.reading.sets import status_of_problems  # noqa: PLC0415
