@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -268,6 +269,42 @@ def test_command_removes_and_reports(directory: Path, cli: Cli) -> None:
     assert names(directory) == ["02"]
     assert cli("prune", "--max-total", "1GiB", directory).text == f"{directory}: nothing to remove\n"
     assert cli("prune", "--max-total", "1k", directory).lines[0].startswith(f"{directory}/02.wal: removed, ")
+
+
+@pytest.mark.parametrize("step", ["lock_existing", "unlink"])
+def test_command_reports_what_it_may_not_remove(directory: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A file system or a directory that is read-only: why, by path, and status 1; the other slots go."""
+    aged(directory, 9, 8)
+    real: Callable[..., Any] = getattr(retention.SYSTEM if step == "unlink" else retention, step)
+
+    def refuse(path: str, *rest: Any) -> Any:
+        if path.endswith("00.wal"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(retention.SYSTEM if step == "unlink" else retention, step, refuse)
+    ran = cli("prune", "--max-total", "1", directory)
+    said = f"pmwal: {directory}/00.wal: cannot be removed: {os.strerror(errno.EROFS)}\n"
+    assert (ran.status, ran.err, len(ran.lines)) == (1, said, 1)
+    assert ran.lines[0].startswith(f"{directory}/01.wal: removed, ")
+    assert names(directory) == ["00"]
+    ran = cli("prune", "--max-total", "1", directory)
+    assert (ran.status, ran.out, ran.err) == (1, b"", said)
+    ran = cli("prune", "--max-total", "1", "--json", directory)
+    assert (ran.status, ran.err) == (1, said)
+    assert json.loads(ran.text)["refused"] == [{"path": f"{directory}/00.wal", "error": os.strerror(errno.EROFS)}]
+    assert retention.prune(str(directory), Limits(None, 1)) == []
+
+
+def test_command_says_what_to_give_instead_of_a_slot(directory: Path, cli: Cli) -> None:
+    """Its directory; the slot stays."""
+    aged(directory, 9)
+    ran = cli("prune", "--max-total", "1", directory / "00.wal")
+    assert (ran.status, ran.out) == (3, b"")
+    assert ran.err == (
+        f"pmwal: {directory}/00.wal: not a directory; give the one that the processes log into, such as {directory}\n"
+    )
+    assert names(directory) == ["00"]
 
 
 @pytest.mark.parametrize(
