@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,22 @@ def image(path: Path) -> bytes:
     data[inode : inode + 8] = bytes(8)
     data[LIVE_LATENCY_OFFSET : LIVE_LATENCY_OFFSET + LIVE_LATENCY.size] = bytes(LIVE_LATENCY.size)
     return bytes(data)
+
+
+@contextlib.contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """Within the block this process can open that many files more."""
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    limit = 0
+    while free > 0:
+        free -= limit not in taken
+        limit += 1
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def look(path: str | os.PathLike[str]) -> Judgement:

@@ -397,9 +397,9 @@ def test_options_of_the_command_are_parsed() -> None:
 def test_no_log_at_all_is_an_error(cli: Cli, shm_dir: Path) -> None:
     """A name that is not there; a directory or a pattern without a log says so and shows nothing."""
     assert (cli("logs", shm_dir / "none").status, "none: No such file" in cli("logs", shm_dir / "none").err) == (3, True)
-    for place in (shm_dir, shm_dir / "*.wal"):
+    for place, words in ((shm_dir, "no log (*.wal) is in this directory"), (shm_dir / "*.wal", "no log matches this pattern")):
         ran = cli("logs", place)
-        assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: no log in {place}\n")
+        assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: {place}: {words}\n")
 
 
 @pytest.mark.parametrize("options", [(), ("-r",), ("-n", "9")], ids=str)

@@ -135,6 +135,43 @@ def test_a_pager_that_is_left_early_ends_the_command(shm_dir: Path) -> None:
     assert not (shm_dir / "cursor").exists()
 
 
+@pytest.mark.parametrize(
+    ("pager", "how"),
+    [
+        ("false", "false failed (exit status 1)"),
+        ("sh -c 'no-such-pager 2>/dev/null'", "sh -c 'no-such-pager 2>/dev/null' failed (exit status 127)"),
+        ("sh -c 'kill -9 $$'", "failed (signal 9)"),
+        ("sh -c 'exec <&-; sleep 0.2; exit 3'", "failed (exit status 3)"),
+    ],
+)
+@pytest.mark.parametrize("count", [11, 20000], ids=["fits-the-pipe", "much"])
+def test_a_pager_that_fails_hides_nothing(shm_dir: Path, pager: str, how: str, count: int) -> None:
+    """It is named, everything is printed from the beginning, and the status is 1."""
+    with open_small(shm_dir / "a.wal", size="4MiB") as wal:
+        wal.extend([b"%d" % number for number in range(count)])
+    seen = on_terminal(shm_dir / "a.wal", pager=pager)
+    assert seen.status == 1
+    assert how in seen.lines[0]
+    assert seen.lines[0].startswith("pmwal: the pager ")
+    assert [int(COLOUR.sub("", line).split()[-1]) for line in seen.lines[1:]] == list(range(count))
+
+
+def test_a_pager_that_fails_over_a_message_shows_it(log: Path) -> None:
+    """A message that comes before any entry starts the pager, too."""
+    damage_record(make_log(log.parent / "bad.wal"), 1)
+    seen = on_terminal(log.parent, pager="false")
+    assert seen.status == 2
+    assert seen.lines[0].startswith("pmwal: the pager false failed")
+    assert len(seen.lines) == len(on_terminal(log.parent).lines) + 1
+
+
+@pytest.mark.parametrize("pager", ["sh -c 'cat; exit 2'", "sh -c 'head -c 1 >/dev/null; exit 2'", "true"])
+def test_a_pager_that_has_read_may_end_as_it_likes(log: Path, pager: str) -> None:
+    """less ends with status 2 on Ctrl-C: nothing is printed a second time."""
+    seen = on_terminal(log, pager=pager)
+    assert (seen.status, len(seen.lines)) == (0, 11 if "cat" in pager else 0)
+
+
 def test_messages_go_to_the_pager_in_their_place(log: Path) -> None:
     """They would be drawn over otherwise; the status is the same."""
     damage_record(make_log(log.parent / "bad.wal"), 1)

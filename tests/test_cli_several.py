@@ -20,7 +20,7 @@ from commands import Cli, PastSeam, Ran, damage_record, make_foreign, make_torn
 from pmwal import events
 from pmwal.cli.places import ShortNames
 from pmwal.cli.reading import spans
-from support import kill, open_small
+from support import few_descriptors, kill, open_small
 
 Start = Callable[..., subprocess.Popen[bytes]]
 SECOND = 10**9
@@ -106,11 +106,21 @@ def test_cat_of_several_is_one_log(cli: Cli, logs: Path, place: str, arguments: 
     assert (ran.status, ran.err, stamps(ran)) == (0, "", list(expected))
 
 
-def test_options_may_stand_between_paths(cli: Cli, logs: Path) -> None:
+@pytest.mark.parametrize("command", ["cat", "tail", "logs"])
+def test_options_may_stand_between_paths(cli: Cli, logs: Path, command: str) -> None:
     """``cat a.wal -n 2 b.wal`` names two logs; what looks like an option is still wrong usage."""
-    ran = cli("cat", logs / "00.wal", "-n", 2, logs / "01.wal")
+    ran = cli(command, logs / "00.wal", "-n", 2, logs / "01.wal")
     assert (ran.status, stamps(ran)) == (0, [8, 10])
-    assert cli("cat", logs / "00.wal", "-n", 2, logs / "01.wal", "--what").status == 64
+    assert cli(command, logs / "00.wal", "-n", 2, logs / "01.wal", "--what").status == 64
+
+
+@pytest.mark.parametrize("command", [("stat", "--json"), ("info", "--json"), ("verify", "--json"), ("export", "--format", "jsonl")])
+def test_paths_may_follow_options_of_commands_for_all_records(cli: Cli, logs: Path, command: tuple[str, ...]) -> None:
+    """The same of commands that have no number of lines."""
+    name, *options = command
+    ran = cli(name, logs / "00.wal", *options, logs / "01.wal")
+    assert (ran.status, ran.err) == (0, "")
+    assert len(ran.lines) == {"export": 7}.get(name, 2)
 
 
 @pytest.mark.both_engines
@@ -245,7 +255,7 @@ def test_wrong_selection_is_wrong_usage(cli: Cli, logs: Path, command: str, opti
     assert words in ran.err
 
 
-@pytest.mark.parametrize("command", ["cat", "tail"])
+@pytest.mark.parametrize("command", ["cat", "tail", "logs", "export"])
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -262,10 +272,22 @@ def test_place_without_logs_is_named(cli: Cli, shm_dir: Path, command: str, name
     ran = cli(command, place)
     assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: {place}: {words}\n")
     ran = cli(command, place, log)
-    assert (ran.status, ran.err, stamps(ran)) == (3, f"pmwal: {place}: {words}\n", [1])
+    assert (ran.status, ran.err, ran.text.count("a.wal 1")) == (3, f"pmwal: {place}: {words}\n", 1)
     ran = cli(command, shm_dir / "gone.wal", place)
     assert (ran.status, ran.out, ran.err.count("\n")) == (3, b"", 2)
     assert f"pmwal: {place}: {words}\n" in ran.err
+
+
+@pytest.mark.parametrize("command", ["cat", "tail", "logs", "export"])
+def test_more_logs_than_descriptors_have_one_message(cli: Cli, shm_dir: Path, command: str) -> None:
+    """What can be opened is shown, the status is 3, and the message says what to do."""
+    for number in range(40):
+        make_log(shm_dir / f"{number:02d}.wal", number)
+    with few_descriptors(40):
+        ran = cli(command, shm_dir)
+    assert ran.status == 3
+    assert re.fullmatch(rf"pmwal: warning: \d+ of 40 logs are left out, {shm_dir}/\d\d.wal the first: .* ulimit -n\n", ran.err)
+    assert len(ran.lines) == (10 if command == "tail" else 40 - int(ran.err.split()[2]))
 
 
 @pytest.mark.parametrize("command", ["cat", "tail"])
@@ -420,11 +442,12 @@ def test_follow_of_a_directory_prints_new_logs_and_saves_one_cursor(logs: Path, 
         assert saved[reader.uuid] in (reader[1].cursor, reader[2].cursor)
 
 
+@pytest.mark.parametrize("command", ["tail", "logs"])
 @pytest.mark.parametrize("place", ["later", "later/*.wal"])
-def test_follow_waits_for_the_first_log(shm_dir: Path, started: Start, place: str) -> None:
+def test_follow_waits_for_the_first_log(shm_dir: Path, started: Start, command: str, place: str) -> None:
     """A directory or pattern without logs is no error with ``-f``: a server may start later."""
     (shm_dir / "later").mkdir()
-    process = started("tail", "-f", shm_dir / place)
+    process = started(command, "-f", shm_dir / place)
     assert complaint(process).endswith(" yet; waiting for one\n")
     make_log(shm_dir / "later" / "00.wal", 1)
     assert hear(process).endswith(b"00.wal 1\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -12,6 +13,7 @@ import re
 import shutil
 import threading
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -27,7 +29,7 @@ from pmwal.logs import merge as merging
 from pmwal.logs import sources as finding
 from pmwal.records import SetRecord
 from processes import PATIENCE, child
-from support import flip, open_small
+from support import few_descriptors, flip, open_small
 from test_selection import store
 
 pytestmark = pytest.mark.both_engines
@@ -235,6 +237,49 @@ def test_why_the_system_does_not_open_a_log_is_said_without_its_number(directory
     path.symlink_to(path.name)
     with pytest.warns(RuntimeWarning, match=f"^{path}: {os.strerror(errno.ELOOP)}$"), pmwal.LogSet(directory) as logs:
         assert names(logs.read()) == [("00", 1)]
+
+
+def test_logs_for_which_there_are_no_descriptors_are_left_out_together(directory: Path) -> None:
+    """One warning says how to raise the limit; the others are read, some descriptors stay free, and with room all are read."""
+    for number in range(40):
+        store(directory / f"{number:02d}.wal", [[number + 1]], size=SIZE)
+    with pmwal.LogSet(directory) as logs:
+        with few_descriptors(40):
+            with pytest.warns(RuntimeWarning, match="logs are left out, .* raise its limit with ulimit -n") as caught:
+                opened = [name for name, _ in names(logs.read())]
+            assert 1 <= len(opened) < 40
+            assert opened == [f"{number:02d}" for number in range(len(opened))]
+            assert len(caught) == 1
+            assert f"{40 - len(opened)} of 40 logs" in str(caught[0].message)
+            assert [Path(path).stem for path in logs.problems] == [f"{number:02d}" for number in range(len(opened), 40)]
+            assert {error.errno for error in logs.problems.values() if isinstance(error, OSError)} == {errno.EMFILE}
+            with contextlib.ExitStack() as stack:
+                for _ in range(16):
+                    stack.callback(os.close, os.open("/", os.O_PATH))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # not again
+                assert [name for name, _ in names(logs.read())] == opened
+        assert len(names(logs.read())) == 40
+        assert logs.problems == {}
+
+
+def test_log_that_was_left_out_and_is_removed_is_no_problem_any_more(directory: Path) -> None:
+    """And the next shortage has a warning of its own."""
+    for number in range(40):
+        store(directory / f"{number:02d}.wal", [[number + 1]], size=SIZE)
+    with few_descriptors(40), pmwal.LogSet(str(directory)) as logs:
+        with pytest.warns(RuntimeWarning, match="left out"):
+            opened = names(logs.read())
+        left_out = {path: Path(path).read_bytes() for path in logs.problems}
+        for path in left_out:
+            os.unlink(path)
+        logs._sources._looked_at = None  # as a second later
+        assert names(logs.read()) == opened
+        assert logs.problems == {}
+        for path, content in left_out.items():
+            Path(path).write_bytes(content)
+        with pytest.warns(RuntimeWarning, match="left out"):
+            assert names(logs.read()) == opened
 
 
 def test_damage_that_shows_while_a_log_is_read_leaves_the_others_readable(directory: Path) -> None:

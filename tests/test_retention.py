@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -229,11 +230,22 @@ def test_limits_that_mean_nothing_are_refused(shm_dir: Path, options: dict[str, 
         ("2 weeks", 1209600),
         (0.5, 0.5),
         ("3s", 3),
+        ("10ms", 0.01),
+        ("250 milliseconds", 0.25),
+        ("10 mins", 600),
+        ("2 HRS", 7200),
     ],
 )
 def test_duration_is_a_number_with_a_unit(text: str | float, seconds: float) -> None:
     """As people write it."""
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10us", "3ss", "5mss", "2 month", "s", "", "1h30", "-3s"])
+def test_duration_with_an_unknown_unit_is_refused(text: str) -> None:
+    """A plural is that of a unit: no other letter is passed over."""
+    with pytest.raises(ValueError, match="a duration is a number of seconds or text like"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("value", [True, None, [7]])
@@ -257,6 +269,42 @@ def test_command_removes_and_reports(directory: Path, cli: Cli) -> None:
     assert names(directory) == ["02"]
     assert cli("prune", "--max-total", "1GiB", directory).text == f"{directory}: nothing to remove\n"
     assert cli("prune", "--max-total", "1k", directory).lines[0].startswith(f"{directory}/02.wal: removed, ")
+
+
+@pytest.mark.parametrize("step", ["lock_existing", "unlink"])
+def test_command_reports_what_it_may_not_remove(directory: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A file system or a directory that is read-only: why, by path, and status 1; the other slots go."""
+    aged(directory, 9, 8)
+    real: Callable[..., Any] = getattr(retention.SYSTEM if step == "unlink" else retention, step)
+
+    def refuse(path: str, *rest: Any) -> Any:
+        if path.endswith("00.wal"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(retention.SYSTEM if step == "unlink" else retention, step, refuse)
+    ran = cli("prune", "--max-total", "1", directory)
+    said = f"pmwal: {directory}/00.wal: cannot be removed: {os.strerror(errno.EROFS)}\n"
+    assert (ran.status, ran.err, len(ran.lines)) == (1, said, 1)
+    assert ran.lines[0].startswith(f"{directory}/01.wal: removed, ")
+    assert names(directory) == ["00"]
+    ran = cli("prune", "--max-total", "1", directory)
+    assert (ran.status, ran.out, ran.err) == (1, b"", said)
+    ran = cli("prune", "--max-total", "1", "--json", directory)
+    assert (ran.status, ran.err) == (1, said)
+    assert json.loads(ran.text)["refused"] == [{"path": f"{directory}/00.wal", "error": os.strerror(errno.EROFS)}]
+    assert retention.prune(str(directory), Limits(None, 1)) == []
+
+
+def test_command_says_what_to_give_instead_of_a_slot(directory: Path, cli: Cli) -> None:
+    """Its directory; the slot stays."""
+    aged(directory, 9)
+    ran = cli("prune", "--max-total", "1", directory / "00.wal")
+    assert (ran.status, ran.out) == (3, b"")
+    assert ran.err == (
+        f"pmwal: {directory}/00.wal: not a directory; give the one that the processes log into, such as {directory}\n"
+    )
+    assert names(directory) == ["00"]
 
 
 @pytest.mark.parametrize(

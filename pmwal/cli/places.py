@@ -38,7 +38,7 @@ def logs_named(places: Iterable[str]) -> tuple[list[str], int]:
             status = UNREADABLE
             if empty is not None:
                 say(f"{empty.filename}: {empty.strerror}")
-            empty = FileNotFoundError(errno.ENOENT, without_logs(place), place)
+            empty = FileNotFoundError(errno.ENOENT, _without_logs(place), place)
         found.update(dict.fromkeys(logs))
     if empty is not None:
         if not found:
@@ -47,7 +47,22 @@ def logs_named(places: Iterable[str]) -> tuple[list[str], int]:
     return list(found), status
 
 
-def places_there(places: Sequence[str]) -> tuple[list[str], int]:
+def set_named(places: Sequence[str], *, follow: bool = False) -> tuple[list[str], int]:
+    """The places of a set; one that is not there, or has no log, is reported, and then the status is not 0.
+
+    A follow waits for the logs of a directory or a pattern. ``FileNotFoundError`` if there is nothing to read or to wait for.
+    """
+    there, status = _places_there(places)
+    if not follow:
+        _, empty = logs_named(there)
+        return there, max(status, empty)
+    for place in there:
+        if not logs_of(place):
+            say(f"{place}: {_without_logs(place)} yet; waiting for one")
+    return there, status
+
+
+def _places_there(places: Sequence[str]) -> tuple[list[str], int]:
     """Those places that can be read as a set: a file that is named and not there is reported, and then the status is not 0.
 
     ``FileNotFoundError`` if none is left.
@@ -75,7 +90,7 @@ def has_several(place: str) -> bool:
     return os.path.isdir(place) or is_pattern(place)
 
 
-def without_logs(place: str) -> str:
+def _without_logs(place: str) -> str:
     """What is wrong with a directory or a pattern that has no logs."""
     return f"no log (*{SUFFIX}) is in this directory" if os.path.isdir(place) else "no log matches this pattern"
 

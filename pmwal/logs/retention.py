@@ -43,10 +43,11 @@ class Slot(NamedTuple):
     newest_ns: int
 
 
-def prune(directory: str, limits: Limits, *, dry: bool = False) -> list[Slot]:
+def prune(directory: str, limits: Limits, *, dry: bool = False, refused: dict[str, OSError] | None = None) -> list[Slot]:
     """Remove the slots that no process has and whose newest record is too old, then the oldest ones while all are too large.
 
-    What was removed, or with ``dry`` would be. Raises ``OSError`` where the directory cannot be read.
+    What was removed, or with ``dry`` would be. ``refused`` gets why others could not be removed, by path. Raises
+    ``OSError`` where the directory cannot be read.
     """
     now, total, free = time.time_ns(), 0, []
     for number in slot_numbers(directory):
@@ -60,7 +61,15 @@ def prune(directory: str, limits: Limits, *, dry: bool = False) -> list[Slot]:
     for slot in sorted(free, key=lambda slot: slot.newest_ns):
         old = limits.keep_ns is not None and slot.newest_ns < now - limits.keep_ns
         large = limits.total is not None and total > limits.total
-        if (old or large) and (dry or _remove(slot, now)):
+        if not (old or large):
+            continue
+        try:
+            gone = dry or _remove(slot, now)
+        except OSError as error:
+            if refused is not None:
+                refused[slot.path] = error
+            continue
+        if gone:
             removed.append(slot)
             total -= slot.size
     return removed
@@ -104,10 +113,10 @@ def _newest(path: str, now: int) -> int | None:
 
 
 def _remove(slot: Slot, now: int) -> bool:
-    """Remove a slot, unless a process has it by now, or had it in between."""
+    """Remove a slot, unless a process has it by now, or had it in between. ``OSError`` if this process may not."""
     try:
         lock = lock_existing(slot.path, SYSTEM, follow=False)
-    except (WalLocked, FormatError, OSError):
+    except (WalLocked, FormatError, FileNotFoundError):
         return False
     if lock is None:
         return False
@@ -122,8 +131,6 @@ def _remove(slot: Slot, now: int) -> bool:
         finally:
             os.close(fd)
         return True
-    except OSError:
-        return False
     finally:
         lock.release()
 

@@ -7,10 +7,13 @@ Invariants
 - A path that comes to lead to another file is another log. The old one stays until its records were read.
 - Nothing is left out silently: what is found and cannot be read is in ``problems``, with a warning. What the caller has named and
   is not there is an error.
+- Descriptors stay free for the work on the logs that are open. Logs for which there are none have one warning together, and are
+  tried again, because others are closed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -24,8 +27,10 @@ from pmwal.opening.options import Options
 from pmwal.reading.internals import deliver_as, is_elsewhere, same_file
 from pmwal.reading.reader import Reader
 from pmwal.records import record_type_of
+from pmwal.storage.descriptors import kept_free
 
 _LOOK_SECONDS = 1.0  # between two looks at files and patterns; a directory is looked at each time
+_FREE = 16  # descriptors that are left: for directories, a second look at a log, cursors, output, a pager
 _READ = Options("r")
 
 Place = str | os.PathLike[str]
@@ -52,6 +57,7 @@ class Sources:
         self.logs: dict[str, Log] = {}  # by uuid, in the order in which they were found
         self.problems: dict[str, Exception] = {}
         self._inodes: dict[str, int | None] = {}  # what was found at each path
+        self._left_out: list[str] = []  # for want of descriptors
         self._looked_at: float | None = None
         for place in self.places:
             check_place(place)
@@ -66,10 +72,14 @@ class Sources:
         for log in self.logs.values():
             if not log.gone and found.get(log.path) != log.inode:
                 log.gone = is_elsewhere(log.reader)
-        for path, inode in sorted(found.items()):
-            if path not in self._inodes or self._inodes[path] != inode:
-                self._inodes[path] = inode
-                self._open(path, inode)
+        waiting = set(self._left_out)
+        new = [
+            (path, inode)
+            for path, inode in sorted(found.items())
+            if path in waiting or path not in self._inodes or self._inodes[path] != inode
+        ]
+        if new or waiting:
+            self._open_all(new)
         for path in [path for path in self._inodes if slow and path not in found]:
             del self._inodes[path]
             self.problems.pop(path, None)
@@ -82,6 +92,28 @@ class Sources:
             else:
                 yield from ((path, inode) for path, inode in self._inodes.items())
 
+    def _open_all(self, new: list[tuple[str, int | None]]) -> None:
+        said, self._left_out = bool(self._left_out), []
+        with kept_free(_FREE):
+            for number, (path, inode) in enumerate(new):
+                self._inodes[path] = inode
+                try:
+                    self._open(path, inode)
+                except OSError as error:
+                    if error.errno != errno.EMFILE:
+                        raise
+                    self._left_out = [path for path, _ in new[number:]]
+                    self._inodes |= new[number:]
+                    break
+        for path in self._left_out:
+            self.problems[path] = OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        if self._left_out and not said:
+            count, first = len(self._left_out), self._left_out[0]
+            warn(
+                f"{count} of {count + len(self.logs)} logs are left out, {first} the first: this process may have no more files "
+                "open; raise its limit with ulimit -n"
+            )
+
     def _open(self, path: str, inode: int | None) -> None:
         self.problems.pop(path, None)
         try:
@@ -90,6 +122,8 @@ class Sources:
             self._inodes.pop(path, None)
             return
         except (OSError, PmwalError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                raise
             self.note(path, error)
             return
         assert isinstance(reader, Reader)

@@ -11,8 +11,15 @@ _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 
-_SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
-_SECONDS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
+_UNITS = (
+    (0.001, "ms msec msecs millisecond milliseconds"),
+    (1, "s sec secs second seconds"),
+    (60, "m min mins minute minutes"),
+    (3600, "h hr hrs hour hours"),
+    (86400, "d day days"),
+    (604800, "w week weeks"),
+)
+_SECONDS = {"": 1.0} | {name: float(seconds) for seconds, names in _UNITS for name in names.split()}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _DURATION_MAX = 250 * 365 * 86400  # seconds: in nanoseconds it still fits a time
 
@@ -41,15 +48,15 @@ def parse_size(size: int | str) -> int:
 
 
 def parse_duration(duration: float | str) -> float:
-    """Seconds from a number, or from text like ``"7 days"``, ``"12h"`` or ``"90"``.
+    """Seconds from a number, or from text like ``"7 days"``, ``"12h"``, ``"250ms"`` or ``"90"``.
 
-    >>> parse_duration("7 days"), parse_duration("1.5h"), parse_duration(90)
-    (604800.0, 5400.0, 90.0)
+    >>> parse_duration("7 days"), parse_duration("1.5h"), parse_duration("250ms"), parse_duration(90)
+    (604800.0, 5400.0, 0.25, 90.0)
     """
     problem = f"a duration is a number of seconds or text like '7 days', '12h' or '30 min', not {duration!r}"
     if isinstance(duration, str):
         match = _DURATION.fullmatch(duration)
-        factor = None if match is None else _SECONDS.get(match[2].lower().rstrip("s") or "s")
+        factor = None if match is None else _SECONDS.get(match[2].lower())
         if match is None or factor is None:
             raise ValueError(problem)
         seconds = float(match[1]) * factor

@@ -77,6 +77,20 @@ def close_if_still(fd: int, file: tuple[int, int]) -> None:
 
 
 @contextlib.contextmanager
+def kept_free(count: int) -> Iterator[None]:
+    """Let what is opened in the block leave this many numbers free: where there are not so many, it gets EMFILE."""
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while len(taken) < count:
+                taken.append(open_descriptor("/", os.O_PATH | os.O_CLOEXEC))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+@contextlib.contextmanager
 def _standard_streams_taken() -> Iterator[None]:
     taken = []
     try:

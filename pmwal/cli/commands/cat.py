@@ -18,7 +18,7 @@ from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import judge_for_salvage, mention_torn_end
 from pmwal.cli.parser import Commands, add_command, number_option
-from pmwal.cli.places import ShortNames, add_paths, logs_named, one_log, places_there
+from pmwal.cli.places import ShortNames, add_paths, one_log, set_named
 from pmwal.cli.reading.sets import SetReader
 from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
@@ -108,13 +108,12 @@ def _show_several(args: argparse.Namespace, plain_form: Form, chosen: Selection)
         args.parser.error("--salvage prints one log; name one file")
     if args.first is not None or args.last is not None:
         args.parser.error("--from and --to number the records of one log; name one file, or use --since and --until")
-    places, status = places_there(args.paths)
-    _, empty = logs_named(places)
+    places, status = set_named(args.paths)
     with LogSet(places) as logs:
         events, records = EventForms(logs), SetReader(logs, chosen)
         form = with_names(plain_form, events.form(plain_form), ShortNames(logs.logs))
         _print(records, matches_of(args, events), form, args)
-        return max(status, empty, records.finish())
+        return max(status, records.finish())
 
 
 def _show(reader: Reader, chosen: Selection, matches: Matches, form: Form, args: argparse.Namespace) -> int:

@@ -12,11 +12,12 @@ from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
 from pmwal.cli.entries import Entries, Entry
+from pmwal.cli.exit_status import OK
 from pmwal.cli.filters import Choice, add_entry_filters, add_kinds, add_times, choice_of, selection_of
 from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Survey, row_of
 from pmwal.cli.formats.interchange import INTERCHANGES, Interchange, form_for
 from pmwal.cli.parser import Commands, Parser, add_command, number_option
-from pmwal.cli.places import add_paths, one_log
+from pmwal.cli.places import add_paths, one_log, set_named
 from pmwal.cli.reading.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP
@@ -108,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None and not form.is_text and sys.stdout.isatty():
         args.parser.error(f"{name} is binary and cannot be written to a terminal; use -o FILE")
     selection = selection_of(args)
-    with _source(args) as source:
+    source, status = _source(args)
+    with source:
         _check_target(args.parser, args.file, source)
         entries = _Chosen(choice_of(args), Entries(source))
         passes = SetPasses(source, selection) if isinstance(source, LogSet) else LogPasses(source, args.paths[0], selection)
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             stream.flush()
         if args.file is not None:
             print(f"{passes.name}: exported {what}")
-        return passes.finish()
+        return max(status, passes.finish())
 
 
 def _form_name(args: argparse.Namespace) -> str:
@@ -136,10 +138,13 @@ def _form_name(args: argparse.Namespace) -> str:
     return name
 
 
-def _source(args: argparse.Namespace) -> Reader | LogSet:
-    """One log, or a set: a directory or a pattern is a set even if it has one log."""
+def _source(args: argparse.Namespace) -> tuple[Reader | LogSet, int]:
+    """One log, or a set: a directory or a pattern is a set even if it has one log. And the status for places without logs."""
     args.path = one_log(args.paths)  # of which errors are
-    return LogSet(args.paths) if args.path is None else open(args.path, "r")
+    if args.path is not None:
+        return open(args.path, "r"), OK
+    places, status = set_named(args.paths)
+    return LogSet(places), status
 
 
 def _check_target(parser: Parser, file: str | None, source: Reader | LogSet) -> None:

@@ -9,11 +9,10 @@ Invariants
 from __future__ import annotations
 
 import argparse
-import os
-from typing import Any
 
 from pmwal.cli.filters import add_entry_filters, add_times
 from pmwal.cli.parser import Commands, add_command, number_option
+from pmwal.cli.places import add_paths, one_log
 from pmwal.cli.times import TIME_HELP
 from pmwal.cli.viewing.view import FORMS, Lines, View
 
@@ -54,8 +53,8 @@ FORM is one of:
 With --cursor-file the first run shows what it would without it; each later run
 continues after the last entry that was read.
 
-Exit status: 0; 1 if records were gone before they were shown; 2 if a log is
-corrupt, 3 if one cannot be read; 130 if interrupted.
+Exit status: 0; 1 if records were gone before they were shown, or the pager
+failed; 2 if a log is corrupt, 3 if one cannot be read; 130 if interrupted.
 
 Examples:
   pmwal logs app.wal
@@ -76,20 +75,12 @@ def add(commands: Commands) -> None:
         "Show the entries of logs, merged by time, filtered and in colour.",
         _EPILOG,
     )
-    parser.add_argument("places", nargs="+", action=_Places, metavar="PATH", help="log files, directories of logs, or patterns")
+    add_paths(parser)
     _add_extent(parser.add_argument_group("how many, and in which order"))
     which = parser.add_argument_group("which entries")
     add_times(which)
     add_entry_filters(which)
     _add_look(parser.add_argument_group("how they look"))
-
-
-class _Places(argparse.Action):
-    """The places; a single one that is a file is the ``path``, of which errors are."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
-        namespace.places = values
-        namespace.path = values[0] if len(values) == 1 and os.path.isfile(values[0]) else None
 
 
 def _add_extent(parser: argparse._ArgumentGroup) -> None:
@@ -143,4 +134,5 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--no-tail shows all entries; leave -n out")
     if args.lines is None and args.pager_end and not args.no_tail:
         args.lines = Lines(_LINES_OF_END)
+    args.path = one_log(args.paths)  # of which errors are
     return View(args).run()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 
-from pmwal.cli.exit_status import OK
+from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
-from pmwal.cli.terminal import print_json
+from pmwal.cli.terminal import print_json, say
 from pmwal.cli.times import utc_text
 from pmwal.logs.options import Limits
 from pmwal.logs.retention import prune
@@ -17,11 +18,14 @@ from pmwal.opening.units import format_size
 _EPILOG = """\
 The slots of a directory are 00.wal, 01.wal, ..., which processes take that log
 there. One that a process has is not removed, nor one that is corrupt or that
-this user may not write. Each slot is locked before it is removed, so a process
+this user may not read. Each slot is locked before it is removed, so a process
 that starts meanwhile takes another one.
 
 AGE is like "7 days", 12h or "30 min". SIZE is of all slots together; those with
 the oldest newest record go first.
+
+Exit status: 0; 1 if a slot could not be removed, which is reported; 3 if the
+directory cannot be read.
 
 Examples:
   pmwal prune --keep '7 days' /var/log/shop
@@ -50,15 +54,26 @@ def run(args: argparse.Namespace) -> int:
     """Remove the slots, and report them."""
     if args.keep is None and args.max_total is None:
         args.parser.error("give --keep, --max-total, or both")
+    if os.path.exists(args.path) and not os.path.isdir(args.path):
+        above = os.path.dirname(args.path) or "."
+        raise NotADirectoryError(
+            errno.ENOTDIR, f"not a directory; give the one that the processes log into, such as {above}", args.path
+        )
     limits = Limits(None if args.keep is None else int(args.keep * 1e9), args.max_total)
-    removed = prune(os.fsdecode(args.path), limits, dry=args.dry_run)
+    refused: dict[str, OSError] = {}
+    removed = prune(os.fsdecode(args.path), limits, dry=args.dry_run, refused=refused)
+    reasons = {path: error.strerror or str(error) for path, error in refused.items()}
+    for path, reason in reasons.items():
+        say(f"{path}: cannot be removed: {reason}")
+    status = FAILED if refused else OK
     if args.json:
         slots = [{"path": slot.path, "bytes": slot.size, "newest": utc_text(slot.newest_ns)} for slot in removed]
-        print_json({"path": args.path, "removed": slots, "dry_run": args.dry_run})
-        return OK
+        kept = [{"path": path, "error": reason} for path, reason in reasons.items()]
+        print_json({"path": args.path, "removed": slots, "dry_run": args.dry_run, "refused": kept})
+        return status
     for slot in removed:
         what = "would be removed" if args.dry_run else "removed"
         print(f"{slot.path}: {what}, {format_size(slot.size)}, newest record {utc_text(slot.newest_ns)}")
-    if not removed:
+    if not removed and not refused:
         print(f"{args.path}: nothing to remove")
-    return OK
+    return status

@@ -23,7 +23,7 @@ from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import Form, add_output, form_of, print_records, with_names
 from pmwal.cli.inspection import mention_torn_end, uuid_of
 from pmwal.cli.parser import Commands, add_command, number_option
-from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log, places_there, without_logs
+from pmwal.cli.places import ShortNames, add_paths, one_log, set_named
 from pmwal.cli.reading.bookmark import log_bookmark, set_bookmark, usable_cursors
 from pmwal.cli.reading.sets import SetReader, status_of_problems
 from pmwal.cli.reading.spans import Span
@@ -288,8 +288,7 @@ class _SetTail:
     def run(self) -> int:
         """Print, follow, and return the exit status."""
         start = None if self._bookmark is None else self._bookmark.load()
-        places, self._status = places_there(self._args.paths)
-        self._look_for_logs(places)
+        places, self._status = set_named(self._args.paths, follow=self._args.follow)
         with LogSet(places) as self._logs:
             events = EventForms(self._logs)
             self._form = with_names(self._plain_form, events.form(self._plain_form), ShortNames(self._logs.logs))
@@ -309,16 +308,6 @@ class _SetTail:
             finally:
                 self._save()
             return self._status
-
-    def _look_for_logs(self, places: list[str]) -> None:
-        """Report the places without logs. A follow waits for them."""
-        if not self._args.follow:
-            _, empty = logs_named(places)
-            self._status = max(self._status, empty)
-            return
-        for place in places:
-            if not logs_of(place):
-                say(f"{place}: {without_logs(place)} yet; waiting for one")
 
     def _valid(self, start: Mapping[str, str]) -> dict[str, str]:
         """The cursors whose records are still there; of the others it says so."""

@@ -13,6 +13,7 @@ from itertools import chain
 
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.inspection import mention_torn_end
+from pmwal.cli.reading.sets import status_of_problems
 from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import records_in_words
@@ -83,7 +84,7 @@ class SetPasses:
         missed = self._logs.missed - self._overlooked
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
-        return FAILED if missed or self._logs.problems else OK
+        return max(FAILED if missed else OK, status_of_problems(self._logs))
 
 
 def _count_in_words(count: int) -> str:

@@ -3,6 +3,8 @@
 Invariants
 ----------
 - A pager is started only if standard output is a terminal. That somebody leaves it early is no error, and ends the work.
+- A pager that fails before it has read anything hides nothing: it is reported, and the text is printed from its beginning. The pipe
+  itself tells, because it keeps what was not read.
 - Messages on a terminal go to the pager, too, in their place: else they would be drawn over.
 """
 
@@ -15,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from pmwal.cli.terminal import say
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -24,6 +28,9 @@ _LESS = "FRSXMK"  # quit if one screen is enough, colours, no wrapping, leave th
 
 class Output(Protocol):
     """Takes text."""
+
+    failed: bool
+    """Whether the pager has failed."""
 
     def write(self, text: str) -> None:
         """Pass it on, at once if it is much."""
@@ -35,12 +42,18 @@ class Output(Protocol):
 class StandardOutput:
     """Standard output."""
 
+    failed = False
+
     def __init__(self) -> None:
         self._file = sys.stdout.buffer
 
     def write(self, text: str) -> None:
         """Pass it on."""
-        self._file.write(text.encode(errors="backslashreplace"))
+        self.write_bytes(_encoded(text))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Pass on what is encoded."""
+        self._file.write(data)
 
     def flush(self) -> None:
         """Pass on what is buffered."""
@@ -58,12 +71,15 @@ class Pager:
         self._to_end = to_end
         self._process: subprocess.Popen[bytes] | None = None
         self._instead: StandardOutput | None = None
+        self._command: list[str] = []
+        self._written = 0  # bytes
+        self.failed = False
 
     @property
     def runs(self) -> bool:
         """Whether there is such a program; it is started now."""
         if self._process is None and self._instead is None:
-            self._process = _started(to_end=self._to_end)
+            self._process, self._command = _started(to_end=self._to_end)
             if self._process is None:
                 self._instead = StandardOutput()
         return self._process is not None
@@ -76,11 +92,19 @@ class Pager:
             return
         assert self._process is not None
         assert self._process.stdin is not None
+        if self._process.returncode is not None:
+            raise PagerLeft
+        data = _encoded(text)
         try:
-            self._process.stdin.write(text.encode(errors="backslashreplace"))
-            self._process.stdin.flush()
+            while data:
+                count = self._process.stdin.write(data)
+                self._written += count
+                data = data[count:]
         except BrokenPipeError:
-            raise PagerLeft from None
+            self.wait()
+            if self._instead is None:
+                raise PagerLeft from None
+            self._instead.write_bytes(data)
 
     def flush(self) -> None:
         """Pass on what is buffered."""
@@ -88,15 +112,31 @@ class Pager:
             self._instead.flush()
 
     def wait(self) -> None:
-        """Let the person read to the end."""
-        if self._process is None:
+        """Let the person read to the end. If the pager fails without reading, print what it was given."""
+        process = self._process
+        if process is None or process.returncode is not None:
             return
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        while self._process.returncode is None:
-            with contextlib.suppress(KeyboardInterrupt):  # it is for the pager, which has the terminal
-                self._process.wait()
+        assert process.stdin is not None
+        with contextlib.ExitStack() as stack:
+            unread = None
+            with contextlib.suppress(OSError):  # without /proc
+                unread = stack.enter_context(open(f"/proc/self/fd/{process.stdin.fileno()}", "rb"))
+            process.stdin.close()
+            while process.returncode is None:
+                with contextlib.suppress(KeyboardInterrupt):  # it is for the pager, which has the terminal
+                    process.wait()
+            if process.returncode != 0 and unread is not None:
+                left = unread.read()
+                if len(left) == self._written:
+                    self._print_instead(process.returncode, left)
+
+    def _print_instead(self, status: int, text: bytes) -> None:
+        import shlex  # noqa: PLC0415 - on a terminal only
+
+        self.failed, self._instead, self._process = True, StandardOutput(), None
+        how = f"exit status {status}" if status > 0 else f"signal {-status}"
+        say(f"the pager {shlex.join(self._command)} failed ({how}); see PMWAL_PAGER and PAGER, or use --no-pager")
+        self._instead.write_bytes(text)
 
 
 class _Messages(io.TextIOBase):
@@ -145,7 +185,7 @@ def _commands() -> list[list[str]]:
     return list(_PAGERS)
 
 
-def _started(*, to_end: bool) -> subprocess.Popen[bytes] | None:
+def _started(*, to_end: bool) -> tuple[subprocess.Popen[bytes] | None, list[str]]:
     import subprocess  # noqa: PLC0415 - on a terminal only
 
     environment = dict(os.environ)
@@ -156,5 +196,9 @@ def _started(*, to_end: bool) -> subprocess.Popen[bytes] | None:
     sys.stdout.flush()
     for command in _commands():
         with contextlib.suppress(OSError):
-            return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    return None
+            return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, env=environment), command
+    return None, []
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmwal.cli.entries import Entries
-from pmwal.cli.exit_status import FAILED, OK, UNREADABLE
+from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.filters import choice_of, selection_of
 from pmwal.cli.reading.spans import Span
 from pmwal.cli.streams import refuse_closed_output
@@ -73,6 +73,7 @@ class View:
         self._bookmark: Bookmark[dict[str, str]] | None = None
         self._kept: dict[str, str] = {}  # what the bookmark has
         self._missed = self._printed = False
+        self._pager_failed = False
         self._worst = OK  # of the places
         self._logs: LogSet | None = None
 
@@ -100,7 +101,7 @@ class View:
             if args.follow:
                 self._follow(cursors, label, output, stack)
             self._save(cursors)
-            self._report_no_logs(readers)
+        self._pager_failed = output.failed
         return self._status()
 
     def _opened(self, stack: contextlib.ExitStack) -> Reader | LogSet:
@@ -113,10 +114,10 @@ class View:
     # What only several logs and cursors need is imported here: a single log is shown sooner.
 
     def _log_set(self) -> LogSet:
-        from pmwal.cli.places import places_there  # noqa: PLC0415
+        from pmwal.cli.places import set_named  # noqa: PLC0415
         from pmwal.logs.log_set import LogSet  # noqa: PLC0415
 
-        places, missing = places_there(self._args.places)
+        places, missing = set_named(self._args.paths, follow=self._args.follow)
         self._worst = max(self._worst, missing)
         return LogSet(places)
 
@@ -238,13 +239,8 @@ class View:
                 else "no entries; --logger and --field select structured records and events only"
             )
 
-    def _report_no_logs(self, readers: dict[str, Reader]) -> None:
-        if not readers and not (self._logs is not None and self._logs.problems):
-            self._worst = UNREADABLE
-            say(f"no log in {', '.join(self._args.places)}")
-
     def _status(self) -> int:
-        status = max(FAILED if self._missed else OK, self._worst)
+        status = max(FAILED if self._missed or self._pager_failed else OK, self._worst)
         if self._logs is None:
             return status
         from pmwal.cli.reading.sets import status_of_problems  # noqa: PLC0415
