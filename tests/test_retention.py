@@ -277,10 +277,10 @@ def test_command_reports_what_it_may_not_remove(directory: Path, cli: Cli, monke
     aged(directory, 9, 8)
     real: Callable[..., Any] = getattr(retention.SYSTEM if step == "unlink" else retention, step)
 
-    def refuse(path: str, *rest: Any) -> Any:
+    def refuse(path: str, *rest: Any, **options: Any) -> Any:
         if path.endswith("00.wal"):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-        return real(path, *rest)
+        return real(path, *rest, **options)
 
     monkeypatch.setattr(retention.SYSTEM if step == "unlink" else retention, step, refuse)
     ran = cli("prune", "--max-total", "1", directory)
