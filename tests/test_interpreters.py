@@ -50,7 +50,7 @@ import pmwal
 class Refuses:
     def find_spec(self, name, path=None, target=None):
         if name == "numpy":
-            raise ImportError("module numpy does not support loading in subinterpreters")
+            raise ImportError("advice\\n\\nmodule numpy does not support loading in subinterpreters\\n")
 for name in [name for name in sys.modules if name.split(".")[0] == "numpy"]:
     del sys.modules[name]
 sys.meta_path.insert(0, Refuses())

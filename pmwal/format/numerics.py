@@ -6,9 +6,10 @@ try:
     import numpy as np
     import numpy.typing as npt
 except ImportError as error:
+    reason = str(error).strip().splitlines()[-1:]  # numpy's own text is long, and ends with the cause
     raise ImportError(
-        "pmwal needs numpy for arrays, for damage and for what a crash left past the end of a log, and it cannot be loaded here: "
-        f"{error}. Sub-interpreters cannot load it: open such a log in the main interpreter"
+        "numpy, which pmwal needs for arrays, for damage and for what a crash left past the end of a log, cannot be loaded "
+        f"({''.join(reason)}); no sub-interpreter can load it: open such a log in the main interpreter"
     ) from error
 
 __all__ = ["np", "npt"]

@@ -44,14 +44,13 @@ def command(path: Path) -> None:
 
 
 def kill(path: Path) -> int:
-    """Kill a writer that acknowledges; the number of the last record that it had acknowledged."""
-    process = subprocess.Popen([sys.executable, "-P", "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for _ in range(ENOUGH):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    acknowledged = process.stdout.read().split("\n")[:-1]  # the last line may be cut
-    process.wait()
+    """Kill a writer that acknowledges; the number of the last record that it is known to have acknowledged."""
+    with subprocess.Popen([sys.executable, "-P", "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(ENOUGH):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        acknowledged = process.stdout.read().split("\n")[:-1]  # the last line may be cut
     return int(acknowledged[-1]) if acknowledged else ENOUGH
 
 
