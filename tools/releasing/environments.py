@@ -24,12 +24,17 @@ class Failed(Exception):
     """A command failed. The text has the command and the end of its output."""
 
 
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """That of this process, without what pytest noted there: a run inside a test is one of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | dict(changes or {})
+
+
 def run(*command: str | Path, cwd: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float | None = None) -> str:
     """Run a command and return its output; ``Failed`` unless it succeeds."""
     words = [str(word) for word in command]
-    environment = {**os.environ, **(env or {})}
+    output = subprocess.PIPE
     done = subprocess.run(
-        words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
+        words, cwd=cwd, env=environment(env), stdout=output, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
     )
     if done.returncode:
         raise Failed(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout[-4000:]}")

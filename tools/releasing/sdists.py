@@ -21,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: Python put its directory first, but the imports start at tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from releasing.environments import CHECKED, Failed, copy_sources, lend_packages, make_environment, run
+from releasing.environments import CHECKED, Failed, copy_sources, environment, lend_packages, make_environment, run
 
 QUICK = (
     *("test_docs.py", "test_docs_format.py", "test_docs_durability.py", "test_structure.py", "test_signposts.py", "test_tools.py"),
@@ -40,15 +40,15 @@ def build(work: Path) -> Path:
     return tree
 
 
-def test(tree: Path, environment: Path, arguments: Sequence[str]) -> int:
+def test(tree: Path, directory: Path, arguments: Sequence[str]) -> int:
     """Install the tree in development mode, and run pytest there; its exit status."""
-    python = make_environment(environment)
-    lend_packages(environment)
+    python = make_environment(directory)
+    lend_packages(directory)
     run(python, "-m", "pip", "install", "-q", "--no-deps", "-e", tree, env=CHECKED)
-    where = run(python, "-P", "-c", "import pmwal; print(pmwal.__file__)", cwd=environment).strip()
+    where = run(python, "-P", "-c", "import pmwal; print(pmwal.__file__)", cwd=directory).strip()
     if Path(where) != tree / "pmwal" / "__init__.py":
         raise Failed(f"the tests would import {where}")
-    return subprocess.run([python, "-m", "pytest", "-q", *arguments], cwd=tree, check=False).returncode
+    return subprocess.run([python, "-m", "pytest", "-q", *arguments], cwd=tree, env=environment(), check=False).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
