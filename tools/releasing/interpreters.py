@@ -36,7 +36,7 @@ print(json.dumps([sys.implementation.name, sys.version_info[:3], bool(sysconfig.
 """
 QUICK = (
     *("test_imports.py", "test_interpreters.py", "test_api.py", "test_calls.py", "test_recovery_table.py", "test_exporters.py"),
-    *("test_code_inside_calls.py", "test_caller_buffers.py", "test_fork.py", "test_committer.py", "test_log_handler.py"),
+    *("test_code_inside_calls.py", "test_fork.py", "test_log_handler.py"),
 )
 """Import, opening, appending and recovery with both engines, buffers, forks, threads and logging: what a new Python may break."""
 
