@@ -1,12 +1,15 @@
-"""Builds the C engine; everything else about the package is in setup.cfg.
+"""Builds the C engine, and makes the description for the package index; everything else about the package is in setup.cfg.
 
 Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
 an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of
 pmwal/native/check.h.
 """
 
+import configparser
 import os
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -16,9 +19,36 @@ def flags(name: str) -> list[str]:
     return os.environ.get(name, "").split()
 
 
+def source_url() -> str | None:
+    """Where the repository can be browsed: "Source" of project_urls in setup.cfg, if there is one."""
+    parser = configparser.ConfigParser()
+    parser.read("setup.cfg")
+    lines = parser.get("metadata", "project_urls", fallback="").splitlines()
+    return next((url.strip() for name, _, url in (line.partition("=") for line in lines) if name.strip() == "Source"), None)
+
+
+def description(readme: str, source: str | None, version: str) -> str:
+    """The README for a page that has no other file of the project beside it.
+
+    Relative links lead to the files of this version at ``source``. Without it, links are left out and their texts stay; images go.
+    """
+
+    def rewrite(link: re.Match[str]) -> str:
+        image, text, target = link.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return link[0]
+        if source is None:
+            return "" if image else text
+        return f"{image}[{text}]({source}/{'raw' if image else 'blob'}/v{version}/{target})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", rewrite, readme)
+
+
 checks = ["-DPMWAL_CHECKS"] if os.environ.get("PMWAL_CHECK") == "1" else []
+version = re.search(r'^__version__ = "(.*)"$', Path("pmwal/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 setup(
+    long_description=description(Path("README.md").read_text(encoding="utf-8"), source_url(), version),
     ext_modules=[
         Extension(
             "pmwal.native._native",
@@ -28,5 +58,5 @@ setup(
             extra_link_args=["-pthread", *flags("PMWAL_LDFLAGS")],
             optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
         )
-    ]
+    ],
 )

@@ -193,7 +193,7 @@ def test_pre_commit_has_the_ruff_of_the_tests() -> None:
     pinned = re.search(
         r"ruff-pre-commit\n\s+rev: v(\d+)\.(\d+)\.\d+$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE
     )
-    allowed = re.search(r"^ *ruff>=(\d+)\.(\d+),<(\d+)\.(\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    allowed = re.search(r"^\s*ruff>=(\d+)\.(\d+),<(\d+)\.(\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
     assert pinned is not None
     assert allowed is not None
     low, high = tuple(map(int, allowed.groups()[:2])), tuple(map(int, allowed.groups()[2:]))

@@ -351,6 +351,26 @@ def test_follower_of_a_file_that_is_cut_gets_an_error(shm_dir: Path) -> None:
     kill(wal)
 
 
+@pytest.mark.skipif(native is None, reason="without futexes a follower only polls")
+def test_wait_on_a_file_that_was_cut_leaves_it_to_the_next_poll(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll says how short the file is; the wait knows only that its page is gone. Other errors of a wait are raised."""
+    path = shm_dir / "log"
+    wal = open_small(path)
+    with pmwal.open(path, "r") as reader, follow.Waiter(reader._mapping, reader._seam) as waiter:
+        version = waiter.version()
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "futex_wait", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "not here")))
+            with pytest.raises(pmwal.PersistError, match="cannot wait on the live page: not here"):
+                waiter.wait(version, 0.01)
+        os.truncate(path, 0)
+        for _ in range(3):
+            waiter.wait(version, 0.01)
+        with pytest.raises(pmwal.PersistError, match="the file was shortened to 0 bytes"):
+            next(reader.follow())
+        assert path.stat().st_size == 0
+    kill(wal)
+
+
 def test_closed_reader_ends_its_followers_with_an_error(shm_dir: Path) -> None:
     """A follower of a closed reader raises, as every call on a closed handle does."""
     with open_small(shm_dir / "log") as wal:

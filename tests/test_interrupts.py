@@ -154,6 +154,7 @@ class SignalAt:
     def __enter__(self) -> SignalAt:
         gc.disable()  # or the finalizer of a handle dropped earlier could take the interrupt, and Python would swallow it
         self._before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 sends events of instructions only if one asked before settrace()
         sys.settrace(self._call)
         return self
 

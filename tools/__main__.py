@@ -75,6 +75,15 @@ VERBS = {
     "fuzz": Verb("fuzz the C engine's reading of a ring, under sanitizers", _file("fuzz/run.py")),
     "fuzz-files": Verb("open mutated log files with both engines and compare the answers", _file("fuzz/file_fuzz.py")),
     "sanitize": Verb("run tests over an engine built with sanitizers, or under valgrind", _file("sanitize.py"), _PYTEST),
+    "pythons": Verb("run the tests under each Python that is found; --quick runs a part", _file("releasing/interpreters.py")),
+    "wheel": Verb(
+        "build the sdist and the wheel, audit them, and try the wheel in a clean environment",
+        _file("releasing/wheels.py"),
+        ("build", "twine", "auditwheel"),
+        "release",
+    ),
+    "sdist": Verb("build an sdist, and run the tests from its unpacked tree", _file("releasing/sdists.py"), ("build", *_PYTEST)),
+    "cross": Verb("compile the C engine for aarch64 and for musl, and test it there", _file("releasing/cross.py")),
     "header": Verb("write the C engine's format header from pmwal/format/layout.py", _file("make_format_header.py")),
     "golden": Verb("write the golden files that tests/data lacks", _file("make_golden.py"), default=("tests/data",)),
 }

@@ -1,7 +1,7 @@
 """Run the tests marked nightly, and the rigs for long, one after another; print a table row about each for a report.
 
     python -m tools nightly --list                print what would run, and for how long
-    python -m tools nightly                       run everything: about four hours on two idle processors
+    python -m tools nightly                       run everything: about five hours on two idle processors
     python -m tools nightly --minutes 60          scale the rigs so that all of them take about an hour
     python -m tools nightly --only stress         only runs whose names begin with "stress"; repeatable
 
@@ -53,6 +53,9 @@ _VM = "tools/crash/vm --device {device} --cuts {amount} --kills 2 --seed {seed}"
 _STRESS = "tools/stress.py --seconds {amount} --seed {seed} --path {path}"
 RUNS = (
     Planned("tests", "-m pytest -q -m nightly", 0, r"(?:passed|failed|deselected|no tests ran).* in "),
+    Planned("pythons", "-m tools pythons --others", 0, r" passed|FAILED", cannot_run=(2,)),
+    Planned("sdist", "-m tools sdist", 0, r"(?:passed|failed).* in "),
+    Planned("cross", "-m tools cross --executions {amount} --seed {seed}", 5, "records: ", 100_000, 1000, (3,)),
     Planned("crashsim", _SIM, 25, r"^ *\d+ histories", 1_000_000, 50_000, (2,)),
     Planned("histories", "-m tools histories --histories {amount} --seed {seed} --processes 0", 20, "histories, ", 10_000, 100),
     Planned("stepper", "tools/crash/stepper --states {amount} --seed {seed}", 25, r"^\w+, seed", 50_000, 500, (3,)),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
-import numpy.typing as npt
-
+from pmwal.format.numerics import np, npt
 from pmwal.native.checksum import crc32c
 
 Words = npt.NDArray[np.uint64]

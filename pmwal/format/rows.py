@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
 def as_rows(array: Any, block: Superblock) -> Rows:
     """The rows of a 2-D array, or the items of a 1-D one of structured dtype. An array that is not contiguous is copied."""
-    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+    from pmwal.format.numerics import np  # noqa: PLC0415 - loaded by those who use arrays
 
     if not isinstance(array, np.ndarray):
         raise TypeError(f"extend_array takes a numpy array, not {type(array).__name__}; for other items there is extend()")
@@ -53,7 +53,7 @@ def as_rows(array: Any, block: Superblock) -> Rows:
 
 def empty_rows(count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
     """A new array of ``count`` items, and its bytes."""
-    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+    from pmwal.format.numerics import np  # noqa: PLC0415 - loaded by those who use arrays
 
     data = np.empty(count * dtype.itemsize, np.uint8)
     return np.ndarray((count,), dtype, data), data.data
@@ -61,7 +61,7 @@ def empty_rows(count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memo
 
 def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], memoryview]:
     """The first ``count`` items of ``out``, and their bytes."""
-    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+    from pmwal.format.numerics import np  # noqa: PLC0415 - loaded by those who use arrays
 
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a numpy array, not {type(out).__name__}")
@@ -77,7 +77,7 @@ def given_rows(out: Any, count: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """The dtype, if its items are plain bytes of a known length; otherwise ``TypeError``."""
-    import numpy as np  # noqa: PLC0415 - loaded by those who use arrays
+    from pmwal.format.numerics import np  # noqa: PLC0415 - loaded by those who use arrays
 
     found = np.dtype(dtype)
     _refuse_objects(found)

@@ -197,8 +197,7 @@ class LogHandler(SinkOwner, logging.Handler):
 
         >>> import logging, pmwal
         >>> handler = pmwal.LogHandler(path, size="1MiB")
-        >>> handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "paid"}))
-        True
+        >>> _ = handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "paid"}))
         >>> handler.flush()
         >>> handler.wal.committed_seq
         1

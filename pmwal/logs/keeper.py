@@ -55,8 +55,8 @@ class Keeper:
         self._start(self._run, stopping, pause)
 
     def _start(self, run: Callable[..., object], *arguments: Any) -> None:
-        thread = thread_for(run, *arguments, name=self._name)
-        with contextlib.suppress(RuntimeError):  # no more threads, as at interpreter exit
+        with contextlib.suppress(RuntimeError):  # no more threads, as at interpreter exit or in an isolated sub-interpreter
+            thread = thread_for(run, *arguments, name=self._name)
             thread.start()
             self._thread = thread
 

@@ -30,8 +30,7 @@ class LogSet:
 
     >>> import logging, pmwal
     >>> handler = pmwal.LogHandler(directory=path, size="64KiB")
-    >>> handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "paid"}))
-    True
+    >>> _ = handler.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "paid"}))
     >>> handler.flush()
     >>> with pmwal.LogSet(path) as logs:
     ...     [(record.kind, record.data) for record in logs]

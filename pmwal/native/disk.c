@@ -29,6 +29,14 @@
 #include "crc32c.h"
 #include "fault.h"
 
+#ifndef __GLIBC__ /* musl declares it from 1.2.5 on, and its wheels run with older versions, too */
+#include <sys/syscall.h>
+#undef RWF_DSYNC
+#define RWF_DSYNC 2
+#define pwritev2(fd, parts, count, offset, flags) \
+    (ssize_t) syscall(SYS_pwritev2, fd, parts, (long)(count), (long)(offset), (long)((uint64_t)(offset) >> 32), flags)
+#endif
+
 #define PREFETCH (UINT64_C(1) << 20) /* bytes that are read ahead of the writer */
 #define PREFETCH_FIRST (64 * 1024)   /* and the first time in the place of large folios */
 #define DIRECT_MIN (16 * 1024)       /* payloads from here on are not copied into the stage */

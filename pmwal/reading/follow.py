@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol, cast
@@ -77,8 +78,10 @@ class Waiter:
             return
         try:
             native.futex_wait(self.page.map, LIVE_OFFSET, version, pause)
-        except OSError as error:  # EFAULT: the file was shortened
-            raise PersistError(error.errno, f"cannot wait on the live page: {error.strerror}") from error
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise PersistError(error.errno, f"cannot wait on the live page: {error.strerror}") from error
+            time.sleep(pause)  # the file was shortened, and the next poll says to how many bytes
 
     def announce(self) -> None:
         """Let the writer wake those who wait when it shows new bounds."""

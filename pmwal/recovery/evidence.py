@@ -54,7 +54,7 @@ def search_past(
 
 def _weigh(evidence: Evidence, records: Records, stop: Bound, slot: Slot, alignment: int) -> None:
     """Add what whole records past ``stop`` prove."""
-    import numpy as np  # noqa: PLC0415 - loaded by the search when it finds records, which is rare
+    from pmwal.format.numerics import np  # noqa: PLC0415 - loaded by the search when it finds records, which is rare
 
     positions, headers = records
     newer = headers["epoch"] > slot.epoch

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from pmwal.format import linear
 from pmwal.format.layout import HEADER, POSITION_MAX, SEQ_MAX, Superblock, uuid_crc
+from pmwal.format.numerics import np, npt
 from pmwal.recovery.spans import Limits, Span
 
 Words = npt.NDArray[np.uint64]

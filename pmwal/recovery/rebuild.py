@@ -18,11 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from pmwal.format.control import Pointer, filled_region, find_pointer
 from pmwal.format.layout import POSITION_MAX, SLOT_CLEAN, Slot, Superblock
+from pmwal.format.numerics import np, npt
 from pmwal.format.ring import Found, Load, Scan, overlay
 from pmwal.records import START, Bound
 from pmwal.recovery.evidence import everything

@@ -172,7 +172,7 @@ def _headers_at(block: Superblock, load: Load, raw_offsets: bytes) -> Iterator[t
     """These ring offsets in order, and the headers at them; from a few loads."""
     if not raw_offsets:  # the usual case, and numpy takes longer to load than a small log to recover
         return
-    import numpy as np  # noqa: PLC0415 - see above
+    from pmwal.format.numerics import np  # noqa: PLC0415 - see above
 
     dtype = np.dtype([(field.name, _CODES[field.code]) for field in RECORD.fields])
     assert dtype.itemsize == HEADER

@@ -58,8 +58,15 @@ class Committer:
         self._stopping = stopping = threading.Event()
         if self._released:  # asked after the event is in place: a release from now on sets it
             return
-        self._thread = thread_for(self._run, stopping, name=self._name)
-        self._thread.start()
+        try:
+            thread = thread_for(self._run, stopping, name=self._name)
+            thread.start()
+        except RuntimeError as error:  # of a limit, at exit, or in an isolated sub-interpreter
+            raise RuntimeError(
+                f"commit={self._interval} needs a daemon thread, and none can begin here ({error}): "
+                'use commit="each" or commit="manual"'
+            ) from error
+        self._thread = thread
 
     def _run(self, stopping: threading.Event) -> None:
         while self._pending(stopping):

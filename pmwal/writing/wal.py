@@ -74,7 +74,11 @@ class Wal(WalReads):
         self._space = checked(Space)(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
         self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
         if not isinstance(commit, str):
-            self._committer = Committer(engine, commit, self, f"pmwal-committer {path}")
+            try:
+                self._committer = Committer(engine, commit, self, f"pmwal-committer {path}")
+            except BaseException:
+                self.close()
+                raise
 
     # -- storing
 
