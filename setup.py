@@ -1,4 +1,4 @@
-"""Builds the C engine; everything else about the package is in setup.cfg.
+"""Builds the C engine and the floors of ``pmwal bench``; everything else about the package is in setup.cfg.
 
 Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
 an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of
@@ -6,6 +6,7 @@ pmwal/native/check.h.
 """
 
 import os
+import platform
 from glob import glob
 
 from setuptools import Extension, setup
@@ -18,6 +19,19 @@ def flags(name: str) -> list[str]:
 
 checks = ["-DPMWAL_CHECKS"] if os.environ.get("PMWAL_CHECK") == "1" else []
 
+# What `pmwal bench` compares with: not a part of the engine, so it needs no flags of PMWAL_CFLAGS, and is always optional.
+floors = [
+    Extension(
+        "pmwal.testing.bench._floors",
+        sources=["pmwal/testing/bench/floors.c"],
+        define_macros=[("FLOORS_MODULE", None)],
+        extra_compile_args=["-std=gnu11", "-O2", "-msse4.2", "-Wall"],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+    for _ in range(platform.machine() == "x86_64")
+]
+
 setup(
     ext_modules=[
         Extension(
@@ -27,6 +41,7 @@ setup(
             extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *checks, *flags("PMWAL_CFLAGS")],
             extra_link_args=["-pthread", *flags("PMWAL_LDFLAGS")],
             optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
-        )
+        ),
+        *floors,
     ]
 )

@@ -22,7 +22,7 @@ from support import BarrierRecorder, file_offset, flip, kill, look, open_small, 
 
 COMMANDS = (
     "demo", "create", "write", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "export", "import",
-    "completion",
+    "stress", "crashsim", "bench", "completion",
 )  # fmt: skip
 
 
