@@ -1,7 +1,7 @@
 """Append at a steady rate for long, beside readers, a computing thread and a disk that freezes; judge latency, memory and log.
 
     python -m tools soak [--seconds N] [--rate N] [--freeze-every N] [--computing SHARE] [--path DIR] [--json FILE]
-    python -m tools soak --mutant NAME        run with a mistake, which must be noticed
+    python -m tools soak --control NAME       run with a mistake, which must be noticed
 
 One thread appends durably, each record when it is due: a record that is late is timed from then, and separately from its call. In
 the same process another thread computes and one sleeps for 1 ms, over and over. Other processes follow the log, compare each
@@ -13,7 +13,7 @@ record or the sectors of a barrier grow; if other threads do not run while the d
 record, or a reader was not shown each record once and in order. A plain durable write to the same disk, 100 times a second, shows
 what the machine does meanwhile.
 
-Exit status: 0 nothing failed; 1 something failed (with --mutant: the mistake was noticed); 2 wrong usage, or something is missing;
+Exit status: 0 nothing failed; 1 something failed (with --control: the mistake was noticed); 2 wrong usage, or something is missing;
 130 or 143 ended by Ctrl-C or SIGTERM, after the log was compared and the figures were printed.
 """
 

@@ -17,7 +17,7 @@ import pmwal
 TMPFS_NOTE = "tmpfs: no power-fail durability was measured"
 _IN_MEMORY = ("tmpfs", "ramfs")
 _YES_OR_NO = {"0": "no", "1": "yes"}
-_SECTORS_WRITTEN, _FLUSHES = 6, 15  # fields of the file stat
+SECTORS_WRITTEN, _FLUSHES = 6, 15  # fields of the file stat
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Device:
     def written(self) -> Written | None:
         """Its counters; None where the kernel has none."""
         try:
-            sectors = int(self.counters.read_text().split()[_SECTORS_WRITTEN])
+            sectors = int(self.counters.read_text().split()[SECTORS_WRITTEN])
             return Written(sectors, int(self.flush_counters.read_text().split()[_FLUSHES]))
         except (OSError, IndexError):
             return None

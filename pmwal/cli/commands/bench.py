@@ -13,7 +13,7 @@ from pmwal.cli.atomic_file import replacing
 from pmwal.cli.exit_status import OK, USAGE
 from pmwal.cli.hints import for_command_line
 from pmwal.cli.options import add_medium
-from pmwal.cli.parser import Commands, add_command, add_path
+from pmwal.cli.parser import Commands, Parser, add_command, add_path
 from pmwal.cli.terminal import print_json, say
 from pmwal.errors import UnsupportedMedium
 
@@ -109,15 +109,16 @@ def _earlier(args: argparse.Namespace) -> Results | None:
     """The results to compare with, before anything is measured."""
     from pmwal.testing.bench.results import Results  # noqa: PLC0415
 
+    parser: Parser = args.parser
     if args.compare is None:
         return None
     if args.json == "-":
-        args.parser.error("--compare prints a table, --json alone prints JSON; give --json a FILE")
+        parser.error("--compare prints a table, --json alone prints JSON; give --json a FILE")
     try:
         with open(args.compare, encoding="utf-8") as file:
             return Results.from_dict(json.load(file))
     except ValueError as error:
-        args.parser.error(f"--compare {args.compare}: {error}")
+        parser.error(f"--compare {args.compare}: {error}")
 
 
 def _tell(what: str, share: float) -> None:

@@ -172,16 +172,16 @@ def compare(old: Results, new: Results) -> Iterator[str]:
     pairs = _pairs(old.rows, new.rows)
     wide = max((len(after.name) for _, after in pairs), default=0) + 2
     yield f"{'call':<{wide}}{'old':>10}{'new':>10}{'change':>9}"
-    for before, after in pairs:
-        noise = max(NOISE_MIN, before.spread, after.spread)
-        change = _change(before.cost, after.cost, noise)
-        yield f"{after.name:<{wide}}{time_text(before.cost):>10}{time_text(after.cost):>10}{change}"
-    by_threads = {one.threads: one for one in old.threads}
+    for earlier, row in pairs:
+        noise = max(NOISE_MIN, earlier.spread, row.spread)
+        change = _change(earlier.cost, row.cost, noise)
+        yield f"{row.name:<{wide}}{time_text(earlier.cost):>10}{time_text(row.cost):>10}{change}"
+    by_threads = {one.threads: one.rate for one in old.threads}
     for one in new.threads:
-        if (earlier := by_threads.get(one.threads)) is not None:
-            change = _change(1 / earlier.rate, 1 / one.rate, 2 * NOISE_MIN)
+        if (rate := by_threads.get(one.threads)) is not None:
+            change = _change(1 / rate, 1 / one.rate, 2 * NOISE_MIN)
             name = f"{one.threads} threads, a record"
-            yield f"{name:<{wide}}{time_text(1e9 / earlier.rate):>10}{time_text(1e9 / one.rate):>10}{change}"
+            yield f"{name:<{wide}}{time_text(1e9 / rate):>10}{time_text(1e9 / one.rate):>10}{change}"
     missing = [row.name for row in old.rows if all(row.key != after.key for _, after in pairs)]
     if missing:
         yield f"measured only in the old run: {', '.join(missing)}"

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -86,18 +87,9 @@ def floors_of(place: Place) -> Iterator[Way]:
         control = place.area("control", _CONTROL)
         for ordering, strict in (("strict", True), ("pipelined", False)):
             for how, streams in (("flushed", False), ("streamed", True)):
-
-                def store(n: int, each: bool, strict: bool = strict, streams: bool = streams) -> Loop:
-                    return floors.dax(plain, control, PAYLOAD, n, strict=strict, non_temporal=streams, each=each)
-
+                store = partial(floors.dax, plain, control, PAYLOAD, strict=strict, non_temporal=streams)
                 name = f"{'store, fence, slot, fence' if strict else 'store with CRC, fence'}, {how}"
-                yield Way(
-                    f"{ordering} {how}",
-                    name,
-                    "floor",
-                    lambda n, s=store: s(n, True),
-                    lambda n, s=store: s(n, False),  # type: ignore[misc]
-                )
+                yield Way(f"{ordering} {how}", name, "floor", partial(store, each=True), store)
     yield Way(
         "copy", "clock, header, copy, CRC in C", "floor",
         lambda n: floors.append(plain, PAYLOAD, n, each=True), lambda n: floors.append(plain, PAYLOAD, n),
@@ -124,7 +116,7 @@ def modes_of(place: Place) -> Iterator[Way]:
         keys = ("sequential",) if place.kind == FILE and count == LARGE_BATCH else ()
         yield Way(
             f"extend {count}", f"extend of {count} records, durable", "pmwal",
-            lambda n, items=items: workloads.extend_each(wal, items, n), records=count, floors=keys,  # type: ignore[misc]
+            partial(workloads.extend_each, wal, items), records=count, floors=keys,
         )  # fmt: skip
     yield Way("read", f"read, {LARGE_BATCH} records", "pmwal", lambda n: _read(wal, n), records=LARGE_BATCH, bytes_each=0)
 
