@@ -18,6 +18,7 @@ from pmwal.testing.stress import plan
 from pmwal.testing.stress.full_disk import filled, limit_files, refuse_creation
 from pmwal.testing.stress.interrupt import Interruption
 from pmwal.testing.stress.processes import Child
+from pmwal.testing.stress.results import Results
 from pmwal.testing.stress.run import Request, perform
 from pmwal.testing.stress.scope import scope
 from pmwal.testing.stress.svg import Chart
@@ -185,3 +186,25 @@ def test_run_fills_the_disk_when_it_is_asked_to(tmp_path: Path, monkeypatch: pyt
     assert found["violation"] is None
     assert found["short_of_space"].get("full disk", 0) > 0
     assert "--fill-disk" in found["command"]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"records_checked": 5}, "SOUND: no violation (1 kills, 5 records compared, in 2 s)"),
+        ({}, "NOTHING PROVED: no record was compared"),
+        ({"records_checked": 5, "interrupted": "SIGINT"}, "INTERRUPTED by SIGINT, no violation until then"),
+        ({"violation": ("torn-batch", "first line\nsecond line")}, "VIOLATION torn-batch: first line ("),
+        (
+            {"control": "early-ack", "violation": ("missing-record", "text")},
+            "NOTICED the planted mistake early-ack: missing-record",
+        ),
+        ({"control": "early-ack", "records_checked": 5}, "NOT NOTICED: the planted mistake early-ack"),
+        ({"interrupted": "SIGINT", "violation": ("torn-batch", "text")}, "VIOLATION torn-batch: text"),
+    ],
+)
+def test_verdict_is_one_line_and_says_what_was_proved(values: dict[str, Any], verdict: str) -> None:
+    """A violation before an interruption, and no soundness without a record that was compared."""
+    found = Results({}, 1, "command", seconds=2.0, kills=[(0.5, "work")], **values).verdict
+    assert found.startswith(verdict)
+    assert "\n" not in found

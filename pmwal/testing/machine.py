@@ -212,6 +212,7 @@ def facts(site: Site) -> dict[str, str]:
             "device": f"{site.disk.name}, {site.disk.model}, {site.disk.kind} by its own account",
             "write cache": site.disk.write_cache,
             "FUA": site.disk.fua,
+            "DAX": site.disk.dax,
             "I/O scheduler": site.disk.scheduler,
         }
     else:

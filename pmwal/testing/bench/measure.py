@@ -17,13 +17,14 @@ from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import Floors, FloorsUnavailable, Loop, load
 from pmwal.testing.bench.results import Results, Row, Threads
 from pmwal.testing.bench.stats import Latency, merge
-from pmwal.testing.bench.ways import FILE, RING, Place, Way, floors_of, modes_of
+from pmwal.testing.bench.ways import FILE, RING_MAX, RING_MIN, Place, Way, floors_of, modes_of
 from pmwal.testing.bench.workloads import PAYLOAD
 
 ROUNDS = 6  # the first is to warm up, and is not used
 THREADS = (1, 2, 4, 8, 16)
 _THREAD_ROUNDS = 3
 _THREAD_SHARE = 0.25  # of the time
+RING_PER_SECOND = 1 << 20  # of the run: making the files takes a part of a short one
 _SHORT_NS = 10_000  # a call that takes less is measured by the loop around it: a look at the clock would be a part of it
 _CALLS_MAX = 20_000  # of a turn
 _PROBE_NS = 5_000_000
@@ -43,9 +44,10 @@ def run(path: Path, medium: str, seconds: float, tell: Tell) -> Results:
         results = Results(environment, stats.medium, stats.ordering, stats.durability, stats.engine, stats.flush, seconds)
         results.notes += [missing] if missing else []
         with ExitStack() as stack:
-            place = Place(directory, medium if medium != "auto" else stats.medium, floors, stack)
+            ring = int(min(RING_MAX, max(RING_MIN, seconds * RING_PER_SECOND)))
+            place = Place(directory, medium if medium != "auto" else stats.medium, floors, ring, stack)
             ways = [*floors_of(place), *modes_of(place)]
-            results.rows = _rows(ways, seconds * (1 - _THREAD_SHARE), tell)
+            results.rows = _rows(ways, ring, seconds * (1 - _THREAD_SHARE), tell)
             results.threads = _threads(place, seconds * _THREAD_SHARE, tell)
         results.environment["load"] += f", {machine.load()} at the end"
         return results
@@ -60,10 +62,10 @@ def _floors() -> tuple[Floors | None, str]:
         return None, f"no floors and no ratios: {error}"
 
 
-def _rows(ways: Sequence[Way], seconds: float, tell: Tell) -> list[Row]:
+def _rows(ways: Sequence[Way], ring: int, seconds: float, tell: Tell) -> list[Row]:
     """All ways in turns; in each round a way has as much time as any other."""
     turn_ns = seconds * 1e9 / len(ways) / ROUNDS
-    counts = [_calls(way, turn_ns) for way in ways]
+    counts = [_calls(way, ring, turn_ns) for way in ways]
     times: list[list[Loop]] = [[] for _ in ways]
     costs: list[list[float]] = [[] for _ in ways]
     for number in range(ROUNDS):
@@ -80,12 +82,12 @@ def _rows(ways: Sequence[Way], seconds: float, tell: Tell) -> list[Row]:
     return [_row(way, mine, found) for way, mine in zip(ways, times, strict=True)]
 
 
-def _calls(way: Way, turn_ns: float) -> int:
+def _calls(way: Way, ring: int, turn_ns: float) -> int:
     """How many calls fit into a turn, and into half of the ring."""
     count = 1
     while (took := way.each(count).total) < min(_PROBE_NS, turn_ns / 2) and count < _CALLS_MAX:
         count *= 4
-    most = RING // 2 // (way.bytes_each * way.records) if way.bytes_each else _CALLS_MAX
+    most = ring // 2 // (way.bytes_each * way.records) if way.bytes_each else _CALLS_MAX
     halves = 2 if way.whole is not None and took / count < _SHORT_NS else 1
     return max(2, min(int(turn_ns * count / took / halves), most, _CALLS_MAX))
 
@@ -111,7 +113,7 @@ def _threads(place: Place, seconds: float, tell: Tell) -> list[Threads]:
     found = []
     for threads in THREADS:
         each = int(piece / max(alone.mean, 2_000.0) / max(1.0, threads / 4))  # as if four of them shared a commit
-        each = max(3, min(each, RING // 4 // 256 // threads))
+        each = max(3, min(each, place.ring // 4 // 256 // threads))
         runs, bare = [], []
         for number in range(_THREAD_ROUNDS):
             tell(f"{threads} threads", number / _THREAD_ROUNDS)

@@ -18,7 +18,7 @@ from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import PAGE, Area, Floors, Loop, PageBuffer
 from pmwal.testing.bench.workloads import PAYLOAD
 
-RING = 16 << 20
+RING_MAX, RING_MIN = 16 << 20, 1 << 20
 GROUP, SMALL, LARGE_BATCH, LARGE = 100, 10, 1000, 4096
 FILE, MEMORY, PMEM = "file", "memory", "pmem"
 _CONTROL = 128 << 10  # of a strict floor's commit slots, as of a log
@@ -45,8 +45,9 @@ def kind_of(medium: str) -> str:
 class Place:
     """Logs and files in a directory, made when they are needed and removed at the end."""
 
-    def __init__(self, directory: Path, medium: str, floors: Floors | None, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, medium: str, floors: Floors | None, ring: int, stack: ExitStack) -> None:
         self.directory = directory
+        self.ring = ring
         self.medium = medium
         self.kind = kind_of(medium)
         self.floors = floors
@@ -54,11 +55,11 @@ class Place:
 
     def log(self, *, ordering: str = "auto") -> pmwal.Wal:
         """A new log."""
-        return self._stack.enter_context(workloads.new_log(self.directory, size=RING, medium=self.medium, ordering=ordering))
+        return self._stack.enter_context(workloads.new_log(self.directory, size=self.ring, medium=self.medium, ordering=ordering))
 
-    def area(self, name: str, size: int = RING, *, flags: int = 0) -> Area:
-        """A new file for a floor."""
-        return self._stack.enter_context(Area(self.directory / f"{name}.floor", size, flags=flags))
+    def area(self, name: str, size: int = 0, *, flags: int = 0) -> Area:
+        """A new file for a floor, as large as a ring if nothing else is said."""
+        return self._stack.enter_context(Area(self.directory / f"{name}.floor", size or self.ring, flags=flags))
 
 
 def floors_of(place: Place) -> Iterator[Way]:

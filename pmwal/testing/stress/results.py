@@ -165,6 +165,8 @@ class Results:
             return f"NOT NOTICED: the planted mistake {self.control} ({done})"
         if self.interrupted is not None:
             return f"INTERRUPTED by {self.interrupted}, no violation until then ({done})"
+        if not self.records_checked:
+            return f"NOTHING PROVED: no record was compared, so run it for longer ({done})"
         return f"SOUND: no violation ({done})"
 
     def as_dict(self) -> dict[str, Any]:
