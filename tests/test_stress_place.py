@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pmwal.testing.process import using_engine
 from pmwal.testing.stress import plan
 from pmwal.testing.stress.full_disk import filled, limit_files, refuse_creation
 from pmwal.testing.stress.interrupt import Interruption
+from pmwal.testing.stress.journal import Journal, Op
 from pmwal.testing.stress.processes import Child
 from pmwal.testing.stress.results import Results
 from pmwal.testing.stress.run import Request, perform
@@ -208,3 +210,19 @@ def test_verdict_is_one_line_and_says_what_was_proved(values: dict[str, Any], ve
     found = Results({}, 1, "command", seconds=2.0, kills=[(0.5, "work")], **values).verdict
     assert found.startswith(verdict)
     assert "\n" not in found
+
+
+def test_every_durable_call_is_in_the_heat_map_and_every_record_in_the_throughput() -> None:
+    """Percentiles, heat map and rates are of the same calls; calls that are not durable have a rate only."""
+    journal, start = Journal(), time.perf_counter_ns()
+    lane = journal.lane(0)
+    for number in range(6):
+        lane.intend(Op.EXTEND, 0, durable=number < 4, ticket=number * 16, count=3)
+        lane.done(3 * number + 1, 3 * number + 3)
+    found = Results({}, 1, "command", seconds=1.0)
+    found.count_calls(journal.entries(), "native", start)
+    heat = found.heat()
+    assert sum(sum(counts) for counts in heat["counts"]["native"].values()) == 4
+    assert all(len(counts) == len(heat["bounds_ns"]) - 1 for counts in heat["counts"]["native"].values())
+    assert sum(point["calls"] for point in found.latency()["native"]) == 4
+    assert [(sum(point[name] for point in found.throughput())) for name in ("calls", "durable", "records")] == [6, 4, 18]

@@ -40,7 +40,7 @@ def run(path: Path, medium: str, seconds: float, tell: Tell) -> Results:
         with pmwal.open(directory / "look.wal", "x", size="64KiB", medium=medium) as wal:
             stats = wal.stats()
         floors, missing = _floors()
-        environment = {**machine.facts(machine.look(directory)), "load": f"{machine.load()} at the start"}
+        environment = {"path": str(path), **machine.facts(machine.look(directory)), "load": f"{machine.load()} at the start"}
         results = Results(environment, stats.medium, stats.ordering, stats.durability, stats.engine, stats.flush, seconds)
         results.notes += [missing] if missing else []
         with ExitStack() as stack:

@@ -103,7 +103,8 @@ def perform(request: Request, interruption: Interruption, tell: Tell, begin: Cal
     try:
         media, durability = ground(directory, request.medium)
         site = machine.look(directory)
-        results = Results(environment_of(site, media), request.seed, request.command, scope(site, media, durability))
+        environment = {"path": str(request.path), **environment_of(site, media)}
+        results = Results(environment, request.seed, request.command, scope(site, media, durability))
         results.control = request.control
         results.costs = [each for medium in media for each in cost.measure(directory, medium, site.disk)]
         begin(results)
