@@ -19,7 +19,7 @@ def flags(name: str) -> list[str]:
 
 checks = ["-DPMWAL_CHECKS"] if os.environ.get("PMWAL_CHECK") == "1" else []
 
-# What `pmwal bench` compares with: not a part of the engine, so it needs no flags of PMWAL_CFLAGS, and is always optional.
+# What `pmwal bench` compares with: not a part of the engine, so PMWAL_CFLAGS (sanitizers) are not for it.
 floors = [
     Extension(
         "pmwal.testing.bench._floors",
@@ -27,7 +27,7 @@ floors = [
         define_macros=[("FLOORS_MODULE", None)],
         extra_compile_args=["-std=gnu11", "-O2", "-msse4.2", "-Wall"],
         extra_link_args=["-pthread"],
-        optional=True,
+        optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
     )
     for _ in range(platform.machine() == "x86_64")
 ]
