@@ -150,6 +150,14 @@ def test_sentence_says_what_limits(medium: str, ratio: float, rates: tuple[float
     assert "name of floor: 100 ns" in said
 
 
+def test_floors_that_vary_are_told_before_the_sentence() -> None:
+    """What else ran shows in the floors, and the ratios are worth little then."""
+    steady = results("file", row("floor", 100, kind="floor", noise=0.5), row("append strict", 100, noise=1.9))
+    varying = results("file", row("floor", 100, kind="floor", noise=1.5))
+    assert not any(line.startswith("UNSTEADY") for line in lines(steady))
+    assert list(lines(varying))[-2].startswith("UNSTEADY: the rounds of a floor differ 7.0 times")
+
+
 def test_comparison_marks_what_changed_by_more_than_the_rounds_differ() -> None:
     """Faster and slower, not what is within the noise of either run; the environment, and rows that only one of them has."""
     old = results(

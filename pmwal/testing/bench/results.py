@@ -11,6 +11,7 @@ from pmwal.testing.bench.ways import FILE, MEMORY, kind_of
 
 VERSION = 1
 NOISE_MIN = 0.05  # relative: a smaller change of a figure is not worth a mark
+_STEADY = 2.0  # times the fastest round: floors that vary more were disturbed
 _NEAR = 1.5  # times its floor: the medium is what limits
 _SCALES = 1.5  # times the rate of one thread
 
@@ -115,6 +116,14 @@ def limit(results: Results) -> str:
     return f"{took}: {what}, so the processor limits it, and the rest is the call from Python.{more}"
 
 
+def unsteady(results: Results) -> str:
+    """A warning if the floors themselves show that something else used the machine or the device; else nothing."""
+    worst = max((row.slowest / row.fastest for row in results.rows if row.kind == "floor"), default=1.0)
+    if worst <= _STEADY:
+        return ""
+    return f"UNSTEADY: the rounds of a floor differ {worst:.1f} times; measure again while nothing else uses the machine."
+
+
 def _sharing(results: Results) -> str:
     """What threads gain, which share flushes."""
     if not results.threads:
@@ -157,6 +166,8 @@ def lines(results: Results) -> Iterator[str]:
             bare = "" if one.floor_rate is None else rate_text(one.floor_rate, "")
             yield f"{one.threads:<{wide}}{time_text(one.p50):>10}{rate_text(one.rate, ''):>12}{one.barriers:>18.2f}{bare:>12}"
     yield ""
+    if unsteady(results):
+        yield unsteady(results)
     yield limit(results)
 
 
