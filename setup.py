@@ -1,4 +1,4 @@
-"""Builds the C engine, and makes the description for the package index; everything else about the package is in setup.cfg.
+"""Builds the C engine and the floors of ``pmwal bench``, and makes the description for the package index; everything else about the package is in setup.cfg.
 
 Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
 an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of
@@ -7,6 +7,7 @@ pmwal/native/check.h.
 
 import configparser
 import os
+import platform
 import re
 from glob import glob
 from pathlib import Path
@@ -47,6 +48,19 @@ def description(readme: str, source: str | None, version: str) -> str:
 checks = ["-DPMWAL_CHECKS"] if os.environ.get("PMWAL_CHECK") == "1" else []
 version = re.search(r'^__version__ = "(.*)"$', Path("pmwal/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
+# What `pmwal bench` compares with: not a part of the engine, so PMWAL_CFLAGS (sanitizers) are not for it.
+floors = [
+    Extension(
+        "pmwal.testing.bench._floors",
+        sources=["pmwal/testing/bench/floors.c"],
+        define_macros=[("FLOORS_MODULE", None)],
+        extra_compile_args=["-std=gnu11", "-O2", "-msse4.2", "-Wall"],
+        extra_link_args=["-pthread"],
+        optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
+    )
+    for _ in range(platform.machine() == "x86_64")
+]
+
 setup(
     long_description=description(Path("README.md").read_text(encoding="utf-8"), source_url(), version),
     ext_modules=[
@@ -57,6 +71,7 @@ setup(
             extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", *checks, *flags("PMWAL_CFLAGS")],
             extra_link_args=["-pthread", *flags("PMWAL_LDFLAGS")],
             optional=os.environ.get("PMWAL_REQUIRE_NATIVE") != "1",
-        )
+        ),
+        *floors,
     ],
 )

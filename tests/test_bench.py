@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +21,19 @@ TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench  # noqa: E402
-from benchmark import charts, checks, loggers, media, sections, workloads  # noqa: E402
+from benchmark import charts, checks, loggers, sections  # noqa: E402
 from benchmark.checks.disk import Refill, take_turns  # noqa: E402
 from benchmark.context import FULL, QUICK, TINY, Context  # noqa: E402
-from benchmark.floors import FloorsUnavailable, load  # noqa: E402
 from benchmark.gate import BARS, Row, absolute, broken, compare, exit_code, skipped  # noqa: E402
+from benchmark.native_floors import build  # noqa: E402
 from benchmark.peers import PEERS  # noqa: E402
 from benchmark.peers.base import PAYLOAD, WORKLOADS, Peer, payload_of  # noqa: E402
 from benchmark.peers.run import Round, run  # noqa: E402
 from benchmark.report import Results, Table, gate_lines, gate_table, latency_table, tail_texts  # noqa: E402
-from benchmark.stats import Latency, median, percentile, rate_text, time_text  # noqa: E402
+from pmwal.testing import machine  # noqa: E402
+from pmwal.testing.bench import workloads  # noqa: E402
+from pmwal.testing.bench.floors import Floors, FloorsUnavailable, load  # noqa: E402
+from pmwal.testing.bench.stats import Latency, median, percentile, rate_text, time_text  # noqa: E402
 
 HAS_COMPILER = shutil.which("gcc") is not None
 needs_floors = pytest.mark.skipif(not HAS_COMPILER, reason="the floors need gcc")
@@ -40,7 +43,7 @@ needs_floors = pytest.mark.skipif(not HAS_COMPILER, reason="the floors need gcc"
 def context(shm_dir: Path, tmp_path: Path) -> Context:
     """The smallest run, of pmwal and one peer; its figures are worthless."""
     said: list[str] = []
-    return Context(media.look(shm_dir), media.look(tmp_path), TINY, said.append, ("pmwal", "plain file"))
+    return Context(machine.look(shm_dir), machine.look(tmp_path), TINY, said.append, ("pmwal", "plain file"))
 
 
 @pytest.fixture
@@ -153,7 +156,7 @@ def test_check_without_floors_is_skipped(context: Context, monkeypatch: pytest.M
     def no_floors() -> None:
         raise FloorsUnavailable("no gcc")
 
-    monkeypatch.setattr("benchmark.floors.load", no_floors)
+    monkeypatch.setattr("benchmark.native_floors.build", no_floors)
     rows = checks.run_check("append memory", context)
     assert [(row.passed, row.note) for row in rows] == [(None, "no gcc")]
 
@@ -165,7 +168,7 @@ def example() -> Results:
     """Results with one of everything."""
     compared, figure = compare("x", "what", "floor", (1, 2), "ns", "at most", 2.0), absolute("z", "what", 1, "", "at most", 2)
     rows = [compared, skipped("y", "why"), figure]
-    table = latency_table("title", [("name", Latency.of([1, 2, 3]))], media.TMPFS_NOTE)
+    table = latency_table("title", [("name", Latency.of([1, 2, 3]))], machine.TMPFS_NOTE)
     return Results({"engine": "x"}, [table], rows, {"recovery": [{"bytes": 1, "seconds": 2.0, "crc": 0.5}]})
 
 
@@ -187,9 +190,9 @@ def test_results_of_another_version_are_refused() -> None:
 
 def test_table_carries_its_note_as_text_and_as_markdown() -> None:
     """Where it was measured is part of a table."""
-    table = Table("title", ["a", "b"], [["1", "2"]], media.TMPFS_NOTE)
-    assert media.TMPFS_NOTE in table.text()
-    assert media.TMPFS_NOTE in table.markdown()
+    table = Table("title", ["a", "b"], [["1", "2"]], machine.TMPFS_NOTE)
+    assert machine.TMPFS_NOTE in table.text()
+    assert machine.TMPFS_NOTE in table.markdown()
 
 
 def test_cell_of_a_markdown_table_stays_one_cell() -> None:
@@ -206,17 +209,17 @@ def test_deepest_mount_is_found() -> None:
         "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:1 / /dev/shm rw - tmpfs first rw\n"
         "3 1 0:2 / /dev/shm rw - tmpfs second rw\n4 1 0:3 / /with\\040space rw - xfs /dev/b rw\n"
     )
-    mounts = media.parse_mounts(text)
-    assert media.find_mount(Path("/dev/shm"), mounts).source == "second"
-    assert media.find_mount(Path("/devices"), mounts).filesystem == "ext4"
+    mounts = machine.parse_mounts(text)
+    assert machine.find_mount(Path("/dev/shm"), mounts).source == "second"
+    assert machine.find_mount(Path("/devices"), mounts).filesystem == "ext4"
     assert mounts[-1].point == "/with space"
 
 
 def test_tmpfs_says_so(context: Context) -> None:
     """The note that every table of tmpfs carries."""
     assert context.memory.in_memory
-    assert context.memory.note == media.TMPFS_NOTE
-    assert set(media.describe(context.memory, context.disk)) >= {"memory", "disk", "processor", "kernel", "python", "engine"}
+    assert context.memory.note == machine.TMPFS_NOTE
+    assert set(machine.describe(context.memory, context.disk)) >= {"memory", "disk", "processor", "kernel", "python", "engine"}
 
 
 def test_names_are_chosen_by_their_beginning_and_a_whole_name_alone() -> None:
@@ -335,10 +338,11 @@ def test_installed_loggers_do_log(name: str, shm_dir: Path) -> None:
 
 
 @needs_floors
-def test_floors_compute_what_they_claim() -> None:
-    """The check value of CRC32C, and equal results of all three loops."""
+@pytest.mark.parametrize("make", [load, build])
+def test_floors_compute_what_they_claim(make: Callable[[], Floors]) -> None:
+    """The check value of CRC32C, and equal results of all three loops, as they are in a wheel and as built for this processor."""
     crc32c = pytest.importorskip("crc32c")
-    floors = load()
+    floors = make()
     assert floors.crc32c(b"123456789") == 0xE3069283
     for size in (0, 7, 1535, 1536, 24575, 24576, 100_003):
         data = bytes(index * 7 % 256 for index in range(size))
@@ -381,7 +385,7 @@ def test_every_table_is_made_and_says_where_it_was_measured(name: str, context: 
         assert table.rows
         assert {len(row) for row in table.rows} == {len(table.columns)}
         on_disk = table.title.startswith(("Disk", "Peers: durable")) or table.title.endswith((": file", "record durable"))
-        assert table.note == (context.disk.note if on_disk else media.TMPFS_NOTE)
+        assert table.note == (context.disk.note if on_disk else machine.TMPFS_NOTE)
     assert Results(series=series).series == Results.from_json(Results(series=series).as_json()).series
 
 

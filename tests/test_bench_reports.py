@@ -21,14 +21,15 @@ TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench  # noqa: E402
-from benchmark import checks, media, onlookers, pages  # noqa: E402
+from benchmark import checks, onlookers, pages  # noqa: E402
 from benchmark.checks.dax import selected  # noqa: E402
 from benchmark.checks.large import DIRECT, PLAIN, Lap  # noqa: E402
 from benchmark.checks.seeks import SEEKS  # noqa: E402
 from benchmark.context import TINY, Context  # noqa: E402
-from benchmark.floors import load  # noqa: E402
 from benchmark.gate import Row, beside, broken, combined, compare, exit_code, skipped  # noqa: E402
+from benchmark.native_floors import build  # noqa: E402
 from benchmark.report import Results, Table, gate_lines, gate_table  # noqa: E402
+from pmwal.testing import machine  # noqa: E402
 
 DOCS = Path(__file__).parent.parent / "docs"
 HELD = 0.05
@@ -156,7 +157,7 @@ def test_faster_floor_is_taken(plain: list[int], direct: list[int], name: str) -
 def test_seek_that_finds_another_record_is_an_error(shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fast wrong answer is no figure."""
     monkeypatch.setitem(SEEKS, "reader[seq]", lambda reader, seq: reader[seq - 1])
-    context = Context(media.look(shm_dir), media.look(tmp_path), TINY)
+    context = Context(machine.look(shm_dir), machine.look(tmp_path), TINY)
     (row_of_error,) = (found for found in checks.run_check("seek 64 MiB", context) if not found.what)
     assert row_of_error.passed is False
     assert "was looked up" in row_of_error.note
@@ -167,7 +168,7 @@ def test_seek_that_finds_another_record_is_an_error(shm_dir: Path, tmp_path: Pat
 
 def test_rows_of_emulated_dax_have_each_method_and_judge_the_chosen_one(shm_dir: Path, tmp_path: Path) -> None:
     """One row is judged; the others say how PMWAL_STORES selects them."""
-    rows = list(checks.CHECKS["dax strict"](Context(media.look(shm_dir), media.look(tmp_path), TINY)))
+    rows = list(checks.CHECKS["dax strict"](Context(machine.look(shm_dir), machine.look(tmp_path), TINY)))
     assert [one.judged for one in rows] == [True] + [False] * (len(rows) - 1)
     assert "as pmwal chooses" in rows[0].what
     assert all("PMWAL_STORES=" in one.what for one in rows[1:])
@@ -224,7 +225,7 @@ def test_onlooker_in_an_event_loop_sees_a_call_that_stops_the_loop() -> None:
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the floors need gcc")
 def test_thread_in_c_is_not_delayed_by_the_interpreter() -> None:
     """It shows what the system alone adds: it continues while a call keeps the interpreter, and starts anew after each look."""
-    with load().ticker(0.001) as late:
+    with build().ticker(0.001) as late:
         deadline = time.monotonic() + 60
         late()
         shortest = HELD * 1e9
@@ -295,7 +296,7 @@ def test_pages_have_a_block_for_each_processor() -> None:
 
 def test_context_of_another_run_keeps_no_figures(shm_dir: Path, tmp_path: Path) -> None:
     """Peers are measured again, in the same places."""
-    context = Context(media.look(shm_dir), media.look(tmp_path), TINY, peer_names=("pmwal",))
+    context = Context(machine.look(shm_dir), machine.look(tmp_path), TINY, peer_names=("pmwal",))
     context.unavailable["x"] = "why"
     assert replace(context, unavailable={}) == context.again()
     assert context.again().unavailable == {}

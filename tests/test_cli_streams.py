@@ -56,11 +56,25 @@ RUNS = {
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
     "serve": Run(lambda log: [str(log), "--idle=0.01s"]),
+    "stress": Run(lambda log: [str(log.parent), "--json", "--seconds=0.05", "--readers=1", "--cpu-load=0", "--io-load=0"]),
+    "crashsim": Run(lambda log: ["--replay=python:page:strict:lapped:4096:8:write-back:1:append_small"]),
+    "bench": Run(lambda log: [str(log.parent), "--json", "--seconds=0.05"]),
     "completion": Run(lambda log: ["bash"]),
 }
 """How to run each command so that it prints something."""
 
-VARIES = {"demo", "verify", "info", "stat", "serve"}  # times and random numbers in the output; the lines are as many
+LEFT = (".", "pmwal-demo", "pmwal-stress", "pmwal-bench")
+"""How the names of files begin that no command may leave."""
+
+VARIES = {
+    "demo",
+    "stress",
+    "bench",
+    "verify",
+    "info",
+    "stat",
+    "serve",
+}  # times and random numbers in the output; the lines are as many
 
 
 class Ended(NamedTuple):
@@ -193,7 +207,9 @@ def test_output_that_does_not_arrive_is_a_status_and_names_the_stream(shm_dir: P
     else:
         assert ended.status == (141 if fault == "no reader" else 74)
         assert is_right(ended, ended, command)
-    assert [path.name for path in shm_dir.iterdir() if path.name.startswith((".", "pmwal-demo"))] == []
+    assert [
+        path.name for path in shm_dir.iterdir() if path.name.startswith((".", "pmwal-demo", "pmwal-stress", "pmwal-bench"))
+    ] == []
 
 
 @pytest.mark.parametrize("command", RUNS)

@@ -22,7 +22,7 @@ from crash.disk import program, rig, writelog
 from crash.disk.logdisk import SECTOR
 from crash.disk.oracle import Found, Model, Note, critical_spans
 from crash.disk.writelog import Cut, Entry
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 pytestmark = pytest.mark.rigs
 

@@ -42,7 +42,7 @@ def test_kills_reopens_and_power_cuts_in_any_order_keep_the_model(seed: int, on_
     [
         ("records_not_flushed", "strict"),
         ("records_not_flushed", "pipelined"),
-        ("slot_before_data", "strict"),
+        ("slot_first", "strict"),
         ("restore_skipped", "pipelined"),
         ("epoch_kept", "strict"),
         ("strays_forgotten", "pipelined"),

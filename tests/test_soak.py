@@ -22,7 +22,7 @@ import soak  # noqa: E402
 from crash.needs import require  # noqa: E402
 from soaking import verdict  # noqa: E402
 from soaking.board import Board, Series  # noqa: E402
-from soaking.processes import MUTANTS, NS  # noqa: E402
+from soaking.processes import CONTROLS, NS  # noqa: E402
 from soaking.run import Settings  # noqa: E402
 from soaking.verdict import Freeze, Window  # noqa: E402
 
@@ -99,13 +99,13 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(shm_dir: Path) -> 
 
 
 @pytest.mark.rigs
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", CONTROLS)
 def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
-    """Each mutant ends the run with exit status 1 and the right kind of failure."""
-    status, found, said = soaked(shm_dir, "--computing", "0", "--mutant", name)
+    """Each control ends the run with exit status 1 and the right kind of failure."""
+    status, found, said = soaked(shm_dir, "--computing", "0", "--control", name)
     assert status == 1, said
-    assert MUTANTS[name].kind in [each["kind"] for each in found["failures"]], said
-    assert f"FAILED {MUTANTS[name].kind}: " in said
+    assert CONTROLS[name].kind in [each["kind"] for each in found["failures"]], said
+    assert f"FAILED {CONTROLS[name].kind}: " in said
 
 
 # -- the command line
@@ -121,7 +121,7 @@ def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
         (["--rate", "0"], "at least 1"),
         (["--readers", "0"], "at least 1"),
         (["--computing", "1.5"], "from 0 to 1"),
-        (["--mutant", "no-such"], "invalid choice"),
+        (["--control", "no-such"], "invalid choice"),
     ],
 )
 def test_wrong_usage_is_exit_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

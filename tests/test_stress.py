@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
-import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import pmwal
+from pmwal.cli.exit_status import UNREADABLE, USAGE
 from pmwal.native import native
 
-TOOLS = Path(__file__).parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-
 pytest.importorskip("psutil")
-pytest.importorskip("tqdm")
 
-import stress  # noqa: E402
-from stressing import isolation, page, resources, results  # noqa: E402
-from stressing.check import Contents, Look, compare, expect, shown  # noqa: E402
-from stressing.journal import Entries, Journal, Op, State  # noqa: E402
-from stressing.mutants import MUTANTS  # noqa: E402
-from stressing.payloads import STEP, Payloads, first_ticket, longest  # noqa: E402
-from stressing.processes import Child  # noqa: E402
-from stressing.resources import Sample  # noqa: E402
-from violation import Violation  # noqa: E402
+from pmwal.cli import main
+from pmwal.testing.stress import isolation, kept, page, resources, results
+from pmwal.testing.stress.check import Contents, Look, compare, expect, shown
+from pmwal.testing.stress.controls import CONTROLS, RENAMED
+from pmwal.testing.stress.journal import Entries, Journal, Op, Opened, State
+from pmwal.testing.stress.judge import Case
+from pmwal.testing.stress.payloads import STEP, Payloads, first_ticket, longest
+from pmwal.testing.stress.processes import Child
+from pmwal.testing.stress.resources import Sample
+from pmwal.testing.stress.violation import Violation
 
 pytestmark = pytest.mark.rigs
 
@@ -48,7 +49,7 @@ TICKET = first_ticket(1, 0) | 3
 def stressed(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Run the harness; its exit status, JSON and output."""
     report = directory / "report.json"
-    command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(directory), "--json", str(report), *arguments]
+    command = [sys.executable, "-m", "pmwal", "stress", str(directory), "--json", str(report), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGING)
     assert report.exists(), ended.stderr
     return ended.returncode, json.loads(report.read_text()), ended.stdout + ended.stderr
@@ -85,7 +86,7 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Sig
     """Ctrl-C reaches all processes, SIGTERM often only the first: the log is checked, and all end without a traceback."""
     psutil = pytest.importorskip("psutil")
     report = shm_dir / "report.json"
-    command = [sys.executable, str(TOOLS / "stress.py"), "--path", str(shm_dir), "--json", str(report), *SMALL]
+    command = [sys.executable, "-m", "pmwal", "stress", str(shm_dir), "--json", str(report), *SMALL]
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, "--seconds", "3600"], stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
         children: list[Any] = []
@@ -108,19 +109,20 @@ def test_interrupted_run_tells_what_it_did_and_leaves_nothing(number: signal.Sig
     assert [path.name for path in shm_dir.iterdir()] == ["report.json"]
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", CONTROLS)
 def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
-    """Each mutant ends the run with exit status 1 and the right kind of violation; log and journal are kept."""
+    """Each control ends the run with exit status 1 and the right kind of violation; log and journal are kept."""
     for seconds in ("6", "60", "600") if name.startswith("leak") else ("30", "300"):  # longer where the machine is slow
-        status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--mutant", name)
+        status, found, said = stressed(shm_dir, *SMALL, "--seconds", seconds, "--control", name)
         if status != 0:
             break
     assert status == 1, said
-    assert found["violation"]["kind"] in MUTANTS[name].kinds, said
+    assert found["violation"]["kind"] in CONTROLS[name].kinds, said
     kept = Path(found["kept"])
     assert (kept / "journal.npy").exists()
     assert list(kept.glob("*.wal"))
     assert found["command"] in said
+    assert said.splitlines()[-1].startswith(f"NOTICED the planted mistake {name}: {found['violation']['kind']}")
 
 
 # -- the command line
@@ -129,24 +131,89 @@ def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--path", "/nowhere"], "not a directory"),
         (["--medium", "dax"], "MAP_SYNC"),
         (["--writers-threads", "0"], "from 1 to"),
-        (["--readers", "0"], "must be a reader"),
-        (["--mutant", "no-such"], "invalid choice"),
+        (["--readers", "0"], "from 1 to"),
+        (["--control", "no-such"], "choose one of early-ack, "),
+        (["--control", "early-ack", "--controls"], "give one of them"),
+        (["--controls", "--json"], "describe one run"),
+        (["--seconds", "-1"], "not a number greater than 0"),
+        (["--seconds", "1", "--minutes", "1"], "not allowed with"),
+        (["--replay"], "keeps no violation"),
+        (["--fill-disk"], "would fill the memory of this machine"),
     ],
 )
-def test_wrong_usage_is_exit_status_2(
-    arguments: list[str], message: str, shm_dir: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_usage_is_its_exit_status(
+    arguments: list[str], message: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error is reported before anything is started."""
-    try:
-        status: object = stress.main(["--path", str(shm_dir), "--engine", "python", *arguments])
-    except SystemExit as ended:
-        status = ended.code
-    assert status == 2
-    assert message in capsys.readouterr().err
+    monkeypatch.setattr("pmwal.testing.machine.available_memory", lambda: 0)
+    assert main(["stress", str(shm_dir), "--engine", "python", *arguments]) == USAGE
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.out == ""
     assert list(shm_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "message"), [("/nowhere", "No such file"), ("/dev/null", "Not a directory")])
+def test_path_that_is_no_directory_is_named(path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As with every command: the error of the operating system, and the path."""
+    assert main(["stress", path]) == UNREADABLE
+    assert f"{path}: {message}" in capsys.readouterr().err
+
+
+def test_missing_psutil_is_named_with_its_extra(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything else is looked at."""
+    monkeypatch.setattr("pmwal.cli.commands.stress.find_spec", lambda name: None)
+    assert main(["stress", str(shm_dir)]) == USAGE
+    assert "pip install 'pmwal[stress]'" in capsys.readouterr().err
+
+
+def test_help_names_every_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those whose names have changed, which are not shown and still work."""
+    assert main(["stress", "--help"]) == 0
+    said = capsys.readouterr().out
+    for name in CONTROLS:
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", said), name
+    assert "--mutant" not in said
+    assert set(RENAMED.values()) <= set(CONTROLS)
+
+
+def test_old_name_of_a_mistake_works_with_a_warning(shm_dir: Path) -> None:
+    """``--mutant early-acknowledgement`` plants ``early-ack``."""
+    status, found, said = stressed(shm_dir, *SMALL, "--seconds", "300", "--mutant", "early-acknowledgement")
+    assert (status, found["control"]) == (1, "early-ack"), said
+    assert "warning: --mutant and --mutants are now --control and --controls" in said
+
+
+def test_violation_that_was_kept_is_judged_again(shm_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same violation, from log and journal alone; and none once the journal has no claim on the log."""
+    status, found, said = stressed(shm_dir, *SMALL, "--seconds", "300", "--control", "early-ack")
+    assert status == 1, said
+    assert main(["stress", found["kept"], "--replay"]) == 1
+    again = capsys.readouterr().out
+    kind, message = found["violation"]["kind"], found["violation"]["message"]
+    assert again.startswith(f"VIOLATION {kind}: ")
+    assert again.split(": ", 1)[1].strip() in message
+
+
+def test_log_that_is_as_its_journal_says_is_sound_when_it_is_judged_again(
+    shm_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The negative control of the check above: a replay says so, and that the violation came from something else."""
+    with pmwal.open(shm_dir / "a.wal", size="64KiB") as wal:
+        for number in range(3):
+            wal.append(PAYLOADS.of(TICKET + number * STEP), kind=PAYLOADS.kind(TICKET))
+    case = Case("a.wal", "python", 1, Contents(), after(appends(3)), Opened(1, 1, 0, 0, 0), False, True, [(1, TICKET)])
+    kept.save(case, shm_dir)
+    assert kept.load(shm_dir).before == Contents()
+    assert main(["stress", str(shm_dir), "--replay"]) == 0
+    assert capsys.readouterr().out.startswith("SOUND: ")
+    kept.save(replace(case, entries=after(appends(4))), shm_dir)
+    assert main(["stress", str(shm_dir), "--replay"]) == 1
+    assert "record 4 is missing" in capsys.readouterr().out
 
 
 def test_isolated_readers_where_they_are_not_permitted_are_refused(
@@ -157,8 +224,8 @@ def test_isolated_readers_where_they_are_not_permitted_are_refused(
     def refuse(call: str, *args: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr("stressing.isolation._system", refuse)
-    assert stress.main(["--path", str(shm_dir), "--isolated-readers"]) == 2
+    monkeypatch.setattr("pmwal.testing.stress.isolation._system", refuse)
+    assert main(["stress", str(shm_dir), "--isolated-readers"]) == USAGE
     assert "--isolated-readers needs root" in capsys.readouterr().err
 
 
@@ -167,22 +234,22 @@ def test_isolated_readers_that_cannot_reach_the_logs_are_refused(shm_dir: Path, 
     if (problem := isolation.problem()) is not None:
         pytest.skip(problem)
     shm_dir.chmod(0o700)
-    assert stress.main(["--path", str(shm_dir), "--isolated-readers"]) == 2
+    assert main(["stress", str(shm_dir), "--isolated-readers"]) == USAGE
     assert f"may not enter {shm_dir}: chmod o+x" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mutant", [None, "unlocked-writer"])
-def test_isolated_readers_are_told_nothing_false(mutant: str | None, shm_dir: Path) -> None:
+@pytest.mark.parametrize("control", [None, "unlocked-writer"])
+def test_isolated_readers_are_told_nothing_false(control: str | None, shm_dir: Path) -> None:
     """Another user in another pid namespace reads, follows and verifies beside the writer; a writer without its lock is noticed."""
     if (problem := isolation.problem()) is not None:
         pytest.skip(problem)
     shm_dir.chmod(0o755)
-    if mutant is None:
+    if control is None:
         found, said = until(lambda found: found["looks"]["verdicts"] > 0, shm_dir, *SMALL, "--isolated-readers")
         assert found["looks"]["verdicts"] > 0, said
         assert found["looks"]["false verdicts"] == 0
     else:
-        status, found, said = stressed(shm_dir, *SMALL, "--seconds", "300", "--isolated-readers", "--mutant", mutant)
+        status, found, said = stressed(shm_dir, *SMALL, "--seconds", "300", "--isolated-readers", "--control", control)
         assert status == 1, said
         assert found["violation"]["kind"] == "unnoticed-writer", said
 
@@ -223,31 +290,28 @@ def test_isolated_process_reports_its_violation(shm_dir: Path) -> None:
         child.check()
 
 
-def test_page_without_matplotlib_says_what_to_install(
-    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The run does not begin, because its charts could not be drawn."""
-    monkeypatch.setattr("stressing.page.importlib.util.find_spec", lambda name: None if name == "matplotlib" else object())
-    assert stress.main(["--path", str(shm_dir), "--html", str(shm_dir / "page.html")]) == 2
-    assert "pip install 'pmwal[bench]'" in capsys.readouterr().err
+CHARTS = (
+    *("Latency of durable calls", "Latency as a heat map", "Throughput", "Kills", "Recovery", "Private memory", "Descriptors"),
+    *("Processor time", "What a commit costs", "What this proves, and what not", "The place"),
+)
 
 
 def test_page_holds_its_charts(shm_dir: Path) -> None:
-    """One self-contained file with a chart for each series of the run."""
-    pytest.importorskip("matplotlib")
-    found, _ = until(lambda found: page.render(found).count("<figure>") >= 5, shm_dir, *SMALL)
+    """One self-contained file, with a chart for each series of the run, light or dark as the reader's system is."""
+    found, _ = until(lambda found: all(f">{title}" in page.render(found) for title in CHARTS), shm_dir, *SMALL)
     text = page.render(found)
-    assert text.count("<figure>") >= 5
-    assert "src=" not in text
-    assert found["proves"] in text
-
-
-def test_line_breaks_where_the_engine_did_not_run() -> None:
-    """No line crosses an interval without data."""
-    times, heights = page._broken([(1, 5), (2, 6), (5, 7)], 1)
-    assert times == [1, 2, 5, 5]
-    assert heights[:2] + heights[3:] == [5, 6, 7]
-    assert math.isnan(heights[2])
+    for title in CHARTS:
+        assert f">{title}" in text
+    assert not re.search(r"\b(?:src|href)=|url\(|@import", text)
+    assert "prefers-color-scheme: dark" in text
+    assert html.escape(found["verdict"]) in text
+    for sentence in found["scope"]:
+        assert html.escape(sentence) in text
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) >= 8
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)  # well formed
+    assert not re.search(r"\b(?:nan|inf)\b", "".join(drawings))
 
 
 def test_growth_is_told_without_negative_zeros() -> None:
@@ -369,7 +433,7 @@ def holding(numbers: Sequence[int], first: int = 1) -> Look:
     records = [
         pmwal.Record(first + at, PAYLOADS.kind(TICKET), 0, PAYLOADS.of(TICKET + number * STEP)) for at, number in enumerate(numbers)
     ]
-    return Look(first, first + len(numbers), records, 0, 1 << 20)
+    return Look(first, first + len(numbers), records, 0, 1 << 20, "R2")
 
 
 def judged(script: Script, look: Look) -> str:

@@ -153,6 +153,22 @@ def test_every_test_has_a_docstring() -> None:
 
 # -- the storage seam
 
+HARNESS = ("pmwal.testing.stress", "pmwal.testing.bench")
+"""``pmwal stress`` and ``pmwal bench``, which are no part of the library: they measure the raw disk beside it, and share memory
+with the processes that they kill. They open logs as every program does."""
+
+
+def is_harness(name: str) -> bool:
+    """Whether a module belongs to the harness."""
+    return name.startswith(HARNESS)
+
+
+def test_library_does_not_know_the_harness() -> None:
+    """Only its commands import it, and only when they run: what it may do beside the seam never reaches the library."""
+    users = {name for name in MODULES if not is_harness(name) and any(is_harness(found) for found in imported_by(name))}
+    assert users <= {f"pmwal.cli.commands.{command}" for command in ("stress", "bench")}
+
+
 OUTSIDE = {
     "pwrite", "pwritev", "fsync", "fdatasync", "link", "symlink", "rename", "renames", "replace", "truncate", "ftruncate",
     "posix_fallocate", "copy_file_range",
@@ -190,7 +206,7 @@ def past_the_seam(source: str, name: str = "pmwal") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "pmwal.storage.seam"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "pmwal.storage.seam" and not is_harness(name)])
 def test_only_the_seam_changes_files(name: str) -> None:
     """Every store, flush, sync, write, link and rename goes through the seam, so that tests run the code that ships."""
     assert past_the_seam(MODULES[name].read_text(), name) == []
@@ -198,7 +214,7 @@ def test_only_the_seam_changes_files(name: str) -> None:
 
 def test_only_the_seam_and_the_mapping_know_mmap() -> None:
     """No other module can hold a raw mapping of a file to store into."""
-    users = {name for name in MODULES if "mmap" in imported_by(name)}
+    users = {name for name in MODULES if "mmap" in imported_by(name) and not is_harness(name)}
     assert users == {"pmwal.storage.seam", "pmwal.storage.medium", "pmwal.storage.mapping", "pmwal.storage.descriptors"}
 
 

@@ -109,7 +109,7 @@ def test_minutes_scale_every_run_and_list_starts_none(capsys: pytest.CaptureFixt
     assert nightly.main(["--list", "--minutes", str(full / 2), "--seed", "7"]) == 0
     said = capsys.readouterr().out
     assert "filelog.py --states 5000 --seed 7" in said
-    assert "crashsim.py --quick --images 500000" in said
+    assert "pmwal crashsim --quick --images 500000" in said
     assert nightly.main(["--list"]) == 0
     said = capsys.readouterr().out
     for words in ("--full --images 1000000", "--states 10000", "hostlog.py --states 5000", "--cuts 100", "--seconds 600"):

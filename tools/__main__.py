@@ -44,7 +44,6 @@ def _file(path: str) -> tuple[tuple[str, ...], ...]:
 _PYTEST = ("pytest", "xdist", "hypothesis")
 _LINT = (("-m", "ruff", "check"), ("-m", "ruff", "format", "--check"), ("-m", "mypy"))
 _DOCS = (("-m", "sphinx", "-W", "--keep-going", "docs", "build/docs"),)
-_STRESS = ("psutil", "tqdm")
 VERBS = {
     "test": Verb("the default test suite, without tests marked slow, nightly and rigs", (("-m", "pytest", "-q"),), _PYTEST),
     "lint": Verb("ruff check, ruff format --check and mypy, of everything or of the files named", _LINT, ("ruff", "mypy")),
@@ -57,16 +56,12 @@ VERBS = {
         _PYTEST,
     ),
     "nightly": Verb("the tests marked nightly and long runs of all rigs: hours; --list shows them", _file("nightly.py"), _PYTEST),
-    "crashsim": Verb(
-        "simulate crashes: every image that one can leave, judged by both engines", _file("crashsim.py"), default=("--quick",)
-    ),
     "histories": Verb("random histories under kills and power cuts; --replay runs one again", (("tests/run_histories.py",),)),
     "stepper": Verb("single-step the C engine; judge what memory may hold at each instruction", _file("crash/stepper")),
     "filelog": Verb("power cuts of a log's file, from the writes and flushes of the kernel", _file("crash/disk/filelog.py")),
     "hostlog": Verb("power cuts of ext4 and xfs with a log on them", _file("crash/disk/hostlog.py")),
     "filesystems": Verb("count the syncs during each acknowledgement, on each file system", _file("filesystems")),
     "vm": Verb("power cuts of a virtual machine that writes a log", _file("crash/vm")),
-    "stress": Verb("writers and readers killed at random moments; leaks", _file("stress.py"), _STRESS),
     "soak": Verb(
         "one writer at a steady rate for an hour, with freezes of its disk; latency, memory", _file("soak.py"), ("psutil",)
     ),

@@ -22,12 +22,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import charts, media, pages, sections
+from benchmark import charts, pages, sections
 from benchmark.checks import CHECKS, run_check
 from benchmark.context import FULL, QUICK, Context
-from benchmark.floors import FloorsUnavailable
 from benchmark.gate import Row, combined, exit_code
 from benchmark.report import Results, environment_text, gate_lines, gate_table, row_line
+from pmwal.testing import machine
+from pmwal.testing.bench.floors import FloorsUnavailable
 
 USAGE, NOTHING = 2, 3
 
@@ -74,12 +75,12 @@ def chosen(names: Sequence[str], only: Sequence[str]) -> list[str]:
 
 def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
     """Measure, and print each result as soon as it is there."""
-    context = Context(media.look(memory), media.look(disk), QUICK if options.quick else FULL)
-    results = Results(media.describe(context.memory, context.disk))
+    context = Context(machine.look(memory), machine.look(disk), QUICK if options.quick else FULL)
+    results = Results(machine.describe(context.memory, context.disk))
     results.environment["run"] = "quick: not for figures" if options.quick else f"{context.scale.rounds} rounds"
     if options.repeat > 1:
         results.environment["run"] += f", the gate {options.repeat} times"
-    load = media.load()
+    load = machine.load()
     results.environment["load"] = f"{load} at the start"
     print(environment_text(results.environment), flush=True)
     if options.tables:
@@ -96,11 +97,11 @@ def run(options: argparse.Namespace, memory: Path, disk: Path) -> Results:
                 results.tables.append(table)
                 print("\n" + (table.markdown() if options.markdown else table.text()), flush=True)
     if options.gate:
-        print(f"\ngate (memory and emulated-dax: {media.TMPFS_NOTE})")
+        print(f"\ngate (memory and emulated-dax: {machine.TMPFS_NOTE})")
         results.gate += run_gate(options, context)
         if options.markdown:
             print("\n" + gate_table(results.gate).markdown())
-    results.environment["load"] = f"{load} at the start, {media.load()} at the end"
+    results.environment["load"] = f"{load} at the start, {machine.load()} at the end"
     return results
 
 
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         memory, disk = _directories(options)
         try:
-            if not media.look(memory).in_memory:
+            if not machine.look(memory).in_memory:
                 print(f"{options.memory_dir} is not on tmpfs; name another directory with --memory-dir", file=sys.stderr)
                 return USAGE
             results = run(options, memory, disk)

@@ -47,25 +47,25 @@ class Planned(NamedTuple):
         return max(self.least, round(self.amount * scale))
 
 
-_SIM = "tools/crashsim.py --{mode} --images {amount} --seed {seed}"
+_SIM = "-m pmwal crashsim --{mode} --images {amount} --seed {seed}"
 _DISK = "tools/crash/disk/{rig}.py --states {amount} --seed {seed}"
 _VM = "tools/crash/vm --device {device} --cuts {amount} --kills 2 --seed {seed}"
-_STRESS = "tools/stress.py --seconds {amount} --seed {seed} --path {path}"
+_STRESS = "-m pmwal stress {path} --seconds {amount} --seed {seed}"
 RUNS = (
     Planned("tests", "-m pytest -q -m nightly", 0, r"(?:passed|failed|deselected|no tests ran).* in "),
     Planned("pythons", "-m tools pythons --others", 0, r" passed|FAILED", cannot_run=(2,)),
     Planned("sdist", "-m tools sdist", 0, r"(?:passed|failed).* in "),
     Planned("cross", "-m tools cross --executions {amount} --seed {seed}", 5, "records: ", 100_000, 1000, (3,)),
-    Planned("crashsim", _SIM, 25, r"^ *\d+ histories", 1_000_000, 50_000, (2,)),
+    Planned("crashsim", _SIM, 25, r"^ *\d+ histories", 1_000_000, 50_000, (64,)),
     Planned("histories", "-m tools histories --histories {amount} --seed {seed} --processes 0", 20, "histories, ", 10_000, 100),
     Planned("stepper", "tools/crash/stepper --states {amount} --seed {seed}", 25, r"^\w+, seed", 50_000, 500, (3,)),
     Planned("filelog", _DISK.replace("{rig}", "filelog"), 10, r"^filelog, seed", 10_000, 50, (2,)),
     Planned("hostlog", _DISK.replace("{rig}", "hostlog"), 15, r"^hostlog, seed", 5_000, 50, (2,)),
     Planned("vm nvdimm", _VM.replace("{device}", "nvdimm"), 10, "^no mistake", 100, 3, (2,)),
     Planned("vm disk", _VM.replace("{device}", "virtio-blk"), 10, "^no mistake", 100, 3, (2,)),
-    Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (2,)),
-    Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (2,)),
-    Planned("stress isolated", _STRESS.replace("{path}", "{memory} --isolated-readers"), 5, r"^readers|lives of", 300, 10, (2,)),
+    Planned("stress memory", _STRESS.replace("{path}", "{memory}"), 10, r"lives of|records compared", 600, 10, (64,)),
+    Planned("stress disk", _STRESS.replace("{path}", "{disk}"), 10, r"lives of|records compared", 600, 10, (64,)),
+    Planned("stress isolated", _STRESS.replace("{path}", "{memory} --isolated-readers"), 5, r"^readers|lives of", 300, 10, (64,)),
     Planned("soak", "tools/soak.py --seconds {amount} --seed {seed} --path {memory}", 60, r"acknowledged|^growth", 3600, 600, (2,)),
     Planned("races", "tools/sanitize.py --threads --rounds {amount}", 5, "reports of the sanitizer", 15, 1, (2,)),
     Planned("fuzz ring", "tools/fuzz/run.py --seconds {amount} --seed {seed}", 20, "executions", 1200, 10, (2,)),

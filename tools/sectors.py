@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pmwal
+from pmwal.testing.machine import SECTORS_WRITTEN
 
 PAYLOAD = bytes(128)
 PAGE, PAGE_SECTORS = 4096, 8
 BARRIERS = {"pipelined": 1, "strict": 2}
 """Flushes of one commit, by ordering."""
 PIPELINED_MEAN_MAX, STRICT_MEDIAN_MAX = 2, 8  # sectors more than the floor
-_SECTORS_WRITTEN = 6
 _FLOOR_PAGES = 256
 
 
@@ -98,7 +98,7 @@ def counter_of(directory: Path) -> Path | None:
 
 def sectors_in(counters: str | bytes) -> int:
     """Sectors written, of the text of such a file."""
-    return int(counters.split()[_SECTORS_WRITTEN])
+    return int(counters.split()[SECTORS_WRITTEN])
 
 
 def measure(directory: Path, counter: Path, commits: int) -> Iterator[Case]:

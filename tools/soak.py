@@ -1,7 +1,7 @@
 """Append at a steady rate for long, beside readers, a computing thread and a disk that freezes; judge latency, memory and log.
 
     python -m tools soak [--seconds N] [--rate N] [--freeze-every N] [--computing SHARE] [--path DIR] [--json FILE]
-    python -m tools soak --mutant NAME        run with a mistake, which must be noticed
+    python -m tools soak --control NAME       run with a mistake, which must be noticed
 
 One thread appends durably, each record when it is due: a record that is late is timed from then, and separately from its call. In
 the same process another thread computes and one sleeps for 1 ms, over and over. Other processes follow the log, compare each
@@ -13,7 +13,7 @@ record or the sectors of a barrier grow; if other threads do not run while the d
 record, or a reader was not shown each record once and in order. A plain durable write to the same disk, 100 times a second, shows
 what the machine does meanwhile.
 
-Exit status: 0 nothing failed; 1 something failed (with --mutant: the mistake was noticed); 2 wrong usage, or something is missing;
+Exit status: 0 nothing failed; 1 something failed (with --control: the mistake was noticed); 2 wrong usage, or something is missing;
 130 or 143 ended by Ctrl-C or SIGTERM, after the log was compared and the figures were printed.
 """
 
@@ -32,12 +32,13 @@ from pathlib import Path
 
 from crash import needs
 from crash.storage import StorageError, loop_device, mounted, own_mounts
+from pmwal.testing import machine
+from pmwal.testing.stress.interrupt import Interruption
+from pmwal.testing.stress.results import environment_of, growth_text
 from sectors import counter_of
-from soaking.processes import MUTANTS, STORED_MAX
+from soaking.processes import CONTROLS, STORED_MAX
 from soaking.run import Results, Settings, Soak
 from soaking.verdict import Window
-from stressing.interrupt import Interruption
-from stressing.results import environment_of, growth_text
 
 USAGE = 2
 WINDOWS_MIN = 8
@@ -72,8 +73,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="directory for the image of the disk (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
-    what = "; ".join(f"{name}: {mutant.what}" for name, mutant in MUTANTS.items())
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=f"run with a mistake ({what})")
+    what = "; ".join(f"{name}: {control.what}" for name, control in CONTROLS.items())
+    parser.add_argument("--control", choices=sorted(CONTROLS), metavar="NAME", help=f"run with a mistake ({what})")
     options = parser.parse_args(arguments)
     if options.window <= 0 or options.seconds < WINDOWS_MIN * options.window:
         parser.error(f"--seconds must be at least {WINDOWS_MIN} times --window, which is more than 0")
@@ -95,7 +96,7 @@ def command_of(settings: Settings, path: Path) -> str:
     words += ["--freeze-for", f"{settings.freeze_for:g}", "--readers", str(settings.readers)]
     words += ["--computing", f"{settings.computing:g}", "--engine", settings.engine]
     words += ["--seed", str(settings.seed), "--path", str(path)]
-    return shlex.join(words + (["--mutant", settings.mutant] if settings.mutant else []))
+    return shlex.join(words + (["--control", settings.control] if settings.control else []))
 
 
 def missing(options: argparse.Namespace) -> str | None:
@@ -156,7 +157,7 @@ def soak(options: argparse.Namespace, interruption: Interruption) -> Results:
     """One run on a disk of its own."""
     settings = Settings(
         options.seconds, options.rate, options.window, options.freeze_every, options.freeze_for, options.readers,
-        options.computing, options.engine, options.seed, options.mutant,
+        options.computing, options.engine, options.seed, options.control,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="pmwal-soak-", dir=options.path) as name:
         image, disk = Path(name, "disk.img"), Path(name, "disk")
@@ -168,7 +169,7 @@ def soak(options: argparse.Namespace, interruption: Interruption) -> Results:
         with loop_device(image) as device, mounted(device, disk, "ext4"):
             counter = counter_of(disk)
             assert counter is not None
-            results = Results(environment_of(disk, ("file",)), command_of(settings, options.path), settings)
+            results = Results(environment_of(machine.look(disk), ("file",)), command_of(settings, options.path), settings)
             print(results.command, *(f"{what}: {value}" for what, value in results.environment.items()), sep="\n")
             print("* a freeze; milliseconds; memory (MiB) and descriptors of the writer and each reader")
             print(" ".join(f"{cell:>{_WIDTH}}" for cell in _HEAD), flush=True)

@@ -21,7 +21,7 @@ from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalL
 
 COMMANDS = (
     *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune"),
-    *("export", "import", "serve", "completion"),
+    *("export", "import", "serve", "stress", "crashsim", "bench", "completion"),
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 
@@ -30,7 +30,8 @@ _EPILOG = """\
 Exit status:
   0    success; for verify: clean, or recovered with nothing torn
   1    failure; for verify: something is torn; for repair: records were lost;
-       for demo: the log was wrong after a kill, or nothing was proved
+       for demo: the log was wrong after a kill, or nothing was proved;
+       for stress: a violation
   2    corrupt: acknowledged records are damaged, missing or in doubt
   3    cannot be opened: not a pmwal log, or an operating system error
   4    another process has the log open for writing

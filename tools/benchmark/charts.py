@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.media import TMPFS_NOTE
 from benchmark.report import Results, bar_text, ratio_text
-from benchmark.stats import time_text
+from pmwal.testing.bench.stats import time_text
+from pmwal.testing.machine import TMPFS_NOTE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008)."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
-from ctypes import addressof, c_char
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark import floors
-from benchmark.media import Site
+from benchmark import native_floors
 from benchmark.peers import DURABLE, PEERS
 from benchmark.peers.base import DURABLE_EXTEND, READ
 from benchmark.peers.run import PeerFailed, Round, measure
-from benchmark.stats import Latency, median, merge
+from pmwal.testing.bench.floors import Floors
+from pmwal.testing.bench.stats import Latency, median, merge
+from pmwal.testing.machine import Site
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CONTROL_SIZE = 128 << 10  # of the floors' commit slots, as of a log by default
@@ -86,14 +85,6 @@ TINY = Scale(
 """For tests: everything runs, but the figures are worthless."""
 
 
-class PageBuffer:
-    """A page-aligned page, for O_DIRECT. The address is valid while the object lives."""
-
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, floors.PAGE)
-        self.address = addressof(c_char.from_buffer(self._map))
-
-
 class PeerFigures(NamedTuple):
     """The latency of a peer's calls, and the median over rounds of its records per second."""
 
@@ -114,9 +105,9 @@ class Context:
     _peers: dict[tuple[str, int], tuple[frozenset[str], dict[str, PeerFigures]]] = field(default_factory=dict, init=False)
 
     @cached_property
-    def floors(self) -> floors.Floors:
+    def floors(self) -> Floors:
         """The floors; ``FloorsUnavailable`` if they cannot be built."""
-        return floors.load()
+        return native_floors.build()
 
     @property
     def rounds(self) -> range:
@@ -195,14 +186,6 @@ class Context:
         if key not in self.unavailable:
             self.unavailable[key] = message
             self.say(message)
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be used without swapping (/proc/meminfo)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def free_space(directory: Path) -> int:

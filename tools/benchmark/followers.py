@@ -20,7 +20,7 @@ import numpy as np
 
 import pmwal
 from benchmark import child
-from benchmark.stats import Times
+from pmwal.testing.bench.stats import Times
 
 PAUSE = 0.004
 """Seconds between two appends."""

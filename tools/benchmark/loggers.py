@@ -22,9 +22,9 @@ import numpy as np
 
 import pmwal
 from benchmark.context import Context
-from benchmark.floors import Loop
 from benchmark.peers.base import load
-from benchmark.stats import Latency, median, merge
+from pmwal.testing.bench.floors import Loop
+from pmwal.testing.bench.stats import Latency, median, merge
 
 BY_PERCENT = "order %s filled %s @ %s"
 BY_BRACES = "order {} filled {} @ {}"

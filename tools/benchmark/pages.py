@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmark.media import TMPFS_NOTE
 from benchmark.report import Results, Table, bar_text, figure_text, ratio_text
+from pmwal.testing.machine import TMPFS_NOTE
 
 VENDORS = ("Intel", "AMD")
 END = "<!-- end -->"

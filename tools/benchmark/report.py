@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.gate import Row
-from benchmark.media import TMPFS_NOTE
-from benchmark.stats import PERCENTILES, Latency, rate_text, time_text
+from pmwal.testing.bench.stats import PERCENTILES, Latency, rate_text, time_text
+from pmwal.testing.machine import TMPFS_NOTE
 
 VERSION = 1
 

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from benchmark import loggers, workloads
+from benchmark import loggers
 from benchmark.checks.large import measure_laps
 from benchmark.checks.pauses import thread_pauses
 from benchmark.checks.recovery import mapped
-from benchmark.context import CONTROL_SIZE, MIB, Context, PageBuffer
-from benchmark.floors import PAGE, Area, Loop
-from benchmark.media import Site
+from benchmark.context import CONTROL_SIZE, MIB, Context
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
 from benchmark.report import Table, latency_table, tail_texts
-from benchmark.stats import Latency, median, merge, percentile, rate_text, time_text
-from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import PAGE, Area, Loop, PageBuffer
+from pmwal.testing.bench.stats import Latency, median, merge, percentile, rate_text, time_text
+from pmwal.testing.bench.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.machine import Site
 
 Series = dict[str, Any]
 _SIZE_PEERS = ("pmwal", "plain file", "lmdb", "rocksdict", "plyvel", "libpmemlog")

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pmwal
 from pmwal.testing.process import using_engine
+from pmwal.testing.stress.payloads import STEP, Payloads, first_ticket
+from pmwal.testing.stress.violation import Violation
 from soaking.board import PACE, SEEKS, SLOT_NS, Board, Series
-from stressing.payloads import STEP, Payloads, first_ticket
-from violation import Violation
 
 NS = 1_000_000_000
 SIZE_CLASS = 3  # of the payloads: 64 to 127 bytes
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     records: int
     computing: float
     payloads: Payloads
-    mutant: str | None
+    control: str | None
 
     def data(self, seq: int) -> bytes:
         """The payload of a record."""
@@ -120,7 +120,7 @@ def sleep_and_note(board: Board, pauses: Series) -> None:
 
 def _mistaken(plan: Plan, wal: pmwal.Wal) -> Callable[[bytes], int]:
     """``append``, with the mistake of the run."""
-    return wal.append if plan.mutant is None else MUTANTS[plan.mutant].make(plan, wal)
+    return wal.append if plan.control is None else CONTROLS[plan.control].make(plan, wal)
 
 
 def _leaks_memory(plan: Plan, wal: pmwal.Wal) -> Callable[[bytes], int]:
@@ -180,7 +180,7 @@ def _loses_a_record(plan: Plan, wal: pmwal.Wal) -> Callable[[bytes], int]:
     return lambda data: wal.append(data) if wal.next_seq < plan.records else plan.records
 
 
-class Mutant(NamedTuple):
+class Control(NamedTuple):
     """A mistake of the writer, and the kind of the failure that must be found."""
 
     what: str
@@ -188,13 +188,13 @@ class Mutant(NamedTuple):
     make: Callable[[Plan, pmwal.Wal], Callable[[bytes], int]]
 
 
-MUTANTS = {
-    "leak-memory": Mutant("each append leaks 64 KiB", "leak-of-memory", _leaks_memory),
-    "leak-descriptors": Mutant("two descriptors a second are never closed", "leak-of-descriptors", _leaks_descriptors),
-    "grow-slower": Mutant("each append takes longer than the one before", "growing-latency", _grows_slower),
-    "hold-interpreter": Mutant("no other thread runs while the disk is frozen", "held-interpreter", _holds_the_interpreter),
-    "lose-record": Mutant("one append is acknowledged and not made", "missing-record", _loses_a_record),
-    "change-byte": Mutant("one record is not what was to be appended", "changed-record", _changes_a_byte),
+CONTROLS = {
+    "leak-memory": Control("each append leaks 64 KiB", "leak-of-memory", _leaks_memory),
+    "leak-descriptors": Control("two descriptors a second are never closed", "leak-of-descriptors", _leaks_descriptors),
+    "grow-slower": Control("each append takes longer than the one before", "growing-latency", _grows_slower),
+    "hold-interpreter": Control("no other thread runs while the disk is frozen", "held-interpreter", _holds_the_interpreter),
+    "lost-record": Control("one append is acknowledged and not made", "missing-record", _loses_a_record),
+    "changed-byte": Control("one record is not what was to be appended", "changed-record", _changes_a_byte),
 }
 
 

@@ -15,16 +15,16 @@ from statistics import median
 from typing import Any
 
 import pmwal
+from pmwal.testing.stress import resources
+from pmwal.testing.stress.interrupt import Interruption
+from pmwal.testing.stress.payloads import Payloads
+from pmwal.testing.stress.processes import Child
+from pmwal.testing.stress.violation import Violation
 from sectors import sectors_in
 from soaking import processes
 from soaking.board import Board
 from soaking.processes import NS, Plan
 from soaking.verdict import Counters, Failure, Freeze, Trend, Window, examine, failures_in, failures_of, trends, window
-from stressing import resources
-from stressing.interrupt import Interruption
-from stressing.payloads import Payloads
-from stressing.processes import Child
-from violation import Violation
 
 POLL_SECONDS = 0.02
 SAMPLE_SECONDS = 1.0
@@ -47,7 +47,7 @@ class Settings:
     computing: float  # share of the time
     engine: str
     seed: int
-    mutant: str | None
+    control: str | None
 
     def freezes(self) -> list[float]:
         """When the disk is frozen: in the middle of each period, at the start of a window."""
@@ -115,7 +115,7 @@ class Soak:
         records = int(settings.seconds * settings.rate)
         path = directory / "soak.wal"
         payloads = Payloads(settings.seed)
-        self._plan = Plan(path, settings.engine, settings.rate, records, settings.computing, payloads, settings.mutant)
+        self._plan = Plan(path, settings.engine, settings.rate, records, settings.computing, payloads, settings.control)
         self._board = Board(records, settings.seconds, settings.readers)
         self._watch = resources.Watch()
         self._children: list[Child] = []

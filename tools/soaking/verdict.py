@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pmwal.testing.stress.resources import rise
 from soaking.board import Board, Rows
 from soaking.processes import NS
-from stressing.resources import rise
 
 WINDOWS_MIN = 6  # without a freeze
 PERCENTILES = (50.0, 99.0, 99.9, 100.0)

@@ -8,7 +8,7 @@ from pmwal.cli.exit_status import OK
 from pmwal.cli.parser import Commands, add_command
 
 _SHELLS = ("bash", "zsh")
-_FILES = ("path", "paths", "backup", "cursor_file", "file")  # arguments that take file names
+_FILES = ("path", "paths", "backup", "cursor_file", "file", "html", "compare")  # arguments that take file names
 _EPILOG = """\
 Requires shtab: pip install 'pmwal[cli]'
 

@@ -103,7 +103,7 @@ MUTANTS = {
     "stream_without_fence": Mutant(
         "no fence after stores past the cache", seam.drop_fences, "acknowledged", LINES_STREAM, "append_small", "native"
     ),
-    "drop_fence": Mutant("no fence", seam.drop_fences, "acknowledged", LINES, "append_small", "native"),
+    "no_fence": Mutant("no fence", seam.drop_fences, "acknowledged", LINES, "append_small", "native"),
     "drop_first_fence": Mutant(
         "one fence for records and slot", lambda: seam.drop_fences(second=True), "verdict", LINES, "append_small", "native"
     ),
@@ -132,13 +132,13 @@ MUTANTS = {
     ),
     "failed_flush_ignored": Mutant("a failed msync counts", seam.ignore_failed_flush, "poisoned", PAGE_STRICT, "fail_kept"),
     "poison_skipped": Mutant("a failed msync is forgotten", engine.poison_skipped, "poisoned", PAGE_PIPELINED, "fail_kept"),
-    "commit_skipped": Mutant("an append that does not wait", engine.commit_skipped, "promised", PAGE_PIPELINED, "append_small"),
+    "early_ack": Mutant("an append that does not wait", engine.commit_skipped, "promised", PAGE_PIPELINED, "append_small"),
     "barriers_overlap": Mutant("two barriers in flight", engine.barriers_overlap, "acknowledged", PAGE_PIPELINED, "fail_overtaken"),
     "gap_is_full": Mutant("no record ever wraps", engine.gap_is_full, "live", PAGE_BRINK, "append_large append_large"),
     "clean_flag_kept": Mutant("a clean end before the writer's", engine.clean_flag_kept, "verdict", PAGE_PIPELINED, "append_small"),
     "records_not_flushed": Mutant("no barrier over records", engine.records_not_flushed, "verdict", PAGE_STRICT, "append_small"),
     "slots_in_one_place": Mutant("each slot over the last", engine.slots_in_one_place, "slot", PAGE_STRICT, "truncate"),
-    "slot_before_data": Mutant("the slot first", engine.slot_before_data, "verdict", PAGE_STRICT, "append_small"),
+    "slot_first": Mutant("the slot first", engine.slot_before_data, "verdict", PAGE_STRICT, "append_small"),
     "one_slot": Mutant("a tail in one slot", engine.one_slot, "slot", PAGE_STRICT, "truncate"),
     "same_slot_twice": Mutant("two slots in one place", engine.same_slot_twice, "slot", PAGE_STRICT, "truncate"),
     "tail_in_memory": Mutant("a tail in no slot", engine.tail_in_memory, "issued", PAGE_STRICT, "truncate"),

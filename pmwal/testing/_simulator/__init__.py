@@ -1,1 +1,1 @@
-"""The crash simulator behind ``tools/crashsim.py``: histories, their crash images, and the oracles that judge them. Private."""
+"""The crash simulator of ``pmwal crashsim``: histories, their crash images, and the oracles that judge them. Private."""

@@ -23,8 +23,8 @@ from benchmark.checks.sets import first_record, merged_read
 from benchmark.checks.startup import command_line, import_package
 from benchmark.checks.threads import beside_computing, lone_committer, tasks, threads
 from benchmark.context import GIB, KIB, MIB, Context
-from benchmark.floors import FloorsUnavailable
 from benchmark.gate import Row, broken, skipped
+from pmwal.testing.bench.floors import FloorsUnavailable
 
 Check = Callable[[Context], Iterator[Row]]
 

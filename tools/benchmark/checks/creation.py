@@ -10,7 +10,7 @@ from time import perf_counter_ns
 import pmwal
 from benchmark.context import MIB, Context, free_space
 from benchmark.gate import BARS, Row, compare, skipped
-from benchmark.stats import median, time_text
+from pmwal.testing.bench.stats import median, time_text
 
 
 def creation(context: Context) -> Iterator[Row]:

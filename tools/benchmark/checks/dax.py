@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pmwal
-from benchmark import workloads
 from benchmark.context import CONTROL_SIZE, Context
-from benchmark.floors import Area
 from benchmark.gate import BARS, Row, beside, compare
-from benchmark.stats import median
-from benchmark.workloads import PAYLOAD
 from pmwal.native.choice import STORES
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import Area
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import PAYLOAD
 
 _VARIABLE = "PMWAL_STORES"
 _KIB = bytes(range(256)) * 4

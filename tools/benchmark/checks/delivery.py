@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmark import followers, workloads
+from benchmark import followers
 from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute, compare
-from benchmark.media import Site
-from benchmark.stats import Times, merge, percentile
-from benchmark.workloads import PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.stats import Times, merge, percentile
+from pmwal.testing.bench.workloads import PAYLOAD
+from pmwal.testing.machine import Site
 
 
 def follow(context: Context) -> Iterator[Row]:

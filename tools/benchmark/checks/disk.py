@@ -13,12 +13,12 @@ import numpy as np
 
 import pmwal
 import sectors
-from benchmark import workloads
-from benchmark.context import Context, PageBuffer
-from benchmark.floors import PAGE, Area
+from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute, compare, skipped
-from benchmark.stats import median, percentile, time_text
-from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import PAGE, Area, PageBuffer
+from pmwal.testing.bench.stats import median, percentile, time_text
+from pmwal.testing.bench.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
 
 _WARM_PAIRS = 0.05
 _COUNTED = 2000  # appends whose sectors are counted

@@ -9,9 +9,9 @@ from typing import Any
 import pmwal
 from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute
-from benchmark.stats import median
-from benchmark.workloads import PAYLOAD
 from pmwal import events
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import PAYLOAD
 
 _BATCH = 100  # records that fill the ring at a time
 _PIECE = 100  # calls of one kind before the turn of the other: few of such short loops are interrupted

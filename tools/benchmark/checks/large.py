@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import pmwal
 import sectors
-from benchmark import workloads
 from benchmark.checks.disk import sector_counter, sector_rows, take_turns, unsteady
 from benchmark.context import MIB, Context
-from benchmark.floors import PAGE, Area, Floors
 from benchmark.gate import BARS, Row, beside, compare, skipped
-from benchmark.stats import percentile, time_text
-from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import PAGE, Area, Floors
+from pmwal.testing.bench.stats import percentile, time_text
+from pmwal.testing.bench.workloads import BATCH_OF_PAYLOADS, PAYLOAD
 
 LAPS = ("first lap", "later lap")
 PLAIN, DIRECT = "pwrite + fdatasync, large folios", "O_DIRECT|O_DSYNC pwrite"

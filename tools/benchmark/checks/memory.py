@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmark import workloads
-from benchmark.context import MIB, Context, available_memory, free_space
-from benchmark.floors import Area, Loop
+from benchmark.context import MIB, Context, free_space
 from benchmark.gate import BARS, Row, absolute, compare
-from benchmark.stats import median, percentile, rate_text, time_text
-from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import Area, Loop
+from pmwal.testing.bench.stats import median, percentile, rate_text, time_text
+from pmwal.testing.bench.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.machine import available_memory
 
 _TOUCHED = 16  # arrays whose memory is touched first
 

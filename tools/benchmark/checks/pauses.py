@@ -19,12 +19,13 @@ import numpy as np
 
 import pmwal
 import pmwal.aio
-from benchmark import onlookers, workloads
+from benchmark import onlookers
 from benchmark.context import MIB, Context
 from benchmark.gate import BARS, Row, absolute
-from benchmark.media import Site
-from benchmark.stats import median
-from benchmark.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.machine import Site
 
 
 class Pause(NamedTuple):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import workloads
-from benchmark.context import Context, available_memory, free_space
+from benchmark.context import Context, free_space
 from benchmark.gate import BARS, Row, compare, skipped
-from benchmark.stats import median, time_text
-from benchmark.workloads import PAYLOAD, Image
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.stats import median, time_text
+from pmwal.testing.bench.workloads import PAYLOAD, Image
+from pmwal.testing.machine import available_memory
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from benchmark.context import Context
 from benchmark.gate import BARS, Row, broken, compare, skipped
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, DURABLE_EXTEND, PROCESS_APPEND, READ
-from benchmark.stats import time_text
+from pmwal.testing.bench.stats import time_text
 
 
 def read(context: Context) -> Iterator[Row]:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 
 import pmwal
-from benchmark import workloads
-from benchmark.context import Context, available_memory, free_space
+from benchmark.context import Context, free_space
 from benchmark.gate import BARS, Row, absolute, skipped
-from benchmark.stats import median
-from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import BATCH, BATCH_OF_PAYLOADS, PAYLOAD
+from pmwal.testing.machine import available_memory
 
 PLACES = (10, 50, 90)
 """Percent of the records."""

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmark import child, workloads
+from benchmark import child
 from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute
-from benchmark.stats import median
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.stats import median
 
 _TURNS = 8  # in each round of the gate
 _COMMAND = "import sys, pmwal_command; sys.exit(pmwal_command.main())"

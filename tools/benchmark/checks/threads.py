@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Iterator
 
-from benchmark import onlookers, workloads
-from benchmark.context import Context, PageBuffer
-from benchmark.floors import PAGE, Area
+from benchmark import onlookers
+from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute, compare, skipped
-from benchmark.stats import median, rate_text
-from benchmark.workloads import PAYLOAD
+from pmwal.testing.bench import workloads
+from pmwal.testing.bench.floors import PAGE, Area, PageBuffer
+from pmwal.testing.bench.stats import median, rate_text
+from pmwal.testing.bench.workloads import PAYLOAD
 
 _THREADS = 8
 

@@ -20,7 +20,7 @@ import numpy as np
 from benchmark import child
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_EXTEND, FRAME, READ, payload_of
-from benchmark.stats import Times
+from pmwal.testing.bench.stats import Times
 
 BATCH = 1000
 _TIMEOUT = 3600

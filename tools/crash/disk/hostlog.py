@@ -29,7 +29,7 @@ from crash.disk.program import NOTE_SIZE
 from crash.disk.recording import NOTES_MAX, Plan, Recording
 from crash.disk.rig import Examine, Rig, look
 from crash.storage import forget_blocks, loop_device, mounted
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 SIZES = {"ext4": 32 << 20, "xfs": 304 << 20}  # of the file system; mkfs.xfs makes none below 300 MiB
 MAKE = {

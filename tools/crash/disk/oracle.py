@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from crash.disk.program import NOTE_SIZE, payload
 from crash.disk.writelog import Entry
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 STAGES = {
     "creation": "the creation",

@@ -20,7 +20,7 @@ from crash.disk.recording import Attach, Plan, Recording, Run, record
 from crash.disk.writelog import Cut, Disk, Entry, parse, sample, survivors
 from pmwal.native.choice import ENGINES
 from pmwal.testing.process import using_engine
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 TWICE_EVERY = 4
 """One state in this many is recovered by both engines, which takes longer than all other checks."""

@@ -37,7 +37,7 @@ from crash.stepper.controls import CONTROLS, ROOT, Control, build
 from crash.stepper.run import Counts, Run
 from crash.stepper.trace import CannotRun, Lost, compiled
 from pmwal.native.choice import STORES
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 NEEDS = ("linux-x86_64", "cc")
 ORDERINGS = ("strict", "pipelined")

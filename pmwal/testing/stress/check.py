@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pmwal import Record
-from stressing.journal import STORES, Entries, Op, Opened, State
-from stressing.payloads import STEP, Payloads, life_of
-from violation import Violation
+from pmwal.testing.stress.journal import STORES, Entries, Op, Opened, State
+from pmwal.testing.stress.payloads import STEP, Payloads, life_of
+from pmwal.testing.stress.violation import Violation
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Look(NamedTuple):
     records: list[Record]
     used: int
     capacity: int
+    case: str  # row of docs/recovery.md
 
 
 class Unsure(NamedTuple):

@@ -1,11 +1,18 @@
-/* The floors of tools/bench.py: what the hardware and the kernel need for the same work without a log.
+/* The floors of `pmwal bench` and tools/bench.py: what the hardware and the kernel need for the same work without a log.
  *
  * They share no code with pmwal. Every loop fills `each`, unless it is NULL, with the nanoseconds of each call, measured with two
  * reads of CLOCK_MONOTONIC that are part of the figure (nothing is subtracted). Functions return the total nanoseconds, or a
  * negative errno. `at` is the offset of the next store: it is kept between calls, so that a floor walks through its ring like a
  * log and does not hammer one hot line.
+ *
+ * setup.py builds this file as a module, so that a wheel contains it; ctypes calls its functions. tools/bench.py builds it once
+ * more, for the very processor that its bars are measured on.
  */
 #define _GNU_SOURCE
+#ifdef FLOORS_MODULE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#endif
 #include <cpuid.h>
 #include <errno.h>
 #include <immintrin.h>
@@ -125,8 +132,9 @@ static inline void copy_nt(char *to, const char *from, size_t n) { /* n is a mul
 #endif
 }
 
-int fl_init(void) { /* the flush instruction: 0 CLWB, 1 CLFLUSHOPT, 2 CLFLUSH */
+int fl_init(void) { /* the flush instruction: 0 CLWB, 1 CLFLUSHOPT, 2 CLFLUSH; -1: no CRC32C */
     unsigned a, b, c, d;
+    if (!__builtin_cpu_supports("sse4.2")) return -1;
     make_zeros(zeros_long, LONG);
     make_zeros(zeros_short, SHORT);
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) flush_kind = b & 1u << 24 ? CLWB : b & 1u << 23 ? CLFLUSHOPT : CLFLUSH;
@@ -487,3 +495,11 @@ int64_t fl_ticker_stop(void) {
     __atomic_store_n(&ticker.stop, 1, __ATOMIC_RELEASE);
     return -pthread_join(ticker.thread, NULL);
 }
+
+#ifdef FLOORS_MODULE
+/* -- the module: its functions are those above, for ctypes */
+
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "pmwal.testing.bench._floors", NULL, 0, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__floors(void) { return PyModuleDef_Init(&module); }
+#endif

@@ -1,21 +1,17 @@
-"""The floors: floors.c, compiled on demand, with its loops as methods, and the files that they store to.
+"""The floors: the loops of floors.c as methods, and the files that they store to.
 
-The library is built with ``gcc -O2 -march=native`` into a temporary directory that is removed at exit. ctypes releases the GIL
+floors.c is built with the package, as a library that ctypes loads (``load``): it shares no code with pmwal. ctypes releases the GIL
 during a call, so floors with threads of their own run as in a C program.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import mmap
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,16 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.stats import Times
+from pmwal.testing.bench.stats import Times
 
-SOURCE = Path(__file__).with_name("floors.c")
 FLUSHES = ("clwb", "clflushopt", "clflush")
 PAGE, LARGE = 4096, 1 << 20
 RECORD_HEADER = 48
 
 
 class FloorsUnavailable(Exception):
-    """The floors cannot be built: no C compiler, or another processor."""
+    """There are no floors here: no C compiler was there when pmwal was installed, or the processor is another one."""
 
 
 class Loop(NamedTuple):
@@ -92,12 +87,23 @@ class Area:
         self.close()
 
 
+class PageBuffer:
+    """A page-aligned page, for O_DIRECT. The address is valid while the object lives."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, PAGE)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+
 class Floors:
     """The loops of floors.c. ``each=True`` times every call, otherwise only the whole loop is timed."""
 
     def __init__(self, library: Path) -> None:
         self._lib = ctypes.CDLL(str(library))
-        self.flush = FLUSHES[self._lib.fl_init()]
+        kind = self._lib.fl_init()
+        if kind < 0:
+            raise FloorsUnavailable("this processor has no instruction for CRC32C (SSE 4.2), which the floors use")
+        self.flush = FLUSHES[kind]
 
     def _run(self, name: str, count: int, *arguments: object, each: bool = True) -> Loop:
         """Call one loop; its last argument is the array for the times of its calls."""
@@ -229,20 +235,8 @@ class Floors:
 
 @functools.cache
 def load() -> Floors:
-    """Compile and load the floors; ``FloorsUnavailable`` if that is not possible."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        raise FloorsUnavailable(f"the floors are written for x86-64, not {platform.machine()}")
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise FloorsUnavailable("the floors need gcc")
-    directory = Path(tempfile.mkdtemp(prefix="pmwal-floors-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    library = directory / "floors.so"
-    errors = ""
-    for target in ("-march=native", "-msse4.2"):
-        command = [compiler, "-O2", target, "-Wall", "-shared", "-fPIC", "-pthread", "-o", str(library), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return Floors(library)
-        errors = done.stderr.strip()
-    raise FloorsUnavailable(f"floors.c does not compile: {errors}")
+    """The floors that were built with the package; ``FloorsUnavailable`` if they were not, or do not run on this processor."""
+    found = importlib.util.find_spec("pmwal.testing.bench._floors")
+    if found is None or found.origin is None:
+        raise FloorsUnavailable("the floors in C were not built with pmwal: they need an x86-64 processor and, with no wheel, gcc")
+    return Floors(Path(found.origin))

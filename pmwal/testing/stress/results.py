@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import pmwal
-from benchmark import media
-from stressing.journal import STORES, Entries, Op, State
-from stressing.resources import GROWTH_MAX, WARM_UP, Watch
+from pmwal.testing import machine
+from pmwal.testing.stress.cost import CommitCost
+from pmwal.testing.stress.journal import STORES, Entries, Op, State
+from pmwal.testing.stress.resources import GROWTH_MAX, WARM_UP, Watch
 
-VERSION = 1
-PROVES = (
-    "A kill leaves the page cache intact: this run shows what survives the death of a process, not what survives a power cut "
-    "(for that, see docs/testing.md)."
-)
+VERSION = 2
 PIECES = 24  # intervals of the charts over time; in most of them each engine has a life
+COLUMNS = 96  # of the heat map, at most
 _PER_DECADE = 40
+_MERGED = 5  # bins of a histogram to one row of the heat map
 _DECADES = 9  # from 100 ns on
 _FIRST_NS = 100.0
 
@@ -58,16 +53,9 @@ def growth_text(growths: dict[str, dict[str, float | None]]) -> str:
     return "; ".join(texts) or "run too short to judge"
 
 
-def environment_of(directory: Path, chosen: Sequence[str]) -> dict[str, str]:
+def environment_of(site: machine.Site, chosen: Sequence[str]) -> dict[str, str]:
     """The environment of a run with logs on these media, for the report."""
-    return {
-        "medium": ", ".join(chosen),
-        "file system": media.look(directory).text,
-        "processor": media.processor(),
-        "kernel": f"{os.uname().sysname} {os.uname().release}",
-        "python": sys.version.split()[0],
-        "pmwal": pmwal.__version__,
-    }
+    return {"medium": ", ".join(chosen), **machine.facts(site)}
 
 
 @dataclass
@@ -77,6 +65,7 @@ class Results:
     environment: dict[str, str]
     seed: int
     command: str
+    scope: tuple[str, ...] = ()  # sentences: what such a run shows, and what it cannot show
     seconds: float = 0.0
     kills: list[tuple[float, str]] = field(default_factory=list)  # time, and what it hit: "open", "work", "reader"
     closes: list[float] = field(default_factory=list)
@@ -88,20 +77,28 @@ class Results:
     cases: Counter[str] = field(default_factory=Counter)  # rows of docs/recovery.md
     looks: dict[str, int] = field(default_factory=dict)  # of the readers, by kind
     recoveries: list[tuple[float, float, int, str]] = field(default_factory=list)  # time, seconds, bytes read, engine
+    short_of_space: Counter[str] = field(default_factory=Counter)  # lives, by what was short
+    costs: list[CommitCost] = field(default_factory=list)
+    disk: list[tuple[float, int, int]] = field(default_factory=list)  # time, sectors written and flushes so far, of all users
     watch: Watch = field(default_factory=Watch)
     growths: dict[str, dict[str, float | None]] = field(default_factory=dict)
     violation: tuple[str, str] | None = None  # kind and message
     kept: str | None = None
     interrupted: str | None = None  # name of the signal
-    mutant: str | None = None
+    control: str | None = None
     _latency: dict[tuple[str, int], Histogram] = field(default_factory=dict)  # by engine and second
+    _rates: dict[int, Counter[str]] = field(default_factory=dict)  # by second
 
     def count_calls(self, entries: Entries, engine: str, start_ns: int) -> None:
         """Count the calls of a life."""
         for op in Op:
             states = entries["state"][entries["op"] == op]
             self.calls[op.name.lower()] += int((states == State.DONE).sum() + (states == State.REFUSED).sum())
-        timed = entries[(entries["state"] == State.DONE) & (entries["durable"] == 1) & np.isin(entries["op"], STORES)]
+        stored = entries[(entries["state"] == State.DONE) & np.isin(entries["op"], STORES)]
+        ends = ((stored["end_ns"].astype(np.int64) - start_ns) // 1_000_000_000).tolist()
+        for second, durable, count in zip(ends, stored["durable"].tolist(), stored["count"].tolist(), strict=True):
+            self._rates.setdefault(second, Counter()).update(calls=1, durable=durable, records=count)
+        timed = stored[stored["durable"] == 1]
         seconds = (timed["end_ns"].astype(np.int64) - start_ns) // 1_000_000_000
         for second in sorted(set(seconds.tolist())):
             mine = timed[seconds == second]
@@ -134,15 +131,54 @@ class Results:
             ]
         return found
 
+    def heat(self) -> dict[str, Any]:
+        """How many durable calls took how long, over the run: counts by engine, column of time and row of latency."""
+        width = max(1, -(-int(self.seconds + 1) // COLUMNS))
+        counts: dict[str, dict[int, list[int]]] = {}
+        for (engine, second), fine in self._latency.items():
+            rows = fine.reshape(-1, _MERGED).sum(axis=1)
+            column = counts.setdefault(engine, {})
+            column[second // width] = (np.asarray(column.get(second // width, 0)) + rows).tolist()
+        bounds = [round(_FIRST_NS * 10 ** (row * _MERGED / _PER_DECADE)) for row in range(_PER_DECADE * _DECADES // _MERGED + 1)]
+        return {"column_seconds": width, "bounds_ns": bounds, "counts": counts}
+
+    def throughput(self) -> list[dict[str, float]]:
+        """Stores in each interval of the run: calls that returned, durable ones among them, and records, in a second."""
+        width = self._piece_seconds
+        pieces: dict[int, Counter[str]] = {}
+        for second, counts in self._rates.items():
+            pieces.setdefault(second // width, Counter()).update(counts)
+        return [
+            {"seconds": (piece + 0.5) * width, **{what: counts[what] / width for what in ("calls", "durable", "records")}}
+            for piece, counts in sorted(pieces.items())
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """The result in one line."""
+        done = f"{len(self.kills)} kills, {self.records_checked} records compared, in {self.seconds:.0f} s"
+        if self.violation is not None:
+            kind, message = self.violation
+            found = f"VIOLATION {kind}: {message.splitlines()[0]}" if message else f"VIOLATION {kind}"
+            return f"{found} ({done})" if self.control is None else f"NOTICED the planted mistake {self.control}: {kind} ({done})"
+        if self.control is not None:
+            return f"NOT NOTICED: the planted mistake {self.control} ({done})"
+        if self.interrupted is not None:
+            return f"INTERRUPTED by {self.interrupted}, no violation until then ({done})"
+        if not self.records_checked:
+            return f"NOTHING PROVED: no record was compared, so run it for longer ({done})"
+        return f"SOUND: no violation ({done})"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
             "version": VERSION,
-            "proves": PROVES,
+            "verdict": self.verdict,
+            "scope": list(self.scope),
             "environment": self.environment,
             "seed": self.seed,
             "command": self.command,
-            "mutant": self.mutant,
+            "control": self.control,
             "seconds": round(self.seconds, 3),
             "logs": self.logs,
             "lives": self.lives,
@@ -160,6 +196,11 @@ class Results:
             ],
             "latency_ns": self.latency(),
             "latency_piece_seconds": self._piece_seconds,
+            "latency_heat": self.heat(),
+            "throughput": self.throughput(),
+            "commit_costs": [cost._asdict() for cost in self.costs],
+            "short_of_space": dict(self.short_of_space),
+            "disk": [{"seconds": round(when, 3), "sectors": sectors, "flushes": flushes} for when, sectors, flushes in self.disk],
             "resources": {name: [sample._asdict() for sample in samples] for name, samples in self.watch.samples.items()},
             "growth": self.growths,
             "growth_tolerated": {**GROWTH_MAX, "after_share_of_time": WARM_UP},
@@ -181,6 +222,9 @@ class Results:
             f"readers: {', '.join(f'{count} {what}' for what, count in self.looks.items())}",
             f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items()))}",
         ]
+        lines += [cost.text for cost in self.costs]
+        if self.short_of_space:
+            lines.append(f"lives short of space: {', '.join(f'{n} {what}' for what, n in sorted(self.short_of_space.items()))}")
         if self.interrupted is not None:
             lines.insert(0, f"interrupted by {self.interrupted}; until then:")
-        return "\n".join([*lines, f"growth: {growth_text(self.growths)}", PROVES])
+        return "\n".join([*lines, f"growth: {growth_text(self.growths)}"])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stressing.payloads import longest
+from pmwal.testing.stress.payloads import longest
 
 CAPACITIES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 ALIGNMENTS = (None, None, None, 8, 64, 256)
@@ -23,6 +23,9 @@ CLEAN_SHARE = 0.1  # of lives that end with a close
 EARLY_SHARE = 0.2  # of kills that should hit the open
 EARLY_SECONDS = 0.02
 LATE_SECONDS = (0.1, 1.3)
+SPACES = {"plenty": 0.85, "file size limit": 0.1, "full disk": 0.05}
+"""What a writer meets when it needs more of the disk, and how often. A limit (RLIMIT_FSIZE) refuses as a full disk does and harms
+nobody; the disk is filled only on request."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Settings:
     readers: int
     cpu_load: int
     io_load: int
-    mutant: str | None = None
+    control: str | None = None
     isolated: bool = False  # the readers
+    fill_disk: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,22 @@ class LifePlan:
     clean: bool  # it ends with a close, not with a kill
     recover_here: bool  # the supervisor recovers the log afterwards, not the next writer
     seed: str
-    mutant: str | None
+    control: str | None
     readable: bool  # by other users
+    space: str  # one of ``SPACES``
 
     def __str__(self) -> str:
         return (
             f"life {self.number} of {self.log.path.name} ({self.log.capacity >> 10} KiB): {self.engine}, {self.medium}, "
             f"{self.ordering}, commit={self.commit}, on_full={self.on_full}, {self.threads} threads"
+            + ("" if self.space == "plenty" else f", {self.space}")
         )
+
+
+def _space(rng: random.Random, settings: Settings) -> str:
+    """What a life meets; the draw is the same whether the disk may be filled or not."""
+    drawn = rng.choices(list(SPACES), list(SPACES.values()))[0]
+    return "plenty" if drawn == "full disk" and not settings.fill_disk else drawn
 
 
 def log_path(directory: Path, number: int) -> Path:
@@ -110,6 +122,7 @@ def lives(settings: Settings, directory: Path) -> Iterator[LifePlan]:
                 clean=rng.random() < CLEAN_SHARE,
                 recover_here=rng.random() < 0.5,
                 seed=f"life {settings.seed} {number}",
-                mutant=settings.mutant,
+                control=settings.control,
                 readable=settings.isolated,
+                space=_space(rng, settings),
             )

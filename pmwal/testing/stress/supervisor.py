@@ -6,7 +6,8 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,19 @@ import numpy as np
 import pmwal
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.repair import repair
+from pmwal.testing.machine import Device
 from pmwal.testing.process import using_engine
-from stressing import load, mutants, reader, resources, steady, writer
-from stressing.check import Contents, Expectation, Look, compare, expect, shown
-from stressing.interrupt import Interruption
-from stressing.journal import Journal, Op, Progress, State
-from stressing.payloads import Payloads
-from stressing.plan import LifePlan, LogPlan, Settings, lives
-from stressing.processes import Child
-from stressing.results import Results
-from violation import Violation
+from pmwal.testing.stress import controls, kept, load, reader, resources, steady, writer
+from pmwal.testing.stress.check import Contents, Expectation, Look
+from pmwal.testing.stress.full_disk import filled
+from pmwal.testing.stress.interrupt import Interruption
+from pmwal.testing.stress.journal import Journal, Op, Progress, State
+from pmwal.testing.stress.judge import Case, judge
+from pmwal.testing.stress.payloads import Payloads
+from pmwal.testing.stress.plan import LifePlan, LogPlan, Settings, lives
+from pmwal.testing.stress.processes import Child
+from pmwal.testing.stress.results import Results
+from pmwal.testing.stress.violation import Violation
 
 POLL_SECONDS = 0.01
 SAMPLE_SECONDS = 0.25
@@ -41,7 +45,11 @@ Tell = Callable[[float], None]
 class Supervisor:
     """One run."""
 
-    def __init__(self, settings: Settings, directory: Path, results: Results, tell: Tell, interruption: Interruption) -> None:
+    def __init__(
+        self, settings: Settings, directory: Path, device: Device | None, results: Results, tell: Tell, interruption: Interruption
+    ) -> None:
+        self._device = device
+        self._case: Case | None = None
         self._settings = settings
         self._directory = directory
         self._results = results
@@ -71,7 +79,7 @@ class Supervisor:
             for drawn in lives(self._settings, self._directory):
                 if self._interruption or self._now >= self._settings.seconds:
                     break
-                plan = mutants.adjust(drawn)
+                plan = controls.adjust(drawn)
                 if log != plan.log:
                     if log is not None:
                         log.path.unlink(missing_ok=True)
@@ -86,17 +94,17 @@ class Supervisor:
 
     def _begin(self) -> None:
         engine, medium = self._settings.engines[0], self._settings.media[0]
-        mutant = self._settings.mutant
+        control = self._settings.control
         self._results.watch.follow("supervisor", os.getpid())
         if self._settings.cpu_load or self._settings.io_load:
             self._help("load", load.burden, self._directory, self._settings.cpu_load, self._settings.io_load)
-        self._help("steady", steady.live_long, self._directory / "steady.wal", medium, engine, self._payloads, mutant)
+        self._help("steady", steady.live_long, self._directory / "steady.wal", medium, engine, self._payloads, control)
         for number in range(self._settings.readers):
             self._start_reader(number)
 
     def _start_reader(self, number: int) -> None:
         engine = self._settings.engines[number % len(self._settings.engines)]
-        body = (self._directory, self._board, number, self._payloads, engine, self._settings.mutant)
+        body = (self._directory, self._board, number, self._payloads, engine, self._settings.control)
         self._help(f"reader {number + 1}", reader.watch, *body, isolated=self._settings.isolated)
 
     def _help(self, name: str, body: Callable[..., None], *args: object, isolated: bool = False) -> None:
@@ -114,20 +122,20 @@ class Supervisor:
 
     def _life(self, plan: LifePlan, before: Contents | None) -> Contents | None:
         """Run a writer, kill it or let it close, and check the log."""
+        if plan.space == "full disk" and not plan.log.path.exists():
+            plan = replace(plan, space="plenty")  # no log can be created then
         self._journal.clear()
+        self._case = None
         self._board.announce(plan.number, plan.log.number)
-        child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads, self._board)
-        try:
-            self._results.watch.follow("writer", child.pid)
-            end = time.monotonic() + plan.seconds
-            while time.monotonic() < end and child.running and not self._interruption:
-                time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
-                self._look_around()
-            if plan.clean and child.running and not self._interruption:
-                child.wait()
-        finally:
-            self._board.serve(0)
-            killed = child.kill()
+        with filled(self._directory) if plan.space == "full disk" else nullcontext():
+            child = Child("writer", self._directory, writer.live, plan, self._journal, self._payloads, self._board)
+            try:
+                self._watch(plan, child)
+            finally:
+                self._board.serve(0)
+                killed = child.kill()
+        if plan.space != "plenty":
+            self._results.short_of_space[plan.space] += 1
         try:
             child.check()
             with using_engine(plan.engine):
@@ -135,12 +143,24 @@ class Supervisor:
         except Violation as violation:
             raise Violation(f"{plan}: {violation}", violation.kind) from violation
 
+    def _watch(self, plan: LifePlan, child: Child) -> None:
+        """Until it is time to kill the writer, or it has closed the log."""
+        self._results.watch.follow("writer", child.pid)
+        end = time.monotonic() + plan.seconds
+        while time.monotonic() < end and child.running and not self._interruption:
+            time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+            self._look_around()
+        if plan.clean and child.running and not self._interruption:
+            child.wait()
+
     def _look_around(self) -> None:
         """Take samples, and check the other processes."""
         now = self._now
         if now >= self._next_sample:
             self._next_sample = now + max(SAMPLE_SECONDS, self._settings.seconds / 2000)
             self._results.watch.take(now)
+            if self._device is not None and (written := self._device.written()) is not None:
+                self._results.disk.append((now, written.sectors, written.flushes))
             self._tell(now)
         for helper in self._helpers.values():
             helper.check()
@@ -157,11 +177,13 @@ class Supervisor:
         for helper in readers:
             helper.suspend()
         try:
-            mutants.after_kill(plan)
-            expectations = expect(before or Contents(), entries, self._journal.opening, overwrites=plan.on_full == "overwrite")
-            look = self._read(plan, closed=progress == Progress.CLOSED)
-            expected, contents = compare(expectations, look, self._payloads)
-            shown(self._board.sightings(plan.number), expected, contents)
+            controls.after_kill(plan)
+            self._case = Case(
+                plan.log.path.name, plan.engine, self._settings.seed, before or Contents(), entries, self._journal.opening,
+                plan.on_full == "overwrite", progress == Progress.CLOSED, self._board.sightings(plan.number),
+            )  # fmt: skip
+            look, expected, contents = judge(self._case, self._directory, self._payloads)
+            self._results.cases[look.case] += 1
         finally:
             for helper in readers:
                 helper.resume()
@@ -173,20 +195,6 @@ class Supervisor:
         if self._settings.readers > 1 and self._rng.random() < READER_KILL_SHARE:
             self._kill_reader()
         return contents
-
-    def _read(self, plan: LifePlan, *, closed: bool) -> Look:
-        """The log as a reader sees it, which is what recovery would keep."""
-        try:
-            with pmwal.open(plan.log.path, "r") as log:
-                assert isinstance(log, pmwal.Reader)
-                report = log.recovery
-                look = Look(log.first_seq, log.committed_seq + 1, list(log), log.stats().used, log.capacity)
-        except (pmwal.PmwalError, OSError) as error:
-            raise Violation(f"{type(error).__name__}: {error}", "corrupt-log") from error
-        self._results.cases[report.case] += 1
-        if closed and report.case != "R1":
-            raise Violation(f"the log was closed, but a reader finds {report.case}: {report.reason}", "unclean")
-        return look
 
     def _recover(self, plan: LifePlan, look: Look) -> None:
         """Recover the log in this process; it must keep what the reader saw."""
@@ -253,9 +261,11 @@ class Supervisor:
             if count:
                 self._results.under_way[f"{op.name.lower()}s"] += count
 
-    def save_journal(self, path: Path) -> None:
-        """Save the journal of the last writer, as an array of ``journal.ENTRY``."""
-        np.save(path, self._journal.entries())
+    def save(self, directory: Path) -> None:
+        """Save what is needed to judge the log of the last writer once more."""
+        np.save(directory / "journal.npy", self._journal.entries())
+        if self._case is not None:
+            kept.save(self._case, directory)
 
 
 def _lasting(content: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from violation import Violation
+from pmwal.testing.stress.violation import Violation
 
 WARM_UP = 0.25  # share of a process's time that is not judged
 SAMPLES_MIN = 8

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pmwal
 from pmwal.testing.process import using_engine
-from stressing.payloads import TICKETED, Payloads
-from stressing.plan import log_path
-from violation import Violation
+from pmwal.testing.stress.payloads import TICKETED, Payloads
+from pmwal.testing.stress.plan import log_path
+from pmwal.testing.stress.violation import Violation
 
 SIGHTINGS = 512
 VERIFY_SHARE = 0.05  # of looks
@@ -87,12 +87,12 @@ class Board:
 class _Eye:
     """One reader."""
 
-    def __init__(self, directory: Path, board: Board, number: int, payloads: Payloads, mutant: str | None) -> None:
+    def __init__(self, directory: Path, board: Board, number: int, payloads: Payloads, control: str | None) -> None:
         self._directory = directory
         self._board = board
         self._number = number
         self._payloads = payloads
-        self._mutant = mutant
+        self._control = control
         self._rng = random.Random(number)
         self._noted = 0
         self._due: int | None = None
@@ -141,7 +141,7 @@ class _Eye:
         if self._board.now() != (life, log_before) or log_before != log:
             return
         for seq, ticket in seen[-20:]:
-            self._board.note(self._number, self._noted, life, seq + (10**6 if self._mutant == "reader-ghost" else 0), ticket)
+            self._board.note(self._number, self._noted, life, seq + (10**6 if self._control == "reader-ghost" else 0), ticket)
             self._noted += 1
 
     def _records(self, reader: pmwal.Reader, start: int) -> Iterator[pmwal.Record]:
@@ -178,7 +178,7 @@ class _Eye:
         data = record.data
         if len(data) < TICKETED:
             return None
-        if self._mutant == "reader-changed-byte":
+        if self._control == "reader-changed-byte":
             data = data[:-1] + bytes([data[-1] ^ 1])
         ticket = self._payloads.genuine(data)
         if ticket is None:
@@ -186,7 +186,7 @@ class _Eye:
         return ticket
 
 
-def watch(directory: Path, board: Board, number: int, payloads: Payloads, engine: str, mutant: str | None) -> None:
+def watch(directory: Path, board: Board, number: int, payloads: Payloads, engine: str, control: str | None) -> None:
     """The body of a reader's process."""
     with using_engine(engine):
-        _Eye(directory, board, number, payloads, mutant).watch()
+        _Eye(directory, board, number, payloads, control).watch()

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator
 import pmwal
 from pmwal.storage.lock import WriterLock
 from pmwal.testing.process import using_engine
-from stressing.journal import Journal, Op, Opened
-from stressing.payloads import STEP, TICKETED, Payloads, first_ticket
-from stressing.plan import LifePlan
-from stressing.reader import Board
-from violation import Violation
+from pmwal.testing.stress.full_disk import limit_files, refuse_creation, unlimit_files
+from pmwal.testing.stress.journal import Journal, Op, Opened
+from pmwal.testing.stress.payloads import STEP, TICKETED, Payloads, first_ticket
+from pmwal.testing.stress.plan import LifePlan
+from pmwal.testing.stress.reader import Board
+from pmwal.testing.stress.violation import Violation
 
 WAIT_SECONDS = 300.0  # for space, with on_full="wait"
 SWITCH_SECONDS = 0.0002  # frequent switches: more interleavings of calls
 ALONE_SHARE = 0.3  # of rollbacks that no other call overlaps
-_PAUSE = 0.002  # seconds by which mutants widen the window for a kill, and a timeout that must not expire
+_PAUSE = 0.002  # seconds by which planted mistakes widen the window for a kill, and a timeout that must not expire
 
 
 class Aborted(Exception):
@@ -127,7 +128,7 @@ class Worker:
 
     def _data(self, ticket: int) -> bytes:
         data = self._payloads.of(ticket)
-        if self._plan.mutant == "changed-byte" and data and ticket // STEP % 20 == 0:
+        if self._plan.control == "changed-byte" and data and ticket // STEP % 20 == 0:
             return data[:-1] + bytes([data[-1] ^ 1])
         return data
 
@@ -138,7 +139,7 @@ class Worker:
         with self._gate.shared() as phase:
             turn = self._gate.turns
             self._lane.intend(op, phase, durable=durable, ticket=ticket, count=count)
-            if self._plan.mutant == "early-acknowledgement":
+            if self._plan.control == "early-ack":
                 first = self._wal.next_seq
                 self._lane.done(first, first + count - 1)
                 time.sleep(_PAUSE)
@@ -174,7 +175,7 @@ class Worker:
         def call(ticket: int, count: int) -> tuple[int, int]:
             items = [self._data(ticket + index * STEP) for index in range(count)]
             kind = self._payloads.kind(ticket)
-            if self._plan.mutant != "split-batch":
+            if self._plan.control != "split-batch":
                 return self._wal.extend(items, kind=kind)
             seqs = []
             for item in items:
@@ -224,7 +225,7 @@ class Worker:
                         raise Aborted
                 with self._wal.batch() as batch:
                     self._stage(batch, ticket, count)
-                    if self._plan.mutant != "kept-batch":
+                    if self._plan.control != "kept-batch":
                         raise Aborted
             self._lane.refused()
 
@@ -261,7 +262,7 @@ class Worker:
             before = first + int((after - first) * self._rng.uniform(0.2, 1.05))
             before = min(before, after)
             self._lane.intend(Op.TRUNCATE, phase, argument=before)
-            if self._plan.mutant == "ignored-truncate":
+            if self._plan.control == "ignored-truncate":
                 self._lane.done(before)
                 return
             try:
@@ -281,7 +282,7 @@ class Worker:
             after = self._wal.next_seq - 1 - self._rng.randint(0, min(len(self._wal), 40))
             self._lane.intend(Op.ROLLBACK, phase, argument=after)
             try:
-                found = after + 1 if self._plan.mutant == "ignored-rollback" else self._wal.rollback(after)
+                found = after + 1 if self._plan.control == "ignored-rollback" else self._wal.rollback(after)
             except ValueError:
                 self._lane.refused()
                 if self._wal.first_seq <= after + 1:
@@ -290,7 +291,7 @@ class Worker:
                 self._lane.done(found)
                 if found != after + 1:
                     raise Violation(f"rollback(after={after}) returned {found}", "wrong-bounds")
-                if self._plan.mutant == "repeated-rollback":
+                if self._plan.control == "repeated-rollback":
                     time.sleep(_PAUSE)
                     with contextlib.suppress(ValueError):
                         self._wal.rollback(after)
@@ -358,10 +359,21 @@ def live(plan: LifePlan, journal: Journal, payloads: Payloads, board: Board) -> 
         _live(plan, journal, payloads, board)
 
 
+def _run_short(plan: LifePlan) -> None:
+    """Leave no space for this life: a creation is refused, and a log that is there is used as always."""
+    if plan.space == "file size limit":
+        limit_files()
+    refuse_creation(plan.log.path.with_suffix(".refused"))
+    if plan.space == "file size limit" and not plan.log.path.exists():
+        unlimit_files()
+
+
 def _live(plan: LifePlan, journal: Journal, payloads: Payloads, board: Board) -> None:
-    if plan.mutant == "unlocked-writer":
+    if plan.control == "unlocked-writer":
         WriterLock.announce = lambda self: True  # type: ignore[method-assign]
     sys.setswitchinterval(SWITCH_SECONDS)
+    if plan.space != "plenty":
+        _run_short(plan)
     start_ns = time.perf_counter_ns()
     wal = pmwal.open(
         plan.log.path,

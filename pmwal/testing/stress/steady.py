@@ -14,32 +14,32 @@ from pathlib import Path
 import pmwal
 from pmwal.storage.mapping import Mapping
 from pmwal.testing.process import using_engine
-from stressing.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
-from violation import Violation
+from pmwal.testing.stress.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
+from pmwal.testing.stress.violation import Violation
 
 CAPACITY = 1 << 20
 CALLS = 60  # between two opens
 _LIFE = (1 << 24) - 1  # of the tickets: no writer gets that far
-_LEAK = 4 << 20  # bytes that the mutant leaks with each handle
+_LEAK = 4 << 20  # bytes that the control leaks with each handle
 
 
-def _leak(mutant: str) -> None:
+def _leak(control: str) -> None:
     """Make each close of a log's mapping leak something, like a mistake in the library."""
     kept: list[object] = []
     close = Mapping.close
 
     def leaking(mapping: Mapping) -> None:
         if mapping.fd >= 0:
-            kept.append(os.dup(mapping.fd) if mutant == "leak-descriptors" else bytearray(os.urandom(4096) * (_LEAK >> 12)))
+            kept.append(os.dup(mapping.fd) if control == "leak-descriptors" else bytearray(os.urandom(4096) * (_LEAK >> 12)))
         close(mapping)
 
     Mapping.close = leaking  # type: ignore[method-assign, assignment]
 
 
-def live_long(path: Path, medium: str, engine: str, payloads: Payloads, mutant: str | None) -> None:
+def live_long(path: Path, medium: str, engine: str, payloads: Payloads, control: str | None) -> None:
     """The body of the process."""
-    if mutant in ("leak-descriptors", "leak-memory"):
-        _leak(mutant)
+    if control in ("leak-descriptors", "leak-memory"):
+        _leak(control)
     with using_engine(engine):
         _live_long(path, medium, payloads)
 

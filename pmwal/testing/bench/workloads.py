@@ -21,8 +21,8 @@ import numpy as np
 
 import pmwal
 import pmwal.aio
-from benchmark.floors import RECORD_HEADER, Loop
-from benchmark.stats import Times
+from pmwal.testing.bench.floors import RECORD_HEADER, Loop
+from pmwal.testing.bench.stats import Times
 
 PAYLOAD = bytes(range(128))
 BATCH = 1000

@@ -23,6 +23,7 @@ def _compute() -> None:
 def _write(path: Path) -> None:
     data = random.Random(0).randbytes(_PIECE)
     with path.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, _FILE)  # before a life fills the disk
         while True:
             for offset in range(0, _FILE, _PIECE):
                 os.pwrite(file.fileno(), data, offset)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import multiprocessing
 import os
 import signal
-import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from stressing import isolation
-from stressing.interrupt import SIGNALS
-from violation import Violation
+from pmwal.testing.stress import isolation
+from pmwal.testing.stress.interrupt import SIGNALS
+from pmwal.testing.stress.violation import Violation
 
 FAILED = 70  # exit status of a process that left a report
 PATIENCE = 600.0  # seconds after which a process that should have ended counts as hanging
 
-_FORK = multiprocessing.get_context("fork")
+_POLL_SECONDS = 0.002
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -37,45 +35,57 @@ class Child:
         if isolated:
             self._report.touch()
             os.chown(self._report, isolation.USER, isolation.USER)
-        self._process: BaseProcess = _FORK.Process(target=self._run, args=(body, *args), name=name, daemon=True)
+        self._code: int | None = None  # exit status, or the negative number of the signal that ended it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork while numpy has threads
             with isolation.namespace() if isolated else contextlib.nullcontext():
-                self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
+                self.pid = os.fork()
+                if self.pid == 0:
+                    self._run(body, *args)
 
-    def _run(self, body: Callable[..., None], *args: Any) -> None:
-        if self._isolated:
-            isolation.enter()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the supervisor handles them and ends all processes
+    def _run(self, body: Callable[..., None], *args: Any) -> NoReturn:
+        """The life of the process. It ends without the exit of an interpreter, whose buffers and handlers are the parent's."""
         try:
+            if self._isolated:
+                isolation.enter()
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # the supervisor handles them and ends all processes
             body(*args)
         except BaseException as error:
             kind = error.kind if isinstance(error, Violation) else "unexpected-error"
             message = str(error) if isinstance(error, Violation) else traceback.format_exc()
-            self._report.write_text(json.dumps({"kind": kind, "message": message}))
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                self._report.write_text(json.dumps({"kind": kind, "message": message}))
             os._exit(FAILED)
+        os._exit(0)
+
+    def _collect(self, options: int) -> int | None:
+        """How it ended; None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
 
     @property
     def running(self) -> bool:
         """Whether it is running."""
-        return self._process.is_alive()
+        return self._collect(os.WNOHANG) is None
 
     def wait(self) -> None:
         """Wait until it exits."""
-        self._process.join(PATIENCE)
-        if self.running:
-            raise Violation(f"{self.name} is still running {PATIENCE:g} s after it should have ended", "hanging")
+        end = time.monotonic() + PATIENCE
+        while self.running:
+            if time.monotonic() > end:
+                raise Violation(f"{self.name} is still running {PATIENCE:g} s after it should have ended", "hanging")
+            time.sleep(_POLL_SECONDS)
 
     def kill(self) -> bool:
         """Send SIGKILL; whether it died of that."""
-        self._process.kill()
-        self._process.join()
-        return self._process.exitcode == -signal.SIGKILL
+        if self.running:
+            os.kill(self.pid, signal.SIGKILL)
+        return self._collect(0) == -signal.SIGKILL
 
     def suspend(self) -> None:
         """Stop it (SIGSTOP)."""
@@ -87,7 +97,7 @@ class Child:
 
     def check(self) -> None:
         """``Violation`` if it ended with anything but success or the supervisor's SIGKILL."""
-        code = self._process.exitcode
+        code = self._collect(os.WNOHANG)
         if code in (None, 0, -signal.SIGKILL):
             return
         if code == FAILED:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pmwal
-from stressing.plan import LifePlan
-from violation import Violation
+from pmwal.testing.stress.plan import LifePlan
+from pmwal.testing.stress.violation import Violation
 
 BUSY_SECONDS = 0.3, 0.6  # shortest and longest life, so that a kill ends it in the middle of calls
 FEW = 12  # records that a log needs before a mistake can be made in it
 
 
 @dataclass(frozen=True)
-class Mutant:
+class Control:
     """``after_kill`` changes the log between a kill and the check; other mistakes are made in the writer and the readers."""
 
     what: str
@@ -64,54 +64,58 @@ def _damage(path: Path) -> None:
         os.pwrite(file.fileno(), bytes([payload[0] ^ 1]), at)
 
 
-MUTANTS: dict[str, Mutant] = {
-    "early-acknowledgement": Mutant(
+CONTROLS: dict[str, Control] = {
+    "early-ack": Control(
         "the writer acknowledges 2 ms before the call",
         ("missing-record",),
         single=True,
     ),
-    "lost-record": Mutant("recovery drops the newest records", ("missing-record",), _lose),
-    "changed-byte": Mutant("one record in 20 is stored with a wrong last byte", ("changed-record", "foreign-record")),
-    "resurrected-record": Mutant("recovery finds an old record after the newest", ("resurrected-record",), _resurrect),
-    "swapped-records": Mutant("recovery reorders the newest records", ("misplaced-record", "changed-record"), _swap),
-    "damaged-file": Mutant("one bit of an old payload changes in the file", ("corrupt-log",), _damage),
-    "split-batch": Mutant("extend stores its records one by one", ("torn-batch",), single=True),
-    "kept-batch": Mutant(
+    "lost-record": Control("recovery drops the newest records", ("missing-record",), _lose),
+    "changed-byte": Control("one record in 20 is stored with a wrong last byte", ("changed-record", "foreign-record")),
+    "resurrected-record": Control("recovery finds an old record after the newest", ("resurrected-record",), _resurrect),
+    "swapped-records": Control("recovery reorders the newest records", ("misplaced-record", "changed-record"), _swap),
+    "damaged-file": Control("one bit of an old payload changes in the file", ("corrupt-log",), _damage),
+    "split-batch": Control("extend stores its records one by one", ("torn-batch",), single=True),
+    "kept-batch": Control(
         "a batch is stored although its block raised",
         ("resurrected-record", "foreign-record", "wrong-order"),
     ),
-    "ignored-truncate": Mutant("truncate returns and does nothing", ("wrong-bounds",), single=True),
-    "ignored-rollback": Mutant(
+    "ignored-truncate": Control("truncate returns and does nothing", ("wrong-bounds",), single=True),
+    "ignored-rollback": Control(
         "rollback returns and does nothing",
         ("resurrected-record", "foreign-record", "wrong-order", "misplaced-record", "changed-record"),
     ),
-    "repeated-rollback": Mutant(
+    "repeated-rollback": Control(
         "rollback discards again after it returned",
         ("missing-record", "wrong-order", "misplaced-record", "changed-record", "foreign-record", "commit-too-early"),
     ),
-    "reader-changed-byte": Mutant("a reader is shown a wrong byte", ("changed-record",)),
-    "reader-ghost": Mutant("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),
-    "unlocked-writer": Mutant("the writer claims a lock that it does not take", ("unnoticed-writer",)),
-    "leak-descriptors": Mutant("each close of a log leaks a descriptor", ("leak-of-descriptors",)),
-    "leak-memory": Mutant("each close of a log leaks 4 MiB", ("leak-of-memory",)),
+    "reader-changed-byte": Control("a reader is shown a wrong byte", ("changed-record",)),
+    "reader-ghost": Control("a reader is shown records that the log does not have", ("ghost-of-a-reader",)),
+    "unlocked-writer": Control("the writer claims a lock that it does not take", ("unnoticed-writer",)),
+    "leak-descriptors": Control("each close of a log leaks a descriptor", ("leak-of-descriptors",)),
+    "leak-memory": Control("each close of a log leaks 4 MiB", ("leak-of-memory",)),
 }
+
+
+RENAMED = {"early-acknowledgement": "early-ack"}
+"""Names of 0.1, which still work until 0.3."""
 
 
 def adjust(plan: LifePlan) -> LifePlan:
     """Adapt a life so that its mistake can be made, and a kill meets it."""
-    if plan.mutant is None:
+    if plan.control is None:
         return plan
-    mutant = MUTANTS[plan.mutant]
-    if mutant.single:
-        plan = replace(plan, threads=1, on_full="overwrite", commit="each")
+    control = CONTROLS[plan.control]
+    if control.single:
+        plan = replace(plan, threads=1, on_full="overwrite", commit="each", space="plenty")
     return replace(plan, seconds=min(max(plan.seconds, BUSY_SECONDS[0]), BUSY_SECONDS[1]), clean=False)
 
 
 def after_kill(plan: LifePlan) -> None:
-    """Make the mistake of the mutant in the log, between the kill and the check."""
-    change = None if plan.mutant is None else MUTANTS[plan.mutant].after_kill
+    """Make the planted mistake in the log, between the kill and the check."""
+    change = None if plan.control is None else CONTROLS[plan.control].after_kill
     if change is not None:
         try:
             change(plan.log.path)
         except pmwal.PmwalError as error:
-            raise Violation(f"the mutant cannot change the log: {error}", "unexpected-error") from error
+            raise Violation(f"the control cannot change the log: {error}", "unexpected-error") from error

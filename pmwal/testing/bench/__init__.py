@@ -1,0 +1,1 @@
+"""``pmwal bench``: floors in C, the modes of a log, and the ratios between them. Private."""

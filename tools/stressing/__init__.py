@@ -1,1 +1,0 @@
-"""The parts of tools/stress.py: processes that share a log, kills, a journal of acknowledgements, and the check against it."""
