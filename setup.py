@@ -1,4 +1,4 @@
-"""Builds the C engine and the floors of ``pmwal bench``, and makes the description for the package index; everything else about the package is in setup.cfg.
+"""Builds the C engine and the floors of ``pmwal bench``, and makes the description for the package index; the rest is in setup.cfg.
 
 Without a C compiler the package installs without the engine, and says so at the first ``open``. PMWAL_REQUIRE_NATIVE=1 makes that
 an error; PMWAL_CFLAGS adds flags (``-Werror`` in development, sanitizers); PMWAL_CHECK=1 turns on the checks of

@@ -74,7 +74,8 @@ VARIES = {
     "info",
     "stat",
     "serve",
-}  # times and random numbers in the output; the lines are as many
+}
+"""Times and random numbers are in the output; the lines are as many."""
 
 
 class Ended(NamedTuple):
