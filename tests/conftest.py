@@ -21,6 +21,7 @@ from loggers import handler, log, logger  # noqa: F401 - fixtures
 from pmwal.native import native
 from pmwal.native.choice import ENGINES, chosen_engine
 from pmwal.storage import lock
+from pmwal.storage.descriptors import is_still
 from preload import build
 from slotted import opened_handler, slots_directory  # noqa: F401 - fixtures
 from support import open_small
@@ -67,7 +68,7 @@ def lock_descriptors() -> Iterator[None]:
     """No test leaves the number of a closed descriptor among those of locks, which each forked child closes."""
     yield
     for fd, file in lock._descriptors.items():
-        assert lock._file_of(fd) == file
+        assert is_still(fd, file)
 
 
 @pytest.fixture(autouse=True)

@@ -190,8 +190,10 @@ def test_what_a_faster_writer_overwrote_is_reported(shm_dir: Path, started: Star
         process.send_signal(signal.SIGCONT)
         assert [json.loads(hear(process))["seq"] for _ in range(oldest, newest + 1)] == list(range(oldest, newest + 1))
         assert process.stderr is not None
-        assert process.stderr.readline().decode() == f"pmwal: {oldest - 2} records were overwritten before they could be shown\n"
-    assert end(process) == (130, "")
+        said = f"pmwal: {oldest - 2} records were overwritten before they could be shown\n"
+        assert process.stderr.readline().decode() == said
+    # The signal may arrive as the line was written and before that is noted; then it is written again at the end.
+    assert end(process) in ((130, ""), (130, said))
 
 
 def test_new_records_after_a_rollback_are_shown(shm_dir: Path, started: Start) -> None:

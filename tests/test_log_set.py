@@ -514,6 +514,21 @@ def test_times_to_wait_are_checked_at_the_call(directory: Path, name: str, value
         logs.follow(**{name: value})
 
 
+def test_record_that_is_stored_just_before_it_is_read_keeps_its_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stamp past now counts as now, and now is not before the end to which a log is read."""
+    taken, bounds_of, batches = merging._taken, merging.bounds_of, []
+
+    def note(*arguments: Any, **options: Any) -> merging.Batch:
+        batches.append(taken(*arguments, **options))
+        return batches[-1]
+
+    with pmwal.open(directory / "00.wal", size=SIZE) as wal, pmwal.LogSet(directory) as logs:
+        monkeypatch.setattr(merging, "_taken", note)
+        monkeypatch.setattr(merging, "bounds_of", lambda reader: wal.append(b"new") and bounds_of(reader))
+        assert len(list(itertools.islice(logs.follow(), 3))) == 3
+    assert [time for batch in batches for time in batch.times] == [each.time_ns for batch in batches for each in batch.records]
+
+
 def test_look_at_the_live_page_comes_before_the_pull(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a writer that is killed in between would seem to have nothing to come, and its last records would be late."""
     order = []

@@ -94,14 +94,15 @@ class Member:
             self.failed, self.more = error, False
             return None
 
-    def pull(self, now: int, stop: int | None = None) -> None:
+    def pull(self, stop: int | None = None, now: int | None = None) -> None:
         """Read some more records, of one epoch, after those that wait; ``more`` says whether there are others before ``stop``.
 
         A stamp past ``now`` counts as now.
         """
         try:
             end = bounds_of(self.log.reader)[1] if stop is None else stop
-            clock = self._clock._replace(now=now)
+            # After the end: what is there by then has no later stamp, however long the reading takes.
+            clock = self._clock._replace(now=time.time_ns() if now is None else now)
             count = size = 0
             try:
                 for run in runs_of(self.log.reader, self._filter, clock, self.next, end):
@@ -277,7 +278,7 @@ class Merge:
         while members:
             for member in members:
                 while member.more and not member.waiting:
-                    member.pull(now, member.stop)
+                    member.pull(member.stop, now)
                 if member.failed is not None:
                     self._sources.note(member.log.path, member.failed)
             ends = [member.latest for member in members if member.more and member.latest is not None]
@@ -298,7 +299,7 @@ class Merge:
                 continue
             seen = member.look()  # before the pull: what a killed writer left shows in the pull after it
             if seen is not None:
-                member.pull(time.time_ns())
+                member.pull()
             if seen is None or member.failed is not None:
                 assert member.failed is not None
                 self._sources.note(member.log.path, member.failed)

@@ -168,6 +168,7 @@ async function follow() {
       } else {
         setState("live", "live");
         wrong("");
+        showNothing(); // no frame is drawn for what does not match
         pause = 1;
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
         for (let rest = ""; ; ) {
@@ -217,6 +218,7 @@ function restart() {
   view.pending = [];
   view.chosen = null;
   $("rows").replaceChildren();
+  $("nothing").hidden = true;
   if (view.paused) resume();
   else {
     setState("", "searching");

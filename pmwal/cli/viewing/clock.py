@@ -18,7 +18,7 @@ class Stamps:
         self._parts = "", ""
 
     def parts(self, second: int) -> tuple[str, str]:
-        """What stands before the fraction, and after it."""
+        """What is before the fraction, and after it."""
         if second != self._second:
             moment = self._broken_down(second)
             self._parts = time.strftime(self._pattern, moment), _offset(moment.tm_gmtoff) if self._offset else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ Label = Callable[[Record], str]
 """The short name of a record's log; empty where there is only one."""
 
 
-class Form:
+class Form(ABC):
     """Makes text of records: of those that are chosen."""
 
     def __init__(self, entries: Entries, choice: Choice, style: Style, label: Label) -> None:
@@ -36,9 +37,9 @@ class Form:
         entry_of, takes = self.entries.entry, self.choice.takes
         return "".join([self.shown(entry) for entry in map(entry_of, records) if takes(entry)])
 
+    @abstractmethod
     def shown(self, entry: Entry) -> str:
         """The text for an entry, with the newline at its end."""
-        raise NotImplementedError
 
 
 class Json(Form):

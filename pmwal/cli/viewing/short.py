@@ -25,7 +25,7 @@ _AFTER_LEVEL = (" ", ":")
 
 
 class _Head(NamedTuple):
-    """What stands between the time and the text for a log and a level; the level's name, the text's colour and its end."""
+    """What is between the time and the text for a log and a level; the level's name, the text's colour and its end."""
 
     text: str
     name: str

@@ -182,6 +182,7 @@ class View:
         self._logs = logs
         form = FORMS[self._args.output](Entries(logs), self._choice, self._style(), label)
         missed, written = logs.missed, True
+        shown: dict[str, Record] = {}  # the last record of each log that was written, or left out
         try:
             while True:
                 save_at = time.monotonic() + _TICK
@@ -193,18 +194,20 @@ class View:
                             output.write(text)
                             output.flush()
                             written = True
+                        shown[record.log] = record
                         if self._bookmark is not None and time.monotonic() >= save_at:
                             self._save(logs.cursor)
                             save_at = time.monotonic() + _TICK
                     cursors = logs.cursor
                 except Overrun:
                     cursors = self._usable(cursors, dict(logs.logs))
+                    shown.clear()
                 missed = self._report_missed(missed)
                 self._save(cursors)
                 refuse_closed_output()
         finally:
-            if written:
-                self._save(logs.cursor)
+            # An entry that may have been written in part, or not at all, is shown again by the next run.
+            self._save(logs.cursor if written else cursors | _cursors_after(shown.values(), logs))
 
     def _report_missed(self, before: int) -> int:
         """Say how many records were overwritten before they were read; how many in all."""
@@ -255,6 +258,12 @@ def _labels(paths: Iterable[str]) -> Label:
     names = ShortNames(paths)
     width = min(_LABEL_MAX, names.width)
     return lambda record: safe(names[record.log]).ljust(width) if isinstance(record, SetRecord) else ""
+
+
+def _cursors_after(records: Iterable[Record], logs: LogSet) -> dict[str, str]:
+    """The cursors of these records by the logs' uuids."""
+    uuids = {path: reader.uuid for path, reader in logs.logs.items()}
+    return {uuids[record.log]: record.cursor for record in records if isinstance(record, SetRecord) and record.log in uuids}
 
 
 def _no_label(record: Record) -> str:

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from pathlib import Path
@@ -57,11 +58,10 @@ def explore_slots(directory: Path, history: History) -> None:
 def _prune_beside(directory: Path, history: History) -> None:
     """Prune while a process has the slot, then while one takes it, logs and ends, then when none has it."""
     slot = directory / slots.slot_name(0)
-    handler = LogHandler(directory=directory, size=history.setting.size)
-    removed = retention.prune(str(directory), _NOTHING)
-    if removed or not slot.exists():
-        raise Violation("slots", "the slot of a living process was removed")
-    handler.close()
+    with contextlib.closing(LogHandler(directory=directory, size=history.setting.size)):
+        removed = retention.prune(str(directory), _NOTHING)
+        if removed or not slot.exists():
+            raise Violation("slots", "the slot of a living process was removed")
     lock_existing = retention.lock_existing
 
     def after_another(path: str, seam: Any, *, follow: bool) -> Any:

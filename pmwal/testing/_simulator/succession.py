@@ -26,7 +26,7 @@ import pmwal
 from pmwal.errors import PmwalError
 from pmwal.format.layout import LINE, LIVE_OFFSET, LIVE_OPEN_OFFSET, PAGE
 from pmwal.opening import open_log
-from pmwal.reading import reader as reader_module
+from pmwal.reading import known_writer
 from pmwal.reading.follow import Waiter
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.liveness import announce
@@ -216,7 +216,7 @@ def explore_succession(directory: Path, history: History) -> int:
         try:
             with patch.object(Mapping, "load", counted):
                 for memory in _MEMORIES:
-                    with patch.object(reader_module, "PAUSE_MAX", memory):
+                    with patch.object(known_writer, "PAUSE_MAX", memory):
                         looks += _look_everywhere(stage, end, _followed, choose)
                 looks += sum(_look_everywhere(stage, end, look, choose) for look in (_verified, _again, _fresh))
         finally:
