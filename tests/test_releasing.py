@@ -89,6 +89,12 @@ def test_files_of_a_wheel_are_the_package_and_its_engine() -> None:
     assert not [name for name in files if name.endswith((".c", ".h")) or name.split("/")[0] in ("tests", "tools", "docs", "build")]
 
 
+def test_extensions_that_are_built_are_those_of_a_wheel(setup_py: dict[str, Any]) -> None:
+    """The engine, and the floors of the benchmark where they can be built."""
+    built = {extension.name.replace(".", "/") for extension in setup_py["given"]["ext_modules"]}
+    assert built == set(wheels.EXTENSIONS)
+
+
 def test_a_file_too_much_or_too_few_is_named() -> None:
     """Negative control of both audits."""
     assert wheels.differences(["a", "b"], ["b", "c"]) == ["unexpected: a", "missing: c"]

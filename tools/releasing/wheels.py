@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ MODULES = ("pmwal_command.py", "pytest_pmwal.py")
 NOT_INSTALLED = (".c", ".h")  # of the package: what the engine is built from
 METADATA = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
 MADE = ("PKG-INFO", "setup.cfg")  # by setuptools, in an sdist; it writes setup.cfg anew
+EXTENSIONS = ("pmwal/native/_native", *(("pmwal/testing/bench/_floors",) if platform.machine() == "x86_64" else ()))
 INSTALLED = {"pmwal", "numpy", "crc32c"}
 _TOOLS = {"pip", "setuptools"}  # of a new environment
 
@@ -54,10 +56,10 @@ def repair(wheel: Path, output: Path) -> Path:
 
 
 def files_of_package(root: Path) -> set[str]:
-    """What a wheel has of the package: all but the C sources, and the engine that is built from them."""
+    """What a wheel has of the package: all but the C sources, and the extensions that are built from them."""
     package = [path.relative_to(root).as_posix() for path in (root / "pmwal").rglob("*") if path.is_file()]
-    engine = f"pmwal/native/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    return {name for name in package if not name.endswith(NOT_INSTALLED)} | {engine, *MODULES}
+    built = {f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in EXTENSIONS}
+    return {name for name in package if not name.endswith(NOT_INSTALLED)} | built | set(MODULES)
 
 
 def differences(found: Iterable[str], expected: Iterable[str]) -> list[str]:
