@@ -20,7 +20,7 @@ from crash.stepper import __main__ as stepper  # noqa: E402
 from crash.stepper.controls import CONTROLS  # noqa: E402
 from crash.stepper.lines import Line, Memory  # noqa: E402
 from crash.stepper.plan import TOUR, Call, History  # noqa: E402
-from crash.stepper.trace import CannotRun, TraceEvent, What, compiled, traced  # noqa: E402
+from crash.stepper.trace import CannotRun, Lost, TraceEvent, What, compiled, traced  # noqa: E402
 from pmwal.native.choice import STORES  # noqa: E402
 
 pytestmark = pytest.mark.rigs
@@ -62,6 +62,40 @@ int main(int argc, char **argv)
     if (__builtin_cpu_supports("avx512f"))
         act_wide(map, 64);
     raise(SIGUSR2);
+    return 0;
+}
+"""
+
+ENGINE = r"""
+#include <string.h>
+__attribute__((noinline)) void *copy(char *to, const char *from) { return strcpy(to, from); }
+long act(char *map, long (*back)(char *)) { copy(map, "engine"); return back(map) + 1; }
+long last(char *map) { map[128]++; return 0; }
+"""
+CALLER = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/mman.h>
+
+long act(char *map, long (*back)(char *));
+long last(char *map);
+long back(char *map) { map[64]++; return 2; }
+
+int main(int argc, char **argv)
+{
+    int fd = open(argv[argc - 1], O_RDWR);
+    char *map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    for (int i = 0; i < 2; i++) {
+        raise(SIGUSR1);
+        long answer = act(map, back) + last(map);
+#ifdef OUTSIDE
+        map[192] = 1;
+#endif
+        raise(SIGUSR2);
+        if (answer != 3)
+            return 1;
+    }
     return 0;
 }
 """
@@ -151,6 +185,42 @@ def test_instructions_are_told_apart(tmp_path: Path) -> None:
     wide = len(found) > len(EXPECTED)  # the processor has AVX-512
     assert EXPECTED + (WIDE if wide else []) == found
     assert [event.unordered for event in told if 0x340 <= event.offset < 0x400] == [True] * 5
+
+
+def stepped_library(directory: Path, *flags: str) -> list[TraceEvent]:
+    """The events of a program that has loaded a library whose path is that of the engine."""
+    library, program, file = directory / "pmwal" / "native" / "_native.so", directory / "program", directory / "file"
+    library.parent.mkdir(parents=True)
+    file.write_bytes(bytes(4096))
+    for source, text in (("engine.c", ENGINE), ("caller.c", CALLER)):
+        (directory / source).write_text(text)
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, directory / "engine.c"], check=True)
+    linked = [directory / "caller.c", library, f"-Wl,-rpath,{library.parent}"]
+    subprocess.run(["gcc", "-O1", *flags, "-o", program, *linked], check=True)
+    try:
+        with traced(compiled(directory), file, [str(program), str(file)], os.environ) as events:
+            return list(events)
+    except CannotRun as error:
+        unavailable(str(error))
+        raise
+
+
+def test_the_engine_is_stepped_from_each_entry_to_its_return(tmp_path: Path) -> None:
+    """What it calls is stepped too, in libraries and in the program; the program that calls it runs at full speed."""
+    told = stepped_library(tmp_path)
+    assert [event.what for event in told].count(What.CALL_RETURNS) == 2
+    stored: dict[int, list[bytes]] = {}
+    for event in told:
+        if event.what is What.STORED:
+            stored.setdefault(event.offset, []).append(event.data.to_bytes(64, "little").rstrip(bytes(1)))
+    assert stored.pop(0)[-1] == b"engine"
+    assert stored == {64: [b"\1", b"\2"], 128: [b"\1", b"\2"]}
+
+
+def test_a_store_outside_of_the_engine_is_an_error(tmp_path: Path) -> None:
+    """Negative control: the rig would not see it, and says so."""
+    with pytest.raises(Lost, match="stored to outside of the engine"):
+        stepped_library(tmp_path, "-DOUTSIDE")
 
 
 def test_cached_stores_of_a_line_are_lost_from_the_last_on() -> None:

@@ -3,9 +3,11 @@
  *     trace FILE PROGRAM [ARGUMENT ...]
  *
  * The program raises SIGUSR1 before a call and SIGUSR2 after it; neither signal is delivered. Between the two, each instruction is
- * decoded and stepped, and the whole file, which is mapped here too, is compared with its previous contents. Events go to standard
- * output, the program's own output to standard error. Exit status: that of the program; 100 if the program or the kernel did
- * something that cannot be traced (explained on standard error); 101 if this machine forbids tracing.
+ * decoded and stepped, and the whole file, which is mapped here too, is compared with its previous contents. A program that has
+ * loaded the C engine is stepped from each entry into the engine until it returns, and runs at full speed in between: the
+ * interpreter, nine tenths of a call, stores nothing into the file, which is checked. Events go to standard output, the program's
+ * own output to standard error. Exit status: that of the program; 100 if the program or the kernel did something that cannot be
+ * traced (explained on standard error); 101 if this machine forbids tracing.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,6 +34,8 @@
 #define REFUSED 101
 #define BEGINS SIGUSR1
 #define RETURNS SIGUSR2
+#define ENGINE "/pmwal/native/_native."
+#define BREAKPOINT 0xcc /* int3 */
 
 enum what { CALL_BEGINS, CALL_RETURNS, STORED, STREAMED, WRITTEN_BACK, FENCED };
 
@@ -53,6 +57,12 @@ static size_t size;
 static struct stat status;
 static uint64_t base;  /* where the program maps the file */
 static uint64_t count;
+static struct { /* the code of the engine: where it is, its bytes, and as many breakpoints; no size: the program has not loaded it */
+    uint64_t start;
+    size_t size;
+    unsigned char *bytes, *breakpoints;
+    int memory; /* of the program */
+} engine;
 
 __attribute__((noreturn, format(printf, 2, 3))) static void end(int code, const char *format, ...)
 {
@@ -153,7 +163,28 @@ static int wait_for_stop(void)
     return WSTOPSIG(state);
 }
 
-static void find_mapping(void)
+/* Keeps the code of the engine, which lies in one mapping and stays there. */
+static void find_engine(uint64_t begin, uint64_t stop)
+{
+    char name[64];
+    if (engine.size && (engine.start != begin || engine.size != stop - begin))
+        end(LOST, "the engine is mapped twice");
+    if (engine.size)
+        return;
+    snprintf(name, sizeof name, "/proc/%d/mem", (int)child);
+    engine.memory = open(name, O_RDWR | O_CLOEXEC);
+    check(engine.memory, name);
+    engine.start = begin;
+    engine.size = stop - begin;
+    engine.bytes = malloc(engine.size);
+    engine.breakpoints = malloc(engine.size);
+    if (!engine.bytes || !engine.breakpoints)
+        end(LOST, "no memory");
+    check(pread(engine.memory, engine.bytes, engine.size, (off_t)begin) - (ssize_t)engine.size, "the code of the engine");
+    memset(engine.breakpoints, BREAKPOINT, engine.size);
+}
+
+static void find_mappings(void)
 {
     char name[64], line[4096], access[8];
     unsigned long start, stop, offset, inode;
@@ -164,12 +195,15 @@ static void find_mapping(void)
         end(LOST, "%s: %s", name, strerror(errno));
     base = 0;
     while (fgets(line, sizeof line, maps))
-        if (sscanf(line, "%lx-%lx %7s %lx %x:%x %lu", &start, &stop, access, &offset, &major_number, &minor_number, &inode) == 7 &&
-            inode == status.st_ino && major_number == major(status.st_dev) && minor_number == minor(status.st_dev) &&
-            !strcmp(access, "rw-s") && offset == 0) {
-            if (base)
-                end(LOST, "%s is mapped twice", path);
-            base = start;
+        if (sscanf(line, "%lx-%lx %7s %lx %x:%x %lu", &start, &stop, access, &offset, &major_number, &minor_number, &inode) == 7) {
+            if (!strcmp(access, "r-xp") && strstr(line, ENGINE))
+                find_engine(start, stop);
+            if (inode == status.st_ino && major_number == major(status.st_dev) && minor_number == minor(status.st_dev) &&
+                !strcmp(access, "rw-s") && offset == 0) {
+                if (base)
+                    end(LOST, "%s is mapped twice", path);
+                base = start;
+            }
         }
     fclose(maps);
     if (!base)
@@ -192,18 +226,52 @@ static void map_file(void)
           "PTRACE_SETOPTIONS");
 }
 
+static void set_code(const unsigned char *bytes)
+{
+    check(pwrite(engine.memory, bytes, engine.size, (off_t)engine.start) - (ssize_t)engine.size, "the code of the engine");
+}
+
+/* Lets the program run until it enters the engine, at `regs`, or gets another signal; the signal. */
+static int run_to_engine(struct user_regs_struct *regs)
+{
+    set_code(engine.breakpoints);
+    check(ptrace(PTRACE_CONT, child, 0, 0), "PTRACE_CONT");
+    int number = wait_for_stop();
+    set_code(engine.bytes);
+    check(ptrace(PTRACE_GETREGS, child, 0, regs), "PTRACE_GETREGS");
+    if (memcmp(file, before, size))
+        end(LOST, "%s was stored to outside of the engine", path);
+    if (number == SIGTRAP) {
+        regs->rip--; /* the breakpoint was executed, and is the first instruction of a function */
+        if (regs->rip - engine.start >= engine.size)
+            end(LOST, "a breakpoint at %#llx, outside of the engine", regs->rip);
+        check(ptrace(PTRACE_SETREGS, child, 0, regs), "PTRACE_SETREGS");
+    }
+    return number;
+}
+
 /* Steps one call, from its first marker to its second. */
 static void step_call(void)
 {
     struct user_regs_struct regs;
     uint8_t code[CODE_MAX];
     struct iovec here = {code, sizeof code};
+    uint64_t entered = 0; /* the stack pointer at the entry into the engine: a return moves it past the address that it takes */
+    int number = SIGTRAP;
     if (memcmp(file, before, size))
         end(LOST, "%s was stored to between two calls", path);
-    find_mapping();
+    find_mappings();
     check(ptrace(PTRACE_GETREGS, child, 0, &regs), "PTRACE_GETREGS");
     tell(CALL_BEGINS, &regs, 0, NULL, false);
-    for (;;) {
+    while (number != RETURNS) {
+        if (engine.size && regs.rsp > entered) {
+            number = run_to_engine(&regs);
+            entered = regs.rsp;
+            if (number == RETURNS)
+                break;
+            if (number != SIGTRAP)
+                end(LOST, "signal %d during a call", number);
+        }
         struct iovec there = {(void *)regs.rip, sizeof code};
         ssize_t length = process_vm_readv(child, &here, 1, &there, 1, 0);
         if (length <= 0) { /* the read fails entirely if the next page is not mapped */
@@ -213,15 +281,13 @@ static void step_call(void)
         }
         struct effect effect = decode(code, (size_t)length, &regs);
         check(ptrace(PTRACE_SINGLESTEP, child, 0, 0), "PTRACE_SINGLESTEP");
-        int number = wait_for_stop();
+        number = wait_for_stop();
         if (number == SIGTRAP) {
             tell_effect(&effect, &regs);
             count++;
         } else if (number != RETURNS) /* a signal stops the program before the instruction */
             end(LOST, "signal %d during a call", number);
         check(ptrace(PTRACE_GETREGS, child, 0, &regs), "PTRACE_GETREGS");
-        if (number == RETURNS)
-            break;
     }
     tell(CALL_RETURNS, &regs, 0, NULL, false);
     fflush(stdout);
