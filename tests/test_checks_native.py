@@ -216,8 +216,9 @@ def test_environment_turns_the_checks_on(tmp_path: Path, monkeypatch: pytest.Mon
     """PMWAL_CHECK=1 at the build is what builds the checks in."""
     monkeypatch.setenv("PMWAL_CHECK", wanted)
     monkeypatch.setenv("PMWAL_REQUIRE_NATIVE", "1")
-    shutil.copytree(NATIVE, tmp_path / "pmwal" / "native", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    shutil.copy(ROOT / "setup.py", tmp_path)
+    shutil.copytree(ROOT / "pmwal", tmp_path / "pmwal", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     run(sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "built", cwd=tmp_path)
     (made,) = tmp_path.glob("built/pmwal/native/_native*.so")
     assert (b"check failed" in made.read_bytes()) == (wanted == "1")
