@@ -7,6 +7,7 @@ is found by the fuzzer, in its own mutants.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -94,6 +95,20 @@ def c_files() -> list[str]:
     return sorted(path.name for path in NATIVE.glob("*.c"))
 
 
+@functools.cache
+def rules() -> dict[str, set[str]]:
+    """What each C file includes of the others, by the compiler's account."""
+    command = ["gcc", *FLAGS, "-DPMWAL_CHECKS", "-MM", *c_files()]
+    made = subprocess.run(command, cwd=NATIVE, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    found = [line.partition(":")[2].split() for line in made.stdout.replace("\\\n", " ").splitlines()]
+    return {name: set(included) for name, *included in found}
+
+
+def built_from(name: str) -> list[str]:
+    """The C files that a change of this one, or of this header, concerns."""
+    return [name] if name.endswith(".c") else [file for file, included in rules().items() if name in included]
+
+
 def compile_source(directory: Path, name: str, target: Path, *flags: str) -> None:
     """In its own directory, so that a check names the file alone."""
     run("gcc", *FLAGS, *flags, "-c", name, "-o", target, cwd=directory)
@@ -178,9 +193,18 @@ def test_check_notices_a_mistake(build: Build, tmp_path: Path, shm_dir: Path, mu
     assert mutant.old in text
     assert mutant.old.count("\n") == mutant.new.count("\n")
     (sources / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-    build.link(sources, [mutant.file] if mutant.file.endswith(".c") else c_files(), package(tmp_path / "work"))
+    build.link(sources, built_from(mutant.file), package(tmp_path / "work"))
     ended = play(tmp_path / "work", mutant.scenario, shm_dir)
     assert (said(ended), ended.returncode) == (mutant.check, -6)
+
+
+def test_files_that_a_header_concerns_are_those_that_include_it() -> None:
+    """Also through another header. Otherwise a mutant would be linked without its mistake."""
+    assert set(rules()) == set(c_files())
+    assert {"store.c", "commit.c"} <= set(built_from("core.h"))
+    assert built_from("store.c") == ["store.c"]
+    direct = {path.name for path in NATIVE.glob("*.c") if '#include "core.h"' in path.read_text()}
+    assert direct < set(built_from("core.h"))
 
 
 @pytest.mark.parametrize("misuse", sorted(MISUSES))
