@@ -15,7 +15,8 @@ import pmwal
 from pmwal.native import native
 from pmwal.testing import machine
 from pmwal.testing.process import using_engine
-from pmwal.testing.stress import plan
+from pmwal.testing.stress import page, plan
+from pmwal.testing.stress.cost import CommitCost
 from pmwal.testing.stress.full_disk import filled, limit_files, refuse_creation
 from pmwal.testing.stress.interrupt import Interruption
 from pmwal.testing.stress.journal import Journal, Op
@@ -31,13 +32,34 @@ from processes import on_tmpfs
 
 
 def test_line_breaks_where_the_engine_did_not_run() -> None:
-    """No line crosses an interval without data; a single point is a dot."""
+    """No line crosses an interval without data; a single one is a line of its length, with the dashes of its series."""
     chart = Chart(6, 0, 10, "unit")
-    chart.line("name", [(1, 5), (2, 6), (5, 7)], 0, gap=1.5)
+    chart.line("name", [(1, 5), (2, 6), (5, 7)], 0, dash="6 3", gap=1.5)
     drawn = chart.svg("label")
-    lines = [line.split() for line in re.findall(r'<polyline points="(.*?)"', drawn)]
-    assert [len(line) for line in lines] == [2, 1]
-    assert len(re.findall("<circle", drawn)) == 1
+    lines = re.findall(r'<polyline points="(\S+) (\S+)" class="l0" stroke-dasharray="6 3"', drawn)
+    ends = [[tuple(map(float, end.split(","))) for end in line] for line in lines]
+    assert [line[1][0] - line[0][0] for line in ends] == pytest.approx([122, 122], abs=0.2)  # one second of six
+    assert ends[1][0][1] == ends[1][1][1]
+
+
+def test_single_point_of_a_line_without_breaks_is_a_dot() -> None:
+    """It is a moment, and not an interval."""
+    chart = Chart(6, 0, 10, "unit")
+    chart.line("name", [(5, 7)], 0)
+    assert len(re.findall("<circle", chart.svg("label"))) == 1
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_costs_of_a_commit_have_columns_for_what_was_counted(counted: bool) -> None:
+    """Where no device counts, as on tmpfs, there are no empty columns, and the caption says so."""
+    cost = CommitCost("file", "pipelined", 300, 1e5, 1.0, 8.0 if counted else None, 1.0 if counted else None)
+    results = Results({}, 1, "pmwal stress", costs=[cost])
+    table = page.render(results.as_dict()).partition("What a commit costs")[2].partition("</figure>")[0]
+    assert ("<th class=n>sectors</th>" in table) == counted
+    assert ("No device counts" in table) == (not counted)
+    assert table.count("<td") == table.count("<th") == (7 if counted else 5)
+    assert cost.text.startswith("a durable append of 128 bytes, file, pipelined: 100 µs, 1 barrier")
+    assert "1 barriers" not in cost.text
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -38,7 +38,7 @@ class CommitCost(NamedTuple):
         counted = "" if self.sectors is None else f", {self.sectors:g} sectors and {self.flushes:g} flushes of the device"
         return (
             f"a durable append of {len(PAYLOAD)} bytes, {self.medium}, {self.ordering}: {time_text(self.nanoseconds)}, "
-            f"{self.barriers:g} barriers{counted}"
+            f"{self.barriers:g} {'barrier' if self.barriers == 1 else 'barriers'}{counted}"
         )
 
 

@@ -36,8 +36,9 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4r
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line) }
 th { font-weight: 500; color: var(--muted); white-space: nowrap } td { overflow-wrap: anywhere }
-td.n, th.n { text-align: right } figure { margin: 0 } figcaption { color: var(--muted); font-size: .88rem; margin-top: .3rem }
-figure > svg { display: block; width: 100%; height: auto } text { fill: var(--muted); font-size: 12px }
+td.n, th.n { text-align: right } .scroll td { overflow-wrap: normal; white-space: nowrap }
+figure { margin: 0; overflow-x: auto } figcaption { color: var(--muted); font-size: .88rem; margin-top: .3rem }
+figure > svg { display: block; width: 100%; min-width: 42rem; height: auto } text { fill: var(--muted); font-size: 12px }
 .grid { stroke: var(--line) } .axis { stroke: var(--muted) } .scroll { overflow-x: auto }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; margin: .3rem 0; font-size: .88rem }
 .legend svg { vertical-align: -2px; margin-right: .4rem }
@@ -107,22 +108,25 @@ def _head(values: Values) -> str:
 
 def _costs(values: Values) -> str:
     """The cost of one commit, by medium and ordering."""
-    if not values["commit_costs"]:
+    costs = values["commit_costs"]
+    if not costs:
         return ""
-    heads = ("medium", "ordering", "time", "barriers", "sectors", "flushes", "commits")
+    counted = [name for name in ("sectors", "flushes") if any(cost[name] is not None for cost in costs)]
+    heads = ("medium", "ordering", "time", "barriers", *counted, "commits measured")
     rows = []
-    for cost in values["commit_costs"]:
-        counted = ["" if cost[name] is None else f"{cost[name]:g}" for name in ("sectors", "flushes")]
-        cells = [time_text(cost["nanoseconds"]), f"{cost['barriers']:g}", *counted, f"{cost['commits']}"]
+    for cost in costs:
+        device = ["" if cost[name] is None else f"{cost[name]:g}" for name in counted]
+        cells = [time_text(cost["nanoseconds"]), f"{cost['barriers']:g}", *device, f"{cost['commits']}"]
         rows.append(
             f"<tr><td>{html.escape(cost['medium'])}</td><td>{cost['ordering']}</td>"
             f"{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
         )
     top = "".join(f"<th{'' if at < 2 else ' class=n'}>{head}</th>" for at, head in enumerate(heads))
-    caption = (
-        "One durable append of 128 bytes before the run began, without other load: medians. Sectors of 512 bytes written and "
-        "flushes are counted by the kernel, for all who use the device; empty where nothing counts them."
-    )
+    caption = "One durable append of 128 bytes before the run began, without other load: medians."
+    if counted:
+        caption += " Sectors of 512 bytes written and flushes are counted by the kernel, for all who use the device."
+    else:
+        caption += " No device counts sectors or flushes here."
     table = f'<div class="scroll"><table><tr>{top}</tr>{"".join(rows)}</table></div>'
     return f"<h2>What a commit costs</h2><figure>{table}<figcaption>{caption}</figcaption></figure>"
 

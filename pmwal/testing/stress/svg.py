@@ -50,7 +50,10 @@ class Chart:
     # -- what is drawn
 
     def line(self, name: str, points: Sequence[Point], colour: int, *, dash: str = "", gap: float = math.inf) -> None:
-        """A line through the points, which breaks where two of them are further apart than ``gap`` seconds."""
+        """A line through the points, which breaks where two of them are further apart than ``gap`` seconds.
+
+        A point of an interval that has no neighbour is a short line, so that its dashes tell which series it is of.
+        """
         pieces: list[list[Point]] = []
         for point in points:
             if not pieces or point[0] - pieces[-1][-1][0] > gap:
@@ -58,9 +61,13 @@ class Chart:
             pieces[-1].append(point)
         style = f' stroke-dasharray="{dash}"' if dash else ""
         for piece in pieces:
-            if len(piece) == 1:
-                self._parts.append(f'<circle cx="{self._x(piece[0][0])}" cy="{self._y(piece[0][1])}" r="2.5" class="f{colour}"/>')
-            path = " ".join(f"{self._x(x)},{self._y(y)}" for x, y in piece)
+            (x, y), *others = piece
+            drawn = piece
+            if not others and math.isfinite(gap):
+                drawn = [(max(x - gap / 3, 0.0), y), (min(x + gap / 3, self._seconds), y)]
+            elif not others:
+                self._parts.append(f'<circle cx="{self._x(x)}" cy="{self._y(y)}" r="2.5" class="f{colour}"/>')
+            path = " ".join(f"{self._x(across)},{self._y(up)}" for across, up in drawn)
             self._parts.append(f'<polyline points="{path}" class="l{colour}"{style}/>')
         self._name(name, f'<line x1="1" y1="7" x2="25" y2="7" class="l{colour}"{style}/>')
 
