@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,8 @@ from pmwal.cursor import cursor_of
 from pmwal.latency import LatencyHistogram
 from pmwal.native import native
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+if TYPE_CHECKING:
+    from datetime import datetime
 
 Progress = Callable[[int, int], None]
 """Called from time to time with (bytes done, bytes in total)."""
@@ -68,7 +68,10 @@ class Record(_RecordBase):
         >>> Record(1, 0, 1_700_000_000_000_000_999, b"").time.isoformat()
         '2023-11-14T22:13:20+00:00'
         """
-        return _EPOCH + timedelta(microseconds=self.time_ns // 1000)
+        # Python 3.12 aborts at the end of a sub-interpreter with a lock of its own that has loaded it.
+        from datetime import UTC, datetime, timedelta  # noqa: PLC0415
+
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.time_ns // 1000)
 
 
 class SetRecord(Record):

@@ -178,6 +178,25 @@ def test_comparison_marks_what_changed_by_more_than_the_rounds_differ() -> None:
     assert next(line for line in said.splitlines() if line.startswith("2 threads")).endswith("SLOWER")
 
 
+@pytest.mark.parametrize(
+    ("new", "change"),
+    [(100, "+0.0%"), (50, "-50.0%  faster"), (999, "+899.0%  SLOWER"), (1000, "x10  SLOWER"), (1e8, "x1,000,000  SLOWER")],
+)
+def test_change_that_is_manifold_is_a_multiple(new: float, change: str) -> None:
+    """Another medium may take a thousand times as long; a percentage of six digits would run into the figures beside it."""
+    said = list(compare(results("file", row("a", 100)), results("file", row("a", new))))
+    line = next(line for line in said if line.startswith("name of a"))
+    assert line.endswith(f" {change}")
+
+
+@pytest.mark.parametrize("bare", [None, 5.0])
+def test_rate_of_threads_in_c_has_a_column_where_it_was_measured(bare: float | None) -> None:
+    """In memory there is no such floor."""
+    found = replace(results("file", row("append strict", 1)), threads=[Threads(1, 2.0, 1.0, 1.0, bare)])
+    head = next(line for line in lines(found) if line.startswith("threads"))
+    assert head.endswith("in C") == (bare is not None)
+
+
 def test_results_are_the_same_after_json() -> None:
     """Nothing that a comparison or the text needs is lost; another version is refused."""
     found = results("memory", row("copy", 10, kind="floor"), row("append strict", 20, floor="copy", ratio=2.0), rates=(1.0, 2.0))

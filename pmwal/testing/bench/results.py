@@ -13,6 +13,7 @@ VERSION = 1
 NOISE_MIN = 0.05  # relative: a smaller change of a figure is not worth a mark
 _STEADY = 2.0  # times the fastest round: floors that vary more were disturbed
 _NEAR = 1.5  # times its floor: the medium is what limits
+_MANIFOLD = 10  # times as long: told so, and not in percent
 _SCALES = 1.5  # times the rate of one thread
 
 
@@ -161,10 +162,11 @@ def lines(results: Results) -> Iterator[str]:
             yield f"{row.name:<{wide}}{cells}{rate_text(row.rate, ''):>12}{ratio}"
     if results.threads:
         yield ""
-        yield f"{'threads, one durable append each':<{wide}}{'call':>10}{'records/s':>12}{'barriers/record':>18}{'in C':>12}"
+        bare = f"{'in C':>12}" if any(one.floor_rate is not None for one in results.threads) else ""
+        yield f"{'threads, one durable append each':<{wide}}{'call':>10}{'records/s':>12}{'barriers/record':>18}{bare}"
         for one in results.threads:
-            bare = "" if one.floor_rate is None else rate_text(one.floor_rate, "")
-            yield f"{one.threads:<{wide}}{time_text(one.p50):>10}{rate_text(one.rate, ''):>12}{one.barriers:>18.2f}{bare:>12}"
+            bare = "" if one.floor_rate is None else f"{rate_text(one.floor_rate, ''):>12}"
+            yield f"{one.threads:<{wide}}{time_text(one.p50):>10}{rate_text(one.rate, ''):>12}{one.barriers:>18.2f}{bare}"
     yield ""
     if unsteady(results):
         yield unsteady(results)
@@ -191,7 +193,7 @@ def compare(old: Results, new: Results) -> Iterator[str]:
     for one in new.threads:
         if (rate := by_threads.get(one.threads)) is not None:
             change = _change(1 / rate, 1 / one.rate, 2 * NOISE_MIN)
-            name = f"{one.threads} threads, a record"
+            name = f"{one.threads} {'thread' if one.threads == 1 else 'threads'}, a record"
             yield f"{name:<{wide}}{time_text(1e9 / rate):>10}{time_text(1e9 / one.rate):>10}{change}"
     missing = [row.name for row in old.rows if all(row.key != after.key for _, after in pairs)]
     if missing:
@@ -204,7 +206,8 @@ def _pairs(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _change(before: float, after: float, noise: float) -> str:
-    """The change of a time in percent; the mark says that it is more than noise."""
+    """The change of a time in percent, or as a multiple from ten on; the mark says that it is more than noise."""
     change = after / before - 1
     mark = "" if abs(change) <= noise else "  faster" if change < 0 else "  SLOWER"
-    return f"{100 * change:>+8.1f}%{mark}"
+    text = f"{100 * change:+.1f}%" if after < _MANIFOLD * before else f"x{after / before:,.0f}"
+    return f" {text:>8}{mark}"

@@ -83,7 +83,8 @@ class LifePlan:
     def __str__(self) -> str:
         return (
             f"life {self.number} of {self.log.path.name} ({self.log.capacity >> 10} KiB): {self.engine}, {self.medium}, "
-            f"{self.ordering}, commit={self.commit}, on_full={self.on_full}, {self.threads} threads"
+            f"{self.ordering}, commit={self.commit}, on_full={self.on_full}, "
+            f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
             + ("" if self.space == "plenty" else f", {self.space}")
         )
 
