@@ -84,8 +84,7 @@ class LifePlan:
         return (
             f"life {self.number} of {self.log.path.name} ({self.log.capacity >> 10} KiB): {self.engine}, {self.medium}, "
             f"{self.ordering}, commit={self.commit}, on_full={self.on_full}, "
-            f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
-            + ("" if self.space == "plenty" else f", {self.space}")
+            f"{self.threads} {'thread' if self.threads == 1 else 'threads'}" + ("" if self.space == "plenty" else f", {self.space}")
         )
 
 
