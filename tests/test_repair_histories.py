@@ -28,7 +28,7 @@ from support import contents, file_offset, look, open_small, overwrite, whole_re
 pytestmark = pytest.mark.both_engines
 
 SEEDS = 15  # histories in one test
-PARTS = 10
+PARTS = 5
 PARTS_NIGHTLY = 70
 ROUNDS = 8
 LOSSES = ("control_sector", "superblock_copy", "ring_sector")

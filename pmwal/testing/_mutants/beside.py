@@ -69,7 +69,7 @@ def second_copy_first_half() -> list[Patch]:
     return _shown_by(store)
 
 
-def byte_unlocked() -> list[Patch]:
+def unlocked_writer() -> list[Patch]:
     """Say that the writer's byte is locked, and leave it free."""
     return [Patch(WriterLock, "announce", lambda self: True)]
 

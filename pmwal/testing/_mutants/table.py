@@ -334,9 +334,9 @@ MUTANTS = {
         "append_small append_small",
         explore=explore_beside,
     ),
-    "byte_unlocked": Mutant(
+    "unlocked_writer": Mutant(
         "a lock that is claimed and not taken",
-        beside.byte_unlocked,
+        beside.unlocked_writer,
         "beside",
         PAGE_STRICT,
         "append_pending",
