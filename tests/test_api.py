@@ -231,7 +231,12 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
     [
         ({"mode": "w"}, "mode must be one of 'a', 'x', 'r\\+', 'r', not 'w'"),
         ({"medium": "disk"}, "medium must be one of 'auto', 'dax', 'file', 'memory', 'emulated-dax', not 'disk'"),
-        ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'"),
+        ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'$"),
+        ({"on_full": "overwite"}, "not 'overwite'; did you mean 'overwrite'\\?$"),
+        ({"medium": "Emulated_DAX"}, "not 'Emulated_DAX'; did you mean 'emulated-dax'\\?$"),
+        ({"ordering": "pipeline"}, "not 'pipeline'; did you mean 'pipelined'\\?$"),
+        ({"commit": "manuel"}, "not 'manuel'; did you mean 'manual'\\?$"),
+        ({"on_unlinked": "rise"}, "not 'rise'; did you mean 'raise'\\?$"),
         ({"commit": "never"}, "commit must be"),
         ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'"),
         ({"recover": "all"}, "recover must be one of 'strict', 'salvage', not 'all'"),

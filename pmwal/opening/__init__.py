@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from pmwal.native.choice import chosen_engine, chosen_stores
 from pmwal.opening.files import inspect
-from pmwal.opening.options import Keywords, Options
+from pmwal.opening.options import Commit, FullPolicy, Keywords, Mode, Options, Ordering, Recovery, UnlinkedPolicy
 from pmwal.records import Progress, RecoveryReport
+from pmwal.storage.medium import MediumName
 from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 
@@ -24,20 +25,20 @@ def open(path: str | os.PathLike[str], mode: Literal["r"], **options: Unpack[Key
 @overload
 def open(path: str | os.PathLike[str], mode: Literal["a", "x", "r+"] = "a", **options: Unpack[Keywords]) -> Wal: ...
 @overload
-def open(path: str | os.PathLike[str], mode: str, **options: Unpack[Keywords]) -> Wal | Reader: ...
+def open(path: str | os.PathLike[str], mode: Mode, **options: Unpack[Keywords]) -> Wal | Reader: ...
 def open(
     path: str | os.PathLike[str],
-    mode: str = "a",
+    mode: Mode = "a",
     *,
     size: int | str | None = None,
     align: int | None = None,
-    medium: str = "auto",
-    ordering: str = "auto",
-    commit: str | float = "each",
-    on_full: str = "raise",
+    medium: MediumName = "auto",
+    ordering: Ordering = "auto",
+    commit: Commit = "each",
+    on_full: FullPolicy = "raise",
     timeout: float | None = None,
-    recover: str = "strict",
-    on_unlinked: str = "warn",
+    recover: Recovery = "strict",
+    on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
@@ -87,14 +88,17 @@ def open(
 
 def open_log(
     path: str | os.PathLike[str],
-    mode: str = "a",
+    mode: Any = "a",
     *,
     seam: Seam = SYSTEM,
     application: bytes = b"",
     progress: Progress | None = None,
-    **options: Unpack[Keywords],
+    **options: Any,
 ) -> Wal | Reader:
-    """Internal, for tests and the command line: ``open`` with a seam, the application's bytes for a new log, and progress."""
+    """Internal, for tests and the command line: ``open`` with a seam, the application's bytes for a new log, and progress.
+
+    The options come as text, which ``Options`` checks; type checkers do not.
+    """
     return open_with(path, Options(mode, **options), seam=seam, application=application, progress=progress)
 
 
