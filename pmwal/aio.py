@@ -57,6 +57,7 @@ def open(
     timeout: float | None = None,
     on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
+    label: str | None = None,
 ) -> Opening:
     """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
 
@@ -85,6 +86,7 @@ def open(
             timeout=timeout,
             on_unlinked=on_unlinked,
             file_mode=file_mode,
+            label=label,
         )
         # The tasks wait for space, the loop's thread must not.
         return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)

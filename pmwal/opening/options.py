@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import ClassVar, Literal, TypeAlias, TypedDict, get_args
 
-from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE, CAPACITY_MAX, CAPACITY_MIN, PAGE
 from pmwal.format.payload import as_integer, as_seconds
 from pmwal.opening.spelling import did_you_mean, one_of
 from pmwal.opening.units import parse_size
@@ -47,6 +47,7 @@ class Keywords(TypedDict, total=False):
     recover: Recovery
     on_unlinked: UnlinkedPolicy
     file_mode: int | str
+    label: str | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Options:
     recover: Recovery = "strict"
     on_unlinked: UnlinkedPolicy = "warn"
     file_mode: int | str = FILE_MODE
+    label: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -88,6 +90,7 @@ class Options:
         object.__setattr__(self, "commit", check_commit(self.commit))
         object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
         object.__setattr__(self, "file_mode", check_file_mode(self.file_mode))
+        check_label(self.label)
         if self.align is not None:
             object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
@@ -101,6 +104,11 @@ class Options:
     def capacity(self) -> int | None:
         """``size`` in bytes, rounded up to whole pages; None when no size was given."""
         return None if self.size is None else -(-parse_size(self.size) // PAGE) * PAGE
+
+    @property
+    def application(self) -> bytes:
+        """``label`` as the superblock has it."""
+        return b"" if self.label is None else self.label.encode()
 
     @property
     def mode_of_file(self) -> int:
@@ -132,6 +140,20 @@ def check_commit(commit: Commit) -> Commit:
     if commit not in COMMIT_POLICIES if isinstance(commit, str) else not 0 < commit < threading.TIMEOUT_MAX:
         raise ValueError(message)
     return commit if isinstance(commit, str) else float(commit)
+
+
+def check_label(label: str | None) -> None:
+    """``ValueError`` or ``TypeError`` when the superblock has no room for it, or could not give it back as it was."""
+    if label is None:
+        return
+    if not isinstance(label, str):
+        raise TypeError(f"label must be text or None, not {label!r}")
+    try:
+        size = len(label.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"label must be text that UTF-8 can encode, not {label!r}") from None
+    if not 0 < size <= APPLICATION_SIZE or "\0" in label:
+        raise ValueError(f"label must be text of 1 to {APPLICATION_SIZE} bytes in UTF-8, without NUL; {label!r} has {size}")
 
 
 def check_file_mode(mode: int | str) -> int:

@@ -296,6 +296,11 @@ class Wal(WalReads):
         return self._engine.block.uuid.hex()
 
     @property
+    def label(self) -> str | None:
+        """The name that the log was given when it was created; None if it has none."""
+        return self._engine.block.label
+
+    @property
     def capacity(self) -> int:
         """Size of the ring in bytes."""
         return self._engine.block.capacity
