@@ -61,6 +61,7 @@ class Batch:
         """
         if not self._open:
             raise ValueError("the batch is not open; append inside its with block")
+        self._write_path.access.refuse_fork()
         payload = as_payload(data, self._write_path.engine.block)
         self._kinds.append(check_kind(kind))
         self._payloads.append(payload)
