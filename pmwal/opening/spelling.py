@@ -26,6 +26,6 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
         return ""
     from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
-    words = {each.lower(): each for each in known}
-    found = get_close_matches(word.lower(), words, n=1)
+    words = {each.lower().strip("-"): each for each in known}
+    found = get_close_matches(word.lower().strip("-"), words, n=1, cutoff=0.75)
     return f"; did you mean {words[found[0]]!r}?" if found else ""
