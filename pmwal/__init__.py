@@ -10,7 +10,7 @@
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Batch",
@@ -93,19 +93,17 @@ else:
     def __getattr__(name):
         from importlib import import_module  # noqa: PLC0415
 
-        if name in _SUBMODULES:
-            return import_module(f"pmwal.{name}")
-        home = next((home for home, names in _HOMES.items() if name in names), None)
+        home = name if name in _SUBMODULES else next((home for home, names in _HOMES.items() if name in names), None)
         if home is None:
             raise AttributeError(f"module 'pmwal' has no attribute {name!r}")
         try:
-            value = getattr(import_module(f"pmwal.{home}"), name)
-        except ImportError:
+            module = import_module(f"pmwal.{home}")
+        except (ImportError, AttributeError):
             from pmwal.storage.platform import check_platform  # noqa: PLC0415
 
-            check_platform()  # elsewhere than on Linux modules of the standard library are missing
+            check_platform()  # elsewhere than on Linux, modules of the standard library and names in them are missing
             raise
-        globals()[name] = value
+        globals()[name] = value = module if name in _SUBMODULES else getattr(module, name)
         return value
 
     def __dir__():

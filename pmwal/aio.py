@@ -23,17 +23,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
 from pmwal.format.layout import HEADER
 from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
-from pmwal.opening.options import Options
+from pmwal.opening.options import FullPolicy, Mode, Options, Ordering, UnlinkedPolicy
 from pmwal.reading.selection import Kinds, Time
 from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.storage.medium import MediumName
 from pmwal.writing.internals import commit_through, first_number, read_on, refuse_failed, yield_at_barriers
 from pmwal.writing.wal import Wal
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
 _LONG = 64 * 1024  # bytes that the loop's thread copies and sums itself
@@ -43,16 +47,17 @@ T = TypeVar("T")
 
 def open(
     path: str | os.PathLike[str],
-    mode: str = "a",
+    mode: Mode = "a",
     *,
     size: int | str | None = None,
     align: int | None = None,
-    medium: str = "auto",
-    ordering: str = "auto",
-    on_full: str = "raise",
+    medium: MediumName = "auto",
+    ordering: Ordering = "auto",
+    on_full: FullPolicy = "raise",
     timeout: float | None = None,
-    on_unlinked: str = "warn",
+    on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
+    label: str | None = None,
 ) -> Opening:
     """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
 
@@ -81,6 +86,7 @@ def open(
             timeout=timeout,
             on_unlinked=on_unlinked,
             file_mode=file_mode,
+            label=label,
         )
         # The tasks wait for space, the loop's thread must not.
         return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)
@@ -162,7 +168,7 @@ class AsyncWal:
 
     # -- storing
 
-    async def append(self, data: Any, *, kind: int = 0) -> int:
+    async def append(self, data: Buffer, *, kind: int = 0) -> int:
         """Append one record and return its number once it is durable. Raises what ``Wal.append`` raises.
 
         With ``on_full="wait"`` only this task waits for a ``truncate``, not the loop. A task that is cancelled while it waits for
@@ -180,7 +186,7 @@ class AsyncWal:
             await self._next_barrier(seq)
         return seq
 
-    def append_nowait(self, data: Any, *, kind: int = 0) -> int:
+    def append_nowait(self, data: Buffer, *, kind: int = 0) -> int:
         """Append one record and return its number at once; a later ``append``, ``durable`` or ``commit`` makes it durable.
 
         Raises what ``Wal.append`` raises; ``WalFull`` also with ``on_full="wait"``. The loop waits for it: while a long record is
@@ -188,7 +194,7 @@ class AsyncWal:
         """
         return self._wal.append(data, kind=kind, commit=False)
 
-    async def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
+    async def extend(self, items: Iterable[Buffer], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them; return the first and last number once they are durable."""
         self._check()
         items = list(items)

@@ -14,11 +14,13 @@ from pmwal.native import native
 if TYPE_CHECKING:
     from datetime import datetime
 
+_SHOWN = 64  # bytes of a long payload in its repr
+
 Progress = Callable[[int, int], None]
 """Called from time to time with (bytes done, bytes in total)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _PlainRecord:
     seq: int
     kind: int
@@ -33,7 +35,10 @@ else:
 
 
 class Record(_RecordBase):
-    """One record, compared by value. ``time_ns`` is the wall clock in ns since 1970, for information only: ``seq`` gives the order.
+    """One record, compared by value.
+
+    ``seq`` is its number, ``kind`` a number that the application gave it, ``data`` its payload. ``time_ns`` is the wall clock in ns
+    since 1970, and ``time`` the same as a datetime, both for information only: ``seq`` gives the order.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="64KiB") as wal:
@@ -45,6 +50,11 @@ class Record(_RecordBase):
 
     __slots__ = ()
     __match_args__ = ("seq", "kind", "time_ns", "data")
+
+    def __repr__(self) -> str:
+        more = len(self.data) - _SHOWN
+        text = f"{self.data[:_SHOWN]!r} and {more} bytes more" if more > _SHOWN // 4 else repr(self.data)
+        return f"Record(seq={self.seq}, kind={self.kind}, time_ns={self.time_ns}, data={text})"
 
     @property
     def cursor(self) -> str:
@@ -63,7 +73,7 @@ class Record(_RecordBase):
 
     @property
     def time(self) -> datetime:
-        """``time_ns`` as a datetime in UTC, rounded down to a microsecond; ``OverflowError`` for a year past 9999.
+        """``time_ns`` as an aware datetime in UTC, rounded down to a microsecond; ``OverflowError`` for a year past 9999.
 
         >>> Record(1, 0, 1_700_000_000_000_000_999, b"").time.isoformat()
         '2023-11-14T22:13:20+00:00'

@@ -96,7 +96,9 @@ def repair(
     >>> repair(path).actions
     ('nothing: the log needs no repair',)
     """
-    name = os.path.realpath(os.fspath(path))
+    name = os.fspath(path)
+    if os.path.islink(name):  # the copy and the backup go where the log is
+        name = os.path.realpath(name)
     directory, base = os.path.split(name)
     lock = None if dry_run else lock_existing(name, seam, shortened=True)
     if lock is None and not dry_run:
@@ -217,8 +219,8 @@ def _backup_name(directory: str, base: str, backup: str | None) -> str:
     """The name for the damaged file. One that it has already, since a repair that was killed, is used again."""
     damaged = os.path.join(directory, base)
     if backup is not None:
-        if os.path.realpath(os.path.dirname(os.path.abspath(backup))) != directory:
-            raise ValueError(f"backup must lie in {directory}, because the damaged file is kept by a hard link")
+        if os.path.realpath(os.path.dirname(os.path.abspath(backup))) != os.path.realpath(directory):
+            raise ValueError(f"backup must lie in {os.path.realpath(directory)}, because the damaged file is kept by a hard link")
         if not _is_free(backup, damaged):
             raise FileExistsError(f"{backup}: it exists; name another backup")
         return os.path.join(directory, os.path.basename(backup))
@@ -236,10 +238,11 @@ def _is_free(name: str, damaged: str) -> bool:
 
 def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
     """Write the repaired file, link the damaged one to its backup name, and rename the repaired one over it."""
-    directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    where = directory or os.curdir
+    directory_fd = open_descriptor(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        remove_orphans(directory, directory_fd, base, seam)
-        with unnamed_file(directory, directory_fd, base, seam) as (fd, source):
+        remove_orphans(where, directory_fd, base, seam)
+        with unnamed_file(where, directory_fd, base, seam) as (fd, source):
             inherit(fd, os.stat(base, dir_fd=directory_fd))
             _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
             hidden = hidden_name(base)

@@ -12,6 +12,7 @@ import os
 import pickle
 import stat
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pmwal.logs.options import SinkOptions
 from pmwal.opening.options import Keywords, Options
 from support import SMALL_RING, BarrierRecorder, contents, file_offset, flip, kill, open_small, payloads
 from support import superblock as superblock_of
+from surgery import rewrite_superblocks
 
 ERRORS = [
     pmwal.WalClosed, pmwal.ReentrantCall, pmwal.WalFull, pmwal.WalLocked, pmwal.RecordTooLarge, pmwal.CorruptWal,
@@ -231,7 +233,12 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
     [
         ({"mode": "w"}, "mode must be one of 'a', 'x', 'r\\+', 'r', not 'w'"),
         ({"medium": "disk"}, "medium must be one of 'auto', 'dax', 'file', 'memory', 'emulated-dax', not 'disk'"),
-        ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'"),
+        ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'$"),
+        ({"on_full": "overwite"}, "not 'overwite'; did you mean 'overwrite'\\?$"),
+        ({"medium": "Emulated_DAX"}, "not 'Emulated_DAX'; did you mean 'emulated-dax'\\?$"),
+        ({"ordering": "pipeline"}, "not 'pipeline'; did you mean 'pipelined'\\?$"),
+        ({"commit": "manuel"}, "not 'manuel'; did you mean 'manual'\\?$"),
+        ({"on_unlinked": "rise"}, "not 'rise'; did you mean 'raise'\\?$"),
         ({"commit": "never"}, "commit must be"),
         ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'"),
         ({"recover": "all"}, "recover must be one of 'strict', 'salvage', not 'all'"),
@@ -246,6 +253,10 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
         ({"align": 24}, "align must be a power of two from 8 to 4096, or None, not 24"),
         ({"align": 8192}, "align must be a power of two from 8 to 4096, or None, not 8192"),
         ({"align": 4096, "size": 4096}, "alignment of 4096 bytes"),
+        ({"label": ""}, "label must be text of 1 to 64 bytes in UTF-8, without NUL; '' has 0"),
+        ({"label": "ü" * 33}, "has 66$"),
+        ({"label": "a\0"}, "without NUL"),
+        ({"label": "\udcff"}, "label must be text that UTF-8 can encode, not '.udcff'"),
     ],
     ids=str,
 )
@@ -257,7 +268,7 @@ def test_impossible_argument_is_refused_and_nothing_created(path: Path, options:
 
 
 @pytest.mark.parametrize(
-    "options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}, {"align": "64"}], ids=str
+    "options", [{"size": True}, {"size": 4096.0}, {"size": b"64KiB"}, {"timeout": "1"}, {"align": "64"}, {"label": b"a"}], ids=str
 )
 def test_argument_of_a_wrong_type_is_refused(path: Path, options: dict[str, Any]) -> None:
     """It is a TypeError, and no file is created."""
@@ -287,11 +298,15 @@ def test_size_is_64_mib_when_nothing_is_said(path: Path) -> None:
 @pytest.mark.parametrize("mode", ["a", "r+", "r"])
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"size": 8192}, "exists with a size of 16384 bytes, not 8192; leave size out"), ({"align": 64}, "alignment of 8, not 64")],
+    [
+        ({"size": 8192}, "exists with a size of 16384 bytes, not 8192; leave size out"),
+        ({"align": 64}, "alignment of 8, not 64; leave align out"),
+        ({"label": "b"}, "exists and has no label, not 'b', and keeps it; leave label out"),
+    ],
     ids=str,
 )
 def test_other_geometry_than_the_log_has_is_refused(path: Path, mode: str, options: dict[str, Any], message: str) -> None:
-    """A different size or alignment is a ValueError in every mode, and changes nothing."""
+    """A different size, alignment or label is a ValueError in every mode, and changes nothing."""
     open_small(path).close()
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
@@ -299,6 +314,28 @@ def test_other_geometry_than_the_log_has_is_refused(path: Path, mode: str, optio
     assert path.read_bytes() == before
     with pmwal.open(path, mode, size=SMALL_RING, align=8):
         pass
+
+
+@pytest.mark.parametrize("label", ["orders", "größe 3", "ü" * 32, "x"])
+def test_label_is_kept_with_the_log(path: Path, label: str) -> None:
+    """It is stored when the log is created, in the field that 0.1 has for it; who names another one has opened the wrong log."""
+    with pmwal.open(path, size="64KiB", label=label) as wal:
+        assert wal.label == label
+    assert path.read_bytes()[88:152] == label.encode().ljust(64, b"\0")
+    with pmwal.open(path, label=label) as wal, pmwal.open(path, "r", label=label) as reader:
+        assert wal.label == reader.label == label
+    for mode in ("a", "r"):
+        with pytest.raises(ValueError, match=f"has the label '{label}', not 'other', and keeps it; leave label out"):
+            pmwal.open(path, mode, label="other")
+
+
+def test_log_without_a_label_has_none(path: Path) -> None:
+    """Nor has one whose bytes are another application's, and no text."""
+    with pmwal.open(path, size="64KiB") as wal:
+        assert wal.label is None
+    rewrite_superblocks(path, replace(superblock_of(path), application=b"\xff" * 64))
+    with pmwal.open(path) as wal, pmwal.open(path, "r") as reader:
+        assert wal.label is reader.label is None
 
 
 @pytest.mark.parametrize("align", [8, 16, 64, 512, 4096])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -75,9 +76,43 @@ def test_error_of_usage_names_its_command(cli: Cli, command: str) -> None:
     assert ran.err == f"pmwal {command}: unrecognized arguments: --nonsense\nTry 'pmwal {command} --help'.\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("verfy", "x"), "pmwal: there is no command 'verfy'; did you mean 'verify'?\n"),
+        (("log",), "pmwal: there is no command 'log'; did you mean 'logs'?\n"),
+        (("nonsense",), "pmwal: there is no command 'nonsense'\n"),
+        (("create", "x", "--sise", "1MiB"), "unrecognized arguments: --sise 1MiB; did you mean '--size'?\n"),
+        (("create", "x", "--lable=a"), "unrecognized arguments: --lable=a; did you mean '--label'?\n"),
+        (("cat", "x", "--salvge"), "unrecognized arguments: --salvge; did you mean '--salvage'?\n"),
+        (("write", "x", "--on-full", "overwite"), "'overwite' (choose from raise, overwrite); did you mean 'overwrite'?\n"),
+        (("create", "x", "--medium", "memroy"), "; did you mean 'memory'?\n"),
+        (("completion", "fihs"), "'fihs' (choose from bash, zsh, fish); did you mean 'fish'?\n"),
+    ],
+    ids=str,
+)
+def test_error_of_usage_names_the_word_that_was_meant(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    """A misspelt command, option or choice is answered by the one that looks like it, if any does."""
+    ran = cli(*arguments)
+    assert (ran.status, ran.out) == (64, b"")
+    assert said in ran.err
+
+
 def test_version_is_that_of_the_package(cli: Cli) -> None:
     """``--version`` prints program and version."""
     assert cli("--version") == Ran(0, f"pmwal {pmwal.__version__}\n".encode(), "")
+
+
+def test_version_follows_the_changelog() -> None:
+    """While it has unreleased changes, the version is a later one than the last that was released, and says so."""
+    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
+    newest, *older = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
+    if newest != "Unreleased":
+        assert pmwal.__version__ == newest
+    else:
+        released, _, suffix = pmwal.__version__.partition(".dev")
+        assert suffix.isdecimal()
+        assert [int(part) for part in released.split(".")] > [int(part) for part in older[0].split(".")]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +124,15 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
         (pmwal.UnsupportedMedium("no DAX here"), 1, "pmwal: no DAX here"),
         (pmwal.CorruptWal("x", reason="torn", first_seq=3), 2, "pmwal: a.wal: corrupt: torn; records from 3 on lost"),
         (KeyboardInterrupt(), 130, ""),
+        (ImportError("the C engine is missing: install gcc"), 1, "pmwal: the C engine is missing: install gcc\n"),
+        (ImportError("no x", name="x"), 1, "pmwal: unexpected ImportError: no x (set PMWAL_TRACEBACK=1 to see where)\n"),
+        (
+            pmwal.PersistError(5, "a.wal: EIO. This handle is finished: open the log again to find what the medium holds"),
+            3,
+            "pmwal: a.wal: EIO. To find what the medium has, run pmwal verify\n",
+        ),
+        (ValueError("a.wal: it exists with a size; leave size out"), 1, "pmwal: a.wal: it exists with a size; leave --size out\n"),
+        (ValueError("a.wal: it exists; leave label out"), 1, "pmwal: a.wal: it exists; leave --label out\n"),
     ],
 )
 def test_error_is_one_line_and_a_status(
@@ -180,6 +224,27 @@ def test_zsh_accepts_the_script(cli: Cli, shm_dir: Path) -> None:
     assert script.read_bytes().startswith(b"#compdef pmwal\n")
     if shutil.which("zsh"):
         subprocess.run(["zsh", "-n", str(script)], check=True)
+
+
+def test_fish_completes_commands_options_and_files(cli: Cli, shm_dir: Path) -> None:
+    """The script describes every command; fish, where installed, runs it and offers commands, options and file names."""
+    script = shm_dir / "pmwal.fish"
+    script.write_bytes(cli("completion", "fish").out)
+    assert [name for name in COMMANDS if f"_npos -eq 0' -a {name} " not in script.read_text()] == []
+    make_log(shm_dir / "app.wal")
+    fish = shutil.which("fish")
+    for line, expected in {"ta": "tail", "tail --cur": "--cursor-file", "tail app": "app.wal"}.items() if fish else ():
+        code = f"source {script}; complete -C 'pmwal {line}'"
+        ran = subprocess.run([fish, "--no-config", "-c", code], capture_output=True, text=True, check=True, cwd=shm_dir)
+        assert [found.split("\t")[0] for found in ran.stdout.splitlines()] == [expected]
+
+
+def test_completion_needs_a_library_that_knows_the_shell(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older shtab has no fish; the advice is to upgrade, and not a traceback."""
+    monkeypatch.setattr("shtab.SUPPORTED_SHELLS", ["bash", "zsh"])
+    ran = cli("completion", "fish")
+    assert (ran.status, ran.out) == (1, b"")
+    assert ran.err == "pmwal: this version of shtab knows no fish; upgrade it: pip install -U 'pmwal[cli]'\n"
 
 
 def test_completion_without_its_library_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,21 @@ def test_copy_of_a_log_in_use_has_no_writer(cli: Cli, shm_dir: Path) -> None:
         assert cli("verify", copy).text.startswith(f"{copy}: not closed, nothing torn: 1 record, 1")
 
 
+def test_words_of_the_format_are_for_those_who_ask(cli: Cli, shm_dir: Path) -> None:
+    """What an unclean end means is said in words that a user knows; --verbose adds those of the format."""
+    path = shm_dir / "a.wal"
+    wal = pmwal.open(path, size="64KiB", medium="file", ordering="pipelined", commit="manual")
+    wal.extend([b"a", b"b"])
+    kill(wal)
+    plain, verbose = cli("verify", path), cli("verify", "--verbose", path)
+    assert plain.text.startswith(
+        f"{path}: not closed, nothing torn: 2 records, 1 to 2; if the last records were damaged, it would look like this, too ["
+    )
+    assert "2 records, 1 to 2, 2 of them past the commit pointer and every durable mark; " in verbose.text
+    assert "would look like this, too: a torn tail, at most back to the newest slot [" in verbose.text
+    assert (plain.status, plain.err) == (verbose.status, verbose.err) == (0, "")
+
+
 @pytest.mark.parametrize("page", [b"\xff" * 64, b"no live page, but some of a text " * 2], ids=["ones", "text"])
 def test_info_takes_no_writer_from_a_damaged_live_page(cli: Cli, shm_dir: Path, page: bytes) -> None:
     """Garbage was taken for the id of a process, of the file that this one is a copy of."""

@@ -81,9 +81,9 @@ def test_text_stays_on_one_line_and_sends_nothing_to_the_terminal(cli: Cli, shm_
     """Control characters and bytes that are not UTF-8 are escaped; tabs and letters are not."""
     path = shm_dir / "a.wal"
     with pmwal.open(path, size="64KiB") as wal:
-        wal.append("tab\tü\n\x1b[31m".encode() + b"\xff")
+        wal.append("tab\tü\n\x1b[31m\u202e\u2028".encode() + b"\xff")
     (line,) = cli("cat", path).lines
-    assert line.split("  ", 2)[2] == "tab\tü\\x0a\\x1b[31m\\xff"
+    assert line.split("  ", 2)[2] == "tab\tü\\x0a\\x1b[31m\\u202e\\u2028\\xff"
 
 
 def test_json_keeps_text_and_encodes_bytes(cli: Cli, shm_dir: Path) -> None:

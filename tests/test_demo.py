@@ -248,6 +248,27 @@ def test_existing_file_is_never_used(demo: DemoRun, shm_dir: Path, lines_file: P
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["missing", "missing/", "missing.d", "missing/demo.wal"])
+def test_directory_that_is_not_there_is_taken_for_no_file(demo: DemoRun, shm_dir: Path, lines_file: Path, name: str) -> None:
+    """A misspelt mount point would become a file, and the demo would prove something about another medium."""
+    status, error = demo("--path", f"{shm_dir}/{name}", "--input", lines_file)
+    assert status == 3
+    assert ("no such directory; create it first" if not name.endswith(".wal") else "No such file or directory") in error
+    assert os.listdir(shm_dir) == []
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_words_of_the_format_are_for_those_who_ask(
+    shm_dir: Path, lines_file: Path, capsys: pytest.CaptureFixture[str], verbose: bool
+) -> None:
+    """Commit pointer, durable marks and epochs are explained in no line of the demo, so only --verbose prints them."""
+    arguments = ["demo", *SHORT, "--path", str(shm_dir), "--input", str(lines_file), *(["--verbose"] if verbose else [])]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "\n  kept " in text
+    assert [word in text for word in ("commit pointer", "durable mark", "epoch")] == [verbose] * 3
+
+
 def test_empty_input_is_an_error_and_leaves_nothing(demo: DemoRun, shm_dir: Path, tmp_path: Path) -> None:
     """An input without lines is an error, and no file is left."""
     (tmp_path / "empty").touch()

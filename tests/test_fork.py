@@ -113,6 +113,17 @@ def test_block_that_was_begun_before_the_fork_stores_nothing_in_the_child(path: 
         assert payloads(wal) == [b"1", b"2"]
 
 
+def test_append_to_a_batch_in_the_child_is_refused_at_once(path: Path) -> None:
+    """The child learns it from its first append, not at the end of the block; the parent's records stay staged."""
+    with open_small(path) as wal:
+        with wal.batch() as batch:
+            batch.append(b"1")
+            with pytest.raises(pmwal.ForkedWal, match="belongs to the parent process"):
+                elsewhere(batch.append, b"2")
+            assert len(batch) == 1
+        assert payloads(wal) == [b"1"]
+
+
 def test_iteration_that_was_begun_before_the_fork_is_refused_in_the_child(path: Path) -> None:
     """An iterator of the parent's handle gives the child no records, not even those already loaded."""
     with open_small(path) as wal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ class PythonRecord(_PlainRecord):
 
     __slots__ = ()
     __match_args__ = ("seq", "kind", "time_ns", "data")
+    __repr__ = pmwal.Record.__repr__
 
 
 PythonRecord.__name__ = PythonRecord.__qualname__ = "Record"
@@ -50,6 +52,28 @@ def test_record_is_a_value(name: str) -> None:
         with pytest.raises((AttributeError, TypeError)):
             change()
     assert not hasattr(record, "__dict__")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize(
+    ("length", "shown"),
+    [(0, "b''"), (80, repr(b"x" * 80)), (81, f"{b'x' * 64!r} and 17 bytes more"), (1 << 20, "and 1048512 bytes more")],
+)
+def test_repr_of_a_record_is_short(name: str, length: int, shown: str) -> None:
+    """A payload of a megabyte in a traceback or a notebook hides all else."""
+    make: Any = RECORDS[name]
+    text = repr(make(2**64 - 1, 65535, -(2**63), b"x" * length))
+    assert text.endswith(shown + ")")
+    assert text.startswith("Record(seq=18446744073709551615, kind=65535, time_ns=-9223372036854775808, data=b'")
+    assert len(text) < 200
+
+
+def test_time_of_a_record_is_aware() -> None:
+    """It compares with the aware datetimes of a program, and does not depend on the time zone of the machine."""
+    time = pmwal.Record(1, 0, 1_700_000_000_123_456_789, b"").time
+    assert time == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
+    assert time.utcoffset() == timedelta(0)
+    assert pmwal.Record(1, 0, -1, b"").time == datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 
 
 def test_record_goes_through_pickle() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pmwal
+from commands import Cli
 from conftest import Place
 from pmwal.format.layout import (
     CONTROL_OFFSET,
@@ -520,6 +521,39 @@ def test_full_disk_leaves_the_damaged_log_alone(path: Path, step: str) -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("directory", ["", "logs/", "./"])
+@pytest.mark.parametrize("backup", [None, "app.old"])
+def test_repair_names_files_as_they_were_given(
+    cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch, directory: str, backup: str | None
+) -> None:
+    """A relative path stays one in the report, so that what it advises can be typed; nothing but the names differs."""
+    monkeypatch.chdir(path.parent)
+    Path("logs").mkdir()
+    name = f"{directory}app.wal"
+    damage(path, 12)
+    path.rename(name)
+    kept = f"{directory}{backup or 'app.wal.damaged'}"
+    ran = cli("repair", name, *(["--backup", kept] if backup else []))
+    assert ran.lines[0].startswith(f"{name}: corrupt (R4)")
+    assert ran.lines[1] == f"  kept the damaged file as {kept}"
+    assert str(path.parent) not in ran.text
+    assert Path(kept).exists()
+    assert len(read(Path(name))) == 11
+
+
+def test_repair_through_a_link_is_beside_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link stays, and the names are those of the log."""
+    monkeypatch.chdir(path.parent)
+    Path("logs").mkdir()
+    damage(path, 12)
+    path.rename("logs/app.wal")
+    Path("link.wal").symlink_to("logs/app.wal")
+    report = repair("link.wal")
+    real = os.path.realpath("logs/app.wal")
+    assert (report.path, report.backup) == (real, f"{real}.damaged")
+    assert Path("link.wal").is_symlink()
 
 
 @pytest.mark.parametrize("explicit", [False, True])

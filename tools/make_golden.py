@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pmwal.format.layout import APPLICATION_SIZE, CONTROL_SIZE_MIN, PAGE
+from pmwal.format.layout import CONTROL_SIZE_MIN, PAGE
 from pmwal.opening import open_log
 from pmwal.storage.seam import Seam
 from pmwal.writing.wal import Wal
@@ -49,8 +49,7 @@ class GoldenSeam(Seam):
 
 
 def _create(path: Path, seam: GoldenSeam, ordering: str, align: int) -> Wal:
-    application = b"golden".ljust(APPLICATION_SIZE, b"\0")
-    wal = open_log(path, "x", size=PAGE, align=align, medium="file", ordering=ordering, seam=seam, application=application)
+    wal = open_log(path, "x", size=PAGE, align=align, medium="file", ordering=ordering, seam=seam, label="golden")
     assert isinstance(wal, Wal)
     return wal
 

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pmwal
+from pmwal.opening.options import FullPolicy, Ordering
 from pmwal.testing.machine import SECTORS_WRITTEN
 
 PAYLOAD = bytes(128)
 PAGE, PAGE_SECTORS = 4096, 8
-BARRIERS = {"pipelined": 1, "strict": 2}
+BARRIERS: dict[Ordering, int] = {"pipelined": 1, "strict": 2}
 """Flushes of one commit, by ordering."""
 PIPELINED_MEAN_MAX, STRICT_MEDIAN_MAX = 2, 8  # sectors more than the floor
 _FLOOR_PAGES = 256
@@ -37,7 +38,7 @@ class Case(NamedTuple):
     """One way to get a log ready, and what each commit and the floor beside it wrote."""
 
     name: str
-    ordering: str
+    ordering: Ordering
     sectors: list[int]
     floor: list[int]
 
@@ -156,7 +157,7 @@ def _full(path: Path) -> None:
             wal.extend([PAYLOAD] * 1000)
 
 
-CASES: tuple[tuple[str, Callable[[Path], None], str], ...] = (
+CASES: tuple[tuple[str, Callable[[Path], None], FullPolicy], ...] = (
     ("fresh", _fresh, "raise"),
     ("reopened", _reopened, "raise"),
     ("wrapped", _wrapped, "raise"),

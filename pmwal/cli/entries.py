@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.cli.levels import level_name
 from pmwal.cli.times import utc_text
+from pmwal.cli.wording import HIGH_CONTROL
 from pmwal.events import DEFINITION_KIND, EVENT_KIND, Decoder, Event
 from pmwal.events.definition import plain
 from pmwal.reading.reader import Reader
@@ -38,8 +39,9 @@ _ORIGIN = frozenset(
 )
 _ORIGIN_OF_HANDLER = frozenset(("function", "line", "process", "thread", "task"))  # in other documents these may be anything
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_DIGITS_MAX = 640  # the least that the interpreter can be told to read; 4,300 unless it was told otherwise
 _DEPTH_MAX = 256  # of objects and lists in a document; what shows it takes a few frames of the stack for each
-_C1 = re.compile(r"[\x7f-\x9f]")  # control characters that JSON does not escape
+_CONTROL = re.compile(f"[{HIGH_CONTROL}]")  # JSON escapes the others
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make one for each call
 
@@ -72,6 +74,7 @@ class Entries:
         self._decoders: dict[str, Decoder] = {}
         self._levels = {name.upper(): number for name, number in logging.getLevelNamesMapping().items()}
         self._decode = json.JSONDecoder(parse_constant=str).decode  # NaN and the infinities as text: JSON has no such numbers
+        self._decode_long = json.JSONDecoder(parse_constant=str, parse_int=_number_or_text).decode
 
     def entry(self, record: Record) -> Entry:
         """The entry; every record has one."""
@@ -89,7 +92,7 @@ class Entries:
 
     def _of_document(self, record: Record) -> Entry | None:
         try:
-            document = self._decode(record.data.decode())
+            document = self._decoded(record.data)
         except (ValueError, RecursionError):
             return None
         if record.data.count(b"[") + record.data.count(b"{") > _DEPTH_MAX and _is_deep(document):
@@ -111,6 +114,14 @@ class Entries:
         shown = name.upper() if name else level_name(level)
         return Entry(record, level, shown, logger or "", message, rest, traceback, document=document, origin=origin)
 
+    def _decoded(self, data: bytes) -> Any:
+        try:
+            return self._decode(data.decode())
+        except ValueError:
+            if len(data) <= _DIGITS_MAX:
+                raise
+            return self._decode_long(data.decode())  # perhaps a number with more digits than the interpreter reads
+
     def _decoder(self, record: Record) -> Decoder | None:
         """None if the log is no longer in the set."""
         log = record.log if isinstance(record, SetRecord) else ""
@@ -120,6 +131,13 @@ class Entries:
                 return None
             self._decoders[log] = Decoder(reader)
         return self._decoders[log]
+
+
+def _number_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 def record_object(record: Record) -> dict[str, Any]:
@@ -165,7 +183,7 @@ def json_text(value: Any, indent: int | None = None) -> bytes:
     except ValueError:  # a payload's 1e999 is infinite here
         text = _text_of(json.loads(json.dumps(value), parse_constant=str), indent)
     if not text.isascii():
-        text = _C1.sub(_escaped, text)
+        text = _CONTROL.sub(_escaped, text)
     elif "\x7f" in text:
         text = text.replace("\x7f", "\\u007f")
     # Surrogates, which UTF-8 lacks, are escaped as \udcNN, which JSON reads as the same character.

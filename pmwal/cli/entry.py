@@ -76,7 +76,7 @@ def _run(arguments: list[str]) -> int:
         if unknown and hasattr(args, "paths") and not any(word.startswith("-") for word in unknown):
             args.paths += unknown  # argparse takes no positional arguments after an option that came after others
         elif unknown:
-            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            args.parser.unknown(unknown)
         status: int = args.run(args)
     except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
         status = stop.code if isinstance(stop.code, int) else FAILED
@@ -134,8 +134,8 @@ def _explain(error: Exception, path: str | None) -> int:
         status = UNREADABLE
     elif isinstance(error, OSError):
         status, text = UNREADABLE, _os_error_in_words(error, path)
-    elif isinstance(error, PmwalError | ValueError):
-        status = FAILED
+    elif isinstance(error, PmwalError | ValueError) or (isinstance(error, ImportError) and error.name is None):
+        status = FAILED  # an ImportError without a name is pmwal's own, and says what to install
     else:
         status, text = FAILED, f"unexpected {type(error).__name__}: {text} (set PMWAL_TRACEBACK=1 to see where)"
     say(for_command_line(error, text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pmwal.errors import FormatError, UnsupportedMedium, WalFull, WalLocked
+from pmwal.errors import FormatError, PersistError, UnlinkedWarning, UnsupportedMedium, WalFull, WalLocked
 
 _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (
@@ -21,8 +21,20 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (FormatError, r'open it with mode="r"', r"read it with pmwal cat"),
     (UnsupportedMedium, r'medium="([a-z-]+)"', r"--medium \1"),
-    (ValueError, r"leave size out", r"leave --size out"),
+    (ValueError, r"leave (size|align|label) out", r"leave --\1 out"),
     (ValueError, r"use another size or align", r"use another --size or --align"),
+    (ValueError, r'with recover="salvage" start at a number', r"with --salvage, leave --cursor-file out"),
+    (RuntimeError, r"commit=\S+ needs (.*): use commit=.*", r"--commit with seconds needs \1: use --commit each or manual"),
+    (
+        PersistError,
+        r"This handle is finished: open the log again to find what the medium holds",
+        r"To find what the medium has, run pmwal verify",
+    ),
+    (
+        UnlinkedWarning,
+        r"what this handle stores cannot be found there; close the handle and open the log again",
+        r"what this command stores cannot be found there; stop it and start it again",
+    ),
     (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
 )
 """Of which error, what it says to users of the library, and what that is on the command line."""

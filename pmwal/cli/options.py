@@ -21,7 +21,7 @@ def add_ordering(parser: argparse.ArgumentParser) -> None:
         "--ordering",
         choices=ORDERINGS,
         default="auto",
-        help="strict: commit pointer with each commit; pipelined: later, one barrier less (default: auto)",
+        help="strict: two flushes a commit; pipelined: one, and more to search after a crash (default: auto)",
     )
 
 

@@ -15,11 +15,34 @@ _TAKES_TIME = ("--since", "--until", "-S", "-U")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose usage errors end with status 64."""
+    """An argument parser whose usage errors end with status 64, and name the word that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         """Report a usage error and exit."""
         self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+    def unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """Report arguments that the parser does not know, and exit."""
+        from pmwal.opening.spelling import did_you_mean  # noqa: PLC0415 - for errors only
+
+        options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        hint = next(filter(None, (did_you_mean(option, self._long_options()) for option in options)), "")
+        self.error(f"unrecognized arguments: {' '.join(arguments)}{hint}")
+
+    def _long_options(self) -> list[str]:
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        """Refuse what is none of the choices of an argument; it also refuses a command that there is not."""
+        if action.choices is None or value in action.choices:
+            return
+        from pmwal.opening.spelling import did_you_mean  # noqa: PLC0415 - for errors only
+
+        known = [str(choice) for choice in action.choices]
+        hint = did_you_mean(value, known)
+        if isinstance(action, argparse._SubParsersAction):
+            self.error(f"there is no command {value!r}{hint}")
+        raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {', '.join(known)}){hint}")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -48,6 +71,11 @@ def add_path(parser: argparse.ArgumentParser, meaning: str = "the log file") -> 
 def add_json(parser: argparse.ArgumentParser, meaning: str = "print JSON, for scripts") -> None:
     """The option ``--json``."""
     parser.add_argument("--json", action="store_true", help=meaning)
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """The option ``--verbose``."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="add what those want who know how pmwal works")
 
 
 def number_option(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -11,7 +11,14 @@ from pmwal.opening.units import format_size
 if TYPE_CHECKING:
     from pmwal.records import RecoveryReport
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+HIGH_CONTROL = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""For a pattern: delete, C1, the separators of lines and paragraphs, and what changes the direction of text, so that a line
+shows what it does not say."""
+
+CONTROL = r"\x00-\x08\x0a-\x1f" + HIGH_CONTROL
+"""For a pattern: all characters that a terminal obeys instead of showing them, but for the tab."""
+
+_CONTROL = re.compile(f"[{CONTROL}]")
 
 
 def records_in_words(first: int, last: int) -> str:
@@ -97,12 +104,17 @@ def decoded(data: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """Text safe for one line of a terminal: control characters except tabs become ``\\xNN``.
+    """Text safe for one line of a terminal: control characters except tabs become ``\\xNN`` or ``\\uNNNN``.
 
-    >>> printable("two\\nlines \\x1b[31m")
-    'two\\\\x0alines \\\\x1b[31m'
+    >>> printable("two\\nlines \\x1b[31m \\u202e")
+    'two\\\\x0alines \\\\x1b[31m \\\\u202e'
     """
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROL.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def is_printable(text: str) -> bool:

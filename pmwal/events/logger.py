@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from pmwal.errors import ForkedWal, PersistError, WalClosed, WalUnlinked
 from pmwal.events.arguments import pack
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND, NUMBER_SIZE, Definition
-from pmwal.logs.options import SinkOptions
+from pmwal.logs.options import CorruptPolicy, SinkFullPolicy, SinkOptions
 from pmwal.logs.sharing import Share, share
 from pmwal.logs.sink import Sink
 from pmwal.native import native
+from pmwal.opening.options import Commit
 from pmwal.records import Record
+from pmwal.storage.medium import MediumName
 from pmwal.writing.internals import append_needing, retain, retain_found
 from pmwal.writing.retained import RetainedRecord
 from pmwal.writing.wal import Wal
@@ -56,10 +58,10 @@ class Logger:
         name: str = "",
         directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
-        commit: str | float = 1.0,
-        on_full: str = "overwrite",
-        on_corrupt: str = "set-aside",
-        medium: str = "auto",
+        commit: Commit = 1.0,
+        on_full: SinkFullPolicy = "overwrite",
+        on_corrupt: CorruptPolicy = "set-aside",
+        medium: MediumName = "auto",
         max_files: int = 64,
         keep: float | str | None = None,
         max_total: int | str | None = None,

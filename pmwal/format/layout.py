@@ -114,7 +114,7 @@ SUPERBLOCK = Structure(
     Field("ring_offset", "Q", "byte offset of the ring"),
     Field("capacity", "Q", "size of the ring in bytes, a multiple of 4096"),
     Field("created_ns", "q", "wall clock at creation, ns since 1970; information only"),
-    Field("application", "64s", "for the application; `pmwal create --label` fills it"),
+    Field("application", "64s", "the label in UTF-8, then zeros"),
     Field("reserved", f"{PAGE - 152 - 4}s", "zeros"),
     Field("crc", "I", "CRC32C over (uuid, copy number) and all bytes before this field"),
 )
@@ -274,6 +274,14 @@ class Superblock:
     incompatible: int = 0
     version_major: int = VERSION_MAJOR
     version_minor: int = VERSION_MINOR
+
+    @property
+    def label(self) -> str | None:
+        """``application`` as text; None if there is none, or if it is not UTF-8."""
+        try:
+            return self.application.rstrip(b"\0").decode() or None
+        except UnicodeDecodeError:
+            return None
 
     @property
     def control_offset(self) -> int:

@@ -18,8 +18,10 @@ from typing import Any
 from pmwal.logs.encoder import Encode, Interrupted, encoder
 from pmwal.logs.exceptions import structure
 from pmwal.logs.fields import MAIN_PROCESS, current_task, stamp, text_of
-from pmwal.logs.options import SinkOptions
+from pmwal.logs.options import CorruptPolicy, SinkFullPolicy, SinkOptions
 from pmwal.logs.sharing import SinkOwner
+from pmwal.opening.options import Commit
+from pmwal.storage.medium import MediumName
 
 
 class Sink(SinkOwner):
@@ -48,12 +50,12 @@ class Sink(SinkOwner):
         *,
         directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
-        commit: str | float = 1.0,
+        commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
-        on_full: str = "overwrite",
+        on_full: SinkFullPolicy = "overwrite",
         structured: bool = False,
-        on_corrupt: str = "set-aside",
-        medium: str = "auto",
+        on_corrupt: CorruptPolicy = "set-aside",
+        medium: MediumName = "auto",
         max_files: int = 64,
         keep: float | str | None = None,
         max_total: int | str | None = None,

@@ -27,8 +27,10 @@ from typing import Any, NoReturn, Self
 from pmwal.logs.encoder import Interrupted, encoder
 from pmwal.logs.exceptions import ExcInfo, Text, structure
 from pmwal.logs.fields import context_of_structlog, current_task, stamp, text_of
-from pmwal.logs.options import SinkOptions
+from pmwal.logs.options import CorruptPolicy, SinkFullPolicy, SinkOptions
 from pmwal.logs.sharing import SinkOwner, refuse_pickle
+from pmwal.opening.options import Commit
+from pmwal.storage.medium import MediumName
 
 _CALLSITE = {
     "module": ("module", str),
@@ -70,11 +72,11 @@ class LoggerFactory(SinkOwner):
         *,
         directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
-        commit: str | float = 1.0,
+        commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
-        on_full: str = "overwrite",
-        on_corrupt: str = "set-aside",
-        medium: str = "auto",
+        on_full: SinkFullPolicy = "overwrite",
+        on_corrupt: CorruptPolicy = "set-aside",
+        medium: MediumName = "auto",
         max_files: int = 64,
         keep: float | str | None = None,
         max_total: int | str | None = None,

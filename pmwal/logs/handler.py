@@ -10,9 +10,11 @@ from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
 from pmwal.logs.fields import Fields
-from pmwal.logs.options import SinkOptions
+from pmwal.logs.options import CorruptPolicy, SinkFullPolicy, SinkOptions
 from pmwal.logs.reports import say
 from pmwal.logs.sharing import SinkOwner
+from pmwal.opening.options import Commit
+from pmwal.storage.medium import MediumName
 
 _STACK_TO_REPORT = 150
 """Frames that a report of an error may take."""
@@ -85,16 +87,16 @@ class LogHandler(SinkOwner, logging.Handler):
         *,
         directory: str | os.PathLike[str] | None = None,
         size: int | str | None = None,
-        commit: str | float = 1.0,
+        commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
-        on_full: str = "overwrite",
+        on_full: SinkFullPolicy = "overwrite",
         structured: bool = False,
         fmt: str | Sequence[str] | None = None,
         rename_fields: Mapping[str, str] | None = None,
         static_fields: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
-        on_corrupt: str = "set-aside",
-        medium: str = "auto",
+        on_corrupt: CorruptPolicy = "set-aside",
+        medium: MediumName = "auto",
         max_files: int = 64,
         keep: float | str | None = None,
         max_total: int | str | None = None,

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from pmwal.format.payload import as_integer
-from pmwal.opening.options import Options
+from pmwal.opening.options import Commit, Options, UnlinkedPolicy
+from pmwal.opening.spelling import one_of
 from pmwal.opening.units import parse_duration, parse_size
 
-CORRUPT_POLICIES = ("set-aside", "raise")
+SinkFullPolicy: TypeAlias = Literal["overwrite", "raise"]
+CorruptPolicy: TypeAlias = Literal["set-aside", "raise"]
+CORRUPT_POLICIES: tuple[str, ...] = get_args(CorruptPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOptions(Options):
     """These options, checked. A logging call never waits for a truncate."""
 
-    full_policies: ClassVar[tuple[str, ...]] = ("overwrite", "raise")
+    full_policies: ClassVar[tuple[str, ...]] = get_args(SinkFullPolicy)
 
-    commit: str | float = 1.0
-    on_full: str = "overwrite"
+    commit: Commit = 1.0
+    on_full: SinkFullPolicy = "overwrite"
     sync_level: int | str = logging.CRITICAL
-    on_corrupt: str = "set-aside"
-    on_unlinked: str = "raise"  # to the sink, which then opens the path anew
+    on_corrupt: CorruptPolicy = "set-aside"
+    on_unlinked: UnlinkedPolicy = "raise"  # to the sink, which then opens the path anew
     max_files: int = 64
     keep: float | str | None = None
     max_total: int | str | None = None
@@ -33,8 +36,7 @@ class SinkOptions(Options):
         super().__post_init__()
         object.__setattr__(self, "sync_level", _level_number(self.sync_level))
         object.__setattr__(self, "max_files", as_integer("max_files", self.max_files))
-        if self.on_corrupt not in CORRUPT_POLICIES:
-            raise ValueError(f"on_corrupt must be one of {', '.join(map(repr, CORRUPT_POLICIES))}, not {self.on_corrupt!r}")
+        one_of("on_corrupt", self.on_corrupt, CORRUPT_POLICIES)
         if self.max_files < 1:
             raise ValueError(f"max_files must be at least 1, not {self.max_files}")
         if self.keep is not None:

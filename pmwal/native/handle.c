@@ -381,12 +381,52 @@ static PyObject *handle_set_core(Handle *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* As in pmwal/writing/wal.py, so that help() says the same with either engine; a test compares them. */
+PyDoc_STRVAR(append_doc,
+    "append($self, data, *, kind=0, commit=None)\n--\n\n"
+    "Append one record and return its sequence number.\n"
+    "\n"
+    "``data`` is any contiguous buffer, but no text and no Python objects; ``kind`` is a number from 0 to 65535 for the\n"
+    "application. With ``commit=True`` it returns when the record is durable, with False at once (a later commit makes it\n"
+    "durable), with None as the log was opened to.\n"
+    "Raises ``RecordTooLarge``, ``WalFull``, ``PersistError``.\n"
+    "\n"
+    ">>> import pmwal\n"
+    ">>> with pmwal.open(path, size=\"64KiB\") as wal:\n"
+    "...     wal.append(b\"first\"), wal.append(b\"second\", kind=2, commit=False), wal.commit()\n"
+    "(1, 2, 2)");
+
+PyDoc_STRVAR(extend_doc,
+    "extend($self, items, *, kind=0)\n--\n\n"
+    "Append all items or none of them, with one commit; return the first and last number.\n"
+    "\n"
+    "For no items it returns ``(next_seq, next_seq - 1)``. All items are taken before anything is stored, so an exception in the\n"
+    "iterable leaves the log untouched. Raises what ``append`` raises.\n"
+    "\n"
+    ">>> import pmwal\n"
+    ">>> with pmwal.open(path, size=\"64KiB\") as wal:\n"
+    "...     wal.extend([b\"a\", b\"b\"]), wal.extend([])\n"
+    "((1, 2), (3, 2))");
+
+PyDoc_STRVAR(commit_doc,
+    "commit($self)\n--\n\n"
+    "Make everything appended so far durable; return the last durable number.\n"
+    "\n"
+    "With nothing pending it lets the commit pointer catch up, so that recovery has nothing to search for.\n"
+    "Raises ``PersistError``.\n"
+    "\n"
+    ">>> import pmwal\n"
+    ">>> with pmwal.open(path, size=\"64KiB\", commit=\"manual\") as wal:\n"
+    "...     seq = wal.append(b\"fast\")\n"
+    "...     wal.committed_seq, wal.commit()\n"
+    "(0, 1)");
+
 static PyMethodDef methods[] = {
     {"append", (PyCFunction)(void (*)(void))handle_append, METH_FASTCALL | METH_KEYWORDS,
-     "append($self, data, *, kind=0, commit=None)\n--\n\nSee pmwal.Wal.append."},
+     append_doc},
     {"extend", (PyCFunction)(void (*)(void))handle_extend, METH_FASTCALL | METH_KEYWORDS,
-     "extend($self, items, *, kind=0)\n--\n\nSee pmwal.Wal.extend."},
-    {"commit", (PyCFunction)handle_commit, METH_NOARGS, "commit($self)\n--\n\nSee pmwal.Wal.commit."},
+     extend_doc},
+    {"commit", (PyCFunction)handle_commit, METH_NOARGS, commit_doc},
     {"_set_core", (PyCFunction)handle_set_core, METH_VARARGS, NULL},
     {0},
 };

@@ -70,12 +70,6 @@ static void record_dealloc(Record *record)
     Py_DECREF(type);
 }
 
-static PyObject *record_repr(Record *record)
-{
-    return PyUnicode_FromFormat("Record(seq=%llu, kind=%u, time_ns=%lld, data=%R)", record->seq, (unsigned)record->kind,
-                                record->time_ns, record->data);
-}
-
 static PyObject *record_compare(Record *one, PyObject *other, int operation)
 {
     if ((operation != Py_EQ && operation != Py_NE) || Py_TYPE(one) != Py_TYPE(other))
@@ -124,7 +118,6 @@ static PyType_Slot slots[] = {
     {Py_tp_doc, "The base of pmwal.Record."},
     {Py_tp_new, record_create},
     {Py_tp_dealloc, record_dealloc},
-    {Py_tp_repr, record_repr},
     {Py_tp_richcompare, record_compare},
     {Py_tp_hash, record_hash},
     {Py_tp_methods, methods},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from pmwal.native.choice import chosen_engine, chosen_stores
 from pmwal.opening.files import inspect
-from pmwal.opening.options import Keywords, Options
+from pmwal.opening.options import Commit, FullPolicy, Keywords, Mode, Options, Ordering, Recovery, UnlinkedPolicy
 from pmwal.records import Progress, RecoveryReport
+from pmwal.storage.medium import MediumName
 from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 
@@ -24,28 +25,29 @@ def open(path: str | os.PathLike[str], mode: Literal["r"], **options: Unpack[Key
 @overload
 def open(path: str | os.PathLike[str], mode: Literal["a", "x", "r+"] = "a", **options: Unpack[Keywords]) -> Wal: ...
 @overload
-def open(path: str | os.PathLike[str], mode: str, **options: Unpack[Keywords]) -> Wal | Reader: ...
+def open(path: str | os.PathLike[str], mode: Mode, **options: Unpack[Keywords]) -> Wal | Reader: ...
 def open(
     path: str | os.PathLike[str],
-    mode: str = "a",
+    mode: Mode = "a",
     *,
     size: int | str | None = None,
     align: int | None = None,
-    medium: str = "auto",
-    ordering: str = "auto",
-    commit: str | float = "each",
-    on_full: str = "raise",
+    medium: MediumName = "auto",
+    ordering: Ordering = "auto",
+    commit: Commit = "each",
+    on_full: FullPolicy = "raise",
     timeout: float | None = None,
-    recover: str = "strict",
-    on_unlinked: str = "warn",
+    recover: Recovery = "strict",
+    on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
+    label: str | None = None,
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
 
     - ``mode``: "a" creates the log or recovers it, "x" creates it and fails if it exists, "r+" requires that it exists.
     - ``size``: capacity of the ring at creation, in bytes or as text with a unit, rounded up to whole pages; None means 64 MiB.
-      ``align``: alignment of the records, a power of two from 8 to 4096; None means what suits the medium. For an existing log,
-      a value other than its own is a ``ValueError``.
+      ``align``: alignment of the records, a power of two from 8 to 4096; None means what suits the medium. ``label``: a name for
+      people, at most 64 bytes in UTF-8, which the log keeps. For an existing log, a value other than its own is a ``ValueError``.
     - ``medium``: "auto", "dax" (refused without MAP_SYNC), "file", "memory" or "emulated-dax" (both on tmpfs, ramfs or a memfd
       only).
     - ``ordering``: "strict" writes the commit pointer with every commit; "pipelined" lets it lag, which saves a barrier; "auto" is
@@ -81,21 +83,24 @@ def open(
         recover=recover,
         on_unlinked=on_unlinked,
         file_mode=file_mode,
+        label=label,
     )
     return open_with(path, options)
 
 
 def open_log(
     path: str | os.PathLike[str],
-    mode: str = "a",
+    mode: Any = "a",
     *,
     seam: Seam = SYSTEM,
-    application: bytes = b"",
     progress: Progress | None = None,
-    **options: Unpack[Keywords],
+    **options: Any,
 ) -> Wal | Reader:
-    """Internal, for tests and the command line: ``open`` with a seam, the application's bytes for a new log, and progress."""
-    return open_with(path, Options(mode, **options), seam=seam, application=application, progress=progress)
+    """Internal, for tests and the command line: ``open`` with a seam and progress.
+
+    The options come as text, which ``Options`` checks; type checkers do not.
+    """
+    return open_with(path, Options(mode, **options), seam=seam, progress=progress)
 
 
 def open_with(
@@ -103,7 +108,6 @@ def open_with(
     options: Options,
     *,
     seam: Seam = SYSTEM,
-    application: bytes = b"",
     progress: Progress | None = None,
     made: Made | None = None,
 ) -> Wal | Reader:
@@ -123,7 +127,7 @@ def open_with(
         return open_reader(name, options, seam)
     from pmwal.opening.writer import open_writer  # noqa: PLC0415
 
-    return open_writer(name, options, seam, application, progress, is_native=is_native, made=made)
+    return open_writer(name, options, seam, progress, is_native=is_native, made=made)
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> RecoveryReport:

@@ -98,7 +98,6 @@ def _identify(fd: int, path: str, unreadable: set[int] | None = None, *, shorten
 def lock_log(
     path: str,
     options: Options,
-    application: bytes,
     seam: Seam,
     progress: Progress | None,
 ) -> tuple[WriterLock, bool]:
@@ -120,7 +119,7 @@ def lock_log(
                 capacity=CAPACITY_DEFAULT if options.capacity is None else options.capacity,
                 alignment=options.align,
                 medium=options.medium,
-                application=application,
+                application=options.application,
                 seam=seam,
                 progress=progress,
                 mode=options.mode_of_file,
@@ -195,11 +194,14 @@ def map_for_writing(
 
 
 def check_geometry(path: str, block: Superblock, options: Options) -> None:
-    """``ValueError`` if the options give a size or an alignment other than the log's own."""
+    """``ValueError`` if the options give a size, an alignment or a label other than the log's own."""
     if options.capacity is not None and options.capacity != block.capacity:
         raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out")
     if options.align is not None and options.align != block.alignment:
         raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {options.align}; leave align out")
+    if options.label is not None and options.label != block.label:
+        named = "has no label" if block.label is None else f"has the label {block.label!r}"
+        raise ValueError(f"{path}: it exists and {named}, not {options.label!r}, and keeps it; leave label out")
 
 
 def _prepare(fd: int, size: int, medium: Medium, seam: Seam) -> None:

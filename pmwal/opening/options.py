@@ -9,20 +9,29 @@ from __future__ import annotations
 import threading
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, TypeAlias, TypedDict, get_args
 
-from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE, CAPACITY_MAX, CAPACITY_MIN, PAGE
 from pmwal.format.payload import as_integer, as_seconds
+from pmwal.opening.spelling import did_you_mean, one_of
 from pmwal.opening.units import parse_size
 from pmwal.storage.descriptors import FILE_MODE
-from pmwal.storage.medium import MEDIUMS, Medium
+from pmwal.storage.medium import MEDIUMS, Medium, MediumName
 
-MODES = ("a", "x", "r+", "r")
-ORDERINGS = ("auto", "strict", "pipelined")
-COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
-FULL_POLICIES = ("raise", "wait", "overwrite")
-RECOVERIES = ("strict", "salvage")
-UNLINKED_POLICIES = ("warn", "raise")
+Mode: TypeAlias = Literal["a", "x", "r+", "r"]
+Ordering: TypeAlias = Literal["auto", "strict", "pipelined"]
+CommitPolicy: TypeAlias = Literal["each", "manual"]
+Commit: TypeAlias = CommitPolicy | float  # a number of seconds
+FullPolicy: TypeAlias = Literal["raise", "wait", "overwrite"]
+Recovery: TypeAlias = Literal["strict", "salvage"]
+UnlinkedPolicy: TypeAlias = Literal["warn", "raise"]
+
+MODES: tuple[str, ...] = get_args(Mode)
+ORDERINGS: tuple[str, ...] = get_args(Ordering)
+COMMIT_POLICIES: tuple[str, ...] = get_args(CommitPolicy)
+FULL_POLICIES: tuple[str, ...] = get_args(FullPolicy)
+RECOVERIES: tuple[str, ...] = get_args(Recovery)
+UNLINKED_POLICIES: tuple[str, ...] = get_args(UnlinkedPolicy)
 
 
 class Keywords(TypedDict, total=False):
@@ -30,14 +39,15 @@ class Keywords(TypedDict, total=False):
 
     size: int | str | None
     align: int | None
-    medium: str
-    ordering: str
-    commit: str | float
-    on_full: str
+    medium: MediumName
+    ordering: Ordering
+    commit: Commit
+    on_full: FullPolicy
     timeout: float | None
-    recover: str
-    on_unlinked: str
+    recover: Recovery
+    on_unlinked: UnlinkedPolicy
     file_mode: int | str
+    label: str | None
 
 
 @dataclass(frozen=True)
@@ -46,25 +56,26 @@ class Options:
 
     >>> Options(size="1MiB").capacity
     1048576
-    >>> Options(on_full="drop")
+    >>> Options(on_full="overwite")
     Traceback (most recent call last):
-    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'
+    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', not 'overwite'; did you mean 'overwrite'?
     """
 
     full_policies: ClassVar[tuple[str, ...]] = FULL_POLICIES
 
-    mode: str = "a"
+    mode: Mode = "a"
     _: KW_ONLY
     size: int | str | None = None
     align: int | None = None
-    medium: str = "auto"
-    ordering: str = "auto"
-    commit: str | float = "each"
-    on_full: str = "raise"
+    medium: MediumName = "auto"
+    ordering: Ordering = "auto"
+    commit: Commit = "each"
+    on_full: FullPolicy = "raise"
     timeout: float | None = None
-    recover: str = "strict"
-    on_unlinked: str = "warn"
+    recover: Recovery = "strict"
+    on_unlinked: UnlinkedPolicy = "warn"
     file_mode: int | str = FILE_MODE
+    label: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -75,12 +86,11 @@ class Options:
             ("recover", RECOVERIES),
             ("on_unlinked", UNLINKED_POLICIES),
         ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+            one_of(name, getattr(self, name), allowed)
         object.__setattr__(self, "commit", check_commit(self.commit))
         object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
         object.__setattr__(self, "file_mode", check_file_mode(self.file_mode))
+        check_label(self.label)
         if self.align is not None:
             object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
@@ -94,6 +104,11 @@ class Options:
     def capacity(self) -> int | None:
         """``size`` in bytes, rounded up to whole pages; None when no size was given."""
         return None if self.size is None else -(-parse_size(self.size) // PAGE) * PAGE
+
+    @property
+    def application(self) -> bytes:
+        """``label`` as the superblock has it."""
+        return b"" if self.label is None else self.label.encode()
 
     @property
     def mode_of_file(self) -> int:
@@ -116,15 +131,29 @@ class Options:
         return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"
 
 
-def check_commit(commit: str | float) -> str | float:
+def check_commit(commit: Commit) -> Commit:
     """The commit policy; ``ValueError`` or ``TypeError`` when this is none."""
     policies = ", ".join(map(repr, COMMIT_POLICIES))
-    message = f"commit must be {policies} or a number of seconds above 0, not {commit!r}"
+    message = f"commit must be {policies} or a number of seconds above 0, not {commit!r}{did_you_mean(commit, COMMIT_POLICIES)}"
     if isinstance(commit, bool) or not isinstance(commit, str | Real):
         raise TypeError(message)
     if commit not in COMMIT_POLICIES if isinstance(commit, str) else not 0 < commit < threading.TIMEOUT_MAX:
         raise ValueError(message)
     return commit if isinstance(commit, str) else float(commit)
+
+
+def check_label(label: str | None) -> None:
+    """``ValueError`` or ``TypeError`` when the superblock has no room for it, or could not give it back as it was."""
+    if label is None:
+        return
+    if not isinstance(label, str):
+        raise TypeError(f"label must be text or None, not {label!r}")
+    try:
+        size = len(label.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"label must be text that UTF-8 can encode, not {label!r}") from None
+    if not 0 < size <= APPLICATION_SIZE or "\0" in label:
+        raise ValueError(f"label must be text of 1 to {APPLICATION_SIZE} bytes in UTF-8, without NUL; {label!r} has {size}")
 
 
 def check_file_mode(mode: int | str) -> int:

@@ -24,7 +24,6 @@ def open_writer(
     name: str,
     options: Options,
     seam: Seam,
-    application: bytes,
     progress: Progress | None,
     *,
     is_native: bool,
@@ -33,7 +32,7 @@ def open_writer(
     """The log with these options, locked for writing; ``is_native``: with the engine in C; ``made``: see ``open_with``."""
     engine_type: type[Engine] = checked(NativeEngine if is_native else Engine)
     wal_type: Callable[..., Wal] = NativeWal if is_native else Wal
-    lock, created = lock_log(name, options, application, seam, progress) if made is None else (made.lock, True)
+    lock, created = lock_log(name, options, seam, progress) if made is None else (made.lock, True)
     judgement = None if made is None else made.judgement
     try:
         mapping, identity = map_for_writing(

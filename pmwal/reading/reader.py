@@ -460,6 +460,11 @@ class Reader(ArrayReader):
         return self._block.uuid.hex()
 
     @property
+    def label(self) -> str | None:
+        """The name that the log was given when it was created; None if it has none."""
+        return self._block.label
+
+    @property
     def capacity(self) -> int:
         """Size of the ring in bytes."""
         return self._block.capacity

@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator
 
 from pmwal.errors import PersistError
+from pmwal.storage.platform import check_platform
 
 FILE_MODE = 0o600
 """The mode of a new log, unless another is asked for."""
@@ -33,7 +34,8 @@ _FIRST = 3  # after the standard streams
 
 
 def open_descriptor(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-    """``os.open``, but never 0, 1 or 2."""
+    """``os.open``, but never 0, 1 or 2. ``UnsupportedMedium`` on a platform that has no O_PATH."""
+    check_platform()
     with _standard_streams_taken():
         return os.open(path, flags, mode, dir_fd=dir_fd)
 

@@ -20,6 +20,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 from pmwal.errors import UnsupportedMedium
 from pmwal.format.layout import ALIGN_DAX, ALIGN_DEFAULT, PAGE
@@ -27,7 +28,8 @@ from pmwal.native import native
 from pmwal.native.choice import STREAM
 from pmwal.storage.descriptors import map_file
 
-MEDIUMS = ("auto", "dax", "file", "memory", "emulated-dax")
+MediumName: TypeAlias = Literal["auto", "dax", "file", "memory", "emulated-dax"]
+MEDIUMS: tuple[str, ...] = get_args(MediumName)
 
 MAP_SYNC_OR_FAIL = 0x3 | 0x80000
 """MAP_SHARED_VALIDATE, MAP_SYNC (include/uapi/asm-generic/mman-common.h)."""

@@ -12,11 +12,14 @@ Those marked [c] are checked at run time in test builds: see ``pmwal/writing/che
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pmwal.format.payload import as_payload, check_kind
 from pmwal.writing.access import take
 from pmwal.writing.write_path import WritePath
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class Batch:
@@ -48,7 +51,7 @@ class Batch:
         self._open = self._used = True  # no interrupt can arrive between taking the lock and here
         return self
 
-    def append(self, data: Any, *, kind: int = 0) -> int:
+    def append(self, data: Buffer, *, kind: int = 0) -> int:
         """Stage a record and return the number that it will have. Raises ``RecordTooLarge``.
 
         >>> import pmwal
@@ -58,6 +61,7 @@ class Batch:
         """
         if not self._open:
             raise ValueError("the batch is not open; append inside its with block")
+        self._write_path.access.refuse_fork()
         payload = as_payload(data, self._write_path.engine.block)
         self._kinds.append(check_kind(kind))
         self._payloads.append(payload)

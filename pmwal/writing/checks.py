@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pmwal.format.layout import (
     HEADER,
@@ -35,6 +35,9 @@ from pmwal.writing.batch import Batch
 from pmwal.writing.engine import Engine, State
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 T = TypeVar("T")
 
@@ -270,7 +273,7 @@ class RetainedChecks(Retained):
 class BatchChecks(Batch):
     """Checks of the numbers that a batch tells."""
 
-    def append(self, data: Any, *, kind: int = 0) -> int:
+    def append(self, data: Buffer, *, kind: int = 0) -> int:
         number = super().append(data, kind=kind)
         due = self._write_path.engine.state.head.next_seq + len(self._payloads) - 1
         check(number == due, "a batch tells the numbers that its records will have", number, due)

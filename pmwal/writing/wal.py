@@ -35,6 +35,7 @@ from pmwal.writing.write_path import WritePath
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Buffer
 
 
 class Wal(WalReads):
@@ -82,7 +83,7 @@ class Wal(WalReads):
 
     # -- storing
 
-    def append(self, data: Any, *, kind: int = 0, commit: bool | None = None) -> int:
+    def append(self, data: Buffer, *, kind: int = 0, commit: bool | None = None) -> int:
         """Append one record and return its sequence number.
 
         ``data`` is any contiguous buffer, but no text and no Python objects; ``kind`` is a number from 0 to 65535 for the
@@ -104,7 +105,7 @@ class Wal(WalReads):
             self._write_path.commit_through(seq)
         return seq
 
-    def extend(self, items: Iterable[Any], *, kind: int = 0) -> tuple[int, int]:
+    def extend(self, items: Iterable[Buffer], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them, with one commit; return the first and last number.
 
         For no items it returns ``(next_seq, next_seq - 1)``. All items are taken before anything is stored, so an exception in the
@@ -293,6 +294,11 @@ class Wal(WalReads):
     def uuid(self) -> str:
         """The log's identity, in hexadecimal. Keep it from those who supply payloads: see docs/durability.md."""
         return self._engine.block.uuid.hex()
+
+    @property
+    def label(self) -> str | None:
+        """The name that the log was given when it was created; None if it has none."""
+        return self._engine.block.label
 
     @property
     def capacity(self) -> int:

@@ -19,6 +19,7 @@ from benchmark.context import CONTROL_SIZE, MIB, Context
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
 from benchmark.report import Table, latency_table, tail_texts
+from pmwal.storage.medium import MediumName
 from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import PAGE, Area, Loop, PageBuffer
 from pmwal.testing.bench.stats import Latency, median, merge, percentile, rate_text, time_text
@@ -260,7 +261,7 @@ def _size_of_memory(context: Context, payload: bytes, workload: str | None) -> S
     scale, dax = context.scale, workload is None
     count = max(20, min(scale.memory_calls, (256 << 20) // (len(payload) + 48)) // 4)
     ours, floor, first = [], [], []
-    medium = "emulated-dax" if dax else "memory"
+    medium: MediumName = "emulated-dax" if dax else "memory"
     with (
         Area(context.memory_dir / "floor", scale.ring) as area,
         Area(context.memory_dir / "control", CONTROL_SIZE) as control,
@@ -309,7 +310,12 @@ def pauses(context: Context, series: Series) -> list[Table]:
 def threads(context: Context, series: Series) -> list[Table]:
     """One to eight threads on each medium."""
     tables = []
-    for site, medium in ((context.memory, "memory"), (context.memory, "emulated-dax"), (context.disk, "file")):
+    media: tuple[tuple[Site, MediumName], ...] = (
+        (context.memory, "memory"),
+        (context.memory, "emulated-dax"),
+        (context.disk, "file"),
+    )
+    for site, medium in media:
         rows = []
         with workloads.new_log(site.directory, size=context.scale.ring, medium=medium) as wal:
             for count in _THREAD_COUNTS:

@@ -28,6 +28,7 @@ from small_logs import FixedSeam, images_of_a_log, scratch_directory
 import pmwal
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.opening import open_log
+from pmwal.opening.options import Recovery
 from pmwal.testing.process import using_engine
 
 SLOW = 20.0  # seconds: a file of a few pages that takes longer to open is a failure
@@ -75,7 +76,7 @@ def read_part(log: Any, start: int) -> list[Answer]:
     return found
 
 
-def read_all(path: Path, recover: str, random: Random) -> Answer:
+def read_all(path: Path, recover: Recovery, random: Random) -> Answer:
     """What a reader sees."""
     with pmwal.open(path, "r", recover=recover) as log:
         first, count = log.first_seq, len(log)

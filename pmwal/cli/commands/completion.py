@@ -7,7 +7,7 @@ import argparse
 from pmwal.cli.exit_status import OK
 from pmwal.cli.parser import Commands, add_command
 
-_SHELLS = ("bash", "zsh")
+_SHELLS = ("bash", "zsh", "fish")
 _FILES = ("path", "paths", "backup", "cursor_file", "file", "html", "compare")  # arguments that take file names
 _EPILOG = """\
 Requires shtab: pip install 'pmwal[cli]'
@@ -15,6 +15,7 @@ Requires shtab: pip install 'pmwal[cli]'
 Examples:
   pmwal completion bash > ~/.local/share/bash-completion/completions/pmwal
   pmwal completion zsh > ~/.zfunc/_pmwal     if ~/.zfunc is in fpath
+  pmwal completion fish > ~/.config/fish/completions/pmwal.fish
 """
 
 
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         import shtab  # noqa: PLC0415 - an extra: everything else works without it
     except ImportError:
         raise ValueError("completion requires shtab, which is not installed: pip install 'pmwal[cli]'") from None
+    if args.shell not in shtab.SUPPORTED_SHELLS:
+        raise ValueError(f"this version of shtab knows no {args.shell}; upgrade it: pip install -U 'pmwal[cli]'")
     _complete_files(args.root, shtab.FILE)
     print(shtab.complete(args.root, shell=args.shell))
     return OK

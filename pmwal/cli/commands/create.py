@@ -9,8 +9,9 @@ from pmwal.cli.options import add_medium, size_option
 from pmwal.cli.parser import Commands, add_command, add_json, add_path, number_option
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import durability_in_words
-from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX
 from pmwal.opening import open_log
+from pmwal.opening.options import check_label
 from pmwal.opening.units import format_size
 from pmwal.writing.wal import Wal
 
@@ -36,9 +37,7 @@ def add(commands: Commands) -> None:
         help="alignment of records, a power of two from 8 to 4096 (default: 64 on DAX, else 8)",
     )
     add_medium(parser)
-    parser.add_argument(
-        "--label", type=_label, default=b"", metavar="TEXT", help="a name to store in the superblock, at most 64 bytes of UTF-8"
-    )
+    parser.add_argument("--label", type=_label, metavar="TEXT", help="a name for people, at most 64 bytes of UTF-8")
     add_json(parser)
 
 
@@ -49,11 +48,12 @@ def _alignment(text: str) -> int:
     return value
 
 
-def _label(text: str) -> bytes:
-    raw = text.encode(errors="surrogateescape")
-    if len(raw) > APPLICATION_SIZE:
-        raise argparse.ArgumentTypeError(f"a label has at most {APPLICATION_SIZE} bytes; this one has {len(raw)}")
-    return raw.ljust(APPLICATION_SIZE, b"\0")
+def _label(text: str) -> str:
+    try:
+        check_label(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             size=args.size,
             align=args.align,
             medium=args.medium,
-            application=args.label or bytes(APPLICATION_SIZE),
+            label=args.label,
             progress=progress,
         )
     assert isinstance(wal, Wal)

@@ -17,7 +17,7 @@ from pmwal.cli.demo.report import Printer, summary
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.formats.framing import as_item
 from pmwal.cli.options import add_medium, add_ordering, size_option
-from pmwal.cli.parser import Commands, add_command, add_json, number_option
+from pmwal.cli.parser import Commands, add_command, add_json, add_verbose, number_option
 from pmwal.cli.streams import StreamError
 from pmwal.cli.terminal import print_json
 from pmwal.errors import PmwalError
@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
         _EPILOG,
     )
     parser.add_argument(
-        "--path", metavar="PATH", help="directory for the log, or a new file (default: a temporary directory on a disk)"
+        "--path", metavar="PATH", help="directory for the log, or a new file *.wal (default: a temporary directory on a disk)"
     )
     parser.add_argument("--cycles", type=number_option(1, KIND_MAX), default=5, metavar="N", help="number of kills (default: 5)")
     parser.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help="longest time until a kill (default: 1)")
@@ -80,6 +80,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--keep", action="store_true", help="keep the log even if all is well")
     parser.add_argument("--sabotage", choices=("early-ack",), help="prove that the demo can fail: acknowledge before appending")
+    add_verbose(parser)
     add_json(parser)
 
 
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             first_seq=next_seq,
             next_seq=next_seq,
         )
-        printer = Printer(quiet=args.json)
+        printer = Printer(quiet=args.json, verbose=args.verbose)
         printer.header(location.path, stats, lines, seed, args)
         location.keep = True  # unless the run ends and is sound
         error = ""

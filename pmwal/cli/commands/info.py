@@ -24,7 +24,7 @@ from pmwal.cli.wording import (
     writer_in_words,
 )
 from pmwal.errors import FormatError
-from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, Superblock, slot_offset
+from pmwal.format.layout import PAGE, SLOT, SLOT_CLEAN, SLOT_PIPELINED, slot_offset
 from pmwal.opening.files import inspect
 from pmwal.opening.units import format_size
 from pmwal.recovery.judge import Judgement
@@ -149,14 +149,13 @@ def _about_superblocks(copies: Superblocks) -> Facts:
     block = copies.block
     if block is None:
         return facts
-    label, application = _label(block)
     return facts | {
         "format": f"{block.version_major}.{block.version_minor}",
         "compatible": block.compatible,
         "incompatible": block.incompatible,
         "uuid": block.uuid.hex(),
-        "label": label,
-        "application": application,
+        "label": block.label,
+        "application": block.application.hex(),
         "created_ns": block.created_ns,
         "created": utc_text(block.created_ns),
         "geometry": {
@@ -170,15 +169,6 @@ def _about_superblocks(copies: Superblocks) -> Facts:
             "payload_max": block.payload_max,
         },
     }
-
-
-def _label(block: Superblock) -> tuple[str | None, str]:
-    """The application's bytes as text if they are UTF-8, and in hex."""
-    raw = block.application.rstrip(b"\0")
-    try:
-        return raw.decode() or None, block.application.hex()
-    except UnicodeDecodeError:
-        return None, block.application.hex()
 
 
 def _about_log(mapping: Mapping, judgement: Judgement) -> Facts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
 from pmwal.cli.inspection import end_offset, judge_log
-from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.parser import Commands, add_command, add_json, add_verbose
 from pmwal.cli.places import add_paths, has_several, logs_named
 from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
@@ -53,6 +53,7 @@ def add(commands: Commands) -> None:
     )
     add_paths(parser)
     add_json(parser, "print one JSON object per file, each on a line")
+    add_verbose(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; only set the exit status")
 
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     paths, worst = logs_named(args.paths)
     counts: Counter[int] = Counter()
     for path in paths:
-        status, line, value = _verify(path)
+        status, line, value = _verify(path, verbose=args.verbose)
         worst = max(worst, status)
         counts[status] += 1
         if quiet:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     return worst
 
 
-def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
+def _verify(path: str, *, verbose: bool) -> tuple[int, str, dict[str, Any]]:
     """Status, line and JSON value for one file."""
     try:
         with progress_bar("verify") as progress:
@@ -95,7 +96,7 @@ def _verify(path: str) -> tuple[int, str, dict[str, Any]]:
         "torn": torn_in_words(report, end_offset(judgement)),
         "report": report.as_dict(),
     }
-    return status, f"{path}: {_in_words(judgement, writer)}", value
+    return status, f"{path}: {_in_words(judgement, writer, verbose=verbose)}", value
 
 
 def _status(report: RecoveryReport) -> int:
@@ -106,7 +107,7 @@ def _status(report: RecoveryReport) -> int:
     return FAILED if report.dropped_records else OK
 
 
-def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
+def _in_words(judgement: Judgement, writer: LiveWriter | None, *, verbose: bool) -> str:
     report = judgement.report
     cost = f"[{report.case}, {format_size(report.bytes_scanned)} read in {report.seconds:.2f} s]"
     if report.outcome == "corrupt":
@@ -128,12 +129,10 @@ def _in_words(judgement: Judgement, writer: LiveWriter | None) -> str:
         return f"{word}: {kept} kept; {'; '.join(torn)} {cost}"
     if report.outcome == "clean":
         return f"clean: {kept} {cost}"
-    past = (
-        f", {report.kept_past_pointer} of them past the commit pointer and every durable mark" if report.kept_past_pointer else ""
-    )
-    doubt = (
-        "; damage to the last records would look like a torn tail, at most back to the newest slot"
-        if report.maybe_acknowledged
-        else ""
-    )
+    past = doubt = ""
+    if report.kept_past_pointer and verbose:
+        past = f", {report.kept_past_pointer} of them past the commit pointer and every durable mark"
+    if report.maybe_acknowledged:
+        doubt = "; if the last records were damaged, it would look like this, too"
+        doubt += ": a torn tail, at most back to the newest slot" if verbose else ""
     return f"not closed, nothing torn: {kept}{past}{doubt} {cost}"

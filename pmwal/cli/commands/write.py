@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import cast
 
 from pmwal.cli.appending import Items, add_target, append_to
 from pmwal.cli.formats.framing import read_items, read_lines
 from pmwal.cli.parser import Commands, add_command
-from pmwal.opening.options import COMMIT_POLICIES, check_commit
+from pmwal.opening.options import COMMIT_POLICIES, Commit, check_commit
 
 _EPILOG = """\
 The log is created if it does not exist, and recovered if it does. Newlines are
@@ -58,15 +59,13 @@ def add(commands: Commands) -> None:
     )
 
 
-def _commit_option(text: str) -> str | float:
+def _commit_option(text: str) -> Commit:
     """A commit policy, for argparse."""
     try:
-        commit = text if text in COMMIT_POLICIES else float(text)
-        check_commit(commit)
+        return check_commit(cast(Commit, text) if text in COMMIT_POLICIES else float(text))
     except ValueError:
         policies = ", ".join(COMMIT_POLICIES)
         raise argparse.ArgumentTypeError(f"{text!r} is not {policies} or a number of seconds above 0") from None
-    return commit
 
 
 def run(args: argparse.Namespace) -> int:

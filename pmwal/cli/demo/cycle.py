@@ -21,7 +21,9 @@ import pmwal
 from pmwal.cli.demo.check import Claims, Finding, Ledger, Run, check
 from pmwal.cli.demo.protocol import ACKNOWLEDGED, EVENT, OPENED, TRUNCATED, TRUNCATING, Events, parse_events
 from pmwal.opening import open
+from pmwal.opening.options import Ordering
 from pmwal.records import RecoveryReport
+from pmwal.storage.medium import MediumName
 
 _START_SECONDS = 60.0  # a writer that has acknowledged nothing by then is stuck
 _KEPT = 1000  # newest records that the parent keeps for the next cycle
@@ -62,8 +64,8 @@ class Demo:
     scratch: str
     random: Random
     seconds: float
-    medium: str
-    ordering: str
+    medium: MediumName
+    ordering: Ordering
     sabotage: str = ""
     cycles: list[Cycle] = field(default_factory=list)
     latencies_ns: list[npt.NDArray[Any]] = field(default_factory=list)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
+from pmwal.logs.paths import SUFFIX
 from pmwal.storage.medium import filesystem
 
 _DISK_DIRECTORIES = ("/var/tmp", ".", "~")
@@ -36,6 +38,10 @@ class Location:
 def log_location(requested: str | None) -> Iterator[Location]:
     """A path for the log; at the end the log is removed unless it is to be kept."""
     directory: str | None = None
+    if requested is not None and not os.path.lexists(requested) and not requested.endswith(SUFFIX):
+        raise FileNotFoundError(
+            errno.ENOENT, f"no such directory; create it first, or give the name of a new file that ends in {SUFFIX}", requested
+        )
     if requested is None or os.path.isdir(requested):
         directory = tempfile.mkdtemp(prefix="pmwal-demo-", dir=requested if requested is not None else _disk_directory())
         location = Location(os.path.join(directory, "demo.wal"))

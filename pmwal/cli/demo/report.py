@@ -25,8 +25,9 @@ _WIDTHS = (4, 8, 12, 5, 7, 9)  # with the verdict they fit a terminal of 80 colu
 class Printer:
     """Prints progress and results, unless quiet."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self._quiet = quiet
+        self._verbose = verbose
 
     def header(self, path: str, stats: WalStats, lines: Input, seed: int, args: argparse.Namespace) -> None:
         """What is tested, on which medium, with which lines."""
@@ -70,8 +71,11 @@ class Printer:
             kept = records_in_words(report["first_seq"], report["last_seq"])
             self._print(f"\nlast recovery: {report['outcome']} ({report['case']})")
             self._print(f"  {report['reason']}")
-            self._print(f"  kept {kept}, {report['kept_past_pointer']} of them past the commit pointer and every durable mark")
-            self._print(f"  dropped {report['dropped_records']} ({format_size(report['dropped_bytes'])}); epoch {report['epoch']}")
+            past = f", {report['kept_past_pointer']} of them past the commit pointer and every durable mark"
+            epoch = f"; epoch {report['epoch']}"
+            self._print(f"  kept {kept}{past if self._verbose else ''}")
+            dropped = f"{report['dropped_records']} ({format_size(report['dropped_bytes'])})"
+            self._print(f"  dropped {dropped}{epoch if self._verbose else ''}")
             self._print(f"  {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms")
         latency = value["latency_us"]
         if latency:

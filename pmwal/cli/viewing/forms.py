@@ -12,11 +12,12 @@ from pmwal.cli.filters import Choice
 from pmwal.cli.times import utc_text
 from pmwal.cli.viewing.clock import Stamps
 from pmwal.cli.viewing.style import Style, level_colour, safe
+from pmwal.cli.wording import CONTROL
 from pmwal.records import Record, SetRecord
 
-_BARE = re.compile(r"[^\s\"\\=\x00-\x20\x7f-\x9f]+")
-_KEY = re.compile(r"[\s\"=\x00-\x20\x7f-\x9f]")
-_QUOTED = re.compile(r"[\"\\\x00-\x1f\x7f-\x9f]")
+_BARE = re.compile(rf"[^\s\"\\={CONTROL}]+")
+_KEY = re.compile(rf"[\s\"={CONTROL}]")
+_QUOTED = re.compile(rf"[\"\\\t{CONTROL}]")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 Label = Callable[[Record], str]

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import numpy as np
 
 import pmwal
+from pmwal.storage.medium import MediumName
 from pmwal.testing import machine
 from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import Floors, FloorsUnavailable, Loop, load
@@ -33,7 +35,7 @@ Tell = Callable[[str, float], None]
 """Called with what is measured next, and the share that is done."""
 
 
-def run(path: Path, medium: str, seconds: float, tell: Tell) -> Results:
+def run(path: Path, medium: MediumName, seconds: float, tell: Tell) -> Results:
     """Measure for about this time, in a directory of its own."""
     directory = Path(tempfile.mkdtemp(prefix="pmwal-bench-", dir=path))
     try:
@@ -45,7 +47,7 @@ def run(path: Path, medium: str, seconds: float, tell: Tell) -> Results:
         results.notes += [missing] if missing else []
         with ExitStack() as stack:
             ring = int(min(RING_MAX, max(RING_MIN, seconds * RING_PER_SECOND)))
-            place = Place(directory, medium if medium != "auto" else stats.medium, floors, ring, stack)
+            place = Place(directory, medium if medium != "auto" else cast(MediumName, stats.medium), floors, ring, stack)
             ways = [*floors_of(place), *modes_of(place)]
             results.rows = _rows(ways, ring, seconds * (1 - _THREAD_SHARE), tell)
             results.threads = _threads(place, seconds * _THREAD_SHARE, tell)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 import pmwal
+from pmwal.opening.options import Ordering
+from pmwal.storage.medium import MediumName
 from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import PAGE, Area, Floors, Loop, PageBuffer
 from pmwal.testing.bench.workloads import PAYLOAD
@@ -45,7 +47,7 @@ def kind_of(medium: str) -> str:
 class Place:
     """Logs and files in a directory, made when they are needed and removed at the end."""
 
-    def __init__(self, directory: Path, medium: str, floors: Floors | None, ring: int, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, medium: MediumName, floors: Floors | None, ring: int, stack: ExitStack) -> None:
         self.directory = directory
         self.ring = ring
         self.medium = medium
@@ -53,7 +55,7 @@ class Place:
         self.floors = floors
         self._stack = stack
 
-    def log(self, *, ordering: str = "auto") -> pmwal.Wal:
+    def log(self, *, ordering: Ordering = "auto") -> pmwal.Wal:
         """A new log."""
         return self._stack.enter_context(workloads.new_log(self.directory, size=self.ring, medium=self.medium, ordering=ordering))
 

@@ -21,6 +21,8 @@ import numpy as np
 
 import pmwal
 import pmwal.aio
+from pmwal.opening.options import Commit, Ordering
+from pmwal.storage.medium import MediumName
 from pmwal.testing.bench.floors import RECORD_HEADER, Loop
 from pmwal.testing.bench.stats import Times
 
@@ -60,7 +62,13 @@ def warm(wal: pmwal.Wal) -> None:
 
 @contextlib.contextmanager
 def new_log(
-    directory: Path, *, size: int, medium: str = "auto", ordering: str = "auto", commit: str = "each", warmed: bool = True
+    directory: Path,
+    *,
+    size: int,
+    medium: MediumName = "auto",
+    ordering: Ordering = "auto",
+    commit: Commit = "each",
+    warmed: bool = True,
 ) -> Iterator[pmwal.Wal]:
     """A new log that is removed afterwards."""
     path = directory / f"{threading.get_ident()}-{time.monotonic_ns()}.wal"
@@ -315,7 +323,7 @@ def make_image(directory: Path, *, capacity: int, length: int) -> Image:
     return Image(image, records, length, stored)
 
 
-def recover(image: Image, path: Path, *, medium: str = "auto") -> float:
+def recover(image: Image, path: Path, *, medium: MediumName = "auto") -> float:
     """Nanoseconds of ``open`` for writing; ``path`` is a new copy of the image and is removed."""
     begin = time.perf_counter_ns()
     wal = pmwal.open(path, "r+", medium=medium)

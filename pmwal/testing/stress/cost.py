@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pmwal
+from pmwal.opening.options import Ordering
+from pmwal.storage.medium import MediumName
 from pmwal.testing.bench.stats import time_text
 from pmwal.testing.machine import Device
 
-ORDERINGS = ("strict", "pipelined")
+ORDERINGS: tuple[Ordering, ...] = ("strict", "pipelined")
 PAYLOAD = bytes(128)
 TURNS = 15
 CALLS = 20  # of a turn
@@ -24,8 +26,8 @@ SECONDS_MAX = 1.0  # for one ordering, on a slow disk
 class CommitCost(NamedTuple):
     """Medians for one commit; sectors and flushes are None where nothing counts them."""
 
-    medium: str
-    ordering: str
+    medium: MediumName
+    ordering: Ordering
     commits: int
     nanoseconds: float
     barriers: float
@@ -42,12 +44,12 @@ class CommitCost(NamedTuple):
         )
 
 
-def measure(directory: Path, medium: str, device: Device | None) -> list[CommitCost]:
+def measure(directory: Path, medium: MediumName, device: Device | None) -> list[CommitCost]:
     """The cost of a commit with each ordering."""
     return [_measure(directory / "cost.wal", medium, ordering, device) for ordering in ORDERINGS]
 
 
-def _measure(path: Path, medium: str, ordering: str, device: Device | None) -> CommitCost:
+def _measure(path: Path, medium: MediumName, ordering: Ordering, device: Device | None) -> CommitCost:
     times: list[int] = []
     sectors: list[float] = []
     flushes: list[float] = []

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pmwal.opening.options import Commit, FullPolicy, Ordering
+from pmwal.storage.medium import MediumName
 from pmwal.testing.stress.payloads import longest
 
 CAPACITIES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 ALIGNMENTS = (None, None, None, 8, 64, 256)
-ORDERINGS = ("auto", "strict", "pipelined")
-COMMITS = ("each", "each", "manual")
-FULL_POLICIES = ("raise", "wait", "overwrite")
+ORDERINGS: tuple[Ordering, ...] = ("auto", "strict", "pipelined")
+COMMITS: tuple[Commit, ...] = ("each", "each", "manual")
+FULL_POLICIES: tuple[FullPolicy, ...] = ("raise", "wait", "overwrite")
 LIVES_MAX = 12  # of one log
 CLEAN_SHARE = 0.1  # of lives that end with a close
 EARLY_SHARE = 0.2  # of kills that should hit the open
@@ -34,7 +36,7 @@ class Settings:
 
     seed: int
     seconds: float
-    media: tuple[str, ...]
+    media: tuple[MediumName, ...]
     engines: tuple[str, ...]
     threads_max: int
     readers: int
@@ -67,10 +69,10 @@ class LifePlan:
     number: int
     log: LogPlan
     engine: str
-    medium: str
-    ordering: str
-    commit: str
-    on_full: str
+    medium: MediumName
+    ordering: Ordering
+    commit: Commit
+    on_full: FullPolicy
     threads: int
     seconds: float  # from its start until it is killed or closes
     clean: bool  # it ends with a close, not with a kill

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, cast
 
 import pmwal
+from pmwal.storage.medium import MediumName
 from pmwal.testing import machine
 from pmwal.testing.stress import cost, isolation
 from pmwal.testing.stress.controls import CONTROLS
@@ -23,7 +25,7 @@ from pmwal.testing.stress.scope import scope
 from pmwal.testing.stress.supervisor import Supervisor
 from pmwal.testing.stress.violation import Violation
 
-MEDIA = ("memory", "emulated-dax", "file", "dax")
+MEDIA: tuple[MediumName, ...] = ("memory", "emulated-dax", "file", "dax")
 _SPARE = 1 << 30  # bytes of memory that must stay free when a file system in memory is filled
 
 Tell = Callable[[float, Results], None]
@@ -41,7 +43,7 @@ class Request:
     path: Path
     seconds: float
     seed: int
-    medium: str
+    medium: MediumName | Literal["any"]
     engines: tuple[str, ...]
     threads: int
     readers: int
@@ -76,16 +78,16 @@ class Request:
                 )
 
 
-def ground(directory: Path, wanted: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def ground(directory: Path, wanted: MediumName | Literal["any"]) -> tuple[tuple[MediumName, ...], tuple[str, ...]]:
     """The possible media of a log in this directory, and the durability of each; ``NotPossible`` if the wanted one is not."""
-    found: dict[str, str] = {}
+    found: dict[MediumName, str] = {}
     refusal: Exception | None = None
     for medium in MEDIA if wanted == "any" else (wanted,):
         probe = directory / "probe.wal"
         try:
             with pmwal.open(probe, "x", size="64KiB", medium=medium) as wal:
                 stats = wal.stats()
-                found[stats.medium if medium == "auto" else medium] = stats.durability
+                found[cast(MediumName, stats.medium) if medium == "auto" else medium] = stats.durability
         except pmwal.UnsupportedMedium as error:
             refusal = error
         probe.unlink(missing_ok=True)

@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pmwal
+from pmwal.opening.options import Ordering
 from pmwal.storage.mapping import Mapping
+from pmwal.storage.medium import MediumName
 from pmwal.testing.process import using_engine
 from pmwal.testing.stress.payloads import STEP, TICKETED, Payloads, first_ticket, life_of
 from pmwal.testing.stress.violation import Violation
 
 CAPACITY = 1 << 20
 CALLS = 60  # between two opens
+_ORDERINGS: tuple[Ordering, ...] = ("strict", "pipelined")
 _LIFE = (1 << 24) - 1  # of the tickets: no writer gets that far
 _LEAK = 4 << 20  # bytes that the control leaks with each handle
 
@@ -36,7 +39,7 @@ def _leak(control: str) -> None:
     Mapping.close = leaking  # type: ignore[method-assign, assignment]
 
 
-def live_long(path: Path, medium: str, engine: str, payloads: Payloads, control: str | None) -> None:
+def live_long(path: Path, medium: MediumName, engine: str, payloads: Payloads, control: str | None) -> None:
     """The body of the process."""
     if control in ("leak-descriptors", "leak-memory"):
         _leak(control)
@@ -44,12 +47,12 @@ def live_long(path: Path, medium: str, engine: str, payloads: Payloads, control:
         _live_long(path, medium, payloads)
 
 
-def _live_long(path: Path, medium: str, payloads: Payloads) -> None:
+def _live_long(path: Path, medium: MediumName, payloads: Payloads) -> None:
     rng = random.Random(0)
     ticket = first_ticket(_LIFE, 0)
     kind = payloads.kind(ticket)
     while True:
-        wal = pmwal.open(path, size=CAPACITY, medium=medium, ordering=rng.choice(("strict", "pipelined")), on_full="overwrite")
+        wal = pmwal.open(path, size=CAPACITY, medium=medium, ordering=rng.choice(_ORDERINGS), on_full="overwrite")
         assert isinstance(wal, pmwal.Wal)
         with wal:
             for _ in range(CALLS):

@@ -15,11 +15,13 @@ import pmwal
 from benchmark.context import CONTROL_SIZE, Context
 from benchmark.gate import BARS, Row, beside, compare
 from pmwal.native.choice import STORES
+from pmwal.opening.options import Ordering
 from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import Area
 from pmwal.testing.bench.stats import median
 from pmwal.testing.bench.workloads import PAYLOAD
 
+_ORDERINGS: tuple[Ordering, ...] = ("strict", "pipelined")
 _VARIABLE = "PMWAL_STORES"
 _KIB = bytes(range(256)) * 4
 
@@ -32,18 +34,18 @@ class Method(NamedTuple):
     flush: str
 
 
-def dax(context: Context, *, ordering: str) -> Iterator[Row]:
+def dax(context: Context, *, ordering: Ordering) -> Iterator[Row]:
     """A durable append of 128 bytes, in one ordering."""
     yield from _dax(context, f"dax {ordering}", ordering, PAYLOAD)
 
 
 def dax_kib(context: Context) -> Iterator[Row]:
     """A durable append of 1 KiB, in both orderings."""
-    for ordering in ("strict", "pipelined"):
+    for ordering in _ORDERINGS:
         yield from _dax(context, "dax 1 KiB", ordering, _KIB)
 
 
-def _dax(context: Context, name: str, ordering: str, payload: bytes) -> Iterator[Row]:
+def _dax(context: Context, name: str, ordering: Ordering, payload: bytes) -> Iterator[Row]:
     scale, strict = context.scale, ordering == "strict"
     floor, bests = [], []
     with contextlib.ExitStack() as stack:
@@ -69,7 +71,7 @@ def _dax(context: Context, name: str, ordering: str, payload: bytes) -> Iterator
         yield beside(row) if method.stores else row
 
 
-def _methods(context: Context, stack: contextlib.ExitStack, ordering: str) -> list[Method]:
+def _methods(context: Context, stack: contextlib.ExitStack, ordering: Ordering) -> list[Method]:
     """A log with the method that is chosen, and one with each other method."""
     found: list[Method] = []
     for stores in ("", *STORES):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import cast
 
 from crash import needs
 from crash.disk.oracle import STAGES
@@ -24,6 +25,7 @@ from crash.process import die_with_parent
 from crash.storage import StorageError, own_mounts
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
 from pmwal.native.choice import ENGINES
+from pmwal.opening.options import Ordering
 from pmwal.opening.units import parse_size
 
 ORDERINGS = ("pipelined", "strict")
@@ -56,7 +58,7 @@ def plans(rig: Rig, options: argparse.Namespace) -> Iterator[Plan]:
         filesystem, engine, ordering = kinds[number % len(kinds)]
         size, control_size = shapes[number % len(shapes)]  # 2, 4 or 8 kinds against 5 shapes: each cycle pairs them differently
         states, seed = min(each, left), options.seed + number // len(kinds)
-        yield Plan(rig.name, seed, engine, ordering, options.control, states, size, control_size, filesystem)
+        yield Plan(rig.name, seed, engine, cast(Ordering, ordering), options.control, states, size, control_size, filesystem)
         left -= each
 
 

@@ -25,6 +25,7 @@ from threading import Lock
 from typing import Any
 
 import pmwal
+from pmwal.opening.options import Ordering
 from pmwal.repair import repair
 from pmwal.storage.seam import SYSTEM
 
@@ -52,7 +53,7 @@ class Settings:
     life: int
     last_life: bool
     operations: int
-    ordering: str
+    ordering: Ordering
     size: int
     control_size: int
     repairs: bool = False  # the last life damages the log and repairs it

@@ -19,6 +19,7 @@ from crash.disk.program import Settings
 from crash.disk.writelog import Cut, Entry, copy_file, cut_off, parse, sample, save
 from crash.process import die_with_parent
 from crash.storage import StorageError
+from pmwal.opening.options import Ordering
 
 PROGRAM = Path(__file__).with_name("program.py")
 NOTES_MAX = 4096
@@ -33,7 +34,7 @@ class Plan:
     rig: str
     seed: int
     engine: str
-    ordering: str
+    ordering: Ordering
     control: str | None
     states: int
     size: int  # of the ring

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started with -P: this directory is not on the path
 
 import pmwal
 from crash.stepper.plan import CAPACITY, CONTROL_SIZE, Call, calls, filling, overwrites
 from pmwal.native import native
+from pmwal.opening.options import FullPolicy, Ordering
 from pmwal.storage.seam import SYSTEM
 
 
@@ -63,7 +64,7 @@ def reserve(wal: pmwal.Wal, payload: bytes, kind: int) -> int:
     return reservation.seq
 
 
-def warm_up(path: Path, ordering: str) -> None:
+def warm_up(path: Path, ordering: Ordering) -> None:
     """Make a call of each kind on another log, so that nothing is imported or prepared for the first time under the tracer."""
     with pmwal.open(path, "x", size=CAPACITY, medium="emulated-dax", ordering=ordering) as wal:
         wal.append(b"a")
@@ -79,9 +80,10 @@ def warm_up(path: Path, ordering: str) -> None:
 
 def main() -> None:
     """Open the log, then make each call between its markers and check its result."""
-    log, base, maps, package, ordering, seed = sys.argv[1:]
+    log, base, maps, package, given, seed = sys.argv[1:]
+    ordering = cast(Ordering, given)
     SYSTEM.control_size = CONTROL_SIZE  # not a new seam: only with SYSTEM does the C engine store directly
-    on_full = "overwrite" if overwrites(int(seed)) else "raise"
+    on_full: FullPolicy = "overwrite" if overwrites(int(seed)) else "raise"
     wal = pmwal.open(log, "x", size=CAPACITY, medium="emulated-dax", ordering=ordering, on_full=on_full)
     if native is None or not Path(native.__file__).is_relative_to(package):
         sys.exit(f"the native engine is not that of {package}")

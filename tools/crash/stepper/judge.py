@@ -18,6 +18,7 @@ from pmwal.reading.walk import View, Walker, missing
 from pmwal.records import Bound
 from pmwal.recovery.judge import judge
 from pmwal.recovery.superblock import Identity, identify
+from pmwal.storage.medium import MediumName
 
 
 class Verdict(NamedTuple):
@@ -38,7 +39,7 @@ def remembered_slots() -> AbstractContextManager[Any]:
 class Judge:
     """Judges images of one log. They share one superblock, which is never stored to."""
 
-    def __init__(self, base: bytes, medium: str, scratch: Path) -> None:
+    def __init__(self, base: bytes, medium: MediumName, scratch: Path) -> None:
         self._identity: Identity = identify(lambda offset, length: base[offset : offset + length], len(base), "base")
         self._medium = medium
         self._scratch = scratch

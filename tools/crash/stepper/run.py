@@ -14,9 +14,10 @@ from crash.stepper.lines import Memory, State
 from crash.stepper.plan import Call, History, calls, filling
 from crash.stepper.trace import HERE, Lost, TraceEvent, What, environment, traced
 from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
+from pmwal.storage.medium import MediumName
 from pmwal.testing.stress.violation import Violation
 
-MEDIUM = "emulated-dax"
+MEDIUM: MediumName = "emulated-dax"
 OPEN_EVERY = 100  # one state in this many is also opened
 _LINES_TOLD = 6
 
