@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx.errors import SphinxError
+
 from pmwal import __version__
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
@@ -31,13 +33,32 @@ copybutton_line_continuation_character = "\\"
 
 html_theme = "furo"
 html_title = f"pmwal {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"
 smartquotes = False  # most quoted text is code
 
 
+SEARCHED = {"rotate": "troubleshooting", "rotation": "from-rotating", "corrupt": "troubleshooting", "salvage": "guide-operations"}
+"""What readers type into the search, and a page that must be among the answers."""
+
+
+def check_search(app, error):
+    """Look the words up in the index that was just built, as the browser does."""
+    if error is not None or app.builder.name != "html":
+        return
+    index = app.builder.indexer
+    for word, page in SEARCHED.items():
+        stem = index.lang.stem(word)
+        found = index._mapping.get(stem, set()) | index._title_mapping.get(stem, set())
+        if page not in found:
+            raise SphinxError(f"a search for {word!r} does not find {page}.md, only {sorted(found)}")
+
+
 def setup(app):
     """Fill in the command line's reference. Its page is always read again, because it changes with the parsers."""
     app.connect("source-read", lambda app, name, source: source.__setitem__(0, cli_reference.filled(source[0])))
     app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["cli"])
+    app.connect("build-finished", check_search)

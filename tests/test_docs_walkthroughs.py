@@ -11,6 +11,9 @@ from documents import ROOT, Section, read_section, read_sections
 from support import open_small
 from walkthroughs import commands_in, follow, steps_of
 
+QUICK_PYTEST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_pmwal -p no:cacheprovider"}
+"""Only the plugin of pmwal: the others take seconds to load."""
+
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
@@ -24,7 +27,7 @@ def test_tutorial_can_be_followed(shm_dir: Path) -> None:
     """Each file runs, each kill loses nothing, and the planted mistake is noticed as the page says."""
     bank = shm_dir / "bank"
     bank.mkdir()
-    environment = commands_in(shm_dir / "bin") | {"PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    environment = commands_in(shm_dir / "bin") | QUICK_PYTEST
     for section in parts_of_the_tutorial():
         assert follow(section, bank, environment) == []
 
@@ -37,12 +40,14 @@ def test_tutorial_kills_and_cuts_the_power() -> None:
     assert "worker.kill()" in TUTORIAL.read_text()
 
 
+@pytest.mark.slow
 def test_what_to_do_with_a_corrupt_log_can_be_followed(shm_dir: Path) -> None:
     """The commands in docs/troubleshooting.md, on a log whose second line of three is damaged."""
     directory = shm_dir / "work"
     directory.mkdir()
     with open_small(directory / "app.wal") as wal:
-        wal.extend([b"line 1", b"line 2", b"line 3"])
+        for line in (b"line 1", b"line 2", b"line 3"):
+            wal.append(line)
     damage_record(directory / "app.wal", 2)
     section = read_section("troubleshooting.md", "Corrupt")
     assert len(steps_of(section)) >= 6

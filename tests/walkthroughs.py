@@ -32,7 +32,7 @@ def steps_of(section: Section) -> list[Step]:
     for first, block in read_blocks(section, "console"):
         for line, text in enumerate(block.splitlines(), first):
             if text.startswith("$ "):
-                status = re.search(r"# exit status (\d+)", text)
+                status = re.search(r"#.*exit status (\d+)", text)
                 steps.append(Step(line, text.removeprefix("$ "), int(status[1]) if status else 0, ""))
             else:
                 steps[-1] = steps[-1]._replace(output=f"{steps[-1].output}{text}\n")

@@ -45,7 +45,8 @@ def _described(parser: argparse.ArgumentParser) -> Iterator[str]:
     for group in parser._action_groups:
         shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS and action.dest != "help"]
         if shown:
-            yield f"**{(group.title or '').capitalize()}**"
+            title = "arguments" if group.title == "positional arguments" else group.title or ""
+            yield f"**{title.capitalize()}**"
             yield "\n\n".join(f"{_names(action, formatter)}\n: {_plain(_help(action, formatter))}" for action in shown)
     if parser.epilog:
         yield _block(parser.epilog)
