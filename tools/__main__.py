@@ -48,7 +48,10 @@ VERBS = {
     "test": Verb("the default test suite, without tests marked slow, nightly and rigs", (("-m", "pytest", "-q"),), _PYTEST),
     "lint": Verb("ruff check, ruff format --check and mypy, of everything or of the files named", _LINT, ("ruff", "mypy")),
     "docs": Verb(
-        "the documents as web pages, in build/docs; a warning is an error", _DOCS, ("sphinx", "myst_parser", "furo"), "docs"
+        "the documents as web pages, in build/docs; a warning is an error",
+        _DOCS,
+        ("sphinx", "myst_parser", "furo", "sphinx_copybutton"),
+        "docs",
     ),
     "rigs": Verb(
         "the crash and stress rigs as tests: short runs, with their controls",
