@@ -19,8 +19,8 @@ from typing import NamedTuple
 import pmwal
 from benchmark.context import Context
 from benchmark.gate import BARS, Row, absolute, compare
-from benchmark.stats import median
-from benchmark.workloads import PAYLOAD, record_size
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import PAYLOAD, record_size
 
 _AT_ONCE = 8  # children, and logs of a set
 _TURNS = 5  # in each round of the gate
