@@ -188,6 +188,65 @@ def test_marked_commands_are_where_ci_takes_them_from() -> None:
     assert {1} == {len(lines) for lines in (readme | contributing).values()}
 
 
+# -- the README
+
+FIRST_SCREEN = 40
+"""Lines that a reader sees before scrolling, with the picture below them."""
+
+QUESTIONS = {
+    "Is my append durable?": "docs/durability.md#guarantees",
+    "How fast is it on my disk?": "docs/harness.md#pmwal-bench",
+    "What do I do when it says": "docs/recovery.md#what-you-see-and-what-to-do",
+}
+"""What readers ask first, and where it is answered."""
+
+
+def readme() -> str:
+    """Its text."""
+    return (ROOT / "README.md").read_text()
+
+
+def test_first_screen_of_the_readme_convinces() -> None:
+    """What it is, how to install it, five lines, what survives what, and the demo; and all of it is short."""
+    lines = readme().splitlines()
+    screen = "\n".join(lines[:FIRST_SCREEN])
+    for wanted in (
+        "# pmwal\n\nA write-ahead log for Python.",
+        "pip install",
+        "pmwal.open(",
+        "| SIGKILL |",
+        "](docs/pictures/demo.svg)",
+    ):
+        assert wanted in screen
+    assert len(lines) <= 150
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_readme_links_to_the_answer(question: str) -> None:
+    """One click from the README."""
+    answer = readme().split(f"**{question}", 1)[1].split("\n- **", 1)[0]
+    assert f"({QUESTIONS[question]})" in answer
+
+
+def test_readme_and_durability_page_say_the_same_of_each_medium() -> None:
+    """The table of the README is a shorter one of what is guaranteed."""
+    (section,) = (each for each in read_sections(ROOT / "README.md") if each.title == "pmwal")
+    short = [row[1:] for row in read_table(section, "medium")]
+    full = [row[1:] for row in read_table(read_section("durability.md", "Guarantees"), "medium (`stats().medium`)")]
+    assert {tuple(cell.strip("*").split()[0] for cell in row) for row in short} == {
+        tuple(cell.split()[0] for cell in row) for row in full
+    }  # fmt: skip
+
+
+def test_readme_and_comparison_have_the_same_rows() -> None:
+    """Whoever follows the link finds what the table says."""
+    (section,) = (each for each in read_sections(ROOT / "README.md") if each.title == "Who it is for")
+    full = read_table(read_section("comparison.md", "Comparison"), "what")
+    short = read_table(section, "what")
+    assert len(short) == 7
+    assert [row for row in short if row not in full] == []
+
+
 def test_pre_commit_has_the_ruff_of_the_tests() -> None:
     """The pinned version lies in the range of setup.cfg, so that both format alike."""
     pinned = re.search(

@@ -82,6 +82,7 @@ VERBS = {
     ),
     "sdist": Verb("build an sdist, and run the tests from its unpacked tree", _file("releasing/sdists.py"), ("build", *_PYTEST)),
     "cross": Verb("compile the C engine for aarch64 and for musl, and test it there", _file("releasing/cross.py")),
+    "picture": Verb("record the demo in a terminal, and draw the README's picture of it", _file("record_demo.py"), ("rich",)),
     "header": Verb("write the C engine's format header from pmwal/format/layout.py", _file("make_format_header.py")),
     "golden": Verb("write the golden files that tests/data lacks", _file("make_golden.py"), default=("tests/data",)),
 }

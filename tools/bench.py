@@ -5,6 +5,7 @@
     python -m tools bench --gate --repeat 10 --only NAME                     ten runs: the median decides; shows how many passed
     python -m tools bench --tables --gate --json FILE --charts DIR           everything
     python -m tools bench --from FILE --charts DIR --docs docs               charts and pages from an earlier run
+    python -m tools bench --from docs/measured.md --charts docs/pictures     the README's picture from the figures of that page
 
 Floors are C loops that share no code with pmwal and run in the same process, in turns with pmwal. Exit status: 0 all measured bars
 passed; 1 a bar failed; 2 usage; 3 nothing could be measured.
@@ -52,7 +53,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw charts into this directory; needs matplotlib")
     parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="use the results that an earlier run wrote with --json"
+        "--from", dest="source", type=Path, metavar="FILE", help="use an earlier run: its JSON, or the tables of measured.md"
     )
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="run the gate N times; the medians are compared with the bars"
@@ -139,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return USAGE
     if options.source is not None:
-        results = Results.from_json(options.source.read_text())
+        source = options.source
+        results = pages.read(source) if source.suffix == ".md" else Results.from_json(source.read_text())
         print(environment_text(results.environment))
         for table in [*results.tables, *([gate_table(results.gate)] if results.gate else [])]:
             print("\n" + (table.markdown() if options.markdown else table.text()))

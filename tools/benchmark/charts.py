@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark import alternatives
 from benchmark.report import Results, bar_text, ratio_text
 from pmwal.testing.bench.stats import time_text
 from pmwal.testing.machine import TMPFS_NOTE
@@ -34,7 +35,7 @@ def missing() -> str | None:
 
 
 def draw_all(results: Results, directory: Path) -> list[Path]:
-    """Draw every chart for which there are results, as PNG files; their paths."""
+    """Draw every chart for which there are results, as PNG files, and the picture of the README as an SVG; their paths."""
     problem = missing()
     if problem is not None:
         raise RuntimeError(problem)
@@ -49,6 +50,9 @@ def draw_all(results: Results, directory: Path) -> list[Path]:
         figure.savefig(path, dpi=130)
         plot.close(figure)
         written.append(path)
+    if alternatives.panels(results.tables):
+        written.append(directory / "alternatives.svg")
+        written[-1].write_text(alternatives.svg(plot, results.tables, results.environment))
     return written
 
 

@@ -1,7 +1,7 @@
 """The pages of documentation with figures: performance.md and measured.md, whose tables are those of a run.
 
-A page has blocks between ``<!-- NAME -->`` and ``<!-- end -->``. The gate's table goes into the block of the run's processor
-("gate, Intel", "gate, AMD"), so that a run on one leaves the figures of the other.
+A page has blocks between ``<!-- NAME -->`` and ``<!-- end -->``. The gate's table and the figures beside those of alternatives go
+into the blocks of the run's processor ("gate, Intel", "gate, AMD"), so that a run on one leaves the figures of the other.
 """
 
 from __future__ import annotations
@@ -9,10 +9,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmark import alternatives
 from benchmark.report import Results, Table, bar_text, figure_text, ratio_text
 from pmwal.testing.machine import TMPFS_NOTE
 
 VENDORS = ("Intel", "AMD")
+FLOORS = (
+    "append memory",
+    "extend memory",
+    "dax strict",
+    "dax pipelined",
+    "disk append fresh",
+    "large 4 KiB",
+    "large 256 KiB",
+    "disk extend",
+    "threads",
+    "recovery small",
+    "recovery large",
+    "recovery cold",
+)
+"""Checks whose first row is shown to users beside its floor."""
+FLOOR_COLUMNS = ["what", "floor", "pmwal", "ratio"]
 END = "<!-- end -->"
 
 
@@ -24,8 +41,12 @@ def fill(results: Results, directory: Path) -> list[Path]:
     who = vendor(results)
     if results.gate:
         blocks["performance.md"][f"gate, {who}"] = gate_block(results)
+        if floors := floor_rows(results):
+            blocks["performance.md"][f"floors, {who}"] = Table("", FLOOR_COLUMNS, floors, "").markdown_rows()
     if results.tables:
         blocks["measured.md"]["tables"] = tables_block(results)
+    if alternatives.panels(results.tables):
+        blocks["performance.md"][f"alternatives, {who}"] = alternatives.block(results.tables, results.environment)
     changed = []
     for name, wanted in blocks.items():
         path = directory / name
@@ -33,6 +54,20 @@ def fill(results: Results, directory: Path) -> list[Path]:
             path.write_text(replaced(path.read_text(), block, text))
             changed.append(path)
     return changed
+
+
+def read(page: Path) -> Results:
+    """The environment and the tables of a run, from a page that has its block of tables."""
+    text = page.read_text()
+    block = text.partition("<!-- tables -->\n")[2].partition(END)[0]
+    environment = dict(re.findall(r"^\| ([a-z][\w -]*) \| (.*) \|$", block.partition("**")[0], re.MULTILINE))
+    tables = []
+    for title, note, lines in re.findall(r"^\*\*(.*)\*\* \((.*)\)\n\n((?:\|.*\n?)+)", block, re.MULTILINE):
+        columns, _, *rows = (
+            [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines.splitlines()
+        )
+        tables.append(Table(title, columns, rows, note))
+    return Results(environment, tables)
 
 
 def vendor(results: Results) -> str:
@@ -71,6 +106,16 @@ def gate_block(results: Results) -> str:
     met = f"{sum(row.passed is True for row in judged)} of {len(judged)} bars met"
     table = Table(met, columns, rows, f"memory and emulated-dax: {TMPFS_NOTE}")
     return f"{where}.\n\n{table.markdown()}"
+
+
+def floor_rows(results: Results) -> list[list[str]]:
+    """The figures that have a floor, one of each check, without their bars."""
+    rows: dict[str, list[str]] = {}
+    for row in results.gate:
+        if row.check in FLOORS and row.check not in rows and row.judged and row.floor == row.floor:
+            floor = f"{row.floor_name}, {figure_text(row.floor, row.unit)}"
+            rows[row.check] = [row.what, floor, figure_text(row.ours, row.unit), ratio_text(row)]
+    return list(rows.values())
 
 
 def tables_block(results: Results) -> str:

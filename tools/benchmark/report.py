@@ -34,8 +34,12 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown."""
+        return f"**{self.title}** ({self.note})\n\n{self.markdown_rows()}"
+
+    def markdown_rows(self) -> str:
+        """As Markdown, without title and note."""
         rows = [self.columns, ["---"] * len(self.columns), *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
-        return "\n".join([f"**{self.title}** ({self.note})", "", *("| " + " | ".join(row) + " |" for row in rows)])
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 @dataclass
