@@ -30,6 +30,8 @@ from pmwal.testing.crashes import CrashImage, crash_images
 from pmwal.testing.crashlog import CrashLog, Piece
 from pmwal.testing.images import Image
 from pmwal.testing.power_cut import UNITS, PowerCutModel
+from pmwal.testing.programs.campaign import CrashFailure, check_crashes
+from pmwal.testing.programs.recording import acknowledged
 from pmwal.testing.recorder import Crash, Recorder, Step
 from pmwal.testing.violation import ORACLES, Violation
 
@@ -42,6 +44,7 @@ __all__ = [
     "ORACLES",
     "UNITS",
     "Crash",
+    "CrashFailure",
     "CrashImage",
     "CrashLog",
     "Event",
@@ -52,5 +55,7 @@ __all__ = [
     "Recorder",
     "Step",
     "Violation",
+    "acknowledged",
+    "check_crashes",
     "crash_images",
 ]
