@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pmwal.testing import CrashFailure, acknowledged, check_crashes
 from pmwal.testing.images import build
 from pmwal.testing.programs.campaign import Outcome, explore
 from pmwal.testing.programs.judging import Judge, choice_of, medium_at
-from pmwal.testing.programs.recording import Settings
+from pmwal.testing.programs.recording import FILE_SIZE_MAX, NotSimulated, Settings
+from pmwal.testing.programs.recording import record as record_run
 
 SIZE = "8KiB"
 MEDIA = ["page", "pmem"]
@@ -222,3 +224,163 @@ def test_reduction_is_minimal_and_the_same_each_time(medium: str, samples: int, 
         assert judge(build(medium_then, less).data, recording.done(crash.step)) is None
     assert recording.steps[crash.step - 1].name == "acknowledged"
     assert len(recording.done(crash.step)) == 5
+
+
+def test_limit_takes_a_share_by_seed_and_the_earliest_kill(shm_dir: Path) -> None:
+    """The same share each time; a kill that only a full look would find first is what is told."""
+    run, check = program(TruncatesFirst)
+    full = outcome_of(run, check, shm_dir)
+    few = [outcome_of(run, check, shm_dir, limit=25, seed=3) for _ in range(2)]
+    assert few[0].looked_at == few[1].looked_at <= 25 < full.total == few[0].total
+    assert full.least is not None
+    assert [outcome.least.crash for outcome in few if outcome.least] == [full.least.crash] * 2
+
+
+# -- the account
+
+
+def test_account_names_each_store_its_fate_and_its_call(shm_dir: Path) -> None:
+    """The first record is flushed, the second lost, the third not yet stored."""
+
+    def run(path: Path) -> None:
+        wal = pmwal.open(path, size="64KiB", align=4096)
+        wal.append(b"one")
+        wal.append(b"two", commit=False)
+        acknowledged("two")
+        wal.append(b"three")
+
+    def check(path: Path, done: list[str]) -> None:
+        with pmwal.open(path, size="64KiB") as wal:
+            assert b"two" in [record.data for record in wal] or not done, "two is lost"
+
+    account = outcome_of(run, check, shm_dir).account
+    assert account is not None
+    told = account.as_dict()
+    lines = Path(__file__).read_text().splitlines()
+    stores = [(store["what"], store["fate"], lines[store["frames"][0]["line"] - 1].strip()) for store in told["stores"]]
+    assert stores == [
+        ("record 1", "flushed", 'wal.append(b"one")'),
+        ("record 2", "lost", 'wal.append(b"two", commit=False)'),
+    ]
+    assert (told["kind"], told["acknowledged"]) == ("cut", ["'two'"])
+    assert lines[told["during"][0]["line"] - 1].strip() == 'wal.append(b"three")'
+    assert {frame["function"] for store in told["stores"] for frame in store["frames"]} == {"run"}
+    assert "VIOLATION" not in "".join(account.lines())
+
+
+# -- programs that are refused, or fail
+
+
+def two_logs(path: Path) -> None:
+    pmwal.open(path, size=SIZE)
+    pmwal.open(path.with_name("second.wal"), size=SIZE)
+
+
+def second_thread(path: Path) -> None:
+    with pmwal.open(path, size=SIZE) as wal:
+        thread = threading.Thread(target=wal.append, args=(b"x",))
+        thread.start()
+        thread.join()
+
+
+def background_commits(path: Path) -> None:
+    with pmwal.open(path, size=SIZE, commit=0.001) as wal:
+        wal.wait_durable(wal.append(b"x"))
+
+
+def file_beside(path: Path) -> None:
+    Store(path).put(a=1)
+    path.with_name("state.json").write_text("{}")
+
+
+def created_twice(path: Path) -> None:
+    for _ in range(2):
+        with Store(path).wal as wal:
+            wal.append(b"{}")
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (two_logs, "only one log"),
+        (second_thread, "only one thread"),
+        (background_commits, "only one thread"),
+        (file_beside, "state.json beside its log"),
+        (created_twice, "a second time"),
+        (lambda path: None, "opened no log"),
+        (lambda path: pmwal.open(path, size=SIZE), "stored nothing"),
+        (lambda path: pmwal.open(path, size=FILE_SIZE_MAX).append(b"x"), "at most 4 MiB"),
+    ],
+)
+def test_program_that_cannot_be_followed_is_refused(run: Callable[[Path], object], reason: str) -> None:
+    """Never a verdict on what was not seen. The message says what to change."""
+    with pytest.raises(NotSimulated, match=reason):
+        check_crashes(run, lambda path, done: None)
+
+
+def test_exception_of_a_run_is_raised_as_it_is() -> None:
+    """It is no crash."""
+
+    def run(path: Path) -> None:
+        Store(path).put(a=1)
+        raise LookupError("of the user")
+
+    with pytest.raises(LookupError, match="of the user"):
+        check_crashes(run, lambda path, done: None)
+    with pytest.raises(ValueError, match="medium must be one of"):
+        check_crashes(run, lambda path, done: None, medium="tape")
+
+
+def test_nothing_is_left_behind_and_every_log_is_let_go(shm_dir: Path) -> None:
+    """Logs that run and check leave open are closed, files of the check removed, and pmwal.open is as it was."""
+    settings = Settings(shm_dir / "program.wal", "page")
+    opened: list[pmwal.Wal] = []
+
+    def check(path: Path, done: list[Any]) -> None:
+        assert [each.name for each in path.parent.iterdir()] in ([], [path.name])
+        opened.append(Store(path).wal)
+        path.with_name("beside").mkdir()
+
+    explore(program(Store)[0], check, settings)
+    assert list(shm_dir.iterdir()) == []
+    assert all(wal.closed for wal in opened)
+    with pmwal.open(settings.path, size=SIZE) as wal:
+        assert wal.stats().medium == "memory"
+
+
+def test_what_is_acknowledged_is_copied_and_nothing_happens_outside(shm_dir: Path) -> None:
+    """A table that changes later stays in done as it was."""
+    acknowledged("outside")
+    table = {"a": 1}
+
+    def run(path: Path) -> None:
+        wal = pmwal.open(path, size=SIZE)
+        wal.append(b"x")
+        acknowledged(table)
+        table["a"] = 2
+
+    assert record_run(run, Settings(shm_dir / "program.wal", "page")).values == ({"a": 1},)
+
+
+def test_program_without_a_size_gets_a_small_log() -> None:
+    """64 MiB would be copied for each state."""
+
+    def run(path: Path) -> None:
+        pmwal.open(path).append(b"x")
+
+    sizes: set[int] = set()
+
+    def check(path: Path, done: list[Any]) -> None:
+        with pmwal.open(path) as wal:
+            sizes.add(wal.capacity)
+
+    check_crashes(run, check)
+    check_crashes(run, check, size="16KiB")
+    assert sizes == {16384, 65536}
+
+
+def test_failure_of_pytest_in_a_check_is_a_failure() -> None:
+    """pytest.fail raises no Exception."""
+    with pytest.raises(CrashFailure, match="Failed: no"):
+        check_crashes(program(Store)[0], lambda path, done: pytest.fail("no"))

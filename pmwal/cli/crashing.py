@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import inspect
 import json
+import linecache
 import shlex
 import sys
 import tempfile
@@ -214,6 +215,7 @@ def _load(path: Path) -> Program:
         raise _Unusable(
             f"{path}: {error.strerror or error}; name the Python file that defines run(path) and check(path, done)"
         ) from error
+    linecache.checkcache(str(path))
     module = ModuleType("pmwal_program")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up

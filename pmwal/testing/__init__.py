@@ -22,6 +22,9 @@ acknowledged by then. It needs no pytest, no root and no device. A store of keys
 No state has the new color without the shape: ``extend`` is all or nothing. ``medium="pmem"`` does the same for the lines of
 persistent memory, and ``image.save(path)`` keeps a file that a test has failed on.
 
+``check_crashes`` does all of that for a program that opens its log itself, and explains the first failure; the command for it is
+``pmwal crashsim``.
+
 Two names of 0.1 meant something else elsewhere in pmwal, and have changed: ``Event`` is now ``Step``, ``Medium``
 is ``PowerCutModel``, which says in its module what it can show and what not. The old names still work.
 """

@@ -36,6 +36,7 @@ SIZE = "64KiB"
 FILE_SIZE_MAX = 4 * 1024 * 1024
 
 PACKAGE = str(Path(__file__).parents[2]) + os.sep
+_ONE_THREAD = 'only one thread can be followed: use the log in the thread of run(path), with commit="each" or "manual"'
 _NAMING = ("link", "rename", "replace", "unlink")
 
 Run = Callable[[Path], object]
@@ -100,10 +101,7 @@ class _ProgramRecorder(Recorder):
 
     def _look(self, step: Step) -> None:
         if threading.get_ident() != self._thread:
-            self.refuse(
-                f"thread {threading.current_thread().name!r} used the log: only one thread can be followed; "
-                'call it from the thread of run(path), with commit="each" or "manual"'
-            )
+            self.refuse(f"thread {threading.current_thread().name!r} used the log, and {_ONE_THREAD}")
         self.stacks.append(stack_of(sys._getframe()))
 
     def _store(self, step: Step, mapping: Any) -> None:
@@ -181,6 +179,8 @@ def record(run: Run, settings: Settings) -> Recording:
     def open_writer(name: str, options: Options, seam: Seam, *rest: Any, made: Any, **more: Any) -> Wal:
         if made is not None or not settings.is_log(name):
             raise recorder.refuse(f"run(path) opened {name}: only one log can be followed, the one at the path that run was given")
+        if isinstance(options.commit, float):
+            raise recorder.refuse(f"commit={options.commit:g} commits in a thread of its own, and {_ONE_THREAD}")
         existed = settings.path.exists()
         if not bases and existed:
             bases.append((settings.path.read_bytes(), len(recorder.events), True))
@@ -211,6 +211,9 @@ def _recorded(recorder: _ProgramRecorder, bases: list[tuple[bytes, int, bool]], 
         raise NotSimulated(recorder.refused)
     if not bases:
         raise NotSimulated("run(path) opened no log for writing: open the one to test with pmwal.open(path)")
+    beside = sorted(path.name for path in settings.path.parent.iterdir() if path != settings.path)
+    if beside:
+        raise NotSimulated(f"run(path) left {', '.join(beside)} beside its log: only the log is simulated, so keep the state in it")
     base, start, existed = bases[0]
     if len(base) > FILE_SIZE_MAX:
         limit = FILE_SIZE_MAX >> 20

@@ -93,7 +93,7 @@ class Account:
         unit = "lines" if self.recording.medium == "pmem" else "pages"
         what = f"{kept} of {open_now} unflushed {unit} survived, {kept_at_first} when it was found"
         passes = "; without any one of them the check passes" if kept else ""
-        return f"reduced: from step {found.step} to {least.step}; {what}{passes}"
+        return f"reduced: found before step {found.step + 1}, the earliest is before step {least.step + 1}; {what}{passes}"
 
     def _survivors(self, step: int, data: bytes | None) -> tuple[int, int]:
         """How many units were open, and how many of them have something that was not flushed."""
