@@ -22,6 +22,9 @@ acknowledged by then. It needs no pytest, no root and no device. A store of keys
 No state has the new color without the shape: ``extend`` is all or nothing. ``medium="pmem"`` does the same for the lines of
 persistent memory, and ``image.save(path)`` keeps a file that a test has failed on.
 
+``check_crashes`` does all of that for a program that opens its log itself, and explains the first failure; the command for it is
+``pmwal crashsim``.
+
 Two names of 0.1 meant something else elsewhere in pmwal, and have changed: ``Event`` is now ``Step``, ``Medium``
 is ``PowerCutModel``, which says in its module what it can show and what not. The old names still work.
 """
@@ -30,6 +33,8 @@ from pmwal.testing.crashes import CrashImage, crash_images
 from pmwal.testing.crashlog import CrashLog, Piece
 from pmwal.testing.images import Image
 from pmwal.testing.power_cut import UNITS, PowerCutModel
+from pmwal.testing.programs.campaign import CrashFailure, check_crashes
+from pmwal.testing.programs.recording import acknowledged
 from pmwal.testing.recorder import Crash, Recorder, Step
 from pmwal.testing.violation import ORACLES, Violation
 
@@ -42,6 +47,7 @@ __all__ = [
     "ORACLES",
     "UNITS",
     "Crash",
+    "CrashFailure",
     "CrashImage",
     "CrashLog",
     "Event",
@@ -52,5 +58,7 @@ __all__ = [
     "Recorder",
     "Step",
     "Violation",
+    "acknowledged",
+    "check_crashes",
     "crash_images",
 ]

@@ -53,11 +53,16 @@ def cached(medium: PowerCutModel) -> Image:
     return Image(bytes(medium.cache), medium.cache_digest)
 
 
+def parts(length: int) -> list[int]:
+    """How many bytes of a store of this length are there when a kill is looked at in it."""
+    return sorted({WORD, length // 2 // WORD * WORD, (length - 1) // WORD * WORD, length} - {0})
+
+
 def half_stored(medium: PowerCutModel, step: Step) -> Iterator[Image]:
     """What a kill during this store leaves: some of its words, from the front, or all. The medium has not taken it yet."""
     if LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE:
         return
-    for cut in sorted({WORD, step.length // 2 // WORD * WORD, (step.length - 1) // WORD * WORD, step.length} - {0}):
+    for cut in parts(step.length):
         start, end = step.offset // LINE * LINE, -(-(step.offset + cut) // LINE) * LINE
         image = bytearray(medium.cache)
         before = bytes(image[start:end])

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pmwal.testing._simulator.explore import Effort, Failure
 
 _QUICK, _FULL = 50_000, 1_000_000
+_WITH_PROGRAM = ("medium", "size", "limit", "keep", "json")
+_WITHOUT_PROGRAM = ("quick", "full", "control", "controls", "mutant", "mutants", "images", "length", "seconds", "processes")
+_MEDIA = ("page", "pmem", "folio-64k", "folio-2m")
 _EPILOG = """\
 The simulator runs short histories of calls on both engines, notes every store,
 flush, fence and sync on the way to the medium, and builds from that each file
@@ -32,11 +35,36 @@ crash) and the same expectation count once.
 an unknown NAME lists them. A violation is printed with the shortest history
 that shows it, and the command that replays it.
 
+With PROGRAM, a Python file, it does the same for a program of your own:
+
+  import pmwal
+  from pmwal.testing import acknowledged
+
+  def run(path):                # works with a new log at path
+      with pmwal.open(path, size="16KiB") as wal:
+          wal.append(b"order 7")
+          acknowledged(b"order 7")
+
+  def check(path, done):        # opens what a crash left there, perhaps nothing
+      with pmwal.open(path, size="16KiB") as wal:
+          found = [record.data for record in wal]
+      assert found[:len(done)] == done
+
+run is called once, and check for each crash that may have ended it, with what
+was acknowledged by then. The first crash for which check raises is reduced to
+the shortest run and the fewest surviving stores, and told with the lines of the
+program that made each store. Followed are one log and one thread; its size and
+medium are simulated (64 KiB where the program names none).
+
 Exit status: 0 no violation; 1 a violation (with --control: the mistake was
-noticed; with --controls: one was not); 64 wrong usage, or too few images.
+noticed; with --controls: one was not); 64 wrong usage, too few images, or a
+PROGRAM that cannot be followed.
 
 Examples:
   pmwal crashsim
+  pmwal crashsim test_orders.py
+  pmwal crashsim test_orders.py --medium pmem --keep /tmp/crash
+  pmwal crashsim test_orders.py --replay /tmp/crash
   pmwal crashsim --full --engine native
   pmwal crashsim --control early-ack; echo "must be 1: $?"
   pmwal crashsim --replay native:page:strict:lapped:4096:8:write-back:1:extend
@@ -53,32 +81,47 @@ def add(commands: Commands) -> None:
         "Build every file that a power cut or a kill may leave of a log, and check what a\nrecovery makes of each.",
         _EPILOG,
     )
+    parser.add_argument("program", nargs="?", metavar="PROGRAM", help="a Python file with run(path) and check(path, done)")
     size, what = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help=f"every single call, then sequences by seed, {_QUICK} images (default)")
     size.add_argument("--full", action="store_true", help=f"every sequence of two, of three on two settings, then up to {_FULL}")
     what.add_argument("--control", metavar="NAME", help="plant this mistake, which must be noticed")
     what.add_argument("--controls", action="store_true", help="plant each mistake, one after another")
-    what.add_argument("--replay", metavar="HISTORY", help="engine:medium:ordering:base:size:align:stores:seed:call,call,...")
+    what.add_argument(
+        "--replay",
+        metavar="WHAT",
+        help="engine:medium:ordering:base:size:align:stores:seed:call,call,... or with PROGRAM a DIR",
+    )
     what.add_argument("--mutant", help=argparse.SUPPRESS)  # their names in 0.1
     what.add_argument("--mutants", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--engine", choices=("native", "python", "both"), default="both", help="(default: both)")
-    parser.add_argument("--seed", type=number_option(0), metavar="N", help="of the sequences (default: random)")
+    parser.add_argument("--engine", choices=("native", "python", "both"), help="(default: both; with PROGRAM as always)")
+    parser.add_argument("--seed", type=number_option(0), metavar="N", help="of the sequences (default: random; with PROGRAM 0)")
     parser.add_argument("--images", type=number_option(1), metavar="N", help="distinct images to reach")
     parser.add_argument("--length", type=number_option(0), metavar="N", help="explore every sequence of up to this many calls")
     parser.add_argument("--seconds", type=float, metavar="N", help="stop after this time; too few images then are status 64")
-    processes = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=number_option(1), default=processes, metavar="N", help="(default: one a processor)")
+    parser.add_argument("--processes", type=number_option(1), metavar="N", help="(default: one a processor)")
+    own = parser.add_argument_group("options with PROGRAM")
+    own.add_argument("--medium", action="append", choices=_MEDIA, help="may be repeated (default: page, then pmem)")
+    own.add_argument("--size", metavar="SIZE", help="of the log, instead of the size that the program gives it")
+    own.add_argument("--limit", type=number_option(0), metavar="N", help="check at most this many states, chosen by --seed; 0: all")
+    own.add_argument("--keep", metavar="DIR", help="write the failing log and an account of the crash to this directory")
+    own.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the result as JSON (default: to standard output)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explore, or plant mistakes, or replay."""
+    """Explore, or plant mistakes, or replay; or do so for a program of the user."""
+    _refuse_mixed(args)
+    if args.program is not None:
+        from pmwal.cli.crashing import run as run_program  # noqa: PLC0415
+
+        return run_program(args)
     from pmwal.native import native  # noqa: PLC0415 - heavy, and not for the help of all commands
     from pmwal.testing._simulator.campaign import Plan  # noqa: PLC0415
     from pmwal.testing._simulator.explore import Effort  # noqa: PLC0415
 
     if args.mutant or args.mutants:
         say("warning: --mutant and --mutants are now --control and --controls; the old names work until 0.3")
-    engines = ("native", "python") if args.engine == "both" else (args.engine,)
+    engines = ("native", "python") if args.engine in (None, "both") else (args.engine,)
     if native is None and "native" in engines:
         say("the native engine was not built; use --engine python")
         return USAGE
@@ -95,7 +138,15 @@ def run(args: argparse.Namespace) -> int:
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(3), "big")
     target = args.images or (_FULL if args.full else _QUICK)
     lengths = args.length if args.length is not None else (3 if args.full else 1)
-    return _explore(Plan(seed, engines, target, lengths, Effort(), args.seconds), args.processes)
+    return _explore(Plan(seed, engines, target, lengths, Effort(), args.seconds), args.processes or len(os.sched_getaffinity(0)))
+
+
+def _refuse_mixed(args: argparse.Namespace) -> None:
+    """Options of the simulator's own histories with a program, or the other way round."""
+    names = _WITHOUT_PROGRAM if args.program is not None else _WITH_PROGRAM
+    given = [f"--{name}" for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        args.parser.error(f"{given[0]} is {'not ' if args.program is not None else ''}for a PROGRAM of your own")
 
 
 def _explore(plan: Plan, processes: int) -> int:
