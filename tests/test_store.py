@@ -170,6 +170,28 @@ def test_store_whose_state_lacks_a_change_refuses_every_call(shm_dir: Path) -> N
     assert notes_in(path, Last) == ["b"]  # the replay that failed let go of the log
 
 
+class LogsMore(Notes):
+    """A store whose changes log others."""
+
+    def apply(self, change: Any) -> None:
+        super().apply(change)
+        if change == "more":
+            self.log("caused")
+
+
+def test_change_that_logs_another_is_refused(shm_dir: Path) -> None:
+    """A replay would log it again each time."""
+    path = shm_dir / "log.wal"
+    with LogsMore(path, size=SIZE) as store:
+        with pytest.raises(pmwal.ReentrantCall, match="in one call"):
+            store.log("more")
+        with pytest.raises(pmwal.StaleStore):
+            store.log("other")
+    with pytest.raises(pmwal.ReentrantCall):
+        LogsMore(path)
+    assert notes_in(path) == ["more"]
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_interrupt_leaves_a_store_that_is_right_or_refuses(where: str, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the change is in the log the store goes on; after that only a replay knows."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from pmwal.errors import CorruptWal, Overrun, RecordTooLarge, StaleStore
+from pmwal.errors import CorruptWal, Overrun, RecordTooLarge, ReentrantCall, StaleStore
 from pmwal.format.layout import record_size
 from pmwal.opening import open as open_wal
 from pmwal.opening.options import Keywords
@@ -88,6 +88,7 @@ class Store(ABC):
         """Held while a change is logged and applied: take it to read several things of one state."""
         self._encode, self._decode = encode, decode
         self._sound = True
+        self._applies = True  # while changes are applied, or the log is replayed
         self._owned = not isinstance(log, Wal)
         if isinstance(log, Wal):
             if options:
@@ -101,6 +102,7 @@ class Store(ABC):
             self._alignment = self._wal.stats().alignment
             self._snapshot = None if snapshot is None else SnapshotFile(snapshot, SYSTEM)
             self._replay()
+            self._applies = False
         except BaseException:
             if self._owned:
                 self._wal.close()
@@ -131,7 +133,8 @@ class Store(ABC):
         """Make these changes durable, all or none, and apply them in this order.
 
         An exception before they are stored leaves log and state as they were. Raises what ``encode`` and ``Wal.extend`` raise,
-        ``RecordTooLarge`` if the state no longer fits into the log, ``StaleStore`` after an earlier failure.
+        ``RecordTooLarge`` if the state no longer fits into the log, ``StaleStore`` after an earlier failure, ``ReentrantCall`` when
+        ``apply`` calls it.
         """
         encoded = [self._encode(change) for change in changes]
         with self.lock:
@@ -140,6 +143,7 @@ class Store(ABC):
             with self._changing():
                 _, last = self._wal.extend(encoded, kind=CHANGE)
                 self._wal.wait_durable(last)
+                self._applies = True
                 for data in encoded:
                     self.apply(self._decode(data))
 
@@ -220,9 +224,15 @@ class Store(ABC):
             yield
             done = True
         finally:
+            self._applies = False
             self._sound = done or self._wal.next_seq == before
 
     def _check_sound(self) -> None:
+        if self._applies:
+            raise ReentrantCall(
+                f"{self._wal.path}: log() or checkpoint() inside apply() or load(), which a replay calls as well; log all that "
+                "belongs together in one call"
+            )
         if not self._sound:
             raise StaleStore(
                 f"{self._wal.path}: an earlier call failed between the log and the state, so the state may lack a change that is "
