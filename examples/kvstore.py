@@ -1,87 +1,53 @@
-"""A small key-value store whose only file is a pmwal log: what such a program needs to do, and no more.
-
-The table is in memory, and each change is a record, logged before it is applied. A checkpoint is one record that holds the whole
-table; once it is durable, everything before it is truncated. Replay begins with the oldest record, so whether a crash came before
-the checkpoint, between it and the truncate, or after, the same table comes out. The table must stay below a quarter of the ring.
-"""
+"""A key-value store in memory whose changes survive kills and power cuts: what such a program needs to say, and no more."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from enum import IntEnum
+from typing import Any
 
 import pmwal
 
-Change = tuple[str, str | None]
-"""A key, and its new value or None to delete it."""
 
-
-class Kind(IntEnum):
-    """Kinds of records."""
-
-    PUT = 1
-    DELETE = 2
-    CHECKPOINT = 3
-
-
-class Store(Mapping[str, str]):
+class Table(pmwal.Store, Mapping[str, str]):
     """Strings by strings. When a call that changes something has returned, the change is durable.
 
-    >>> with pmwal.open(path, size="64KiB") as wal:
-    ...     store = Store(wal)
-    ...     store.put("name", "Ada")
-    ...     store.change([("name", "Grace"), ("born", "1906")])
-    >>> with pmwal.open(path) as wal:
-    ...     dict(Store(wal))
+    >>> with Table(path, size="64KiB") as table:
+    ...     table.put("name", "Ada")
+    ...     table.change([("name", "Grace"), ("born", "1906")])
+    >>> with Table(path) as table:
+    ...     dict(table)
     {'name': 'Grace', 'born': '1906'}
     """
 
-    def __init__(self, wal: pmwal.Wal) -> None:
-        """Replay the log. ``wal``: opened with ``commit="each"``, and used by this store only."""
-        self._wal = wal
+    def __init__(self, log: Any, **options: Any) -> None:
+        """``log`` and ``options``: those of ``pmwal.Store``."""
         self._table: dict[str, str] = {}
-        for record in wal:
-            self._apply(record.kind, record.data)
+        super().__init__(log, **options)
 
     def put(self, key: str, value: str) -> None:
         """Set a key."""
-        self.change([(key, value)])
+        self.log([key, value])
 
     def delete(self, key: str) -> None:
         """Remove a key, if it is there."""
-        self.change([(key, None)])
+        self.log([key, None])
 
-    def change(self, changes: list[Change]) -> None:
-        """Make all these changes or none of them."""
-        records = [(Kind.DELETE, [key]) if value is None else (Kind.PUT, [key, value]) for key, value in changes]
-        encoded = [(kind, json.dumps(fields).encode()) for kind, fields in records]
-        self._make_room(sum(len(data) + 128 for _, data in encoded))
-        with self._wal.batch() as batch:
-            for kind, data in encoded:
-                batch.append(data, kind=kind)
-        for kind, data in encoded:  # only now: an exception above leaves log and table as they were
-            self._apply(kind, data)
+    def change(self, changes: list[tuple[str, str | None]]) -> None:
+        """Make all these changes or none of them; None deletes a key."""
+        self.log(*changes)
 
-    def checkpoint(self) -> None:
-        """Make the log as short as the table: durable first, and then the old records go."""
-        seq = self._wal.append(json.dumps(self._table).encode(), kind=Kind.CHECKPOINT)
-        self._wal.truncate(before=seq)
+    def apply(self, change: Any) -> None:
+        key, value = change
+        if value is None:
+            self._table.pop(key, None)
+        else:
+            self._table[key] = value
 
-    def _make_room(self, size: int) -> None:
-        if self._wal.free - size < self._wal.capacity // 2:  # the rest is for the checkpoint, and for the gap where the ring wraps
-            self.checkpoint()
+    def save(self) -> dict[str, str]:
+        return self._table
 
-    def _apply(self, kind: int, data: bytes) -> None:
-        match kind, json.loads(data):
-            case Kind.PUT, [key, value]:
-                self._table[key] = value
-            case Kind.DELETE, [key]:
-                self._table.pop(key, None)
-            case Kind.CHECKPOINT, dict(table):
-                self._table = table
-            case _:
-                raise ValueError(f"a record of kind {kind} is not of this store")
+    def load(self, state: dict[str, str]) -> None:
+        self._table = state
 
     def __getitem__(self, key: str) -> str:
         return self._table[key]

@@ -29,6 +29,8 @@ __all__ = [
     "ReentrantCall",
     "Reservation",
     "ShortenedWal",
+    "StaleStore",
+    "Store",
     "UnlinkedWarning",
     "UnsupportedMedium",
     "Wal",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         RecordTooLarge,
         ReentrantCall,
         ShortenedWal,
+        StaleStore,
         UnlinkedWarning,
         UnsupportedMedium,
         WalClosed,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from pmwal.opening import open, verify
     from pmwal.reading.reader import Reader
     from pmwal.records import Record, RecoveryReport, WalStats
+    from pmwal.store.base import Store
     from pmwal.writing.batch import Batch, Reservation
     from pmwal.writing.wal import Wal
 else:
@@ -79,13 +83,15 @@ else:
     _HOMES = {
         "errors": (
             *("CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "RecordTooLarge", "ReentrantCall"),
-            *("ShortenedWal", "UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked", "WalUnlinked"),
+            *("ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked"),
+            "WalUnlinked",
         ),
         "logs.handler": ("LogHandler",),
         "logs.log_set": ("LogSet",),
         "opening": ("open", "verify"),
         "reading.reader": ("Reader",),
         "records": ("Record", "RecoveryReport", "WalStats"),
+        "store.base": ("Store",),
         "writing.batch": ("Batch", "Reservation"),
         "writing.wal": ("Wal",),
     }

@@ -243,6 +243,30 @@ class Overrun(PmwalError):
         self.missed = missed
 
 
+class StaleStore(PmwalError):
+    """The state of a ``Store`` may lack a change that is in its log, because an earlier call failed between the two. Open it again.
+
+    >>> import pmwal
+    >>> class Names(pmwal.Store):
+    ...     names: set[str] = set()
+    ...     def apply(self, change):
+    ...         self.names.add(change["name"])            # a bug: log() below takes what this does not
+    ...     def save(self):
+    ...         return sorted(self.names)
+    ...     def load(self, state):
+    ...         self.names = set(state)
+    >>> store = Names(path, size="64KiB")
+    >>> for change in {}, {"name": "Ada"}:
+    ...     try:
+    ...         store.log(change)
+    ...     except (KeyError, pmwal.StaleStore) as error:
+    ...         print(type(error).__name__)
+    KeyError
+    StaleStore
+    >>> store.close()
+    """
+
+
 class UnsupportedMedium(PmwalError):
     """The file system cannot be the requested medium, or pmwal does not run on this platform.
 

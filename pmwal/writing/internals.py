@@ -1,4 +1,4 @@
-"""What ``pmwal.events``, ``pmwal.logs`` and ``pmwal.aio`` may do with a ``Wal`` beyond its public methods. They reach no deeper."""
+"""What ``events``, ``logs``, ``store`` and ``aio`` may do with a ``Wal`` beyond its public methods. They reach no deeper."""
 
 from __future__ import annotations
 
@@ -114,6 +114,11 @@ def nobody_else_stores(wal: Wal) -> Iterator[None]:
     """Until the block ends, other threads wait before they store; if the log is closed in it, they are refused."""
     with wal._engine.writing:
         yield
+
+
+def overwrites(wal: Wal) -> bool:
+    """Whether the log overwrites its oldest records when it is full."""
+    return wal._space.overwrites
 
 
 def is_inside(wal: Wal) -> bool:

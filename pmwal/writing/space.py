@@ -35,6 +35,11 @@ class Space:
         self._on_full = on_full
         self._timeout = timeout
 
+    @property
+    def overwrites(self) -> bool:
+        """Whether the oldest records make room."""
+        return self._on_full == "overwrite"
+
     def make(self, sizes: Sequence[int] | Rows, *, may_store: bool = True) -> None:
         """Return when payloads of these sizes fit. ``may_store``: copies of retained records may be stored meanwhile.
 
@@ -48,7 +53,7 @@ class Space:
             self.waits += self._on_full == "wait"
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
             while not self._fits(need):
-                if self._on_full == "overwrite":
+                if self.overwrites:
                     self._overwrite(need, may_store=may_store)
                 elif self._on_full == "raise":
                     raise WalFull(self._refusal(need))

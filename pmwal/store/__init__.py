@@ -1,0 +1,1 @@
+"""State machines whose changes are durable: the log, its replay, and checkpoints."""

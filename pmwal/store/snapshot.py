@@ -1,0 +1,77 @@
+"""Snapshot files: the whole state of a store, and which of the log's records it includes.
+
+Invariants
+----------
+- A crash leaves the old snapshot or the new one: it is written under another name, synced, and takes the name in one rename. The
+  name is durable when ``write`` returns, so what the snapshot includes may leave the log then.
+- The holder of the log's lock writes it, so there is one writer at a time. What a crash leaves of a new one, the next overwrites.
+- A checksum covers all of it. A snapshot that does not match is never loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+from pmwal.errors import FormatError
+from pmwal.native.checksum import crc32c
+from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.seam import Seam
+
+_MAGIC = b"pmwal-snapshot1\n"
+_HEAD = struct.Struct("<IH")  # checksum of all that follows it, length of the cursor
+_PIECE = 1 << 20
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Snapshot(NamedTuple):
+    """The encoded state, and the cursor of the last record it includes; None before the first record."""
+
+    state: bytes
+    cursor: str | None
+
+
+class SnapshotFile:
+    """The snapshot of one store."""
+
+    def __init__(self, path: str | os.PathLike[str], seam: Seam) -> None:
+        self.path = os.path.realpath(os.fsdecode(path))
+        self._seam = seam
+
+    def read(self) -> Snapshot | None:
+        """What it contains; None if there is no file. ``FormatError`` if it is damaged, or something else."""
+        try:
+            fd = open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with open(fd, "rb") as file:
+            content = file.read()
+        head = content[len(_MAGIC) : len(_MAGIC) + _HEAD.size]
+        if not content.startswith(_MAGIC) or len(head) < _HEAD.size:
+            raise FormatError(f"{self.path}: not a snapshot of a store")
+        checksum, length = _HEAD.unpack(head)
+        body = content[len(_MAGIC) + _HEAD.size :]
+        if crc32c(body, length) != checksum or length > len(body):
+            raise FormatError(f"{self.path}: the snapshot is damaged; restore it and the log from a backup of the same moment")
+        return Snapshot(body[length:], body[:length].decode() or None)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Replace it, durably."""
+        cursor = (snapshot.cursor or "").encode()
+        body = cursor + snapshot.state
+        content = _MAGIC + _HEAD.pack(crc32c(body, len(cursor)), len(cursor)) + body
+        directory, name = os.path.split(self.path)
+        directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = open_descriptor(f"{self.path}.new", _FLAGS)
+            try:
+                for offset in range(0, len(content), _PIECE):
+                    self._seam.write(fd, content[offset : offset + _PIECE], offset)
+                self._seam.sync_file(fd)
+            finally:
+                os.close(fd)
+            self._seam.replace(f"{name}.new", name, directory_fd)
+            self._seam.sync_file(directory_fd)
+        finally:
+            os.close(directory_fd)
