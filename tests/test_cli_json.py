@@ -22,7 +22,7 @@ AS_OBJECT = [
     b'{ "price" : 1.50, "id":18446744073709551616,\t"list":[1, 2] }',
     b'{"seq": 9, "data": "x", "data_base64": 3, "kind": {"data": 4}}',
     b'{"a":1,"a":2}',
-    '{"größe":"\U0001f600"}'.encode(),
+    '{"größe":"\U0001f600 \u200f"}'.encode(),
     b'{"surrogate":"\\ud800"}',
     b'{"line":"one\\ntwo", "escape":"\\u001b[31m"}',
     b'{"a":' + b"[" * 90 + b"]" * 90 + b"}",

@@ -11,9 +11,9 @@ from pmwal.opening.units import format_size
 if TYPE_CHECKING:
     from pmwal.records import RecoveryReport
 
-HIGH_CONTROL = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-"""For a pattern: delete, C1, the separators of lines and paragraphs, and what changes the direction of text, so that a line
-shows what it does not say."""
+HIGH_CONTROL = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""For a pattern: delete, C1, the separators of lines and paragraphs, and what overrides the direction of text, so that a line shows
+what it does not say (CVE-2021-42574). The direction marks, which Hebrew and Arabic text has, override nothing."""
 
 CONTROL = r"\x00-\x08\x0a-\x1f" + HIGH_CONTROL
 """For a pattern: all characters that a terminal obeys instead of showing them, but for the tab."""
