@@ -38,9 +38,9 @@ def outputs(directory: Path, text: str) -> list[tuple[str, str, str]]:
         elif action == "file":
             file.write_text(block)
         elif action == "fix":  # the method, from the same first line to the end of the file
-            block = indent(block, "    ")
-            start = file.read_text().index(block.partition("\n")[0])
-            file.write_text(file.read_text()[:start] + block)
+            method = indent(block, "    ")
+            start = file.read_text().index(method.partition("\n")[0])
+            file.write_text(file.read_text()[:start] + method)
         elif action == "change":  # the line with the same call, but for its last argument
             old = block.rstrip().rpartition(", ")[0] + ")"
             assert old in file.read_text()
