@@ -17,9 +17,11 @@ from pmwal.testing import CrashFailure, acknowledged, check_crashes
 from pmwal.testing.images import build
 from pmwal.testing.programs.campaign import Outcome, explore
 from pmwal.testing.programs.files import CALLS
-from pmwal.testing.programs.judging import Judge, choice_of, medium_at
+from pmwal.testing.programs.judging import Failure, Judge, choice_of, medium_at, reduced
 from pmwal.testing.programs.recording import FILE_SIZE_MAX, NotSimulated, Settings
 from pmwal.testing.programs.recording import record as record_run
+from pmwal.testing.programs.report import account
+from pmwal.testing.programs.states import Crash
 
 SIZE = "8KiB"
 MEDIA = ["page", "pmem"]
@@ -315,6 +317,26 @@ def test_reduction_is_minimal_and_the_same_each_time(medium: str, samples: int, 
     assert len(recording.done(crash.step)) == 5
 
 
+@pytest.mark.parametrize("medium", MEDIA)
+def test_reduction_drops_what_the_failure_does_not_need(medium: str, shm_dir: Path) -> None:
+    """From the end of the run, with every record there but the third; and it tells what became of each."""
+    settings = Settings(shm_dir / "program.wal", medium)
+    recording = record_run(several, settings)
+    judge, step = Judge(not_two_of_five, settings), recording.counts.index(6)
+    then = medium_at(recording, step)
+    stored = [unit for unit, versions in then.open.items() if len(versions) > 1]
+    kept = {unit: version for unit, version in then.newest().items() if unit != stored[2]}
+    crash = Crash("cut", step, build(then, kept).data, {})
+    raised = judge(crash, recording.done(step))
+    assert raised is not None
+    found = Failure(crash, *raised)
+    least = reduced(judge, recording, found)
+    assert len(recording.done(least.crash.step)) == 5
+    told = account(recording, found, least)
+    assert [store.fate for store in told.stores] == 2 * ["survived"] + 3 * ["lost"]
+    assert "2 of 5 unflushed" in list(told.lines())[-1]
+
+
 def test_limit_takes_a_share_by_seed_and_the_earliest_kill(shm_dir: Path) -> None:
     """The same share each time; a kill that only a full look would find first is what is told."""
     run, check = program(TruncatesFirst)
@@ -342,9 +364,9 @@ def test_account_names_each_store_its_fate_and_its_call(shm_dir: Path) -> None:
         with pmwal.open(path, size="64KiB") as wal:
             assert b"two" in [record.data for record in wal] or not done, "two is lost"
 
-    account = outcome_of(run, check, shm_dir).account
-    assert account is not None
-    told = account.as_dict()
+    found = outcome_of(run, check, shm_dir).account
+    assert found is not None
+    told = found.as_dict()
     lines = Path(__file__).read_text().splitlines()
     stores = [(store["what"], store["fate"], lines[store["frames"][0]["line"] - 1].strip()) for store in told["stores"]]
     assert stores == [
@@ -354,7 +376,7 @@ def test_account_names_each_store_its_fate_and_its_call(shm_dir: Path) -> None:
     assert (told["kind"], told["acknowledged"]) == ("cut", ["'two'"])
     assert lines[told["during"][0]["line"] - 1].strip() == 'wal.append(b"three")'
     assert {frame["function"] for store in told["stores"] for frame in store["frames"]} == {"run"}
-    assert "VIOLATION" not in "".join(account.lines())
+    assert "VIOLATION" not in "".join(found.lines())
 
 
 # -- programs that are refused, or fail

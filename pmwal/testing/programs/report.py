@@ -104,10 +104,10 @@ class Account:
         return f"reduced: found before step {found.step + 1}, the earliest is before step {least.step + 1}; {what}{passes}"
 
     def _survivors(self, step: int, data: bytes | None) -> tuple[int, int]:
-        """How many units were open, and how many of them have something that was not flushed."""
+        """How many units had something that was not flushed, and in how many of them it is there."""
         medium = _followed(self.recording, step)[0]
         choice = choice_of(medium, data) if data is not None else {}
-        return len(medium.open), len(choice or {})
+        return sum(len(versions) > 1 for versions in medium.open.values()), len(choice or {})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, with every store."""
