@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import pmwal
 from pmwal.testing import CrashFailure, acknowledged, check_crashes
 from pmwal.testing.images import build
 from pmwal.testing.programs.campaign import Outcome, explore
-from pmwal.testing.programs.judging import Judge, choice_of, medium_at
+from pmwal.testing.programs.files import CALLS
+from pmwal.testing.programs.judging import Failure, Judge, choice_of, medium_at, reduced
 from pmwal.testing.programs.recording import FILE_SIZE_MAX, NotSimulated, Settings
 from pmwal.testing.programs.recording import record as record_run
+from pmwal.testing.programs.report import account
+from pmwal.testing.programs.states import Crash
 
 SIZE = "8KiB"
 MEDIA = ["page", "pmem"]
@@ -185,6 +190,92 @@ def test_log_that_is_closed_and_opened_again_is_followed() -> None:
     assert check_crashes(run, program(Store)[1]) > 20
 
 
+# -- a state in a file of its own
+
+
+class Saved(Store):
+    """A store that saves its table to a file beside the log, then truncates."""
+
+    steps = ("write", "sync", "rename", "sync directory", "truncate")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.file = path.with_name("table.json")
+        last, changes = 0, self.table
+        if self.file.exists():
+            saved = json.loads(self.file.read_text())
+            last, self.table = saved["last"], saved["table"]
+            for record in self.wal:
+                self.table |= json.loads(record.data) if record.seq > last else {}
+        else:
+            self.table = changes
+
+    def checkpoint(self) -> None:
+        last = self.wal.next_seq - 1
+        new = self.file if "rename" not in self.steps else self.file.with_name("table.new")
+        for step in self.steps:
+            if step == "write":
+                new.write_text(json.dumps({"last": last, "table": self.table}))
+            elif step == "rename":
+                new.replace(self.file)
+            elif step == "truncate":
+                self.wal.truncate(before=last + 1)
+            else:
+                fd = os.open(new if step == "sync" else self.file.parent, os.O_RDONLY)
+                os.fsync(fd)
+                os.close(fd)
+
+
+def saving(*steps: str) -> type[Saved]:
+    """A store that saves by these steps."""
+    return type("Saving", (Saved,), {"steps": steps})
+
+
+def saving_twice(kind: type[Saved]) -> Callable[[Path], None]:
+    """The second checkpoint takes the place of the first."""
+
+    def run(path: Path) -> None:
+        store = kind(path)
+        for number in (1, 2):
+            store.put(**{f"k{number}": number})
+            acknowledged({f"k{number}": number})
+            store.checkpoint()
+
+    return run
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_state_in_a_file_of_its_own_is_followed(medium: str) -> None:
+    """Written, synced, renamed, its directory synced, and only then truncated: no crash loses anything."""
+    assert check_crashes(saving_twice(Saved), program(Saved)[1], medium=medium) > 30
+
+
+@pytest.mark.parametrize(
+    ("steps", "fate"),
+    [
+        (("write", "rename", "sync directory", "truncate"), "in part   table.json: 0 bytes"),
+        (("write", "sync", "rename", "truncate"), "lost      table.json: not there"),
+        (("truncate", "write", "sync", "rename", "sync directory"), None),
+        (("write", "sync", "sync directory", "truncate"), "in part   table.json"),
+        (("write", "truncate", "sync", "rename", "sync directory"), None),
+    ],
+)
+def test_state_that_is_not_durable_when_the_log_is_truncated_is_found(steps: tuple[str, ...], fate: str | None) -> None:
+    """No fsync, no fsync of the directory, too early, in place, too early again."""
+    kind = saving(*steps)
+    with pytest.raises(CrashFailure) as raised:
+        check_crashes(saving_twice(kind), program(kind)[1])
+    assert fate is None or fate in str(raised.value), str(raised.value)
+
+
+def test_calls_for_files_are_as_they_were_after_a_run() -> None:
+    """Also after one that failed."""
+    before = [getattr(os, name) for name in CALLS]
+    with pytest.raises(NotSimulated):
+        check_crashes(lambda path: None, lambda path, done: None)
+    assert [getattr(os, name) for name in CALLS] == before
+
+
 # -- the reduction
 
 
@@ -218,12 +309,32 @@ def test_reduction_is_minimal_and_the_same_each_time(medium: str, samples: int, 
     assert choice is not None
     assert len(choice) == 2
     judge = Judge(not_two_of_five, Settings(shm_dir / "program.wal", medium))
-    assert judge(crash.data, recording.done(crash.step)) is not None
+    assert judge(crash, recording.done(crash.step)) is not None
     for unit in choice:
         less = {kept: version for kept, version in choice.items() if kept != unit}
-        assert judge(build(medium_then, less).data, recording.done(crash.step)) is None
+        assert judge(replace(crash, data=build(medium_then, less).data), recording.done(crash.step)) is None
     assert recording.steps[crash.step - 1].name == "acknowledged"
     assert len(recording.done(crash.step)) == 5
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_reduction_drops_what_the_failure_does_not_need(medium: str, shm_dir: Path) -> None:
+    """From the end of the run, with every record there but the third; and it tells what became of each."""
+    settings = Settings(shm_dir / "program.wal", medium)
+    recording = record_run(several, settings)
+    judge, step = Judge(not_two_of_five, settings), recording.counts.index(6)
+    then = medium_at(recording, step)
+    stored = [unit for unit, versions in then.open.items() if len(versions) > 1]
+    kept = {unit: version for unit, version in then.newest().items() if unit != stored[2]}
+    crash = Crash("cut", step, build(then, kept).data, {})
+    raised = judge(crash, recording.done(step))
+    assert raised is not None
+    found = Failure(crash, *raised)
+    least = reduced(judge, recording, found)
+    assert len(recording.done(least.crash.step)) == 5
+    told = account(recording, found, least)
+    assert [store.fate for store in told.stores] == 2 * ["survived"] + 3 * ["lost"]
+    assert "2 of 5 unflushed" in list(told.lines())[-1]
 
 
 def test_limit_takes_a_share_by_seed_and_the_earliest_kill(shm_dir: Path) -> None:
@@ -253,9 +364,9 @@ def test_account_names_each_store_its_fate_and_its_call(shm_dir: Path) -> None:
         with pmwal.open(path, size="64KiB") as wal:
             assert b"two" in [record.data for record in wal] or not done, "two is lost"
 
-    account = outcome_of(run, check, shm_dir).account
-    assert account is not None
-    told = account.as_dict()
+    found = outcome_of(run, check, shm_dir).account
+    assert found is not None
+    told = found.as_dict()
     lines = Path(__file__).read_text().splitlines()
     stores = [(store["what"], store["fate"], lines[store["frames"][0]["line"] - 1].strip()) for store in told["stores"]]
     assert stores == [
@@ -265,7 +376,7 @@ def test_account_names_each_store_its_fate_and_its_call(shm_dir: Path) -> None:
     assert (told["kind"], told["acknowledged"]) == ("cut", ["'two'"])
     assert lines[told["during"][0]["line"] - 1].strip() == 'wal.append(b"three")'
     assert {frame["function"] for store in told["stores"] for frame in store["frames"]} == {"run"}
-    assert "VIOLATION" not in "".join(account.lines())
+    assert "VIOLATION" not in "".join(found.lines())
 
 
 # -- programs that are refused, or fail
@@ -288,9 +399,9 @@ def background_commits(path: Path) -> None:
         wal.wait_durable(wal.append(b"x"))
 
 
-def file_beside(path: Path) -> None:
+def directory_beside(path: Path) -> None:
+    path.with_name("states").mkdir()
     Store(path).put(a=1)
-    path.with_name("state.json").write_text("{}")
 
 
 def created_twice(path: Path) -> None:
@@ -306,7 +417,7 @@ def created_twice(path: Path) -> None:
         (two_logs, "only one log"),
         (second_thread, "only one thread"),
         (background_commits, "only one thread"),
-        (file_beside, "state.json beside its log"),
+        (directory_beside, "states beside its log"),
         (created_twice, "a second time"),
         (lambda path: None, "opened no log"),
         (lambda path: pmwal.open(path, size=SIZE), "stored nothing"),

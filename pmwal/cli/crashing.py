@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from pmwal.cli.atomic_file import replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.terminal import print_json, say
-from pmwal.testing.power_cut import UNITS
 from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.programs import kept
 from pmwal.testing.programs.campaign import LIMIT, LOG, Outcome, explore
@@ -190,17 +189,15 @@ def _write(name: str, value: dict[str, Any]) -> None:
 
 def _replay(args: argparse.Namespace, program: Program) -> int:
     """Run the check on a crash that was kept."""
-    data, done, account = kept.kept(Path(args.replay))
-    if account.get("medium") not in UNITS:
-        raise ValueError(f"{args.replay} has no crash that was kept by --keep: its medium is missing")
-    with _place(account["medium"], args.size) as settings:
-        raised = Judge(program.check, settings)(data, done)
+    crash, done, medium = kept.kept(Path(args.replay))
+    with _place(medium, args.size) as settings:
+        raised = Judge(program.check, settings)(crash, done)
     if raised is None:
         print("SOUND: the check passes on the crash that was kept")
         return OK
     error, frames = raised
     print(*shown(frames, ""), sep="\n")
-    print(f"VIOLATION on medium {account['medium']}: check raised {message_of(error)}")
+    print(f"VIOLATION on medium {medium}: check raised {message_of(error)}")
     return FAILED
 
 

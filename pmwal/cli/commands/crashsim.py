@@ -53,8 +53,8 @@ With PROGRAM, a Python file, it does the same for a program of your own:
 run is called once, and check for each crash that may have ended it, with what
 was acknowledged by then. The first crash for which check raises is reduced to
 the shortest run and the fewest surviving stores, and told with the lines of the
-program that made each store. Followed are one log and one thread; its size and
-medium are simulated (64 KiB where the program names none).
+program that made each store. Followed are one log, files beside it, and one
+thread. The medium is simulated, and a log without a size has 64 KiB.
 
 Exit status: 0 no violation; 1 a violation (with --control: the mistake was
 noticed; with --controls: one was not); 64 wrong usage, too few images, or a

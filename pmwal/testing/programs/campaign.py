@@ -71,7 +71,7 @@ def check_crashes(
     done)`` opens what a crash left there (perhaps nothing) and raises if anything in the list ``done`` was not kept, or anything
     else is wrong. The first failure is reduced and raised as ``CrashFailure``. ``medium`` and ``samples`` are those of
     ``crash_images``; ``size`` replaces the size that the program gives its log; of more than ``limit`` states (0: no limit) as many
-    are chosen by ``seed``. ``ValueError`` if the program cannot be followed: one log, one thread.
+    are chosen by ``seed``. ``ValueError`` if the program cannot be followed: one log, files beside it, one thread.
 
     >>> import pmwal
     >>> from pmwal.testing import acknowledged, check_crashes
@@ -121,7 +121,7 @@ def explore(
     for crash in chosen(recording, samples, seed, total, limit):
         progress(looked_at, to_check)
         looked_at += 1
-        raised = judge(crash.data, recording.done(crash.step))
+        raised = judge(crash, recording.done(crash.step))
         if raised is not None:
             found = Failure(crash, *raised)
             if to_check < total:
@@ -137,7 +137,7 @@ def _first(judge: Judge, recording: Recording, found: Failure, states: Iterator[
     for crash in states:
         if found.crash.kind != "kill" or crash.step >= found.crash.step:
             break
-        raised = judge(crash.data, recording.done(crash.step)) if crash.kind == "kill" else None
+        raised = judge(crash, recording.done(crash.step)) if crash.kind == "kill" else None
         if raised is not None:
             return Failure(crash, *raised)
     return found

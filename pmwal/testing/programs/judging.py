@@ -4,7 +4,7 @@ The reduction is deterministic. From the first failing state on, in turn, until 
 
 1. The shortest run: the state is looked at after fewer steps, as early as the medium can hold it.
 2. The fewest surviving stores: after a power cut each line or page that was not yet flushed is reverted to what was last flushed
-   of it, then to each version in between, and stays so while the check fails.
+   of it, then to each version in between, and stays so while the check fails; and so are the files beside the log.
 
 So the check passes without any one of what is left. A kill keeps everything that was stored, so there is nothing to take away.
 """
@@ -25,6 +25,7 @@ from pmwal.opening.options import Options
 from pmwal.testing.images import Choice, build
 from pmwal.testing.power_cut import WORD, PowerCutModel, Version
 from pmwal.testing.process import kill
+from pmwal.testing.programs.files import Files
 from pmwal.testing.programs.recording import PACKAGE, Check, Frame, Recording, Settings, opening
 from pmwal.testing.programs.states import Crash
 from pmwal.writing.wal import Wal
@@ -59,12 +60,14 @@ class Judge:
         self._settings = settings
         self._failures = failures
 
-    def __call__(self, data: bytes | None, done: list[Any]) -> tuple[BaseException, tuple[Frame, ...]] | None:
-        """What the check raises for this log and these acknowledgements, and where."""
+    def __call__(self, crash: Crash, done: list[Any]) -> tuple[BaseException, tuple[Frame, ...]] | None:
+        """What the check raises after this crash for these acknowledgements, and where."""
         path = self._settings.path
         clear(self._settings)
-        if data is not None:
-            path.write_bytes(data)
+        if crash.data is not None:
+            path.write_bytes(crash.data)
+        for name, content in crash.files.items():
+            path.with_name(name).write_bytes(content)
         try:
             with self._opened():
                 self._check(path, done)
@@ -117,7 +120,7 @@ def frames_of(trace: TracebackType | None) -> tuple[Frame, ...]:
 
 def reduced(judge: Judge, recording: Recording, failure: Failure) -> Failure:
     """The least crash for which the check fails, as the head of this module says."""
-    if failure.crash.kind == "kill":
+    if failure.crash.kind == "kill" or failure.crash.data is None:
         return failure
     while True:
         smaller = _fewest(judge, recording, _shortest(judge, recording, failure))
@@ -136,39 +139,45 @@ def medium_at(recording: Recording, step: int) -> PowerCutModel:
 
 def _shortest(judge: Judge, recording: Recording, failure: Failure) -> Failure:
     """The same state after as few steps as possible. Only what was acknowledged by then makes a difference to the check."""
-    data = failure.crash.data
-    assert data is not None
+    crash = failure.crash
+    assert crash.data is not None
     medium = PowerCutModel(recording.medium, recording.base)
-    first: dict[int, int] = {}  # by the number of acknowledgements, the first step at which the medium can hold this state
-    for step in range(failure.crash.step + 1):
+    first: dict[int, int] = {}  # by the number of acknowledgements, the first step at which this state is possible
+    for step in range(crash.step + 1):
         if step:
             medium.take(recording.steps[step - 1])
-        if recording.counts[step] not in first and choice_of(medium, data) is not None:
+        is_new = recording.counts[step] not in first and crash.files in recording.beside[step].alternatives()
+        if is_new and choice_of(medium, crash.data) is not None:
             first[recording.counts[step]] = step
     for step in first.values():
-        raised = judge(data, recording.done(step))
+        raised = judge(crash, recording.done(step))
         if raised is not None:
-            return Failure(replace(failure.crash, step=step), *raised)
+            return Failure(replace(crash, step=step), *raised)
     return failure  # a check that does not fail each time
 
 
 def _fewest(judge: Judge, recording: Recording, failure: Failure) -> Failure:
-    """The same step with as few surviving stores as possible."""
-    step, data = failure.crash.step, failure.crash.data
-    assert data is not None
-    medium = medium_at(recording, step)
-    choice = choice_of(medium, data)
-    assert choice is not None
+    """The same step with as few surviving stores and files as possible."""
+    step = failure.crash.step
+    medium, files = medium_at(recording, step), recording.beside[step].alternatives()
     is_less = True
     while is_less:
         is_less = False
-        for trial in list(_less(medium, choice)):
-            image = build(medium, trial).data
-            raised = judge(image, recording.done(step))
+        for trial in _less_of(medium, files, failure.crash):
+            raised = judge(trial, recording.done(step))
             if raised is not None:
-                failure, choice, is_less = Failure(replace(failure.crash, data=image), *raised), trial, True
+                failure, is_less = Failure(trial, *raised), True
                 break
     return failure
+
+
+def _less_of(medium: PowerCutModel, files: list[Files], crash: Crash) -> Iterator[Crash]:
+    """The same crash with less of one unit, or of the files."""
+    assert crash.data is not None
+    for other in files[: files.index(crash.files)]:
+        yield replace(crash, files=other)
+    for choice in _less(medium, choice_of(medium, crash.data) or {}):
+        yield replace(crash, data=build(medium, choice).data)
 
 
 def _less(medium: PowerCutModel, choice: Choice) -> Iterator[Choice]:

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from pmwal.testing.programs.report import Account
+from pmwal.testing.programs.states import Crash
 
-LOG, ACCOUNT = "program.wal", "crash.json"
+LOG, ACCOUNT, FILES = "program.wal", "crash.json", "files"
 
 
 def keep(directory: Path, account: Account) -> None:
     """Write a crash to a directory that is empty or not there."""
     prepare(directory)
-    data = account.least.crash.data
-    if data is not None:
-        (directory / LOG).write_bytes(data)
+    crash = account.least.crash
+    if crash.data is not None:
+        (directory / LOG).write_bytes(crash.data)
+    (directory / FILES).mkdir()
+    for name, content in crash.files.items():
+        (directory / FILES / name).write_bytes(content)
     (directory / ACCOUNT).write_text(json.dumps(account.as_dict(), indent=1) + "\n")
 
 
@@ -28,11 +32,13 @@ def prepare(directory: Path) -> None:
         raise ValueError(f"{directory} is not empty; name a new directory")
 
 
-def kept(directory: Path) -> tuple[bytes | None, list[Any], dict[str, Any]]:
-    """The log, what had been acknowledged, and the account; ``ValueError`` if they cannot be read."""
+def kept(directory: Path) -> tuple[Crash, list[Any], str]:
+    """The crash, what had been acknowledged, and the medium; ``ValueError`` if they cannot be read."""
     try:
         account = json.loads((directory / ACCOUNT).read_text())
-        values, has_log = account["acknowledged"], account["log"]
+        values, medium = account["acknowledged"], account["medium"]
+        data = (directory / LOG).read_bytes() if account["log"] else None
+        files = {path.name: path.read_bytes() for path in (directory / FILES).iterdir()}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{directory} has no crash that was kept by --keep: {error}") from error
     try:
@@ -42,4 +48,4 @@ def kept(directory: Path) -> tuple[bytes | None, list[Any], dict[str, Any]]:
             f"{directory}: what was acknowledged can be read again only if it consists of literals (text, bytes, numbers, lists, "
             "tuples, dicts); acknowledge such values, and keep the crash again"
         ) from error
-    return (directory / LOG).read_bytes() if has_log else None, done, account
+    return Crash(account["kind"], account["step"], data, files), done, medium

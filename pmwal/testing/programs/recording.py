@@ -4,7 +4,8 @@ Invariants
 ----------
 - Every store, flush and fence of the run is in ``steps`` in the order in which it was taken, with the frames of the program that
   led to it. Stores to the live page are left out: no recovery reads them.
-- An acknowledgement is a step, too, so it is known which of them a crash at any step came after.
+- An acknowledgement is a step, too, so it is known which of them a crash at any step came after; and so is each call that renames
+  or syncs a file beside the log.
 - What cannot be followed (a second log, another thread, a log created twice) ends in ``NotSimulated``, never in a verdict.
 """
 
@@ -28,6 +29,7 @@ from pmwal.opening.options import Options
 from pmwal.storage.seam import Seam
 from pmwal.testing.power_cut import UNITS
 from pmwal.testing.process import kill
+from pmwal.testing.programs.files import Beside, NotAFile, Observer, watched
 from pmwal.testing.recorder import Recorder, Step
 from pmwal.writing.wal import Wal
 
@@ -65,6 +67,8 @@ class Recording(NamedTuple):
     steps: tuple[Step, ...]
     stacks: tuple[tuple[Frame, ...], ...]
     """For each step, the frames of the program, the innermost first."""
+    beside: tuple[Beside, ...]
+    """The files beside the log, before each step and at the end."""
     values: tuple[Any, ...]
     counts: tuple[int, ...]
     """For each number of steps before a crash, how many values were acknowledged by then."""
@@ -92,8 +96,10 @@ def _call(run: Run, path: Path) -> None:
 class _ProgramRecorder(Recorder):
     """A recorder that notes the frames of the program with each step, and leaves out the live page."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
         super().__init__(before=self._look, tick_ns=1000)
+        self.files = Observer(log)
+        self.beside: list[Beside] = []
         self.stacks: list[tuple[Frame, ...]] = []
         self.values: list[Any] = []
         self.refused = ""
@@ -103,6 +109,29 @@ class _ProgramRecorder(Recorder):
         if threading.get_ident() != self._thread:
             self.refuse(f"thread {threading.current_thread().name!r} used the log, and {_ONE_THREAD}")
         self.stacks.append(stack_of(sys._getframe()))
+        self.beside.append(self.look_beside())
+
+    def look_beside(self) -> Beside:
+        """The files beside the log."""
+        try:
+            return self.files.look()
+        except NotAFile as found:
+            raise self.refuse(f"run(path) made {found} beside its log: plain files can be followed, nothing else") from None
+
+    def sync_file(self, fd: int) -> None:
+        """Note an fsync by pmwal: of its file, or of the directory with every name in it."""
+        super().sync_file(fd)
+        self.files.synced(fd)
+
+    def note_call(self, name: str) -> None:
+        """Note a call of the program that changes or syncs a file. Other threads may do so elsewhere."""
+        if threading.get_ident() == self._thread:
+            self.note(Step("file", data=name.encode()))
+
+    def note_synced(self, fd: int) -> None:
+        """An fsync by the program has returned."""
+        if threading.get_ident() == self._thread:
+            self.files.synced(fd)
 
     def _store(self, step: Step, mapping: Any) -> None:
         if LIVE_OFFSET <= step.offset < LIVE_OFFSET + PAGE:
@@ -172,7 +201,7 @@ def record(run: Run, settings: Settings) -> Recording:
     global _current  # noqa: PLW0603 - acknowledged() has no other way to the run that calls it
     if settings.medium not in UNITS:
         raise ValueError(f"medium must be one of {', '.join(map(repr, UNITS))}, not {settings.medium!r}")
-    recorder, wals = _ProgramRecorder(), list[Wal]()
+    recorder, wals = _ProgramRecorder(settings.path), list[Wal]()
     bases: list[tuple[bytes, int, bool]] = []  # of the log when it was first opened; steps by then; whether it existed
     original = opening_writer.open_writer
 
@@ -192,8 +221,9 @@ def record(run: Run, settings: Settings) -> Recording:
 
     _current = recorder
     try:
-        with opening(open_writer):
+        with opening(open_writer), watched(recorder.note_call, recorder.note_synced, PACKAGE):
             _call(run, settings.path)
+        recorder.beside.append(recorder.look_beside())
     except Exception as error:
         if recorder.refused and not isinstance(error, NotSimulated):
             raise NotSimulated(recorder.refused) from error
@@ -211,9 +241,6 @@ def _recorded(recorder: _ProgramRecorder, bases: list[tuple[bytes, int, bool]], 
         raise NotSimulated(recorder.refused)
     if not bases:
         raise NotSimulated("run(path) opened no log for writing: open the one to test with pmwal.open(path)")
-    beside = sorted(path.name for path in settings.path.parent.iterdir() if path != settings.path)
-    if beside:
-        raise NotSimulated(f"run(path) left {', '.join(beside)} beside its log: only the log is simulated, so keep the state in it")
     base, start, existed = bases[0]
     if len(base) > FILE_SIZE_MAX:
         limit = FILE_SIZE_MAX >> 20
@@ -226,4 +253,5 @@ def _recorded(recorder: _ProgramRecorder, bases: list[tuple[bytes, int, bool]], 
     before = sum(step.name == "acknowledged" for step in recorder.events[:start])
     counts = accumulate((step.name == "acknowledged" for step in steps), initial=before)
     stacks = tuple(recorder.stacks[start:])
-    return Recording(settings.medium, existed, base, tuple(steps), stacks, tuple(recorder.values), tuple(counts))
+    beside = tuple(recorder.beside[start:])
+    return Recording(settings.medium, existed, base, tuple(steps), stacks, beside, tuple(recorder.values), tuple(counts))

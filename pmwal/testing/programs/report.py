@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pmwal.format.layout import CONTROL_OFFSET, HEADER, PAGE, SLOT, Slot, decode_header, decode_superblock
 from pmwal.testing.images import Choice
 from pmwal.testing.power_cut import PowerCutModel, Version
+from pmwal.testing.programs.files import Beside, Files
 from pmwal.testing.programs.judging import Failure, choice_of
 from pmwal.testing.programs.recording import Frame, Recording
 from pmwal.testing.recorder import Step
@@ -65,6 +66,11 @@ class Account:
         yield f"check raised {self.least.message}"
         yield from shown(self.least.frames)
         yield from self._stores()
+        fates = list(_fates_beside(self.recording.beside[max(crash.step, 0)], crash.files))
+        if fates:
+            yield "files beside the log:"
+        for name, fate, length in fates:
+            yield f"  {fate:<9} {name}: " + ("not there" if length is None else f"{length} bytes")
         yield self._reduction()
 
     def _stores(self) -> Iterator[str]:
@@ -88,6 +94,8 @@ class Account:
         least, found = self.least.crash, self.found.crash
         if least.kind == "kill":
             return "reduced: no earlier kill fails; a kill keeps everything that was stored"
+        if least.data is None:
+            return "reduced: there is no earlier crash"
         open_now, kept = self._survivors(least.step, least.data)
         _, kept_at_first = self._survivors(found.step, found.data)
         unit = "lines" if self.recording.medium == "pmem" else "pages"
@@ -96,10 +104,10 @@ class Account:
         return f"reduced: found before step {found.step + 1}, the earliest is before step {least.step + 1}; {what}{passes}"
 
     def _survivors(self, step: int, data: bytes | None) -> tuple[int, int]:
-        """How many units were open, and how many of them have something that was not flushed."""
+        """How many units had something that was not flushed, and in how many of them it is there."""
         medium = _followed(self.recording, step)[0]
         choice = choice_of(medium, data) if data is not None else {}
-        return len(medium.open), len(choice or {})
+        return sum(len(versions) > 1 for versions in medium.open.values()), len(choice or {})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, with every store."""
@@ -115,6 +123,10 @@ class Account:
             "acknowledged": [repr(value) for value in self.recording.done(crash.step)],
             "error": self.least.message,
             "raised_at": [frame._asdict() for frame in self.least.frames],
+            "files": [
+                {"name": name, "fate": fate, "length": length}
+                for name, fate, length in _fates_beside(self.recording.beside[max(crash.step, 0)], crash.files)
+            ],
             "stores": [{**store._asdict(), "frames": [frame._asdict() for frame in store.frames]} for store in self.stores],
         }
 
@@ -192,6 +204,16 @@ def _fate_in(versions: list[Version], place: int, kept: bytes, start: int, store
     return SURVIVED if there == len(changed) else PARTLY if there else LOST
 
 
+def _fates_beside(beside: Beside, left: Files) -> Iterator[tuple[str, str, int | None]]:
+    """Each file that was or is there, what became of what was written to it, and how long it is now."""
+    now, synced = beside.now(), beside.after_a_cut()
+    for name in sorted({*now, *synced, *left}):
+        content = left.get(name)
+        same_now, same_synced = content == now.get(name), content == synced.get(name)
+        fate = FLUSHED if same_now and same_synced else SURVIVED if same_now else LOST if same_synced else PARTLY
+        yield name, fate, None if content is None else len(content)
+
+
 # -- in words
 
 
@@ -235,7 +257,9 @@ def _moment(recording: Recording, failure: Failure) -> str:
         return f"a kill (SIGKILL) in step {crash.step + 1} of {steps}, after {crash.stored} of {store.length} bytes of a store"
     if crash.step == steps:
         return f"a power cut after the last of {steps} steps"
-    return f"a power cut before step {crash.step + 1} of {steps}, {_STEPS.get(recording.steps[crash.step].name, 'a step')}"
+    step = recording.steps[crash.step]
+    what = f"os.{step.data.decode()}" if step.name == "file" else _STEPS[step.name]
+    return f"a power cut before step {crash.step + 1} of {steps}, {what}"
 
 
 def _under_way(recording: Recording, step: int) -> tuple[Frame, ...]:
