@@ -163,7 +163,7 @@ def test_wheel_without_the_engine_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.rigs
 def test_tests_run_from_an_unpacked_sdist() -> None:
-    """Those that read files beside the package; ``python -m tools sdist`` runs the whole default suite."""
+    """Some that read files beside the package; ``python -m tools sdist`` runs the whole default suite."""
     done = tool("sdist", "--quick")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     assert re.search(r"\d+ passed", done.stdout)

@@ -1,7 +1,7 @@
 """Build an sdist, unpack it, and run the tests from the unpacked tree, with a build of its own.
 
     python -m tools sdist                 the default suite
-    python -m tools sdist --quick         the tests that read files beside the package: CI runs these
+    python -m tools sdist --quick         some of those that read files beside the package: CI runs these
     python -m tools sdist -- -k damage    arguments for pytest
 
 The environment is new; its packages, but for pmwal, are those of the environment that runs this.
@@ -55,7 +55,7 @@ def test(tree: Path, directory: Path, arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, unpack and test; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="run only the tests that read files beside the package")
+    parser.add_argument("--quick", action="store_true", help="run only some of the tests that read files beside the package")
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
     options = parser.parse_args(arguments)
     chosen = [*(f"tests/{name}" for name in QUICK if options.quick), *options.arguments]
