@@ -178,6 +178,7 @@ class _Synced(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, and wait for the disk."""
         super().emit(record)
+        assert self.stream is not None  # only one with delay=True has none before its first line
         os.fdatasync(self.stream.fileno())
 
 
