@@ -96,7 +96,8 @@ def test_picture_of_alternatives_has_the_figures_of_the_tables() -> None:
     """Each bar with its name and time, each panel with its title, and where it was measured."""
     shown = texts((PICTURES / "alternatives.svg").read_text())
     panels = alternatives.panels(measured().tables)
-    assert [len(panel.bars) for panel in panels] == [8, 8, 8]
+    assert len(panels) >= 3
+    assert all(any(bar.ours for bar in panel.bars) and not all(bar.ours for bar in panel.bars) for panel in panels)
     for panel in panels:
         start = shown.index(panel.title)
         assert [text for bar in panel.bars for text in (bar.name, bar.shown)] == shown[start + 1 : start + 1 + 2 * len(panel.bars)]

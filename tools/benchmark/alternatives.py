@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from benchmark.loggers import EVENT, FILE, HANDLER, LOGGERS
+from benchmark.loggers import EVENT, FILE, HANDLER, LOGGERS, SYNCED_FILE, SYNCED_HANDLER
 from benchmark.peers import PEERS
 from benchmark.report import Table
 
@@ -83,6 +83,12 @@ _SOURCES = (
             "lmdb": "LMDB, no sync",
             "sdsavior": "sdsavior",
         },
+    ),
+    _Source(
+        "A log line with three values on a disk: after the call it survives a power cut",
+        "Disk: a log line",
+        "p50",
+        {SYNCED_FILE: "logging, FileHandler and fdatasync", SYNCED_HANDLER: 'logging, LogHandler(commit="each")'},
     ),
     _Source(
         "A log line with three values on tmpfs: after the call it survives a kill",

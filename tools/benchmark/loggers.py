@@ -11,8 +11,9 @@ import contextlib
 import importlib.util
 import logging
 import logging.handlers
+import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter_ns
@@ -48,7 +49,10 @@ class Session(NamedTuple):
 
 @dataclass(frozen=True)
 class Logger:
-    """A logger: ``open(directory)``, the ``module`` that it needs, and whether an event is ``kept`` after SIGKILL."""
+    """A logger: ``open(directory)``, the ``module`` that it needs, and whether an event is ``kept`` after SIGKILL.
+
+    One that is ``synced`` makes each event durable, and is measured on the disk.
+    """
 
     name: str
     open: Callable[[Path], Session]
@@ -57,6 +61,7 @@ class Logger:
     module: str | None = None
     ours: bool = False
     enqueues: bool = False
+    synced: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot be measured here; None if it can."""
@@ -65,8 +70,9 @@ class Logger:
         return None
 
 
-def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
+def measure(context: Context, *, synced: bool = False) -> dict[str, Latency]:
     """Measure loggers in turns: percentiles over all calls, rates of the median loop. Missing loggers are reported and skipped."""
+    names = [name for name, logger in LOGGERS.items() if logger.synced == synced]
     usable = []
     for name in names:
         problem = LOGGERS[name].missing()
@@ -75,13 +81,15 @@ def measure(context: Context, names: Sequence[str]) -> dict[str, Latency]:
         elif name not in context.unavailable:
             context.unavailable[name] = problem
             context.say(problem)
-    count = context.scale.peer_process
+    directory, count = context.memory_dir, context.scale.peer_process
+    if synced:
+        directory, count = context.disk_dir, context.scale.peer_appends
     whole: dict[str, list[Loop]] = {name: [] for name in usable}
     each: dict[str, list[Loop]] = {name: [] for name in usable}
     for _ in context.rounds:
         for name in usable:
             for loops, loop in ((each, _each), (whole, _whole)):
-                session = LOGGERS[name].open(context.memory_dir)
+                session = LOGGERS[name].open(directory)
                 try:
                     _whole(session, max(1, int(count * _WARM_UP)))
                     loops[name].append(loop(session, count))
@@ -164,6 +172,20 @@ def _file_handler(directory: Path) -> Session:
     return _standard(logging.FileHandler(directory / "plain.log", "w"))
 
 
+class _Synced(logging.FileHandler):
+    """What a program does that must not lose a line to a power cut."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, and wait for the disk."""
+        super().emit(record)
+        assert self.stream is not None  # only one with delay=True has none before its first line
+        os.fdatasync(self.stream.fileno())
+
+
+def _synced_file_handler(directory: Path) -> Session:
+    return _standard(_Synced(directory / "synced.log", "w"))
+
+
 def _drop(directory: Path) -> Session:
     return _standard(_Drop())
 
@@ -242,6 +264,7 @@ def _new(directory: Path) -> Path:
 
 
 FILE, DROP, HANDLER, EVENT = "logging, FileHandler", "logging, formats and drops", "logging, pmwal.LogHandler", "pmwal.events"
+SYNCED_FILE, SYNCED_HANDLER = "logging, FileHandler and fdatasync", f'{HANDLER}, commit="each"'
 _KEPT, _LOST = "kept", "lost"
 
 LOGGERS: dict[str, Logger] = {
@@ -264,6 +287,8 @@ LOGGERS: dict[str, Logger] = {
         ),
         Logger("loguru, pmwal sink", _loguru_pmwal, 'format="{message}"', _KEPT, module="loguru", ours=True),
         Logger("structlog, BytesLogger", _structlog, "filtering bound logger, event only", _KEPT, module="structlog"),
+        Logger(SYNCED_FILE, _synced_file_handler, "a file that grows", _KEPT, synced=True),
+        Logger(SYNCED_HANDLER, lambda directory: _log_handler(directory, commit="each"), "", _KEPT, ours=True, synced=True),
         Logger("structlog, pmwal factory", _structlog_pmwal, "the same", _KEPT, module="structlog", ours=True),
     )
 }

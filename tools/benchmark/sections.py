@@ -18,7 +18,7 @@ from benchmark.checks.recovery import mapped
 from benchmark.context import CONTROL_SIZE, MIB, Context
 from benchmark.peers import PEERS
 from benchmark.peers.base import DURABLE_APPEND, PROCESS_APPEND, READ, WORKLOADS
-from benchmark.report import Table, latency_table, tail_texts
+from benchmark.report import LATENCY_COLUMNS, Table, latency_row, latency_table, tail_texts
 from pmwal.storage.medium import MediumName
 from pmwal.testing.bench import workloads
 from pmwal.testing.bench.floors import PAGE, Area, Loop, PageBuffer
@@ -388,7 +388,7 @@ def peers(context: Context, series: Series) -> list[Table]:
 
 def log_calls(context: Context, series: Series) -> list[Table]:
     """Every logger, compared with ``logging`` and a ``FileHandler``."""
-    found = loggers.measure(context, list(loggers.LOGGERS))
+    found = loggers.measure(context)
     reference = found[loggers.FILE].rate
     rows = []
     for name, latency in found.items():
@@ -399,6 +399,13 @@ def log_calls(context: Context, series: Series) -> list[Table]:
     columns = ["logger", "a call", "/ FileHandler", "p50", "p99", "p99.9", "p99.99", "max", "after SIGKILL", "settings"]
     title = "Loggers: an event with three values; a call from the time of the loop, percentiles with two clock reads"
     return [Table(title, columns, rows, context.memory.note)]
+
+
+def durable_log_calls(context: Context, series: Series) -> list[Table]:
+    """Loggers that wait for the disk with each line."""
+    found = loggers.measure(context, synced=True)
+    rows = [[*latency_row(name, latency), loggers.LOGGERS[name].settings] for name, latency in found.items()]
+    return [Table("Disk: a log line with three values, durable", [*LATENCY_COLUMNS, "settings"], rows, context.disk.note)]
 
 
 Section = Callable[[Context, Series], list[Table]]
@@ -414,5 +421,6 @@ SECTIONS: dict[str, Section] = {
     "recovery sizes": recovery,
     "peer tables": peers,
     "loggers": log_calls,
+    "loggers disk": durable_log_calls,
 }
 """Sections by name, in the order of the run."""

@@ -54,7 +54,7 @@ def peers(context: Context) -> Iterator[Row]:
 
 def log_calls(context: Context) -> Iterator[Row]:
     """Calls of ``pmwal.events`` and ``LogHandler``, against logging to a file, formatting only, and enqueueing."""
-    name, found = "log calls", loggers.measure(context, list(loggers.LOGGERS))
+    name, found = "log calls", loggers.measure(context)
     times = {logger: 1e9 / latency.rate for logger, latency in found.items()}
     allowed = BARS["log handler ns"]
     floor, more = loggers.paired(context, loggers.DROP, loggers.HANDLER)
