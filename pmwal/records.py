@@ -113,6 +113,14 @@ class Bound(NamedTuple):
 START = Bound(0, 1)
 
 
+class Lag(NamedTuple):
+    """What a consumer has yet to acknowledge: records, their bytes of the ring, and the age of the oldest in seconds."""
+
+    records: int
+    bytes: int
+    seconds: float
+
+
 def restore(report: Any, state: list[Any]) -> None:
     """Restore a pickled report. One that an older version made lacks the newest fields, which get their defaults."""
     for at, each in enumerate(fields(report)):

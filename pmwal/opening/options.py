@@ -7,12 +7,14 @@ The public functions name each option in their signatures, for editors and ``hel
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import ClassVar, TypedDict
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, CAPACITY_MAX, CAPACITY_MIN, PAGE
 from pmwal.format.payload import as_integer, as_seconds
+from pmwal.format.position import check_name
 from pmwal.opening.units import parse_size
 from pmwal.storage.descriptors import FILE_MODE
 from pmwal.storage.medium import MEDIUMS, Medium
@@ -20,7 +22,7 @@ from pmwal.storage.medium import MEDIUMS, Medium
 MODES = ("a", "x", "r+", "r")
 ORDERINGS = ("auto", "strict", "pipelined")
 COMMIT_POLICIES = ("each", "manual")  # or a number of seconds
-FULL_POLICIES = ("raise", "wait", "overwrite")
+FULL_POLICIES = ("raise", "wait", "overwrite", "consumed")
 RECOVERIES = ("strict", "salvage")
 UNLINKED_POLICIES = ("warn", "raise")
 
@@ -38,6 +40,7 @@ class Keywords(TypedDict, total=False):
     recover: str
     on_unlinked: str
     file_mode: int | str
+    consumers: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Options:
     1048576
     >>> Options(on_full="drop")
     Traceback (most recent call last):
-    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'
+    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', 'consumed', not 'drop'
     """
 
     full_policies: ClassVar[tuple[str, ...]] = FULL_POLICIES
@@ -65,6 +68,7 @@ class Options:
     recover: str = "strict"
     on_unlinked: str = "warn"
     file_mode: int | str = FILE_MODE
+    consumers: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -81,6 +85,11 @@ class Options:
         object.__setattr__(self, "commit", check_commit(self.commit))
         object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
         object.__setattr__(self, "file_mode", check_file_mode(self.file_mode))
+        object.__setattr__(self, "consumers", check_consumers(self.consumers))
+        if self.consumers and self.mode == "r":
+            raise ValueError(
+                "consumers= names those for whom a writer keeps records; a reader begins one with reader.consumer(NAME)"
+            )
         if self.align is not None:
             object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
@@ -100,6 +109,17 @@ class Options:
         """``file_mode`` as a number."""
         assert isinstance(self.file_mode, int)
         return self.file_mode
+
+    @property
+    def required_consumers(self) -> tuple[str, ...]:
+        """``consumers``, checked."""
+        assert isinstance(self.consumers, tuple)
+        return self.consumers
+
+    @property
+    def counts_consumers(self) -> bool:
+        """Whether the log is opened to keep what is not consumed."""
+        return bool(self.consumers) or self.on_full == "consumed"
 
     @property
     def salvaging(self) -> bool:
@@ -125,6 +145,13 @@ def check_commit(commit: str | float) -> str | float:
     if commit not in COMMIT_POLICIES if isinstance(commit, str) else not 0 < commit < threading.TIMEOUT_MAX:
         raise ValueError(message)
     return commit if isinstance(commit, str) else float(commit)
+
+
+def check_consumers(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of consumers; ``ValueError`` for one that cannot be, ``TypeError`` for one that is no text."""
+    if isinstance(names, str):
+        raise TypeError(f"consumers is a list of names, such as [{names!r}], not text")
+    return tuple(sorted({check_name(name) for name in names}))
 
 
 def check_file_mode(mode: int | str) -> int:

@@ -84,6 +84,11 @@ class LogName:
             return False
 
 
+def links_of(fd: int) -> int:
+    """How many names a file has."""
+    return _identify(fd, "").links
+
+
 def _through_descriptor(path: str) -> bool:
     """Whether the path names a descriptor of a process, as /proc/self/fd/7 does, and not a place in a directory."""
     return os.path.realpath(os.path.dirname(os.path.abspath(path))).startswith("/proc/")
