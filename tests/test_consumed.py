@@ -137,6 +137,16 @@ def test_position_that_says_nothing_holds_everything_back_and_is_named(path: Pat
         assert wal.first_seq == 1
 
 
+def test_place_of_positions_that_cannot_be_read_holds_everything_back(path: Path) -> None:
+    """The handle stays usable."""
+    with open_small(path, on_full="consumed", timeout=0) as wal:
+        wal.append(b"a")
+        Path(f"{path}.consumers").touch()
+        assert wal.truncate(consumed=True) == 1
+        assert "where positions are, cannot be read: Not a directory" in fill(wal)
+        assert wal.commit() == wal.next_seq - 1
+
+
 def test_position_of_a_record_that_was_rolled_back_holds_everything_back(path: Path, wal: pmwal.Wal) -> None:
     """Other records have its number, and nobody has had them."""
     acknowledge(path, 4)

@@ -13,7 +13,7 @@ import pytest
 
 import pmwal
 from conftest import Place
-from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed
+from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed, WalUnlinked
 from pmwal.format.layout import PAGE
 from pmwal.format.position import encode_position, newest_position
 from support import contents, kill, open_small, overwrite, payloads
@@ -427,6 +427,19 @@ def test_log_with_several_hard_links_is_refused(path: Path, wal: pmwal.Wal) -> N
     with pytest.raises(ValueError, match=r"2 names \(hard links\).*use symbolic links"):
         consume(path)
     assert not position_file(path).parent.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_log_that_lost_its_name_has_no_consumers(path: Path, wal: pmwal.Wal, reader: pmwal.Reader, replaced: bool) -> None:
+    """The position would lie beside nothing, or beside another log, and hold that back."""
+    path.unlink()
+    if replaced:
+        pmwal.open(path, size="64KiB").close()
+    with pytest.raises(WalUnlinked, match="open the path again"):
+        reader.consumer("nats")
+    assert not position_file(path).parent.exists()
+    with pytest.warns(pmwal.UnlinkedWarning):
+        wal.close()
 
 
 def test_position_of_another_log_is_an_error_that_says_what_to_do(path: Path) -> None:

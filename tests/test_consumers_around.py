@@ -95,6 +95,21 @@ def test_new_log_in_the_place_of_an_old_one_begins_anew(shm_dir: Path, slots: li
         assert wal.truncate(consumed=True) == 2
 
 
+def test_log_that_is_replaced_under_a_consumer_of_a_set_is_acknowledged(shm_dir: Path, slots: list[pmwal.Wal]) -> None:
+    """The new one has the path of the old one, and its own position."""
+    with pmwal.LogSet(shm_dir) as logs, logs.consumer("nats") as consumer:
+        records = consumer.follow(timeout=60)
+        assert [next(records).data for _ in range(6)] == [b"%d" % number for number in range(6)]
+        slots[0].close()
+        (shm_dir / "00.wal").unlink()
+        with pmwal.open(shm_dir / "00.wal", size="64KiB") as wal:
+            wal.extend([b"new", b"newer"])
+            assert [next(records).data for _ in range(2)] == [b"new", b"newer"]
+            consumer.ack()
+            assert wal.truncate(consumed=True) == 3
+        assert slots[1].truncate(consumed=True) == 4
+
+
 def test_consumer_of_a_set_is_one_at_a_time(shm_dir: Path, slots: list[pmwal.Wal]) -> None:
     """The second one leaves nothing held."""
     with pmwal.LogSet(shm_dir) as logs, logs.consumer("nats") as consumer:

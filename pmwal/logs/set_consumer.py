@@ -19,7 +19,7 @@ from typing import Protocol
 from pmwal.errors import WalClosed
 from pmwal.format.position import check_name
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import renewed_consumer
+from pmwal.reading.internals import is_elsewhere, renewed_consumer
 from pmwal.reading.reader import Reader
 from pmwal.records import Lag, SetRecord
 
@@ -65,6 +65,7 @@ class SetConsumer:
         self._closed = False
         self._consumers: dict[str, Consumer] = {}  # by uuid
         self._paths: set[str] = set()
+        self._left: set[str] = set()  # logs that were removed before what was handed out of them was acknowledged
         try:
             self._join(start)
         except BaseException:
@@ -77,7 +78,7 @@ class SetConsumer:
         for uuid in [uuid for uuid in self._consumers if uuid not in readers]:
             self._consumers.pop(uuid).close()
         for uuid, (path, reader) in readers.items():
-            if uuid not in self._consumers:
+            if uuid not in self._consumers and not is_elsewhere(reader):
                 self._consumers[uuid] = renewed_consumer(reader, self._name, start)
             self._paths.add(path)
 
@@ -123,8 +124,11 @@ class SetConsumer:
         Durability is that of ``Consumer.ack``, for each log.
         """
         self._check()
-        self._join("oldest")
-        for uuid, text in (self.cursor if cursor is None else cursor).items():
+        acknowledged = self.cursor if cursor is None else cursor
+        if not acknowledged.keys() <= self._consumers.keys() | self._left:
+            self._join("oldest")
+            self._left |= acknowledged.keys() - self._consumers.keys()
+        for uuid, text in acknowledged.items():
             if uuid in self._consumers:  # else the log has left the set, and its position with it
                 self._consumers[uuid].ack(text, durable=durable)
 

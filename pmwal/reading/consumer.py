@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
-from pmwal.errors import CorruptWal, ForkedWal, Overrun, PositionError, WalClosed
+from pmwal.errors import CorruptWal, ForkedWal, Overrun, PositionError, WalClosed, WalUnlinked
 from pmwal.format.layout import TIME_MAX, TIME_MIN
 from pmwal.format.payload import as_number
 from pmwal.format.position import APPLICATION_MAX, Position, check_name
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pmwal.format.layout import Superblock
     from pmwal.storage.mapping import Mapping
+    from pmwal.storage.name import LogName
     from pmwal.storage.seam import Seam
 
     class Log(Protocol):
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
         _block: Superblock
         _mapping: Mapping
+        _name: LogName
         _seam: Seam
         _place: Place
 
@@ -89,10 +91,14 @@ class Consumer:
         self._guard = threading.Lock()  # of the position
         self._handed: _Handed | None = None
         self._closed = False
-        self._always_durable = (
-            log._mapping.medium.kind == "dax"
-        )  # no sector is whole there, and the writer relies on the newest slot
+        # On DAX no sector is whole, and the writer relies on the newest slot.
+        self._always_durable = log._mapping.medium.kind == "dax"
         check_links(log._mapping.fd, log.path)
+        lost = log._name.lost()
+        if lost is not None:
+            raise WalUnlinked(
+                f"{log.path}: {lost} while the log was open, so a position beside it would be lost; open the path again"
+            )
         mode = os.fstat(log._mapping.fd).st_mode & 0o666
         self._file = PositionFile(directory_of(log.path), name, log._seam, mode, lambda: self._beginning(start))
         try:

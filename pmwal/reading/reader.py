@@ -317,8 +317,8 @@ class Reader(ArrayReader):
 
         One that is new begins with the ``"oldest"`` record, after the end (``"newest"``), with a number, or after a cursor.
         Its position is in a file beside the log. ``ConsumerHeld`` if another handle is this consumer; ``PositionError`` if its
-        position is damaged, or of another log; ``ValueError`` for a log with several hard links. For a guide see
-        docs/guide-consumers.md.
+        position is damaged, or of another log; ``ValueError`` for a log with several hard links, ``WalUnlinked`` for one that was
+        removed or replaced. For a guide see docs/guide-consumers.md.
         """
         self._check_open()
         if self._salvaging:

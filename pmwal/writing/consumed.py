@@ -49,9 +49,12 @@ class Consumed:
         """How far the tail may move. Every position that this rests on has been made durable."""
         view = self._engine.view  # first: whatever epoch begins later, the caller notices
         first_seq = view.tail.next_seq
-        if links_of(self._engine.mapping.fd) > 1:
+        try:
+            links, names = links_of(self._engine.mapping.fd), sorted({*self._required, *names_in(self._directory)})
+        except OSError as error:
+            return Limit(first_seq, view.epoch, [f"{self._directory}, where positions are, cannot be read: {error.strerror}"])
+        if links > 1:
             return Limit(first_seq, view.epoch, ["the file has several hard links, and who reads under another name is not known"])
-        names = sorted({*self._required, *names_in(self._directory)})
         if not names:
             return Limit(first_seq, view.epoch, ["no consumer has begun; the first one is made by reader.consumer(NAME)"])
         found = [self._passed(name) for name in names]

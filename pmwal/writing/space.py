@@ -46,7 +46,6 @@ class Space:
         self._retained = retained
         self._consumed = consumed
         self._on_full = on_full
-        self._waiting = False  # whether this call has waited for consumers
         self._timeout = timeout
 
     def make(self, sizes: Sequence[int] | Rows, *, may_store: bool = True) -> None:
@@ -60,7 +59,7 @@ class Space:
             if self._fits(need):
                 return
             self.waits += self._on_full == "wait"
-            self._waiting = False
+            waited = False
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
             while not self._fits(need):
                 if self._on_full == "overwrite":
@@ -68,7 +67,9 @@ class Space:
                 elif self._on_full == "raise":
                     raise WalFull(self._refusal(need))
                 elif self._on_full == "consumed":
-                    self._free_consumed(deadline, may_store=may_store)
+                    waits = not self._free_consumed(deadline, may_store=may_store)
+                    self.waits += waits and not waited
+                    waited |= waits
                 elif deadline is not None and time.monotonic() >= deadline:
                     raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
                 else:
@@ -103,18 +104,17 @@ class Space:
         self._retained.move_tail(tail, may_store=may_store)
         self.overwritten += overwritten
 
-    def _free_consumed(self, deadline: float | None, *, may_store: bool) -> None:
-        """Free what all consumers have acknowledged; else wait, because no consumer tells a writer that it has moved."""
+    def _free_consumed(self, deadline: float | None, *, may_store: bool) -> bool:
+        """Free what all consumers have acknowledged; if that is nothing, wait a little: none tells a writer that it has moved."""
         limit = self._consumed.limit()
         if limit.next_seq > self._engine.state.tail.next_seq:
             self._retained.move_tail(self._engine.bound(limit.next_seq), may_store=may_store)
-            return
+            return True
         if deadline is not None and time.monotonic() >= deadline:
             raise self._consumed.refusal(limit, self._timeout)
-        self.waits += not self._waiting
-        self._waiting = True
         pause = time.monotonic() + PAUSE
         self._access.wait_for_change(pause if deadline is None else min(pause, deadline))
+        return False
 
     def _refusal(self, need: Need) -> str:
         head, capacity = self._engine.state.head.position, self._engine.block.capacity

@@ -26,7 +26,7 @@ from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
-from pmwal.writing.consumed import Consumed, Limit
+from pmwal.writing.consumed import Consumed
 from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
@@ -246,7 +246,7 @@ class Wal(WalReads):
             raise TypeError("truncate() needs before=NUMBER, consumed=True, or both")
         number = None if before is None else as_number(before)
         while True:
-            limit = self._consumed_limit() if consumed else None
+            limit = self._consumed.limit() if consumed else None  # without a lock: it syncs positions
             with self._retained.writer() as may_store, engine.guard:
                 state = engine.state
                 if number is not None and not state.tail.next_seq <= number <= state.head.next_seq:
@@ -260,13 +260,6 @@ class Wal(WalReads):
                     with self._access:
                         self._retained.move_tail(engine.bound(to), may_store=may_store)
                 return engine.state.tail.next_seq
-
-    def _consumed_limit(self) -> Limit:
-        """How far consumers let the tail move. Positions are synced without a lock, so that other threads store meanwhile."""
-        try:
-            return self._consumed.limit()
-        except OSError as error:
-            raise self._access.fail(error) from error
 
     def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``.
