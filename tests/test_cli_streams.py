@@ -61,7 +61,7 @@ RUNS = {
 }
 """How to run each command so that it prints something."""
 
-VARIES = {"demo", "verify", "info", "stat", "serve"}  # times and random numbers in the output; the lines are as many
+VARIES = {"demo", "verify", "info", "stat", "consumers", "serve"}  # times and random numbers in the output; the lines are as many
 
 
 class Ended(NamedTuple):

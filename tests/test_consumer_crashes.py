@@ -208,6 +208,28 @@ def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def listen(process: subprocess.Popen[bytes], *words: str) -> bytes:
+    """What it says until it has said one of these words, or ends."""
+    assert process.stdout is not None
+    said = b""
+    while line := process.stdout.readline():
+        said += line
+        if line.split()[0].decode() in words:
+            break
+    return said
+
+
+def end(process: subprocess.Popen[bytes]) -> bytes:
+    """Kill it; what it has said since it was listened to."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.kill()
+    with process, process.stdout, process.stderr:
+        rest, errors = process.stdout.read(), process.stderr.read()
+    assert errors == b""
+    return rest
+
+
 def last_words(output: bytes) -> dict[str, int]:
     """The last number that was said with each word."""
     said = {}
@@ -228,27 +250,23 @@ def test_thirty_kills_of_consumer_and_writer_lose_nothing(shm_dir: Path) -> None
     writer = start(WRITER, path)
     for turn in range(30):
         consumer = start(CONSUMER, path, turn)
-        time.sleep(chooser.uniform(0.1, 0.2))
+        output = listen(consumer, "done", "durable")
+        time.sleep(chooser.uniform(0, 0.05))
         if turn % 2:
-            writer.kill()
-            writer.communicate()
+            end(writer)
             writer = start(WRITER, path)
-        consumer.kill()
-        output, errors = consumer.communicate()
-        assert errors == b""
-        said = last_words(output)
-        if not said:
-            continue
-        assert said["begin"] >= reached
+            listen(writer, "open")
+            time.sleep(chooser.uniform(0, 0.02))
+        said = last_words(output + end(consumer))
+        assert said["begin"] == reached
         with Look(f"{path}.consumers", "nats") as look:
             assert look.position is not None
             position = look.position.seq
         done = max(said["begin"], said.get("done", 0), said.get("durable", 0))
         assert done <= position <= max(done, said.get("try", 0))
         reached = position
-    writer.kill()
-    writer.communicate()
-    assert reached > 0
+    end(writer)
+    assert reached >= 30
     with open_small(path) as wal:
         assert wal.first_seq <= reached + 1
         assert payloads(wal) == [b"%d" % seq for seq in range(wal.first_seq, wal.next_seq)]

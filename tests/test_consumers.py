@@ -421,6 +421,26 @@ def test_symbolic_link_leads_to_the_same_positions(path: Path, wal: pmwal.Wal) -
     assert consume(path) == [b"e"]
 
 
+def test_positions_stay_where_they_are_when_the_process_changes_its_directory(
+    path: Path, wal: pmwal.Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means what it meant at open."""
+    (path.parent / "sub").mkdir()
+    monkeypatch.chdir(path.parent)
+    with pmwal.open(path.name, "r") as reader:
+        monkeypatch.chdir("sub")
+        with reader.consumer("nats") as consumer:
+            consumer.ack(4)
+    assert os.listdir(".") == []
+    monkeypatch.chdir(path.parent)
+    with open_small("other.wal", consumers=["nats"]) as other:
+        monkeypatch.chdir("sub")
+        other.append(b"a")
+        consume(path.parent / "other.wal", 1)
+        assert other.truncate(consumed=True) == 2
+    assert consume(path) == [b"e"]
+
+
 def test_log_with_several_hard_links_is_refused(path: Path, wal: pmwal.Wal) -> None:
     """Consumers under one name would not be seen under the other."""
     os.link(path, path.with_name("second.wal"))

@@ -100,7 +100,7 @@ class Consumer:
                 f"{log.path}: {lost} while the log was open, so a position beside it would be lost; open the path again"
             )
         mode = os.fstat(log._mapping.fd).st_mode & 0o666
-        self._file = PositionFile(directory_of(log.path), name, log._seam, mode, lambda: self._beginning(start))
+        self._file = PositionFile(directory_of(log._name.path), name, log._seam, mode, lambda: self._beginning(start))
         try:
             if not self._file.created:
                 self._take_over(start if renew else None)
@@ -366,7 +366,7 @@ class Standing(NamedTuple):
 
 def standings(log: Log) -> list[Standing]:
     """All consumers of a log."""
-    directory = directory_of(log.path)
+    directory = directory_of(log._name.path)
     return [_standing(log, directory, name) for name in names_in(directory)]
 
 

@@ -52,6 +52,11 @@ class LogName:
                 self._root = _identify(_AT_FDCWD, _ROOT)
 
     @property
+    def path(self) -> str:
+        """The path as it was at open: absolute, without symbolic links."""
+        return self._path
+
+    @property
     def watched(self) -> bool:
         """Whether the log had a name when it was opened."""
         return self._root is not None

@@ -19,8 +19,8 @@ from pmwal.storage.positions import directory_of, remove_position
 from pmwal.storage.seam import SYSTEM
 
 _EPILOG = """\
-A named consumer keeps its position in a file beside the log, LOG.consumers/NAME.
-A writer that truncates what is consumed keeps all records after the position of
+A named consumer keeps its position beside the log, in LOG.consumers/NAME. A
+writer that truncates what is consumed keeps all records after the position of
 the slowest one; a problem with a position holds all of them back.
 
 CURSOR is oldest, newest, the number of the next record, or a cursor as

@@ -53,7 +53,8 @@ def _remove(path: Path) -> None:
 
 def _acks(context: Context, path: Path, where: str) -> Row:
     """Each record is acknowledged right after it was delivered; some once more, durably."""
-    times, durable = [], []
+    times: list[int] = []
+    durable: list[int] = []
     with pmwal.open(path, "r") as reader, reader.consumer("ack") as consumer:
         for record in consumer.follow(timeout=0):
             start = perf_counter_ns()
