@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+import contextlib
+import mmap
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from pmwal.opening import open_log
 from pmwal.storage.positions import Look
 from pmwal.testing import Recorder, Step
 from pmwal.testing.power_cut import PowerCutModel
+from processes import PATIENCE, child
 from support import open_small, payloads
 
 # -- power cuts
@@ -173,100 +174,89 @@ def test_durable_acknowledgement_that_is_not_synced_is_noticed(shm_dir: Path) ->
 
 # -- kills
 
-CONSUMER = """
-    import os, random, sys
-    import pmwal
-    path, seed = sys.argv[1], int(sys.argv[2])
-    chooser = random.Random(seed)
+
+class Words:
+    """Numbers that a process leaves behind, whenever it is killed: in memory that it shares."""
+
+    NAMES = ("begun", "tried", "done", "durable", "wrong", "opened")
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 8 * len(self.NAMES))
+
+    def say(self, name: str, number: int) -> None:
+        at = 8 * self.NAMES.index(name)
+        self._shared[at : at + 8] = number.to_bytes(8, "little")
+
+    def heard(self, name: str) -> int:
+        at = 8 * self.NAMES.index(name)
+        return int.from_bytes(self._shared[at : at + 8], "little")
+
+    def wait(self, name: str, past: int) -> None:
+        """Until it has said a number past this one."""
+        deadline = time.monotonic() + PATIENCE
+        while self.heard(name) <= past:
+            assert time.monotonic() < deadline, f"{name} is {self.heard(name)}, not past {past}"
+            time.sleep(0.001)
+
+
+def consume(pipe: Connection, path: Path, seed: int, words: Words) -> None:
+    """Acknowledge each record, some durably."""
+    del pipe
+    chooser = Random(seed)
     with pmwal.open(path, "r") as reader, reader.consumer("nats") as consumer:
-        os.write(1, b"begin %d\\n" % consumer.position)
-        expected = consumer.position + 1
+        expected = consumer.position
+        words.say("begun", expected + 1)
         for record in consumer.follow():
-            assert (record.seq, record.data) == (expected, b"%d" % expected), (record, expected)
             expected += 1
+            if (record.seq, record.data) != (expected, b"%d" % expected):
+                words.say("wrong", record.seq)
             durable = chooser.random() < 0.05
-            os.write(1, b"try %d\\n" % record.seq)
+            words.say("tried", record.seq)
             consumer.ack(record.seq, durable=durable)
-            os.write(1, (b"durable %d\\n" if durable else b"done %d\\n") % record.seq)
-    """
+            words.say("durable" if durable else "done", record.seq)
 
-WRITER = """
-    import os, sys
-    import pmwal
-    with pmwal.open(sys.argv[1], size="16KiB", on_full="consumed", consumers=["nats"], commit="manual") as wal:
-        os.write(1, b"open %d %d\\n" % (wal.first_seq, wal.next_seq))
+
+def write(pipe: Connection, path: Path, words: Words) -> None:
+    """Append for ever, and free only what is consumed."""
+    del pipe
+    with pmwal.open(path, on_full="consumed", consumers=["nats"]) as wal:
+        words.say("opened", wal.next_seq)
         while True:
-            wal.append(b"%d" % wal.next_seq, commit=True)
-            if wal.next_seq % 50 == 0:
+            seq = wal.append(b"%d" % wal.next_seq)
+            if seq % 50 == 0:
                 wal.truncate(consumed=True)
-    """
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Run a script in a process, to be killed."""
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def listen(process: subprocess.Popen[bytes], *words: str) -> bytes:
-    """What it says until it has said one of these words, or ends."""
-    assert process.stdout is not None
-    said = b""
-    while line := process.stdout.readline():
-        said += line
-        if line.split()[0].decode() in words:
-            break
-    return said
-
-
-def end(process: subprocess.Popen[bytes]) -> bytes:
-    """Kill it; what it has said since it was listened to."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.kill()
-    with process, process.stdout, process.stderr:
-        rest, errors = process.stdout.read(), process.stderr.read()
-    assert errors == b""
-    return rest
-
-
-def last_words(output: bytes) -> dict[str, int]:
-    """The last number that was said with each word."""
-    said = {}
-    for line in output.splitlines(keepends=True):
-        words = line.split()
-        if line.endswith(b"\n") and len(words) >= 2:
-            said[words[0].decode()] = int(words[1])
-    return said
+def stored(path: Path) -> int:
+    with Look(f"{path}.consumers", "nats") as look:
+        assert look.position is not None
+        return look.position.seq
 
 
 @pytest.mark.slow
 @pytest.mark.both_engines
 def test_thirty_kills_of_consumer_and_writer_lose_nothing(shm_dir: Path) -> None:
     """In turn: no position goes back, none is ahead of what was acknowledged, and each record is delivered in order."""
-    path, chooser = shm_dir / "app.wal", Random(16)
+    path, chooser, reached = shm_dir / "app.wal", Random(16), 0
     open_small(path).close()
-    reached = 0
-    writer = start(WRITER, path)
-    for turn in range(30):
-        consumer = start(CONSUMER, path, turn)
-        output = listen(consumer, "done", "durable")
-        time.sleep(chooser.uniform(0, 0.05))
-        if turn % 2:
-            end(writer)
-            writer = start(WRITER, path)
-            listen(writer, "open")
-            time.sleep(chooser.uniform(0, 0.02))
-        said = last_words(output + end(consumer))
-        assert said["begin"] == reached
-        with Look(f"{path}.consumers", "nats") as look:
-            assert look.position is not None
-            position = look.position.seq
-        done = max(said["begin"], said.get("done", 0), said.get("durable", 0))
-        assert done <= position <= max(done, said.get("try", 0))
-        reached = position
-    end(writer)
-    assert reached >= 30
+    with contextlib.ExitStack() as writers:
+        writers.enter_context(child(write, path, Words()))
+        for turn in range(30):
+            words = Words()
+            with child(consume, path, turn, words):
+                words.wait("done", reached)
+                time.sleep(chooser.uniform(0, 0.01))
+                if turn % 2:
+                    writers.close()  # which kills it
+                    opened = Words()
+                    writers.enter_context(child(write, path, opened))
+                    opened.wait("opened", 0)
+                    time.sleep(chooser.uniform(0, 0.01))
+            assert words.heard("wrong") == 0
+            assert words.heard("begun") == reached + 1
+            done = max(words.heard("done"), words.heard("durable"))
+            reached = stored(path)
+            assert done <= reached <= words.heard("tried")
     with open_small(path) as wal:
         assert wal.first_seq <= reached + 1
         assert payloads(wal) == [b"%d" % seq for seq in range(wal.first_seq, wal.next_seq)]

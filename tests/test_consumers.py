@@ -14,7 +14,7 @@ import pytest
 import pmwal
 from conftest import Place
 from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed, WalUnlinked
-from pmwal.format.layout import PAGE
+from pmwal.format.layout import PAGE, POSITION_MAX
 from pmwal.format.position import encode_position, newest_position
 from support import contents, kill, open_small, overwrite, payloads
 
@@ -168,6 +168,25 @@ def spoil(path: Path, **fields: int) -> None:
     assert stored is not None
     for page in range(2):
         overwrite(file, page * PAGE, encode_position(stored.position._replace(**fields), page))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, 1), (7, 9), (0, POSITION_MAX), (POSITION_MAX, POSITION_MAX), (64, 100_000), (16384, 16448), (1 << 61, 1 << 62)],
+)
+def test_wrong_hint_changes_nothing(path: Path, wal: pmwal.Wal, start: int, end: int) -> None:
+    """What is delivered, what is freed and what the next acknowledgement says do not depend on it."""
+    consume(path, 2)
+    spoil(path, start=start, end=end)
+    with pmwal.open(path, "r") as reader, reader.consumer("nats") as consumer:
+        assert consumer.lag.records == 3
+        assert consumer.lag.seconds > 0
+        consumer.ack(4)
+        assert consumer.cursor == wal[4].cursor
+    consume(path, 1)
+    spoil(path, start=start, end=end)
+    assert wal.truncate(consumed=True) == 6
+    assert consume(path) == []
 
 
 # -- acknowledging
