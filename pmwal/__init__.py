@@ -14,20 +14,25 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "Batch",
+    "Consumer",
+    "ConsumerHeld",
     "CorruptWal",
     "ForkedWal",
     "FormatError",
+    "Lag",
     "LogHandler",
     "LogSet",
     "Overrun",
     "PersistError",
     "PmwalError",
+    "PositionError",
     "Reader",
     "Record",
     "RecordTooLarge",
     "RecoveryReport",
     "ReentrantCall",
     "Reservation",
+    "SetConsumer",
     "ShortenedWal",
     "StaleStore",
     "Store",
@@ -51,12 +56,14 @@ if TYPE_CHECKING:
     from pmwal import latency as latency
     from pmwal import records as records
     from pmwal.errors import (
+        ConsumerHeld,
         CorruptWal,
         ForkedWal,
         FormatError,
         Overrun,
         PersistError,
         PmwalError,
+        PositionError,
         RecordTooLarge,
         ReentrantCall,
         ShortenedWal,
@@ -70,9 +77,11 @@ if TYPE_CHECKING:
     )
     from pmwal.logs.handler import LogHandler
     from pmwal.logs.log_set import LogSet
+    from pmwal.logs.set_consumer import SetConsumer
     from pmwal.opening import open, verify
+    from pmwal.reading.consumer import Consumer
     from pmwal.reading.reader import Reader
-    from pmwal.records import Record, RecoveryReport, WalStats
+    from pmwal.records import Lag, Record, RecoveryReport, WalStats
     from pmwal.store.base import Store
     from pmwal.writing.batch import Batch, Reservation
     from pmwal.writing.wal import Wal
@@ -82,15 +91,18 @@ else:
     _SUBMODULES = ("errors", "events", "latency", "records")
     _HOMES = {
         "errors": (
-            *("CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "RecordTooLarge", "ReentrantCall"),
-            *("ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium", "WalClosed", "WalFull", "WalLocked"),
+            *("ConsumerHeld", "CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "PositionError"),
+            *("RecordTooLarge", "ReentrantCall", "ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium"),
+            *("WalClosed", "WalFull", "WalLocked"),
             "WalUnlinked",
         ),
         "logs.handler": ("LogHandler",),
         "logs.log_set": ("LogSet",),
+        "logs.set_consumer": ("SetConsumer",),
         "opening": ("open", "verify"),
+        "reading.consumer": ("Consumer",),
         "reading.reader": ("Reader",),
-        "records": ("Record", "RecoveryReport", "WalStats"),
+        "records": ("Lag", "Record", "RecoveryReport", "WalStats"),
         "store.base": ("Store",),
         "writing.batch": ("Batch", "Reservation"),
         "writing.wal": ("Wal",),

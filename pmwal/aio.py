@@ -22,18 +22,31 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pmwal.errors import WalClosed, WalFull
+from pmwal.errors import PmwalError, WalClosed, WalFull
 from pmwal.format.layout import HEADER
 from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import FullPolicy, Mode, Options, Ordering, UnlinkedPolicy
+from pmwal.reading.consumer import Consumer
+from pmwal.reading.internals import bounds_of
+from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Kinds, Time
-from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.records import Lag, Record, RecoveryReport, WalStats
 from pmwal.storage.medium import MediumName
-from pmwal.writing.internals import commit_through, first_number, read_on, refuse_failed, yield_at_barriers
+from pmwal.writing.internals import (
+    commit_through,
+    first_number,
+    not_consumed,
+    read_on,
+    refuse_failed,
+    refuse_links,
+    yield_at_barriers,
+)
+from pmwal.writing.space import PAUSE
 from pmwal.writing.wal import Wal
 
 if TYPE_CHECKING:
@@ -41,6 +54,8 @@ if TYPE_CHECKING:
 
 _TURN = 256  # records that ``follow`` hands out before other tasks have a turn
 _LONG = 64 * 1024  # bytes that the loop's thread copies and sums itself
+
+_CONSUMER_THREADS = 4  # one waits for records, one for the disk; a follow that was cancelled may keep one for a while
 
 T = TypeVar("T")
 
@@ -58,6 +73,7 @@ def open(
     on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
     label: str | None = None,
+    consumers: Iterable[str] = (),
 ) -> Opening:
     """Open a log to write to it from the tasks of the running event loop: ``async with`` it, or ``await`` it.
 
@@ -87,19 +103,32 @@ def open(
             on_unlinked=on_unlinked,
             file_mode=file_mode,
             label=label,
+            consumers=consumers,
         )
         # The tasks wait for space, the loop's thread must not.
-        return open_with(path, replace(options, on_full="raise") if options.on_full == "wait" else options)
+        wal = open_with(path, replace(options, on_full="raise") if options.on_full in ("wait", "consumed") else options)
+        assert isinstance(wal, Wal)
+        if options.counts_consumers:
+            _refuse_links(wal)
+        return wal
 
-    return Opening(begin, waits=on_full == "wait", timeout=as_seconds("timeout", timeout))
+    return Opening(begin, on_full=on_full, timeout=as_seconds("timeout", timeout))
+
+
+def _refuse_links(wal: Wal) -> None:
+    try:
+        refuse_links(wal)
+    except ValueError:
+        wal.close()
+        raise
 
 
 class Opening:
     """Returned by ``open``: ``async with`` it, which closes the log at the end, or ``await`` it."""
 
-    def __init__(self, begin: Callable[[], Any], *, waits: bool, timeout: float | None) -> None:
+    def __init__(self, begin: Callable[[], Any], *, on_full: str, timeout: float | None) -> None:
         self._begin = begin
-        self._waits = waits
+        self._on_full = on_full
         self._timeout = timeout
         self._wal: AsyncWal | None = None
 
@@ -112,7 +141,7 @@ class Opening:
             opening.add_done_callback(_close_unused)  # if the task was cancelled, the thread still finishes the open
             thread.shutdown(wait=False)
             raise
-        self._wal = AsyncWal(wal, thread, waits=self._waits, timeout=self._timeout)
+        self._wal = AsyncWal(wal, thread, on_full=self._on_full, timeout=self._timeout)
         return self._wal
 
     def __await__(self) -> Generator[Any, None, AsyncWal]:
@@ -149,11 +178,12 @@ class AsyncWal:
     [b'durable', b'not yet']
     """
 
-    def __init__(self, wal: Wal, thread: ThreadPoolExecutor, *, waits: bool, timeout: float | None) -> None:
+    def __init__(self, wal: Wal, thread: ThreadPoolExecutor, *, on_full: str, timeout: float | None) -> None:
         self._wal = wal
         self._thread = thread  # one thread, so commits, truncates and the close run one after another
         self._loop = asyncio.get_running_loop()
-        self._waits = waits
+        self._waits = on_full in ("wait", "consumed")
+        self._frees = on_full == "consumed"
         self._timeout = timeout
         self._at_once = wal.stats().flush != "msync"
         self._waiting: list[asyncio.Future[None]] = []  # tasks that wait until a number is durable
@@ -171,9 +201,9 @@ class AsyncWal:
     async def append(self, data: Buffer, *, kind: int = 0) -> int:
         """Append one record and return its number once it is durable. Raises what ``Wal.append`` raises.
 
-        With ``on_full="wait"`` only this task waits for a ``truncate``, not the loop. A task that is cancelled while it waits for
-        the barrier leaves its record in the log. More than 64 KiB are stored by the log's thread: do not change a buffer before
-        the record is stored.
+        With ``on_full="wait"`` only this task waits for a ``truncate``, not the loop, and with "consumed" for the consumers. A task
+        that is cancelled while it waits for the barrier leaves its record in the log. More than 64 KiB are stored by the log's
+        thread: do not change a buffer before the record is stored.
         """
         self._check()
         if self._waits or self._locking or _length(data) > _LONG:
@@ -214,11 +244,22 @@ class AsyncWal:
                 try:
                     return await self._act(store, length)
                 except WalFull:
+                    if self._frees and await self._free_consumed():
+                        continue
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
+                        if self._frees:
+                            raise not_consumed(self._wal, self._timeout) from None
                         raise
+                if self._frees:
+                    left = PAUSE if left is None else min(left, PAUSE)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._freed.wait(), left)
+
+    async def _free_consumed(self) -> bool:
+        """Free what all consumers have acknowledged, on the log's thread; whether that was anything."""
+        before = self._wal.first_seq
+        return await self._act(partial(self._wal.truncate, consumed=True), _LONG + 1) > before
 
     # -- durability
 
@@ -246,10 +287,13 @@ class AsyncWal:
             return self._wal.committed_seq
         return await self._run(self._wal.commit)
 
-    async def truncate(self, before: int) -> int:
-        """Free the space of all records before this number, durably; return the new ``first_seq``. Waiting tasks resume."""
+    async def truncate(self, before: int | None = None, *, consumed: bool = False) -> int:
+        """Free the space of all records before this number, durably; return the new ``first_seq``. Waiting tasks resume.
+
+        With ``consumed`` only of what all named consumers have acknowledged, as ``Wal.truncate`` does.
+        """
         self._check()
-        return await self._run(partial(self._wal.truncate, before))
+        return await self._run(partial(self._wal.truncate, before, consumed=consumed))
 
     async def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``."""
@@ -469,6 +513,126 @@ class AsyncWal:
 
     def __repr__(self) -> str:
         return f"<pmwal.aio.AsyncWal of {self._wal!r}>"
+
+
+@contextlib.asynccontextmanager
+async def consumer(path: str | os.PathLike[str], name: str, start: int | str = "oldest") -> AsyncIterator[AsyncConsumer]:
+    """The named consumer of a log, as from ``Reader.consumer``, for the tasks of the running event loop: ``async with`` it.
+
+    >>> import asyncio, pmwal, pmwal.aio
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     first, last = wal.extend([b"a", b"b"])
+    >>> async def main():
+    ...     async with pmwal.aio.consumer(path, "mail") as consumer:
+    ...         async for record in consumer.follow(timeout=0):
+    ...             await consumer.ack(record.seq, durable=True)
+    ...         return consumer.position
+    >>> asyncio.run(main())
+    2
+    """
+    threads = ThreadPoolExecutor(_CONSUMER_THREADS, "pmwal-aio-consumer")
+
+    def begin() -> tuple[Reader, Consumer]:
+        reader = open_with(path, Options("r"))
+        assert isinstance(reader, Reader)
+        try:
+            return reader, reader.consumer(name, start)
+        except BaseException:
+            reader.close()
+            raise
+
+    def end(opening: Future[tuple[Reader, Consumer]]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            reader, held = opening.result()
+            held.close()
+            reader.close()  # so that a thread that waits for records ends
+
+    opening = threads.submit(begin)
+    try:
+        reader, held = await asyncio.wrap_future(opening)
+        yield AsyncConsumer(reader, held, threads)
+    finally:
+        opening.add_done_callback(end)
+        threads.shutdown(wait=False)
+
+
+class AsyncConsumer:
+    """A named consumer for the tasks of one event loop; made by ``pmwal.aio.consumer``."""
+
+    def __init__(self, reader: Reader, held: Consumer, threads: ThreadPoolExecutor) -> None:
+        self._reader = reader
+        self._consumer = held
+        self._threads = threads
+
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Record]:
+        """The records after the position, then each new one, as from ``Consumer.follow``. One task at a time may follow.
+
+        They are read in threads, some in advance. Cancelling the task acknowledges nothing.
+        """
+        records = await self._run(partial(self._consumer.follow, timeout))
+        while True:
+            piece, error = await self._run(partial(self._pull, records))
+            for record in piece:
+                yield record
+            if error is not None:
+                raise error
+            if not piece:
+                return
+
+    def _pull(self, records: Iterator[Record]) -> tuple[list[Record], PmwalError | None]:
+        """In a thread: the next record, once there is one, and those that are there after it; and what ended that."""
+        piece: list[Record] = []
+        try:
+            piece += islice(records, 1)
+            if piece:
+                piece.extend(islice(records, min(_TURN, bounds_of(self._reader)[1] - piece[0].seq) - 1))
+        except PmwalError as error:
+            return piece, error
+        return piece, None
+
+    async def ack(
+        self, seq: int | str, *, durable: bool = False, released: int | None = None, application: bytes | None = None
+    ) -> None:
+        """Acknowledge as ``Consumer.ack`` does; a durable acknowledgement waits for the disk in a thread."""
+        action = partial(self._consumer.ack, seq, durable=durable, released=released, application=application)
+        if durable:
+            await self._run(action)
+        else:
+            action()
+
+    async def seek(self, start: int | str) -> None:
+        """Move the position, as ``Consumer.seek`` does. No task may follow meanwhile."""
+        await self._run(partial(self._consumer.seek, start))
+
+    async def _run(self, action: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._threads.submit(action))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._consumer.name
+
+    @property
+    def position(self) -> int:
+        """Number of the last record that was acknowledged."""
+        return self._consumer.position
+
+    @property
+    def cursor(self) -> str:
+        """``Record.cursor`` of that record, as from ``Consumer.cursor``."""
+        return self._consumer.cursor
+
+    @property
+    def application(self) -> bytes:
+        """The bytes stored with the position, as from ``Consumer.application``."""
+        return self._consumer.application
+
+    async def lag(self) -> Lag:
+        """How far the position lies before the end of the log."""
+        return await self._run(lambda: self._consumer.lag)
+
+    def __repr__(self) -> str:
+        return f"<pmwal.aio.AsyncConsumer of {self._consumer!r}>"
 
 
 def _length(data: Any) -> int:

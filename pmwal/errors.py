@@ -3,7 +3,7 @@
     PmwalError
     ├── WalClosed            the handle is closed: open the log again
     ├── ReentrantCall        a call from inside another call on the same handle (signal handler, batch)
-    ├── WalFull              no space left: truncate, or open with on_full="wait" or "overwrite"
+    ├── WalFull              no space left: truncate, or open with on_full="wait", "overwrite" or "consumed"
     ├── WalLocked            another writer has the log open
     ├── RecordTooLarge       (ValueError) the record can never fit
     ├── CorruptWal           the medium lost or changed acknowledged data; nothing was changed
@@ -11,6 +11,8 @@
     │   └── ShortenedWal     (CorruptWal) the end of the file was cut off: nothing was changed
     ├── PersistError         (OSError) the medium failed to make data durable: the handle stores nothing more
     ├── WalUnlinked          the log's file was removed, renamed or replaced: open the path again
+    ├── ConsumerHeld         another process, or handle, is the consumer of this name
+    ├── PositionError        the position of a consumer is damaged, or of another log
     ├── ForkedWal            a forked child used its parent's handle
     ├── Overrun              the records to be read were overwritten, truncated or rolled back
     └── UnsupportedMedium    this file system cannot be the requested medium
@@ -60,7 +62,7 @@ class ReentrantCall(PmwalError):
 class WalFull(PmwalError):
     """No space for the record, and ``on_full`` does not make any, or the time-out passed. Nothing was stored.
 
-    ``truncate`` what was processed, or open the log with ``on_full="wait"`` or ``"overwrite"``.
+    ``truncate`` what was processed, or open the log with ``on_full="wait"``, ``"overwrite"`` or ``"consumed"``.
 
     >>> import pmwal
     >>> with pmwal.open(path, size="4KiB") as wal:
@@ -210,6 +212,36 @@ class UnlinkedWarning(RuntimeWarning):
     ...         path.unlink()
     >>> [warning.category.__name__ for warning in caught]
     ['UnlinkedWarning']
+    """
+
+
+class ConsumerHeld(PmwalError):
+    """Another handle, in this process or another one, is the consumer of this name. End it first, or use another name.
+
+    ``pid`` is the process id of the holder, None if it is unknown.
+
+    >>> import pmwal
+    >>> pmwal.open(path, size="64KiB").close()
+    >>> with pmwal.open(path, "r") as reader, reader.consumer("mail"):
+    ...     reader.consumer("mail")
+    Traceback (most recent call last):
+    pmwal.errors.ConsumerHeld: ...: this process has consumer 'mail'; only one at a time can be it: end that one first
+    """
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class PositionError(PmwalError):
+    """The stored position of a consumer says nothing about this log: it is damaged, or of another log that had the path before.
+
+    ``pmwal consumers`` shows it, sets it anew (``--set``) or removes it (``--forget``). Until then it holds back
+    ``truncate(consumed=True)``.
+
+    >>> import pmwal
+    >>> issubclass(pmwal.PositionError, pmwal.PmwalError)
+    True
     """
 
 

@@ -126,6 +126,23 @@ class Bound(NamedTuple):
 START = Bound(0, 1)
 
 
+class Lag(NamedTuple):
+    """What a consumer has yet to acknowledge: records, their bytes of the ring, and the age of the oldest in seconds.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     first, last = wal.extend([b"a", b"b"])
+    ...     with pmwal.open(path, "r") as reader, reader.consumer("mail") as consumer:
+    ...         records, size, seconds = consumer.lag
+    >>> records, size, seconds > 0
+    (2, 112, True)
+    """
+
+    records: int
+    bytes: int
+    seconds: float
+
+
 def restore(report: Any, state: list[Any]) -> None:
     """Restore a pickled report. One that an older version made lacks the newest fields, which get their defaults."""
     for at, each in enumerate(fields(report)):

@@ -34,7 +34,7 @@ from surgery import rewrite_superblocks
 ERRORS = [
     pmwal.WalClosed, pmwal.ReentrantCall, pmwal.WalFull, pmwal.WalLocked, pmwal.RecordTooLarge, pmwal.CorruptWal,
     pmwal.FormatError, pmwal.ShortenedWal, pmwal.PersistError, pmwal.WalUnlinked, pmwal.ForkedWal, pmwal.Overrun,
-    pmwal.UnsupportedMedium,
+    pmwal.UnsupportedMedium, pmwal.ConsumerHeld, pmwal.PositionError,
 ]  # fmt: skip
 
 WAL_NAMES = (
@@ -240,7 +240,8 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
         ({"commit": "manuel"}, "not 'manuel'; did you mean 'manual'\\?$"),
         ({"on_unlinked": "rise"}, "not 'rise'; did you mean 'raise'\\?$"),
         ({"commit": "never"}, "commit must be"),
-        ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', not 'drop'"),
+        ({"on_full": "drop"}, "on_full must be one of 'raise', 'wait', 'overwrite', 'consumed', not 'drop'"),
+        ({"consumers": ["a/b"]}, "'a/b' cannot be the name of a consumer"),
         ({"recover": "all"}, "recover must be one of 'strict', 'salvage', not 'all'"),
         ({"recover": "salvage"}, 'needs mode="r"'),
         ({"timeout": -1}, "timeout must be None or a number of seconds from 0, not -1"),

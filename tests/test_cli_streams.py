@@ -52,6 +52,7 @@ RUNS = {
     "verify": Run(lambda log: [str(log)]),
     "repair": Run(lambda log: [str(log)]),
     "truncate": Run(lambda log: [str(log), "--before=3"]),
+    "consumers": Run(lambda log: [str(log), "--set=mail=oldest"]),
     "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
@@ -73,6 +74,7 @@ VARIES = {
     "verify",
     "info",
     "stat",
+    "consumers",
     "serve",
 }
 """Times and random numbers are in the output; the lines are as many."""

@@ -88,6 +88,15 @@ def _truncate(wal: Wal) -> None:
     wal.truncate(before=2)
 
 
+def _consume(wal: Wal) -> None:
+    with pmwal.open(wal.path, "r") as reader, reader.consumer("mail") as consumer:
+        consumer.ack(1)
+
+
+def _truncate_consumed(wal: Wal) -> None:
+    wal.truncate(consumed=True)
+
+
 def _rollback(wal: Wal) -> None:
     wal.rollback(after=1)
 
@@ -122,6 +131,7 @@ OPERATIONS: dict[str, list[tuple[Callable[[Wal], None], Callable[[Wal], None]]]]
     "a commit that ends more than 1 MiB past the newest slot": [(_pass_lag, _commit)],
     "`truncate`, nothing pending": [(_nothing, _truncate)],
     "`truncate`, records pending": [(_append_pending, _truncate)],
+    "`truncate(consumed=True)`, nothing pending": [(_consume, _truncate_consumed)],
     "`rollback`, nothing pending": [(_nothing, _rollback)],
     "`rollback`, records pending": [(_append_pending, _rollback)],
     '`append`, ring full, `on_full="overwrite"`': [(_fill, _append_large)],

@@ -9,9 +9,12 @@ import pytest
 
 from documents import ROOT, read_blocks, read_section, read_sections, read_table
 from pmwal.format import layout
-from pmwal.format.layout import STRUCTURES, Structure, Superblock
+from pmwal.format.layout import Structure, Superblock
+from pmwal.format.position import HOLDER, POSITION
 from pmwal.records import RecoveryReport
 from pmwal.recovery.verdict import TABLE
+
+STRUCTURES = (*layout.STRUCTURES, POSITION, HOLDER)
 
 # -- the format
 

@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 from pmwal.errors import WalClosed
 from pmwal.format.payload import as_seconds
 from pmwal.logs.merge import Merge
+from pmwal.logs.set_consumer import SetConsumer
 from pmwal.logs.sources import Place, Sources
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Kinds, Time, selection
@@ -107,6 +108,16 @@ class LogSet:
         limit = as_seconds("timeout", timeout)
         merge = self._begin(start, since, None, kind, False)
         return self._followed(merge, None if pause is None else int(pause * 1e9), limit)
+
+    def consumer(self, name: str, start: str = "oldest") -> SetConsumer:
+        """The named consumer of all these logs: it continues where it, in any process, has acknowledged.
+
+        A new one begins with the ``"oldest"`` records or after the ends (``"newest"``); a log that joins the set later, with its
+        oldest. Its positions are in files beside the logs. Raises what ``Reader.consumer`` raises, but begins anew where a position
+        is damaged or of another log.
+        """
+        self._check_open()
+        return SetConsumer(self, name, start)
 
     def _followed(self, merge: Merge, wait_ns: int | None, timeout: float | None) -> Iterator[SetRecord]:
         # Without a limit a log may hold the others up as long as it likes.

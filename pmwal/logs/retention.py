@@ -27,6 +27,7 @@ from pmwal.opening.options import Options
 from pmwal.reading.internals import created_ns
 from pmwal.reading.reader import Reader
 from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.positions import remove_positions
 from pmwal.storage.seam import SYSTEM
 from pmwal.writing.wal import Wal
 
@@ -130,6 +131,7 @@ def _remove(slot: Slot, now: int) -> bool:
             SYSTEM.sync_file(fd)
         finally:
             os.close(fd)
+        remove_positions(slot.path, SYSTEM)  # last: they would hold the next log of this name back, but none that is there
         return True
     finally:
         lock.release()

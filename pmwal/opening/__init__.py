@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from pmwal.native.choice import chosen_engine, chosen_stores
@@ -41,6 +42,7 @@ def open(
     on_unlinked: UnlinkedPolicy = "warn",
     file_mode: int | str = 0o600,
     label: str | None = None,
+    consumers: Iterable[str] = (),
 ) -> Wal | Reader:
     """Open a log: a ``Wal`` to write (modes "a", "x", "r+"), or a ``Reader`` (mode "r").
 
@@ -55,11 +57,14 @@ def open(
     - ``commit``: "each" makes ``append`` return durable, "manual" leaves it to ``commit()``. With a number of seconds a background
       thread commits: it starts at most that long after the oldest append that is not yet durable.
     - ``on_full``: "raise" ``WalFull``, "wait" for another thread to truncate (at most ``timeout`` seconds; None or infinity: no
-      limit), or "overwrite" the oldest records.
+      limit), "overwrite" the oldest records, or free those that are "consumed": what all named consumers have acknowledged. If
+      that is nothing, it waits for them as "wait" does.
     - ``recover="salvage"``, with mode "r" only, yields the log's whole records around damage.
     - ``on_unlinked``: what a handle does when its file was removed, renamed or replaced. It notices within a second of the next
       call that stores or commits: "warn" once (``UnlinkedWarning``) and continue, or "raise" ``WalUnlinked``.
     - ``file_mode``: of the file at creation, a number or octal text, not changed by the umask: 0o640 lets a group read the log.
+    - ``consumers``: names of consumers for whom records are kept from the start, also before each of them has begun; see
+      docs/guide-consumers.md. ``ValueError`` for a log with several hard links.
 
     Raises ``CorruptWal``, ``FormatError``, ``WalLocked``, ``UnsupportedMedium``, ``PersistError``, ``ValueError``, or the
     ``OSError`` of the system call that failed.
@@ -84,6 +89,7 @@ def open(
         on_unlinked=on_unlinked,
         file_mode=file_mode,
         label=label,
+        consumers=consumers,
     )
     return open_with(path, options)
 

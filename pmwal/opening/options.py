@@ -7,12 +7,14 @@ The public functions name each option in their signatures, for editors and ``hel
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE, CAPACITY_MAX, CAPACITY_MIN, PAGE
 from pmwal.format.payload import as_integer, as_seconds
+from pmwal.format.position import check_name
 from pmwal.opening.spelling import did_you_mean, one_of
 from pmwal.opening.units import parse_size
 from pmwal.storage.descriptors import FILE_MODE
@@ -22,7 +24,7 @@ Mode: TypeAlias = Literal["a", "x", "r+", "r"]
 Ordering: TypeAlias = Literal["auto", "strict", "pipelined"]
 CommitPolicy: TypeAlias = Literal["each", "manual"]
 Commit: TypeAlias = CommitPolicy | float  # a number of seconds
-FullPolicy: TypeAlias = Literal["raise", "wait", "overwrite"]
+FullPolicy: TypeAlias = Literal["raise", "wait", "overwrite", "consumed"]
 Recovery: TypeAlias = Literal["strict", "salvage"]
 UnlinkedPolicy: TypeAlias = Literal["warn", "raise"]
 
@@ -48,6 +50,7 @@ class Keywords(TypedDict, total=False):
     on_unlinked: UnlinkedPolicy
     file_mode: int | str
     label: str | None
+    consumers: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Options:
     1048576
     >>> Options(on_full="overwite")
     Traceback (most recent call last):
-    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', not 'overwite'; did you mean 'overwrite'?
+    ValueError: on_full must be one of 'raise', 'wait', 'overwrite', 'consumed', not 'overwite'; did you mean 'overwrite'?
     """
 
     full_policies: ClassVar[tuple[str, ...]] = FULL_POLICIES
@@ -76,6 +79,7 @@ class Options:
     on_unlinked: UnlinkedPolicy = "warn"
     file_mode: int | str = FILE_MODE
     label: str | None = None
+    consumers: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -91,6 +95,11 @@ class Options:
         object.__setattr__(self, "timeout", as_seconds("timeout", self.timeout))
         object.__setattr__(self, "file_mode", check_file_mode(self.file_mode))
         check_label(self.label)
+        object.__setattr__(self, "consumers", check_consumers(self.consumers))
+        if self.consumers and self.mode == "r":
+            raise ValueError(
+                "consumers= names those for whom a writer keeps records; a reader begins one with reader.consumer(NAME)"
+            )
         if self.align is not None:
             object.__setattr__(self, "align", as_integer("align", self.align))
         if self.salvaging and self.mode != "r":
@@ -115,6 +124,17 @@ class Options:
         """``file_mode`` as a number."""
         assert isinstance(self.file_mode, int)
         return self.file_mode
+
+    @property
+    def required_consumers(self) -> tuple[str, ...]:
+        """``consumers``, checked."""
+        assert isinstance(self.consumers, tuple)
+        return self.consumers
+
+    @property
+    def counts_consumers(self) -> bool:
+        """Whether the log is opened to keep what is not consumed."""
+        return bool(self.consumers) or self.on_full == "consumed"
 
     @property
     def salvaging(self) -> bool:
@@ -154,6 +174,13 @@ def check_label(label: str | None) -> None:
         raise ValueError(f"label must be text that UTF-8 can encode, not {label!r}") from None
     if not 0 < size <= APPLICATION_SIZE or "\0" in label:
         raise ValueError(f"label must be text of 1 to {APPLICATION_SIZE} bytes in UTF-8, without NUL; {label!r} has {size}")
+
+
+def check_consumers(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of consumers; ``ValueError`` for one that cannot be, ``TypeError`` for one that is no text."""
+    if isinstance(names, str):
+        raise TypeError(f"consumers is a list of names, such as [{names!r}], not text")
+    return tuple(sorted({check_name(name) for name in names}))
 
 
 def check_file_mode(mode: int | str) -> int:

@@ -11,6 +11,7 @@ from pmwal.opening.options import Options
 from pmwal.opening.takeover import take_over
 from pmwal.records import Progress
 from pmwal.storage.create import remove_file
+from pmwal.storage.positions import check_links
 from pmwal.storage.seam import Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
@@ -45,6 +46,8 @@ def open_writer(
             identity=None if judgement is None else judgement.identity,
         )
         try:
+            if options.counts_consumers:
+                check_links(mapping.fd, name)
             pipelined = options.pipelined_on(mapping.medium)
             engine, report = take_over(
                 mapping, identity, name, seam, pipelined, progress, engine_type, lock.announce, created=created, made=judgement
@@ -60,6 +63,7 @@ def open_writer(
                 on_full=options.on_full,
                 timeout=options.timeout,
                 on_unlinked=options.on_unlinked,
+                consumers=options.required_consumers,
             )
         except BaseException:
             mapping.close()

@@ -1,4 +1,4 @@
-"""What ``pmwal.logs`` may do with a ``Reader`` beyond its public methods. It reaches no deeper."""
+"""What ``pmwal.logs``, ``pmwal.aio`` and commands may do with a ``Reader`` beyond its public methods. It reaches no deeper."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pmwal.format.ring import Clock, Filter, Selected
+from pmwal.reading.consumer import Consumer, Standing, standings
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
@@ -60,6 +61,16 @@ def look(reader: Reader) -> Look:
     bounds, line = live
     # The line may be a little older than the bounds; what was stored since has a stamp that is no older than this look.
     return Look(True, decode_writer(line).published.next_seq <= bounds.durable.next_seq, bounds.durable.next_seq)
+
+
+def consumers_of(reader: Reader) -> list[Standing]:
+    """What is known of the consumers of a log."""
+    return standings(reader)
+
+
+def renewed_consumer(reader: Reader, name: str, start: int | str) -> Consumer:
+    """A consumer that begins at ``start`` if its position is damaged, or of another log that had the path before."""
+    return Consumer(reader, name, start, renew=True)
 
 
 def created_ns(reader: Reader) -> int:

@@ -112,7 +112,15 @@ class Place:
 def was_kept(seq: int, seen: View, now: View, firsts: dict[int, int]) -> bool:
     """Whether no epoch that began between two views discarded this record; False also where the slots do not reach back to tell."""
     firsts = firsts | {now.epoch: now.epoch_first_seq}
-    if now.epoch < seen.epoch or firsts.get(seen.epoch, seen.epoch_first_seq) != seen.epoch_first_seq:
-        return False  # another history
     reaches_back = now.epoch <= seen.epoch + 1 or min(firsts) <= seen.epoch
-    return reaches_back and all(first > seq for epoch, first in firsts.items() if epoch > seen.epoch)
+    return reaches_back and not was_discarded(seq, (seen.epoch, seen.epoch_first_seq), now, firsts)
+
+
+def was_discarded(seq: int, seen: tuple[int, int], now: View, firsts: dict[int, int]) -> bool:
+    """Whether an epoch that is known to have begun since discarded this record. ``seen``: an epoch, and its first number, in which
+    the log contained it; of another history it counts as discarded."""
+    firsts = firsts | {now.epoch: now.epoch_first_seq}
+    epoch, first_seq = seen
+    if now.epoch < epoch or firsts.get(epoch, first_seq) != first_seq:
+        return True
+    return any(first <= seq for later, first in firsts.items() if later > epoch)

@@ -29,6 +29,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
+from pmwal.reading.consumer import Consumer
 from pmwal.reading.follow import News, Request, Waiter, follow, watch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.known_writer import KnownWriter
@@ -310,6 +311,19 @@ class Reader(ArrayReader):
             return follow(self._mapping, self._seam, poll, first, timeout)
         source = watch(self._mapping, self._seam, poll, first, timeout, _Watcher(self, known, place))
         return self._scan.scanner.follower(self._record_type, self._place.mark, source)
+
+    def consumer(self, name: str, start: int | str = "oldest") -> Consumer:
+        """The named consumer of this log: it continues where it, in any process, has acknowledged.
+
+        One that is new begins with the ``"oldest"`` record, after the end (``"newest"``), with a number, or after a cursor.
+        Its position is in a file beside the log. ``ConsumerHeld`` if another handle is this consumer; ``PositionError`` if its
+        position is damaged, or of another log; ``ValueError`` for a log with several hard links, ``WalUnlinked`` for one that was
+        removed or replaced. For a guide see docs/guide-consumers.md.
+        """
+        self._check_open()
+        if self._salvaging:
+            raise ValueError('a consumer follows a log as it grows; open it without recover="salvage"')
+        return Consumer(self, name, start)
 
     def _poll(self, known: KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
         """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""

@@ -81,7 +81,6 @@ def create_file(
 
     ``over`` is a descriptor of the file at ``path`` that it replaces, whose lock the caller holds, and whose mode it gets.
     """
-    directory, name = os.path.split(os.path.abspath(path))
     if over is None and os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     fill = _filling(path, capacity, alignment, medium, application, seam, progress)
@@ -93,9 +92,27 @@ def create_file(
             _set_mode(fd, mode)
         fill(fd)
 
+    return _create_named(path, write, _give_name if over is None else _take_name, seam)
+
+
+def create_locked(path: str, data: bytes, mode: int, seam: Seam) -> WriterLock:
+    """Create a small file, complete and durable before it has its name, and lock it. ``FileExistsError`` if the name is taken."""
+
+    def write(fd: int) -> None:
+        _set_mode(fd, mode)
+        seam.write(fd, data, 0)
+        seam.sync_file(fd)
+
+    return _create_named(path, write, _give_name, seam)
+
+
+def _create_named(
+    path: str, write: Callable[[int], None], take: Callable[[str, str, str, int, Seam], None], seam: Seam
+) -> WriterLock:
+    """``_create`` in the directory of the path, with a hidden name where a file without one cannot get one."""
+    directory, name = os.path.split(os.path.abspath(path))
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        take = _give_name if over is None else _take_name
         try:
             return _create(path, directory, directory_fd, name, write, take, seam)
         except _CannotLink:

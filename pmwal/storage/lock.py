@@ -23,7 +23,7 @@ import os
 import threading
 
 from pmwal.errors import WalLocked
-from pmwal.storage.descriptors import close_if_still, duplicate, file_of, open_descriptor
+from pmwal.storage.descriptors import close_if_still, duplicate, file_of, is_still, open_descriptor
 from pmwal.storage.liveness import announce, visible_writer
 from pmwal.storage.seam import Seam
 
@@ -60,6 +60,11 @@ class WriterLock:
         while getattr(self, "_held", False) and os.getpid() == self.pid:
             with contextlib.suppress(KeyboardInterrupt):  # which nobody would get from here
                 self.release()
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process holds the lock, and ``fd`` is still of the file."""
+        return self._held and os.getpid() == self.pid and is_still(self.fd, self._key)
 
     def announce(self) -> bool:
         """Let readers, in any process, know that this writer is alive for as long as the lock is held; whether that is possible."""

@@ -52,6 +52,11 @@ class LogName:
                 self._root = _identify(_AT_FDCWD, _ROOT)
 
     @property
+    def path(self) -> str:
+        """The path as it was at open: absolute, without symbolic links."""
+        return self._path
+
+    @property
     def watched(self) -> bool:
         """Whether the log had a name when it was opened."""
         return self._root is not None
@@ -82,6 +87,11 @@ class LogName:
             return self._root is not None and self._root.same_file(_identify(_AT_FDCWD, _ROOT))
         except OSError:
             return False
+
+
+def links_of(fd: int) -> int:
+    """How many names a file has."""
+    return _identify(fd, "").links
 
 
 def _through_descriptor(path: str) -> bool:

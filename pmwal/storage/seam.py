@@ -126,6 +126,10 @@ class Seam:
         """fsync of a file or a directory."""
         os.fsync(fd)
 
+    def sync_data(self, fd: int) -> None:
+        """fdatasync of a consumer's position. A separate descriptor may sync what another process wrote."""
+        os.fdatasync(fd)
+
     def touch(self, fd: int) -> None:
         """Set the file's modification time to now."""
         os.utime(fd)

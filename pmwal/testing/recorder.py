@@ -154,6 +154,10 @@ class Recorder(Seam):
         """Note an fsync of the file or of a directory."""
         self.note(Step("sync"))
 
+    def sync_data(self, fd: int) -> None:
+        """Note an fdatasync of a consumer's position, which is no step of the log's file."""
+        self.note(Step("sync position"))
+
     def link(self, source: str, target: str, directory_fd: int) -> None:
         """Give the file a name, and note it."""
         self.note(Step("link"))

@@ -417,6 +417,11 @@ class Engine:
             raise rolled_back(seq)
         return Walker(self.block, self.mapping.load, self.explain, scan=self._scan).locate(view, near, seq)
 
+    def bound(self, seq: int) -> Bound:
+        """Where the record with this number starts, or the next one that is stored; raises what ``find`` raises."""
+        head = self.state.head
+        return head if seq == head.next_seq else Bound(self.find(seq).position, seq)
+
     def check_kept(self, seq: int, view: View) -> None:
         """Raise ``Overrun`` when this record of an earlier view has been rolled back.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
+from pmwal.errors import WalFull
 from pmwal.reading.walk import View
 from pmwal.records import Record
+from pmwal.storage.positions import check_links
 from pmwal.writing.access import owned
 from pmwal.writing.retained import RetainedRecord
 from pmwal.writing.wal import Wal
@@ -68,6 +70,16 @@ def refuse_failed(wal: Wal) -> None:
 def yield_at_barriers(wal: Wal) -> None:
     """Let other threads run Python during every barrier of this log, also where it would be faster to keep them waiting."""
     wal._engine.yield_at_barriers()
+
+
+def refuse_links(wal: Wal) -> None:
+    """``ValueError`` for a log with several hard links, whose consumers are not all known."""
+    check_links(wal._engine.mapping.fd, wal.path)
+
+
+def not_consumed(wal: Wal, seconds: float | None) -> WalFull:
+    """The error of a call that has waited so long for consumers."""
+    return wal._consumed.refusal(wal._consumed.limit(), seconds)
 
 
 def nameless_from(wal: Wal) -> int | None:

@@ -1,4 +1,4 @@
-"""What to do when the ring is full: raise, wait for a truncate, or overwrite the oldest records.
+"""What to do when the ring is full: raise, wait for a truncate, overwrite the oldest records, or free those that are consumed.
 
 Invariants
 ----------
@@ -17,21 +17,34 @@ from collections.abc import Sequence
 from pmwal.errors import RecordTooLarge, WalFull
 from pmwal.format.rows import Rows
 from pmwal.writing.access import Access
+from pmwal.writing.consumed import Consumed
 from pmwal.writing.engine import Engine, Need
 from pmwal.writing.retained import Retained
+
+PAUSE = 0.01
+"""Seconds between two looks at the positions of consumers."""
 
 
 class Space:
     """Makes room as ``on_full`` says, and counts what that took. The caller holds ``writing`` and ``guard``."""
 
     def __init__(
-        self, path: str, engine: Engine, access: Access, retained: Retained, *, on_full: str, timeout: float | None
+        self,
+        path: str,
+        engine: Engine,
+        access: Access,
+        retained: Retained,
+        consumed: Consumed,
+        *,
+        on_full: str,
+        timeout: float | None,
     ) -> None:
         self.overwritten = self.dropped = self.waits = 0  # records overwritten; records refused; calls that waited
         self._path = path
         self._engine = engine
         self._access = access
         self._retained = retained
+        self._consumed = consumed
         self._on_full = on_full
         self._timeout = timeout
 
@@ -51,12 +64,17 @@ class Space:
             if self._fits(need):
                 return
             self.waits += self._on_full == "wait"
+            waited = False
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
             while not self._fits(need):
                 if self.overwrites:
                     self._overwrite(need, may_store=may_store)
                 elif self._on_full == "raise":
                     raise WalFull(self._refusal(need))
+                elif self._on_full == "consumed":
+                    waits = not self._free_consumed(deadline, may_store=may_store)
+                    self.waits += waits and not waited
+                    waited |= waits
                 elif deadline is not None and time.monotonic() >= deadline:
                     raise WalFull(f"{self._path}: still full after {self._timeout} seconds; truncate faster")
                 else:
@@ -90,6 +108,18 @@ class Space:
         overwritten = tail.next_seq - engine.state.tail.next_seq
         self._retained.move_tail(tail, may_store=may_store)
         self.overwritten += overwritten
+
+    def _free_consumed(self, deadline: float | None, *, may_store: bool) -> bool:
+        """Free what all consumers have acknowledged; if that is nothing, wait a little: none tells a writer that it has moved."""
+        limit = self._consumed.limit()
+        if limit.next_seq > self._engine.state.tail.next_seq:
+            self._retained.move_tail(self._engine.bound(limit.next_seq), may_store=may_store)
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise self._consumed.refusal(limit, self._timeout)
+        pause = time.monotonic() + PAUSE
+        self._access.wait_for_change(pause if deadline is None else min(pause, deadline))
+        return False
 
     def _refusal(self, need: Need) -> str:
         head, capacity = self._engine.state.head.position, self._engine.block.capacity

@@ -26,6 +26,7 @@ from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
+from pmwal.writing.consumed import Consumed
 from pmwal.writing.engine import Engine
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
@@ -62,6 +63,7 @@ class Wal(WalReads):
         on_full: str,
         timeout: float | None,
         on_unlinked: str,
+        consumers: tuple[str, ...] = (),
     ) -> None:
         self._let_go_done = False
         self._committer: Committer | None = None
@@ -72,7 +74,8 @@ class Wal(WalReads):
         super().__init__(engine, Access(path, engine, writer_lock, self._upkeep))
         self._batch_type = checked(Batch)
         self._retained = checked(Retained)(engine)
-        self._space = checked(Space)(path, engine, self._access, self._retained, on_full=on_full, timeout=timeout)
+        self._consumed = Consumed(path, engine, consumers)
+        self._space = checked(Space)(path, engine, self._access, self._retained, self._consumed, on_full=on_full, timeout=timeout)
         self._write_path = self._write_path_type(engine, self._access, self._space, self._retained, commits_each=commit == "each")
         if not isinstance(commit, str):
             try:
@@ -231,10 +234,11 @@ class Wal(WalReads):
         self._write_path.commit_through(seq)
         return True
 
-    def truncate(self, before: int) -> int:
+    def truncate(self, before: int | None = None, *, consumed: bool = False) -> int:
         """Free the space of all records before this number, durably; return the new ``first_seq``.
 
-        ``before`` is from ``first_seq`` (nothing changes) to ``next_seq`` (empties the log), else ``ValueError``.
+        ``before`` is from ``first_seq`` (nothing changes) to ``next_seq`` (empties the log), else ``ValueError``. With ``consumed``
+        only what all named consumers have acknowledged is freed, before this number if one is given: see docs/guide-consumers.md.
 
         >>> import pmwal
         >>> with pmwal.open(path, size="64KiB") as wal:
@@ -243,17 +247,24 @@ class Wal(WalReads):
         (3, 1)
         """
         engine = self._access.to_commit()
-        before = as_number(before)
-        with self._retained.writer() as may_store, engine.guard:
-            state = engine.state
-            if not state.tail.next_seq <= before <= state.head.next_seq:
-                raise ValueError(f"before={before} is outside {state.tail.next_seq} to {state.head.next_seq}")
-            if before > state.tail.next_seq:
-                with self._access:
-                    at_end = before == state.head.next_seq
-                    position = state.head.position if at_end else engine.find(before).position
-                    self._retained.move_tail(Bound(position, before), may_store=may_store)
-            return engine.state.tail.next_seq
+        if before is None and not consumed:
+            raise TypeError("truncate() needs before=NUMBER, consumed=True, or both")
+        number = None if before is None else as_number(before)
+        while True:
+            limit = self._consumed.limit() if consumed else None  # without a lock: it syncs positions
+            with self._retained.writer() as may_store, engine.guard:
+                state = engine.state
+                if number is not None and not state.tail.next_seq <= number <= state.head.next_seq:
+                    raise ValueError(f"before={number} is outside {state.tail.next_seq} to {state.head.next_seq}")
+                if limit is not None and limit.epoch != state.epoch:  # a rollback came between
+                    continue
+                to = min(
+                    state.head.next_seq if number is None else number, state.head.next_seq if limit is None else limit.next_seq
+                )
+                if to > state.tail.next_seq:
+                    with self._access:
+                        self._retained.move_tail(engine.bound(to), may_store=may_store)
+                return engine.state.tail.next_seq
 
     def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``.

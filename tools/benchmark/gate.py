@@ -42,6 +42,8 @@ BARS: dict[str, float] = {
     "pause ms": 2.0,
     "seek 64 MiB ms": 5.0,
     "seek 4 GiB ms": 20.0,
+    "consumers ack µs": 20.0,
+    "consumers resume ms": 20.0,
     "recovery small": 0.5,
     "recovery large": 0.75,
     "recovery cold": 0.9,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
+from benchmark.checks.consumers import consumers
 from benchmark.checks.creation import creation
 from benchmark.checks.dax import dax, dax_kib
 from benchmark.checks.delivery import follow
@@ -53,6 +54,7 @@ CHECKS: dict[str, Check] = {
     "event loop": event_loop,
     "seek 64 MiB": functools.partial(seeks, size="64 MiB", ring=64 * MIB),
     "seek 4 GiB": functools.partial(seeks, size="4 GiB", ring=4 * GIB),
+    "consumers": consumers,
     "recovery small": recovery_small,
     "recovery large": recovery_large,
     "recovery cold": recovery_cold,
