@@ -8,10 +8,11 @@ from pathlib import Path
 from time import perf_counter_ns
 
 import pmwal
-from benchmark.context import Context, available_memory, free_space
+from benchmark.context import Context, free_space
 from benchmark.gate import BARS, Row, absolute, skipped
-from benchmark.stats import median
-from benchmark.workloads import BATCH, BATCH_OF_PAYLOADS
+from pmwal.testing.bench.stats import median
+from pmwal.testing.bench.workloads import BATCH, BATCH_OF_PAYLOADS
+from pmwal.testing.machine import available_memory
 
 _NAME = "consumers"
 _RESUMES = 20  # in each round
