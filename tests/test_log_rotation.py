@@ -248,7 +248,7 @@ def test_program_that_logs_all_the_time_notices_it_by_itself(log: Path) -> None:
 def test_signal_handler_that_logs_while_the_path_is_opened_anew_waits(
     handler: pmwal.LogHandler, logger: logging.Logger, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its record comes after the one that noticed the loss."""
+    """Its record is stored when the path is open: once, before or after the one that noticed the loss."""
     opened = targets.open_with
 
     def interrupted(path: Any, options: Any, made: Any) -> Any:
@@ -260,7 +260,7 @@ def test_signal_handler_that_logs_while_the_path_is_opened_anew_waits(
     due(handler)
     logger.info("outer")
     handler.flush()
-    assert stored(log) == ["outer", "inner"]
+    assert sorted(stored(log)) == ["inner", "outer"]  # another thread stores what waits
 
 
 def test_forked_child_opens_nothing(handler: pmwal.LogHandler, logger: logging.Logger, log: Path) -> None:
