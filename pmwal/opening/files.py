@@ -158,6 +158,22 @@ def lock_existing(path: str, seam: Seam, *, shortened: bool = False, follow: boo
     return lock
 
 
+def backup_for(path: str, backup: str | os.PathLike[str]) -> str:
+    """The name under which a file that is replaced is kept: free, or its own since a replacement that was killed."""
+    directory, name = os.path.split(os.path.abspath(os.fspath(backup)))
+    if os.path.realpath(directory) != os.path.dirname(path):
+        raise ValueError(f"backup must lie in {os.path.dirname(path)}, because the old file is kept by a hard link")
+    kept = os.path.join(os.path.dirname(path), name)
+    if not is_free(kept, path):
+        raise FileExistsError(f"{os.fspath(backup)}: it exists; name another backup")
+    return kept
+
+
+def is_free(name: str, path: str) -> bool:
+    """Whether nothing has this name, or the file at ``path`` has it as a second one."""
+    return not os.path.lexists(name) or (name != path and os.path.samestat(os.lstat(name), os.stat(path)))
+
+
 def map_for_writing(
     lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool, created: bool, identity: Identity | None = None
 ) -> tuple[Mapping, Identity]:
