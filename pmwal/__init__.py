@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "CopyReport",
     "CorruptWal",
     "ForkedWal",
     "FormatError",
@@ -38,8 +39,10 @@ __all__ = [
     "WalStats",
     "WalUnlinked",
     "__version__",
+    "copy",
     "events",
     "open",
+    "resize",
     "verify",
 ]
 
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from pmwal.logs.handler import LogHandler
     from pmwal.logs.log_set import LogSet
     from pmwal.opening import open, verify
+    from pmwal.opening.copying import CopyReport, copy, resize
     from pmwal.reading.reader import Reader
     from pmwal.records import Record, RecoveryReport, WalStats
     from pmwal.writing.batch import Batch, Reservation
@@ -84,6 +88,7 @@ else:
         "logs.handler": ("LogHandler",),
         "logs.log_set": ("LogSet",),
         "opening": ("open", "verify"),
+        "opening.copying": ("CopyReport", "copy", "resize"),
         "reading.reader": ("Reader",),
         "records": ("Record", "RecoveryReport", "WalStats"),
         "writing.batch": ("Batch", "Reservation"),

@@ -21,7 +21,7 @@ from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalL
 
 COMMANDS = (
     *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune"),
-    *("export", "import", "serve", "completion"),
+    *("copy", "resize", "export", "import", "serve", "completion"),
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 

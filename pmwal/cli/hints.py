@@ -23,6 +23,7 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (UnsupportedMedium, r'medium="([a-z-]+)"', r"--medium \1"),
     (ValueError, r"leave size out", r"leave --size out"),
     (ValueError, r"use another size or align", r"use another --size or --align"),
+    (ValueError, r"or truncate the log first", r"or free the space of old records first with pmwal truncate"),
     (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
 )
 """Of which error, what it says to users of the library, and what that is on the command line."""
