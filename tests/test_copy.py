@@ -22,10 +22,11 @@ from pmwal.format.ring import LARGE_RECORD
 from pmwal.format.scan import scan_for
 from pmwal.reading.walk import View, Walker, damaged
 from pmwal.recovery.judge import Judgement
+from pmwal.repair import repair
 from pmwal.storage.medium import Medium
 from pmwal.testing import PowerCutModel
 from pmwal.writing.wal import Wal
-from support import BarrierRecorder, Crash, Step, contents, image, kill, look, open_small, superblock, whole_records
+from support import BarrierRecorder, Crash, Step, contents, flip, image, kill, look, open_small, superblock, whole_records
 
 pytestmark = pytest.mark.both_engines
 
@@ -105,6 +106,17 @@ def test_resized_log_is_the_same_log(path: Path, size: int) -> None:
         assert wal.append(b"next") == before[-1][0] + 1
         fill(wal, random.Random(2))
     assert pmwal.verify(path).case == "R1"
+
+
+def test_cursor_names_the_same_record_in_every_file(path: Path) -> None:
+    """It rests on a record's number, kind, time and bytes."""
+    records = read(path)
+    target = path.with_name("copy.wal")
+    pmwal.copy(path, target)
+    pmwal.resize(path, "64KiB")
+    for each in (path, target):
+        with pmwal.open(each, "r") as reader:
+            assert list(reader.read(start=records[4].cursor)) == records[5:]
 
 
 def test_records_name_as_durable_what_lies_before_their_batch(path: Path) -> None:
@@ -680,6 +692,45 @@ def test_new_file_is_durable_before_it_has_a_name(
     assert medium.open == {}
     assert bytes(medium.held) == written
     assert [step.name for step in seam.events].count("allocate") == 1
+
+
+@pytest.mark.parametrize("kind", ["copy", "resize", "repair"])
+def test_new_file_is_locked_until_its_name_is_durable(path: Path, kind: str) -> None:
+    """A record that a writer stored into it before could be lost with the name."""
+    named, refused = path if kind != "copy" else path.with_name("copy.wal"), 0
+    if kind == "repair":
+        flip(path, 0)  # one copy of the superblock
+
+    def try_to_write(step: Step) -> None:
+        nonlocal refused
+        if step.name == "sync" and named.exists() and (kind == "copy" or "replace" in [event.name for event in seam.events]):
+            with pytest.raises(pmwal.WalLocked):
+                pmwal.open(named, "r+")
+            refused += 1
+
+    seam = BarrierRecorder(try_to_write, uuid=b"c" * 16)
+    if kind == "copy":
+        pmwal.copy(path, named, seam=seam)
+    elif kind == "resize":
+        pmwal.resize(path, "64KiB", seam=seam)
+    else:
+        repair(path, seam=seam)
+    assert refused == 1
+    with open_small(named, medium="file") as wal:
+        wal.append(b"next")
+
+
+def test_old_file_is_ended_when_the_new_one_has_the_name(shm_dir: Path) -> None:
+    """A reader that finds the end then finds the new file, and one of an older version ends. A closed log was ended before."""
+    for end in ("killed", "closed"):
+        path = make_log(shm_dir / f"{end}.wal", close=end == "closed")
+        seam = BarrierRecorder()
+        pmwal.resize(path, "64KiB", backup=shm_dir / f"{end}.old", seam=seam)
+        steps = [step.name for step in seam.events]
+        assert ("store" in steps) == (end == "killed")
+        assert "store" not in steps[: steps.index("replace")]
+        assert pmwal.verify(shm_dir / f"{end}.old").case == "R1"
+        assert look(path).report.epoch == look(shm_dir / f"{end}.old").report.epoch + 1
 
 
 def test_disk_is_written_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,23 @@ def test_follows_of_one_reader_continue_each_from_its_own_record(path: Path) -> 
         assert [record.data for record in reading] == [b"two"]
 
 
+def test_log_set_continues_in_the_resized_log(path: Path) -> None:
+    """It finds by the uuid that the new file is the log that it was reading."""
+    with open_small(path, medium="file") as wal:
+        wal.extend([b"one", b"two"])
+    with pmwal.LogSet(path) as logs:
+        follower = logs.follow(timeout=PATIENCE)
+        assert [next(follower).data for _ in range(2)] == [b"one", b"two"]
+        pmwal.resize(path, "64KiB")
+        store(path, b"three", b"four")
+        assert [next(follower).data for _ in range(2)] == [b"three", b"four"]
+        cursor = logs.cursor
+    pmwal.resize(path, "32KiB")
+    store(path, b"five")
+    with pmwal.LogSet(path) as logs:
+        assert [record.data for record in logs.read(start=cursor)] == [b"five"]
+
+
 def test_path_is_looked_at_once_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A follow that waits for a writer polls ten times a second."""
     monkeypatch.setattr(succession, "_LOOK_SECONDS", 3600.0)
