@@ -470,6 +470,44 @@ def test_file_that_is_removed_meanwhile_does_not_come_back(path: Path) -> None:
     assert names(path.parent) == []
 
 
+@pytest.mark.parametrize("kind", ["no-tmpfile", "no-link", "neither"])
+def test_file_systems_without_unnamed_files_or_links(path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A hidden file takes the name; nothing else is left. Without links there can be no backup, and nothing is changed."""
+    target, before = path.with_name("copy.wal"), kept(path)
+    if kind != "no-link":
+        monkeypatch.setattr("pmwal.storage.create._tmpfile", lambda directory: None)
+    if kind != "no-tmpfile":
+        monkeypatch.setattr(os, "link", refuse_to_link)
+    pmwal.copy(path, target)
+    pmwal.resize(path, "64KiB")
+    assert (kept(target), kept(path), superblock(path).capacity) == (before, before, 65536)
+    assert names(path.parent) == [target.name, path.name]
+    if kind != "no-tmpfile":
+        with pytest.raises(OSError, match="no hard links here") as caught:
+            pmwal.resize(path, "128KiB", backup=path.with_name("old.wal"))
+        assert (caught.value.errno, superblock(path).capacity) == (errno.EPERM, 65536)
+        assert names(path.parent) == [target.name, path.name]
+
+
+def refuse_to_link(*args: Any, **options: Any) -> None:
+    """What link(2) does on vfat."""
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("fails", [errno.EIO, errno.ENOSPC])
+def test_old_file_that_cannot_be_ended_does_not_matter(shm_dir: Path, fails: int) -> None:
+    """The log is in the new file by then. As a backup the old one is as its writer left it."""
+    path, old = make_log(shm_dir / "test.wal", close=False, medium="file"), shm_dir / "old.wal"
+    expected = read(path)
+
+    def fail(step: Step) -> None:
+        if step.name == "flush":
+            raise OSError(fails, os.strerror(fails))
+
+    pmwal.resize(path, "64KiB", backup=old, seam=BarrierRecorder(fail))
+    assert (read(path), superblock(path).capacity) == (expected, 65536)
+
+
 # -- beside writers
 
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from pmwal.errors import FormatError, Overrun
+from pmwal.errors import FormatError, Overrun, PmwalError
 from pmwal.format.control import closing_slot
 from pmwal.format.layout import (
     CAPACITY_MIN,
@@ -227,7 +227,7 @@ def _resize(
     new_lock = make_file(name, fill, seam, over=lock.fd, keep=os.path.basename(kept) or None)
     try:
         if not ended:
-            with contextlib.suppress(OSError):  # the log is in the new file already; a disk that fails leaves the old one as killed
+            with contextlib.suppress(OSError, PmwalError):  # the log is in the new file already, whatever becomes of the old one
                 _end(name, lock, seam)
     finally:
         new_lock.release()
