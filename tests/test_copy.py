@@ -603,9 +603,10 @@ def test_thread_ends_with_the_copy_whatever_fails(large: Path, monkeypatch: pyte
         elif step.name == "write" and fault == "write" and step.offset > superblock(large).ring_offset:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with pytest.raises(pmwal.CorruptWal if fault == "damage" else OSError):
+    with pytest.raises(pmwal.CorruptWal if fault == "damage" else OSError) as caught:
         pmwal.copy(large, target, seam=BarrierRecorder(hook))
     assert (threading.active_count(), target.exists()) == (before, False)
+    assert caught.tb is not None  # until here: what a frame holds would end with it
 
 
 def refuse_to_start(thread: threading.Thread) -> None:

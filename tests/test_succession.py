@@ -138,11 +138,15 @@ def test_records_that_were_truncated_after_a_resize_are_an_overrun(path: Path) -
 
 
 def test_follows_of_one_reader_continue_each_from_its_own_record(path: Path) -> None:
-    """Also one that has not begun, and one that was not finished with the old file."""
-    reader, first = begun(path, "killed")
-    with reader:
-        second, third = reader.follow(1, timeout=PATIENCE), reader.follow(2, timeout=PATIENCE)
+    """Also one that has not begun, and one that was not finished with the old file, in which the records are elsewhere."""
+    wal = open_small(path, medium="file")
+    wal.extend([b"zero", b"one", b"two"])
+    wal.truncate(before=2)
+    with pmwal.open(path, "r") as reader:
+        first, second, third = (reader.follow(seq, timeout=PATIENCE) for seq in (2, 2, 3))
+        assert take(first, 2) == [b"one", b"two"]
         assert take(second, 1) == [b"one"]
+        kill(wal)
         reading = reader.read()
         assert next(reading).data == b"one"
         pmwal.resize(path, "64KiB")

@@ -256,9 +256,10 @@ class Reader(ArrayReader):
         return self._walk(view, *self._begin(view, start, stop))
 
     def _select(self, chosen: Filter, view: View, first: int, end: int) -> Iterator[Record]:
+        note = partial(self._note_delivery, view, self._place, self._succession)
         for run in self._selected(chosen, Clock(0), view, first, end):
-            yield from deliver(run.records, partial(self._note_delivery, view, self._place))
-            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+            yield from deliver(run.records, note)
+            note(Delivered(run.position, run.end, run.seq, run.crc))
 
     def _selected(self, chosen: Filter, clock: Clock, view: View, first: int, end: int) -> Iterator[Selected]:
         if first < end:
@@ -267,8 +268,9 @@ class Reader(ArrayReader):
     def _runs(self, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
         """The selected records, in runs. Of each run the last record is noted as delivered, selected or not."""
         view = self._view()
+        note = partial(self._note_delivery, view, self._place, self._succession)
         for run in self._selected(chosen, clock, view, *self._begin(view, start, stop)):
-            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+            note(Delivered(run.position, run.end, run.seq, run.crc))
             yield run
 
     def _first_number(self, start: int | str, view: View) -> int:
@@ -375,6 +377,8 @@ class Reader(ArrayReader):
     def _succeed(self, file: File | None) -> bool:
         """Read the file that took the place of this one, if there is one."""
         if file is not None:
+            before = self._place  # in which others may still note what they deliver of the old file
+            self._place, before.mark = Place(mark=before.mark), None
             self._place.forget()
             self._earlier.append(self._mapping)
             self._take(file)
@@ -415,18 +419,20 @@ class Reader(ArrayReader):
         return Bound(found.position, first)
 
     def _walker(self, view: View, place: Place) -> Walker:
-        note = partial(self._note_delivery, view, place)
+        note = partial(self._note_delivery, view, place, self._succession)
         return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there, self._record_type)
 
     def _ends_there(self, view: View) -> bool:
         """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
         return self._view(doubted=True).end == view.end
 
-    def _note_delivery(self, view: View, place: Place, record: Delivered) -> None:
+    def _note_delivery(self, view: View, place: Place, succession: Succession, record: Delivered) -> None:
+        """A record of the file that had this succession then: in the file that is read by now it is elsewhere."""
         self._check_open()
         place.deliver(record, view)
-        self._place.deliver(record, view)
-        self._note_start(view, record)
+        if succession is self._succession:
+            self._place.deliver(record, view)
+            self._note_start(view, record)
 
     def _note_start(self, view: View, record: Delivered) -> None:
         if view is self._indexed or (self._indexed is not None and view.same_history(self._indexed)):
