@@ -772,18 +772,25 @@ def test_old_file_is_ended_when_the_new_one_has_the_name(shm_dir: Path) -> None:
         assert look(path).report.epoch == look(shm_dir / f"{end}.old").report.epoch + 1
 
 
-def test_disk_is_written_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In single pages, as by creation: a larger folio would cost its whole size at every commit."""
-    monkeypatch.setattr(Medium, "allocates_zeros", False)
+@pytest.mark.parametrize("allocated", [False, True], ids=["written", "allocated"])
+def test_disk_is_written_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch, allocated: bool) -> None:
+    """In large pieces, which are dropped from the cache: a folio of them would cost its whole size at every commit."""
+    monkeypatch.setattr(Medium, "allocates_zeros", allocated)
+    dropped: list[int] = []
+    monkeypatch.setattr("pmwal.storage.create.drop_cache", dropped.append)
     target, seam = path.with_name("copy.wal"), BarrierRecorder()
     seen: list[tuple[int, int]] = []
-    pmwal.copy(path, target, seam=seam, progress=lambda done, total: seen.append((done, total)))
+    pmwal.copy(path, target, size="3MiB", seam=seam, progress=lambda done, total: seen.append((done, total)))
+    size, block = target.stat().st_size, superblock(target)
     writes = [step for step in seam.events if step.name == "write"]
-    size = target.stat().st_size
-    ring = [step.offset for step in writes[: size // PAGE]]
-    assert ring == list(range(0, size, PAGE))
-    assert max(step.length for step in writes) == PAGE
-    assert seen == [(done, size) for done in range(PAGE, size + 1, PAGE)]
+    pieces = [step for step in writes if step.length > PAGE or step.offset >= block.ring_offset]
+    starts = [step.offset for step in pieces]
+    ends = [step.offset + step.length for step in pieces]
+    assert starts == [block.ring_offset if allocated else 0, *ends[:-1]]
+    assert len(pieces) == (1 if allocated else 5)
+    assert ends[-1] == size if not allocated else ends[-1] < size
+    assert seen == [(end, size) for end in ends] + ([(size, size)] if allocated else [])
+    assert len(dropped) == 1
 
 
 @pytest.mark.slow

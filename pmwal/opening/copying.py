@@ -294,9 +294,10 @@ class _Copying:
             relocation = self._relocation()
             zeroed = found.allocates_zeros or self._seam.zero(fd, self._block.file_size)
             with contextlib.closing(self._pages(relocation)) as pages:
-                write_ring(fd, self._block, pages, zeroed, self._seam, self._progress)
+                write_ring(fd, self._block, pages, zeroed=zeroed, single=False, seam=self._seam, progress=self._progress)
             tail, end = Bound(0, self._view.tail.next_seq), Bound(relocation.end, self._view.end.next_seq)
-            write_structures(fd, self._block, closing_slot(tail, end, self._epoch, self._block), self._seam)
+            slot = closing_slot(tail, end, self._epoch, self._block)
+            write_structures(fd, self._block, slot, single=False, seam=self._seam)
         self._used = relocation.end
 
     def _pages(self, relocation: Relocation) -> Generator[bytes, None, None]:

@@ -12,7 +12,8 @@ Invariants
 - The new file is locked until its name is durable: a record that a writer stored into it before would be lost with the name.
 - Blocks are allocated and, on a disk, zeros written first: an unwritten extent would cost a journal transaction at its first
   commit. The device writes them, where device, file system and kernel can do that. Else they are written in single pages, because
-  a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are dropped from the cache afterwards.
+  a large folio would cost 2048 sectors at every commit; or, for a large ring and a copy, in pieces that are dropped from the cache
+  afterwards.
   The disk begins on them while the next are written. The last fsync makes them durable with all else.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
 - A spare is such a file that has no name yet. It gets one while its lock is held and only if it has none, so of all processes that
@@ -211,8 +212,9 @@ def _filling(
         check_mappable(fd, path)
         aligned = replace(block, alignment=found.alignment) if alignment is None else block
         zeroed = found.allocates_zeros or seam.zero(fd, block.file_size)
-        write_ring(fd, aligned, (), zeroed, seam, progress)
-        write_structures(fd, aligned, initial_slot(), seam)
+        single = block.file_size <= _SINGLE_MAX
+        write_ring(fd, aligned, (), zeroed=zeroed, single=single, seam=seam, progress=progress)
+        write_structures(fd, aligned, initial_slot(), single=single, seam=seam)
 
     return fill
 
@@ -332,21 +334,25 @@ def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
             os.close(directory_fd)
 
 
-def write_ring(fd: int, block: Superblock, pages: Iterable[bytes], zeroed: bool, seam: Seam, progress: Progress | None) -> None:
+def write_ring(
+    fd: int, block: Superblock, pages: Iterable[bytes], *, zeroed: bool, single: bool, seam: Seam, progress: Progress | None
+) -> None:
     """Write a ring that begins with these bytes, whole pages of them. ``write_structures`` must follow.
 
     ``zeroed``: the whole file was written already, as zeros. Otherwise all of it is written here, once, from its start on.
+    ``single``: in single pages, because they stay in the cache; without it they are dropped before somebody commits to them.
     """
+    step = PAGE if single else _PIECE
     at = 0
     for data in filter(None, pages):
         if not at:
             at = block.ring_offset
             if not zeroed:
-                _write_zeros(fd, 0, at, block.file_size, seam, progress)
-        _write_pages(fd, data, at, block.file_size, seam, progress)
+                _write_zeros(fd, 0, at, block.file_size, step, seam, progress)
+        _write_pages(fd, data, at, block.file_size, step, seam, progress)
         at += len(data)
     if not zeroed:
-        _write_zeros(fd, at, block.file_size, block.file_size, seam, progress)
+        _write_zeros(fd, at, block.file_size, block.file_size, step, seam, progress)
     elif progress is not None:
         progress(block.file_size, block.file_size)
 
@@ -363,15 +369,14 @@ def needing_room(path: str, size: int) -> Iterator[None]:
         raise OSError(error.errno, reason, path) from error
 
 
-def _write_zeros(fd: int, start: int, end: int, size: int, seam: Seam, progress: Progress | None) -> None:
+def _write_zeros(fd: int, start: int, end: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
     zeros = bytes(_PIECE)
     for at in range(start, end, _PIECE):
-        _write_pages(fd, zeros[: end - at], at, size, seam, progress)
+        _write_pages(fd, zeros[: end - at], at, size, step, seam, progress)
 
 
-def _write_pages(fd: int, data: bytes, start: int, size: int, seam: Seam, progress: Progress | None) -> None:
+def _write_pages(fd: int, data: bytes, start: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
     """Write whole pages of a file of this size, and let the disk begin on them."""
-    step = PAGE if size <= _SINGLE_MAX else _PIECE
     for at in range(0, len(data), step):
         seam.write(fd, data[at : at + step], start + at)
         if progress is not None:
@@ -379,8 +384,11 @@ def _write_pages(fd: int, data: bytes, start: int, size: int, seam: Seam, progre
     seam.begin_writing(fd, start, len(data))
 
 
-def write_structures(fd: int, block: Superblock, slot: Slot, seam: Seam) -> None:
-    """Write all of a log but its ring, with ``slot`` as the newest, into a file that is zeros there, and sync it."""
+def write_structures(fd: int, block: Superblock, slot: Slot, *, single: bool, seam: Seam) -> None:
+    """Write all of a log but its ring, with ``slot`` as the newest, into a file that is zeros there, and sync it.
+
+    ``single``: as for ``write_ring``.
+    """
     for start, data in whole_structures(slot, block):
         if not any(data):
             continue
@@ -389,7 +397,7 @@ def write_structures(fd: int, block: Superblock, slot: Slot, seam: Seam) -> None
         for at in range(0, len(data), PAGE):
             seam.write(fd, data[at : at + PAGE], start + at)
     seam.sync_file(fd)
-    if block.file_size > _SINGLE_MAX:
+    if not single:
         drop_cache(fd)
 
 
