@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Consumer",
     "ConsumerHeld",
+    "CopyReport",
     "CorruptWal",
     "ForkedWal",
     "FormatError",
@@ -45,8 +46,10 @@ __all__ = [
     "WalStats",
     "WalUnlinked",
     "__version__",
+    "copy",
     "events",
     "open",
+    "resize",
     "verify",
 ]
 
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
     from pmwal.logs.log_set import LogSet
     from pmwal.logs.set_consumer import SetConsumer
     from pmwal.opening import open, verify
+    from pmwal.opening.copying import CopyReport, copy, resize
     from pmwal.reading.consumer import Consumer
     from pmwal.reading.reader import Reader
     from pmwal.records import Lag, Record, RecoveryReport, WalStats
@@ -100,6 +104,7 @@ else:
         "logs.log_set": ("LogSet",),
         "logs.set_consumer": ("SetConsumer",),
         "opening": ("open", "verify"),
+        "opening.copying": ("CopyReport", "copy", "resize"),
         "reading.consumer": ("Consumer",),
         "reading.reader": ("Reader",),
         "records": ("Lag", "Record", "RecoveryReport", "WalStats"),

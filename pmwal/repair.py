@@ -11,33 +11,22 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from pmwal.errors import CorruptWal, FormatError
-from pmwal.format.control import filled_region
-from pmwal.format.layout import (
-    EPOCH_MAX,
-    GENERATION_MAX,
-    LIVE_OFFSET,
-    PAGE,
-    SLOT_CLEAN,
-    SUPERBLOCK_OFFSET,
-    Slot,
-    encode_superblock,
-)
+from pmwal.errors import CorruptWal
+from pmwal.format.control import closing_slot, whole_structures
+from pmwal.format.layout import PAGE
 from pmwal.format.ring import Load, overlay
 from pmwal.format.scan import scan_for
-from pmwal.opening.files import inspect, lock_existing
+from pmwal.opening.files import backup_for, inspect, is_free, lock_existing, resolved
 from pmwal.records import Progress, RecoveryReport, restore
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.rebuild import rebuild
 from pmwal.recovery.superblock import identify
-from pmwal.storage.create import NO_LINK, hidden_name, inherit, remove_orphans, unnamed_file
-from pmwal.storage.descriptors import open_descriptor
+from pmwal.storage.create import make_file, needing_room
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.seam import SYSTEM, Seam
 
@@ -96,17 +85,14 @@ def repair(
     >>> repair(path).actions
     ('nothing: the log needs no repair',)
     """
-    name = os.fspath(path)
-    if os.path.islink(name):  # the copy and the backup go where the log is
-        name = os.path.realpath(name)
-    directory, base = os.path.split(name)
+    name = resolved(os.fspath(path))
     lock = None if dry_run else lock_existing(name, seam, shortened=True)
     if lock is None and not dry_run:
         raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
         with inspect(name, seam, progress, around=True) as (mapping, judgement):
             plan = _Plan(judgement, mapping)
-            target = _backup_name(directory, base, backup) if plan.needed else ""
+            target = _backup_name(name, backup) if plan.needed else ""
             after = judge(plan.load, identify(plan.load, mapping.size, name)).report if plan.needed else judgement.report
             if after.outcome == "corrupt":
                 raise CorruptWal(
@@ -114,8 +100,9 @@ def repair(
                     'copy what pmwal.open(path, "r", recover="salvage") reads into a new log',
                     reason=after.reason,
                 )
-            if plan.needed and not dry_run:
-                _replace(directory, base, target, plan, mapping.size, seam, progress)
+            if plan.needed and lock is not None:
+                fill = partial(_write_copy, path=name, plan=plan, size=mapping.size, seam=seam, progress=progress)
+                make_file(name, fill, seam, over=lock.fd, keep=os.path.basename(target)).release()
             return replace(plan.report(name, target, dry_run, after), unreadable=mapping.unreadable)
     finally:
         if lock is not None:
@@ -139,7 +126,11 @@ class _Plan:
             self.tail, self.end, epoch, newest = judgement.tail, judgement.end, judgement.epoch_max, judgement.control.newest
         else:
             self.tail, self.end, epoch, newest = self.rebuilt.tail, self.rebuilt.end, self.rebuilt.epoch_max, self.rebuilt.slot
-        self.load: Load = overlay(mapping.load, self._control(epoch, newest) if self.needed else [])  # bytes of the repaired file
+        patches: list[tuple[int, bytes]] = []
+        if self.needed:
+            slot = closing_slot(self.tail, self.end, epoch, self.block, 0 if newest is None else newest.generation)
+            patches = whole_structures(slot, self.block)
+        self.load: Load = overlay(mapping.load, patches)  # bytes of the repaired file
 
     def report(self, path: str, backup: str, dry_run: bool, after: RecoveryReport) -> RepairReport:
         before, rebuilt = self.judgement.report, self.rebuilt
@@ -189,106 +180,25 @@ class _Plan:
         actions.append("write all commit slots again, in a new epoch")
         return tuple(actions)
 
-    def _control(self, epoch: int, newest: Slot | None) -> list[tuple[int, bytes]]:
-        """Both superblocks, an empty live page, and a control region with the due slot in every place; as (file offset, bytes)."""
-        block = self.block
-        if epoch >= EPOCH_MAX:
-            raise FormatError("the log has used up its epochs; start a new one and copy the records into it")
-        generation = 0 if newest is None else newest.generation
-        if generation > GENERATION_MAX // 2:
-            generation = 0  # no log gets there; all slots are written again, so the numbers may start again
-        slot = Slot(
-            epoch=epoch + 1,
-            generation=(generation // block.turn + 2) * block.turn,
-            epoch_first_seq=self.end.next_seq,
-            commit_position=self.end.position,
-            commit_seq=self.end.next_seq - 1,
-            tail_position=self.tail.position,
-            tail_seq=self.tail.next_seq,
-            flags=SLOT_CLEAN,
-        )
-        return [
-            (SUPERBLOCK_OFFSET, encode_superblock(block, 0)),
-            (LIVE_OFFSET, bytes(PAGE)),
-            (block.control_offset, filled_region(slot, block)),
-            (block.copy_offset, encode_superblock(block, 1)),
-        ]
 
-
-def _backup_name(directory: str, base: str, backup: str | None) -> str:
+def _backup_name(path: str, backup: str | None) -> str:
     """The name for the damaged file. One that it has already, since a repair that was killed, is used again."""
-    damaged = os.path.join(directory, base)
     if backup is not None:
-        if os.path.realpath(os.path.dirname(os.path.abspath(backup))) != os.path.realpath(directory):
-            raise ValueError(f"backup must lie in {os.path.realpath(directory)}, because the damaged file is kept by a hard link")
-        if not _is_free(backup, damaged):
-            raise FileExistsError(f"{backup}: it exists; name another backup")
-        return os.path.join(directory, os.path.basename(backup))
+        return backup_for(path, backup)
     number = 1
     while True:
-        name = f"{damaged}.damaged" + (f"-{number}" if number > 1 else "")
-        if _is_free(name, damaged):
+        name = f"{path}.damaged" + (f"-{number}" if number > 1 else "")
+        if is_free(name, path):
             return name
         number += 1
 
 
-def _is_free(name: str, damaged: str) -> bool:
-    return not os.path.lexists(name) or (name != damaged and os.path.samestat(os.lstat(name), os.stat(damaged)))
-
-
-def _replace(directory: str, base: str, backup: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
-    """Write the repaired file, link the damaged one to its backup name, and rename the repaired one over it."""
-    where = directory or os.curdir
-    directory_fd = open_descriptor(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_orphans(where, directory_fd, base, seam)
-        with unnamed_file(where, directory_fd, base, seam) as (fd, source):
-            inherit(fd, os.stat(base, dir_fd=directory_fd))
-            _write_copy(fd, os.path.join(directory, base), plan, size, seam, progress)
-            hidden = hidden_name(base)
-            if not os.path.lexists(backup):
-                _keep(base, backup, directory_fd, seam)
-            seam.link(source, hidden, directory_fd)
-            try:
-                seam.sync_file(directory_fd)
-                seam.replace(hidden, base, directory_fd)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    seam.unlink(hidden, directory_fd)
-                raise
-            seam.sync_file(directory_fd)
-    finally:
-        os.close(directory_fd)
-
-
-def _keep(base: str, backup: str, directory_fd: int, seam: Seam) -> None:
-    """Give the damaged file its backup name, as a second one."""
-    try:
-        seam.link(base, os.path.basename(backup), directory_fd)
-    except OSError as error:
-        if error.errno not in NO_LINK:
-            raise
-        message = (
-            f"{os.strerror(error.errno)}: there are no hard links here, so a repair could not keep the damaged file. Nothing was "
-            "changed; copy the log to another file system, repair the copy, and move it back"
-        )
-        raise OSError(error.errno, message, os.path.join(os.path.dirname(backup), base)) from error
-
-
 def _write_copy(fd: int, path: str, plan: _Plan, size: int, seam: Seam, progress: Progress | None) -> None:
     """Write the repaired file, and make it durable."""
-    try:
+    with needing_room(path, size):
         seam.allocate(fd, size)
         for offset in range(0, size, PAGE):
             seam.write(fd, plan.load(offset, min(PAGE, size - offset)), offset)
             if progress is not None:
                 progress(offset + PAGE, size)
         seam.sync_file(fd)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise OSError(
-            error.errno,
-            f"{os.strerror(error.errno)}: no room for the repaired copy of {size} bytes beside it; nothing was changed",
-            path,
-        ) from error

@@ -21,8 +21,8 @@ from pmwal.format.layout import PAGE
 from support import BarrierRecorder, file_offset, flip, kill, look, open_small, overwrite, place_of, superblock, whole_records
 
 COMMANDS = (
-    "demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "consumers",
-    "export", "import", "serve", "stress", "crashsim", "bench", "completion",
+    "demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "copy", "resize",
+    "consumers", "export", "import", "serve", "stress", "crashsim", "bench", "completion",
 )  # fmt: skip
 
 

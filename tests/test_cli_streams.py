@@ -54,6 +54,8 @@ RUNS = {
     "truncate": Run(lambda log: [str(log), "--before=3"]),
     "consumers": Run(lambda log: [str(log), "--set=mail=oldest"]),
     "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
+    "copy": Run(lambda log: [str(log), f"{log}.copy"]),
+    "resize": Run(lambda log: [str(log), "64KiB"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
     "serve": Run(lambda log: [str(log), "--idle=0.01s"]),

@@ -23,6 +23,7 @@ from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.reading import follow, known_writer
 from pmwal.reading import reader as reader_module
+from pmwal.reading import watcher as watcher_module
 from pmwal.reading.walk import Walker
 from pmwal.records import Bound
 from pmwal.storage import mapping
@@ -299,7 +300,7 @@ def test_follower_that_the_collector_finds_leaves_no_descriptor(shm_dir: Path) -
 def test_idle_follower_sleeps_as_long_as_it_may_until_there_is_a_record(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up after each millisecond is only for the time right after a record."""
     pauses: list[float] = []
-    request = reader_module._Watcher.request
+    request = watcher_module.LiveWatcher.request
 
     class Enough(Exception):
         pass
@@ -312,7 +313,7 @@ def test_idle_follower_sleeps_as_long_as_it_may_until_there_is_a_record(shm_dir:
             raise Enough
         return asked
 
-    monkeypatch.setattr(reader_module._Watcher, "request", noted)
+    monkeypatch.setattr(watcher_module.LiveWatcher, "request", noted)
     with open_small(shm_dir / "log") as wal, pmwal.open(shm_dir / "log", "r") as reader:
         records = reader.follow(timeout=PATIENCE)
         for _ in range(2):

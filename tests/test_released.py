@@ -15,7 +15,7 @@ from crc32c import crc32c
 
 import pmwal
 from pmwal.format.control import read_control
-from pmwal.format.layout import PAGE, RECORD, SLOT, decode_superblock, seed_crc, slot_index, slot_offset
+from pmwal.format.layout import LIVE_FOLLOWERS_OFFSET, PAGE, RECORD, SLOT, decode_superblock, seed_crc, slot_index, slot_offset
 from processes import PATIENCE
 from released import Peer, PeerError, install, packed, peers, unpacked
 from support import overwrite, superblock, whole_records
@@ -249,6 +249,37 @@ def test_planted_incompatibility_is_noticed(change: Any, engine: str, released: 
             assert change is not None
         else:
             assert change is None, "0.1 accepts it"
+
+
+@pytest.mark.parametrize("action", ["copy", "resize"])
+def test_released_version_uses_what_was_copied_or_resized(action: str, engine: str, released: Path, shm_dir: Path) -> None:
+    """It reads and writes the new file. Its follow of a resized log, whose writer was killed, ends with the old file."""
+    path, items = shm_dir / "shared.wal", [(seq, b"record %d" % seq) for seq in range(1, 8)]
+    with peers([sys.executable, released], engine) as (writer, reader):
+        talk = Conversation(path, writer, reader, {"ordering": "pipelined", "medium": "file"})
+        talk.open(writer, size="64KiB")
+        talk.store([payload for _, payload in items], "extend", [packed(payload) for _, payload in items])
+        reader.call("attach", str(path))
+        reader.say("follow", 1, 8, PATIENCE)
+        while not path.read_bytes()[LIVE_FOLLOWERS_OFFSET]:
+            time.sleep(0.01)  # until it has met the writer, and waits for it
+        writer.kill()
+        if action == "resize":
+            pmwal.resize(path, "32KiB")
+            assert unpacked(reader.hear()) == items
+        else:
+            pmwal.copy(path, shm_dir / "copy.wal", size="32KiB")
+            path = shm_dir / "copy.wal"
+            reader.kill()
+    with peers([released], engine) as (old,):
+        assert unpacked(old.call("read", str(path))[1]) == items
+        assert old.call("verify", str(path))["case"] == "R1"
+        talk.path = path
+        talk.open(old)
+        talk.store([b"8"], "append", packed(b"8"), True)
+        old.call("close")
+    with pmwal.open(path) as wal:
+        assert [(record.seq, record.data) for record in wal] == [*items, (8, b"8")]
 
 
 def test_clone_without_the_release_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from pmwal.cli.terminal import say
 from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalLocked
 
 COMMANDS = (
-    *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "consumers"),
-    *("export", "import", "serve", "stress", "crashsim", "bench", "completion"),
+    *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "copy", "resize"),
+    *("consumers", "export", "import", "serve", "stress", "crashsim", "bench", "completion"),
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 

@@ -35,6 +35,7 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
         r"what this handle stores cannot be found there; close the handle and open the log again",
         r"what this command stores cannot be found there; stop it and start it again",
     ),
+    (ValueError, r"or truncate the log first", r"or free the space of old records first with pmwal truncate"),
     (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
 )
 """Of which error, what it says to users of the library, and what that is on the command line."""

@@ -18,19 +18,25 @@ from itertools import compress
 from operator import itemgetter, ne
 from typing import NamedTuple
 
+from pmwal.errors import FormatError
 from pmwal.format.epochs import pack_starts
 from pmwal.format.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
     LINE,
+    LIVE_OFFSET,
+    PAGE,
     POSITION_MAX,
     SEQ_MAX,
     SLOT,
+    SLOT_CLEAN,
     SLOT_FLAGS,
     SLOTS_PER_PAGE,
+    SUPERBLOCK_OFFSET,
     Slot,
     Superblock,
     encode_slot,
+    encode_superblock,
     initial_slot,
     record_size,
     slot_checks,
@@ -296,6 +302,40 @@ def filled_region(slot: Slot, block: Superblock) -> bytes:
         due = slot._replace(generation=generation) if generation else initial_slot()
         region[index * LINE : (index + 1) * LINE] = encode_slot(due, block.uuid, index)
     return bytes(region)
+
+
+def whole_structures(slot: Slot, block: Superblock) -> list[tuple[int, bytes]]:
+    """All of a file but its ring, for a log that is written whole and has no writer, as (file offset, bytes).
+
+    A control region in which ``slot`` is the newest, an empty live page, and both superblocks.
+    """
+    return [
+        (block.control_offset, filled_region(slot, block)),
+        (LIVE_OFFSET, bytes(PAGE)),
+        (SUPERBLOCK_OFFSET, encode_superblock(block, 0)),
+        (block.copy_offset, encode_superblock(block, 1)),
+    ]
+
+
+def closing_slot(tail: Bound, end: Bound, epoch: int, block: Superblock, generation: int = 0) -> Slot:
+    """The slot of a log that is written whole: it was closed cleanly, in a new epoch, in which nothing that was left out validates.
+
+    ``epoch`` and ``generation`` are the greatest that the log had. ``FormatError`` if there is no later epoch.
+    """
+    if epoch >= EPOCH_MAX:
+        raise FormatError("the log has used up its epochs; start a new one and copy the records into it")
+    if generation > GENERATION_MAX // 2:
+        generation = 0  # no log gets there; all slots are written again, so the numbers may start again
+    return Slot(
+        epoch=epoch + 1,
+        generation=(generation // block.turn + 2) * block.turn,
+        epoch_first_seq=end.next_seq,
+        commit_position=end.position,
+        commit_seq=end.next_seq - 1,
+        tail_position=tail.position,
+        tail_seq=tail.next_seq,
+        flags=SLOT_CLEAN,
+    )
 
 
 def _slot(row: _Row) -> Slot:

@@ -120,6 +120,14 @@ class Window(NamedTuple):
     lap_seq: int
 
 
+class Laid(NamedTuple):
+    """How far records are laid in another ring: where the next one goes, where its batch began, and the longest payload so far."""
+
+    position: int = 0
+    batch: int = 0
+    longest: int = 0
+
+
 class Run(NamedTuple):
     """How far a run got: its end, its last epoch, the highest ``durable`` mark so far, and where some of its records start."""
 
@@ -354,6 +362,18 @@ class RingReader:
         if len(records) < RECORDS_MAX:
             self._chunk = b""
         return Selected(records, times, position, end, seq, crc, Clock(clock.now, epoch, latest))
+
+    def relocate(
+        self, at: Bound, rules: Rules, laid: Laid, other: native.Scanner, buffer: bytearray, used: int
+    ) -> tuple[Bound, Laid]:
+        """Lay records from ``at`` on anew in another ring: into the buffer, after the ``used`` bytes, as far as there is room."""
+        if self._scan is None:
+            return at, laid
+        window = self._window(at.position)
+        position, seq, *reached, full = self._scan.scanner.relocate(window, at, rules, other, buffer, used, *laid)
+        if not full:
+            self._chunk = b""  # the next record is not wholly in the copy, or no ordinary case
+        return Bound(position, seq), Laid(*reached)
 
     def _window(self, position: int) -> Window:
         """A part of the ring that contains this position."""

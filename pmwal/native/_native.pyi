@@ -199,6 +199,18 @@ class Scanner:
     ) -> tuple[list[_Checked], list[int], int, int, int, int, int, int] | None: ...
     def follower(self, record_type: type, mark: Mark, source: Generator[Any, Any]) -> Iterator[Any]: ...
     def rows(self, window: _Window, at: _Bound, rules: _Rules, rows: Buffer, first: int, length: int) -> int: ...
+    def relocate(
+        self,
+        window: _Window,
+        at: _Bound,
+        rules: _Rules,
+        other: Scanner,
+        bytes: Buffer,
+        used: int,
+        to: int,
+        batch: int,
+        longest: int,
+    ) -> tuple[int, int, int, int, int, bool]: ...
 
 # pmwal.recovery.spans.Limits and Span.
 _Limits = tuple[bool, int, int, int, int]

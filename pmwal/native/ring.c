@@ -208,6 +208,43 @@ uint64_t take_rows(const struct geometry *g, const struct window *window, const 
     return count;
 }
 
+void relocate(const struct geometry *g, const struct window *window, const struct run_rules *rules, const struct geometry *other,
+              struct relocation *relocation)
+{
+    struct relocation at = *relocation;
+    uint64_t offset = at.position % g->capacity;
+    size_t passed = 0;
+    while (at.seq < rules->stop_seq) {
+        union header header;
+        if (at.seq == rules->lap_seq && g->capacity - offset < g->size_max)
+            break; /* two records may have this number: see run_on() */
+        if (record_in(g, window, at.position, offset, &header) != WHOLE || header.record.seq != at.seq)
+            break;
+        uint64_t length = header.record.length, size = record_size(g, length), needed = record_size(other, length);
+        if (at.position + size > rules->limit || !epoch_fits(&rules->epochs, at.seq, header.record.epoch, &passed))
+            break;
+        at.full = needed > at.room;
+        if (at.full)
+            break;
+        unsigned char *payload = at.bytes + PMWAL_HEADER;
+        memcpy(payload, window->bytes + (offset - window->start) + PMWAL_HEADER, length);
+        memset(payload + length, 0, needed - PMWAL_HEADER - length);
+        if (header.record.batch_index == 0)
+            at.batch = at.to;
+        header.record.durable = at.batch;
+        header.record.crc = record_crc(other->uuid_crc, at.to, &header, payload);
+        memcpy(at.bytes, &header, PMWAL_HEADER);
+        at.longest = length > at.longest ? length : at.longest;
+        at.bytes += needed;
+        at.room -= needed;
+        at.to += needed;
+        offset = end_record(g, (struct place){at.position, offset}, size).offset;
+        at.position += size;
+        at.seq++;
+    }
+    *relocation = at;
+}
+
 bool join_run(struct run *run, const struct run *began, const struct run *ended)
 {
     if (run->position != began->position || run->seq != began->seq || run->epoch_min > began->epoch_min)

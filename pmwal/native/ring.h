@@ -175,6 +175,20 @@ uint64_t rows_within(const struct geometry *g, const struct window *window, cons
 uint64_t take_rows(const struct geometry *g, const struct window *window, const struct row_rules *rules, uint64_t position,
                    uint64_t seq, uint64_t count, unsigned char *rows);
 
+/* Records laid anew in another ring: see pmwal/format/relocation.py. */
+struct relocation {
+    uint64_t position, seq; /* of the next record, in its own ring */
+    uint64_t to, batch;     /* where it goes in the other, and where its batch begins there */
+    uint64_t longest;       /* payload so far */
+    unsigned char *bytes;   /* of the other ring, from `to` on: there is room for that many */
+    uint64_t room;
+    bool full; /* it stopped because there is no room for the next record */
+};
+
+/* Copies whole records that the rules take from a window to another ring, as far as there is room. */
+void relocate(const struct geometry *g, const struct window *window, const struct run_rules *rules, const struct geometry *other,
+              struct relocation *relocation);
+
 /* Whether `run` ended exactly where another one began; if so, it becomes the run over both. */
 bool join_run(struct run *run, const struct run *began, const struct run *ended);
 

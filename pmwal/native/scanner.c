@@ -3,7 +3,7 @@
  * Invariants
  * - It takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, and where two
  *   records may have the same number, the Python side decides.
- * - run(), records() and selected() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each
+ * - run(), records(), selected() and relocate() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each
  *   checksum over its own copy, so its bytes may change.
  */
 #include <string.h>
@@ -196,6 +196,55 @@ static PyObject *scanner_rows(Scanner *scanner, PyObject *args, PyObject *keywor
             raise_unreadable();
     }
     PyBuffer_Release(&rows);
+    PyBuffer_Release(&window.buffer);
+    return answer;
+}
+
+struct relocating {
+    const struct geometry *from, *to;
+    const struct window *window;
+    const struct run_rules *rules;
+    struct relocation *relocation;
+};
+
+static void relocate_body(void *context)
+{
+    struct relocating *work = context;
+    relocate(work->from, work->window, work->rules, work->to, work->relocation);
+}
+
+/* (position, number, position in the other ring, start of the batch there, longest payload, whether there is no room for more) */
+static PyObject *scanner_relocate(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "at", "rules", "other", "bytes", "used", "to", "batch", "longest", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    Scanner *other;
+    Py_buffer bytes;
+    unsigned long long used, to, batch, longest;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&O&O&O!w*KKKK:relocate", names, parse_window, &window, parse_bound, &at,
+                                     parse_rules, &rules, Py_TYPE(scanner), &other, &bytes, &used, &to, &batch, &longest))
+        return NULL;
+    rules.lap_seq = window.lap_seq;
+    PyObject *answer = NULL;
+    if (used > (uint64_t)bytes.len)
+        PyErr_SetString(PyExc_ValueError, "more bytes are used than there are");
+    else {
+        struct relocation done = {.position = at.position, .seq = at.seq, .to = to, .batch = batch, .longest = longest,
+                                  .bytes = (unsigned char *)bytes.buf + used, .room = (uint64_t)bytes.len - used};
+        struct relocating work = {&scanner->geometry, &other->geometry, &window.bytes, &rules, &done};
+        PyThreadState *thread = PyEval_SaveThread();
+        bool readable = fault_run(window.bytes.bytes, window.bytes.length, relocate_body, &work);
+        PyEval_RestoreThread(thread);
+        if (readable)
+            answer = Py_BuildValue("(KKKKKO)", (unsigned long long)done.position, (unsigned long long)done.seq,
+                                   (unsigned long long)done.to, (unsigned long long)done.batch,
+                                   (unsigned long long)done.longest, done.full ? Py_True : Py_False);
+        else
+            raise_unreadable();
+    }
+    PyBuffer_Release(&bytes);
     PyBuffer_Release(&window.buffer);
     return answer;
 }
@@ -400,6 +449,7 @@ static PyMethodDef scanner_methods[] = {
     {"selected", (PyCFunction)(void (*)(void))scanner_selected, METH_VARARGS | METH_KEYWORDS, NULL},
     {"follower", (PyCFunction)(void (*)(void))scanner_follower, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"relocate", (PyCFunction)(void (*)(void))scanner_relocate, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {0},
 };

@@ -157,6 +157,29 @@ def lock_existing(path: str, seam: Seam, *, shortened: bool = False, follow: boo
     return lock
 
 
+def resolved(path: str) -> str:
+    """The path of a file that is to be replaced: a new file and a backup go where it is, and not where a symbolic link to it is."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def backup_for(path: str, backup: str | os.PathLike[str]) -> str:
+    """The name under which a file that is replaced is kept: free, or its own since a replacement that was killed."""
+    beside, name = os.path.split(os.path.abspath(os.fspath(backup)))
+    directory = os.path.dirname(path)
+    where = os.path.realpath(directory)
+    if os.path.realpath(beside) != where:
+        raise ValueError(f"backup must lie in {where}, because the old file is kept by a hard link")
+    kept = os.path.join(directory, name)
+    if not is_free(kept, path):
+        raise FileExistsError(f"{os.fspath(backup)}: it exists; name another backup")
+    return kept
+
+
+def is_free(name: str, path: str) -> bool:
+    """Whether nothing has this name, or the file at ``path`` has it as a second one."""
+    return not os.path.lexists(name) or (name != path and os.path.samestat(os.lstat(name), os.stat(path)))
+
+
 def map_for_writing(
     lock: WriterLock, path: str, options: Options, seam: Seam, *, by_lines: bool, created: bool, identity: Identity | None = None
 ) -> tuple[Mapping, Identity]:

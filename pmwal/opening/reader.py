@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 from pmwal.opening.files import check_geometry, map_for_reading
 from pmwal.opening.options import Options
 from pmwal.reading.reader import Reader
@@ -13,7 +16,8 @@ def open_reader(path: str, options: Options, seam: Seam) -> Reader:
     mapping, identity = map_for_reading(path, options.medium, seam, around=options.salvaging)
     try:
         check_geometry(path, identity.block, options)
-        return Reader(path, mapping, identity, seam, salvaging=options.salvaging)
+        again = partial(map_for_reading, os.path.realpath(path), options.medium, seam)
+        return Reader(path, mapping, identity, seam, salvaging=options.salvaging, open_again=again)
     except BaseException:
         mapping.close()
         raise

@@ -35,6 +35,10 @@ News = tuple[bytes, int, tuple[int, int, int, int]]
 """The writer's line and the id of its open, the first number in the log, and the record that was delivered last."""
 
 
+Watch = Generator[Record | Request, News | bool | None, None]
+"""Records for a native follower, and requests, which it answers: see ``watch``."""
+
+
 class Watcher(Protocol):
     """Prepares what C does after a wait: waking up finds the caches of the processor cold, and then each function that runs takes
     several times as long as in a loop."""
@@ -100,9 +104,7 @@ def follow(mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: flo
     return cast("Iterator[Record]", watch(mapping, seam, poll, next_seq, timeout, None))  # without a watcher, it requests nothing
 
 
-def watch(
-    mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None, watcher: Watcher | None
-) -> Generator[Record | Request, News | bool | None, None]:
+def watch(mapping: Mapping, seam: Seam, poll: Poll, next_seq: int, timeout: float | None, watcher: Watcher | None) -> Watch:
     """The same for a native follower, which answers each request by what it has delivered meanwhile; by True if the page showed
     nothing new, and False if it takes a poll to tell."""
     with Waiter(mapping, seam) as waiter:

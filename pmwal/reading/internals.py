@@ -1,14 +1,19 @@
-"""What ``pmwal.logs``, ``pmwal.aio`` and commands may do with a ``Reader`` beyond its public methods. It reaches no deeper."""
+"""What ``pmwal.logs``, ``pmwal.aio``, copies of logs and commands may do with a ``Reader`` beyond its public methods. They reach no
+deeper."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
+from pmwal.format.layout import Superblock
 from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.reading.consumer import Consumer, Standing, standings
+from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
+from pmwal.reading.walk import View, Walker
 from pmwal.records import SetRecord
 from pmwal.storage.live_page import decode_writer, read_both
 
@@ -35,6 +40,12 @@ def bounds_of(reader: Reader) -> tuple[int, int]:
     """The first number in the log, and the one after the last."""
     view = reader._view()
     return view.tail.next_seq, view.end.next_seq
+
+
+def snapshot(reader: Reader) -> tuple[Superblock, View, Walker]:
+    """The log's superblock, what can be read now, and what reads it. Raises what ``read`` raises."""
+    view = reader._view()
+    return reader._block, view, replace(reader._walker(view, Place()), on_delivery=None)
 
 
 def selected(reader: Reader, chosen: Selection, start: int | str | None) -> tuple[int, int]:

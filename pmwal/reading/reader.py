@@ -6,17 +6,19 @@ Invariants
 - Every record is checked in a private copy: bytes that change meanwhile are never delivered.
 - When the epoch or the writer has changed, it is established that the last delivered record is still part of the log's history
   before a record after it is delivered (place.py).
+- It reads the file that it opened. Only a ``follow`` continues in a new file of the same log, and then all later calls read that
+  (succession.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs, read_slots
@@ -24,21 +26,23 @@ from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
-from pmwal.format.ring import Clock, Filter, RingReader, Selected
+from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.native.checksum import crc32c
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.follow import News, Request, Waiter, follow, watch
+from pmwal.reading.follow import Watch, watch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.known_writer import KnownWriter
 from pmwal.reading.place import Place
 from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, selection
+from pmwal.reading.succession import File, Succession, cursor_in
 from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
+from pmwal.reading.watcher import LiveWatcher
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
-from pmwal.recovery.salvage import salvage
+from pmwal.recovery.salvage import salvaged
 from pmwal.recovery.snapshot import judge_beside, shown_bounds
 from pmwal.recovery.superblock import Identity
 from pmwal.storage.live_page import LiveBounds
@@ -61,25 +65,41 @@ class Reader(ArrayReader):
     [b'payload']
     """
 
-    def __init__(self, path: str, mapping: Mapping, identity: Identity, seam: Seam, *, salvaging: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        mapping: Mapping,
+        identity: Identity,
+        seam: Seam,
+        *,
+        salvaging: bool,
+        open_again: Callable[[], File] | None = None,
+    ) -> None:
+        """``open_again`` opens the file that the path leads to by then."""
         self._path = path
-        self._name = LogName(mapping.fd, path)
-        self._mapping = mapping
-        self._identity = identity
-        self._block = identity.block
         self._seam = seam
         self._salvaging = salvaging
         self._closed = False
+        self._open_again = open_again
+        self._earlier: list[Mapping] = []  # files that it read before, which others may still read
+        self._place = Place(mark=None if native is None else native.Mark())
+        self._record_type = Record
+        self._take((mapping, identity))
+        self._view()
+
+    def _take(self, file: File) -> None:
+        """Read this file from now on."""
+        self._mapping, self._identity = mapping, identity = file
+        self._name = LogName(mapping.fd, self._path)
+        self._block = identity.block
+        self._succession = Succession(file, self._open_again)
         self._index = SparseIndex()
         self._scan = scan_for(identity.block)
-        self._liveness = Liveness(mapping, seam)
+        self._liveness = Liveness(mapping, self._seam)
         self._judged: tuple[int, Judgement] | None = None
         self._shown: tuple[Hashable, LiveBounds] | None = None  # what a writer has shown so far
         self._starts: tuple[Hashable, bytes] | None = None  # of a writer's epochs; the writer, and its last epoch
         self._indexed: View | None = None  # the history that the index is of
-        self._place = Place(mark=None if native is None else native.Mark())
-        self._record_type = Record
-        self._view()
 
     # -- the current extent of the log
 
@@ -237,9 +257,10 @@ class Reader(ArrayReader):
         return self._walk(view, *self._begin(view, start, stop))
 
     def _select(self, chosen: Filter, view: View, first: int, end: int) -> Iterator[Record]:
+        note = partial(self._note_delivery, view, self._place, self._succession)
         for run in self._selected(chosen, Clock(0), view, first, end):
-            yield from deliver(run.records, partial(self._note_delivery, view, self._place))
-            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+            yield from deliver(run.records, note)
+            note(Delivered(run.position, run.end, run.seq, run.crc))
 
     def _selected(self, chosen: Filter, clock: Clock, view: View, first: int, end: int) -> Iterator[Selected]:
         if first < end:
@@ -248,8 +269,9 @@ class Reader(ArrayReader):
     def _runs(self, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
         """The selected records, in runs. Of each run the last record is noted as delivered, selected or not."""
         view = self._view()
+        note = partial(self._note_delivery, view, self._place, self._succession)
         for run in self._selected(chosen, clock, view, *self._begin(view, start, stop)):
-            self._note_delivery(view, self._place, Delivered(run.position, run.end, run.seq, run.crc))
+            note(Delivered(run.position, run.end, run.seq, run.crc))
             yield run
 
     def _first_number(self, start: int | str, view: View) -> int:
@@ -304,12 +326,9 @@ class Reader(ArrayReader):
         timeout = as_seconds("timeout", timeout)
         view = self._view()
         first = view.tail.next_seq if start is None else self._first_number(start, view)
-        place = Place(None if start is None else self._place)
-        known = KnownWriter()
-        poll = partial(self._poll, known, place)
+        source = self._follow_files(self._succession, Place(None if start is None else self._place), first, timeout)
         if self._scan is None or self._place.mark is None:
-            return follow(self._mapping, self._seam, poll, first, timeout)
-        source = watch(self._mapping, self._seam, poll, first, timeout, _Watcher(self, known, place))
+            return cast("Iterator[Record]", source)  # it requests nothing
         return self._scan.scanner.follower(self._record_type, self._place.mark, source)
 
     def consumer(self, name: str, start: int | str = "oldest") -> Consumer:
@@ -325,9 +344,29 @@ class Reader(ArrayReader):
             raise ValueError('a consumer follows a log as it grows; open it without recover="salvage"')
         return Consumer(self, name, start)
 
-    def _poll(self, known: KnownWriter, place: Place, first: int) -> Iterator[Record] | None:
-        """What ``follow`` has to deliver now; None when a writer that was there has closed the log."""
+    def _follow_files(self, succession: Succession, place: Place, first: int, timeout: float | None) -> Watch:
+        """What to follow, in this file and in those that take its place, of which a follower in C gets the records from Python."""
+        known = KnownWriter()
+        watcher = None if self._scan is None or self._place.mark is None else LiveWatcher(self, known, place)
+
+        def poll(next_seq: int) -> Iterator[Record] | None:
+            nonlocal first
+            first = next_seq
+            return self._poll(known, place, succession, next_seq)
+
+        yield from watch(succession.file[0], self._seam, poll, first, timeout, watcher)
+        while self._succession is not succession:
+            if place.last is not None and place.last.seq + 1 == first:
+                cursor, view = cursor_in(succession.file, place.last), self._view()
+                first = resume(cursor, view, partial(self._read, view))
+            succession, place, known = self._succession, Place(), KnownWriter()
+            yield from watch(succession.file[0], self._seam, poll, first, timeout, None)
+
+    def _poll(self, known: KnownWriter, place: Place, succession: Succession, first: int) -> Iterator[Record] | None:
+        """What ``follow`` has to deliver now; None when a writer that was there has closed the log, or the log has another file."""
         self._check_open()
+        if self._succession is not succession:
+            return None
         view = known.view(self._mapping.load, self._block)
         if view is not None:
             view = self._with_starts(view)
@@ -336,15 +375,28 @@ class Reader(ArrayReader):
             living = self._liveness.writer()
             # The view comes after the check: a writer that is gone by then has stored nothing since.
             view = (self._view_of_writer() if living is not None else None) or self._view()
-            if first >= view.end.next_seq and living is None and known.met and self._ended_before(first):
-                self._check_place(place, view)
-                return None
+            if first >= view.end.next_seq and living is None:
+                ended = known.met and self._ended_before(first)
+                if ended:
+                    self._check_place(place, view)
+                if self._succeed(succession.look(ended=ended)) or ended:
+                    return None
             if living is not None:
                 known.meet(living, alive_at)
         if first < view.end.next_seq:
             return self._walk(view, *self._begin(view, first, None, place), place)
         self._check_place(place, view)
         return iter(())
+
+    def _succeed(self, file: File | None) -> bool:
+        """Read the file that took the place of this one, if there is one."""
+        if file is not None:
+            before = self._place  # in which others may still note what they deliver of the old file
+            self._place, before.mark = Place(mark=before.mark), None
+            self._place.forget()
+            self._earlier.append(self._mapping)
+            self._take(file)
+        return file is not None
 
     def _ended_before(self, seq: int) -> bool:
         """Whether the log was closed without a record of this number: since the last look another writer may have come and gone."""
@@ -381,18 +433,20 @@ class Reader(ArrayReader):
         return Bound(found.position, first)
 
     def _walker(self, view: View, place: Place) -> Walker:
-        note = partial(self._note_delivery, view, place)
+        note = partial(self._note_delivery, view, place, self._succession)
         return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there, self._record_type)
 
     def _ends_there(self, view: View) -> bool:
         """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
         return self._view(doubted=True).end == view.end
 
-    def _note_delivery(self, view: View, place: Place, record: Delivered) -> None:
+    def _note_delivery(self, view: View, place: Place, succession: Succession, record: Delivered) -> None:
+        """A record of the file that had this succession then: in the file that is read by now it is elsewhere."""
         self._check_open()
         place.deliver(record, view)
-        self._place.deliver(record, view)
-        self._note_start(view, record)
+        if succession is self._succession:
+            self._place.deliver(record, view)
+            self._note_start(view, record)
 
     def _note_start(self, view: View, record: Delivered) -> None:
         if view is self._indexed or (self._indexed is not None and view.same_history(self._indexed)):
@@ -425,27 +479,11 @@ class Reader(ArrayReader):
         return missing(self._block, at, now.tail, cut=moved or not now.same_history(before))
 
     def _salvage(self, start: int | None, stop: int | None) -> Iterator[Record]:
-        """Every whole record around the damage; numbers may be missing.
-
-        Beside a writer that overwrites them meanwhile it continues where the log begins by then, up to where it ended at the call.
-        """
-        judgement = self._judge()
-        after, end = 0, judgement.end.next_seq
-        while True:
-            reader = RingReader(self._block, self._mapping.load)
-            for found in salvage(self._mapping.load, judgement, self._scan):
-                seq = found.header.seq
-                if seq > after and (start is None or seq >= start) and (stop is None or seq < stop):
-                    again = reader.whole(found.position)
-                    record = reader.record(again) if again is not None and again.header == found.header else None
-                    if record is not None:
-                        yield record
-                after = max(after, seq)
-            if not judgement.report.live or after + 1 >= end or judgement.row.outcome == "corrupt":
-                return
-            judgement = self._judge()
-            if judgement.tail.next_seq <= after + 1 or judgement.tail.next_seq >= end:
-                return
+        """Every whole record around the damage; numbers may be missing."""
+        for reader, found in salvaged(self._mapping.load, self._judge, self._scan, start, stop):
+            record = reader.record(found)
+            if record is not None:
+                yield record
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()
@@ -526,7 +564,8 @@ class Reader(ArrayReader):
             self._closed = True
             if self._place.mark is not None:
                 self._place.mark.closed = True
-            self._mapping.close()
+            for mapping in (*self._earlier, self._mapping):
+                mapping.close()
 
     def __enter__(self) -> Reader:
         self._check_open()
@@ -549,41 +588,3 @@ class Reader(ArrayReader):
     def _check_open(self) -> None:
         if self._closed:
             raise WalClosed("this handle is closed; open the log again with pmwal.open()")
-
-
-class _Watcher:
-    """Watches for the known writer's next records of the same epoch, right after the last one."""
-
-    def __init__(self, reader: Reader, known: KnownWriter, place: Place) -> None:
-        self._reader, self._known, self._place = reader, known, place
-        self._asked_at, self._view = 0.0, place.view
-
-    def request(self, next_seq: int, waiter: Waiter, seconds: float) -> Request | None:
-        """What to watch for; None if there is no such writer, or nothing to watch."""
-        self._reader._check_open()
-        line, last, self._view = self._known.line, self._place.last, self._place.view
-        if waiter.page.map is None or not line or last is None or self._view is None or last.seq + 1 != next_seq:
-            return None
-        self._asked_at = time.monotonic()
-        page, at, ring_offset = waiter.page, Bound(last.end, next_seq), self._reader._block.ring_offset
-        return page.map, page.fd, ring_offset, line, at, self._view.epoch, self._view, waiter.announce, waiter.pause, seconds
-
-    def deliver(self, news: News) -> int:
-        """Note what was delivered meanwhile."""
-        line, first_seq, numbers = news
-        last = Delivered(*numbers)
-        assert self._view is not None
-        self._place.deliver(last, self._view)
-        self._known.saw(line, self._asked_at)
-        self._reader._note_start(self._view, last)
-        self._reader._index.drop_before(first_seq)
-        return last.seq + 1
-
-    def is_idle(self) -> bool:
-        """The page shows nothing new: whether that is all, because its writer is alive."""
-        self._reader._check_open()
-        alive_at, writer = time.monotonic(), self._reader._liveness.writer()
-        if writer is None or not self._known.is_of(writer):
-            return False
-        self._known.meet(writer, alive_at)
-        return True

@@ -18,6 +18,7 @@ from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.epochs import has_expected_epoch
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.layout import HEADER, PAGE, Header, Superblock
+from pmwal.format.relocation import PIECE, Relocation
 from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, RingReader, Rules, Run, Scan, Selected
 from pmwal.records import Bound, Record
 
@@ -125,6 +126,22 @@ class Walker:
             yield run
             at, clock = Bound(run.end, run.seq + 1), run.clock
         self._check_end(at, view)
+
+    def relocated(self, view: View, to: Relocation) -> Iterator[bytes]:
+        """The ring of another log with all records of the view, in pieces of whole pages."""
+        ring = RingReader(self.block, self.load, PIECE, self.scan)
+        at, rules = view.tail, view.rules(view.end.next_seq)
+        while at.next_seq < rules.stop_seq:
+            after = to.lay(ring, at, rules)
+            if after == at:
+                found = self._expect(ring, view, at)
+                to.add(found.header, self._record(ring, view, at, found).data)
+                after = Bound(found.end, found.header.seq + 1)
+            at = after
+            if to.pending > PIECE // 2:
+                yield to.take()
+        self._check_end(at, view)
+        yield to.take(rest=True)
 
     def _check_end(self, at: Bound, view: View) -> None:
         """After the last record of a view a walk is at the end of the view."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Found, Load, RingReader, Scan
@@ -22,6 +22,31 @@ def salvage(load: Load, judgement: Judgement, scan: Scan | None = None) -> Itera
     yield from _each(block, load, rebuilt.before)
     yield from _kept(block, load, rebuilt.tail, rebuilt.end)
     yield from _each(block, load, rebuilt.after)
+
+
+def salvaged(
+    load: Load, judge: Callable[[], Judgement], scan: Scan | None, start: int | None, stop: int | None
+) -> Iterator[tuple[RingReader, Found]]:
+    """Every whole record around the damage, from number ``start`` to before ``stop``, each with the reader that found it again.
+
+    Beside a writer that overwrites them meanwhile it continues where the log begins by then, up to where it ended at the call.
+    """
+    judgement = judge()
+    after, end = 0, judgement.end.next_seq
+    while True:
+        reader = RingReader(judgement.identity.block, load)
+        for found in salvage(load, judgement, scan):
+            seq = found.header.seq
+            if seq > after and (start is None or seq >= start) and (stop is None or seq < stop):
+                again = reader.whole(found.position)
+                if again is not None and again.header == found.header:
+                    yield reader, again
+            after = max(after, seq)
+        if not judgement.report.live or after + 1 >= end or judgement.row.outcome == "corrupt":
+            return
+        judgement = judge()
+        if judgement.tail.next_seq <= after + 1 or judgement.tail.next_seq >= end:
+            return
 
 
 def _kept(block: Superblock, load: Load, tail: Bound, end: Bound) -> Iterator[Found]:

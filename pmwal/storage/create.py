@@ -8,10 +8,12 @@ Invariants
   atomic and fails as well if the name is taken. Where that is refused too, nothing is created: a plain rename would overwrite
   the log of another process.
 - A file that is replaced (an empty one by a new log, a damaged log by a repaired one) is locked by whoever replaces it, and the new
-  one takes the name in one rename, with mode and owner where that is allowed.
+  one takes the name in one rename, with mode and owner where that is allowed. If the old one is kept, it gets its other name first.
+- The new file is locked until its name is durable: a record that a writer stored into it before would be lost with the name.
 - Blocks are allocated and, on a disk, zeros written first: an unwritten extent would cost a journal transaction at its first
   commit. The device writes them, where device, file system and kernel can do that. Else they are written in single pages, because
-  a large folio would cost 2048 sectors at every commit; or, for a large ring, in pieces that are dropped from the cache afterwards.
+  a large folio would cost 2048 sectors at every commit; or, for a large ring and a copy, in pieces that are dropped from the cache
+  afterwards.
   The disk begins on them while the next are written. The last fsync makes them durable with all else.
 - Every place of the control region holds a whole slot of generation 0, so a slot that is lost later is noticed.
 - A spare is such a file that has no name yet. It gets one while its lock is held and only if it has none, so of all processes that
@@ -24,25 +26,24 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from pmwal.errors import UnsupportedMedium, WalLocked
+from pmwal.format.control import whole_structures
 from pmwal.format.layout import (
     ALIGN_DEFAULT,
     APPLICATION_SIZE,
     PAGE,
     SLOT,
-    SUPERBLOCK_OFFSET,
     TIME_MAX,
     TIME_MIN,
+    Slot,
     Superblock,
     decode_slot,
-    encode_slot,
-    encode_superblock,
     geometry_problem,
     initial_slot,
-    slot_offset,
 )
 from pmwal.native.checksum import crc32c
 from pmwal.records import Progress
@@ -57,7 +58,7 @@ _HIDDEN = ".pmwal-new-"
 _PIECE = 1 << 20  # bytes of zeros on which the disk starts while the next are written
 _SINGLE_MAX = 96 << 20  # bytes of a file that is written in single pages
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_LINK = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_RENAME = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -83,7 +84,23 @@ def create_file(
     """
     if over is None and os.path.lexists(path):  # link(2) decides; this only saves work
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    fill = _filling(path, capacity, alignment, medium, application, seam, progress)
+    return make_file(path, _filling(path, capacity, alignment, medium, application, seam, progress), seam, over=over, mode=mode)
+
+
+def make_file(
+    path: str,
+    fill: Callable[[int], None],
+    seam: Seam,
+    *,
+    over: int | None = None,
+    keep: str | None = None,
+    mode: int = FILE_MODE,
+) -> WriterLock:
+    """A file that ``fill`` writes and syncs, given its name and locked for writing. ``over``, ``mode``: as in ``create_file``.
+
+    ``keep``: the name, in the same directory, that the file which is replaced has from then on. It may have it already.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
 
     def write(fd: int) -> None:
         if over is not None:
@@ -92,28 +109,12 @@ def create_file(
             _set_mode(fd, mode)
         fill(fd)
 
-    return _create_named(path, write, _give_name if over is None else _take_name, seam)
-
-
-def create_locked(path: str, data: bytes, mode: int, seam: Seam) -> WriterLock:
-    """Create a small file, complete and durable before it has its name, and lock it. ``FileExistsError`` if the name is taken."""
-
-    def write(fd: int) -> None:
-        _set_mode(fd, mode)
-        seam.write(fd, data, 0)
-        seam.sync_file(fd)
-
-    return _create_named(path, write, _give_name, seam)
-
-
-def _create_named(
-    path: str, write: Callable[[int], None], take: Callable[[str, str, str, int, Seam], None], seam: Seam
-) -> WriterLock:
-    """``_create`` in the directory of the path, with a hidden name where a file without one cannot get one."""
-    directory, name = os.path.split(os.path.abspath(path))
     directory_fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        take = _give_name if over is None else partial(_take_name, keep)
         try:
+            if over is not None:
+                remove_orphans(directory, directory_fd, name, seam)
             return _create(path, directory, directory_fd, name, write, take, seam)
         except _CannotLink:
             return _create(path, directory, directory_fd, name, write, take, seam, always_hidden=True)
@@ -123,6 +124,16 @@ def _create_named(
         raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(directory_fd)
+
+
+def create_locked(path: str, data: bytes, mode: int, seam: Seam) -> WriterLock:
+    """Create a small file, complete and durable before it has its name, and lock it. ``FileExistsError`` if the name is taken."""
+
+    def fill(fd: int) -> None:
+        seam.write(fd, data, 0)
+        seam.sync_file(fd)
+
+    return make_file(path, fill, seam, mode=mode)
 
 
 def create_spare(directory: str, *, capacity: int, alignment: int | None, medium: str, mode: int, seam: Seam) -> int | None:
@@ -209,11 +220,11 @@ def _filling(
         seam.allocate(fd, block.file_size)  # in one call, so that it can be one extent
         found = detect(fd, medium, path)
         check_mappable(fd, path)
-        if not found.allocates_zeros and not seam.zero(fd, block.file_size):
-            _write_zeros(fd, block.file_size, seam, progress)
-        elif progress is not None:
-            progress(block.file_size, block.file_size)
-        _write_structures(fd, replace(block, alignment=found.alignment) if alignment is None else block, seam)
+        aligned = replace(block, alignment=found.alignment) if alignment is None else block
+        zeroed = found.allocates_zeros or seam.zero(fd, block.file_size)
+        single = block.file_size <= _SINGLE_MAX
+        write_ring(fd, aligned, (), zeroed=zeroed, single=single, seam=seam, progress=progress)
+        write_structures(fd, aligned, initial_slot(), single=single, seam=seam)
 
     return fill
 
@@ -261,7 +272,7 @@ def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
         seam.link(source, name, directory_fd)
         return
     except OSError as error:
-        if error.errno not in NO_LINK:
+        if error.errno not in _NO_LINK:
             raise
         if os.path.isabs(source):
             raise _CannotLink from error
@@ -276,15 +287,17 @@ def _give_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
         ) from error
 
 
-def _take_name(path: str, source: str, name: str, directory_fd: int, seam: Seam) -> None:
-    """Give the file of ``unnamed_file`` the name of another file, which loses it."""
+def _take_name(keep: str | None, path: str, source: str, name: str, directory_fd: int, seam: Seam) -> None:
+    """Give the file of ``unnamed_file`` the name of another file, which loses it, or has the name ``keep`` from then on."""
+    if keep is not None:
+        _keep(path, name, keep, directory_fd, seam)
     hidden = source
     if os.path.isabs(source):
         hidden = hidden_name(name)
         try:
             seam.link(source, hidden, directory_fd)
         except OSError as error:
-            if error.errno not in NO_LINK:
+            if error.errno not in _NO_LINK:
                 raise
             raise _CannotLink from error
     try:
@@ -293,6 +306,22 @@ def _take_name(path: str, source: str, name: str, directory_fd: int, seam: Seam)
         with contextlib.suppress(OSError):
             seam.unlink(hidden, directory_fd)
         raise
+
+
+def _keep(path: str, name: str, keep: str, directory_fd: int, seam: Seam) -> None:
+    """Give a file a second name, durably, unless it has that already, since a replacement that was killed."""
+    if not os.path.lexists(os.path.join(os.path.dirname(path), keep)):
+        try:
+            seam.link(name, keep, directory_fd)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            message = (
+                f"{os.strerror(error.errno)}: there are no hard links here, so the file could not be kept as {keep}. Nothing was "
+                "changed; copy the log to another file system, do it there, and move the result back"
+            )
+            raise OSError(error.errno, message, path) from error
+    seam.sync_file(directory_fd)
 
 
 def inherit(fd: int, status: os.stat_result) -> None:
@@ -315,32 +344,79 @@ def remove_file(path: str, lock: WriterLock, seam: Seam) -> None:
             os.close(directory_fd)
 
 
-def _write_zeros(fd: int, size: int, seam: Seam, progress: Progress | None) -> None:
-    zeros = bytes(PAGE if size <= _SINGLE_MAX else _PIECE)
-    for start in range(0, size, _PIECE):
-        end = min(start + _PIECE, size)
-        for offset in range(start, end, len(zeros)):
-            seam.write(fd, zeros[: end - offset], offset)
-            if progress is not None:
-                progress(min(offset + len(zeros), end), size)
-        seam.begin_writing(fd, start, end - start)
+def write_ring(
+    fd: int, block: Superblock, pages: Iterable[bytes], *, zeroed: bool, single: bool, seam: Seam, progress: Progress | None
+) -> None:
+    """Write a ring that begins with these bytes, whole pages of them. ``write_structures`` must follow.
+
+    ``zeroed``: the whole file was written already, as zeros. Otherwise all of it is written here, once, from its start on.
+    ``single``: in single pages, because they stay in the cache; without it they are dropped before somebody commits to them.
+    """
+    step = PAGE if single else _PIECE
+    at = 0
+    for data in filter(None, pages):
+        if not at:
+            at = block.ring_offset
+            if not zeroed:
+                _write_zeros(fd, 0, at, block.file_size, step, seam, progress)
+        _write_pages(fd, data, at, block.file_size, step, seam, progress)
+        at += len(data)
+    if not zeroed:
+        _write_zeros(fd, at, block.file_size, block.file_size, step, seam, progress)
+    elif progress is not None:
+        progress(block.file_size, block.file_size)
 
 
-def _write_structures(fd: int, block: Superblock, seam: Seam) -> None:
-    slot = initial_slot()
-    slots = b"".join(encode_slot(slot, block.uuid, index) for index in range(block.turn))
-    if CHECKING:
-        check(len(slots) == block.control_size, f"{len(slots)} bytes of slots in a control region of {block.control_size}")
-        places = [slots[start : start + SLOT.size] for start in range(0, len(slots), SLOT.size)]
-        whole = all(decode_slot(place, block.uuid, index) == slot for index, place in enumerate(places))
-        check(whole, "a slot of a new log is not whole")
-    for offset in range(0, len(slots), PAGE):
-        seam.write(fd, slots[offset : offset + PAGE], slot_offset(offset // SLOT.size))
-    seam.write(fd, encode_superblock(block, 0), SUPERBLOCK_OFFSET)
-    seam.write(fd, encode_superblock(block, 1), block.copy_offset)
+@contextlib.contextmanager
+def needing_room(path: str, size: int) -> Iterator[None]:
+    """A full disk is an error that says for what there was no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        reason = f"{os.strerror(error.errno)}: no room for a new file of {size} bytes; nothing was changed"
+        raise OSError(error.errno, reason, path) from error
+
+
+def _write_zeros(fd: int, start: int, end: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
+    zeros = bytes(_PIECE)
+    for at in range(start, end, _PIECE):
+        _write_pages(fd, zeros[: end - at], at, size, step, seam, progress)
+
+
+def _write_pages(fd: int, data: bytes, start: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
+    """Write whole pages of a file of this size, and let the disk begin on them."""
+    for at in range(0, len(data), step):
+        seam.write(fd, data[at : at + step], start + at)
+        if progress is not None:
+            progress(start + min(at + step, len(data)), size)
+    seam.begin_writing(fd, start, len(data))
+
+
+def write_structures(fd: int, block: Superblock, slot: Slot, *, single: bool, seam: Seam) -> None:
+    """Write all of a log but its ring, with ``slot`` as the newest, into a file that is zeros there, and sync it.
+
+    ``single``: as for ``write_ring``.
+    """
+    for start, data in whole_structures(slot, block):
+        if not any(data):
+            continue
+        if CHECKING and start == block.control_offset:
+            _check_slots(data, block, slot)
+        for at in range(0, len(data), PAGE):
+            seam.write(fd, data[at : at + PAGE], start + at)
     seam.sync_file(fd)
-    if block.file_size > _SINGLE_MAX:
+    if not single:
         drop_cache(fd)
+
+
+def _check_slots(slots: bytes, block: Superblock, newest: Slot) -> None:
+    check(len(slots) == block.control_size, f"{len(slots)} bytes of slots in a control region of {block.control_size}")
+    for index in range(block.turn):
+        slot = decode_slot(slots[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
+        same = slot is not None and slot._replace(generation=newest.generation) == newest
+        check(same, "a slot of a new log is not whole")
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ class Seam:
 
     def zero(self, fd: int, size: int) -> bool:
         """Have the device write zeros over all blocks of a file, which are durable after ``sync_file``; False where it cannot."""
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = _libc()
         while libc.fallocate(fd, _FALLOC_FL_WRITE_ZEROES, ctypes.c_longlong(0), ctypes.c_longlong(size)):
             number = ctypes.get_errno()
             if number in _NO_ZEROS:
@@ -111,7 +111,7 @@ class Seam:
 
     def begin_writing(self, fd: int, offset: int, length: int) -> None:
         """Start writing these bytes of the page cache to the disk. It promises nothing; ``sync_file`` reports what fails."""
-        libc = ctypes.CDLL(None)
+        libc = _libc()
         libc.sync_file_range(fd, ctypes.c_longlong(offset), ctypes.c_longlong(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
@@ -140,7 +140,7 @@ class Seam:
 
     def rename_new(self, source: str, target: str, directory_fd: int) -> None:
         """Rename within a directory, atomically; fails if the name is taken (renameat2(2) with RENAME_NOREPLACE)."""
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = _libc()
         if not hasattr(libc, "renameat2"):
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target)
         if libc.renameat2(directory_fd, os.fsencode(source), directory_fd, os.fsencode(target), _RENAME_NOREPLACE):
@@ -154,6 +154,11 @@ class Seam:
     def unlink(self, name: str, directory_fd: int) -> None:
         """Remove a name."""
         os.unlink(name, dir_fd=directory_fd)
+
+
+@cache
+def _libc() -> ctypes.CDLL:  # loaded once: that takes as long as to write a page
+    return ctypes.CDLL(None, use_errno=True)
 
 
 @cache

@@ -34,6 +34,7 @@ BARS: dict[str, float] = {
     "large 16 MiB": 1.5,
     "disk extend": 0.7,
     "creation": 0.9,
+    "copy": 0.5,
     "threads barriers": 0.2,
     "threads rate": 0.95,
     "tasks": 20.0,

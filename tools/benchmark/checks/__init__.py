@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from benchmark.checks.consumers import consumers
+from benchmark.checks.copies import copies
 from benchmark.checks.creation import creation
 from benchmark.checks.dax import dax, dax_kib
 from benchmark.checks.delivery import follow
@@ -46,6 +47,7 @@ CHECKS: dict[str, Check] = {
     "small after large": small_after_large,
     "disk extend": disk_extend,
     "creation": creation,
+    "copy": copies,
     "threads": threads,
     "tasks": tasks,
     "beside computing": beside_computing,
