@@ -341,11 +341,15 @@ def test_rollback_after_a_position_changes_nothing(path: Path, wal: pmwal.Wal) -
     assert consume(path) == [b"C"]
 
 
-def test_rollback_is_recognised_when_the_tail_has_passed_it(path: Path, wal: pmwal.Wal) -> None:
-    """The slots name the epoch that began at or before the record."""
+@pytest.mark.parametrize("begun", [False, True])
+def test_rollback_is_recognised_when_the_tail_has_passed_it(path: Path, wal: pmwal.Wal, begun: bool) -> None:
+    """The slots name the epoch that began at or before the record. ``begun``: the consumer began while another one was there."""
     consume(path, 4)
     wal.rollback(after=2)
     wal.extend([b"C", b"D", b"E"])
+    if begun:
+        with pytest.raises(Overrun, match="record 4 is another one than it acknowledged"):
+            consume(path)
     wal.truncate(before=5)
     with pytest.raises(Overrun, match="record 4, which it acknowledged, was rolled back"):
         consume(path)

@@ -7,14 +7,14 @@ Invariants
 - An acknowledgement is a cursor of the set: for each log, the record up to which its records were handed out. So it covers what was
   handed out in the order of the set, and nothing else.
 - A log that joins the set has a position as soon as it is seen, and begins with its oldest record. So does a log in whose place
-  another one was before: a position says nothing about another log.
+  another one was before: a position says nothing about another log. A log that was resized is the same one, and continues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pmwal.errors import WalClosed
 from pmwal.format.position import check_name
@@ -41,6 +41,13 @@ class Logs(Protocol):
         """As ``LogSet.follow``."""
 
 
+class _Held(NamedTuple):
+    """A consumer of one log, and its reader, which is closed once it has read a file to whose name there is another one."""
+
+    reader: Reader
+    consumer: Consumer
+
+
 class SetConsumer:
     """A named consumer of a set of logs; made by ``LogSet.consumer``. It keeps a position beside each log.
 
@@ -63,7 +70,7 @@ class SetConsumer:
             raise ValueError(f"a consumer of a set starts with 'oldest' or 'newest', not {start!r}")
         self._logs = logs
         self._closed = False
-        self._consumers: dict[str, Consumer] = {}  # by uuid
+        self._held: dict[str, _Held] = {}  # by uuid
         self._paths: set[str] = set()
         self._left: set[str] = set()  # logs that were removed before what was handed out of them was acknowledged
         try:
@@ -75,12 +82,19 @@ class SetConsumer:
     def _join(self, start: str) -> None:
         """Have a position beside each log that is in the set by now, and none beside those that are not."""
         readers = {reader.uuid: (path, reader) for path, reader in self._logs.logs.items()}
-        for uuid in [uuid for uuid in self._consumers if uuid not in readers]:
-            self._consumers.pop(uuid).close()
+        for uuid, held in list(self._held.items()):
+            if uuid not in readers or readers[uuid][1] is not held.reader:
+                self._held.pop(uuid).consumer.close()
         for uuid, (path, reader) in readers.items():
-            if uuid not in self._consumers and not is_elsewhere(reader):
-                self._consumers[uuid] = renewed_consumer(reader, self._name, start)
+            if uuid not in self._held and not is_elsewhere(reader):
+                self._held[uuid] = _Held(reader, renewed_consumer(reader, self._name, start))
             self._paths.add(path)
+
+    def _consumers(self) -> dict[str, Consumer]:
+        """By uuid: one for each log that it knows, in the file in which the log is by now."""
+        if any(held.reader.closed for held in self._held.values()):
+            self._join("oldest")
+        return {uuid: held.consumer for uuid, held in self._held.items()}
 
     @property
     def name(self) -> str:
@@ -95,7 +109,7 @@ class SetConsumer:
     @property
     def lag(self) -> Lag:
         """Records and bytes of all logs that are not acknowledged, and the age of the oldest."""
-        lags = [consumer.lag for consumer in self._consumers.values()]
+        lags = [consumer.lag for consumer in self._consumers().values()]
         return Lag(
             sum(lag.records for lag in lags), sum(lag.bytes for lag in lags), max([lag.seconds for lag in lags], default=0.0)
         )
@@ -108,7 +122,7 @@ class SetConsumer:
         """
         self._check()
         self._join("oldest")
-        starts = {uuid: consumer.cursor for uuid, consumer in self._consumers.items() if consumer.cursor}
+        starts = {uuid: consumer.cursor for uuid, consumer in self._consumers().items() if consumer.cursor}
         return self._hand_out(self._logs.follow(starts, wait=wait, timeout=timeout))
 
     def _hand_out(self, records: Iterator[SetRecord]) -> Iterator[SetRecord]:
@@ -125,12 +139,13 @@ class SetConsumer:
         """
         self._check()
         acknowledged = self.cursor if cursor is None else cursor
-        if not acknowledged.keys() <= self._consumers.keys() | self._left:
+        if not acknowledged.keys() <= self._held.keys() | self._left:
             self._join("oldest")
-            self._left |= acknowledged.keys() - self._consumers.keys()
+            self._left |= acknowledged.keys() - self._held.keys()
+        consumers = self._consumers()
         for uuid, text in acknowledged.items():
-            if uuid in self._consumers:  # else the log has left the set, and its position with it
-                self._consumers[uuid].ack(text, durable=durable)
+            if uuid in consumers:  # else the log has left the set, and its position with it
+                consumers[uuid].ack(text, durable=durable)
 
     def seek(self, start: str) -> None:
         """Move all positions, durably: before the ``"oldest"`` record of each log, or to its end (``"newest"``)."""
@@ -138,7 +153,7 @@ class SetConsumer:
         if start not in ("oldest", "newest"):
             raise ValueError(f"a consumer of a set seeks 'oldest' or 'newest', not {start!r}")
         self._join(start)
-        for consumer in self._consumers.values():
+        for consumer in self._consumers().values():
             consumer.seek(start)
 
     @property
@@ -149,8 +164,8 @@ class SetConsumer:
     def close(self) -> None:
         """Let another process be this consumer. Idempotent."""
         self._closed = True
-        for consumer in self._consumers.values():
-            consumer.close()
+        for held in self._held.values():
+            held.consumer.close()
 
     def __enter__(self) -> SetConsumer:
         self._check()

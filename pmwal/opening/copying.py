@@ -9,6 +9,8 @@ Invariants
 - A copy has another uuid than its source. A resized log has the same, and only one file of it stays: so it must have one name.
 - The source of a copy is only read, beside a writer as a ``Reader`` reads. A log that is resized is locked. When the new file has
   its name, the old one is ended as by an open and a close: who follows it then finds its end, and at the path the new file.
+- A copy has no consumers. A position beside a resized log says of the new file what it said of the old one; only its hints, on
+  which nothing relies, are corrected afterwards, by whoever holds it. So a crash before that changes nothing of what is free.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from pmwal.opening import open_with
 from pmwal.opening.files import backup_for, lock_existing, map_for_reading, map_for_writing, resolved
 from pmwal.opening.options import Options
 from pmwal.opening.takeover import take_over
-from pmwal.reading.internals import snapshot
+from pmwal.reading.internals import lay_positions_anew, snapshot
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import View, Walker, damaged
 from pmwal.records import Bound, Progress, restore
@@ -160,7 +162,7 @@ def resize(
     allowed, stay. A log whose writer was killed is recovered as by an open.
 
     Until the new file has the log's name, the old one has it, at every crash. Readers that have the old file open see its end; a
-    ``follow`` continues in the new file.
+    ``follow`` continues in the new file, and so do consumers, whose positions stay.
 
     Raises ``ValueError`` if the records do not fit, with the least size, ``WalLocked`` if a writer has the log open, ``OSError`` if
     it has several hard links or there is no room, ``CorruptWal``, ``FormatError``, ``PersistError``. Then the log is as it was.
@@ -231,7 +233,17 @@ def _resize(
                 _end(name, lock, seam)
     finally:
         new_lock.release()
+    with contextlib.suppress(OSError, PmwalError):  # they are good as they are, only slower to use
+        _lay_positions_anew(name, seam)
     return replace(copying.report(), backup=kept)
+
+
+def _lay_positions_anew(name: str, seam: Seam) -> None:
+    """Let the positions of consumers say where their records are in the new file."""
+    reader = open_with(name, Options("r"), seam=seam)
+    assert isinstance(reader, Reader)
+    with reader:
+        lay_positions_anew(reader)
 
 
 def _end(name: str, lock: WriterLock, seam: Seam) -> None:

@@ -6,8 +6,9 @@ Invariants
   not acknowledged is delivered again to the next holder.
 - ``ack`` moves a position forwards only. It names a record that the log contained, so a rollback of that record is recognised.
 - Where a record starts and ends is a hint in a position, verified by the checksum of the record. Without it the record is found
-  as a reader finds any.
-- ``ack`` may be called by any thread: it uses what ``follow`` noted with the last record, and nothing that the reader changes.
+  as a reader finds any. A resize makes all hints wrong; whoever holds a consumer next finds its record and corrects them.
+- ``ack`` may be called by any thread: it uses what ``follow`` noted with the last record, and keeps the reader at one file while
+  it looks for another one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmwal.cursor import cursor_of, parse_cursor
-from pmwal.errors import CorruptWal, ForkedWal, Overrun, PositionError, WalClosed, WalUnlinked
+from pmwal.errors import CorruptWal, ForkedWal, Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
 from pmwal.format.layout import TIME_MAX, TIME_MIN
 from pmwal.format.payload import as_number
 from pmwal.format.position import APPLICATION_MAX, Position, check_name
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         _block: Superblock
         _mapping: Mapping
         _name: LogName
+        _one_file: threading.Lock
         _seam: Seam
         _place: Place
 
@@ -62,11 +64,12 @@ if TYPE_CHECKING:
 
 
 class _Handed(NamedTuple):
-    """The record that ``follow`` has handed out last, where it is, and the view that it is of."""
+    """The record that ``follow`` has handed out last, where it is, and the view and the file that it is of."""
 
     record: Record
     at: Delivered | None
     view: View | None
+    file: Mapping
 
 
 class Consumer:
@@ -84,8 +87,11 @@ class Consumer:
     ([b'c'], 1)
     """
 
-    def __init__(self, log: Log, name: str, start: int | str, *, renew: bool = False) -> None:
-        """``renew``: a position that is damaged, or of another log, is no error; the consumer begins at ``start``, as if new."""
+    def __init__(self, log: Log, name: str, start: int | str | None, *, renew: bool = False) -> None:
+        """``renew``: a position that is damaged, or of another log, is no error; the consumer begins at ``start``, as if new.
+
+        ``start`` is None for one that must be there: ``FileNotFoundError`` if it is not.
+        """
         self._name = check_name(name)
         self._log = log
         self._guard = threading.Lock()  # of the position
@@ -100,7 +106,8 @@ class Consumer:
                 f"{log.path}: {lost} while the log was open, so a position beside it would be lost; open the path again"
             )
         mode = os.fstat(log._mapping.fd).st_mode & 0o666
-        self._file = PositionFile(directory_of(log._name.path), name, log._seam, mode, lambda: self._beginning(start))
+        first = None if start is None else partial(self._beginning, start)
+        self._file = PositionFile(directory_of(log._name.path), name, log._seam, mode, first)
         try:
             if not self._file.created:
                 self._take_over(start if renew else None)
@@ -122,7 +129,17 @@ class Consumer:
                     f"remove it with pmwal consumers --forget {self._name}, or move the directory to where that log is now"
                 )
             position = self._beginning(start)
-        self._file.store(position, durable=True)
+        self._file.store(self._laid_anew(position), durable=True)
+
+    def _laid_anew(self, position: Position) -> Position:
+        """The same position with hints that are right."""
+        view = self._log._view()
+        if view.tail.next_seq <= position.seq < view.end.next_seq:
+            with contextlib.suppress(PmwalError):  # which ``follow`` raises
+                record, at = self._find(position.seq, view, position)
+                if _check_of(record) == position.check:
+                    return position._replace(epoch=view.epoch, epoch_first_seq=view.epoch_first_seq, start=at.position, end=at.end)
+        return position
 
     # -- where it is
 
@@ -245,10 +262,9 @@ class Consumer:
         return position.seq + 1
 
     def _hand_out(self, records: Iterator[Record]) -> Iterator[Record]:
-        place = self._log._place
         for record in records:
-            at = place.last
-            self._handed = _Handed(record, at, place.view)
+            place = self._log._place  # another one in each file
+            self._handed = _Handed(record, place.last, place.view, self._log._mapping)
             yield record
 
     # -- moving
@@ -291,10 +307,12 @@ class Consumer:
             view = handed.view
             if view is not None and seq == handed.record.seq == handed.at.seq:
                 return self._position(seq, _check_of(handed.record), handed.at.position, handed.at.end, view)
-        view = self._log._view() if view is None else view
-        if seq >= view.end.next_seq:
-            raise ValueError(f"there is no record {seq} to acknowledge; {extent(view.tail.next_seq, view.end.next_seq)}")
-        return self._at(seq, view, self._current())
+        with self._log._one_file:
+            if view is None or handed is None or handed.file is not self._log._mapping:
+                view = self._log._view()
+            if seq >= view.end.next_seq:
+                raise ValueError(f"there is no record {seq} to acknowledge; {extent(view.tail.next_seq, view.end.next_seq)}")
+            return self._at(seq, view, self._current())
 
     def seek(self, start: int | str) -> None:
         """Move the position, durably: to before the ``"oldest"`` record, to the end (``"newest"``), to before a number, or to after
@@ -362,6 +380,14 @@ class Standing(NamedTuple):
     lag: Lag | None
     holder: int | None
     problem: str | None
+
+
+def lay_anew(log: Log) -> None:
+    """Correct the positions beside a log that was resized, which are hints. One that somebody holds corrects its holder."""
+    for known in standings(log):  # which finds the records while no position is held
+        if known.position is not None and known.problem is None and known.holder is None:
+            with contextlib.suppress(OSError, PmwalError):
+                Consumer(log, known.name, None).close()
 
 
 def standings(log: Log) -> list[Standing]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pmwal.format.layout import Superblock
 from pmwal.format.ring import Clock, Filter, Selected
-from pmwal.reading.consumer import Consumer, Standing, standings
+from pmwal.reading.consumer import Consumer, Standing, lay_anew, standings
 from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -77,6 +77,11 @@ def look(reader: Reader) -> Look:
 def consumers_of(reader: Reader) -> list[Standing]:
     """What is known of the consumers of a log."""
     return standings(reader)
+
+
+def lay_positions_anew(reader: Reader) -> None:
+    """Correct the positions beside a log that was resized: their hints say where records were in the old file."""
+    lay_anew(reader)
 
 
 def renewed_consumer(reader: Reader, name: str, start: int | str) -> Consumer:

@@ -13,6 +13,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
@@ -82,6 +83,7 @@ class Reader(ArrayReader):
         self._closed = False
         self._open_again = open_again
         self._earlier: list[Mapping] = []  # files that it read before, which others may still read
+        self._one_file = threading.Lock()  # while it is held, the reader does not turn to another file
         self._place = Place(mark=None if native is None else native.Mark())
         self._record_type = Record
         self._take((mapping, identity))
@@ -392,10 +394,11 @@ class Reader(ArrayReader):
         """Read the file that took the place of this one, if there is one."""
         if file is not None:
             before = self._place  # in which others may still note what they deliver of the old file
-            self._place, before.mark = Place(mark=before.mark), None
-            self._place.forget()
-            self._earlier.append(self._mapping)
-            self._take(file)
+            with self._one_file:
+                self._place, before.mark = Place(mark=before.mark), None
+                self._place.forget()
+                self._earlier.append(self._mapping)
+                self._take(file)
         return file is not None
 
     def _ended_before(self, seq: int) -> bool:

@@ -135,10 +135,10 @@ def remove_positions(path: str, seam: Seam) -> None:
 class PositionFile:
     """The position of one consumer, held by this process."""
 
-    def __init__(self, directory: str, name: str, seam: Seam, mode: int, first: Callable[[], Position]) -> None:
+    def __init__(self, directory: str, name: str, seam: Seam, mode: int, first: Callable[[], Position] | None) -> None:
         """Hold the consumer of this name. If there is none it is made, with the position that ``first`` gives.
 
-        ``mode``: of a new file. Raises ``ConsumerHeld``, and what ``first`` raises.
+        ``mode``: of a new file. Raises ``ConsumerHeld``, and what ``first`` raises; without ``first``, ``FileNotFoundError``.
         """
         self.path = os.path.join(directory, name)
         self._seam = seam
@@ -148,6 +148,8 @@ class PositionFile:
             try:
                 self._lock = _lock(self.path, name, seam)
             except FileNotFoundError:
+                if first is None:
+                    raise
                 _make_directory(directory, mode, seam)
                 try:
                     self._lock = create_locked(self.path, encode_file(first()), mode, seam)
