@@ -458,6 +458,19 @@ def test_backup_keeps_the_old_file(path: Path) -> None:
     assert superblock(path).capacity == 65536
 
 
+@pytest.mark.parametrize("directory", ["", "sub"])
+def test_relative_path_stays_one(path: Path, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+    """In the report and in errors, as it was given."""
+    monkeypatch.chdir(path.parent if not directory else path.parent.parent)
+    place = Path(path.parent.name if directory else "", path.name)
+    old = place.with_name("old.wal")
+    with pytest.raises(ValueError, match=rf"^{place}: the records take"):
+        pmwal.resize(place, 4096)
+    report = pmwal.resize(place, "64KiB", backup=old)
+    assert (report.path, report.backup, superblock(path).capacity) == (str(place), str(old), 65536)
+    assert names(path.parent) == ["old.wal", path.name]
+
+
 def test_file_that_is_removed_meanwhile_does_not_come_back(path: Path) -> None:
     """What is found at the name when the new file is complete is not the log that was read."""
 

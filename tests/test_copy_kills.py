@@ -29,9 +29,9 @@ def resize_for_ever(pipe: Connection, path: Path) -> None:
 
 
 def check_kills(path: Path, kills: int, seed: int) -> None:
-    """Kill a process at random that resizes a log, again and again. All that it leaves are logs with all records."""
+    """Kill a process at random that resizes a log, again and again. It leaves logs with all records, and consumers with theirs."""
     rng = random.Random(seed)
-    sizes = set[int]()
+    sizes, acknowledged = set[int](), 0
     with open_small(path) as wal:
         wal.extend([rng.randbytes(rng.randrange(300)) for _ in range(20)], kind=7)
         expected = list(wal)
@@ -47,13 +47,19 @@ def check_kills(path: Path, kills: int, seed: int) -> None:
             if name.suffix in (".copy", ".old"):
                 name.unlink()  # a backup that was linked before the rename would be a second name of the log
         sizes.add(superblock(path).capacity)
+        with pmwal.open(path, "r") as reader, reader.consumer("mail") as consumer:
+            assert consumer.position == acknowledged
+            assert list(consumer.follow(timeout=0)) == [record for record in expected if record.seq > acknowledged]
+            acknowledged = max(acknowledged, expected[-1].seq - rng.randrange(20))
+            consumer.ack(acknowledged)
         with pmwal.open(path, "r+") as wal:
             assert list(wal) == expected
-            wal.truncate(before=max(1, wal.next_seq - 20))
+            first_seq = wal.truncate(consumed=True)
+            assert first_seq == acknowledged + 1
             wal.append(b"after a kill")
             expected = list(wal)
     pmwal.resize(path, 8192 if 8192 not in sizes else 32768)
-    assert sorted(os.listdir(path.parent)) == [path.name]
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.consumers"]
     assert kills < 100 or len(sizes) == len(SIZES)
 
 
