@@ -92,7 +92,7 @@ class SetConsumer:
 
     def _consumers(self) -> dict[str, Consumer]:
         """By uuid: one for each log that it knows, in the file in which the log is by now."""
-        if any(held.reader.closed for held in self._held.values()):
+        if not self._closed and any(held.reader.closed for held in self._held.values()):
             self._join("oldest")
         return {uuid: held.consumer for uuid, held in self._held.items()}
 
