@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from itertools import cycle
+from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.both_engines
 SIZES = (16384, 65536, 12288, 1 << 20)
 
 
-def resize_for_ever(pipe: Connection, path: Path) -> None:
+def resize_for_ever(pipe: Connection, path: Path, first: int) -> None:
     """Resize a log to one size after another, and copy it each time. Says when it begins."""
     pipe.send("begun")
-    for number, size in enumerate(cycle(SIZES)):
+    for number, size in enumerate(islice(cycle(SIZES), first, None)):
         pmwal.resize(path, size, backup=path.with_name(f"{number}.old") if number % 3 == 1 else None)
         pmwal.copy(path, path.with_name(f"{number}.copy"), size=size)
 
@@ -36,7 +36,7 @@ def check_kills(path: Path, kills: int, seed: int) -> None:
         wal.extend([rng.randbytes(rng.randrange(300)) for _ in range(20)], kind=7)
         expected = list(wal)
     for _ in range(kills):
-        with child(resize_for_ever, path) as process:
+        with child(resize_for_ever, path, rng.randrange(len(SIZES))) as process:
             assert process.hear() == "begun"
             time.sleep(rng.expovariate(1) * 0.01)
         for name in path.parent.iterdir():
