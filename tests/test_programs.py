@@ -268,6 +268,56 @@ def test_state_that_is_not_durable_when_the_log_is_truncated_is_found(steps: tup
     assert fate is None or fate in str(raised.value), str(raised.value)
 
 
+class Kept(pmwal.Store):
+    """A list, as the base of stores keeps it."""
+
+    rows: list[Any]
+
+    def __init__(self, path: Path) -> None:
+        self.rows = []
+        super().__init__(path, size=SIZE, snapshot=path.with_name("rows.state"))
+
+    def apply(self, change: Any) -> None:
+        self.rows.append(change)
+
+    def save(self) -> list[Any]:
+        return self.rows
+
+    def load(self, state: list[Any]) -> None:
+        self.rows = state
+
+
+class FreesFirst(Kept):
+    """The log is freed before the snapshot is there."""
+
+    def checkpoint(self) -> None:
+        self.wal.truncate(before=self.wal.next_seq)
+        super().checkpoint()
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("kind", [Kept, FreesFirst])
+def test_snapshot_of_a_store_is_followed(kind: type[Kept], medium: str) -> None:
+    """It is pmwal that syncs and renames that file, and not a call on the log."""
+
+    def run(path: Path) -> None:
+        with kind(path) as store:
+            for number in range(3):
+                store.log(number)
+                acknowledged(number)
+                store.checkpoint()
+
+    def check(path: Path, done: list[Any]) -> None:
+        with kind(path) as store:
+            assert store.rows[: len(done)] == done
+
+    if kind is Kept:
+        assert check_crashes(run, check, medium=medium) > 30
+    else:
+        with pytest.raises(CrashFailure, match=r"self\.wal\.truncate\(before=self\.wal\.next_seq\)"):
+            check_crashes(run, check, medium=medium)
+
+
 def test_calls_for_files_are_as_they_were_after_a_run() -> None:
     """Also after one that failed."""
     before = [getattr(os, name) for name in CALLS]
