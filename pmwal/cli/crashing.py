@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pmwal.cli.atomic_file import replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.terminal import print_json, say
+from pmwal.cli.wording import count_in_words
 from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.programs import kept
 from pmwal.testing.programs.campaign import LIMIT, LOG, Outcome, explore
@@ -121,7 +122,8 @@ def _print(args: argparse.Namespace, engine: str | None, outcome: Outcome) -> No
     where = f"medium {recording.medium}" + (f", {engine} engine" if engine else "")
     share = f"; {outcome.looked_at} of them chosen by seed {args.seed or 0}" if _is_share(outcome) else ""
     print(
-        f"{where}: {len(recording.steps)} steps, {len(recording.values)} acknowledgements, "
+        f"{where}: {count_in_words(len(recording.steps), 'step')}, "
+        f"{count_in_words(len(recording.values), 'acknowledgement')}, "
         f"{outcome.total} states that a crash may leave{share}"
     )
     if outcome.account is not None:

@@ -31,7 +31,7 @@ from pmwal.reading.hints import wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, extent, gone, resume
 from pmwal.records import Bound, Lag, Record
-from pmwal.storage.positions import Look, PositionFile, check_links, damaged, directory_of, names_in
+from pmwal.storage.positions import Look, PositionFile, check_links, damaged, directory_of, log_of, names_in
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -119,7 +119,8 @@ class Consumer:
             if start is None:
                 raise PositionError(
                     f"{self._file.path}: the position of consumer {self._name!r} is of another log, which had this path before; "
-                    f"remove it with pmwal consumers --forget {self._name}, or move the directory to where that log is now"
+                    f"remove it with pmwal consumers {log_of(self._file.path)} --forget {self._name}, or move the directory to "
+                    "where that log is now"
                 )
             position = self._beginning(start)
         self._file.store(position, durable=True)

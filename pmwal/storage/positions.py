@@ -52,6 +52,11 @@ def directory_of(path: str) -> str:
     return os.path.realpath(path) + _SUFFIX
 
 
+def log_of(path: str) -> str:
+    """The log to which the position in this file belongs."""
+    return os.path.dirname(path).removesuffix(_SUFFIX)
+
+
 def check_links(fd: int, path: str) -> None:
     """``ValueError`` for a log with several names."""
     links = links_of(fd)
@@ -237,7 +242,7 @@ def damaged(path: str, name: str) -> PositionError:
     """The error for a position of which no slot is whole."""
     return PositionError(
         f"{path}: the position of consumer {name!r} is damaged: neither of its two slots is whole. Set it anew with "
-        f"pmwal consumers --set {name}=CURSOR, or remove it with --forget {name}"
+        f"pmwal consumers {log_of(path)} --set {name}=CURSOR, or remove it with --forget {name}"
     )
 
 

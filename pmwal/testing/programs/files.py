@@ -96,9 +96,7 @@ class Observer:
 
 
 @contextlib.contextmanager
-def watched(
-    note: Callable[[str], None], synced: Callable[[int], None], is_of_log: Callable[[FrameType], bool]
-) -> Iterator[None]:
+def watched(note: Callable[[str], None], synced: Callable[[int], None], is_of_log: Callable[[FrameType], bool]) -> Iterator[None]:
     """``note`` is told of each call of ``CALLS`` before it is made, ``synced`` of each fsync after it.
 
     ``is_of_log`` says of a caller whether its call is one on the log, of which neither is told.
