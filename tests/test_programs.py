@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -478,6 +479,37 @@ def test_program_that_cannot_be_followed_is_refused(run: Callable[[Path], object
     """Never a verdict on what was not seen. The message says what to change."""
     with pytest.raises(NotSimulated, match=reason):
         check_crashes(run, lambda path, done: None)
+
+
+def generator(path: Path) -> Any:
+    Store(path).put(a=1)
+    yield
+
+
+def leaves(path: Path) -> None:
+    Store(path).put(a=1)
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize("run", [generator, leaves])
+def test_run_that_does_not_end_as_a_function_is_refused(run: Callable[[Path], object]) -> None:
+    """A generator has not run; the status of sys.exit(0) would be that of a sound program."""
+    with pytest.raises(NotSimulated, match=r"plain function|called sys\.exit"):
+        check_crashes(run, lambda path, done: None)
+
+
+@pytest.mark.parametrize("returned", [False, True, 0, (each for each in ())])
+def test_check_that_returns_something_is_refused(returned: object) -> None:
+    """Only an exception is a verdict, and a generator has not run."""
+    with pytest.raises(NotSimulated, match="let it return nothing"):
+        check_crashes(several, lambda path, done: returned)
+
+
+@pytest.mark.parametrize("status", [0, 1, None])
+def test_check_that_leaves_the_interpreter_fails(status: int | None) -> None:
+    """The command would end with that status, and no verdict."""
+    with pytest.raises(CrashFailure, match="SystemExit"):
+        check_crashes(several, lambda path, done: sys.exit(status))
 
 
 def test_exception_of_a_run_is_raised_as_it_is() -> None:

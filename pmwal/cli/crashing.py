@@ -16,7 +16,7 @@ from time import monotonic
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.atomic_file import check_place, replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import count_in_words
@@ -44,12 +44,17 @@ class _Unusable(Exception):
 
 def run(args: argparse.Namespace) -> int:
     """Run the program's check on what each crash leaves; 1 if it fails."""
+    if sys.flags.optimize:
+        say("Python removes assert here (-O or PYTHONOPTIMIZE), so a check may notice nothing; run it without")
+        return USAGE
     try:
         program = _load(Path(args.program))
         if args.replay is not None:
             if args.keep is not None or args.json is not None:
                 args.parser.error("--replay only repeats a check; leave out --keep and --json")
             return _replay(args, program)
+        if args.json not in (None, "-"):
+            check_place(args.json)
         if args.keep is not None:
             kept.prepare(Path(args.keep))
         return _explore(args, program)

@@ -260,7 +260,8 @@ class Consumer:
         It survives the death of the process at once, and a power cut with ``durable=True``, after a later call with it, or on DAX.
         A number that was acknowledged before changes nothing. ``released`` is the last record that ``truncate(consumed=True)`` may
         free, if later ones may be wanted again; ``application``, up to 64 bytes, is stored with the position. Raises
-        ``PersistError``, ``ValueError`` for a number past the end, and ``Overrun`` for a record that was rolled back.
+        ``PersistError``, ``ValueError`` for a number past the end, ``Overrun`` for a cursor whose record was rolled
+        back, and ``PositionError`` if the position was removed meanwhile.
         """
         number = parse_cursor(seq).seq if isinstance(seq, str) else as_number(seq)
         if application is not None and len(application) > APPLICATION_MAX:

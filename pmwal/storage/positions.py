@@ -189,6 +189,8 @@ class PositionFile:
     def store(self, position: Position, *, durable: bool) -> None:
         """Store a position, whose generation is ignored. ``PersistError`` if that fails: nothing more can be stored then."""
         self._refuse_failed()
+        if not links_of(self._lock.fd):
+            raise PositionError(f"{self.path}: the position was removed while this consumer used it; begin the consumer again")
         generation = 1 if self._stored is None else self._stored.position.generation + 1
         page = 0 if self._durable is None else 1 - self._durable.page
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import os
 import sys
 import threading
@@ -90,7 +91,12 @@ def stack_of(frame: FrameType | None) -> tuple[Frame, ...]:
 
 def _call(run: Run, path: Path) -> None:
     """Where the frames of a program end."""
-    run(path)
+    try:
+        returned = run(path)
+    except SystemExit as error:
+        raise NotSimulated(f"run(path) called sys.exit({error.code!r}): let it return when its work is done") from error
+    if inspect.isgenerator(returned) or inspect.isawaitable(returned):
+        raise NotSimulated(f"run(path) returned a {type(returned).__name__}, so none of it has run: make it a plain function")
 
 
 class _ProgramRecorder(Recorder):
