@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         def _epochs(self) -> dict[int, int]: ...
         def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]: ...
         def _walker(self, view: View, place: Place) -> Walker: ...
-        def _locate(self, view: View, first: int, place: Place) -> Bound: ...
+        def _start_of(self, view: View, first: int, place: Place) -> Bound: ...
 
 
 class _Handed(NamedTuple):
@@ -168,7 +168,7 @@ class Consumer:
             near = Bound(known.start, seq) if known.seq == seq else Bound(known.end, known.seq + 1)
             with contextlib.suppress(Overrun):  # it was only a hint
                 return self._read(replace(walker, explain=wrong_hint), near, seq, view)
-        return self._read(walker, self._log._locate(view, seq, self._log._place), seq, view)
+        return self._read(walker, self._log._start_of(view, seq, self._log._place), seq, view)
 
     def _read(self, walker: Walker, near: Bound, seq: int, view: View) -> tuple[Record, Delivered]:
         found = walker.locate(view, near, seq)
@@ -402,7 +402,7 @@ def lag_of(log: Log, position: Position) -> Lag:
         try:
             time_ns = replace(walker, explain=wrong_hint).header(view, near).time_ns
         except Overrun:
-            near = log._locate(view, first, log._place)
+            near = log._start_of(view, first, log._place)
             time_ns = walker.header(view, near).time_ns
         seconds = max(0.0, (log._seam.now_ns() - time_ns) / 1e9)
     return Lag(view.end.next_seq - first, view.end.position - near.position, seconds)
