@@ -23,6 +23,8 @@ from processes import PATIENCE
 
 _ASKING = 4  # threads
 
+_CELERY_PATIENCE = 30.0
+
 
 @contextlib.contextmanager
 def server(directory: Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -44,6 +46,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """Ask it to end, and wait."""
     process.terminate()
     process.wait(PATIENCE)
+
+
+def end_celery(process: subprocess.Popen[bytes]) -> None:
+    """Ask a worker of Celery to end, and kill it if it does not: its pool may wait for a lock of a child that it ended.
+
+    It does so with any handler of ``logging`` (docs/recipes.md). Every line was stored when its call returned.
+    """
+    process.terminate()
+    try:
+        process.wait(_CELERY_PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def free_port() -> int:

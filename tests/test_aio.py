@@ -65,7 +65,7 @@ def given(options: Options) -> dict[str, Any]:
 def seam(monkeypatch: pytest.MonkeyPatch) -> BarrierRecorder:
     """What ``pmwal.aio.open`` opens its logs with from now on."""
     seam = BarrierRecorder()
-    monkeypatch.setattr("pmwal.aio.open_with", lambda path, options: open_small(path, **given(options), seam=seam))
+    monkeypatch.setattr("pmwal.aio.log.open_with", lambda path, options: open_small(path, **given(options), seam=seam))
     return seam
 
 
@@ -382,7 +382,7 @@ def test_cancelled_open_lets_go_of_the_log(shm_dir: Path, monkeypatch: pytest.Mo
         assert go_on.wait(PATIENCE)
         return open_small(path, **given(options))
 
-    monkeypatch.setattr("pmwal.aio.open_with", slow)
+    monkeypatch.setattr("pmwal.aio.log.open_with", slow)
 
     async def main() -> None:
         opening = asyncio.ensure_future(pmwal.aio.open(shm_dir / "log").__aenter__())

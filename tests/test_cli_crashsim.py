@@ -10,7 +10,7 @@ import pytest
 
 import pmwal
 from commands import Cli, cli
-from pmwal.cli.exit_status import FAILED, OK, USAGE
+from pmwal.cli.exit_status import FAILED, OK, UNREADABLE, USAGE
 
 __all__ = ["cli"]
 
@@ -180,3 +180,17 @@ def test_options_that_do_not_go_together_are_refused(arguments: list[str], messa
     ran = cli("crashsim", *arguments)
     assert (ran.status, ran.out) == (USAGE, b"")
     assert message in ran.err
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("command", [("crashsim", "program.py"), ("stress", ".", "--seconds", "60"), ("bench", ".")])
+@pytest.mark.parametrize(
+    ("path", "reason"), [("none/report", "No such file or directory"), (".", "Is a directory")], ids=["none", "directory"]
+)
+def test_report_that_cannot_be_written_is_refused_before_the_run(
+    command: tuple[str, ...], path: str, reason: str, cli: Cli
+) -> None:
+    """A long run would end without its verdict."""
+    ran = cli(*command, "--json", path)
+    assert (ran.status, ran.out) == (UNREADABLE, b"")
+    assert f"{path}: {reason}" in ran.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -268,6 +269,56 @@ def test_state_that_is_not_durable_when_the_log_is_truncated_is_found(steps: tup
     assert fate is None or fate in str(raised.value), str(raised.value)
 
 
+class Kept(pmwal.Store):
+    """A list, as the base of stores keeps it."""
+
+    rows: list[Any]
+
+    def __init__(self, path: Path) -> None:
+        self.rows = []
+        super().__init__(path, size=SIZE, snapshot=path.with_name("rows.state"))
+
+    def apply(self, change: Any) -> None:
+        self.rows.append(change)
+
+    def save(self) -> list[Any]:
+        return self.rows
+
+    def load(self, state: list[Any]) -> None:
+        self.rows = state
+
+
+class FreesFirst(Kept):
+    """The log is freed before the snapshot is there."""
+
+    def checkpoint(self) -> None:
+        self.wal.truncate(before=self.wal.next_seq)
+        super().checkpoint()
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("kind", [Kept, FreesFirst])
+def test_snapshot_of_a_store_is_followed(kind: type[Kept], medium: str) -> None:
+    """It is pmwal that syncs and renames that file, and not a call on the log."""
+
+    def run(path: Path) -> None:
+        with kind(path) as store:
+            for number in range(3):
+                store.log(number)
+                acknowledged(number)
+                store.checkpoint()
+
+    def check(path: Path, done: list[Any]) -> None:
+        with kind(path) as store:
+            assert store.rows[: len(done)] == done
+
+    if kind is Kept:
+        assert check_crashes(run, check, medium=medium) > 30
+    else:
+        with pytest.raises(CrashFailure, match=r"self\.wal\.truncate\(before=self\.wal\.next_seq\)"):
+            check_crashes(run, check, medium=medium)
+
+
 def test_calls_for_files_are_as_they_were_after_a_run() -> None:
     """Also after one that failed."""
     before = [getattr(os, name) for name in CALLS]
@@ -428,6 +479,37 @@ def test_program_that_cannot_be_followed_is_refused(run: Callable[[Path], object
     """Never a verdict on what was not seen. The message says what to change."""
     with pytest.raises(NotSimulated, match=reason):
         check_crashes(run, lambda path, done: None)
+
+
+def generator(path: Path) -> Any:
+    Store(path).put(a=1)
+    yield
+
+
+def leaves(path: Path) -> None:
+    Store(path).put(a=1)
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize("run", [generator, leaves])
+def test_run_that_does_not_end_as_a_function_is_refused(run: Callable[[Path], object]) -> None:
+    """A generator has not run; the status of sys.exit(0) would be that of a sound program."""
+    with pytest.raises(NotSimulated, match=r"plain function|called sys\.exit"):
+        check_crashes(run, lambda path, done: None)
+
+
+@pytest.mark.parametrize("returned", [False, True, 0, (each for each in ())])
+def test_check_that_returns_something_is_refused(returned: object) -> None:
+    """Only an exception is a verdict, and a generator has not run."""
+    with pytest.raises(NotSimulated, match="let it return nothing"):
+        check_crashes(several, lambda path, done: returned)
+
+
+@pytest.mark.parametrize("status", [0, 1, None])
+def test_check_that_leaves_the_interpreter_fails(status: int | None) -> None:
+    """The command would end with that status, and no verdict."""
+    with pytest.raises(CrashFailure, match="SystemExit"):
+        check_crashes(several, lambda path, done: sys.exit(status))
 
 
 def test_exception_of_a_run_is_raised_as_it_is() -> None:

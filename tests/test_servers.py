@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from processes import PATIENCE, run_script
-from servers import answered_lines, ask, end, free_port, logged, server, wait_for, wrong_lines
+from servers import answered_lines, ask, end, end_celery, free_port, logged, server, wait_for, wrong_lines
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +200,7 @@ def test_celery_keeps_every_line(shm_dir: Path) -> None:
         )
         assert sent.returncode == 0, sent.stderr.decode()
         wait_for(lambda: (shm_dir / "logs").exists() and len(logged(shm_dir)) >= len(lines), process)
-        end(process)
+        end_celery(process)
     assert wrong_lines(lines, lines_of(shm_dir)) == []
     assert len(os.listdir(shm_dir / "logs")) <= 5  # four children, and the process that forks them
     assert b"Logging error" not in (shm_dir / "err").read_bytes()

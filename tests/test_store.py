@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import pickle
+import stat
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -168,6 +170,73 @@ def test_store_whose_state_lacks_a_change_refuses_every_call(shm_dir: Path) -> N
     with pytest.raises(LookupError):
         Notes(path)
     assert notes_in(path, Last) == ["b"]  # the replay that failed let go of the log
+
+
+@pytest.mark.parametrize("umask", [0o022, 0])
+def test_snapshot_is_as_private_as_the_log(umask: int, shm_dir: Path) -> None:
+    """It contains the whole state. A mode that its owner gave it stays."""
+    state = shm_dir / "state"
+    before = os.umask(umask)
+    try:
+        with Notes(shm_dir / "log.wal", size=SIZE, snapshot=state) as store:
+            store.log("a")
+            store.checkpoint()
+            assert stat.S_IMODE(state.stat().st_mode) == 0o600
+            state.chmod(0o640)
+            (shm_dir / "state.new").symlink_to(shm_dir / "elsewhere")  # what is under the new name is not written through
+            store.log("b")
+            store.checkpoint()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o640
+    assert not (shm_dir / "elsewhere").exists()
+    assert notes_in(shm_dir / "log.wal", snapshot=state) == ["a", "b"]
+
+
+def test_snapshot_that_cannot_be_is_refused_at_the_start(shm_dir: Path) -> None:
+    """Not at the first checkpoint."""
+    for path, error in ((shm_dir / "none" / "state", FileNotFoundError), (shm_dir, pmwal.FormatError)):
+        with pytest.raises(error, match=str(path.parent if error is FileNotFoundError else path)):
+            Notes(shm_dir / "log.wal", size=SIZE, snapshot=path)
+
+
+class LogsInSave(Notes):
+    """A store that logs while its state is saved."""
+
+    def save(self) -> list[Any]:
+        self.log("saved")
+        return super().save()
+
+
+def test_change_that_is_logged_while_the_state_is_saved_is_refused(shm_dir: Path) -> None:
+    """The checkpoint would free it, and not include it."""
+    with LogsInSave(shm_dir / "log.wal", size=SIZE) as store:
+        store.log("a")
+        with pytest.raises(pmwal.ReentrantCall, match="save"):
+            store.checkpoint()
+        store.log("b")
+    assert notes_in(shm_dir / "log.wal") == ["a", "b"]
+
+
+def test_change_that_cannot_be_decoded_is_not_stored(shm_dir: Path) -> None:
+    """Or the log could not be replayed any more."""
+    with Notes(shm_dir / "log.wal", size=SIZE, encode=lambda change: b"{") as store:
+        with pytest.raises(ValueError, match="Expecting"):
+            store.log("a")
+        assert store.wal.next_seq == 1
+
+
+def test_buffer_that_encode_uses_again_is_copied(shm_dir: Path) -> None:
+    """Each change is stored as it was encoded."""
+    buffer = bytearray()
+
+    def encode(change: Any) -> bytearray:
+        buffer[:] = base._to_json(change)
+        return buffer
+
+    with Notes(shm_dir / "log.wal", size=SIZE, encode=encode) as store:  # type: ignore[arg-type]
+        store.log("a", "bb", "c")
+    assert notes_in(shm_dir / "log.wal") == ["a", "bb", "c"]
 
 
 class LogsMore(Notes):

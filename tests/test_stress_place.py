@@ -22,7 +22,7 @@ from pmwal.testing.stress.interrupt import Interruption
 from pmwal.testing.stress.journal import Journal, Op
 from pmwal.testing.stress.processes import Child
 from pmwal.testing.stress.results import Results
-from pmwal.testing.stress.run import Request, perform
+from pmwal.testing.stress.run import NotPossible, Request, perform
 from pmwal.testing.stress.scope import scope
 from pmwal.testing.stress.svg import Chart
 from pmwal.testing.stress.violation import Violation
@@ -248,3 +248,12 @@ def test_every_durable_call_is_in_the_heat_map_and_every_record_in_the_throughpu
     assert all(len(counts) == len(heat["bounds_ns"]) - 1 for counts in heat["counts"]["native"].values())
     assert sum(point["calls"] for point in found.latency()["native"]) == 4
     assert [(sum(point[name] for point in found.throughput())) for name in ("calls", "durable", "records")] == [6, 4, 18]
+
+
+def test_file_system_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a log does not fit would be called a violation."""
+    full = os.statvfs_result((4096, 4096, 1000, 10, 10, 100, 100, 100, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(NotPossible, match="has 0 MiB free, and a run needs 32"):
+        Request(tmp_path, 3.0, 1, "file", ("python",), 2, 1, 0, 0, False, False, None).check()
+    Request(tmp_path, 3.0, 1, "file", ("python",), 2, 1, 0, 0, False, True, None).check()

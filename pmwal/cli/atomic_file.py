@@ -73,6 +73,20 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         _store_in_place(source, old, path)
 
 
+def check_place(path: str) -> None:
+    """``OSError`` now, if a file could not be written there at the end of a long command."""
+    if descriptor_named(path) is not None:
+        return
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if not os.access(target if os.path.exists(target) else directory, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
 def descriptor_named(path: str) -> int | None:
     """The number of a descriptor of this process that the path names, such as /dev/stdout; None if it names another file."""
     for _ in range(_LINKS_MAX):

@@ -16,9 +16,10 @@ from time import monotonic
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.atomic_file import check_place, replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.terminal import print_json, say
+from pmwal.cli.wording import count_in_words
 from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.programs import kept
 from pmwal.testing.programs.campaign import LIMIT, LOG, Outcome, explore
@@ -43,12 +44,17 @@ class _Unusable(Exception):
 
 def run(args: argparse.Namespace) -> int:
     """Run the program's check on what each crash leaves; 1 if it fails."""
+    if sys.flags.optimize:
+        say("Python removes assert here (-O or PYTHONOPTIMIZE), so a check may notice nothing; run it without")
+        return USAGE
     try:
         program = _load(Path(args.program))
         if args.replay is not None:
             if args.keep is not None or args.json is not None:
                 args.parser.error("--replay only repeats a check; leave out --keep and --json")
             return _replay(args, program)
+        if args.json not in (None, "-"):
+            check_place(args.json)
         if args.keep is not None:
             kept.prepare(Path(args.keep))
         return _explore(args, program)
@@ -121,7 +127,8 @@ def _print(args: argparse.Namespace, engine: str | None, outcome: Outcome) -> No
     where = f"medium {recording.medium}" + (f", {engine} engine" if engine else "")
     share = f"; {outcome.looked_at} of them chosen by seed {args.seed or 0}" if _is_share(outcome) else ""
     print(
-        f"{where}: {len(recording.steps)} steps, {len(recording.values)} acknowledgements, "
+        f"{where}: {count_in_words(len(recording.steps), 'step')}, "
+        f"{count_in_words(len(recording.values), 'acknowledgement')}, "
         f"{outcome.total} states that a crash may leave{share}"
     )
     if outcome.account is not None:

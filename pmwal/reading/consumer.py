@@ -32,7 +32,7 @@ from pmwal.reading.hints import wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, extent, gone, resume
 from pmwal.records import Bound, Lag, Record
-from pmwal.storage.positions import Look, PositionFile, check_links, damaged, directory_of, names_in
+from pmwal.storage.positions import Look, PositionFile, check_links, damaged, directory_of, log_of, names_in
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         def _epochs(self) -> dict[int, int]: ...
         def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]: ...
         def _walker(self, view: View, place: Place) -> Walker: ...
-        def _locate(self, view: View, first: int, place: Place) -> Bound: ...
+        def _start_of(self, view: View, first: int, place: Place) -> Bound: ...
 
 
 class _Handed(NamedTuple):
@@ -126,7 +126,8 @@ class Consumer:
             if start is None:
                 raise PositionError(
                     f"{self._file.path}: the position of consumer {self._name!r} is of another log, which had this path before; "
-                    f"remove it with pmwal consumers --forget {self._name}, or move the directory to where that log is now"
+                    f"remove it with pmwal consumers {log_of(self._file.path)} --forget {self._name}, or move the directory to "
+                    "where that log is now"
                 )
             position = self._beginning(start)
         self._file.store(self._laid_anew(position), durable=True)
@@ -184,7 +185,7 @@ class Consumer:
             near = Bound(known.start, seq) if known.seq == seq else Bound(known.end, known.seq + 1)
             with contextlib.suppress(Overrun):  # it was only a hint
                 return self._read(replace(walker, explain=wrong_hint), near, seq, view)
-        return self._read(walker, self._log._locate(view, seq, self._log._place), seq, view)
+        return self._read(walker, self._log._start_of(view, seq, self._log._place), seq, view)
 
     def _read(self, walker: Walker, near: Bound, seq: int, view: View) -> tuple[Record, Delivered]:
         found = walker.locate(view, near, seq)
@@ -275,7 +276,8 @@ class Consumer:
         It survives the death of the process at once, and a power cut with ``durable=True``, after a later call with it, or on DAX.
         A number that was acknowledged before changes nothing. ``released`` is the last record that ``truncate(consumed=True)`` may
         free, if later ones may be wanted again; ``application``, up to 64 bytes, is stored with the position. Raises
-        ``PersistError``, ``ValueError`` for a number past the end, and ``Overrun`` for a record that was rolled back.
+        ``PersistError``, ``ValueError`` for a number past the end, ``Overrun`` for a cursor whose record was rolled
+        back, and ``PositionError`` if the position was removed meanwhile.
         """
         number = parse_cursor(seq).seq if isinstance(seq, str) else as_number(seq)
         if application is not None and len(application) > APPLICATION_MAX:
@@ -426,7 +428,7 @@ def lag_of(log: Log, position: Position) -> Lag:
         try:
             time_ns = replace(walker, explain=wrong_hint).header(view, near).time_ns
         except Overrun:
-            near = log._locate(view, first, log._place)
+            near = log._start_of(view, first, log._place)
             time_ns = walker.header(view, near).time_ns
         seconds = max(0.0, (log._seam.now_ns() - time_ns) / 1e9)
     return Lag(view.end.next_seq - first, view.end.position - near.position, seconds)

@@ -248,10 +248,10 @@ class Reader(ArrayReader):
         walker = replace(self._walker(view, self._place), on_delivery=None)
 
         def header(seq: int) -> Header:
-            return walker.header(view, self._locate(view, seq, self._place))
+            return walker.header(view, self._start_of(view, seq, self._place))
 
         def records(first: int, stop: int) -> Iterator[Record]:
-            return walker.walk(view, self._locate(view, first, self._place), stop) if first < stop else iter(())
+            return walker.walk(view, self._start_of(view, first, self._place), stop) if first < stop else iter(())
 
         return header, records
 
@@ -266,7 +266,7 @@ class Reader(ArrayReader):
 
     def _selected(self, chosen: Filter, clock: Clock, view: View, first: int, end: int) -> Iterator[Selected]:
         if first < end:
-            yield from self._walker(view, self._place).selected(view, self._locate(view, first, self._place), end, chosen, clock)
+            yield from self._walker(view, self._place).selected(view, self._start_of(view, first, self._place), end, chosen, clock)
 
     def _runs(self, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
         """The selected records, in runs. Of each run the last record is noted as delivered, selected or not."""
@@ -288,7 +288,7 @@ class Reader(ArrayReader):
         walker = self._walker(view, self._place)
 
         def locate(seq: int) -> Bound:
-            return self._locate(view, seq, self._place)
+            return self._start_of(view, seq, self._place)
 
         walk = partial(walker.walk, view)
         return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
@@ -409,9 +409,9 @@ class Reader(ArrayReader):
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
         if first < end:
             place = self._place if place is None else place
-            yield from self._walker(view, place).walk(view, self._locate(view, first, place), end)
+            yield from self._walker(view, place).walk(view, self._start_of(view, first, place), end)
 
-    def _locate(self, view: View, first: int, place: Place) -> Bound:
+    def _start_of(self, view: View, first: int, place: Place) -> Bound:
         self._check_open()
         last = place.last
         if last is not None and last.seq + 1 == first:

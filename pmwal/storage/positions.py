@@ -52,6 +52,11 @@ def directory_of(path: str) -> str:
     return os.path.realpath(path) + _SUFFIX
 
 
+def log_of(path: str) -> str:
+    """The log to which the position in this file belongs."""
+    return os.path.dirname(path).removesuffix(_SUFFIX)
+
+
 def check_links(fd: int, path: str) -> None:
     """``ValueError`` for a log with several names."""
     links = links_of(fd)
@@ -186,6 +191,8 @@ class PositionFile:
     def store(self, position: Position, *, durable: bool) -> None:
         """Store a position, whose generation is ignored. ``PersistError`` if that fails: nothing more can be stored then."""
         self._refuse_failed()
+        if not links_of(self._lock.fd):
+            raise PositionError(f"{self.path}: the position was removed while this consumer used it; begin the consumer again")
         generation = 1 if self._stored is None else self._stored.position.generation + 1
         page = 0 if self._durable is None else 1 - self._durable.page
         try:
@@ -239,7 +246,7 @@ def damaged(path: str, name: str) -> PositionError:
     """The error for a position of which no slot is whole."""
     return PositionError(
         f"{path}: the position of consumer {name!r} is damaged: neither of its two slots is whole. Set it anew with "
-        f"pmwal consumers --set {name}=CURSOR, or remove it with --forget {name}"
+        f"pmwal consumers {log_of(path)} --set {name}=CURSOR, or remove it with --forget {name}"
     )
 
 

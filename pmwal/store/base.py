@@ -37,6 +37,11 @@ def _to_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def as_bytes(encoded: Any) -> bytes:
+    """A copy of what ``encode`` returned, which may be a buffer that it uses again; ``TypeError`` for text and all else."""
+    return encoded if type(encoded) is bytes else bytes(memoryview(encoded))
+
+
 class Store(ABC):
     """A state in memory that survives kills and power cuts. Derive from it, and say what the state is.
 
@@ -88,7 +93,7 @@ class Store(ABC):
         """Held while a change is logged and applied: take it to read several things of one state."""
         self._encode, self._decode = encode, decode
         self._sound = True
-        self._applies = True  # while changes are applied, or the log is replayed
+        self._applies = True  # while changes are applied, the log is replayed, or the state is saved
         self._owned = not isinstance(log, Wal)
         if isinstance(log, Wal):
             if options:
@@ -134,9 +139,10 @@ class Store(ABC):
 
         An exception before they are stored leaves log and state as they were. Raises what ``encode`` and ``Wal.extend`` raise,
         ``RecordTooLarge`` if the state no longer fits into the log, ``StaleStore`` after an earlier failure, ``ReentrantCall`` when
-        ``apply`` calls it.
+        ``apply`` or ``save`` calls it.
         """
-        encoded = [self._encode(change) for change in changes]
+        encoded = [as_bytes(self._encode(change)) for change in changes]
+        decoded = [self._decode(data) for data in encoded]  # before they are stored: what cannot be decoded is refused
         with self.lock:
             self._check_sound()
             self._make_room(sum(record_size(len(data), self._alignment) for data in encoded))
@@ -144,14 +150,18 @@ class Store(ABC):
                 _, last = self._wal.extend(encoded, kind=CHANGE)
                 self._wal.wait_durable(last)
                 self._applies = True
-                for data in encoded:
-                    self.apply(self._decode(data))
+                for change in decoded:
+                    self.apply(change)
 
     def checkpoint(self) -> None:
         """Save the whole state, and free what it includes. ``log`` does so in time; before a backup the log gets short."""
         with self.lock:
             self._check_sound()
-            state = self._encode(self.save())
+            self._applies = True  # a change that save() or encode() logs would be in neither the state nor the log
+            try:
+                state = as_bytes(self._encode(self.save()))
+            finally:
+                self._applies = False
             if self._snapshot is None:
                 if record_size(len(state), self._alignment) > self._wal.capacity // 4:
                     raise RecordTooLarge(
@@ -230,8 +240,8 @@ class Store(ABC):
     def _check_sound(self) -> None:
         if self._applies:
             raise ReentrantCall(
-                f"{self._wal.path}: log() or checkpoint() inside apply() or load(), which a replay calls as well; log all that "
-                "belongs together in one call"
+                f"{self._wal.path}: log() or checkpoint() inside apply(), load(), save() or encode(), which a replay or a "
+                "checkpoint calls; log all that belongs together in one call"
             )
         if not self._sound:
             raise StaleStore(

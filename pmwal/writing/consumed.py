@@ -65,7 +65,7 @@ class Consumed:
         """The error of a call that has waited so long for consumers."""
         return WalFull(
             f"{self._path}: still full after {seconds} seconds, and no more is consumed: {'; '.join(limit.holders)}. Let the "
-            "consumers acknowledge, or remove one with pmwal consumers --forget NAME"
+            "consumers acknowledge, or remove one with pmwal consumers PATH --forget NAME"
         )
 
     def _passed(self, name: str) -> tuple[int, str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.atomic_file import check_place, replacing
 from pmwal.cli.exit_status import OK, USAGE
 from pmwal.cli.hints import for_command_line
 from pmwal.cli.options import add_medium
@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         pass
     if not os.access(args.path, os.W_OK):
         args.parser.error(f"{args.path} cannot be written to; name another directory")
+    if args.json not in (None, "-"):
+        check_place(args.json)
     from pmwal.testing.bench import measure, results  # noqa: PLC0415 - heavy, and not for the help of all commands
 
     old = _earlier(args)

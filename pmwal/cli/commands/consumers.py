@@ -93,9 +93,7 @@ def _forget(path: str, name: str) -> None:
     try:
         remove_position(directory_of(path), name, SYSTEM)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: there is no consumer {name!r}; pmwal consumers {path} lists those that there are"
-        ) from None
+        raise FileNotFoundError(f"there is no consumer {name!r}; pmwal consumers {path} lists those that there are") from None
 
 
 _HEADING = ("consumer", "position", "behind", "bytes", "age", "acknowledged", "holder")

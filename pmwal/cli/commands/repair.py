@@ -7,7 +7,7 @@ import argparse
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.terminal import print_json, progress_bar
-from pmwal.cli.wording import lost_in_words, records_in_words
+from pmwal.cli.wording import count_in_words, lost_in_words, records_in_words
 from pmwal.repair import RepairReport, repair
 
 _EPILOG = """\
@@ -68,7 +68,7 @@ def _in_words(report: RepairReport) -> list[str]:
         lines.append(f"  lost: {lost_in_words(report.lost_first_seq, report.lost_last_seq)}")
     if report.lost_records:
         where = report.path if report.dry_run else report.backup
-        lines.append(f"  {report.lost_records} whole records around the damage: pmwal cat --salvage {where}")
+        lines.append(f"  {count_in_words(report.lost_records, 'whole record')} around the damage: pmwal cat --salvage {where}")
     if report.doubtful_records:
         lines.append(
             f"  {report.doubtful_records} of the kept records may have been truncated or rolled back before: no commit slot says"

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pmwal.cli.atomic_file import replacing
+from pmwal.cli.atomic_file import check_place, replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.hints import for_command_line
 from pmwal.cli.parser import Commands, add_command, add_path, number_option
@@ -135,6 +135,9 @@ def run(args: argparse.Namespace) -> int:
         return _replay(args)
     if not os.access(args.path, os.W_OK):
         args.parser.error(f"{args.path} cannot be written to; name another directory")
+    for report in (args.html, args.json):
+        if report not in (None, "-"):
+            check_place(report)
     from pmwal.testing.stress import run as stress  # noqa: PLC0415 - heavy, and not for the help of all commands
     from pmwal.testing.stress.interrupt import Interruption  # noqa: PLC0415
 

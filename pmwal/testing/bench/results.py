@@ -122,7 +122,10 @@ def unsteady(results: Results) -> str:
     worst = max((row.slowest / row.fastest for row in results.rows if row.kind == "floor"), default=1.0)
     if worst <= _STEADY:
         return ""
-    return f"UNSTEADY: the rounds of a floor differ {worst:.1f} times; measure again while nothing else uses the machine."
+    return (
+        f"UNSTEADY: of the same work without a log, the slowest round took {worst:.1f} times as long as the fastest; measure again "
+        "while nothing else uses the machine."
+    )
 
 
 def _sharing(results: Results) -> str:
@@ -133,6 +136,8 @@ def _sharing(results: Results) -> str:
     gain = best.rate / alone.rate
     batch = results.row("extend 1000")
     batched = f"; extend stores {rate_text(batch.rate, ' records/s')}" if batch is not None else ""
+    if gain > best.threads:  # a flush serves each of them once at most
+        return f"What threads gain cannot be told from this run: {best.threads} stored {gain:.1f} times as much as one{batched}."
     if gain < _SCALES:
         return f"Threads share flushes but gain only {gain:.1f} times here{batched}."
     return f"{best.threads} threads that share flushes store {gain:.1f} times as much as one{batched}."

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 Files = dict[str, bytes]
@@ -95,13 +96,16 @@ class Observer:
 
 
 @contextlib.contextmanager
-def watched(note: Callable[[str], None], synced: Callable[[int], None], own: str) -> Iterator[None]:
-    """``note`` is told of each call of ``CALLS`` before it is made, ``synced`` of each fsync after it; not of calls by ``own``."""
+def watched(note: Callable[[str], None], synced: Callable[[int], None], is_of_log: Callable[[FrameType], bool]) -> Iterator[None]:
+    """``note`` is told of each call of ``CALLS`` before it is made, ``synced`` of each fsync after it.
+
+    ``is_of_log`` says of a caller whether its call is one on the log, of which neither is told.
+    """
     originals = {name: getattr(os, name) for name in CALLS}
 
     def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            if sys._getframe(1).f_code.co_filename.startswith(own):
+            if is_of_log(sys._getframe(1)):
                 return original(*args, **more)
             note(name)
             result = original(*args, **more)

@@ -26,7 +26,7 @@ from pmwal.testing.images import Choice, build
 from pmwal.testing.power_cut import WORD, PowerCutModel, Version
 from pmwal.testing.process import kill
 from pmwal.testing.programs.files import Files
-from pmwal.testing.programs.recording import PACKAGE, Check, Frame, Recording, Settings, opening
+from pmwal.testing.programs.recording import PACKAGE, Check, Frame, NotSimulated, Recording, Settings, opening
 from pmwal.testing.programs.states import Crash
 from pmwal.writing.wal import Wal
 
@@ -70,11 +70,18 @@ class Judge:
             path.with_name(name).write_bytes(content)
         try:
             with self._opened():
-                self._check(path, done)
+                returned = self._check(path, done)
+        except SystemExit as error:  # also with status 0: the command must not end with that
+            return error, frames_of(error.__traceback__)
         except self._failures as error:
             return error, frames_of(error.__traceback__)
         finally:
             clear(self._settings)
+        if returned is not None:  # a generator or coroutine has not run; True or False is no verdict
+            raise NotSimulated(
+                f"check(path, done) returned {type(returned).__name__}: let it return nothing, and raise an exception (assert) "
+                "where something is wrong"
+            )
         return None
 
     @contextlib.contextmanager

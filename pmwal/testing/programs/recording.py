@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import os
 import sys
 import threading
@@ -90,7 +91,12 @@ def stack_of(frame: FrameType | None) -> tuple[Frame, ...]:
 
 def _call(run: Run, path: Path) -> None:
     """Where the frames of a program end."""
-    run(path)
+    try:
+        returned = run(path)
+    except SystemExit as error:
+        raise NotSimulated(f"run(path) called sys.exit({error.code!r}): let it return when its work is done") from error
+    if inspect.isgenerator(returned) or inspect.isawaitable(returned):
+        raise NotSimulated(f"run(path) returned a {type(returned).__name__}, so none of it has run: make it a plain function")
 
 
 class _ProgramRecorder(Recorder):
@@ -116,12 +122,19 @@ class _ProgramRecorder(Recorder):
         try:
             return self.files.look()
         except NotAFile as found:
-            raise self.refuse(f"run(path) made {found} beside its log: plain files can be followed, nothing else") from None
+            raise self.refuse(
+                f"run(path) made {found} beside its log: plain files can be followed, but no directories (such as that of named "
+                "consumers), links or devices"
+            ) from None
 
     def sync_file(self, fd: int) -> None:
         """Note an fsync by pmwal: of its file, or of the directory with every name in it."""
         super().sync_file(fd)
         self.files.synced(fd)
+
+    def is_caller(self, frame: FrameType) -> bool:
+        """Whether this frame is of a method of this recorder, so of a call on the log. Snapshots of a store use another seam."""
+        return frame.f_locals.get("self") is self
 
     def note_call(self, name: str) -> None:
         """Note a call of the program that changes or syncs a file. Other threads may do so elsewhere."""
@@ -221,7 +234,7 @@ def record(run: Run, settings: Settings) -> Recording:
 
     _current = recorder
     try:
-        with opening(open_writer), watched(recorder.note_call, recorder.note_synced, PACKAGE):
+        with opening(open_writer), watched(recorder.note_call, recorder.note_synced, recorder.is_caller):
             _call(run, settings.path)
         recorder.beside.append(recorder.look_beside())
     except Exception as error:

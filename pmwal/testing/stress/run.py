@@ -27,6 +27,7 @@ from pmwal.testing.stress.violation import Violation
 
 MEDIA: tuple[MediumName, ...] = ("memory", "emulated-dax", "file", "dax")
 _SPARE = 1 << 30  # bytes of memory that must stay free when a file system in memory is filled
+_ROOM = 32 << 20  # bytes of the file system for the logs and journals of a run
 
 Tell = Callable[[float, Results], None]
 """Called regularly with the seconds since the start, and the results so far."""
@@ -66,16 +67,20 @@ class Request:
 
     def check(self) -> None:
         """``NotPossible`` if the place cannot be used so."""
+        status = os.statvfs(self.path)
+        free = status.f_bavail * status.f_frsize
+        if free < _ROOM and not self.fill_disk:
+            raise NotPossible(
+                f"{self.path} has {free >> 20} MiB free, and a run needs {_ROOM >> 20}; name another directory, or fill the file "
+                "system on purpose with --fill-disk"
+            )
         if self.isolated and (problem := isolation.problem() or isolation.unreachable(str(self.path))) is not None:
             raise NotPossible(problem)
-        if self.fill_disk and machine.look(self.path).in_memory:
-            status = os.statvfs(self.path)
-            free = status.f_bavail * status.f_frsize
-            if free + _SPARE > machine.available_memory():
-                raise NotPossible(
-                    f"--fill-disk would fill the memory of this machine: {self.path} is in memory and has {free >> 20} MiB free; "
-                    f"use a small file system (mount -t tmpfs -o size=64m none DIR)"
-                )
+        if self.fill_disk and machine.look(self.path).in_memory and free + _SPARE > machine.available_memory():
+            raise NotPossible(
+                f"--fill-disk would fill the memory of this machine: {self.path} is in memory and has {free >> 20} MiB free; "
+                f"use a small file system (mount -t tmpfs -o size=64m none DIR)"
+            )
 
 
 def ground(directory: Path, wanted: MediumName | Literal["any"]) -> tuple[tuple[MediumName, ...], tuple[str, ...]]:
