@@ -6,8 +6,6 @@ import os
 import random
 from pathlib import Path
 
-import pytest
-
 import pmwal
 from pmwal.writing.wal import Wal
 from support import open_small, whole_records
@@ -16,10 +14,8 @@ KEPT = ("seq", "time_ns", "epoch", "kind", "flags", "length", "batch_index", "ba
 """What a record keeps. The others are its checksum and ``durable``, which depend on its position."""
 
 
-@pytest.fixture
-def path(shm_dir: Path) -> Path:
+def filled(path: Path) -> Path:
     """The path of a log with every kind of record: of batches, one of them cut at the tail, of two epochs, past a lap's end."""
-    path = shm_dir / "test.wal"
     with open_small(path, medium="file", on_full="overwrite") as wal:
         fill(wal, random.Random(1))
     return path

@@ -15,7 +15,7 @@ import pytest
 import pmwal
 from commands import damage_record, make_log, make_torn
 from conftest import Place
-from copies import fill, kept, names, read
+from copies import fill, filled, kept, names, read
 from pmwal.format.layout import CAPACITY_MIN, HEADER, PAGE, Superblock, encode_superblock
 from pmwal.format.relocation import Relocation
 from pmwal.format.scan import scan_for
@@ -26,6 +26,12 @@ from pmwal.writing.wal import Wal
 from support import BarrierRecorder, Step, contents, image, kill, look, open_small, superblock, whole_records
 
 pytestmark = pytest.mark.both_engines
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """The path of a log with every kind of record."""
+    return filled(shm_dir / "test.wal")
 
 
 # -- what stays

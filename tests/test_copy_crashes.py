@@ -11,7 +11,7 @@ import pytest
 
 import pmwal
 from commands import make_log
-from copies import names, read
+from copies import filled, names, read
 from pmwal.format.layout import PAGE, Header, Superblock, record_size
 from pmwal.format.relocation import Relocation
 from pmwal.format.ring import LARGE_RECORD
@@ -22,6 +22,12 @@ from pmwal.writing.wal import Wal
 from support import BarrierRecorder, Crash, Step, flip, kill, look, open_small, superblock
 
 pytestmark = pytest.mark.both_engines
+
+
+@pytest.fixture
+def path(shm_dir: Path) -> Path:
+    """The path of a log with every kind of record."""
+    return filled(shm_dir / "test.wal")
 
 
 @pytest.mark.parametrize("resizes", [False, True], ids=["copy", "resize"])
