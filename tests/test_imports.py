@@ -201,7 +201,7 @@ for name in ("poll", "POLLIN", "POLLOUT"):
 def test_package_can_be_imported_where_logs_cannot_be_opened(platform: str) -> None:
     """On another platform the import works, and every call says what it needs; there the standard library lacks much, too."""
     source = f"""
-import ctypes, mmap, os, select, signal, sys
+import crc32c, ctypes, mmap, os, select, shutil, signal, sys  # those that need other modules there
 sys.platform = {platform!r}
 for name in ("O_PATH", "O_TMPFILE", "O_DIRECT", "posix_fallocate", "posix_fadvise", "sched_getaffinity", "sched_setaffinity"):
     delattr(os, name)
