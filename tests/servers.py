@@ -22,8 +22,7 @@ import pmwal
 from processes import PATIENCE
 
 _ASKING = 4  # threads
-
-_CELERY_PATIENCE = 30.0
+_CELERY_PATIENCE = 30.0  # seconds
 
 
 @contextlib.contextmanager

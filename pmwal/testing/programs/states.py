@@ -70,7 +70,7 @@ def count(recording: Recording, samples: int, seed: int) -> int:
 
 
 def chosen(recording: Recording, samples: int, seed: int, total: int, limit: int) -> Iterator[Crash]:
-    """The states in the order of their steps; if there are more than ``limit`` (0: no limit), so many of them by seed."""
+    """The states in the order of their steps; if there are more than ``limit`` (0: no limit), that many of them, chosen by seed."""
     places = set(Random(seed).sample(range(total), limit)) if 0 < limit < total else None
     seen = set[Key]()
     for key, make in crashes(recording, samples, seed):
