@@ -168,7 +168,7 @@ for _ in range(50):
     wal = pmwal.open(path, size="64KiB")
     os.truncate(path, 8192)
     try:
-        wal._engine.core.store([b"x"], [0])
+        wal._engine.core.store([b"x"], [0], False)
     except OSError:
         pass
     wal.close() if wal._access.poisoned else None

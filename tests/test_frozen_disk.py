@@ -6,6 +6,7 @@ The functions without ``test_`` in front run in fresh interpreters, over a prelo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -90,6 +91,9 @@ class Scene:
         self.wal = pmwal.open(path, size="8MiB")
         self.first = 0
 
+    def prepare(self) -> None:
+        """What the thread does before the disk is frozen."""
+
     def store(self) -> int:
         """What the thread does."""
         return self.wal.append(self.data)
@@ -102,6 +106,7 @@ class Scene:
             for _ in range(WARM_UP):  # it commits alone
                 self.wal.append(b"warm")
             time.sleep(HELD)
+            self.prepare()
             ready.set()
             go.wait()
             return self.store()
@@ -154,6 +159,28 @@ def batch_and_reserve(path: str, length: int, real: bool) -> None:
     assert {told, reserving.result()} == {scene.first + 1, scene.first + 2}
     assert scene.wal[told].data == b"B"
     assert sorted(scene.kept()) == sorted([scene.data, b"B", b"R"])
+
+
+def store_beside(path: str, length: int, real: bool) -> None:
+    """A thread that had to wait for its turn stores beside the barrier of another one."""
+
+    class Commit(Scene):
+        def prepare(self) -> None:
+            self.wal.append(b"committed", commit=False)
+
+        def store(self) -> int:
+            return self.wal.commit()
+
+    scene = Commit(path, length, real)
+
+    def queue() -> Call:
+        with scene.wal._engine.writing:
+            return still_waits(Call(lambda: scene.wal.append(scene.data, commit=False)))
+
+    commit, waiting = scene.during(queue)
+    assert commit.result() == scene.first - 1
+    assert waiting.result() == scene.first
+    assert scene.kept() == [b"committed", scene.data]
 
 
 def close(path: str, length: int, real: bool) -> None:
@@ -297,16 +324,18 @@ def failure(path: str, length: int, real: bool) -> None:
 
 
 SCENES = {function.__name__: function for function in (batch_and_reserve, close, fork, signals, interrupt)}
+NO_FREEZE = {function.__name__: function for function in (failure, store_beside)}
+"""What freezing a file system cannot bring about: it writes all records first, and then nothing fails."""
 
 
 def scene(name: str, path: str, length: int, real: bool) -> None:
     """One of them, in an interpreter of its own."""
     sys.setswitchinterval(0.005)
-    {**SCENES, "failure": failure}[name](path, length, real)
+    {**SCENES, **NO_FREEZE}[name](path, length, real)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("name", [*SCENES, "failure"])
+@pytest.mark.parametrize("name", [*SCENES, *NO_FREEZE])
 def test_others_run_while_a_thread_stores(library: Path, tmp_path: Path, name: str, length: int) -> None:
     """Whether the store is one call, or many, or through the mapping."""
     run(library, __name__, "scene", name, str(tmp_path / "log"), length, False)
@@ -402,9 +431,13 @@ def test_others_run_while_a_thread_stores_on_a_frozen_file_system(frozen_path: P
 
 
 @pytest.mark.rigs
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("commit", [True, False])
-def test_others_run_while_a_thread_stores_into_a_page(frozen_path: Path, commit: bool) -> None:
-    """Where threads commit together, or nothing is committed, a record is stored through the mapping."""
+def test_others_run_while_a_thread_stores_into_a_page(frozen_path: Path, commit: bool, waits: bool) -> None:
+    """Where threads commit together, or nothing is committed, a record is stored through the mapping.
+
+    So it is by a thread that had to wait for its turn.
+    """
     with pmwal.open(frozen_path, size="4MiB") as wal:
         for _ in range(3):
             wal.append(b"warm")
@@ -412,7 +445,10 @@ def test_others_run_while_a_thread_stores_into_a_page(frozen_path: Path, commit:
         disk = Frozen(str(frozen_path))
         disk.freeze()
         try:
-            call = Call(lambda: wal.append(b"mapped", commit=commit))
+            with wal._engine.writing if waits else contextlib.nullcontext():
+                call = Call(lambda: wal.append(b"mapped", commit=commit))
+                if waits:
+                    still_waits(call)
             until(disk.blocked)
             still_waits(call)
         finally:

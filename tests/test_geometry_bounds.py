@@ -98,7 +98,7 @@ good = dict(
     generation=0, pointer=0, timing_step=1,
 )
 core = native.Core(**good)
-core.store([b"x" * 100], [0])
+core.store([b"x" * 100], [0], False)
 refused, accepted = 0, 0
 OTHER = {
     "mapping": [bytearray(64 * PAGE), bytearray(1), mmap.mmap(-1, PAGE), b"read-only"],
@@ -135,7 +135,7 @@ for change in changes:
             tail, _, head = core.state[:3]
             if length + 48 + given["alignment"] > (given["capacity"] - (head - tail)) // 2 or core.generation > HUGE - 100:
                 continue
-            made(lambda: core.store([b"x" * length], [0]))
+            made(lambda: core.store([b"x" * length], [0], False))
             try:
                 core.commit()
             except OSError:

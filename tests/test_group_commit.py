@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pmwal
-from callers import Call
+import pmwal.events
+from callers import Call, until
 from commit_threads import DELAY, PAYLOAD, RECORD, ROUNDS, THREADS, at_once, batch_of, create, expected_fault
 from marks import first_fast
 from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET
@@ -62,6 +64,60 @@ def appends(path: str, ordering: str, count: int, lie: str) -> dict[str, Any]:
         "commits": commits,
         "whole": kept == {(thread, number) for thread in range(THREADS) for number in range(count)},
     }
+
+
+def queued(path: str, ordering: str, count: int) -> int:
+    """Commits of eight threads that append ``count`` records each, after all of them had to wait for the same lock."""
+    with create(path, ordering) as wal:
+        Shim(wal, DELAY)
+        with wal._engine.writing:
+            calls = [Call(lambda: [wal.append(b"x" * 16) for _ in range(count)]) for _ in range(THREADS)]
+            until(lambda: wal._engine.writing.waiters == THREADS)
+        for call in calls:
+            call.result()
+        return wal.stats().commits
+
+
+BESIDE: dict[str, Callable[[pmwal.Wal], Callable[[], Any]]] = {
+    "append": lambda wal: lambda: wal.append(b"x" * 16),
+    "append after waiting": lambda wal: after_waiting(wal, lambda: wal.append(b"x" * 16)),
+    "extend after waiting": lambda wal: after_waiting(wal, lambda: wal.extend([b"x" * 16] * 3)),
+    "array after waiting": lambda wal: after_waiting(wal, lambda: wal.extend_array(np.zeros((3, 16), np.uint8))),
+    "event after waiting": lambda wal: after_waiting(wal, pmwal.events.Logger(wal).event("x")),
+    "batch": lambda wal: lambda: batch_of(wal, [b"x" * 16] * 3),
+}
+
+
+def after_waiting(wal: pmwal.Wal, call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call in a thread that first has to wait for another one, as for the end of its batch."""
+
+    def queue() -> Any:
+        with wal._engine.writing:
+            other = Call(call)
+            until(lambda: wal._engine.writing.waiters == 1)
+        return other.result()
+
+    return queue
+
+
+def beside_barrier(path: str, ordering: str, delay: float) -> list[str]:
+    """The calls that did not return while another thread's msync took ``delay`` seconds."""
+    late = []
+    for number, (name, prepare) in enumerate(BESIDE.items()):
+        with create(f"{path}{number}", ordering, commit="manual") as wal:
+            call = prepare(wal)
+            call()
+            shim = Shim(wal, delay)
+            other = Call(wal.commit)
+            until(lambda shim=shim: shim.in_flight == 1)
+            before = shim.calls
+            call()
+            if (shim.in_flight, shim.calls) != (1, before):
+                late.append(name)
+            shim.behave()
+            other.result()
+            assert wal.commit() == wal.next_seq - 1
+    return late
 
 
 def commit_is_hidden(wal: pmwal.Wal, seq: int) -> bool:
@@ -221,6 +277,26 @@ def test_threads_share_their_barriers(library: Path, shm_dir: Path, ordering: st
         if ratios[-1] < 0.5:
             return
     pytest.fail(f"commits for each record: {ratios}")
+
+
+def test_threads_that_waited_for_each_other_share_their_barriers(library: Path, shm_dir: Path, ordering: str) -> None:
+    """Eight threads that wait for one lock in a queue do not each wait for the barrier of the one before."""
+    ratios = []
+    for attempt in range(3):
+        ratios.append(run(library, __name__, "queued", str(shm_dir / f"log{attempt}"), ordering, 25) / (25 * THREADS))
+        if ratios[-1] < 0.5:
+            return
+    pytest.fail(f"commits for each record: {ratios}")
+
+
+def test_records_are_stored_beside_a_barrier(library: Path, shm_dir: Path, ordering: str) -> None:
+    """No call that only stores waits for another thread's barrier, also not one that had to wait for its turn."""
+    late: list[str] = []
+    for delay in (0.2, 2, 10):  # a busy machine may need that long for the call
+        late = run(library, __name__, "beside_barrier", str(shm_dir / f"log{delay}"), ordering, delay)
+        if not late:
+            return
+    pytest.fail(f"waited for the barrier: {late}")
 
 
 def test_barrier_waits_for_the_threads_that_come_again(library: Path, shm_dir: Path) -> None:

@@ -34,6 +34,13 @@ static void make_ready(Core *core, uint64_t first, uint64_t size)
     Py_DECREF(core);
 }
 
+static void prepare(Core *core, uint64_t first, uint64_t size)
+{
+    if (size < LARGE_STORE)
+        prefetch(core); /* first: a large folio that took a store is dirty, and stays */
+    make_ready(core, first, size);
+}
+
 void core_prepare(Core *core, const struct piece *pieces, size_t count)
 {
     const struct geometry *g = &core->geometry;
@@ -42,9 +49,16 @@ void core_prepare(Core *core, const struct piece *pieces, size_t count)
         return;
     for (size_t i = 0; i < count && size < LARGE_STORE; i++)
         size += record_size(g, pieces[i].length);
-    if (size < LARGE_STORE)
-        prefetch(core); /* first: a large folio that took a store is dirty, and stays */
-    make_ready(core, record_size(g, pieces->length), size);
+    prepare(core, record_size(g, pieces->length), size);
+}
+
+int core_store_beside(struct batch *batch)
+{
+    Core *core = batch->core;
+    batch->defers = true;
+    if (core_accepts(core) && by_mapping_of_a_disk(core))
+        prepare(core, record_size(&core->geometry, batch->pieces->length), batch->size);
+    return core_accepts(core) && !core->failed && batch_fits(batch) ? core_store(batch) : 1;
 }
 
 /* 0, or an errno, which is final. `by_write` is cleared where write(2) is refused. */

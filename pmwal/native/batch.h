@@ -13,4 +13,9 @@ void core_prepare(Core *core, const struct piece *pieces, size_t count);
  * stored, when upkeep is due or another thread holds a lock that it needs. */
 int core_store(struct batch *batch);
 
+/* The same for a thread that holds `writing`, and would have to wait for `guard` until the barrier of another thread ends. Those that
+ * wait for `writing` would wait for both, one after another, and no two of them would share a barrier again. It may release the
+ * interpreter first. 0, -1 with an exception set, or 1 with nothing stored when it cannot be done now. */
+int core_store_beside(struct batch *batch);
+
 #endif

@@ -89,10 +89,18 @@ static struct piece *pieces_of(const Core *core, PyObject *payloads, PyObject *k
     return pieces;
 }
 
+/* Whether it stored: `beside` as in core_store_beside(). NULL with an exception set. */
+static PyObject *store_batch(struct batch *batch, bool beside)
+{
+    int status = beside ? core_store_beside(batch) : core_store(batch);
+    return status < 0 ? NULL : PyBool_FromLong(!status);
+}
+
 static PyObject *core_store_method(Core *core, PyObject *args)
 {
     PyObject *payloads, *kinds;
-    if (!PyArg_ParseTuple(args, "OO:store", &payloads, &kinds))
+    int beside;
+    if (!PyArg_ParseTuple(args, "OOp:store", &payloads, &kinds, &beside))
         return NULL;
     payloads = PySequence_Tuple(payloads); /* the interpreter may be released while they are stored */
     kinds = payloads ? PySequence_Fast(kinds, "kinds are a list or a tuple") : NULL;
@@ -102,7 +110,7 @@ static PyObject *core_store_method(Core *core, PyObject *args)
         if (pieces) {
             struct batch batch;
             batch_of(&batch, core, pieces, (size_t)PySequence_Fast_GET_SIZE(payloads));
-            answer = core_store(&batch) ? NULL : Py_NewRef(Py_None);
+            answer = store_batch(&batch, beside);
         }
         PyMem_Free(pieces);
     } else if (kinds)
@@ -119,22 +127,21 @@ static PyObject *core_store_rows_method(Core *core, PyObject *args)
     Py_ssize_t count;
     unsigned long long length;
     unsigned short kind;
-    if (!PyArg_ParseTuple(args, "y*nKH:store_rows", &rows, &count, &length, &kind))
+    int beside;
+    if (!PyArg_ParseTuple(args, "y*nKHp:store_rows", &rows, &count, &length, &kind, &beside))
         return NULL;
     struct piece first = {rows.buf, length, kind, false};
-    int status = -1;
+    PyObject *answer = NULL;
     if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
         (uint64_t)count * length != (uint64_t)rows.len)
         PyErr_SetString(PyExc_ValueError, "no rows of this length");
     else {
         struct batch batch;
         batch_of_rows(&batch, core, &first, (size_t)count);
-        status = core_store(&batch);
+        answer = store_batch(&batch, beside);
     }
     PyBuffer_Release(&rows);
-    if (status)
-        return NULL;
-    Py_RETURN_NONE;
+    return answer;
 }
 
 static PyObject *core_flush_method(Core *core, PyObject *Py_UNUSED(ignored))

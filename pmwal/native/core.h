@@ -108,11 +108,17 @@ typedef struct core {
     struct latency latency;
 } Core;
 
+/* Whether a thread that no other precedes at `writing` may store here and now, without the Python side. */
+static inline bool core_accepts(const Core *core)
+{
+    return core->base && !core->halted && !core->seam && core->forks == fork_count && !core->stray_records &&
+           !core->stray_slot && !core->watched && (core->guard->count == 0 || core->flushing);
+}
+
 /* Whether a call may store here and now, without the locks that the Python side takes. */
 static inline bool core_is_free(const Core *core)
 {
-    return core->base && !core->halted && !core->seam && core->forks == fork_count && !core->stray_records &&
-           !core->stray_slot && !core->watched && core->writing->count == 0 && (core->guard->count == 0 || core->flushing);
+    return core->writing->count == 0 && core_accepts(core);
 }
 
 /* What holds between any two calls. */

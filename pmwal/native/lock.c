@@ -166,11 +166,17 @@ static PyMethodDef methods[] = {
     {0},
 };
 
+static PyMemberDef members[] = {
+    {"waiters", T_ULONG, offsetof(Lock, waiters), READONLY, "Threads that wait for it."},
+    {0},
+};
+
 static PyType_Slot slots[] = {
     {Py_tp_doc, "A reentrant lock that the C engine can look at; otherwise like threading.RLock."},
     {Py_tp_new, lock_new},
     {Py_tp_dealloc, lock_dealloc},
     {Py_tp_methods, methods},
+    {Py_tp_members, members},
     {0},
 };
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000  # linux/fcntl.h
@@ -99,13 +101,19 @@ def _through_descriptor(path: str) -> bool:
     return os.path.realpath(os.path.dirname(os.path.abspath(path))).startswith("/proc/")
 
 
+@functools.cache
+def _statx() -> Callable[..., int] | None:
+    """statx(2) of the C library, if it has one. To load the library takes longer than the call, and every ``ack`` makes one."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+
+
 def _identify(fd: int, path: str) -> _Identity:
     """The file of a path, or of ``fd`` if the path is empty."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "statx"):
+    statx = _statx()
+    if statx is not None:
         buffer = ctypes.create_string_buffer(_STATX.size)
         flags = _AT_SYMLINK_NOFOLLOW if path else _AT_EMPTY_PATH
-        if not libc.statx(fd, os.fsencode(path), flags, _STATX_NLINK | _STATX_INO, buffer):
+        if not statx(fd, os.fsencode(path), flags, _STATX_NLINK | _STATX_INO, buffer):
             links, inode, major, minor = _STATX.unpack(buffer.raw)
             return _Identity(os.makedev(major, minor), inode, links)
         number = ctypes.get_errno()

@@ -179,15 +179,26 @@ class NativeEngine(Engine):
         """Store one batch at the head and publish it; its first and last number."""
         self._settle()
         first = self.state.head.next_seq
-        self.core.store(payloads, kinds)
+        self.core.store(payloads, kinds, False)
         self.changed.notify_all()
         return first, first + len(payloads) - 1
+
+    def store_beside(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int] | None:
+        """Store one batch as the fast path does, for a thread that holds ``writing`` only; None if that cannot be done now."""
+        first = self.state.head.next_seq
+        return (first, first + len(payloads) - 1) if self.core.store(payloads, kinds, True) else None
+
+    def store_rows_beside(self, rows: Rows, kind: int) -> tuple[int, int] | None:
+        """The same for the rows of an array."""
+        first = self.state.head.next_seq
+        stored = self.core.store_rows(rows.data, rows.records, rows.length, kind, True)
+        return (first, first + rows.records - 1) if stored else None
 
     def store_rows(self, rows: Rows, kind: int) -> tuple[int, int]:
         """Store the rows of an array as one batch, in one call."""
         self._settle()
         first = self.state.head.next_seq
-        self.core.store_rows(rows.data, rows.records, rows.length, kind)
+        self.core.store_rows(rows.data, rows.records, rows.length, kind, False)
         self.changed.notify_all()
         return first, first + rows.records - 1
 
@@ -223,6 +234,18 @@ class NativeWritePath(WritePath):
     """``WritePath`` whose commits other threads may share: in C, without ``guard``."""
 
     engine: NativeEngine
+
+    def _store_beside(self, payloads: Sequence[bytes], kinds: Sequence[int]) -> tuple[int, int] | None:
+        try:
+            return self.engine.store_beside(payloads, kinds)
+        except OSError as error:
+            raise self.access.fail(error) from error
+
+    def _store_rows_beside(self, rows: Rows, kind: int) -> tuple[int, int] | None:
+        try:
+            return self.engine.store_rows_beside(rows, kind)
+        except OSError as error:
+            raise self.access.fail(error) from error
 
     def commit_through(self, seq: int) -> None:
         """Make this number durable; C leaves it to Python when the handle must refuse, or a lock is held."""

@@ -124,6 +124,11 @@ class Retained:
         self._engine.roll_back(end)
         self.settle()
 
+    @property
+    def owes(self) -> bool:
+        """Whether copies are to be stored."""
+        return any(record.owed for record in self.records.values())
+
     def settle(self) -> None:
         """Store the copies that are owed, durably, if there is room. The caller holds ``writing`` and ``guard``."""
         engine = self._engine
