@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeAlias
 
 from pmwal.cli.exit_status import USAGE
+from pmwal.cli.terminal import columns
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -47,6 +48,9 @@ class Parser(argparse.ArgumentParser):
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of descriptions and epilogs, and lists commands like options: one line each, no heading."""
+
+    def __init__(self, prog: str, width: int | None = None) -> None:
+        super().__init__(prog, width=columns() - 2 if width is None else width)
 
     def _format_action(self, action: argparse.Action) -> str:
         if isinstance(action, argparse._SubParsersAction):

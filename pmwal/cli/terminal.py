@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from time import monotonic
@@ -21,6 +22,16 @@ def say(message: str) -> None:
     with contextlib.suppress(StreamError):  # it is kept, and reported at the end
         sys.stdout.flush()
     print(f"pmwal: {message}", file=sys.stderr)
+
+
+def columns() -> int:
+    """The width of the terminal, or what ``COLUMNS`` says, else 80. ``shutil.get_terminal_size`` would load compressors."""
+    with contextlib.suppress(KeyError, ValueError):
+        if (wanted := int(os.environ["COLUMNS"])) > 0:
+            return wanted
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    return 80
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.places import ShortNames, add_paths, logs_named, logs_of, one_log
 from pmwal.cli.sampling import Facts, Sample, Samples, facts_of, facts_without_log, take_sample
-from pmwal.cli.terminal import print_json
+from pmwal.cli.terminal import columns, print_json
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import count_in_words, numbers_in_words, printable, table, writer_in_words
 from pmwal.errors import FormatError, PersistError
@@ -190,8 +189,8 @@ def _wait(due: float, seconds: float) -> float:
 
 def _draw(page: Sequence[str], drawn: int) -> int:
     """Replace the page drawn before, which had ``drawn`` lines; return how many lines this one has."""
-    columns = shutil.get_terminal_size().columns
-    page = [line[: columns - 1] for line in page]  # a line that wraps would take two
+    width = columns() - 1
+    page = [line[:width] for line in page]  # a line that wraps would take two
     print((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(page), flush=True)
     return len(page)
 
