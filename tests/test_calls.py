@@ -17,6 +17,7 @@ import pmwal
 from callers import Call, stage
 from conftest import Place
 from pmwal.format.layout import HEADER
+from pmwal.storage.name import LogName
 from support import SMALL_RING, BarrierRecorder, open_small, payloads
 
 pytestmark = pytest.mark.both_engines
@@ -384,6 +385,30 @@ def test_iterable_may_not_append_behind_the_back_of_extend_with_holes(path: Path
 
 
 # -- finalizers
+
+
+@pytest.mark.parametrize("seen", [None, "another file has its name"])
+@pytest.mark.parametrize("call", [lambda wal: wal.truncate(before=1), lambda wal: wal.reserve(8).__enter__()])
+def test_handle_that_is_closed_while_it_looks_at_its_file_says_so(
+    call: Callable[[pmwal.Wal], Any], seen: str | None, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finalizer or another thread closed it: the medium has not failed, and a file that got its descriptor is not the log."""
+    lost = LogName.lost
+
+    def closed(name: LogName) -> str | None:
+        monkeypatch.setattr(LogName, "lost", lost)
+        wal.close()
+        return seen
+
+    wal = open_small(path)
+    wal.append(b"x")
+    monkeypatch.setattr("pmwal.writing.upkeep._SECOND_NS", 0)
+    monkeypatch.setattr(LogName, "lost", closed)
+    with pytest.raises(pmwal.WalClosed):
+        call(wal)
+    assert (wal.closed, wal.stats().errors, wal.stats().unlinked) == (True, 0, False)
+    report = pmwal.verify(path)
+    assert (report.case, report.records) == ("R1", 1)
 
 
 @pytest.mark.parametrize("use", ["append", "close"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_bench_in_memory_has_floors_modes_and_threads(medium: str, floors: set[s
     assert rows["append strict"]["ratio"] is not None
     assert [one["threads"] for one in values["threads"]] == list(measure.THREADS)
     assert "the processor limits it" in values["limit"]
+    assert {"date", "host", "processor", "kernel", "load"} <= set(values["environment"])
     assert list(shm_dir.iterdir()) == []
 
 
@@ -97,7 +99,9 @@ def test_bench_without_floors_says_so(shm_dir: Path, cli: Cli, monkeypatch: pyte
         (["/nowhere"], UNREADABLE, "/nowhere: No such file"),
         (["/dev/null"], UNREADABLE, "/dev/null: Not a directory"),
         (["DIR", "--medium", "dax"], USAGE, "MAP_SYNC"),
-        (["DIR", "--seconds", "0"], USAGE, "not a number of seconds"),
+        (["DIR", "--seconds", "0"], USAGE, "'0' is no length of a run; give a number above 0 and at most 86,400"),
+        (["DIR", "--seconds", "nan"], USAGE, "'nan' is no length of a run"),
+        (["DIR", "--seconds", "1e6"], USAGE, "'1e6' is no length of a run"),
         (["DIR", "--compare", "/nowhere"], UNREADABLE, "/nowhere: No such file"),
         (["DIR", "--compare", "OTHER"], USAGE, "no results of pmwal bench"),
         (["DIR", "--compare", "OTHER", "--json"], USAGE, "give --json a FILE"),
@@ -114,6 +118,25 @@ def test_wrong_use_of_bench_is_refused_before_it_measures(
     assert message in found.err
     assert found.out == b""
     assert list(shm_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["bench", "stress"])
+def test_directory_that_cannot_be_written_to_is_named(
+    command: str, shm_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the place that is wrong and not the usage, with both commands."""
+    pytest.importorskip("psutil")
+    asked: list[str] = []
+
+    def no_access(path: str, mode: int) -> bool:
+        asked.append(path)
+        return not mode & os.W_OK
+
+    monkeypatch.setattr(os, "access", no_access)
+    found = cli(command, shm_dir)
+    assert (found.status, found.out) == (UNREADABLE, b"")
+    assert found.err == f"pmwal: {shm_dir}: cannot be written to; name another directory\n"
+    assert asked == [str(shm_dir)]
 
 
 def row(
@@ -151,6 +174,15 @@ def test_sentence_says_what_limits(medium: str, ratio: float, rates: tuple[float
     assert "name of floor: 100 ns" in said
 
 
+@pytest.mark.parametrize(("durability", "disk"), [("process", False), ("power", True), ("unknown", True)])
+def test_sentence_speaks_of_a_disk_only_where_there_may_be_one(durability: str, disk: bool) -> None:
+    """A log on tmpfs can be used as a file is; its calls wait for no disk."""
+    rows = row("floor", 100, kind="floor"), row("append strict", 110, floor="floor", ratio=1.1)
+    said = limit(replace(results("file", *rows), durability=durability))
+    assert ("the disk limits it" in said) == disk
+    assert ("no disk is waited for here, so the processor limits it" in said) == (not disk)
+
+
 def test_floors_that_vary_are_told_before_the_sentence() -> None:
     """What else ran shows in the floors, and the ratios are worth little then."""
     steady = results("file", row("floor", 100, kind="floor", noise=0.5), row("append strict", 100, noise=1.9))
@@ -165,7 +197,8 @@ def test_comparison_marks_what_changed_by_more_than_the_rounds_differ() -> None:
         "file", row("same", 100), row("faster", 100), row("slower", 100), row("noisy", 100, noise=0.5), row("gone", 1), rates=(1, 2)
     )
     new = results("file", row("same", 104), row("faster", 50), row("slower", 150), row("noisy", 130), row("new", 1), rates=(1, 1))
-    new = replace(new, environment={"kernel": "6.18"}, flush="pwritev2")
+    old = replace(old, environment={"kernel": "6.1", "date": "2026-01-01", "host": "a", "load": "1"})
+    new = replace(new, environment={"kernel": "6.18", "date": "2026-01-02", "host": "b", "load": "2"}, flush="pwritev2")
     said = "\n".join(compare(old, new))
     marks = {line.split()[2]: line.split()[-1] for line in said.splitlines() if line.startswith("name of")}
     assert marks["faster"] == "faster"
@@ -174,6 +207,8 @@ def test_comparison_marks_what_changed_by_more_than_the_rounds_differ() -> None:
     assert marks["noisy"].endswith("%")
     assert "new" not in marks
     assert "kernel: 6.1 -> 6.18" in said
+    assert "host: a -> b" in said
+    assert not any(line.startswith(("date:", "load:")) for line in said.splitlines())
     assert "flush: msync -> pwritev2" in said
     assert "measured only in the old run: name of gone" in said
     assert next(line for line in said.splitlines() if line.startswith("2 threads")).endswith("SLOWER")
@@ -235,6 +270,8 @@ def test_planted_mistake_is_noticed_by_name(option: str, cli: Cli) -> None:
     ("arguments", "message"),
     [
         (["--control", "no-such"], "choose one of drop-record-flush, "),
+        (["--control", "early_akc"], "did you mean 'early-ack'?"),
+        (["--seconds", "0"], "'0' is no length of a run"),
         (["--replay", "nonsense"], "--replay nonsense: "),
         (["--quick", "--full"], "not allowed with"),
         (["--images", "0"], "whole number from 1"),

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from commands import Cli, between_looks
+import pmwal
+from commands import Cli, PastSeam, between_looks
 from pmwal.format.layout import LIVE_OFFSET, LIVE_WRITER_OFFSET
-from support import open_small, overwrite
+from support import kill, open_small, overwrite
 
 
 def make(path: Path, count: int = 20) -> Path:
@@ -114,6 +115,35 @@ def test_writer_that_is_gone_has_no_rates(cli: Cli, shm_dir: Path, monkeypatch: 
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     between_looks(monkeypatch)
     assert "gone without closing the log" in cli("stat", path).text
+
+
+@pytest.mark.parametrize(
+    ("committed", "stored", "said"),
+    [
+        (0, 5, "1 to 5, 5 in all; 5 not committed when the writer ended"),
+        (2, 3, "1 to 5, 5 in all; 3 not committed"),
+        (2, 0, "1 to 2, 2 in all\n"),
+    ],
+)
+@pytest.mark.both_engines
+def test_killed_writer_leaves_what_it_had_stored(
+    committed: int, stored: int, said: str, cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that never committed. It is what a recovery keeps; after another boot only what was durable is sure."""
+    path = shm_dir / "log"
+    wal = open_small(path, seam=PastSeam(), commit="manual")
+    wal.extend([b"x"] * committed)
+    wal.commit()
+    wal.extend([b"y"] * stored)
+    kill(wal)
+    between_looks(monkeypatch, *[lambda: None] * 3)
+    text, bounds = cli("stat", path).text, cli("stat", path, "--json").json["bounds"]
+    assert "gone without closing the log" in text
+    assert f"records     {said}" in text
+    assert (bounds["last_seq"], bounds["durable_seq"]) == (committed + stored, committed)
+    assert pmwal.verify(path).records == committed + stored
+    monkeypatch.setattr("pmwal.storage.seam._boot_id", lambda: bytes(16))
+    assert cli("stat", path, "--json").json["bounds"]["last_seq"] == committed
 
 
 def test_new_writer_between_two_samples_has_no_rates(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,6 +285,26 @@ def test_interrupt_leaves_a_store_that_is_right_or_refuses(where: str, shm_dir: 
     assert notes_in(shm_dir / "log.wal") == (["b"] if where == "before" else ["a"])
 
 
+def test_no_log_is_begun_beside_the_snapshot_of_another(shm_dir: Path) -> None:
+    """The missing log had changes that the snapshot lacks: nothing is created, and a log that is put back is replayed."""
+    path, state, aside = shm_dir / "log.wal", shm_dir / "state", shm_dir / "aside"
+    with Notes(path, size=SIZE, snapshot=state) as store:
+        store.log("a")
+        store.checkpoint()
+        store.log("b")
+    path.rename(aside)
+    for _ in range(2):
+        with pytest.raises(pmwal.CorruptWal, match=r"log\.wal: the log is missing, and its snapshot .*state is there") as caught:
+            Notes(path, size=SIZE, snapshot=state)
+        assert caught.value.reason == "the log is missing"
+        assert sorted(each.name for each in shm_dir.iterdir()) == ["aside", "state"]
+    aside.rename(path)
+    assert notes_in(path, snapshot=state) == ["a", "b"]
+    path.unlink()
+    state.unlink()
+    assert notes_in(path, snapshot=state, size=SIZE) == []
+
+
 def test_log_and_snapshot_that_do_not_belong_together_are_refused(shm_dir: Path) -> None:
     """Another log, an older copy of the log, a snapshot that is not given, a damaged one, another file: the log is unchanged."""
     path, state = shm_dir / "log.wal", shm_dir / "state"
@@ -304,6 +324,7 @@ def test_log_and_snapshot_that_do_not_belong_together_are_refused(shm_dir: Path)
     path.write_bytes(old)
     refused(pmwal.CorruptWal, "does not continue .*state", snapshot=state)
     path.unlink()
+    Notes(path, size=SIZE).close()
     refused(pmwal.CorruptWal, "does not continue .*state", snapshot=state, size=SIZE)
     path.write_bytes(whole)
     for place in range(len(content)):

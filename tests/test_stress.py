@@ -135,9 +135,11 @@ def test_mistake_is_noticed(name: str, shm_dir: Path) -> None:
         (["--writers-threads", "0"], "from 1 to"),
         (["--readers", "0"], "from 1 to"),
         (["--control", "no-such"], "choose one of early-ack, "),
+        (["--control", "early-akc"], "did you mean 'early-ack'?"),
         (["--control", "early-ack", "--controls"], "give one of them"),
         (["--controls", "--json"], "describe one run"),
-        (["--seconds", "-1"], "not a number greater than 0"),
+        (["--seconds", "-1"], "'-1' is no length of a run; give a number above 0 and at most 10,000,000"),
+        (["--minutes", "0"], "'0' is no length of a run"),
         (["--seconds", "1", "--minutes", "1"], "not allowed with"),
         (["--replay"], "keeps no violation"),
         (["--fill-disk"], "would fill the memory of this machine"),
@@ -305,6 +307,9 @@ def test_page_holds_its_charts(shm_dir: Path) -> None:
     assert not re.search(r"\b(?:src|href)=|url\(|@import", text)
     assert "prefers-color-scheme: dark" in text
     assert html.escape(found["verdict"]) in text
+    for name in ("date", "host", "processor", "kernel", "load"):
+        assert f"<tr><th>{name}</th><td>{html.escape(found['environment'][name])}</td></tr>" in text
+    assert re.fullmatch(r"[\d.]+ at the start, [\d.]+ at the end", found["environment"]["load"])
     for sentence in found["scope"]:
         assert html.escape(sentence) in text
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)

@@ -87,6 +87,14 @@ def check_place(path: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
+def check_directory(path: str, *, written: bool = True) -> None:
+    """``OSError`` now, if a long command could not make files in this directory, or not even read it."""
+    with os.scandir(path):
+        pass
+    if written and not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "cannot be written to; name another directory", path)
+
+
 def descriptor_named(path: str) -> int | None:
     """The number of a descriptor of this process that the path names, such as /dev/stdout; None if it names another file."""
     for _ in range(_LINKS_MAX):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeAlias
 
 from pmwal.cli.exit_status import USAGE
@@ -29,6 +29,13 @@ class Parser(argparse.ArgumentParser):
         options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
         hint = next(filter(None, (did_you_mean(option, self._long_options()) for option in options)), "")
         self.error(f"unrecognized arguments: {' '.join(arguments)}{hint}")
+
+    def no_mistake(self, name: str, known: Iterable[str]) -> NoReturn:
+        """Report that ``--control`` names a mistake that there is not, and exit."""
+        from pmwal.opening.spelling import did_you_mean  # noqa: PLC0415 - for errors only
+
+        names = list(known)
+        self.error(f"--control {name}: there is no such mistake; choose one of {', '.join(names)}{did_you_mean(name, names)}")
 
     def _long_options(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--")]
@@ -96,6 +103,21 @@ def number_option(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def length_option(most: float) -> Callable[[str], float]:
+    """A type for argparse: the length of a run. Without any there would be no result."""
+
+    def length(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no length of a run; give a number above 0 and at most {most:,.0f}")
+        return value
+
+    return length
 
 
 def join_relative(arguments: Sequence[str]) -> list[str]:

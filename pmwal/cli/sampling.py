@@ -49,9 +49,14 @@ class Sample:
         """Whether the writer may be alive, but is of version 0.1, or on a file system without locks, and its process not seen."""
         return not self.alive and self.writer.named and self.of_this_file and not self.writer.locked
 
+    @property
+    def keeps_stores(self) -> bool:
+        """Whether all that the writer stored is there: it is alive, or it ended and the system did not, which has its stores."""
+        return self.alive or (self.writer.named and self.of_this_file and self.writer.boot_id == SYSTEM.boot_id())
+
     def stored(self, bounds: LiveBounds) -> Bound:
-        """The end of what is stored, durable or not; without a writer, of what is durable. The two lines are not read at once."""
-        return max(self.writer.published, bounds.durable) if self.alive else bounds.durable
+        """The end of what is stored, durable or not; else of what is durable. The two lines are not read at once."""
+        return max(self.writer.published, bounds.durable) if self.keeps_stores else bounds.durable
 
     def moved_since(self, before: Sample) -> bool:
         """Whether the same writer has stored something between the two."""

@@ -35,6 +35,7 @@ class Sink(SinkOwner):
     Errors are raised to loguru, which reports them and continues, unless ``catch=False`` was given to ``add``. loguru closes the
     log at ``logger.remove()`` and at exit.
 
+    >>> from pmwal.integrations.loguru import Sink
     >>> sink = Sink(path, size="1MiB")
     >>> sink.write("a line\\n")
     >>> sink.stats().written

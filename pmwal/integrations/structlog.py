@@ -59,6 +59,7 @@ class LoggerFactory(SinkOwner):
     or full log only the first one is printed. The log is closed when the factory and its loggers are gone, and at exit.
     ``copy.deepcopy`` gives the same factory and loggers.
 
+    >>> from pmwal.integrations.structlog import LoggerFactory
     >>> factory = LoggerFactory(path, size="1MiB")
     >>> factory().warning('{"event": "late"}')
     >>> [(record.kind, record.data) for record in factory.wal]

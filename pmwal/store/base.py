@@ -7,6 +7,7 @@ Invariants
 - Only what a durable checkpoint includes is freed. A crash between the two makes the next replay longer, no more.
 - After an exception that may have left a change in the log and not in the state, the store refuses every call: the log is right.
 - A replay begins with the snapshot, a checkpoint, or the first record that the log ever had; else the state would have a hole.
+- A log is created only where there is no snapshot: one that is missing beside its snapshot had the changes after it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,20 @@ def _to_json(value: Any) -> bytes:
 def as_bytes(encoded: Any) -> bytes:
     """A copy of what ``encode`` returned, which may be a buffer that it uses again; ``TypeError`` for text and all else."""
     return encoded if type(encoded) is bytes else bytes(memoryview(encoded))
+
+
+def _opened(log: str | os.PathLike[str], snapshot: SnapshotFile | None, options: Keywords) -> Wal:
+    """The log at a path. It is created only where there is no snapshot."""
+    if snapshot is None or not snapshot.exists():
+        return open_wal(log, "a", **options)
+    try:
+        return open_wal(log, "r+", **options)
+    except FileNotFoundError as error:
+        raise CorruptWal(
+            f"{os.fsdecode(log)}: the log is missing, and its snapshot {snapshot.path} is there; restore both from a backup of the "
+            "same moment, or remove the snapshot to begin with an empty store",
+            reason="the log is missing",
+        ) from error
 
 
 class Store(ABC):
@@ -86,8 +101,9 @@ class Store(ABC):
         - ``encode``, ``decode``: how changes and states become bytes; JSON by default. ``msgspec.msgpack.encode`` and ``.decode``,
           or ``pickle.dumps`` and ``pickle.loads`` (of files that nobody else can write), do as well.
 
-        Raises what ``pmwal.open`` and ``decode`` raise; ``CorruptWal`` if changes are missing between the snapshot and the log;
-        ``FormatError`` for a damaged snapshot; ``ValueError`` for options with which the log could lose a change.
+        Raises what ``pmwal.open`` and ``decode`` raise; ``CorruptWal`` if changes are missing between the snapshot and the log, or
+        the snapshot has no log; ``FormatError`` for a damaged snapshot; ``ValueError`` for options with which the log could lose
+        a change.
         """
         self.lock = threading.RLock()
         """Held while a change is logged and applied: take it to read several things of one state."""
@@ -95,17 +111,17 @@ class Store(ABC):
         self._sound = True
         self._applies = True  # while changes are applied, the log is replayed, or the state is saved
         self._owned = not isinstance(log, Wal)
+        self._snapshot = None if snapshot is None else SnapshotFile(snapshot, SYSTEM)
         if isinstance(log, Wal):
             if options:
                 raise ValueError(f"{', '.join(options)}: give options of the log where it is opened")
             self._wal = log
         else:
-            self._wal = open_wal(log, "a", **options)
+            self._wal = _opened(log, self._snapshot, options)
         try:
             if overwrites(self._wal):
                 raise ValueError('a store must not lose a change: open its log without on_full="overwrite"')
             self._alignment = self._wal.stats().alignment
-            self._snapshot = None if snapshot is None else SnapshotFile(snapshot, SYSTEM)
             self._replay()
             self._applies = False
         except BaseException:

@@ -47,15 +47,18 @@ class SnapshotFile:
         if not os.path.isdir(directory):  # now, and not at the first checkpoint
             raise FileNotFoundError(errno.ENOENT, "no such directory for the snapshot", directory)
 
+    def exists(self) -> bool:
+        """Whether there is one. ``FormatError`` if it is not even a file."""
+        fd = self._open()
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
     def read(self) -> Snapshot | None:
         """What it contains; None if there is no file. ``FormatError`` if it is damaged, or something else."""
-        try:
-            fd = open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except FileNotFoundError:
+        fd = self._open()
+        if fd is None:
             return None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise FormatError(f"{self.path}: not a snapshot of a store")
         with open(fd, "rb") as file:
             content = file.read()
         head = content[len(_MAGIC) : len(_MAGIC) + _HEAD.size]
@@ -66,6 +69,16 @@ class SnapshotFile:
         if crc32c(body, length) != checksum or length > len(body):
             raise FormatError(f"{self.path}: the snapshot is damaged; restore it and the log from a backup of the same moment")
         return Snapshot(body[length:], body[:length].decode() or None)
+
+    def _open(self) -> int | None:
+        try:
+            fd = open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise FormatError(f"{self.path}: not a snapshot of a store")
+        return fd
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace it, durably."""

@@ -218,6 +218,8 @@ def facts(site: Site) -> dict[str, str]:
     else:
         found["device"] = site.device
     return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "host": platform.node(),
         **found,
         "processor": processor(),
         "kernel": f"{platform.system()} {platform.release()}",

@@ -47,14 +47,13 @@ class Recorder(Seam):
     shows ``time_ns`` and then moves by ``tick_ns``; ``on_clock`` is called at each look at it. ``stores`` is "stream" or
     "write-back".
 
-    >>> from pmwal.opening import open_log
+    >>> import pmwal
+    >>> from pmwal.testing import Recorder
+    >>> pmwal.open(path, size="16KiB").close()
     >>> recorder = Recorder()
-    >>> wal = open_log(path, size="16KiB", medium="file", seam=recorder)
-    >>> recorder.events.clear()
-    >>> seq = wal.append(b"payload")
-    >>> [step.name for step in recorder.events if step.offset >= 8192]
-    ['store', 'flush']
-    >>> wal.close()
+    >>> report = pmwal.copy(path, f"{path}.copy", seam=recorder)
+    >>> recorder.events[0].name, recorder.events[-1].name      # the space for the copy, and its name made durable
+    ('allocate', 'sync')
     """
 
     control_size = CONTROL_SIZE_MIN

@@ -64,8 +64,10 @@ class Access:
         self.refuse_reentry()
         try:
             self._upkeep.run_if_due()
-        except OSError as error:  # the file was shortened
-            raise self.fail(error) from error
+        except OSError as error:
+            if self.closed:  # meanwhile, by another thread or a finalizer: what was looked at was no longer the log
+                raise WalClosed(_CLOSED) from None
+            raise self.fail(error) from error  # the file was shortened
         return self._engine
 
     def to_read(self) -> Engine:

@@ -187,7 +187,7 @@ def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> An
     intercept, slope = fit(x, seconds)
     axes.plot(x, seconds, color=OURS, marker="o", linewidth=0, markersize=8, label="pmwal.open")
     line = [intercept + slope * value for value in x]
-    rate = f"{1 / slope / 1e6:.3g} MB/s of payload" if slope > 0 else "no slope"
+    rate = f"{1 / slope / 1e6:,.0f} MB/s of payload" if slope > 0 else "no slope"
     text = f"linear fit: {time_text(max(0.0, intercept) * 1e9)} + {rate}"
     axes.plot(x, line, color=OURS, linewidth=1.4, label=text)
     floor = [point["crc"] for point in points]
@@ -215,7 +215,7 @@ def _gate(plot: Any, results: Results) -> Any:
         text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', FAILS'})"
         axes.text(max(share, 1), position, text, va="center", fontsize=8)
     axes.axvline(1, color=FLOOR, linewidth=2.5)
-    labels = [textwrap.shorten(f"{row.check}: {_short(row)}", 62, placeholder=" …") for row in rows]
+    labels = [textwrap.fill(textwrap.shorten(f"{row.check}: {_short(row)}", 120, placeholder=" …"), 62) for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_xlim(0, max(1.0, *shares) * 1.6)  # space for the figures to the right of the bars
     axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -29,7 +29,10 @@ def build() -> Floors:
     if compiler is None:
         raise FloorsUnavailable("the floors need gcc")
     if not SOURCE.exists():
-        raise FloorsUnavailable(f"the floors need {SOURCE}, which a checkout contains: pip install -e .")
+        raise FloorsUnavailable(
+            f"the floors of the bars are compiled from {SOURCE}, which an installed wheel does not have: install this checkout "
+            "with pip install -e ., or run pmwal bench, whose floors are in the wheel"
+        )
     directory = Path(tempfile.mkdtemp(prefix="pmwal-floors-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     library = directory / "floors.so"

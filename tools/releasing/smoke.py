@@ -1,12 +1,15 @@
 """A smoke test of an installed pmwal: run it with the interpreter of the environment, from any directory.
 
-The C engine is in use, five lines of the README work, the command prints what they stored, and after a SIGKILL every record that
-was acknowledged is there. It imports nothing of the repository. cibuildwheel runs it for each wheel.
+The C engine is in use, five lines of the README work, the command prints what they stored, ``pmwal bench`` has its floors, and
+after a SIGKILL every record that was acknowledged is there. It imports nothing of the repository. cibuildwheel runs it for each
+wheel.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -34,13 +37,21 @@ def five_lines(path: Path) -> None:
     assert engine == "native", f"the engine is {engine}"
 
 
-def command(path: Path) -> None:
-    """The script that pip made."""
+def command(*arguments: str | Path) -> str:
+    """What the script prints that pip made."""
     script = Path(sysconfig.get_path("scripts")) / "pmwal"
-    said = subprocess.run([script, "cat", path], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([script, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def commands(path: Path) -> None:
+    """They find the library, and on x86-64 the floors in C that bench compares with, without a compiler."""
+    said = command("cat", path)
     assert "payload" in said, said
-    said = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+    said = command("--version")
     assert pmwal.__version__ in said, said
+    rows = json.loads(command("bench", path.parent, "--seconds", "1", "--json"))["rows"]
+    floors = {row["key"] for row in rows if row["kind"] == "floor"}
+    assert bool(floors) == (platform.machine() == "x86_64"), floors
 
 
 def kill(path: Path) -> int:
@@ -69,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path, killed = Path(directory, "app.wal"), Path(directory, "killed.wal")
         five_lines(path)
-        command(path)
+        commands(path)
         recover(killed, acknowledged := kill(killed))
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"pmwal {pmwal.__version__} works on Python {version}: {acknowledged} acknowledged records survived a kill")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmwal.cli.atomic_file import check_place, replacing
+from pmwal.cli.atomic_file import check_directory, check_place, replacing
 from pmwal.cli.exit_status import OK, USAGE
 from pmwal.cli.hints import for_command_line
 from pmwal.cli.options import add_medium
-from pmwal.cli.parser import Commands, Parser, add_command, add_path
+from pmwal.cli.parser import Commands, Parser, add_command, add_path, length_option
 from pmwal.cli.terminal import print_json, say
 from pmwal.errors import UnsupportedMedium
 
@@ -58,29 +57,16 @@ def add(commands: Commands) -> None:
     )
     add_path(parser, "directory to measure in")
     parser.add_argument(
-        "--seconds", type=_seconds, default=_SECONDS, metavar="N", help=f"length of the run (default: {_SECONDS:g})"
+        "--seconds", type=length_option(86400), default=_SECONDS, metavar="N", help=f"length of the run (default: {_SECONDS:g})"
     )
     add_medium(parser)
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write all figures as JSON (default: print them)")
     parser.add_argument("--compare", metavar="FILE", help="compare with the figures that an earlier run wrote with --json")
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and compare."""
-    with os.scandir(args.path):  # an OSError says what is wrong with PATH
-        pass
-    if not os.access(args.path, os.W_OK):
-        args.parser.error(f"{args.path} cannot be written to; name another directory")
+    check_directory(args.path)
     if args.json not in (None, "-"):
         check_place(args.json)
     from pmwal.testing.bench import measure, results  # noqa: PLC0415 - heavy, and not for the help of all commands

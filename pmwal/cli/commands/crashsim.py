@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pmwal.cli.exit_status import FAILED, OK, USAGE
-from pmwal.cli.parser import Commands, add_command, number_option
+from pmwal.cli.parser import Commands, add_command, length_option, number_option
 from pmwal.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=number_option(0), metavar="N", help="of the sequences (default: random; with PROGRAM 0)")
     parser.add_argument("--images", type=number_option(1), metavar="N", help="distinct images to reach")
     parser.add_argument("--length", type=number_option(0), metavar="N", help="explore every sequence of up to this many calls")
-    parser.add_argument("--seconds", type=float, metavar="N", help="stop after this time; too few images then are status 64")
+    parser.add_argument("--seconds", type=length_option(1e7), metavar="N", help="stop then; too few images are status 64")
     parser.add_argument("--processes", type=number_option(1), metavar="N", help="(default: one a processor)")
     own = parser.add_argument_group("options with PROGRAM")
     own.add_argument("--medium", action="append", choices=_MEDIA, help="may be repeated (default: page, then pmem)")
@@ -211,7 +211,7 @@ def _plant(args: argparse.Namespace, name: str) -> int:
 
     known = {_shown(each): each for each in MUTANTS}
     if _shown(name) not in known:
-        args.parser.error(f"--control {name}: there is no such mistake; choose one of {', '.join(known)}")
+        args.parser.no_mistake(_shown(name), known)
     noticed, _ = _noticed(known[_shown(name)])
     return FAILED if noticed else OK
 

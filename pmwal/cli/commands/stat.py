@@ -54,8 +54,10 @@ one in 64. "-": none was timed, or the writer does not share it.
 With --watch a path that leads to no log for a while, as during a rotation, is
 reported ("error" in JSON) and looked at again; then the next log is shown.
 
-Without a running writer the page shows the last writer's last state, which may
-be old after a power cut. For what the file has: pmwal info, pmwal verify.
+Without a running writer the page shows the last writer's last state, with what
+a killed one had stored and not committed. After the machine was started anew it
+shows what was durable, and may be old after a power cut. For what the file has:
+pmwal info, pmwal verify.
 
 Examples:
   pmwal stat app.wal
@@ -207,9 +209,10 @@ def _page(facts: Facts) -> list[str]:
         pending = bounds["last_seq"] - bounds["durable_seq"]
         count = _count(bounds)
         held = f"{bounds['first_seq']} to {bounds['last_seq']}, {count:,} in all" if count else "none"
+        when = "not durable yet" if facts["writer"] and facts["writer"]["alive"] else "not committed when the writer ended"
         lines += [
             ("epoch", str(bounds["epoch"])),
-            ("records", held + (f"; {pending:,} not durable yet" if pending else "")),
+            ("records", held + (f"; {pending:,} {when}" if pending else "")),
             ("fill", f"{bounds['fill']:.1%}, {format_size(bounds['used_bytes'])} of {format_size(facts['capacity'])}"),
         ]
     if "newest_store_at_commit_seconds" in facts:

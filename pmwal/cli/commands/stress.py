@@ -11,10 +11,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pmwal.cli.atomic_file import check_place, replacing
+from pmwal.cli.atomic_file import check_directory, check_place, replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.hints import for_command_line
-from pmwal.cli.parser import Commands, add_command, add_path, number_option
+from pmwal.cli.parser import Commands, add_command, add_path, length_option, number_option
 from pmwal.cli.terminal import print_json, say
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pmwal.testing.stress.run import Request
 
 _SECONDS, _CONTROL_SECONDS = 60.0, 20.0
+_LONGEST = 1e7
 _TOLD_SECONDS = 1.0  # between two lines of progress
 _EPILOG = """\
 Each call of a writer is noted outside the log, in memory that survives the
@@ -48,9 +49,9 @@ with log and journal is kept, and --replay judges it again.
 Requires psutil: pip install 'pmwal[stress]'
 
 Exit status: 0 no violation; 1 a violation (with --control: the mistake was
-noticed; with --controls: one was not noticed); 64 wrong usage, or something is
-missing here; 130 or 143 ended by Ctrl-C or SIGTERM, after one more check and a
-report. A second signal ends it at once.
+noticed; with --controls: one was not noticed); 3 PATH cannot be used; 64 wrong
+usage, or something is missing here; 130 or 143 ended by Ctrl-C or SIGTERM,
+after one more check and a report. A second signal ends it at once.
 
 Examples:
   pmwal stress /mnt/pmem0 --minutes 10 --html report.html
@@ -72,9 +73,9 @@ def add(commands: Commands) -> None:
     )
     add_path(parser, "directory for the logs, on what is to be tested")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=_positive, metavar="N", help="length of the run")
+    length.add_argument("--minutes", type=length_option(_LONGEST), metavar="N", help="length of the run")
     default = f"the same in seconds (default: {_SECONDS:g}; with a planted mistake {_CONTROL_SECONDS:g})"
-    length.add_argument("--seconds", type=_positive, metavar="N", help=default)
+    length.add_argument("--seconds", type=length_option(_LONGEST), metavar="N", help=default)
     parser.add_argument("--html", metavar="FILE", help="write a report with charts, one HTML file")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write all figures as JSON (default: to standard output)"
@@ -112,16 +113,6 @@ def add(commands: Commands) -> None:
         parser.add_argument(f"--{old}", help=argparse.SUPPRESS, **({"action": "store_true"} if old == "mutants" else {}))  # type: ignore[arg-type]
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1e7:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Run, report, and return 1 for a violation."""
     _rename(args)
@@ -129,12 +120,9 @@ def run(args: argparse.Namespace) -> int:
         if find_spec(module) is None:
             say(f"stress requires {module}, which is not installed: pip install 'pmwal[{extra}]'")
             return USAGE
-    with os.scandir(args.path):  # an OSError says what is wrong with PATH
-        pass
+    check_directory(args.path, written=not args.replay)
     if args.replay:
         return _replay(args)
-    if not os.access(args.path, os.W_OK):
-        args.parser.error(f"{args.path} cannot be written to; name another directory")
     for report in (args.html, args.json):
         if report not in (None, "-"):
             check_place(report)
@@ -177,7 +165,7 @@ def _request(args: argparse.Namespace) -> Request:
 
     control = RENAMED.get(args.control, args.control)
     if control is not None and control not in CONTROLS:
-        args.parser.error(f"--control {control}: there is no such mistake; choose one of {', '.join(CONTROLS)}")
+        args.parser.no_mistake(control, CONTROLS)
     if control is not None and args.controls:
         args.parser.error("--control plants one mistake, --controls each in turn; give one of them")
     if args.controls and (args.json or args.html):

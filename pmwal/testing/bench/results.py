@@ -14,6 +14,7 @@ NOISE_MIN = 0.05  # relative: a smaller change of a figure is not worth a mark
 _STEADY = 2.0  # times the fastest round: floors that vary more were disturbed
 _NEAR = 1.5  # times its floor: the medium is what limits
 _MANIFOLD = 10  # times as long: told so, and not in percent
+_VARYING = ("date", "load")  # of the environment: other ones in any other run
 _SCALES = 1.5  # times the rate of one thread
 
 
@@ -107,6 +108,8 @@ def limit(results: Results) -> str:
     assert floor is not None
     took = f"A durable append takes {time_text(row.cost)}, {row.ratio:.2f} times the floor ({floor.name}: {time_text(floor.cost)})"
     kind = kind_of(results.medium)
+    if kind == FILE and results.durability == "process":
+        return f"{took}: no disk is waited for here, so the processor limits it, in calls of the file system. {_sharing(results)}"
     if kind == FILE:
         if row.ratio > _NEAR:
             return f"{took}: the way to the disk through the file system costs more than the disk. {_sharing(results)}"
@@ -182,7 +185,7 @@ def compare(old: Results, new: Results) -> Iterator[str]:
     """What differs between two runs: the environment, and each figure, marked where it changed by more than the rounds differ."""
     for name in dict.fromkeys([*old.environment, *new.environment]):
         before, after = old.environment.get(name, "none"), new.environment.get(name, "none")
-        if before != after and name != "load":
+        if before != after and name not in _VARYING:
             yield f"{name}: {before} -> {after}"
     for name in ("medium", "ordering", "durability", "engine", "flush"):
         if getattr(old, name) != getattr(new, name):

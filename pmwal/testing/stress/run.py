@@ -110,7 +110,7 @@ def perform(request: Request, interruption: Interruption, tell: Tell, begin: Cal
     try:
         media, durability = ground(directory, request.medium)
         site = machine.look(directory)
-        environment = {"path": str(request.path), **environment_of(site, media)}
+        environment = {"path": str(request.path), **environment_of(site, media), "load": f"{machine.load()} at the start"}
         results = Results(environment, request.seed, request.command, scope(site, media, durability))
         results.control = request.control
         results.costs = [each for medium in media for each in cost.measure(directory, medium, site.disk)]
@@ -128,6 +128,7 @@ def perform(request: Request, interruption: Interruption, tell: Tell, begin: Cal
             results.violation = violation.kind, str(violation)
             results.kept = str(directory)
             supervisor.save(directory)
+        environment["load"] += f", {machine.load()} at the end"
         results.interrupted = interruption.signal.name if interruption.signal is not None else None
     finally:
         if results is None or results.violation is None:
