@@ -141,6 +141,18 @@ def test_numbers_are_found_without_a_walk(shm_dir: Path) -> None:
         assert all(after.position - start.position >= INDEX_STEP for start, after in pairwise(entries))
 
 
+@pytest.mark.native_engine
+def test_calls_are_as_fast_as_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C stores and reads in the new file, and Python is not asked."""
+    with pmwal.open(path, size="64KiB") as wal:
+        wal.append(b"one")
+        wal.resize("1MiB")
+        for name in ("_slow_append", "_slow_extend", "_step"):
+            monkeypatch.setattr(type(wal), name, lambda *_: pytest.fail("it was left to Python"))
+        assert (wal.append(b"two"), wal.extend([b"three"])) == (2, (3, 3))
+        assert [record.data for record in wal] == [b"one", b"two", b"three"]
+
+
 # -- reads of this handle
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import pmwal
-import pmwal.aio
 from callers import Call
 from pmwal.errors import PersistError
 from pmwal.format.layout import LIVE_OFFSET, PAGE
 from pmwal.testing import PowerCutModel
+from pmwal.writing import resizing as resizing_module
 from resizing import filled, resized
 from support import BarrierRecorder, Crash, Step, kill, look, open_small, superblock
 
@@ -91,6 +91,24 @@ def test_log_that_is_lapped_meanwhile(path: Path, step: str, size: str) -> None:
 
     with resized(path, step, act, size) as wal:
         assert list(wal) == expected
+
+
+def test_log_that_is_lapped_while_it_is_measured(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured again when nobody can store."""
+    original, calls = resizing_module.check_fit, 0
+
+    def check_fit(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise pmwal.Overrun("record 7 is gone")
+        original(*arguments)
+
+    with filled(path) as wal:
+        expected = list(wal)
+        monkeypatch.setattr(resizing_module, "check_fit", check_fit)
+        wal.resize("64KiB")
+        assert (list(wal), calls) == (expected, 2)
 
 
 @pytest.mark.parametrize("step", ["allocate", "write", "sync"])

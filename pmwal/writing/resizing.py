@@ -63,10 +63,10 @@ class Resizing:
         engine, block = self._engine, self._ring.block
         if self._block.capacity != block.capacity:
             check_links(self._path, self._ring.mapping.fd)
-            check_fit(self._path, self._walker, engine.view, self._block, engine.headroom)
             try:
+                check_fit(self._path, self._walker, engine.view, self._block, engine.headroom)
                 self._make(move, beside=True)
-            except _BeginAgain:
+            except (_BeginAgain, Overrun):
                 self._make(move, beside=False)
         ring, view = engine.look()
         first, after = view.tail.next_seq, view.end.next_seq
@@ -92,15 +92,10 @@ class Resizing:
             return
         named = self._is_named(new.mapping.fd)
         new.mapping.close()
+        if named and isinstance(error, OSError):
+            raise self._access.fail(error) from error
         if named:
-            cause = (
-                error
-                if isinstance(error, OSError)
-                else OSError(errno.EINTR, "a resize was interrupted when the log had its new file")
-            )
-            failure = self._access.fail(cause)
-            if isinstance(error, OSError):
-                raise failure from error
+            self._access.fail(OSError(errno.EINTR, "a resize was interrupted when the log had its new file"))
 
     def _is_named(self, fd: int) -> bool:
         """Whether the path leads to this file."""
@@ -114,9 +109,11 @@ class Resizing:
     def _fill(self, stop: contextlib.ExitStack, beside: bool, fd: int) -> None:
         """Write the new file and sync it. From the end of the part that is written ``beside`` the writer on the log is stopped."""
         engine, block, mapping = self._engine, self._block, self._ring.mapping
+        if not beside:
+            stop.enter_context(engine.guard)
         self._prepare()
         if not beside:
-            self._stop(stop)
+            self._check()
             check_fit(self._path, self._walker, engine.view, block, engine.headroom)
         with needing_room(self._path, block.file_size):
             engine.seam.allocate(fd, block.file_size)
@@ -126,7 +123,8 @@ class Resizing:
             if beside:
                 engine.seam.sync_file(fd)
                 self._follow_up(fd)
-                self._stop(stop)
+                stop.enter_context(engine.guard)  # from here on nothing is stored or freed until the handle has moved
+                self._check()
             self._write(fd, self._pages())
             self._write(fd, iter([self._laying.take(rest=True)]))
             self._state, self._slot = self._end(fd)
@@ -151,9 +149,8 @@ class Resizing:
             if self._laying.end - before <= PIECE:
                 return
 
-    def _stop(self, stop: contextlib.ExitStack) -> None:
-        """From here on nothing is stored or freed until the handle has moved, or the resize has failed."""
-        stop.enter_context(self._engine.guard)
+    def _check(self) -> None:
+        """Raise if the handle, or what is laid, is not what it was. The caller holds ``guard``."""
         self._access.check()
         if self._access.closing:
             raise WalClosed("this handle was closed while its log was resized; nothing was changed")
@@ -186,8 +183,8 @@ class Resizing:
 
     def _check_room(self) -> None:
         """Nothing is laid past the new ring's end: more was stored meanwhile, or truncated records take the room."""
-        room = self._block.capacity - self._engine.headroom
-        if self._laying.end > room or self._laying.longest > self._block.payload_max:
+        capacity, headroom = self._block.capacity, self._engine.headroom
+        if self._laying.end > capacity - headroom or self._laying.longest > self._block.payload_max or headroom > capacity // 4:
             raise _BeginAgain
 
     def _write(self, fd: int, pages: Iterator[bytes]) -> None:

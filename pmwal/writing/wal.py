@@ -25,6 +25,7 @@ from pmwal.format.payload import as_capacity, as_integer, as_number, as_payload,
 from pmwal.format.rows import as_rows
 from pmwal.records import Bound, CopyReport, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
+from pmwal.storage.mapping import Mapping
 from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.checks import checked
@@ -327,7 +328,7 @@ class Wal(WalReads):
         """Continue with the file of this engine, which has the log's name. The caller holds ``guard``."""
         old_lock, mapping = self._writer_lock, self._engine.mapping
         self._left = [left for left in self._left if left.alive]
-        self._left.append(weakref.finalize(self._engine.ring, mapping.close))
+        self._left.append(weakref.finalize(self._engine.ring, _unmap, mapping))
         before = self._engine.move_to(engine)
         self._moved()
         self._writer_lock = lock
@@ -509,3 +510,10 @@ class Wal(WalReads):
     def _fail(self, error: OSError) -> PersistError:
         """``Access.fail``, under the name that the native handle calls it by."""
         return self._access.fail(error)
+
+
+def _unmap(mapping: Mapping) -> None:
+    """Unmap a file that the log had, when the last reader of its ring has gone: a finalizer."""
+    while mapping.fd >= 0:
+        with contextlib.suppress(KeyboardInterrupt):  # which nobody would get from here
+            mapping.close()

@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -97,6 +98,7 @@ class WalReads(ArrayReader):
 
     def _follow(self, engine: Engine, first: int, timeout: float | None) -> Iterator[Record]:
         seen, next_seq, ring = None, first, engine.ring
+        left, since = timeout, time.monotonic()
 
         def look(wanted: int) -> Iterator[Record] | None:
             nonlocal seen
@@ -106,12 +108,14 @@ class WalReads(ArrayReader):
             return records
 
         while True:
-            for record in follow(ring.mapping, engine.seam, look, next_seq, timeout):
+            for record in follow(ring.mapping, engine.seam, look, next_seq, left):
                 next_seq = record.seq + 1
                 yield record
+                left, since = timeout, time.monotonic()
             if engine.ring is ring:
                 return
             ring = engine.ring  # which another live page belongs to
+            left = None if timeout is None else max(0.0, since + timeout - time.monotonic())
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()
