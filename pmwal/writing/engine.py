@@ -178,8 +178,17 @@ class Engine:
 
     def moving(self, mapping: Mapping, block: Superblock, state: State, slot: Slot, index: Sequence[Bound]) -> Engine:
         """An engine for another file of this log, for ``move_to``. The caller holds ``guard``."""
-        options = {"pipelined": self.pipelined, "starts": self._starts, "moving": self}
-        return type(self)(mapping, block, self.seam, state=state, slot=slot, index=index, **options)
+        return type(self)(
+            mapping,
+            block,
+            self.seam,
+            pipelined=self.pipelined,
+            state=state,
+            slot=slot,
+            index=index,
+            starts=self._starts,
+            moving=self,
+        )
 
     def move_to(self, other: Engine) -> Engine:
         """Continue with the file of ``other``, which ``moving`` made. The caller holds ``guard``.

@@ -31,7 +31,7 @@ from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
 from pmwal.writing.consumed import Consumed
-from pmwal.writing.engine import Engine
+from pmwal.writing.engine import Engine, Ring
 from pmwal.writing.resizing import Resizing
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
@@ -73,7 +73,7 @@ class Wal(WalReads):
         self._let_go_done = False
         self._committer: Committer | None = None
         self._resizing = threading.RLock()
-        self._left: list[weakref.finalize] = []  # unmap the files that the log had, each once nothing reads it
+        self._left: list[weakref.finalize[[Mapping], Ring]] = []  # unmap the files that the log had, each once nothing reads it
         self._path = path
         self._writer_lock = writer_lock
         self._recovery = recovery
