@@ -82,10 +82,10 @@ if TYPE_CHECKING:
     from pmwal.logs.log_set import LogSet
     from pmwal.logs.set_consumer import SetConsumer
     from pmwal.opening import open, verify
-    from pmwal.opening.copying import CopyReport, copy, resize
+    from pmwal.opening.copying import copy, resize
     from pmwal.reading.consumer import Consumer
     from pmwal.reading.reader import Reader
-    from pmwal.records import Lag, Record, RecoveryReport, WalStats
+    from pmwal.records import CopyReport, Lag, Record, RecoveryReport, WalStats
     from pmwal.store.base import Store
     from pmwal.writing.batch import Batch, Reservation
     from pmwal.writing.wal import Wal
@@ -104,10 +104,10 @@ else:
         "logs.log_set": ("LogSet",),
         "logs.set_consumer": ("SetConsumer",),
         "opening": ("open", "verify"),
-        "opening.copying": ("CopyReport", "copy", "resize"),
+        "opening.copying": ("copy", "resize"),
         "reading.consumer": ("Consumer",),
         "reading.reader": ("Reader",),
-        "records": ("Lag", "Record", "RecoveryReport", "WalStats"),
+        "records": ("CopyReport", "Lag", "Record", "RecoveryReport", "WalStats"),
         "store.base": ("Store",),
         "writing.batch": ("Batch", "Reservation"),
         "writing.wal": ("Wal",),

@@ -265,6 +265,34 @@ class WalStats:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What ``copy`` or a ``resize`` wrote: the records ``first_seq`` to ``last_seq``, in a ring of ``capacity`` bytes.
+
+    ``used``: bytes of the ring that they take. ``backup``: where the old file of a resized log is, empty if it was not kept.
+
+    >>> import pmwal
+    >>> pmwal.open(path, size="64KiB").close()
+    >>> pmwal.copy(path, f"{path}.copy").records
+    0
+    """
+
+    path: str
+    capacity: int
+    used: int
+    first_seq: int
+    last_seq: int
+    records: int
+    backup: str = ""
+
+    def __setstate__(self, state: list[Any]) -> None:
+        restore(self, state)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class SinkStats:
     """What became of the records of a logging library since its handler was made, over all logs that it opened at its path.
 

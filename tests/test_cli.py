@@ -70,7 +70,15 @@ def test_help_of_each_command_has_examples(cli: Cli, command: str, monkeypatch: 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_error_of_usage_names_its_command(cli: Cli, command: str) -> None:
     """Also for an argument that no parser knows."""
-    arguments = {"completion": ("bash",), "truncate": ("x", "--all"), "demo": (), "crashsim": ()}.get(command, ("x",))
+    needed = {
+        "completion": ("bash",),
+        "truncate": ("x", "--all"),
+        "copy": ("x", "y"),
+        "resize": ("x", "1MiB"),
+        "demo": (),
+        "crashsim": (),
+    }
+    arguments = needed.get(command, ("x",))
     ran = cli(command, *arguments, "--nonsense")
     assert (ran.status, ran.out) == (64, b"")
     assert ran.err == f"pmwal {command}: unrecognized arguments: --nonsense\nTry 'pmwal {command} --help'.\n"

@@ -491,7 +491,7 @@ def test_old_file_that_cannot_be_ended_does_not_matter(shm_dir: Path, fails: int
 
 def test_log_that_is_open_for_writing_is_not_resized(path: Path) -> None:
     """The writer has its lock."""
-    with open_small(path), pytest.raises(pmwal.WalLocked):
+    with open_small(path), pytest.raises(pmwal.WalLocked, match=r"can resize it with wal\.resize\(size\)"):
         pmwal.resize(path, "64KiB")
 
 

@@ -12,7 +12,7 @@ import pytest
 import pmwal
 from commands import make_log
 from copies import filled, names, read
-from pmwal.format.layout import PAGE, Header, Superblock, record_size
+from pmwal.format.layout import HEADER, PAGE, Header, Superblock, decode_header, record_size
 from pmwal.format.relocation import Relocation
 from pmwal.format.ring import LARGE_RECORD
 from pmwal.repair import repair
@@ -204,6 +204,18 @@ def test_disk_is_written_once_and_in_order(path: Path, monkeypatch: pytest.Monke
     assert ends[-1] == size if not allocated else ends[-1] < size
     assert seen == [(end, size) for end in ends] + ([(size, size)] if allocated else [])
     assert len(dropped) == 1
+
+
+def test_record_that_begins_the_log_in_the_middle_of_its_batch() -> None:
+    """Where those before it were left out, it says that the log was durable up to its own start, and not to another batch's."""
+    block = Superblock(uuid=bytes(16), control_size=2 * PAGE, capacity=16384, alignment=64, created_ns=0)
+    to = Relocation(block, None)
+    for seq, place in ((5, 0), (6, 1), (9, 1), (10, 2)):
+        if seq == 9:
+            to.begin_again()
+        to.add(Header(0, 3, seq, 0, 0, 1, 0, 0, place, 3), b"abc")
+    data, size = to.take(rest=True), record_size(3, 64)
+    assert [decode_header(data[at : at + HEADER]).durable for at in range(0, 4 * size, size)] == [0, 0, 2 * size, 2 * size]
 
 
 @pytest.mark.slow

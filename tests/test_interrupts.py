@@ -300,6 +300,34 @@ def test_interrupted_close_can_be_called_again(shm_dir: Path, commit: Any) -> No
     assert number > (10 if sys.version_info < (3, 12) else 5)
 
 
+@pytest.mark.parametrize("first", first_fast([0, 1, 2]))
+def test_interrupted_resize_leaves_the_log_in_use_or_ends_the_handle(shm_dir: Path, first: int) -> None:
+    """In its old file or in its new one, with every record, and no lock held."""
+    path, outcomes = shm_dir / "test.wal", set[tuple[int, bool]]()
+    raised_in, number = "?", first
+    while raised_in:
+        path.unlink(missing_ok=True)
+        wal = open_small(path, medium="file")
+        wal.extend([b"one", b"two"])
+        with contextlib.suppress(KeyboardInterrupt), SignalAt(number) as signal_at:
+            wal.resize("64KiB")
+        raised_in = signal_at.raised_in
+        where = f"interrupted at place {number} in {raised_in}"
+        engine = wal._engine
+        assert (owned(engine.writing), owned(engine.guard), owned(wal._resizing)) == (False, False, False), where
+        failed = wal._access.poisoned
+        if not failed:
+            assert wal.append(b"after") == 3, where
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pmwal.UnlinkedWarning)
+            wal.close()
+        with open_small(path, medium="file") as again:
+            assert [record.data for record in again] == [b"one", b"two", b"after"][: 2 if failed else 3], where
+            outcomes.add((again.capacity, failed))
+        number += 7 if first else 61
+    assert {(16384, False), (65536, False)} <= outcomes
+
+
 def test_handle_dropped_after_an_interrupted_close_lets_the_log_go(shm_dir: Path) -> None:
     """As a ``with`` block does that Ctrl-C ends twice: nobody calls close again."""
     path = shm_dir / "test.wal"

@@ -31,7 +31,7 @@ from pmwal.format.payload import as_number, as_seconds
 from pmwal.opening import open_with
 from pmwal.opening.options import FullPolicy, Mode, Options, Ordering, UnlinkedPolicy
 from pmwal.reading.selection import Kinds, Time
-from pmwal.records import Record, RecoveryReport, WalStats
+from pmwal.records import CopyReport, Record, RecoveryReport, WalStats
 from pmwal.storage.medium import MediumName
 from pmwal.writing.internals import (
     commit_through,
@@ -288,6 +288,17 @@ class AsyncWal:
         """
         self._check()
         return await self._run(partial(self._wal.truncate, before, consumed=consumed))
+
+    async def resize(self, size: int | str) -> CopyReport:
+        """Give the log a ring of another size, as ``Wal.resize`` does, on the log's thread.
+
+        Tasks that append or commit wait until it has ended; the loop does not. Cancelling the task does not undo it.
+        """
+        self._check()
+        report = await self._act(partial(self._wal.resize, size), _LONG + 1)
+        self._freed.set()
+        self._tell_followers()
+        return report
 
     async def rollback(self, after: int) -> int:
         """Discard all records after this number, durably and for good; return the new ``next_seq``."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pmwal.format.layout import CAPACITY_MAX
+from pmwal.format.payload import parse_size
 from pmwal.opening.options import ORDERINGS
-from pmwal.opening.units import format_size, parse_duration, parse_size
+from pmwal.opening.units import format_size, parse_duration
 from pmwal.storage.medium import MEDIUMS
 
 

@@ -1,4 +1,4 @@
-"""Arguments of calls: payloads, numbers and durations, checked before anything is stored or waited for.
+"""Arguments of calls: payloads, numbers, durations and sizes, checked before anything is stored or waited for.
 
 A number is anything with ``__index__`` (so numpy's integers, too), a duration any real number; a bool is neither.
 """
@@ -11,12 +11,16 @@ from numbers import Real
 from typing import Any
 
 from pmwal.errors import RecordTooLarge
-from pmwal.format.layout import KIND_MAX, Superblock
+from pmwal.format.layout import CAPACITY_MAX, CAPACITY_MIN, KIND_MAX, PAGE, Superblock
 
 SECONDS_MAX = 9e9
 """The longest time limit: a little less than ``threading.TIMEOUT_MAX`` on systems with 64 bits."""
 
 _FIELD_NAME = re.compile(":[^:]*:")  # in the format of a buffer (PEP 3118)
+
+_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 
 
 def as_payload(data: Any, block: Superblock) -> bytes:
@@ -87,3 +91,34 @@ def check_kind(kind: Any) -> int:
     if not 0 <= number <= KIND_MAX:
         raise ValueError(f"kind must be an int from 0 to {KIND_MAX}, not {kind!r}")
     return number
+
+
+def parse_size(size: int | str) -> int:
+    """A size in bytes from an int or from text: ``"64MiB"`` and ``"64M"`` are binary, ``"64MB"`` is decimal.
+
+    >>> parse_size("64MiB"), parse_size("64M"), parse_size("1.5kB"), parse_size(4096)
+    (67108864, 67108864, 1500, 4096)
+    """
+    if not isinstance(size, str):
+        try:
+            size = as_integer("a size", size)
+        except TypeError:
+            raise TypeError(f"a size is an int or text like '64MiB', not {type(size).__name__}") from None
+    else:
+        match = _SIZE.fullmatch(size)
+        if match is None or (match[3] and not match[2]):
+            raise ValueError(f"cannot read the size {size!r}; write bytes, or a number with KiB, MiB, GiB, kB, MB or GB")
+        unit = match[2].lower()
+        factor = _DECIMAL[unit] if unit and match[4] and not match[3] else _BINARY[unit]
+        size = round(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    if size <= 0:
+        raise ValueError(f"a size must be positive, not {size}")
+    return size
+
+
+def as_capacity(size: int | str) -> int:
+    """The capacity of a ring of this size, which is rounded up to whole pages."""
+    capacity = -(-parse_size(size) // PAGE) * PAGE
+    if not CAPACITY_MIN <= capacity <= CAPACITY_MAX:
+        raise ValueError(f"size must be from {CAPACITY_MIN} to {CAPACITY_MAX} bytes, not {size!r}")
+    return capacity

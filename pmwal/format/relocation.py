@@ -6,6 +6,7 @@ Invariants
 - ``durable`` is where the record's batch begins, or the part of it that is laid. It names only records before it, and all of them
   are durable before the file has a name. It is never inside a batch, and never before the end of an older epoch's records.
 - Nothing is laid past one lap, so the new ring has no gap.
+- Where records are left out, those before are truncated in the new log.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class Relocation:
         self._buffer[self.pending : end] = moved + payload + bytes(size - HEADER - len(payload))
         self.pending = end
         self._laid = Laid(position + size, batch, max(longest, len(payload)))
+
+    def begin_again(self) -> None:
+        """The next record does not follow the last one: it begins the log, and those before it are of no use."""
+        self._laid = self._laid._replace(batch=self._laid.position)
 
     def take(self, *, rest: bool = False) -> bytes:
         """The whole pages of what is pending; with ``rest`` all of it, filled up with zeros to whole pages."""

@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
-from pmwal.format.payload import as_integer
+from pmwal.format.payload import as_integer, parse_size
 from pmwal.opening.options import Commit, Options, UnlinkedPolicy
 from pmwal.opening.spelling import one_of
-from pmwal.opening.units import parse_duration, parse_size
+from pmwal.opening.units import parse_duration
 
 SinkFullPolicy: TypeAlias = Literal["overwrite", "raise"]
 CorruptPolicy: TypeAlias = Literal["set-aside", "raise"]

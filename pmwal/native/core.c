@@ -186,6 +186,29 @@ static PyObject *core_halt(Core *core, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Continues for another core of the same locks, whose log moves to the file of this one. What it counted goes on, and what the handle has
+ * set; what was measured of the old file is not. */
+static PyObject *core_continue_from(Core *core, PyObject *value)
+{
+    if (!PyObject_TypeCheck(value, Py_TYPE(core)) || ((Core *)value)->guard != core->guard) {
+        PyErr_SetString(PyExc_TypeError, "a core continues from one with the same locks");
+        return NULL;
+    }
+    const Core *before = (const Core *)value;
+    core->appends = before->appends;
+    core->stored_bytes = before->stored_bytes;
+    core->commits = before->commits;
+    core->barriers = before->barriers;
+    core->slots_written = before->slots_written;
+    core->latency = before->latency;
+    core->headroom = before->headroom;
+    core->watched = before->watched;
+    core->yields = before->yields;
+    core->upkept_ns = before->upkept_ns;
+    check_core(core);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_detach(Core *core, PyObject *Py_UNUSED(ignored))
 {
     core->base = NULL;
@@ -401,6 +424,7 @@ static PyMethodDef methods[] = {
     {"commit_through", (PyCFunction)core_commit_through_method, METH_O, NULL},
     {"write_slot", (PyCFunction)core_write_slot_method, METH_VARARGS, NULL},
     {"halt", (PyCFunction)core_halt, METH_NOARGS, NULL},
+    {"continue_from", (PyCFunction)core_continue_from, METH_O, NULL},
     {"detach", (PyCFunction)core_detach, METH_NOARGS, NULL},
     {0},
 };

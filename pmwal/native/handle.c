@@ -285,13 +285,13 @@ static void free_pieces(struct pieces *pieces)
     pieces->at = pieces->few;
 }
 
-/* Stores the pieces as one batch, and commits it if asked to. 0 with the first and last number, or NULL and an exception set, in
- * `*answer`; 1 when only the slow path can do it. */
-static int store_pieces(Handle *self, const struct pieces *pieces, size_t count, bool commit, PyObject **answer)
+/* Stores the pieces, none longer than `payload_max`, as one batch, and commits it if asked to. 0 with the first and last number, or NULL
+ * and an exception set, in `*answer`; 1 when only the slow path can do it. */
+static int store_pieces(Handle *self, const struct pieces *pieces, size_t count, uint64_t payload_max, bool commit, PyObject **answer)
 {
     Core *core = self->core;
     struct batch batch;
-    if (!count || !core || !core_is_free(core) || count > UINT32_MAX)
+    if (!count || !core || !core_is_free(core) || count > UINT32_MAX || core->geometry.payload_max < payload_max)
         return 1;
     uint64_t first = core->state.head.seq, last = first + count - 1;
     batch_of(&batch, core, pieces->at, count);
@@ -325,7 +325,7 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
     if (!status)
         handle_prepare(self, pieces.at, (size_t)PySequence_Fast_GET_SIZE(items), commit);
     if (!status)
-        status = store_pieces(self, &pieces, (size_t)PySequence_Fast_GET_SIZE(items), commit, &answer);
+        status = store_pieces(self, &pieces, (size_t)PySequence_Fast_GET_SIZE(items), payload_max, commit, &answer);
     if (status > 0 && items) {
         PyObject *again[2] = {rest ? rest : items, keywords ? args[1] : NULL};
         answer = slow(self, "_slow_extend", again, 1, names);

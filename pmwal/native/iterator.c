@@ -62,17 +62,17 @@ static bool copy_header(RecordIterator *iterator, union header *copied, uint64_t
 /* Copies bytes of the mapping of a file on a disk; false when they cannot be read. The mapping is MADV_RANDOM, where each fault reads
  * a single page, so the disk is told what will be needed. It reads that as single pages too: MADV_WILLNEED ignores the folio sizes of
  * read-ahead. Of one call it reads no more than a read-ahead window. */
-static bool copy_from_disk(const Core *core, unsigned char *to, const unsigned char *from, size_t length)
+static bool copy_from_disk(const unsigned char *base, size_t size, unsigned char *to, const unsigned char *from, size_t length)
 {
     size_t asked = 0;
     for (size_t copied = 0; copied < length; copied += WINDOW) {
         size_t wanted = length - copied < AHEAD ? length : copied + AHEAD, part = length - copied < WINDOW ? length - copied : WINDOW;
         for (; asked < wanted; asked += WINDOW) {
             size_t more = length - asked < WINDOW ? length - asked : WINDOW;
-            uint64_t start = page_start((uint64_t)(from + asked - core->base));
-            madvise(core->base + start, (size_t)(from + asked + more - core->base - start), MADV_WILLNEED);
+            uint64_t start = page_start((uint64_t)(from + asked - base));
+            madvise((void *)(base + start), (size_t)(from + asked + more - base - start), MADV_WILLNEED);
         }
-        if (!fault_copy(core->base, core->size, to + copied, from + copied, part))
+        if (!fault_copy(base, size, to + copied, from + copied, part))
             return false;
     }
     return true;
@@ -94,7 +94,8 @@ static bool take_payload(RecordIterator *iterator, uint64_t offset, const union 
     }
     if (leaves)
         leave(&absence);
-    bool copied = leaves && core->on_disk ? copy_from_disk(core, to, from, length) : fault_copy(base, core->size, to, from, length);
+    bool in_parts = leaves && core->on_disk;
+    bool copied = in_parts ? copy_from_disk(base, core->size, to, from, length) : fault_copy(base, core->size, to, from, length);
     bool whole = copied && record_crc(core->geometry.uuid_crc, position, header, to) == header->record.crc;
     if (leaves) {
         come_back(iterator->core, &absence);

@@ -19,23 +19,17 @@ import contextlib
 import errno
 import os
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from pmwal.errors import FormatError, Overrun, PmwalError
+from pmwal.errors import FormatError, Overrun, PmwalError, WalLocked
 from pmwal.format.control import closing_slot
 from pmwal.format.layout import (
-    CAPACITY_MIN,
-    HEADER,
     LARGE_RING,
-    PAGE,
     TIME_MAX,
     TIME_MIN,
     VERSION_MINOR,
     Superblock,
-    geometry_problem,
-    record_size,
 )
 from pmwal.format.relocation import Relocation
 from pmwal.format.scan import scan_for
@@ -46,7 +40,7 @@ from pmwal.opening.takeover import take_over
 from pmwal.reading.internals import lay_positions_anew, snapshot
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import View, Walker, damaged
-from pmwal.records import Bound, Progress, restore
+from pmwal.records import Bound, CopyReport, Progress
 from pmwal.recovery.judge import Judgement, judge
 from pmwal.recovery.superblock import writable_problem
 from pmwal.storage.create import make_file, needing_room, write_ring, write_structures
@@ -58,36 +52,9 @@ from pmwal.storage.platform import check_platform
 from pmwal.storage.seam import SYSTEM, Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
+from pmwal.writing.resizing import check_fit, check_links
 
 _TRIES = 8  # copies that a writer overtakes before one is given up
-
-
-@dataclass(frozen=True, slots=True)
-class CopyReport:
-    """What ``pmwal.copy`` or ``pmwal.resize`` wrote: the records ``first_seq`` to ``last_seq``, in a ring of ``capacity`` bytes.
-
-    ``used``: bytes of the ring that they take. ``backup``: where the old file of a resized log is, empty if it was not kept.
-
-    >>> import pmwal
-    >>> pmwal.open(path, size="64KiB").close()
-    >>> pmwal.copy(path, f"{path}.copy").records
-    0
-    """
-
-    path: str
-    capacity: int
-    used: int
-    first_seq: int
-    last_seq: int
-    records: int
-    backup: str = ""
-
-    def __setstate__(self, state: list[Any]) -> None:
-        restore(self, state)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain values, ready for JSON."""
-        return asdict(self)
 
 
 def copy(
@@ -158,6 +125,8 @@ def resize(
 ) -> CopyReport:
     """Give a log that nobody writes a ring of another size, larger or smaller. It stays the same log, in a new file.
 
+    A writer gives its own log one with ``Wal.resize``.
+
     ``backup``: a name in the same directory, under which the old file is kept; None removes it. Mode, and owner where that is
     allowed, stay. A log whose writer was killed is recovered as by an open.
 
@@ -182,11 +151,17 @@ def resize(
     if capacity is None:
         raise TypeError("a size is an int or text like '64MiB', not None")
     kept = "" if backup is None else backup_for(name, backup)
-    lock = lock_existing(name, seam)
+    try:
+        lock = lock_existing(name, seam)
+    except WalLocked as error:
+        who = "another process" if error.pid is None else f"process {error.pid}"
+        raise WalLocked(
+            f"{name}: {who} has it open for writing, and can resize it with wal.resize(size); or close it first", error.pid
+        ) from None
     if lock is None:
         raise FileNotFoundError(f"{name}: another file took its name while it was opened; try again")
     try:
-        _check_links(name, lock, kept)
+        check_links(name, lock.fd, kept)
         mapping, identity = map_for_reading(name, "auto", seam)
         try:
             _check_known(name, identity.block)
@@ -277,22 +252,7 @@ class _Copying:
 
     def check_fit(self) -> None:
         """``ValueError`` if no log can have the new geometry, or the records do not fit into it."""
-        new, old = self._block, self._walker.block
-        problem = geometry_problem(new)
-        if problem is not None:
-            raise ValueError(f"{self._path}: a log cannot have {problem}; use another size or align")
-        if new.alignment == old.alignment and new.payload_max >= old.payload_max and new.capacity >= self._used:
-            return  # no gap makes records shorter
-        measured = self._relocation()
-        for _ in self._walker.relocated(self._view, measured):
-            pass
-        if measured.end <= new.capacity and measured.longest <= new.payload_max:
-            return
-        least = max(measured.end, 2 * record_size(measured.longest, new.alignment), CAPACITY_MIN)
-        raise ValueError(
-            f"{self._path}: the records take {measured.end} bytes, the longest one {measured.longest + HEADER}, and do not fit "
-            f"into a ring of {new.capacity}; use a size of at least {-(-least // PAGE) * PAGE}, or truncate the log first"
-        )
+        check_fit(self._path, self._walker, self._view, self._block)
 
     def fill(self, fd: int, *, realign: bool) -> None:
         """Write the new file and sync it. With ``realign`` its records have at least the alignment that suits the medium."""
@@ -344,18 +304,6 @@ def _check_known(path: str, block: Superblock) -> None:
     problem = writable_problem(block)
     if problem is not None:
         raise FormatError(f"{path}: {problem}")
-
-
-def _check_links(path: str, lock: WriterLock, kept: str) -> None:
-    """``OSError`` if the file has other names than this one and the one under which it is kept: they would lead to the old file."""
-    links = os.fstat(lock.fd).st_nlink
-    others = links - 1 - (bool(kept) and os.path.lexists(kept))
-    if others > 0:
-        message = (
-            f"the log has {links} hard links, and only one would lead to the new file. Nothing was changed; remove the others, "
-            f"also one that a resize with a backup left when it was killed; to find them: find / -xdev -samefile {path}"
-        )
-        raise OSError(errno.EMLINK, message, path)
 
 
 def _as_text(path: str | os.PathLike[str]) -> str:

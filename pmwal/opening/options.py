@@ -12,11 +12,10 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import ClassVar, Literal, TypeAlias, TypedDict, get_args
 
-from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE, CAPACITY_MAX, CAPACITY_MIN, PAGE
-from pmwal.format.payload import as_integer, as_seconds
+from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
+from pmwal.format.payload import as_capacity, as_integer, as_seconds
 from pmwal.format.position import check_name
 from pmwal.opening.spelling import did_you_mean, one_of
-from pmwal.opening.units import parse_size
 from pmwal.storage.descriptors import FILE_MODE
 from pmwal.storage.medium import MEDIUMS, Medium, MediumName
 
@@ -106,13 +105,13 @@ class Options:
             raise ValueError('recover="salvage" reads around damage and needs mode="r"; to write again, use pmwal repair')
         if self.align is not None and (not ALIGN_DEFAULT <= self.align <= ALIGN_MAX or self.align & (self.align - 1)):
             raise ValueError(f"align must be a power of two from {ALIGN_DEFAULT} to {ALIGN_MAX}, or None, not {self.align!r}")
-        if self.capacity is not None and not CAPACITY_MIN <= self.capacity <= CAPACITY_MAX:
-            raise ValueError(f"size must be from {CAPACITY_MIN} to {CAPACITY_MAX} bytes, not {self.size!r}")
+        if self.size is not None:
+            as_capacity(self.size)
 
     @property
     def capacity(self) -> int | None:
         """``size`` in bytes, rounded up to whole pages; None when no size was given."""
-        return None if self.size is None else -(-parse_size(self.size) // PAGE) * PAGE
+        return None if self.size is None else as_capacity(self.size)
 
     @property
     def application(self) -> bytes:

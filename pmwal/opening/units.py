@@ -1,15 +1,9 @@
-"""Sizes and durations with units, as people write and read them."""
+"""Sizes and durations with units, as people read them, and durations as they write them."""
 
 from __future__ import annotations
 
 import re
 from numbers import Real
-
-from pmwal.format.payload import as_integer
-
-_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 
 _UNITS = (
     (0.001, "ms msec msecs millisecond milliseconds"),
@@ -22,29 +16,6 @@ _UNITS = (
 _SECONDS = {"": 1.0} | {name: float(seconds) for seconds, names in _UNITS for name in names.split()}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _DURATION_MAX = 250 * 365 * 86400  # seconds: in nanoseconds it still fits a time
-
-
-def parse_size(size: int | str) -> int:
-    """A size in bytes from an int or from text: ``"64MiB"`` and ``"64M"`` are binary, ``"64MB"`` is decimal.
-
-    >>> parse_size("64MiB"), parse_size("64M"), parse_size("1.5kB"), parse_size(4096)
-    (67108864, 67108864, 1500, 4096)
-    """
-    if not isinstance(size, str):
-        try:
-            size = as_integer("a size", size)
-        except TypeError:
-            raise TypeError(f"a size is an int or text like '64MiB', not {type(size).__name__}") from None
-    else:
-        match = _SIZE.fullmatch(size)
-        if match is None or (match[3] and not match[2]):
-            raise ValueError(f"cannot read the size {size!r}; write bytes, or a number with KiB, MiB, GiB, kB, MB or GB")
-        unit = match[2].lower()
-        factor = _DECIMAL[unit] if unit and match[4] and not match[3] else _BINARY[unit]
-        size = round(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
-    if size <= 0:
-        raise ValueError(f"a size must be positive, not {size}")
-    return size
 
 
 def parse_duration(duration: float | str) -> float:

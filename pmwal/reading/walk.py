@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.epochs import has_expected_epoch
-from pmwal.format.index import INDEX_STEP
+from pmwal.format.index import INDEX_STEP, SparseIndex
 from pmwal.format.layout import HEADER, PAGE, Header, Superblock
 from pmwal.format.relocation import PIECE, Relocation
 from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, RingReader, Rules, Run, Scan, Selected
@@ -129,9 +129,19 @@ class Walker:
 
     def relocated(self, view: View, to: Relocation) -> Iterator[bytes]:
         """The ring of another log with all records of the view, in pieces of whole pages."""
-        ring = RingReader(self.block, self.load, PIECE, self.scan)
-        at, rules = view.tail, view.rules(view.end.next_seq)
+        yield from self.laid(view, to, view.tail)
+        yield to.take(rest=True)
+
+    def laid(self, view: View, to: Relocation, start: Bound, index: SparseIndex | None = None) -> Iterator[bytes]:
+        """The records of the view from ``start`` on, laid in the ring of another log, in pieces of whole pages.
+
+        What is left over is pending in ``to``. ``index`` gets where some of them are laid.
+        """
+        ring = RingReader(self.block, self.load, PIECE if index is None else 2 * INDEX_STEP, self.scan)
+        at, rules = start, view.rules(view.end.next_seq)
         while at.next_seq < rules.stop_seq:
+            if index is not None:
+                index.add(Bound(to.end, at.next_seq))
             after = to.lay(ring, at, rules)
             if after == at:
                 found = self._expect(ring, view, at)
@@ -141,7 +151,6 @@ class Walker:
             if to.pending > PIECE // 2:
                 yield to.take()
         self._check_end(at, view)
-        yield to.take(rest=True)
 
     def _check_end(self, at: Bound, view: View) -> None:
         """After the last record of a view a walk is at the end of the view."""

@@ -95,10 +95,13 @@ def make_file(
     over: int | None = None,
     keep: str | None = None,
     mode: int = FILE_MODE,
+    locked: Callable[[WriterLock], None] | None = None,
 ) -> WriterLock:
     """A file that ``fill`` writes and syncs, given its name and locked for writing. ``over``, ``mode``: as in ``create_file``.
 
     ``keep``: the name, in the same directory, that the file which is replaced has from then on. It may have it already.
+    ``locked`` is called once the file is locked, before it has a name. Where the first way to name a file is refused, another file
+    is filled and locked.
     """
     directory, name = os.path.split(os.path.abspath(path))
 
@@ -115,9 +118,9 @@ def make_file(
         try:
             if over is not None:
                 remove_orphans(directory, directory_fd, name, seam)
-            return _create(path, directory, directory_fd, name, write, take, seam)
+            return _create(path, directory, directory_fd, name, write, take, seam, locked)
         except _CannotLink:
-            return _create(path, directory, directory_fd, name, write, take, seam, always_hidden=True)
+            return _create(path, directory, directory_fd, name, write, take, seam, locked, always_hidden=True)
     except OSError as error:
         if not isinstance(error.filename, str) or not error.filename.startswith((_HIDDEN, "/proc/self/fd/")):
             raise
@@ -243,6 +246,7 @@ def _create(
     write: Callable[[int], None],
     take: Callable[[str, str, str, int, Seam], None],
     seam: Seam,
+    locked: Callable[[WriterLock], None] | None,
     *,
     always_hidden: bool = False,
 ) -> WriterLock:
@@ -257,6 +261,8 @@ def _create(
             except BaseException:
                 close_locked(lock_fd)
                 raise
+            if locked is not None:
+                locked(lock)
             take(path, source, name, directory_fd, seam)
             seam.sync_file(directory_fd)
         return lock
@@ -359,7 +365,7 @@ def write_ring(
             at = block.ring_offset
             if not zeroed:
                 _write_zeros(fd, 0, at, block.file_size, step, seam, progress)
-        _write_pages(fd, data, at, block.file_size, step, seam, progress)
+        write_pages(fd, data, at, block.file_size, step, seam, progress)
         at += len(data)
     if not zeroed:
         _write_zeros(fd, at, block.file_size, block.file_size, step, seam, progress)
@@ -382,10 +388,10 @@ def needing_room(path: str, size: int) -> Iterator[None]:
 def _write_zeros(fd: int, start: int, end: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
     zeros = bytes(_PIECE)
     for at in range(start, end, _PIECE):
-        _write_pages(fd, zeros[: end - at], at, size, step, seam, progress)
+        write_pages(fd, zeros[: end - at], at, size, step, seam, progress)
 
 
-def _write_pages(fd: int, data: bytes, start: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
+def write_pages(fd: int, data: bytes, start: int, size: int, step: int, seam: Seam, progress: Progress | None) -> None:
     """Write whole pages of a file of this size, and let the disk begin on them."""
     for at in range(0, len(data), step):
         seam.write(fd, data[at : at + step], start + at)

@@ -182,7 +182,7 @@ class Store(ABC):
                 if record_size(len(state), self._alignment) > self._wal.capacity // 4:
                     raise RecordTooLarge(
                         f"the state takes {len(state)} bytes and no longer fits into a quarter of the log, which has "
-                        f"{self._wal.capacity} bytes; give the store a snapshot= file, or the log a larger ring with pmwal.resize"
+                        f"{self._wal.capacity} bytes; give the store a snapshot= file, or the log a larger ring with wal.resize"
                     )
                 seq = self._wal.append(state, kind=CHECKPOINT)
                 self._wal.wait_durable(seq)

@@ -92,9 +92,9 @@ class Access:
         if self._failure is not None:
             raise PersistError(*self._failure, committed_seq=self._committed_seq)
 
-    def refuse_reentry(self) -> None:
-        """Raise ``ReentrantCall`` while this thread holds ``guard``."""
-        if owned(self._engine.guard):
+    def refuse_reentry(self, lock: threading.RLock | None = None) -> None:
+        """Raise ``ReentrantCall`` while this thread holds ``guard``, or this lock."""
+        if owned(self._engine.guard if lock is None else lock):
             raise ReentrantCall(_REENTRANT)
 
     def wait_for_change(self, deadline: float | None) -> None:
@@ -104,10 +104,14 @@ class Access:
             raise WalClosed("this handle was closed while a call waited on it")
         self.refuse_poison()
 
-    def __enter__(self) -> None:
+    def check(self) -> None:
+        """Raise if the handle was closed or poisoned while the caller waited for ``guard``."""
         self.refuse_poison()
         if self.closed:
             raise WalClosed(_CLOSED)
+
+    def __enter__(self) -> None:
+        self.check()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, OSError):
@@ -126,6 +130,7 @@ class Access:
                 "This handle is finished: open the log again to find what the medium holds",
             )
             with self._engine.guard:
+                self._engine.halt()  # once more: the log may have moved to another file meanwhile
                 self._engine.changed.notify_all()
         return PersistError(*self._failure, committed_seq=self._committed_seq)
 

@@ -43,14 +43,13 @@ class Consumed:
         self._engine = engine
         self._required = required
         self._directory = directory_of(path)
-        self._scan = scan_for(engine.block)
 
     def limit(self) -> Limit:
         """How far the tail may move. Every position that this rests on has been made durable."""
-        view = self._engine.view  # first: whatever epoch begins later, the caller notices
+        ring, view = self._engine.look()  # first: whatever epoch begins later, the caller notices
         first_seq = view.tail.next_seq
         try:
-            links, names = links_of(self._engine.mapping.fd), sorted({*self._required, *names_in(self._directory)})
+            links, names = links_of(ring.mapping.fd), sorted({*self._required, *names_in(self._directory)})
         except OSError as error:
             return Limit(first_seq, view.epoch, [f"{self._directory}, where positions are, cannot be read: {error.strerror}"])
         if links > 1:
@@ -87,12 +86,14 @@ class Consumed:
         return position.released + 1, _called(name, position)
 
     def _read(self, seq: int, view: View) -> Record:
-        engine = self._engine
-        at = Bound(engine.find(seq).position, seq)
-        return Walker(engine.block, engine.mapping.load, engine.explain, scan=self._scan).read_one(view, at)[0]
+        ring, found = self._engine.locate(seq)
+        walker = Walker(ring.block, ring.mapping.load, self._engine.explain, scan=scan_for(ring.block))
+        # It may have moved since the view was taken; its number and its epoch have not changed.
+        return walker.read_one(view._replace(end=Bound(found.end, seq + 1)), Bound(found.position, seq))[0]
 
     def _epochs(self) -> dict[int, int]:
-        return first_seqs(read_slots(self._engine.mapping.load, self._engine.block, self._scan))
+        ring = self._engine.ring
+        return first_seqs(read_slots(ring.mapping.load, ring.block, scan_for(ring.block)))
 
 
 def _called(name: str, position: Position) -> str:

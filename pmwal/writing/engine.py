@@ -19,6 +19,8 @@ Those marked [c] are checked at run time in test builds: see ``pmwal/writing/che
   durable a new epoch begins, in which they no longer validate.
 - A barrier that failed is noted before its exception leaves the engine, because an interrupt may take the place of the exception.
 - [c] The index names only records between tail and head, in order. Entries are dropped before the tail or the epoch changes.
+- A log that moves to another file does so in one step, under ``guard``. What reads the file that it had may read it to its end:
+  nothing changes there any more.
 
 Locks: a thread holds ``guard`` while it stores or changes the state, and ``writing`` while it intends to store and nobody else may
 take its numbers or its space (a batch, a reserve, a wait for space). Order: ``writing`` before ``guard``.
@@ -29,6 +31,7 @@ and the methods under "the medium" below. The rules (epochs, tails, stray record
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -92,6 +95,16 @@ class Need(NamedTuple):
     end: int
 
 
+class Ring:
+    """The ring of one file, for what reads it. It stays mapped while somebody has this object, also when the log has moved."""
+
+    __slots__ = ("__weakref__", "block", "mapping")
+
+    def __init__(self, block: Superblock, mapping: Mapping) -> None:
+        self.block = block
+        self.mapping = mapping
+
+
 class Engine:
     """One log, opened for writing. The caller checks arguments, forks and closing, and turns ``OSError`` into poison."""
 
@@ -111,25 +124,34 @@ class Engine:
         slot: Slot,
         index: Sequence[Bound] = (),
         starts: bytes = b"",
+        moving: Engine | None = None,
     ) -> None:
         """Take over a log that is durable up to ``state.head``. ``start_first_epoch`` must follow before anything is stored.
 
-        ``starts``: the epochs that are known, as ``pack_starts`` packs them.
+        ``starts``: the epochs that are known, as ``pack_starts`` packs them. ``moving``: the engine that is to continue with this
+        file, whose locks and counters this one has.
         """
+        self.ring = Ring(block, mapping)
         self.mapping = mapping
         self.block = block
         self._scan = scan_for(block)
         self.pipelined = pipelined
         self.index = self._new_index(index)
         self._starts = starts
-        self.writing = self.lock_type()
-        self.guard = self.lock_type()
-        self.changed = threading.Condition(self.guard)
+        if moving is None:
+            self.writing = self.lock_type()
+            self.guard = self.lock_type()
+            self.changed = threading.Condition(self.guard)
+        else:
+            self.writing, self.guard, self.changed = moving.writing, moving.guard, moving.changed
         self.seam = seam
         self._live = LivePage(mapping, seam)
         self._seek_points = SeekPoints(mapping, block, self._live.open_id)
         self.timing_step = 1 if mapping.medium.flush == "msync" else SAMPLE_STEP  # one commit in this many is timed
         self._begin(state, slot)
+        if moving is not None:
+            mapping.barriers = moving.mapping.barriers
+            self._continue(moving)
 
     def _new_index(self, entries: Sequence[Bound]) -> SparseIndex:
         """Where some records start. An engine may keep it in its own way."""
@@ -146,6 +168,40 @@ class Engine:
         self._stray_records = False  # there may be whole records past the head
         self._stray_slot = False  # the newest slot may differ from the state
         self._prefetched = state.head.position
+
+    def _continue(self, moving: Engine) -> None:
+        """Count on from what another engine has counted."""
+        self.appends, self.stored_bytes = moving.appends, moving.stored_bytes
+        self.commits, self.slots_written = moving.commits, moving.slots_written
+        self._latencies = moving._latencies
+        self.headroom = moving.headroom
+
+    def moving(self, mapping: Mapping, block: Superblock, state: State, slot: Slot, index: Sequence[Bound]) -> Engine:
+        """An engine for another file of this log, for ``move_to``. The caller holds ``guard``."""
+        return type(self)(
+            mapping,
+            block,
+            self.seam,
+            pipelined=self.pipelined,
+            state=state,
+            slot=slot,
+            index=index,
+            starts=self._starts,
+            moving=self,
+        )
+
+    def move_to(self, other: Engine) -> Engine:
+        """Continue with the file of ``other``, which ``moving`` made. The caller holds ``guard``.
+
+        What it returns has the file that this engine had, to end it, and keeps it mapped.
+        """
+        before = copy.copy(self)
+        before.halt()  # first: nothing may be stored there once ``guard`` is released
+        vars(self).update(vars(other))  # one step, which no interrupt divides
+        return before
+
+    def let_go(self) -> None:
+        """Nothing uses the file any more but what reads its ring."""
 
     @property
     def barriers(self) -> int:
@@ -406,16 +462,27 @@ class Engine:
         state = self.state
         return View(state.tail, state.head, state.epoch, state.epoch_first_seq, None, self._starts)
 
+    def look(self) -> tuple[Ring, View]:
+        """The ring of the log's file, and what this process's readers may read there."""
+        while True:
+            ring, view = self.ring, self.view
+            if ring is self.ring:
+                return ring, view
+
     def find(self, seq: int) -> Found:
         """The record with this number; ``Overrun`` when it is not there any more, ``CorruptWal`` when it is damaged."""
+        return self.locate(seq)[1]
+
+    def locate(self, seq: int) -> tuple[Ring, Found]:
+        """``find``, and the ring in which it was found."""
         with self.guard:
-            view = self.view
+            ring, view, scan = self.ring, self.view, self._scan
             near = self.index.floor(seq, view.tail)
         if seq < view.tail.next_seq:
             raise gone(seq, view.tail)
         if seq >= view.end.next_seq:
             raise rolled_back(seq)
-        return Walker(self.block, self.mapping.load, self.explain, scan=self._scan).locate(view, near, seq)
+        return ring, Walker(ring.block, ring.mapping.load, self.explain, scan=scan).locate(view, near, seq)
 
     def bound(self, seq: int) -> Bound:
         """Where the record with this number starts, or the next one that is stored; raises what ``find`` raises."""

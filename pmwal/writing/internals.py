@@ -99,8 +99,9 @@ def is_elsewhere(wal: Wal) -> bool:
 
 def is_shortened(wal: Wal) -> bool:
     """Whether the open log's file was shortened."""
+    ring = wal._engine.ring
     try:
-        wal._engine.mapping.check_size()
+        ring.mapping.check_size()
     except OSError:
         return True
     return False

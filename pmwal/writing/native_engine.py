@@ -26,7 +26,7 @@ from pmwal.native.choice import STREAM
 from pmwal.reading.walk import View, Walker
 from pmwal.records import Bound, Record
 from pmwal.storage.seam import SYSTEM
-from pmwal.writing.engine import Engine, State
+from pmwal.writing.engine import Engine, Ring, State
 from pmwal.writing.wal import Wal
 from pmwal.writing.write_path import WritePath
 
@@ -72,6 +72,14 @@ class NativeEngine(Engine):
             timing_step=self.timing_step,
         )
         mapping.before_close(self.core.detach)
+
+    def _continue(self, moving: Engine) -> None:
+        assert isinstance(moving, NativeEngine)
+        self.core.continue_from(moving.core)
+
+    def let_go(self) -> None:
+        """As ``Engine`` says. Iterators in C leave each record to Python from now on."""
+        self.core.detach()
 
     @property
     def state(self) -> State:  # type: ignore[override]
@@ -276,23 +284,29 @@ class NativeWal(_native.Handle, Wal):
     def _slow_commit_through(self, seq: int) -> None:
         WritePath.commit_through(self._write_path, seq)
 
-    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
+    def _moved(self) -> None:
+        self._set_core(self._engine.core, self._write_path.commits_each)
+
+    def _walk(self, ring: Ring, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
+        core = self._engine.core
+        if ring is not self._engine.ring:  # asked last: then the core is that of the ring
+            return super()._walk(ring, view, first, end, start)
         if first >= end:
             return iter(())
         if start is None and first == view.tail.next_seq:
             start = view.tail
         position = _UNKNOWN if start is None else start.position
-        at = Bound(position, first)
-        return _native.RecordIterator(self._engine.core, Record, partial(self._step, view), at, view.rules(end), view.end.next_seq)
+        step = partial(self._step, ring, view)
+        return _native.RecordIterator(core, Record, step, Bound(position, first), view.rules(end), view.end.next_seq)
 
-    def _step(self, view: View, position: int, seq: int) -> tuple[Record, int]:
+    def _step(self, ring: Ring, view: View, position: int, seq: int) -> tuple[Record, int]:
         """What C leaves to Python: the record with this number, and where it ends."""
         engine = self._access.to_read()
         try:
             engine.check_kept(min(seq, view.end.next_seq - 1), view)
-            walker = Walker(engine.block, self._load, engine.explain)
+            walker = Walker(ring.block, partial(self._load, ring), engine.explain)
             if seq == view.end.next_seq:
                 raise walker.explain_end(Bound(position, seq), view)
-            return walker.read_one(view, Bound(engine.find(seq).position if position == _UNKNOWN else position, seq))
+            return walker.read_one(view, self._locate(ring, view, seq) if position == _UNKNOWN else Bound(position, seq))
         except OSError as error:
             raise self._access.fail(error) from error

@@ -6,7 +6,8 @@ Those marked [c] are checked at run time in test builds: see ``pmwal/writing/che
 
 - [c] The engine's ``headroom`` stays free: it is for copies of retained records (see ``pmwal/writing/retained.py``).
 - Space that was found stays free until ``guard`` is released: nobody else stores, and the tail only moves forwards.
-- [c] The space that a call needs is computed again whenever the log has changed: a copy may have been stored at the head.
+- [c] The space that a call needs is computed again whenever the log has changed: a copy may have been stored at the head. Lengths
+  are checked again, too: the caller did so before it had ``guard``, and the log may have moved to a smaller ring since.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from pmwal.errors import RecordTooLarge, WalFull
+from pmwal.format.payload import check_length
 from pmwal.format.rows import Rows
 from pmwal.writing.access import Access
 from pmwal.writing.consumed import Consumed
@@ -60,7 +62,7 @@ class Space:
         """
         need = self._engine.need_of(sizes)
         try:
-            self._check(need)
+            self._check(need, sizes)
             if self._fits(need):
                 return
             self.waits += self._on_full == "wait"
@@ -80,13 +82,14 @@ class Space:
                 else:
                     self._access.wait_for_change(deadline)
                 need = self._engine.need_of(sizes)
-                self._check(need)
+                self._check(need, sizes)
         except WalFull:
             self.dropped += need.records
             raise
 
-    def _check(self, need: Need) -> None:
+    def _check(self, need: Need, sizes: Sequence[int] | Rows) -> None:
         """Raise for records that would not fit into an empty log either."""
+        check_length(sizes.length if isinstance(sizes, Rows) else max(sizes), self._engine.block)
         if need.stored_bytes > self._size:
             raise RecordTooLarge(
                 f"{need.records} records of {need.payload_bytes} bytes together cannot fit into a ring of "

@@ -32,7 +32,7 @@ class Upkeep:
         self._path = path
         self._engine = engine
         self._raises = on_unlinked == "raise"
-        self._name = LogName(engine.mapping.fd, path)
+        self._named = engine.ring, LogName(engine.mapping.fd, path)  # with the ring, whose file stays open meanwhile
         self._named_seq = engine.state.head.next_seq
         self._said = threading.Lock()  # taken by whoever tells that the name was lost, and never released
         self._lost: str | None = None  # why no call stores any more
@@ -55,14 +55,27 @@ class Upkeep:
             self.touch()
         stored = self._engine.state.head.next_seq
         lost = self.lost()
-        self._engine.mapping.check_size()  # on memory no barrier does it
+        ring, _name = self._named
+        ring.mapping.check_size()  # on memory no barrier does it
         if lost is None:
             self._named_seq = stored
         self.tell(lost)
 
+    def moved(self) -> None:
+        """The log's name leads to another file now, which the engine has."""
+        _ring, name = self._named
+        self._named = self._engine.ring, LogName(self._engine.mapping.fd, name.path)
+
+    @property
+    def path(self) -> str | None:
+        """The log's path as it was at open, absolute and without symbolic links; None for a log that was opened without a name."""
+        _ring, name = self._named
+        return name.path if name.watched else None
+
     def lost(self) -> str | None:
         """What became of the log's name; None while the path leads to the log."""
-        return self._name.lost()
+        _ring, name = self._named
+        return name.lost()
 
     def tell(self, lost: str | None) -> None:
         """Say once that the name is lost."""
@@ -87,7 +100,8 @@ class Upkeep:
     @property
     def nameless_from(self) -> int | None:
         """If no name leads to the file any more, the first record that was stored after it was last seen to have one."""
-        return self._named_seq if self._name.removed else None
+        _ring, name = self._named
+        return self._named_seq if name.removed else None
 
     @property
     def unlinked(self) -> bool:
@@ -96,9 +110,10 @@ class Upkeep:
 
     def touch(self) -> None:
         """Move the modification time, where stores do not."""
-        if not self._engine.mapping.on_disk:
+        ring, _name = self._named
+        if not ring.mapping.on_disk:
             with contextlib.suppress(OSError):  # a read-only mount or an immutable file; the log itself needs no time
-                self._engine.seam.touch(self._engine.mapping.fd)
+                self._engine.seam.touch(ring.mapping.fd)
 
     def _stored(self) -> tuple[int, int]:
         return self._engine.appends, self._engine.generation

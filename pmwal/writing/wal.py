@@ -11,23 +11,28 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pmwal.errors import PersistError
-from pmwal.format.payload import as_integer, as_number, as_payload, as_seconds, check_kind, check_length
+from pmwal.errors import PersistError, PmwalError
+from pmwal.format.payload import as_capacity, as_integer, as_number, as_payload, as_seconds, check_kind, check_length
 from pmwal.format.rows import as_rows
-from pmwal.records import Bound, RecoveryReport, WalStats
+from pmwal.records import Bound, CopyReport, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
+from pmwal.storage.mapping import Mapping
 from pmwal.writing.access import Access
 from pmwal.writing.batch import Batch, Reservation
 from pmwal.writing.checks import checked
 from pmwal.writing.committer import Committer
 from pmwal.writing.consumed import Consumed
-from pmwal.writing.engine import Engine
+from pmwal.writing.engine import Engine, Ring
+from pmwal.writing.resizing import Resizing
 from pmwal.writing.retained import Retained
 from pmwal.writing.space import Space
 from pmwal.writing.upkeep import Upkeep
@@ -67,6 +72,8 @@ class Wal(WalReads):
     ) -> None:
         self._let_go_done = False
         self._committer: Committer | None = None
+        self._resizing = threading.RLock()
+        self._left: list[weakref.finalize[[Mapping], Ring]] = []  # unmap the files that the log had, each once nothing reads it
         self._path = path
         self._writer_lock = writer_lock
         self._recovery = recovery
@@ -289,6 +296,53 @@ class Wal(WalReads):
                     self._retained.roll_back(Bound(position, after + 1))
             return engine.state.head.next_seq
 
+    def resize(self, size: int | str) -> CopyReport:
+        """Give the log a ring of another size, larger or smaller, in a new file that takes the place of the old one.
+
+        Records keep their numbers, kinds and times, and batches that have begun theirs. Other threads append and commit meanwhile.
+        They wait at the end, while the last records are copied and the new file is synced and gets the name. Iterators continue,
+        and so does ``Reader.follow`` in other processes. Until the new file has the name, a crash or an error leaves the old one.
+
+        Raises ``ValueError`` if the records do not fit, with the least size; ``OSError`` if the log has several hard links or no
+        name, or there is no room; ``PersistError``. Then the log is as it was, unless the name could not be made durable: that
+        ends the handle.
+
+        >>> import pmwal
+        >>> with pmwal.open(path, size="64KiB") as wal:
+        ...     seq = wal.append(b"payload")
+        ...     wal.resize("1MiB").capacity, wal.capacity, wal.append(b"next")
+        (1048576, 1048576, 2)
+        """
+        capacity = as_capacity(size)
+        self._access.refuse_reentry(self._resizing)
+        engine = self._access.to_commit()
+        path = self._upkeep.path
+        if path is None:
+            raise OSError(
+                errno.ENOENT, "the log was opened without a name, which a new file could take; open it by its path", self._path
+            )
+        with self._resizing:
+            return Resizing(path, engine, self._access, capacity).run(self._move)
+
+    def _move(self, engine: Engine, lock: WriterLock) -> None:
+        """Continue with the file of this engine, which has the log's name. The caller holds ``guard``."""
+        old_lock, mapping = self._writer_lock, self._engine.mapping
+        self._left = [left for left in self._left if left.alive]
+        self._left.append(weakref.finalize(self._engine.ring, _unmap, mapping))
+        before = self._engine.move_to(engine)
+        self._moved()
+        self._writer_lock = lock
+        self._upkeep.moved()
+        with contextlib.suppress(OSError, PmwalError):  # the log is in the new file already, whatever becomes of the old one
+            before.close()
+            before.retire()
+        before.let_go()
+        old_lock.release()
+        self._engine.changed.notify_all()
+
+    def _moved(self) -> None:
+        """The engine has another file. A handle with a fast path past the engine continues there."""
+
     # -- about the handle
 
     @property
@@ -319,8 +373,14 @@ class Wal(WalReads):
     @property
     def free(self) -> int:
         """Free bytes of the ring. A record takes its payload, 48 bytes more, and padding."""
-        state = self._state
-        return self.capacity - (state.head.position - state.tail.position)
+        return self._room()[1]
+
+    def _room(self) -> tuple[int, int]:
+        """The capacity, and how much of it is free."""
+        while True:
+            ring, state = self._engine.ring, self._state
+            if ring is self._engine.ring:
+                return ring.block.capacity, ring.block.capacity - (state.head.position - state.tail.position)
 
     @property
     def closed(self) -> bool:
@@ -337,6 +397,7 @@ class Wal(WalReads):
         1
         """
         engine, medium = self._engine, self._engine.mapping.medium
+        capacity, free = self._room()
         return WalStats(
             engine=engine.name,
             medium=medium.kind,
@@ -344,8 +405,8 @@ class Wal(WalReads):
             filesystem=medium.filesystem,
             flush=medium.flush,
             ordering="pipelined" if engine.pipelined else "strict",
-            capacity=self.capacity,
-            used=self.capacity - self.free,
+            capacity=capacity,
+            used=capacity - free,
             appends=engine.appends,
             bytes=engine.stored_bytes,
             commits=engine.commits,
@@ -410,6 +471,8 @@ class Wal(WalReads):
                 self._upkeep.touch()
         finally:
             try:
+                for left in self._left:
+                    left()
                 self._engine.mapping.close()
             finally:
                 self._writer_lock.release()
@@ -447,3 +510,10 @@ class Wal(WalReads):
     def _fail(self, error: OSError) -> PersistError:
         """``Access.fail``, under the name that the native handle calls it by."""
         return self._access.fail(error)
+
+
+def _unmap(mapping: Mapping) -> None:
+    """Unmap a file that the log had, when the last reader of its ring has gone: a finalizer."""
+    while mapping.fd >= 0:
+        with contextlib.suppress(KeyboardInterrupt):  # which nobody would get from here
+            mapping.close()

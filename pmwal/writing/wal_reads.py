@@ -4,11 +4,13 @@ Invariants
 ----------
 - The end of a read is fixed at the call. On a poisoned handle it is the end of what is durable.
 - Each record is checked in a private copy, and once more for a rollback, before it is handed out.
-- An iterator holds the handle, so the log stays open while it is in use.
+- An iterator holds the handle, so the log stays open while it is in use. It holds the ring that it reads, too: it reads it to its
+  end when the log has moved to another file, and there too each record is checked for a rollback before it is handed out.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -25,7 +27,7 @@ from pmwal.reading.selection import TRIES, Kinds, Time, selection
 from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
 from pmwal.records import Bound, Record
 from pmwal.writing.access import Access
-from pmwal.writing.engine import Engine, State
+from pmwal.writing.engine import Engine, Ring, State
 
 
 class WalReads(ArrayReader):
@@ -63,19 +65,19 @@ class WalReads(ArrayReader):
         engine = self._access.to_read()
         bounds = self._bounds(engine, start, stop)
         if chosen.everything:
-            return self._walk(engine, *bounds)
+            return self._walk(*bounds)
         for _ in range(TRIES if chosen.searches else 0):
-            view, first, end = bounds
+            ring, view, first, end = bounds
             try:
-                run = chosen.run(first, end, self._header, partial(self._walk, engine, view), engine.seam.now_ns())
+                run = chosen.run(first, end, self._header, partial(self._walk, ring, view), engine.seam.now_ns())
             except Overrun as error:
                 if start is not None or not error.missed:
                     raise
                 bounds = self._bounds(engine, start, stop)  # the log no longer begins where it did
             else:
-                bounds = view, *run
+                bounds = ring, view, *run
                 break
-        return chosen.filtered(self._walk(engine, *bounds))
+        return chosen.filtered(self._walk(*bounds))
 
     def follow(self, start: int | str | None = None, timeout: float | None = None) -> Iterator[Record]:
         """The durable records from number ``start`` on (the oldest when None), then each new one as soon as it is durable.
@@ -92,16 +94,28 @@ class WalReads(ArrayReader):
         """
         engine = self._access.to_store()
         timeout = as_seconds("timeout", timeout)
-        first, seen = self._number(start, engine.view), None
+        return self._follow(engine, self._number(start, engine.view), timeout)
 
-        def look(next_seq: int) -> Iterator[Record] | None:
+    def _follow(self, engine: Engine, first: int, timeout: float | None) -> Iterator[Record]:
+        seen, next_seq, ring = None, first, engine.ring
+        left, since = timeout, time.monotonic()
+
+        def look(wanted: int) -> Iterator[Record] | None:
             nonlocal seen
-            if not self._may_follow():
+            if not self._may_follow() or engine.ring is not ring:
                 return None
-            seen, records = self._read_on(next_seq, self.committed_seq + 1, None if next_seq == first else seen)
+            seen, records = self._read_on(wanted, self.committed_seq + 1, None if wanted == first else seen)
             return records
 
-        return follow(engine.mapping, engine.seam, look, first, timeout)
+        while True:
+            for record in follow(ring.mapping, engine.seam, look, next_seq, left):
+                next_seq = record.seq + 1
+                yield record
+                left, since = timeout, time.monotonic()
+            if engine.ring is ring:
+                return
+            ring = engine.ring  # which another live page belongs to
+            left = None if timeout is None else max(0.0, since + timeout - time.monotonic())
 
     def __iter__(self) -> Iterator[Record]:
         return self.read()
@@ -142,14 +156,16 @@ class WalReads(ArrayReader):
         self._access.refuse_fork()
         return self._engine.state
 
-    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[View, int, int]:
-        """The view to read, its first number to hand out, and the number after the last."""
-        view = engine.view._replace(end=engine.state.durable) if self._access.poisoned else engine.view
+    def _bounds(self, engine: Engine, start: int | str | None, stop: int | None) -> tuple[Ring, View, int, int]:
+        """The ring and the view to read, the first number to hand out, and the number after the last."""
+        ring, view = engine.look()
+        if self._access.poisoned:
+            view = view._replace(end=engine.state.durable)
         first = self._number(start, view)
         end = view.end.next_seq if stop is None else min(as_number(stop), view.end.next_seq)
         if first < view.tail.next_seq:
             raise gone(first, view.tail)
-        return view, first, end
+        return ring, view, first, end
 
     def _number(self, start: int | str | None, view: View) -> int:
         """The number with which a read or a follow begins."""
@@ -181,19 +197,27 @@ class WalReads(ArrayReader):
     def _followed(self, seq: int, seen: View) -> View:
         """The log by now. ``Overrun`` if this record, handed out when the log was as ``seen``, has been rolled back since."""
         engine = self._access.to_read()
-        now = engine.view
+        ring, now = engine.look()
         if now.epoch != seen.epoch:
             if seq >= now.tail.next_seq:
                 engine.check_kept(seq, seen)
-            elif not was_kept(seq, seen, now, first_seqs(read_slots(engine.mapping.load, engine.block, scan_for(engine.block)))):
+            elif not was_kept(seq, seen, now, first_seqs(read_slots(ring.mapping.load, ring.block, scan_for(ring.block)))):
                 raise rolled_back(seq)
         return now
 
-    def _locate(self, view: View, seq: int) -> Bound:
-        """Where the record with this number starts."""
+    def _locate(self, ring: Ring, view: View, seq: int) -> Bound:
+        """Where the record with this number starts in this ring."""
         if seq == view.tail.next_seq:
             return view.tail
-        return Bound(self._find(seq).position, seq)
+        engine = self._access.to_read()
+        try:
+            found_in, found = engine.locate(seq)
+            if found_in is not ring:
+                walker = Walker(ring.block, partial(self._load, ring), engine.explain, scan=scan_for(ring.block))
+                found = walker.locate(view, view.tail, seq)
+        except OSError as error:
+            raise self._access.fail(error) from error
+        return Bound(found.position, seq)
 
     def _header(self, seq: int) -> Header:
         """The header of the record with this number."""
@@ -205,10 +229,10 @@ class WalReads(ArrayReader):
         except OSError as error:
             raise self._access.fail(error) from error
 
-    def _walk(self, engine: Engine, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
+    def _walk(self, ring: Ring, view: View, first: int, end: int, start: Bound | None = None) -> Iterator[Record]:
         if first < end:
-            at = self._locate(view, first) if start is None else start
-            records = Walker(engine.block, self._load, engine.explain).walk(view, at, end)
+            at = self._locate(ring, view, first) if start is None else start
+            records = Walker(ring.block, partial(self._load, ring), self._engine.explain).walk(view, at, end)
             while (record := self._next(records, view)) is not None:
                 yield record  # outside of ``_next``: what the caller throws in here says nothing about the medium
 
@@ -222,17 +246,18 @@ class WalReads(ArrayReader):
         except OSError as error:
             raise self._access.fail(error) from error
 
-    def _load(self, offset: int, length: int) -> bytes:
-        return self._access.to_read().mapping.load(offset, length)
+    def _load(self, ring: Ring, offset: int, length: int) -> bytes:
+        self._access.to_read()
+        return ring.mapping.load(offset, length)
 
     def _source(self, start: int | None, stop: int | None) -> Source:
         engine = self._access.to_read()
-        view, first, end = self._bounds(engine, start, stop)
+        ring, view, first, end = self._bounds(engine, start, stop)
 
         def is_kept(seq: int) -> bool:
             return seq >= self._access.to_read().state.tail.next_seq
 
         def walk_on(at: Bound, stop: int) -> Iterator[Record]:
-            return self._walk(engine, view, at.next_seq, stop, at)
+            return self._walk(ring, view, at.next_seq, stop, at)
 
-        return Source(engine.block, engine.mapping, view, first, end, partial(self._locate, view), walk_on, is_kept)
+        return Source(ring.block, ring.mapping, view, first, end, partial(self._locate, ring, view), walk_on, is_kept)

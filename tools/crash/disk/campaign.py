@@ -24,9 +24,9 @@ from crash.disk.rig import Broken, Rig, Totals, explore, replay
 from crash.process import die_with_parent
 from crash.storage import StorageError, own_mounts
 from pmwal.format.layout import CONTROL_SIZE_DEFAULT, CONTROL_SIZE_MIN
+from pmwal.format.payload import parse_size
 from pmwal.native.choice import ENGINES
 from pmwal.opening.options import Ordering
-from pmwal.opening.units import parse_size
 
 ORDERINGS = ("pipelined", "strict")
 SHAPES = (
