@@ -332,6 +332,17 @@ def test_failing_disk_acknowledges_nothing(path: Path, tmp_path: Path, form: str
     assert [row[0] for row in kept(tmp_path)] == [1, 2, 3]
 
 
+def test_directory_that_cannot_be_written_to_is_refused(path: Path, tmp_path: Path, cli: Cli) -> None:
+    """By its name, with status 3, and nothing is acknowledged."""
+    with open_small(path) as wal:
+        wal.append(b"a")
+    (tmp_path / ".pmwal-archive.lock").mkdir()
+    ran = cli("archive", path, tmp_path, "--once")
+    assert (ran.status, ran.out) == (3, b"")
+    assert ran.err.startswith(f"pmwal: {tmp_path}: ")
+    assert not Path(f"{path}.consumers").exists()
+
+
 def test_file_system_without_renameat2_is_good_enough(path: Path, tmp_path: Path) -> None:
     """A link takes its place."""
 

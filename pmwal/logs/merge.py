@@ -224,7 +224,8 @@ class Merge:
         """Take part of what is new in the set."""
         self._sources.refresh()
         for uuid, log in list(self._sources.logs.items()):
-            if uuid not in self._members and uuid not in self._unreadable:
+            ended = uuid in self._ended and ring_of(log.reader) is None  # and its archives have no more
+            if uuid not in self._members and uuid not in self._unreadable and not ended:
                 try:
                     start = self._ended.get(uuid) or self._starts.get(uuid)
                     self._members[uuid] = Member(log, self._chosen, start, self._counted.pop(uuid, 0))

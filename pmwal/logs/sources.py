@@ -199,7 +199,11 @@ class Sources:
             warn(text if path in text else f"{path}: {text}")
 
     def drop(self, log: Log) -> None:
-        """A log that is gone was read to its end."""
+        """A log that is gone was read to its end. Its archives stay."""
+        if isinstance(log.reader, ArchivedReader):
+            log.reader.detach()
+            log.gone = False
+            return
         log.reader.close()
         self.logs.pop(log.uuid, None)
 

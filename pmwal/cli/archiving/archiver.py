@@ -31,8 +31,9 @@ from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import is_elsewhere, renewed_consumer, runs_of
+from pmwal.reading.internals import bounds_of, epoch_first_seq, is_elsewhere, renewed_consumer, runs_of
 from pmwal.reading.reader import Reader
+from pmwal.reading.walk import rolled_back
 from pmwal.records import Record
 from pmwal.storage.seam import Seam
 
@@ -126,9 +127,11 @@ class Archiver:
 
     def close(self) -> None:
         """Let another process archive. Idempotent."""
-        for path in list(self._logs):
-            self._drop(path)
-        self._directory.close()
+        try:
+            for path in list(self._logs):
+                self._drop(path)
+        finally:
+            self._directory.close()
 
 
 class _Log:
@@ -140,6 +143,7 @@ class _Log:
         self._rules = rules
         self._files = [name for name in directory.files() if name.uuid == reader.uuid]
         self._next = 0
+        self._idle: tuple[int, int, int] | None = None  # the state in which all was archived
         self._gap: tuple[int, int] | None = None
         self._rollback: int | None = None
         self._orphaned = False  # the position was removed with the log
@@ -159,10 +163,18 @@ class _Log:
 
     def archive(self, *, flush: bool) -> Iterator[Written]:
         """Write the files that are due, or all that there is now."""
-        stop = self._reader.committed_seq + 1
-        while self._resume() < stop and (flush or self._is_due()):
+        last = self._reader.committed_seq
+        while (state := self._state()) != self._idle:
+            first, end = self._resume(), self._reader.committed_seq + 1
+            self._idle = state if first >= end else None
+            if first >= min(end, last + 1) or not (flush or self._is_due()):
+                return
             with contextlib.suppress(Overrun):  # overwritten or rolled back meanwhile: the next round finds out which
-                yield self._write(stop)
+                yield self._write(min(end, last + 1))
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with all that there may be to archive."""
+        return *bounds_of(self._reader), epoch_first_seq(self._reader)
 
     def _is_due(self) -> bool:
         lag = self._consumer.lag
@@ -237,6 +249,8 @@ class _Log:
             begin = lambda stream: LinesWriter(stream, line)  # noqa: E731
         for _ in measured:
             pass
+        if measured.last < first:
+            raise rolled_back(first)
         last = self._last
         branch = 0 if last is None else last.branch + (self._rollback is not None)
         name = ArchiveName(name_for(reader.path), reader.uuid, first, measured.last, branch, FORMATS[self._rules.format])
@@ -270,8 +284,10 @@ class _Log:
 
     def close(self) -> None:
         """Close the log. Idempotent."""
-        self._consumer.close()
-        self._reader.close()
+        try:
+            self._consumer.close()
+        finally:
+            self._reader.close()
 
 
 class _Measured:
@@ -299,12 +315,16 @@ def _groups(reader: Reader, first: int, stop: int) -> Iterator[tuple[list[Record
     records: list[Record] = []
     epoch = size = 0
     for run in runs_of(reader, _ALL, Clock(0), first, stop):
-        if records and (run.clock.epoch != epoch or len(records) >= _GROUP_RECORDS or size >= _GROUP_BYTES):
+        if records and run.clock.epoch != epoch:
             yield records, _group(records, epoch)
             records, size = [], 0
-        records += [record for record, _, _, _ in run.records]
-        size += sum(len(record.data) for record, _, _, _ in run.records)
         epoch = run.clock.epoch
+        for record, _, _, _ in run.records:
+            records.append(record)
+            size += len(record.data)
+            if len(records) >= _GROUP_RECORDS or size >= _GROUP_BYTES:
+                yield records, _group(records, epoch)
+                records, size = [], 0
     if records:
         yield records, _group(records, epoch)
 

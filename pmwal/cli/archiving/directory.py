@@ -6,6 +6,7 @@ Invariants
   is what a killed process left, and is removed.
 - A file gets its name when all of it is durable, never over another one, and the name is durable when ``writing`` ends. A crash at
   any step leaves no file, or the whole file.
+- The names that are there are durable once the directory is open: a process that was killed may have given one and not synced it.
 - Nothing is removed but archives, by age or size, and hidden files of this program.
 """
 
@@ -45,7 +46,7 @@ class ArchiveDirectory:
     """The directory, locked. ``OSError`` if it cannot be written to, ``WalLocked`` if another process writes there."""
 
     def __init__(self, path: str, seam: Seam) -> None:
-        self.path = path
+        self.path = os.path.normpath(path)
         self._seam = seam
         if os.path.lexists(path) and not os.path.isdir(path):
             raise NotADirectoryError(errno.ENOTDIR, "not a directory; archives are several files, so name a directory", path)
@@ -53,12 +54,17 @@ class ArchiveDirectory:
             os.mkdir(path, 0o700)
             _sync_directory(os.path.dirname(os.path.abspath(path)), seam)
         self._fd = open_descriptor(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock = -1
         try:
             self._lock = _lock(path, self._fd)
+            self._remove_unfinished()
+            self._seam.sync_file(self._fd)
+        except OSError as error:
+            self.close()
+            raise OSError(error.errno, error.strerror, self.path) from None
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
-        self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
         for name in os.listdir(self.path):

@@ -15,6 +15,7 @@ from pmwal.cli.archiving.directory import Kept
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.places import one_log
 from pmwal.cli.reading.sets import status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     rules = Rules(args.format, args.consumer, size, age, args.keep, args.max_total)
     for place in args.places:
         check_place(place)
+    args.path = one_log(args.places)  # of which errors are
     with contextlib.closing(Archiver(args.places, os.fsdecode(args.target), rules, SYSTEM)) as archiver:
         reports = _Reports(json=args.json)
         if args.once:

@@ -9,13 +9,10 @@ from typing import BinaryIO
 
 from pmwal.errors import CorruptWal
 from pmwal.logs.archives.lines import LinesFile
-from pmwal.logs.archives.names import ArchiveName, parse_name
+from pmwal.logs.archives.names import ArchiveName, name_for, parse_name
 from pmwal.logs.archives.parquet import ParquetFile
 from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.storage.descriptors import open_descriptor
-
-_WRONG = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError, NotImplementedError)
-"""What damaged bytes raise in the libraries that read them, and errors of pyarrow, which derive from these; or ``OSError``."""
 
 
 class ArchiveFile:
@@ -47,8 +44,11 @@ class ArchiveFile:
         """Log, uuid, numbers and branch: of its name if it has kept that, so that most files are not opened."""
         if self.name is not None:
             return self.name
-        found = self.summary
-        return ArchiveName(found.log, found.uuid, found.first, found.last, found.branch, "")
+        try:
+            found = self.summary
+        finally:
+            self.close()
+        return ArchiveName(name_for(found.log), found.uuid, found.first, found.last, found.branch, "")
 
     def rows(self, index: int) -> Rows:
         """The records of a group."""
@@ -74,7 +74,9 @@ class ArchiveFile:
     def _damage(self, group: Group | None = None) -> Iterator[None]:
         try:
             yield
-        except (*_WRONG, OSError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # whatever the libraries make of damaged bytes
             if isinstance(error, OSError) and error.errno:
                 raise OSError(error.errno, error.strerror, self.path) from None
             which = "" if group is None else f" at records {group.first} to {group.stop - 1}"

@@ -81,6 +81,12 @@ class ArchivedReader(Reader):
         """The log was found."""
         self._path, self._ring = path, ring
 
+    def detach(self) -> None:
+        """The log is gone, and was read to its end."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
     # -- what it has
 
     def _view(self, *, doubted: bool = False) -> View:
@@ -168,6 +174,7 @@ class ArchivedReader(Reader):
             return
         file = self._files[piece.file]
         try:
+            self._turn_to(file)
             for index, group in enumerate(file.summary.groups):
                 first, end = max(start, group.first), min(stop, piece.stop, group.stop)
                 if first < end:
@@ -189,28 +196,33 @@ class ArchivedReader(Reader):
 
     def _run_in(self, file: ArchiveFile, index: int, chosen: Filter, clock: Clock, first: int, end: int) -> Selected:
         group, rows = file.summary.groups[index], self._rows(file, index)
-        make, records, times, size = self._kind, [], [], 0
+        make, kinds, records, times, size = self._kind, chosen.kinds, [], [], 0
+        now, latest = clock.now, clock.latest if clock.epoch == group.epoch else TIME_MIN
         for at in range(first - group.first, end - group.first):
-            header = _header(rows.seqs[at], rows.times[at], group.epoch, rows.kinds[at])
-            clock = clock.after(header)
-            if chosen.takes(header):
-                records.append((make(header.seq, header.kind, header.time_ns, rows.data[at]), 0, 0, 0))
-                times.append(clock.latest)
+            kind, time_ns = rows.kinds[at], rows.times[at]
+            latest = max(latest, min(time_ns, now))  # as ``Clock.after``
+            if (kinds is None or kinds[kind >> 3] >> (kind & 7) & 1) and chosen.since <= time_ns <= chosen.until:
+                records.append((make(rows.seqs[at], kind, time_ns, rows.data[at]), 0, 0, 0))
+                times.append(latest)
                 size += len(rows.data[at]) + _OVERHEAD
-        return Selected(records, times, 0, size, end - 1, 0, clock)
+        return Selected(records, times, 0, size, end - 1, 0, Clock(now, group.epoch, latest))
 
     def _rows(self, file: ArchiveFile, index: int) -> Rows:
         key = file.path, index
         rows = self._groups.pop(key, None)
         if rows is None:
-            if self._open_file is not None and self._open_file is not file:
-                self._open_file.close()
-            self._open_file = file
+            self._turn_to(file)
             rows = file.rows(index)
         self._groups[key] = rows
         for old in list(self._groups)[:-_GROUPS]:
             del self._groups[old]
         return rows
+
+    def _turn_to(self, file: ArchiveFile | None) -> None:
+        """Have this file open, and no other one."""
+        if self._open_file is not None and self._open_file is not file:
+            self._open_file.close()
+        self._open_file = file
 
     def _give_up(self, file: ArchiveFile, error: Exception) -> None:
         """A file cannot be read; the others can."""
@@ -306,8 +318,7 @@ class ArchivedReader(Reader):
         """Close all files. Idempotent."""
         self._closed = True
         self._groups.clear()
-        if self._open_file is not None:
-            self._open_file.close()
+        self._turn_to(None)
         if self._ring is not None:
             self._ring.close()
 
