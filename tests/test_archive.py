@@ -21,8 +21,9 @@ from pmwal import events
 from pmwal.cli.archiving.archiver import Archiver
 from pmwal.cli.archiving.directory import ArchiveDirectory
 from pmwal.errors import ConsumerHeld, WalLocked
-from pmwal.logs.archives.names import ArchiveName, parse_name, pieces_of
+from pmwal.logs.archives.names import pieces_of
 from pmwal.logs.archives.summary import Summary, decode_summary
+from pmwal.logs.paths import ArchiveName, parse_name
 from pmwal.storage.seam import SYSTEM
 from processes import PATIENCE
 from support import BarrierRecorder, Step, kill, open_small

@@ -24,7 +24,7 @@ from pmwal.cli.archiving import archiver
 from pmwal.cli.archiving.directory import ArchiveDirectory
 from pmwal.errors import PmwalError
 from pmwal.format.position import newest_position
-from pmwal.logs.archives.names import archives_in
+from pmwal.logs.paths import archives_in
 from processes import PATIENCE, child
 from support import BarrierRecorder, Crash, Step, open_small
 

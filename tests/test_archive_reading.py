@@ -20,7 +20,7 @@ from pmwal.cli.archiving import archiver
 from pmwal.errors import CorruptWal, Overrun
 from pmwal.logs.archives import reader as archived_reader
 from pmwal.logs.archives.file import ArchiveFile
-from pmwal.logs.archives.names import archives_in
+from pmwal.logs.paths import archives_in
 from support import BarrierRecorder, open_small
 
 MINUTE = 60 * 10**9

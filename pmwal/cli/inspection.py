@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import torn_in_words
 from pmwal.format.scan import scan_for
-from pmwal.logs.archives.reader import ring_of
 from pmwal.opening.files import inspect, map_for_reading
 from pmwal.records import Progress
 from pmwal.recovery.judge import Judgement
@@ -47,11 +46,8 @@ def running_writer(path: str) -> LiveWriter | None:
 
 def mention_torn_end(path: str, reader: Reader) -> None:
     """Report what a crash left unfinished at the end."""
-    ring = ring_of(reader)
-    if ring is None:
-        return
     if running_writer(path) is None:  # a running writer's last record is unfinished, not torn
-        for phrase in torn_in_words(ring.recovery):
+        for phrase in torn_in_words(reader.recovery):
             say(f"{path}: {phrase}")
 
 

@@ -10,8 +10,7 @@ from pathlib import PurePath
 from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Parser
 from pmwal.cli.terminal import say
-from pmwal.logs.archives.names import archives_at, is_archive
-from pmwal.logs.paths import SUFFIX, is_missing, is_pattern, logs_at
+from pmwal.logs.paths import SUFFIX, archives_at, is_archive, is_missing, is_pattern, logs_at
 
 
 def add_paths(parser: Parser) -> None:

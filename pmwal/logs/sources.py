@@ -22,9 +22,8 @@ from dataclasses import dataclass
 
 from pmwal.errors import CorruptWal, PmwalError
 from pmwal.logs.archives.file import ArchiveFile
-from pmwal.logs.archives.names import archives_at, is_archive
 from pmwal.logs.archives.reader import ArchivedReader, ring_of
-from pmwal.logs.paths import check_place, logs_at
+from pmwal.logs.paths import archives_at, check_place, is_archive, logs_at
 from pmwal.logs.reports import warn
 from pmwal.opening import open_with
 from pmwal.opening.options import Options

@@ -24,11 +24,11 @@ from pmwal.format.layout import HEADER, TIME_MAX, TIME_MIN
 from pmwal.format.ring import Clock, Filter
 from pmwal.logs.archives.file import ArchiveFile
 from pmwal.logs.archives.lines import LinesWriter
-from pmwal.logs.archives.names import ArchiveName, is_archive, name_for
+from pmwal.logs.archives.names import name_for
 from pmwal.logs.archives.parquet import ParquetWriter
 from pmwal.logs.archives.reader import ArchivedReader
 from pmwal.logs.archives.summary import Group, Rows, Summary
-from pmwal.logs.paths import logs_at
+from pmwal.logs.paths import ArchiveName, is_archive, logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
 from pmwal.reading.internals import bounds_of, epoch_first_seq, is_elsewhere, renewed_consumer, runs_of

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pmwal.errors import CorruptWal, PmwalError, WalLocked
-from pmwal.logs.archives.names import ArchiveName, archives_in, parse_name
+from pmwal.logs.paths import ArchiveName, archives_in, parse_name
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.seam import Seam
 

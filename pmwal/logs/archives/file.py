@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 from pmwal.errors import CorruptWal
 from pmwal.logs.archives.lines import LinesFile
-from pmwal.logs.archives.names import ArchiveName, name_for, parse_name
+from pmwal.logs.archives.names import name_for
 from pmwal.logs.archives.parquet import ParquetFile
 from pmwal.logs.archives.summary import Group, Rows, Summary
+from pmwal.logs.paths import ArchiveName, parse_name
 from pmwal.storage.descriptors import open_descriptor
 
 
