@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class ArchiveFile:
 
     def _content(self) -> ParquetFile | LinesFile:
         if self._opened is None:
-            stream = os.fdopen(open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC), "rb")
+            stream = io.BufferedReader(io.FileIO(open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC), closefd=True))
             try:
                 with self._damage():
                     self._opened = stream, (ParquetFile if self.path.endswith(".parquet") else LinesFile)(stream)
