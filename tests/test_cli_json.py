@@ -13,7 +13,8 @@ import pytest
 import pmwal
 from commands import Cli, PastSeam
 from pmwal import events
-from pmwal.cli.formats.printing import as_json, level_of_kind, payload_in
+from pmwal.cli.formats.printing import as_json, level_of_kind
+from pmwal.logs.archives.lines import payload_in
 from support import open_small
 
 AS_OBJECT = [

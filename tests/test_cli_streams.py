@@ -56,6 +56,7 @@ RUNS = {
     "prune": Run(lambda log: [str(log.parent), "--keep=1s"]),
     "copy": Run(lambda log: [str(log), f"{log}.copy"]),
     "resize": Run(lambda log: [str(log), "64KiB"]),
+    "archive": Run(lambda log: [str(log), str(log.parent / "to"), "--once"]),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
     "serve": Run(lambda log: [str(log), "--idle=0.01s"]),

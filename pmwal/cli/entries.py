@@ -90,6 +90,13 @@ class Entries:
         level = record.kind if record.kind < DEFINITION_KIND else 0
         return Entry(record, level, level_name(level), "", record.data.decode(errors="backslashreplace"), _NONE)
 
+    def is_structured(self, record: Record) -> bool:
+        """Whether a record is an event, or a JSON object with a message."""
+        if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
+            return False  # no entry is needed
+        entry = self.entry(record)
+        return entry.event is not None or entry.document is not None
+
     def _of_document(self, record: Record) -> Entry | None:
         try:
             document = self._decoded(record.data)

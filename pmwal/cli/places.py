@@ -10,7 +10,7 @@ from pathlib import PurePath
 from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Parser
 from pmwal.cli.terminal import say
-from pmwal.logs.paths import SUFFIX, is_missing, is_pattern, logs_at
+from pmwal.logs.paths import SUFFIX, archives_at, is_archive, is_missing, is_pattern, logs_at
 
 
 def add_paths(parser: Parser) -> None:
@@ -19,21 +19,24 @@ def add_paths(parser: Parser) -> None:
 
 
 def one_log(places: Sequence[str]) -> str | None:
-    """The path, if one log is named. A directory or a pattern is several, however many logs there are: so is the output."""
-    if len(places) == 1 and not os.path.isdir(places[0]) and not is_pattern(places[0]):
+    """The path, if one log is named. A directory or a pattern is several, however many logs there are: so is the output.
+
+    An archive is read as a set, too.
+    """
+    if len(places) == 1 and not os.path.isdir(places[0]) and not is_pattern(places[0]) and not is_archive(places[0]):
         return places[0]
     return None
 
 
-def logs_named(places: Iterable[str]) -> tuple[list[str], int]:
-    """All logs that are named, each once; a place that has none is reported, and then the status is not 0.
+def logs_named(places: Iterable[str], *, archives: bool = False) -> tuple[list[str], int]:
+    """All logs that are named, and ``archives``, each once; a place that has none is reported, and then the status is not 0.
 
     A file that is named and not there is among them: whoever opens it finds out. ``FileNotFoundError`` if nothing is left.
     """
     found: dict[str, None] = {}
     status, empty = OK, None
     for place in places:
-        logs = logs_of(place)
+        logs = [*logs_of(place), *(archives_at(place) if archives else ())]
         if not logs:
             status = UNREADABLE
             if empty is not None:
@@ -54,10 +57,10 @@ def set_named(places: Sequence[str], *, follow: bool = False) -> tuple[list[str]
     """
     there, status = _places_there(places)
     if not follow:
-        _, empty = logs_named(there)
+        _, empty = logs_named(there, archives=True)
         return there, max(status, empty)
     for place in there:
-        if not logs_of(place):
+        if not logs_of(place) and next(archives_at(place), None) is None:
             say(f"{place}: {_without_logs(place)} yet; waiting for one")
     return there, status
 

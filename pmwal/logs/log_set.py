@@ -8,6 +8,7 @@ from types import MappingProxyType, TracebackType
 
 from pmwal.errors import WalClosed
 from pmwal.format.payload import as_seconds
+from pmwal.logs.archives.reader import ArchivedReader
 from pmwal.logs.merge import Merge
 from pmwal.logs.set_consumer import SetConsumer
 from pmwal.logs.sources import Place, Sources
@@ -21,7 +22,7 @@ _PAUSE_MIN, _PAUSE_MAX = 0.01, 0.1  # seconds between two looks at the logs
 class LogSet:
     """Several logs, read as one in the order of time: those of a directory that processes log into
     (``LogHandler(directory=...)``), a file, a pattern for paths, or a list of these. In a directory every ``*.wal`` belongs to the
-    set.
+    set. So do archives (``pmwal archive``): those of a log and its ring are one log.
 
     Records are ``pmwal.Record`` with one attribute more, ``log``: the path of their log. They are merged by effective time: within
     a log the latest stamp so far since it was opened, and a stamp past now counts as now. So each log keeps its own order, and
@@ -117,6 +118,8 @@ class LogSet:
         is damaged or of another log.
         """
         self._check_open()
+        if any(isinstance(reader, ArchivedReader) for reader in self.logs.values()):
+            raise ValueError("a consumer follows logs, and archives are among these; make a pmwal.LogSet of the logs alone")
         return SetConsumer(self, name, start)
 
     def _followed(self, merge: Merge, wait_ns: int | None, timeout: float | None) -> Iterator[SetRecord]:

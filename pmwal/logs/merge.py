@@ -18,6 +18,7 @@ from typing import NamedTuple, cast
 
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
 from pmwal.format.ring import Clock, Selected
+from pmwal.logs.archives.reader import ring_of
 from pmwal.logs.sources import Log, Sources
 from pmwal.reading.internals import Look, bounds_of, epoch_first_seq, look, runs_of, selected
 from pmwal.reading.selection import Selection
@@ -88,8 +89,9 @@ class Member:
 
     def look(self) -> Look | None:
         """What the log shows; None if it cannot be read any more."""
+        ring = ring_of(self.log.reader)
         try:
-            return look(self.log.reader)
+            return Look(living=False, settled=True, next_seq=0) if ring is None else look(ring)
         except _FAILURES as error:
             self.failed, self.more = error, False
             return None
@@ -222,7 +224,8 @@ class Merge:
         """Take part of what is new in the set."""
         self._sources.refresh()
         for uuid, log in list(self._sources.logs.items()):
-            if uuid not in self._members and uuid not in self._unreadable:
+            ended = uuid in self._ended and ring_of(log.reader) is None  # and its archives have no more
+            if uuid not in self._members and uuid not in self._unreadable and not ended:
                 try:
                     start = self._ended.get(uuid) or self._starts.get(uuid)
                     self._members[uuid] = Member(log, self._chosen, start, self._counted.pop(uuid, 0))

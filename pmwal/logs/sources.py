@@ -5,6 +5,7 @@ Invariants
 - A log is in a set once, by its uuid: under several names, or when it is renamed in its directory, it is the same log. Of copies
   the first is read; the others are problems.
 - A path that comes to lead to another file is another log. The old one stays until its records were read.
+- Archives and the ring of the same log are one log (``pmwal/logs/archives/reader.py``).
 - Nothing is left out silently: what is found and cannot be read is in ``problems``, with a warning. What the caller has named and
   is not there is an error.
 - Descriptors stay free for the work on the logs that are open. Logs for which there are none have one warning together, and are
@@ -19,8 +20,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pmwal.errors import PmwalError
-from pmwal.logs.paths import check_place, logs_at
+from pmwal.errors import CorruptWal, PmwalError
+from pmwal.logs.archives.file import ArchiveFile
+from pmwal.logs.archives.reader import ArchivedReader, ring_of
+from pmwal.logs.paths import archives_at, check_place, is_archive, logs_at
 from pmwal.logs.reports import warn
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
@@ -38,7 +41,7 @@ Place = str | os.PathLike[str]
 
 @dataclass(eq=False)
 class Log:
-    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more."""
+    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more. There may be archives only."""
 
     path: str
     reader: Reader
@@ -59,6 +62,7 @@ class Sources:
         self._inodes: dict[str, int | None] = {}  # what was found at each path
         self._left_out: list[str] = []  # for want of descriptors
         self._looked_at: float | None = None
+        self._files: dict[str, ArchiveFile] = {}  # archives, by path
         for place in self.places:
             check_place(place)
 
@@ -71,7 +75,8 @@ class Sources:
         found = dict(self._found(slow=slow))
         for log in self.logs.values():
             if not log.gone and found.get(log.path) != log.inode:
-                log.gone = is_elsewhere(log.reader)
+                ring = ring_of(log.reader)
+                log.gone = ring is not None and is_elsewhere(ring)
         waiting = set(self._left_out)
         new = [
             (path, inode)
@@ -80,15 +85,47 @@ class Sources:
         ]
         if new or waiting:
             self._open_all(new)
+        if slow:
+            self._take_archives()
         for path in [path for path in self._inodes if slow and path not in found]:
             del self._inodes[path]
             self.problems.pop(path, None)
+
+    def _take_archives(self) -> None:
+        """Have the archives that are there by now, each beside the ring of its log if that is in the set, too."""
+        paths = {path for place in self.places for path in archives_at(place)}
+        if paths == self._files.keys():
+            return
+        self._files = {path: self._files.get(path) or ArchiveFile(path) for path in sorted(paths)}
+        by_log: dict[str, list[ArchiveFile]] = {}
+        for path, file in self._files.items():
+            try:
+                by_log.setdefault(file.claim.uuid, []).append(file)
+            except (OSError, CorruptWal) as error:
+                self.note(path, error)
+        for uuid, files in by_log.items():
+            log = self.logs.get(uuid)
+            if log is not None and isinstance(log.reader, ArchivedReader):
+                log.reader.have(files)
+                continue
+            claim = files[-1].claim
+            path = os.path.join(os.path.dirname(files[-1].path), f"{claim.log}-{uuid[:8]}") if log is None else log.path
+            ring = None if log is None else log.reader
+            reader = ArchivedReader(path, uuid, files, ring, on_damage=self.note, look_again=self._take_archives)
+            reader.deliver_as(record_type_of(path))
+            if log is None:
+                self.logs[uuid] = Log(path, reader, uuid, None)
+            else:
+                log.reader = reader
+        for uuid, log in self.logs.items():
+            if uuid not in by_log and isinstance(log.reader, ArchivedReader):
+                log.reader.have(())
 
     def _found(self, *, slow: bool) -> Iterator[tuple[str, int | None]]:
         """The paths that belong to the set, each with its inode, None where it was not looked up."""
         for place in self.places:
             if slow or os.path.isdir(place):
-                yield from logs_at(place)
+                yield from (found for found in logs_at(place) if not is_archive(found[0]))
             else:
                 yield from ((path, inode) for path, inode in self._inodes.items())
 
@@ -130,8 +167,13 @@ class Sources:
         known = self.logs.get(reader.uuid)
         if known is None:
             self.logs[reader.uuid] = known = Log(path, reader, reader.uuid, inode)
+        elif isinstance(known.reader, ArchivedReader) and known.reader.ring is None:
+            known.path, known.inode = path, inode
+            known.reader.attach(path, reader)
         else:
-            same = same_file(known.reader, reader)
+            ring = ring_of(known.reader)
+            assert ring is not None
+            same = same_file(ring, reader)
             reader.close()
             if known.gone and not same:  # as after a repair: once the old one was read, its records continue here
                 del self._inodes[path]
@@ -142,7 +184,10 @@ class Sources:
             if not known.gone:  # another name of it
                 return
             known.path, known.inode, known.gone = path, inode, False
-        deliver_as(known.reader, record_type_of(path))
+        if isinstance(known.reader, ArchivedReader):
+            known.reader.deliver_as(record_type_of(path))
+        else:
+            deliver_as(known.reader, record_type_of(path))
 
     def note(self, path: str, error: Exception) -> None:
         """A log of the set cannot be read, or not further. What was said before is not said again."""
@@ -153,7 +198,11 @@ class Sources:
             warn(text if path in text else f"{path}: {text}")
 
     def drop(self, log: Log) -> None:
-        """A log that is gone was read to its end."""
+        """A log that is gone was read to its end. Its archives stay."""
+        if isinstance(log.reader, ArchivedReader):
+            log.reader.detach()
+            log.gone = False
+            return
         log.reader.close()
         self.logs.pop(log.uuid, None)
 

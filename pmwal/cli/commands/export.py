@@ -21,7 +21,6 @@ from pmwal.cli.places import add_paths, one_log, set_named
 from pmwal.cli.reading.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP
-from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
@@ -191,6 +190,7 @@ class _Chosen:
     """What the filters let pass that look into the records."""
 
     def __init__(self, choice: Choice, entries: Entries) -> None:
+        self.is_structured = entries.is_structured
         self._entries = entries
         self._choice = choice if choice.needs_entry else None
 
@@ -203,13 +203,6 @@ class _Chosen:
         """The entries of those that pass."""
         entries = map(self._entries.entry, records)
         return entries if self._choice is None else filter(self._choice.takes, entries)
-
-    def is_structured(self, record: Record) -> bool:
-        """Whether a record is an event, or a JSON object with a message."""
-        if record.kind not in (DEFINITION_KIND, EVENT_KIND) and record.data[:1] != b"{":
-            return False  # no entry is needed
-        entry = self._entries.entry(record)
-        return entry.event is not None or entry.document is not None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ length-prefixed format has the payload only. An import keeps kinds and payloads;
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,10 +15,11 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 from pmwal.cli.formats import tables
 from pmwal.cli.formats.columns import Layout
 from pmwal.cli.formats.framing import read_items, read_lines
-from pmwal.cli.formats.printing import as_json, as_length_prefixed, payload_in
+from pmwal.cli.formats.printing import as_json, as_length_prefixed
 from pmwal.cli.formats.tables import Payloads
 from pmwal.errors import RecordTooLarge
 from pmwal.format.layout import KIND_MAX
+from pmwal.logs.archives.lines import payload_of
 from pmwal.records import Record
 
 _ESCAPED = 6  # the most bytes of JSON that a byte of text takes: \u0000
@@ -81,14 +81,7 @@ def _from_json(value: Any, kind: int, line: bytes) -> tuple[int, bytes]:
     kind = value.get("kind", kind)
     if not isinstance(kind, int) or isinstance(kind, bool) or not 0 <= kind <= KIND_MAX:
         raise ValueError(f'"kind" is not a whole number from 0 to {KIND_MAX}')
-    if ("data" in value) == ("data_base64" in value):
-        raise ValueError('either "data" or "data_base64" is required')
-    text = value.get("data", value.get("data_base64"))
-    if isinstance(text, dict) and "data" in value:
-        return kind, payload_in(line)
-    if not isinstance(text, str):
-        raise ValueError("the payload is not a string or an object")
-    return kind, text.encode() if "data" in value else base64.b64decode(text, validate=True)
+    return kind, payload_of(value, line)
 
 
 def _write_items(records: Iterable[Record], stream: BinaryIO) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -29,8 +28,6 @@ Form: TypeAlias = Callable[[Record], bytes]
 """The bytes printed for a record."""
 
 _WIDTH = 16
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 _NESTED = 100  # levels of a JSON payload that is printed as an object; jq refuses more than 256 in a line
 
 
@@ -55,7 +52,7 @@ def as_json(record: Record) -> bytes:
     """A JSON object on one line; its last member is the payload.
 
     ``data`` is the payload as it is, if that is a JSON object on one line, else a string if it is UTF-8; else there is
-    ``data_base64``. The object is not encoded anew: ``payload_in`` gives the same bytes.
+    ``data_base64``. The object is not encoded anew: ``payload_in`` (``pmwal/logs/archives/lines.py``) gives the same bytes.
     """
     value, data = record_object(record), record.data
     if data[:1] == b"{" and _is_object(data):
@@ -89,35 +86,6 @@ def _is_deeper(value: Any, levels: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
-
-
-def payload_in(line: bytes) -> bytes:
-    """The text of the member ``data`` of a line that ``json.loads`` accepts: the payload that ``as_json`` has put there.
-
-    >>> payload_in(b'{"seq": 1, "data": {"price": 1.50}}')
-    b'{"price": 1.50}'
-    """
-    text = line.decode(json.detect_encoding(line), "surrogatepass")
-    found, at = "", text.index("{")
-    while text[at] != "}":
-        name, at = _value_at(text, at + 1)
-        begin = text.index(":", at) + 1
-        _, end = _value_at(text, begin)
-        if name == "data":  # of several the last one counts, as for json.loads
-            found = text[begin:end].strip()
-        at = _after_space(text, end)
-    return found.encode(errors="surrogatepass")
-
-
-def _value_at(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value there, after white space, and where it ends."""
-    return _DECODER.raw_decode(text, _after_space(text, at))
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None, "it matches everywhere"
-    return found.end()
 
 
 def as_hex(record: Record) -> bytes:

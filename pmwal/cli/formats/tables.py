@@ -32,7 +32,7 @@ def write_parquet(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) ->
     schema = _schema(pyarrow, layout)
     count = 0
     with parquet.ParquetWriter(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
-        for group in _groups(_record_batches(pyarrow, schema, layout, rows)):
+        for group in _groups(_record_batches(schema, layout, rows)):
             table = pyarrow.Table.from_batches(group, schema)
             writer.write_table(table, row_group_size=_GROUP_ROWS)
             count += table.num_rows
@@ -53,7 +53,7 @@ def write_arrow(layout: Layout[Any], rows: Iterable[Any], stream: BinaryIO) -> i
     schema = _schema(pyarrow, layout)
     count = 0
     with pyarrow.ipc.new_file(pyarrow.PythonFile(_Counting(stream), mode="w"), schema) as writer:
-        for batch in _record_batches(pyarrow, schema, layout, rows):
+        for batch in _record_batches(schema, layout, rows):
             writer.write_batch(batch)
             count += batch.num_rows
     return count
@@ -128,10 +128,21 @@ def _batches(layout: Layout[Any], rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def _record_batches(pyarrow: Any, schema: Any, layout: Layout[Any], rows: Iterable[Any]) -> Iterator[Any]:
+def schema_of(layout: Layout[Any]) -> Any:
+    """The schema of a table."""
+    return _schema(_module("pyarrow"), layout)
+
+
+def batch_of(schema: Any, layout: Layout[Any], rows: list[Any]) -> Any:
+    """These rows as one batch of that schema."""
+    pyarrow = _module("pyarrow")
+    cells = zip(layout.cells(rows), schema, strict=True)
+    return pyarrow.record_batch([pyarrow.array(column, field.type) for column, field in cells], schema)
+
+
+def _record_batches(schema: Any, layout: Layout[Any], rows: Iterable[Any]) -> Iterator[Any]:
     for batch in _batches(layout, rows):
-        cells = zip(layout.cells(batch), schema, strict=True)
-        yield pyarrow.record_batch([pyarrow.array(column, field.type) for column, field in cells], schema)
+        yield batch_of(schema, layout, batch)
 
 
 def _groups(batches: Iterable[Any]) -> Iterator[list[Any]]:

@@ -20,6 +20,7 @@ from pmwal.cli.inspection import mention_torn_end
 from pmwal.cli.reading.spans import Span
 from pmwal.cli.terminal import say
 from pmwal.errors import CorruptWal, FormatError, PersistError
+from pmwal.logs.archives.reader import ring_of
 from pmwal.logs.log_set import LogSet, note_problem
 from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
@@ -100,8 +101,9 @@ class SetReader:
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
         for span in self.spans:
-            if span.path not in self._logs.problems:
-                mention_torn_end(span.path, span.reader)
+            ring = ring_of(span.reader)
+            if ring is not None and span.path not in self._logs.problems:
+                mention_torn_end(span.path, ring)
         return max(FAILED if self.missed else OK, status_of_problems(self._logs))
 
 

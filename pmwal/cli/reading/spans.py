@@ -92,16 +92,22 @@ class Span:
             begin = at = max(first, stop - piece)
             records: list[Record] = []
             times: list[int] = []
-            try:
-                for run in runs_of(self.reader, self._filter, Clock(now), begin, stop):
-                    at = run.seq + 1
-                    records += [record for record, _, _, _ in run.records]
-                    times += run.times
-            except Overrun as error:
-                following = min(stop, self._after(at, error))
-                self._miss(first, following - 1)
-                first = following
-                continue
+            while at < stop:
+                try:
+                    for run in runs_of(self.reader, self._filter, Clock(now), at, stop):
+                        at = run.seq + 1
+                        records += [record for record, _, _, _ in run.records]
+                        times += run.times
+                    break
+                except Overrun as error:
+                    following = min(stop, self._after(at, error))
+                    if self.reader.first_seq > first:
+                        self._miss(first, following - 1)
+                        first = begin = following
+                        records, times = [], []
+                    else:  # archives may have a gap, and what is before it is still there
+                        self._miss(at, following - 1)
+                    at = following
             if records:
                 _, *times = accumulate(reversed(times), min, initial=limit)
                 limit = times[-1]

@@ -1,0 +1,1 @@
+"""``pmwal archive``: moves the records of logs into archive files."""

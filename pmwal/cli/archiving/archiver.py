@@ -1,0 +1,334 @@
+"""Moves the records of logs into archive files, each record once.
+
+Invariants
+----------
+- A file is written from the log, which keeps the records until then. So nothing is buffered, and what is not in a file is still
+  in the log.
+- Only when a file has its name, durably, its records are acknowledged, durably. A kill or a power cut between the two leaves
+  a position before the end of the archives: the next run acknowledges what they have, and continues after it.
+- A file is acknowledged only while the log has the record that ends it, or no longer has that number. If the log has
+  another record there, it was rolled back or restored: a new branch begins where the two differ.
+- Records that were gone before they were archived, and rollbacks, are said in the summary of the next file, and reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+from pmwal.cli.archiving.directory import ArchiveDirectory, Kept
+from pmwal.cli.archiving.forms import line_for, table_for
+from pmwal.errors import Overrun, PmwalError, PositionError
+from pmwal.format.layout import HEADER, TIME_MAX, TIME_MIN
+from pmwal.format.ring import Clock, Filter
+from pmwal.logs.archives.file import ArchiveFile
+from pmwal.logs.archives.lines import LinesWriter
+from pmwal.logs.archives.names import name_for
+from pmwal.logs.archives.parquet import ParquetWriter
+from pmwal.logs.archives.reader import ArchivedReader
+from pmwal.logs.archives.summary import Group, Rows, Summary
+from pmwal.logs.paths import ArchiveName, is_archive, logs_at
+from pmwal.opening import open, open_with
+from pmwal.opening.options import Options
+from pmwal.reading.internals import bounds_of, epoch_first_seq, is_elsewhere, renewed_consumer, runs_of
+from pmwal.reading.reader import Reader
+from pmwal.reading.walk import rolled_back
+from pmwal.records import Record
+from pmwal.storage.seam import Seam
+
+FORMATS = {"parquet": ".parquet", "jsonl.zst": ".jsonl.zst"}
+"""The formats, and how the names of their files end."""
+
+_READ = Options("r")
+_ALL = Filter(None, TIME_MIN, TIME_MAX)
+_GROUP_RECORDS, _GROUP_BYTES = 16384, 4 << 20  # of a group, which readers take into memory
+
+
+class Rules(NamedTuple):
+    """``size`` and ``seconds``: a file is written when that much, or something that old, is to be archived.
+
+    ``keep`` and ``total``: archives that are older than these seconds, or the oldest while all are larger, are removed.
+    """
+
+    format: str
+    consumer: str
+    size: int
+    seconds: float
+    keep: float | None = None
+    total: int | None = None
+
+
+class Written(NamedTuple):
+    """A file that was written, and its records acknowledged."""
+
+    path: str
+    log: str
+    summary: Summary
+    size: int
+
+
+class Archiver:
+    """Archives the logs of these places. ``look`` is called from time to time."""
+
+    def __init__(self, places: Sequence[str], target: str, rules: Rules, seam: Seam) -> None:
+        self._places = places
+        self._rules = rules
+        self._seam = seam
+        self._logs: dict[str, _Log] = {}  # by path
+        self.problems: dict[str, Exception] = {}  # of logs that could not be archived at the last look, by path
+        self._directory = ArchiveDirectory(target, seam)
+
+    def look(self, *, flush: bool = False) -> Iterator[Written | Kept]:
+        """Write the files that are due, or with ``flush`` all that the logs have now; what was written, and what was removed."""
+        found = {path for place in self._places for path, _ in logs_at(place) if not is_archive(path)}
+        for path in sorted(found | self._logs.keys()):
+            try:
+                yield from self._look_at(path, flush=flush)
+                self.problems.pop(path, None)
+            except (OSError, PmwalError) as error:
+                self._drop(path)  # it is opened again at the next look
+                if path in self._places or self._directory.is_of(error):
+                    raise
+                self.problems[path] = error
+
+    def _look_at(self, path: str, *, flush: bool) -> Iterator[Written | Kept]:
+        log = self._logs.get(path)
+        if log is not None and log.gone:
+            if not log.replaced:
+                for written in log.archive(flush=True):  # the file is still there for those who have it open
+                    yield from self._pruned(written)
+            self._drop(path)
+            log = None
+        if log is None:
+            try:
+                reader = open_with(path, _READ, seam=self._seam)
+            except FileNotFoundError:
+                if path in self._places:
+                    raise
+                return
+            assert isinstance(reader, Reader)
+            try:
+                self._logs[path] = log = _Log(reader, self._directory, self._rules)
+            except BaseException:
+                reader.close()
+                raise
+        for written in log.archive(flush=flush):
+            yield from self._pruned(written)
+
+    def _pruned(self, written: Written) -> Iterator[Written | Kept]:
+        yield written
+        yield from self._directory.prune(self._rules.keep, self._rules.total)
+
+    def _drop(self, path: str) -> None:
+        log = self._logs.pop(path, None)
+        if log is not None:
+            log.close()
+
+    def close(self) -> None:
+        """Let another process archive. Idempotent."""
+        try:
+            for path in list(self._logs):
+                self._drop(path)
+        finally:
+            self._directory.close()
+
+
+class _Log:
+    """One log, and the archives of it that are there."""
+
+    def __init__(self, reader: Reader, directory: ArchiveDirectory, rules: Rules) -> None:
+        self._reader = reader
+        self._directory = directory
+        self._rules = rules
+        self._files = [name for name in directory.files() if name.uuid == reader.uuid]
+        self._next = 0
+        self._idle: tuple[int, int, int] | None = None  # the state in which all was archived
+        self._gap: tuple[int, int] | None = None
+        self._rollback: int | None = None
+        self._orphaned = False  # the position was removed with the log
+        self._consumer = renewed_consumer(reader, rules.consumer, "oldest")
+
+    @property
+    def gone(self) -> bool:
+        """Whether its path leads to another file, or to none."""
+        return is_elsewhere(self._reader)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the path leads to another file of the same log, as after a resize."""
+        with contextlib.suppress(OSError, PmwalError), open(self._reader.path, "r") as now:
+            return now.uuid == self._reader.uuid
+        return False
+
+    def archive(self, *, flush: bool) -> Iterator[Written]:
+        """Write the files that are due, or all that there is now."""
+        last = self._reader.committed_seq
+        while (state := self._state()) != self._idle:
+            first, end = self._resume(), self._reader.committed_seq + 1
+            self._idle = state if first >= end else None
+            if first >= min(end, last + 1) or not (flush or self._is_due()):
+                return
+            with contextlib.suppress(Overrun):  # overwritten or rolled back meanwhile: the next round finds out which
+                yield self._write(min(end, last + 1))
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with all that there may be to archive."""
+        return *bounds_of(self._reader), epoch_first_seq(self._reader)
+
+    def _is_due(self) -> bool:
+        lag = self._consumer.lag
+        # A writer that waits for room gets it before its ring is full.
+        return lag.bytes >= min(self._rules.size, self._reader.capacity // 2) or lag.seconds >= self._rules.seconds
+
+    # -- where to continue
+
+    @property
+    def _last(self) -> ArchiveName | None:
+        return max(self._files, key=lambda name: (name.branch, name.first), default=None)
+
+    def _resume(self) -> int:
+        """The number of the first record to archive."""
+        if self._orphaned:
+            return self._next
+        consumer, last = self._consumer, self._last
+        self._gap = self._rollback = None
+        try:
+            if last is not None and last.last > consumer.position:
+                consumer.ack(self._cursor_of(last), durable=True)
+            consumer.follow(timeout=0)  # compares the position with the log
+            self._next = consumer.position + 1
+        except Overrun as error:
+            if error.missed:
+                self._next = consumer.position + 1 + error.missed
+                self._gap = consumer.position + 1, self._next - 1
+            else:
+                self._begin_branch()
+        except ValueError:  # the log ends before the last record that was archived
+            self._begin_branch()
+        return self._next
+
+    def _cursor_of(self, name: ArchiveName) -> str:
+        with contextlib.closing(ArchiveFile(self._directory.path_of(name))) as file, self._directory.trusted():
+            return file.summary.cursor
+
+    def _begin_branch(self) -> None:
+        """The log was rolled back, or restored: find the last record that it has in common with the archives."""
+        files = [ArchiveFile(self._directory.path_of(name)) for name in self._files]
+        with contextlib.closing(ArchivedReader(self._reader.path, self._reader.uuid, files)) as archived:
+            first, last = self._reader.first_seq, self._reader.committed_seq
+            low, high = max(first, archived.first_seq) - 1, min(last, archived.committed_seq)
+            while low < high:
+                middle = (low + high + 1) // 2
+                if self._is_same(archived, middle):
+                    low = middle
+                else:
+                    high = middle - 1
+        common = low if self._files else first - 1
+        self._consumer.seek(common + 1)
+        self._next, self._rollback = common + 1, common
+
+    def _is_same(self, archived: Reader, seq: int) -> bool:
+        try:
+            with self._directory.trusted():
+                before = archived[seq]
+            return before == self._reader[seq]
+        except (IndexError, Overrun):
+            return False
+
+    # -- writing
+
+    def _write(self, end: int) -> Written:
+        reader, first = self._reader, self._next
+        measured = _Measured(reader.read(first, end), self._rules.size)
+        if self._rules.format == "parquet":
+            table = table_for(reader, measured)
+            begin: Callable[[BinaryIO], ParquetWriter | LinesWriter] = lambda stream: ParquetWriter(stream, table)  # noqa: E731
+        else:
+            line = line_for(reader)
+            begin = lambda stream: LinesWriter(stream, line)  # noqa: E731
+        for _ in measured:
+            pass
+        if measured.last < first:
+            raise rolled_back(first)
+        last = self._last
+        branch = 0 if last is None else last.branch + (self._rollback is not None)
+        name = ArchiveName(name_for(reader.path), reader.uuid, first, measured.last, branch, FORMATS[self._rules.format])
+        with self._directory.writing(name) as stream:
+            writer = begin(stream)
+            try:
+                cursor, groups = "", []
+                for records, group in _groups(reader, first, measured.last + 1):
+                    groups.append(writer.add(records, group))
+                    cursor = records[-1].cursor
+                summary = Summary(reader.uuid, reader.path, branch, tuple(groups), cursor, self._gap, self._rollback)
+                writer.finish(summary)
+                size = stream.tell()
+            except BaseException:
+                writer.abandon()
+                raise
+        self._files.append(name)
+        self._acknowledge(summary)
+        return Written(self._directory.path_of(name), reader.path, summary, size)
+
+    def _acknowledge(self, summary: Summary) -> None:
+        self._next = summary.last + 1
+        try:
+            self._consumer.ack(summary.cursor, durable=True)
+        except PositionError:
+            if not self.gone:
+                raise
+            self._orphaned = True
+        except (Overrun, ValueError):  # rolled back meanwhile, which the next look finds
+            pass
+
+    def close(self) -> None:
+        """Close the log. Idempotent."""
+        try:
+            self._consumer.close()
+        finally:
+            self._reader.close()
+
+
+class _Measured:
+    """Records until their bytes are as many as a file gets; ``last`` is the number of the last one."""
+
+    def __init__(self, records: Iterator[Record], size: int) -> None:
+        self._records = records
+        self._left = size
+        self.last = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        if self._left <= 0:
+            raise StopIteration
+        record = next(self._records)
+        self._left -= len(record.data) + HEADER
+        self.last = record.seq
+        return record
+
+
+def _groups(reader: Reader, first: int, stop: int) -> Iterator[tuple[list[Record], Group]]:
+    """The records, in groups of one epoch."""
+    records: list[Record] = []
+    epoch = size = 0
+    for run in runs_of(reader, _ALL, Clock(0), first, stop):
+        if records and run.clock.epoch != epoch:
+            yield records, _group(records, epoch)
+            records, size = [], 0
+        epoch = run.clock.epoch
+        for record, _, _, _ in run.records:
+            records.append(record)
+            size += len(record.data)
+            if len(records) >= _GROUP_RECORDS or size >= _GROUP_BYTES:
+                yield records, _group(records, epoch)
+                records, size = [], 0
+    if records:
+        yield records, _group(records, epoch)
+
+
+def _group(records: list[Record], epoch: int) -> Group:
+    columns: Any = zip(*((record.seq, record.kind, record.time_ns, record.data) for record in records), strict=True)
+    return Rows(*columns).group(epoch)

@@ -1,0 +1,214 @@
+"""``pmwal archive``: move the records of logs into files, each once, and let the logs free them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pmwal.cli.archiving.archiver import FORMATS, Archiver, Rules, Written
+from pmwal.cli.archiving.directory import Kept
+from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.options import duration_option, size_option
+from pmwal.cli.parser import Commands, add_command, add_json
+from pmwal.cli.places import one_log
+from pmwal.cli.reading.sets import status_of
+from pmwal.cli.streams import refuse_closed_output
+from pmwal.cli.terminal import print_json, say
+from pmwal.cli.wording import numbers_in_words, records_in_words
+from pmwal.format.position import check_name
+from pmwal.logs.archives.modules import needed
+from pmwal.logs.paths import check_place
+from pmwal.opening.units import format_size, parse_duration, parse_size
+from pmwal.storage.seam import SYSTEM
+
+_SIZE, _AGE = 64 << 20, 3600.0
+_PAUSE = 0.5  # seconds between two looks at the logs
+
+_EPILOG = """\
+PATH is a log file, a directory (all *.wal in it), or a pattern in quotes; TO is
+a directory, which is created. pmwal archive is a named consumer of the logs: a
+writer that frees what is consumed (on_full="consumed") keeps every record until
+it is in a file, and the file is durable. A kill at any moment leaves no record
+out and none twice; the next run continues after the last file.
+
+A file is written when there is as much as --every SIZE, or half a ring, or when
+the oldest record waits for --every AGE; SIGTERM or ^C write what there is, and
+end the command with status 0. Its name has the log's name and uuid, and its
+first and last number. parquet has a column for each field of events and
+structured log lines, like pmwal export; jsonl.zst is JSON lines. Both require
+pyarrow: pip install 'pmwal[archive]'. Read them with pmwal cat, logs and tail,
+with the logs or without: pmwal cat TO /var/log/shop.
+
+--keep and --max-total remove archives, the oldest first, whatever log they are
+of. Their age is the time of their last change.
+
+Records that were overwritten before they were archived are reported, and the
+status is 1. If archived records are rolled back, the next files replace them.
+
+Exit status: 0; 1 if records were gone before they were archived; 2 if a log is
+corrupt; 3 if one cannot be opened, or TO not be used; 4 if another pmwal archive
+writes to TO.
+
+Examples:
+  pmwal archive /var/log/shop /srv/archive --keep '90 days'
+  pmwal archive app.wal /srv/archive --once --json
+  pmwal archive app.wal /srv/archive --format jsonl.zst --every 16MiB --every 5min
+  pmwal cat --since yesterday /srv/archive /var/log/shop
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "archive",
+        run,
+        "move records into Parquet or JSON lines",
+        "Move the records of logs into archive files, each once, until interrupted.",
+        _EPILOG,
+    )
+    parser.add_argument("places", metavar="PATH", nargs="+", help="log files, directories of logs, or patterns")
+    parser.add_argument("target", metavar="TO", help="the directory of the archives")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="parquet", help="format of the files (default: parquet)")
+    parser.add_argument(
+        "--every",
+        type=_every,
+        action="append",
+        metavar="SIZE|AGE",
+        help="write a file when this much, or something this old, is to be archived; both may be given (default: 64MiB and 1h)",
+    )
+    parser.add_argument("--keep", type=duration_option, metavar="AGE", help="remove archives that are older")
+    parser.add_argument("--max-total", type=size_option, metavar="SIZE", help="remove archives until all together are no larger")
+    parser.add_argument("--consumer", type=_name, default="archive", metavar="NAME", help="name of the consumer (default: archive)")
+    parser.add_argument("--once", action="store_true", help="archive what the logs have now, and end")
+    add_json(parser)
+
+
+def _every(text: str) -> tuple[str, float]:
+    """Which of the two limits, and its value. ``5m`` is five minutes, and ``5M`` a size."""
+    unit = text.strip()[-1:]
+    try:
+        if unit and not unit.isdigit():
+            return ("size", parse_size(text)) if unit in "BbKMGT" else ("seconds", parse_duration(text))
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a size such as 64MiB nor an age such as 1h or '30 min'")
+
+
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Archive, until interrupted."""
+    needed("pyarrow")
+    every = dict(args.every or ())
+    size, age = int(every.get("size", _SIZE)), every.get("seconds", _AGE)
+    rules = Rules(args.format, args.consumer, size, age, args.keep, args.max_total)
+    for place in args.places:
+        check_place(place)
+    args.path = one_log(args.places)  # of which errors are
+    with contextlib.closing(Archiver(args.places, os.fsdecode(args.target), rules, SYSTEM)) as archiver:
+        reports = _Reports(json=args.json)
+        if args.once:
+            reports.show(archiver.look(flush=True))
+        else:
+            with _ended_by_signals() as ended:
+                while not ended.is_set():
+                    reports.show(archiver.look())
+                    reports.complain(archiver.problems)
+                    refuse_closed_output()
+                    ended.wait(_PAUSE)
+                reports.show(archiver.look(flush=True))
+        reports.complain(archiver.problems)
+        if not reports.files and not args.json and args.once:
+            print(f"{args.target}: nothing to archive")
+    return max(reports.status, max(map(status_of, archiver.problems.values()), default=OK))
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM, SIGHUP and SIGINT set; a second one ends the command at once."""
+    ended = threading.Event()
+
+    def end(number: int, frame: object) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    own = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if own else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, end)
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Reports:
+    """Prints what was written and removed, and what went wrong."""
+
+    def __init__(self, *, json: bool) -> None:
+        self._json = json
+        self._said: dict[str, str] = {}
+        self.files = 0
+        self.status = OK
+
+    def show(self, done: Iterable[Written | Kept]) -> None:
+        """Print each file as soon as it is there."""
+        for each in done:
+            if isinstance(each, Kept):
+                self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
+                continue
+            self.files += 1
+            summary = each.summary
+            if summary.gap is not None:
+                self.status = FAILED
+                say(f"{each.log}: {numbers_in_words(*summary.gap)} gone from the log before they were archived")
+            if summary.rollback is not None:
+                say(
+                    f"{each.log}: rolled back, or restored, to record {summary.rollback} after later ones had been archived; "
+                    "the new files replace those"
+                )
+            words = f"{records_in_words(summary.first, summary.last)} of {each.log}, {format_size(each.size)}"
+            self._print(_as_dict(each), f"{each.path}: {words}")
+
+    def _print(self, value: dict[str, Any], text: str) -> None:
+        if self._json:
+            print_json(value)
+        else:
+            print(text, flush=True)
+
+    def complain(self, problems: dict[str, Exception]) -> None:
+        """Report what is wrong with logs, each thing once."""
+        for path, error in problems.items():
+            text = (isinstance(error, OSError) and error.strerror) or str(error)
+            if self._said.get(path) != text:
+                say(text if path in text else f"{path}: {text}")
+        self._said = {path: (isinstance(error, OSError) and error.strerror) or str(error) for path, error in problems.items()}
+
+
+def _as_dict(each: Written) -> dict[str, Any]:
+    summary = each.summary
+    return {
+        "path": each.path,
+        "log": each.log,
+        "uuid": summary.uuid,
+        "first": summary.first,
+        "last": summary.last,
+        "bytes": each.size,
+        "gap": summary.gap,
+        "rollback": summary.rollback,
+    }

@@ -1,0 +1,1 @@
+"""Archive files, which ``pmwal archive`` writes: records in Parquet or in compressed JSON lines, and how they are read."""
