@@ -20,10 +20,11 @@ from pmwal.cli.reading.sets import status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import numbers_in_words, records_in_words
+from pmwal.format.payload import parse_size
 from pmwal.format.position import check_name
 from pmwal.logs.archives.modules import needed
 from pmwal.logs.paths import check_place
-from pmwal.opening.units import format_size, parse_duration, parse_size
+from pmwal.opening.units import format_size, parse_duration
 from pmwal.storage.seam import SYSTEM
 
 _SIZE, _AGE = 64 << 20, 3600.0
