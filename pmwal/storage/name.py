@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import struct
 from typing import NamedTuple
@@ -99,9 +100,15 @@ def _through_descriptor(path: str) -> bool:
     return os.path.realpath(os.path.dirname(os.path.abspath(path))).startswith("/proc/")
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Loaded once: that takes many times as long as a call, and every acknowledgement of a consumer makes one."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _identify(fd: int, path: str) -> _Identity:
     """The file of a path, or of ``fd`` if the path is empty."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if hasattr(libc, "statx"):
         buffer = ctypes.create_string_buffer(_STATX.size)
         flags = _AT_SYMLINK_NOFOLLOW if path else _AT_EMPTY_PATH
