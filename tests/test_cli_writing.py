@@ -202,6 +202,27 @@ def test_truncate_frees_what_it_is_told(cli: Cli, shm_dir: Path, arguments: tupl
     assert {key: value[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("acknowledged", "text"),
+    [
+        ({}, "freed no records; 10 records, 1 to 10 left"),
+        ({"fast": 7, "slow": 3}, "freed 3 records, 1 to 3; 7 records, 4 to 10 left"),
+        ({"fast": 10}, "freed 10 records, 1 to 10; no records left"),
+    ],
+)
+def test_truncate_frees_what_is_consumed(cli: Cli, shm_dir: Path, acknowledged: dict[str, int], text: str) -> None:
+    """By all named consumers; without one nothing."""
+    path = make_log(shm_dir / "a.wal")
+    with pmwal.open(path, "r") as reader:
+        for name, seq in acknowledged.items():
+            with reader.consumer(name) as consumer:
+                consumer.ack(seq)
+    ran = cli("truncate", path, "--consumed")
+    assert ran.text.startswith(f"{path}: {text}, ")
+    assert cli("truncate", path, "--consumed", "--json").json["freed"] == 0
+    assert cli("truncate", path, "--consumed", "--all").status == 64
+
+
 def test_truncate_past_the_end_is_refused(cli: Cli, shm_dir: Path) -> None:
     """``--before`` a number never issued fails and frees nothing."""
     path = make_log(shm_dir / "a.wal")

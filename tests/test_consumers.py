@@ -16,6 +16,7 @@ from conftest import Place
 from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed, WalUnlinked
 from pmwal.format.layout import PAGE, POSITION_MAX
 from pmwal.format.position import encode_position, newest_position
+from processes import PATIENCE
 from support import contents, kill, open_small, overwrite, payloads
 
 pytestmark = pytest.mark.both_engines
@@ -48,6 +49,20 @@ def consume(path: Path, count: int | None = None, name: str = "nats", start: int
 
 def position_file(path: Path, name: str = "nats") -> Path:
     return Path(f"{path}.consumers", name)
+
+
+def test_earlier_record_of_a_follow_beside_its_writer_can_be_acknowledged(path: Path) -> None:
+    """Not only the last one that was handed out: each was there when it was."""
+    with open_small(path) as wal, pmwal.open(path, "r") as reader, reader.consumer("nats") as consumer:
+        records, got = consumer.follow(timeout=PATIENCE), []
+        for _ in range(10):
+            wal.append(b"x")
+            got.append(next(records).seq)
+        for seq in got[:-1]:
+            consumer.ack(seq)
+            assert consumer.position == seq
+        with pytest.raises(ValueError, match="there is no record 11 to acknowledge"):
+            consumer.ack(11)
 
 
 # -- where it begins and resumes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,51 @@ def test_pruned_slot_takes_its_positions_along(shm_dir: Path, slots: list[pmwal.
     slots[0].close()
     assert [slot.path for slot in prune(str(shm_dir), Limits(0, None))] == [str(shm_dir / "00.wal")]
     assert sorted(os.listdir(shm_dir)) == ["01.wal", "01.wal.consumers"]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_only_consumed_slots_are_pruned(shm_dir: Path, slots: list[pmwal.Wal], dry: bool) -> None:
+    """Of those without a process: where every consumer has released the newest record. A limit counts as well."""
+
+    def pruned(keep_ns: int | None = None, total: int | None = None) -> list[str]:
+        return [Path(slot.path).name for slot in prune(str(shm_dir), Limits(keep_ns, total), consumed=True, dry=dry)]
+
+    consume(shm_dir)
+    assert pruned() == []  # processes have them
+    last = slots[1].append(b"more")
+    for wal in slots:
+        wal.close()
+    assert pruned(keep_ns=10**18) == []  # they are too young
+    assert pruned() == ["00.wal"]
+    assert (shm_dir / "00.wal").exists() == dry
+    (shm_dir / "00.wal").unlink(missing_ok=True)
+    with pmwal.open(shm_dir / "01.wal", "r") as reader, reader.consumer("late"), reader.consumer("nats") as consumer:
+        consumer.ack(last, released=last - 1)
+        assert pruned(0, 1) == []
+        consumer.ack(last, released=last)
+        assert pruned(0, 1) == []  # "late" has had nothing
+    for page in range(2):
+        overwrite(shm_dir / "01.wal.consumers" / "late", page * PAGE + 40, b"damage")
+    assert pruned() == []
+    (shm_dir / "01.wal.consumers" / "late").unlink()
+    assert pruned(total=1) == ["01.wal"]
+
+
+def test_slot_without_consumers_is_not_consumed(shm_dir: Path, slots: list[pmwal.Wal]) -> None:
+    """Nobody says that it was read."""
+    for wal in slots:
+        wal.close()
+    assert prune(str(shm_dir), Limits(0, 1), consumed=True) == []
+
+
+def test_command_prunes_what_is_consumed(cli: Cli, shm_dir: Path, slots: list[pmwal.Wal]) -> None:
+    """Without another limit."""
+    consume(shm_dir)
+    slots[0].close()
+    ran = cli("prune", "--consumed", shm_dir)
+    assert (ran.status, len(ran.lines)) == (0, 1)
+    assert ran.lines[0].startswith(f"{shm_dir}/00.wal: removed, ")
+    assert cli("prune", shm_dir).status == 64
 
 
 # -- event loops
@@ -298,6 +343,20 @@ def test_consumer_can_be_forgotten(cli: Cli, log: Path) -> None:
     ran = cli("consumers", log, "--forget", "slow")
     assert ran.status == 3
     assert "there is no consumer 'slow'" in ran.err
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkdir, os.mkfifo, lambda path: os.symlink("fast", path), lambda path: os.symlink("gone", path)]
+)
+def test_what_is_no_position_is_not_forgotten(cli: Cli, log: Path, make: Callable[[str], None]) -> None:
+    """A directory, a pipe or a link in its place stays, and the command says what it is; it holds everything back."""
+    make(f"{log}.consumers/odd")
+    ran = cli("consumers", log, "--forget", "odd")
+    assert (ran.status, ran.out) == (1, b"")
+    assert f"{log}.consumers/odd: no regular file, so pmwal has not made it; see where it came from" in ran.err
+    assert sorted(os.listdir(f"{log}.consumers")) == ["fast", "odd", "slow"]
+    with open_small(log) as wal:
+        assert wal.truncate(consumed=True) == 1
 
 
 @pytest.mark.parametrize(("start", "seq"), [("oldest", 0), ("newest", 5), ("3", 2), ("cursor", 4)])

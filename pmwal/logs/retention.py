@@ -8,6 +8,7 @@ Invariants
 - A symbolic link is no slot: neither it nor what it leads to is counted or removed.
 - A process removes records of its own log by ``truncate``, and only from its oldest end.
 - A stamp past now counts as now.
+- Where only consumed slots may go: in doubt a slot is not consumed, and one without a consumer never is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pmwal.logs.slots import is_taken, open_slot, slot_name, slot_numbers
 from pmwal.opening import open_with
 from pmwal.opening.files import lock_existing
 from pmwal.opening.options import Options
-from pmwal.reading.internals import created_ns
+from pmwal.reading.internals import consumers_of, created_ns
 from pmwal.reading.reader import Reader
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.positions import remove_positions
@@ -44,11 +45,14 @@ class Slot(NamedTuple):
     newest_ns: int
 
 
-def prune(directory: str, limits: Limits, *, dry: bool = False, refused: dict[str, OSError] | None = None) -> list[Slot]:
+def prune(
+    directory: str, limits: Limits, *, consumed: bool = False, dry: bool = False, refused: dict[str, OSError] | None = None
+) -> list[Slot]:
     """Remove the slots that no process has and whose newest record is too old, then the oldest ones while all are too large.
 
-    What was removed, or with ``dry`` would be. ``refused`` gets why others could not be removed, by path. Raises
-    ``OSError`` where the directory cannot be read.
+    With ``consumed`` only those of which each consumer has acknowledged every record, and without limits all of those. What was
+    removed, or with ``dry`` would be. ``refused`` gets why others could not be removed, by path. Raises ``OSError`` where the
+    directory cannot be read.
     """
     now, total, free = time.time_ns(), 0, []
     for number in slot_numbers(directory):
@@ -62,7 +66,8 @@ def prune(directory: str, limits: Limits, *, dry: bool = False, refused: dict[st
     for slot in sorted(free, key=lambda slot: slot.newest_ns):
         old = limits.keep_ns is not None and slot.newest_ns < now - limits.keep_ns
         large = limits.total is not None and total > limits.total
-        if not (old or large):
+        unlimited = consumed and limits == Limits(None, None)
+        if not (old or large or unlimited) or (consumed and not _is_consumed(slot.path)):
             continue
         try:
             gone = dry or _remove(slot, now)
@@ -111,6 +116,22 @@ def _newest(path: str, now: int) -> int | None:
             return min(reader[reader.committed_seq].time_ns if len(reader) else created_ns(reader), now)
         except (OSError, PmwalError, IndexError):
             return None
+
+
+def _is_consumed(path: str) -> bool:
+    """Whether a log without a writer has consumers, and each has acknowledged, and released, all records."""
+    try:
+        reader = open_with(path, _READ)
+    except (OSError, PmwalError):
+        return False
+    assert isinstance(reader, Reader)
+    with reader:
+        try:
+            last, found = reader.committed_seq, consumers_of(reader)
+        except (OSError, PmwalError):
+            return False
+        passed = [each.position is not None and each.problem is None and each.position.released >= last for each in found]
+    return bool(passed) and all(passed)
 
 
 def _remove(slot: Slot, now: int) -> bool:

@@ -307,6 +307,8 @@ class Consumer:
         handed, view = self._handed, None
         if handed is not None and handed.at is not None and seq <= handed.at.seq:
             view = handed.view
+            if view is not None and view.end.next_seq <= handed.at.seq:  # a native follow delivers past the view that it began with
+                view = view._replace(end=Bound(handed.at.end, handed.at.seq + 1))
             if view is not None and seq == handed.record.seq == handed.at.seq:
                 return self._position(seq, _check_of(handed.record), handed.at.position, handed.at.end, view)
         with self._log._one_file:

@@ -45,6 +45,7 @@ BARS: dict[str, float] = {
     "seek 4 GiB ms": 20.0,
     "consumers ack µs": 20.0,
     "consumers resume ms": 20.0,
+    "queue": 1.0,
     "recovery small": 0.5,
     "recovery large": 0.75,
     "recovery cold": 0.9,

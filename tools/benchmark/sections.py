@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from benchmark import loggers
+from benchmark.checks import queues as queue_checks
 from benchmark.checks.large import measure_laps
 from benchmark.checks.pauses import thread_pauses
 from benchmark.checks.recovery import mapped
@@ -408,6 +409,11 @@ def durable_log_calls(context: Context, series: Series) -> list[Table]:
     return [Table("Disk: a log line with three values, durable", [*LATENCY_COLUMNS, "settings"], rows, context.disk.note)]
 
 
+def queues(context: Context, series: Series) -> list[Table]:
+    """Durable queues, on the disk and in memory."""
+    return [queue_checks.table(context, durable=durable) for durable in (True, False)]
+
+
 Section = Callable[[Context, Series], list[Table]]
 
 SECTIONS: dict[str, Section] = {
@@ -420,6 +426,7 @@ SECTIONS: dict[str, Section] = {
     "pause tables": pauses,
     "recovery sizes": recovery,
     "peer tables": peers,
+    "queues": queues,
     "loggers": log_calls,
     "loggers disk": durable_log_calls,
 }

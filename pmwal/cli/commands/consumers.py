@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from typing import Any
 
 from pmwal.cli.exit_status import FAILED, OK
@@ -90,8 +92,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _forget(path: str, name: str) -> None:
+    directory = directory_of(path)
     try:
-        remove_position(directory_of(path), name, SYSTEM)
+        if not stat.S_ISREG(os.lstat(os.path.join(directory, name)).st_mode):
+            raise ValueError(
+                f"{os.path.join(directory, name)}: no regular file, so pmwal has not made it; see where it came from, and remove "
+                "it with rm, unlink or rmdir"
+            )
+        remove_position(directory, name, SYSTEM)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no consumer {name!r}; pmwal consumers {path} lists those that there are") from None
 

@@ -22,7 +22,9 @@ this user may not read. Each slot is locked before it is removed, so a process
 that starts meanwhile takes another one.
 
 AGE is like "7 days", 12h or "30 min". SIZE is of all slots together; those with
-the oldest newest record go first.
+the oldest newest record go first. --consumed keeps slots that have no named
+consumer, and those of which one has not acknowledged every record; a consumer
+that has not begun to read a slot is not known.
 
 Exit status: 0; 1 if a slot could not be removed, which is reported; 3 if the
 directory cannot be read.
@@ -30,6 +32,7 @@ directory cannot be read.
 Examples:
   pmwal prune --keep '7 days' /var/log/shop
   pmwal prune --max-total 2GiB -n /var/log/shop    only print what would go
+  pmwal prune --consumed /var/log/shop             what all consumers have had
 """
 
 
@@ -46,14 +49,17 @@ def add(commands: Commands) -> None:
     parser.add_argument("path", metavar="DIR", help="the directory that the processes log into")
     parser.add_argument("--keep", type=duration_option, metavar="AGE", help="remove slots whose newest record is older")
     parser.add_argument("--max-total", type=size_option, metavar="SIZE", help="remove slots until all together are no larger")
+    parser.add_argument(
+        "--consumed", action="store_true", help="remove only slots of which all named consumers have acknowledged every record"
+    )
     parser.add_argument("-n", "--dry-run", action="store_true", help="remove nothing, print what would be removed")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Remove the slots, and report them."""
-    if args.keep is None and args.max_total is None:
-        args.parser.error("give --keep, --max-total, or both")
+    if args.keep is None and args.max_total is None and not args.consumed:
+        args.parser.error("give --keep, --max-total, --consumed, or several of them")
     if os.path.exists(args.path) and not os.path.isdir(args.path):
         above = os.path.dirname(args.path) or "."
         raise NotADirectoryError(
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         )
     limits = Limits(None if args.keep is None else int(args.keep * 1e9), args.max_total)
     refused: dict[str, OSError] = {}
-    removed = prune(os.fsdecode(args.path), limits, dry=args.dry_run, refused=refused)
+    removed = prune(os.fsdecode(args.path), limits, consumed=args.consumed, dry=args.dry_run, refused=refused)
     reasons = {path: error.strerror or str(error) for path, error in refused.items()}
     for path, reason in reasons.items():
         say(f"{path}: cannot be removed: {reason}")

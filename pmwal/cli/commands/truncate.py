@@ -19,6 +19,8 @@ have it open for writing.
 Examples:
   pmwal truncate app.wal --before 1000   record 1000 is the oldest afterwards
   pmwal truncate app.wal --all           the log is empty; numbering continues
+  pmwal truncate app.wal --consumed      only what all named consumers had;
+                                         'pmwal consumers' says who needs more
 """
 
 
@@ -31,26 +33,27 @@ def add(commands: Commands) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--before", type=number_option(1, SEQ_MAX), metavar="SEQ", help="free all records before this one")
     how.add_argument("--all", action="store_true", help="free all records")
+    how.add_argument("--consumed", action="store_true", help="free the records that all named consumers have acknowledged")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Truncate the log, and report what is left."""
     with open(args.path, "r+") as wal:
-        before = wal.next_seq if args.all else max(args.before, wal.first_seq)
-        if before > wal.next_seq:
+        before = None if args.consumed else wal.next_seq if args.all else max(args.before, wal.first_seq)
+        if before is not None and before > wal.next_seq:
             raise ValueError(
                 f"{args.path}: --before {before} is past the end; the next record will be {wal.next_seq}; to free all, use --all"
             )
-        freed_first, freed_last = wal.first_seq, before - 1
-        first_seq, next_seq = wal.truncate(before=before), wal.next_seq
+        freed_first = wal.first_seq
+        first_seq, next_seq = wal.truncate(before=before, consumed=args.consumed), wal.next_seq
         free = wal.free
     if args.json:
-        freed = freed_last - freed_first + 1
+        freed = first_seq - freed_first
         print_json({"path": args.path, "freed": freed, "first_seq": first_seq, "next_seq": next_seq, "free_bytes": free})
     else:
         print(
-            f"{args.path}: freed {records_in_words(freed_first, freed_last)}; "
+            f"{args.path}: freed {records_in_words(freed_first, first_seq - 1)}; "
             f"{records_in_words(first_seq, next_seq - 1)} left, {format_size(free)} free"
         )
     return OK

@@ -18,6 +18,7 @@ from benchmark.checks.events import event_calls
 from benchmark.checks.large import large_appends, large_record, small_after_large
 from benchmark.checks.memory import append_memory, arrays, extend_memory, flat_append
 from benchmark.checks.pauses import event_loop, pauses
+from benchmark.checks.queues import queue
 from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_small
 from benchmark.checks.rivals import log_calls, peers, read
 from benchmark.checks.seeks import seeks
@@ -57,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "seek 64 MiB": functools.partial(seeks, size="64 MiB", ring=64 * MIB),
     "seek 4 GiB": functools.partial(seeks, size="4 GiB", ring=4 * GIB),
     "consumers": consumers,
+    "queue": queue,
     "recovery small": recovery_small,
     "recovery large": recovery_large,
     "recovery cold": recovery_cold,

@@ -1,0 +1,226 @@
+"""A durable queue: each job is done at least once, whatever is killed. One process puts jobs, any number of them work.
+
+The directory of a queue has ``jobs.wal``, which the producer writes, and of each share of the jobs ``retries-N.wal`` and
+``dead-N.wal``, which the worker writes that has the share. The number of a job decides its share. What is done is in the position
+of the share's consumer: all up to a number, and one byte for each of the next ``WINDOW`` jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import pmwal
+
+WINDOW = 64
+"""Jobs of a share that may be handed out, counted from the oldest one that is not done: the bytes that a position has for us."""
+_DONE = 255  # other values of a byte: how often the job was handed out
+_PAUSE = 0.05  # seconds between two looks at what cannot wake us up
+
+
+class Job(NamedTuple):
+    """What to do; its number, the same at every attempt; which attempt this is, from 1 on; and where its record is."""
+
+    data: bytes
+    number: int
+    attempt: int
+    source: _Source
+    seq: int
+
+
+def producer(directory: str | PathLike[str], shares: int = 1, **options: Any) -> pmwal.Wal:
+    """The log of the jobs: ``append`` puts one, ``extend`` many or none. It waits while the queue is full, at most ``timeout=``.
+
+    ``shares``: how many processes can work, the same at every open. ``options``: those of ``pmwal.open``, such as ``size=`` and
+    ``commit=``. The directory must exist.
+    """
+    names = [f"share-{share}" for share in range(shares)]
+    path, label = Path(directory, "jobs.wal"), f"shares: {shares}"
+    wal: pmwal.Wal = pmwal.open(path, label=label, consumers=names, on_full="consumed", **options)
+    return wal
+
+
+class _Source:
+    """A log of jobs and its consumer: which job is next, and which of those after the position are handed out or done."""
+
+    def __init__(self, reader: pmwal.Reader, name: str, share: int, shares: int) -> None:
+        self.consumer = reader.consumer(name)
+        self._share, self._shares = share, shares
+        self._states = bytearray(self.consumer.application)
+        self._fetched = self.consumer.position
+        self._records: Iterator[pmwal.Record] = iter(())
+        self._next: pmwal.Record | None = None
+
+    def fetch(self, wait: float) -> pmwal.Record | None:
+        """The next record of this share. It stays the next one until it is started."""
+        if self._next is None:
+            self._next = next(self._records, None)
+        if self._next is None:
+            self._records = self._follow(0)
+            self._next = next(self._records, None)
+        if self._next is None and wait:
+            self._next = next(self._follow(wait), None)
+        return self._next
+
+    def may_have(self, seq: int) -> bool:
+        """Whether a record up to this one was not started."""
+        return self._next is not None or seq > self._fetched
+
+    def _follow(self, timeout: float) -> Iterator[pmwal.Record]:
+        for record in self.consumer.follow(timeout):
+            if record.seq > self._fetched:
+                self._fetched = record.seq
+                if record.seq % self._shares == self._share:
+                    yield record
+
+    def _first(self) -> int:
+        """The job of the first byte: the oldest one that is not done."""
+        after = self.consumer.position + 1
+        return after + (self._share - after) % self._shares
+
+    def has_room_for(self, seq: int) -> bool:
+        """Whether this job has a byte."""
+        return (seq - self._first()) // self._shares < WINDOW
+
+    def start(self, seq: int) -> int:
+        """Count that the next job is handed out, in memory; how often it was. 0 if it is done."""
+        index, self._next = (seq - self._first()) // self._shares, None
+        if self._states[index] == _DONE:
+            return 0
+        self._states[index] += 1
+        return self._states[index]
+
+    def store(self, *done: int, durable: bool = False) -> None:
+        """Store what is handed out, and that these jobs are done, in one step."""
+        states, first, position = self._states[:], self._first(), self.consumer.position
+        for seq in done:
+            index = (seq - first) // self._shares
+            if index < 0 or states[index] == _DONE:
+                raise ValueError("a job is acknowledged or retried once; this one was before")
+            states[index] = _DONE
+        count = len(states) - len(states.lstrip(bytes([_DONE])))
+        if count:
+            position = first + (count - 1) * self._shares
+        states = states[count:] + bytes(count)
+        self.consumer.ack(position, durable=durable, application=bytes(states))
+        self._states = states
+
+
+class Worker:
+    """Takes the jobs of one share, the first that no other process has. Its threads may take, acknowledge and retry in any order.
+
+    >>> with producer(directory, size="64KiB") as jobs:
+    ...     first, last = jobs.extend([b"resize a.png", b"resize b.png"])
+    >>> with Worker(directory, delay=0) as worker:
+    ...     a, b = worker.take(most=2)
+    ...     worker.ack(b)
+    ...     worker.retry(a)
+    ...     [(job.data, job.number, job.attempt) for job in worker.take()]        # a worker that ends here has not done it
+    [(b'resize a.png', 1, 2)]
+    >>> with Worker(directory) as worker:
+    ...     [(job.data, job.number, job.attempt) for job in worker.take()]
+    [(b'resize a.png', 1, 3)]
+    """
+
+    def __init__(self, directory: str | PathLike[str], *, attempts: int = 5, delay: float = 1.0, size: int | str = "1MiB") -> None:
+        """``attempts``: after so many a job becomes a dead letter. ``delay``: seconds until a retry. ``size``: of the logs of both.
+
+        Raises ``pmwal.ConsumerHeld`` if other processes have all shares, ``FileNotFoundError`` before the producer has begun.
+        """
+        if not 1 <= attempts < _DONE - 1:
+            raise ValueError(f"attempts must be from 1 to {_DONE - 2}, not {attempts}")
+        self._attempts, self._delay = attempts, delay
+        self._taking = threading.Lock()  # of what is fetched
+        self._guard = threading.Condition(threading.RLock())  # of what is handed out or done; notified when there is room
+        with contextlib.ExitStack() as opened:
+            reader = opened.enter_context(pmwal.open(Path(directory, "jobs.wal"), "r"))
+            shares = int((reader.label or "").removeprefix("shares: "))
+            for self.share in range(shares):
+                with contextlib.ExitStack() as files:
+                    try:
+                        self._open(reader, Path(directory), shares, size, files)
+                    except (pmwal.ConsumerHeld, pmwal.WalLocked):
+                        if self.share == shares - 1:
+                            raise
+                        continue
+                    opened.push(files.pop_all())
+                    break
+            self._opened = opened.pop_all()
+
+    def _open(self, reader: pmwal.Reader, directory: Path, shares: int, size: int | str, files: contextlib.ExitStack) -> None:
+        self._jobs = _Source(reader, f"share-{self.share}", self.share, shares)
+        files.enter_context(self._jobs.consumer)
+        path = directory / f"retries-{self.share}.wal"
+        options: Any = {"size": size, "on_full": "consumed", "timeout": 0}
+        self._retries = files.enter_context(pmwal.open(path, consumers=["worker"], **options))
+        self._again = _Source(files.enter_context(pmwal.open(path, "r")), "worker", 0, 1)
+        files.enter_context(self._again.consumer)
+        self._dead = files.enter_context(pmwal.open(directory / f"dead-{self.share}.wal", **options))
+
+    def take(self, most: int = 1, timeout: float | None = None) -> list[Job]:
+        """The next jobs, at most so many; none after ``timeout`` seconds. Each counts as an attempt, also if this process dies."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            wait = max(0.0, min(until - time.monotonic(), _PAUSE))
+            with self._taking:
+                jobs = self._start(self._again, most, 0) if self._again.may_have(self._retries.committed_seq) else []
+                jobs = jobs or self._start(self._jobs, most, wait)
+            if jobs or not wait:
+                return jobs
+
+    def _start(self, source: _Source, most: int, wait: float) -> list[Job]:
+        jobs: list[Job] = []
+        while len(jobs) < most and (record := source.fetch(0 if jobs else wait)) is not None:
+            with self._guard:
+                if source is self._again and time.time() < record.time_ns / 1e9 + self._delay:
+                    break
+                if not source.has_room_for(record.seq):
+                    self._guard.wait(0 if jobs else wait)
+                    break
+                started = source.start(record.seq)
+                if not started:
+                    continue
+                if source is self._again:
+                    job = Job(record.data[8:], int.from_bytes(record.data[:8], "big"), record.kind + started, source, record.seq)
+                else:
+                    job = Job(record.data, record.seq, started, source, record.seq)
+                if job.attempt <= self._attempts:
+                    jobs.append(job)
+                else:  # its last attempt has killed the process
+                    self._store(self._dead, job, job.attempt - 1)
+        if jobs:
+            with self._guard:
+                source.store()
+        return jobs
+
+    def ack(self, *jobs: Job, durable: bool = False) -> None:
+        """These jobs are done, and do not come again: after no kill, and with ``durable`` after no power cut either."""
+        with self._guard:
+            for source in {job.source for job in jobs}:
+                source.store(*[job.seq for job in jobs if job.source is source], durable=durable)
+            self._guard.notify_all()
+
+    def retry(self, job: Job) -> None:
+        """Let this job come again after the delay; after its last attempt it becomes a dead letter."""
+        self._store(self._retries if job.attempt < self._attempts else self._dead, job, job.attempt)
+
+    def _store(self, log: pmwal.Wal, job: Job, attempts: int) -> None:
+        log.append(job.number.to_bytes(8, "big") + job.data, kind=attempts)  # durable, and only then the job may go
+        self.ack(job)
+
+    def close(self) -> None:
+        """Let another process have the share. What is handed out is then handed out again. Idempotent."""
+        self._opened.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
