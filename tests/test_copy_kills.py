@@ -21,7 +21,8 @@ SIZES = (16384, 65536, 12288, 1 << 20)
 
 
 def resize_for_ever(pipe: Connection, path: Path, first: int) -> None:
-    """Resize a log to one size after another, and copy it each time. Says when it begins."""
+    """Resize a log to one size after another, and copy it each time. Says when the first resize, which loads modules, is done."""
+    pmwal.resize(path, SIZES[first - 1])
     pipe.send("begun")
     for number, size in enumerate(islice(cycle(SIZES), first, None)):
         pmwal.resize(path, size, backup=path.with_name(f"{number}.old") if number % 3 == 1 else None)

@@ -49,6 +49,7 @@ from pmwal.storage.lock import WriterLock
 from pmwal.storage.mapping import Mapping
 from pmwal.storage.medium import check_mappable, detect
 from pmwal.storage.platform import check_platform
+from pmwal.storage.positions import directory_of, names_in
 from pmwal.storage.seam import SYSTEM, Seam
 from pmwal.writing.checks import checked
 from pmwal.writing.engine import Engine
@@ -214,7 +215,9 @@ def _resize(
 
 
 def _lay_positions_anew(name: str, seam: Seam) -> None:
-    """Let the positions of consumers say where their records are in the new file."""
+    """Let the positions of consumers say where their records are in the new file. To find them the whole log is judged."""
+    if not names_in(directory_of(name)):
+        return
     reader = open_with(name, Options("r"), seam=seam)
     assert isinstance(reader, Reader)
     with reader:
