@@ -10,7 +10,6 @@ from pmwal import __version__
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import api_reference
-import cli_reference
 
 project = "pmwal"
 author = "the pmwal authors"
@@ -59,8 +58,6 @@ def check_search(app, error):
 
 
 def setup(app):
-    """Fill in the references. The command line's page is always read again, because it changes with the parsers."""
-    app.connect("source-read", lambda app, name, source: source.__setitem__(0, cli_reference.filled(source[0])))
+    """Let autodoc fill in the reference of the API."""
     app.connect("source-read", lambda app, name, source: source.__setitem__(0, api_reference.directives(source[0])))
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["cli"])
     app.connect("build-finished", check_search)

@@ -32,14 +32,21 @@ def test_reference_has_each_command_once() -> None:
     assert found == re.findall(r"^<!-- options of pmwal (\w+) -->$", PAGE, re.MULTILINE)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="later versions of argparse write a usage in another way")
+def test_reference_is_what_the_parsers_have() -> None:
+    """Whoever changes a command runs ``python tools/cli_reference.py``."""
+    assert cli_reference.filled(PAGE) == PAGE
+    assert cli_reference.filled(PAGE.replace("print JSON", "print text")) == PAGE
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_reference_has_what_the_parser_has(name: str) -> None:
     """Every option with its help, and the notes and examples that end the help."""
-    text = cli_reference.filled(f"<!-- options of pmwal {name} -->")
+    text = cli_reference.filled(f"<!-- options of pmwal {name} -->\n<!-- end -->")
     parser = cli_reference.commands()[name]
     shown = [action for action in parser._actions if action.dest != "help" and action.help != argparse.SUPPRESS]
     options = {option for action in shown for option in action.option_strings}
-    assert sorted(options) == sorted(set(re.findall(r"`(-{1,2}[\w-]+)[^`]*`(?=,|$)", text, re.MULTILINE)) & options)
+    assert sorted(options) == sorted(set(re.findall(r"`(-{1,2}[\w-]+)[^`]*`(?=,|:)", text, re.MULTILINE)) & options)
     assert parser.epilog is not None
     assert parser.epilog.strip() in text
     assert "%(" not in re.sub(r"```text.*?```", "", text, flags=re.DOTALL)
@@ -52,9 +59,7 @@ def test_reference_leaves_nothing_to_markdown() -> None:
 
 def test_reference_has_the_exit_statuses() -> None:
     """The list that ends ``pmwal --help`` is on the page, with every status of the code."""
-    text = cli_reference.filled(PAGE)
-    assert "<!--" not in text
-    listed = {int(number) for number in re.findall(r"^  (\d+) +\w", text.split("Examples:")[0], re.MULTILINE)}
+    listed = {int(number) for number in re.findall(r"^  (\d+) +\w", PAGE.split("Examples:")[0], re.MULTILINE)}
     assert statuses() == listed
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pmwal.format import control
 from pmwal.format.layout import CONTROL_OFFSET, LINE, LIVE_OFFSET, PAGE
 from pmwal.opening.files import map_for_reading
 from pmwal.storage import checks, create, mapping
@@ -86,7 +87,7 @@ def test_store_through_a_reader_is_noticed(shm_dir: Path) -> None:
 @pytest.mark.usefixtures("_checking")
 def test_slot_that_creation_makes_wrong_is_noticed(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is left."""
-    monkeypatch.setattr(create, "encode_slot", lambda slot, uuid, index: bytes(64))
+    monkeypatch.setattr(control, "encode_slot", lambda slot, uuid, index: bytes(64))
     with pytest.raises(AssertionError, match="a slot of a new log is not whole"):
         open_small(shm_dir / "test.wal")
     assert list(shm_dir.iterdir()) == []

@@ -89,7 +89,7 @@ class Libc:
 def test_device_writes_zeros_where_it_can(monkeypatch: pytest.MonkeyPatch, numbers: list[int], done: bool | None) -> None:
     """FALLOC_FL_WRITE_ZEROES over the whole file, again after a signal; that it cannot be done is no error."""
     libc = Libc([*numbers])
-    monkeypatch.setattr("pmwal.storage.seam.ctypes.CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr("pmwal.storage.seam._libc", lambda: libc)
     if done is None:
         with pytest.raises(OSError, match=os.strerror(numbers[-1])):
             SYSTEM.zero(7, 123 * PAGE)

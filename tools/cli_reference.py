@@ -1,8 +1,10 @@
-"""The reference of the command line, from the parsers: what Sphinx puts in place of the comments in docs/cli.md.
+"""The reference of the command line: docs/cli.md in plain Markdown from the parsers.
 
-A comment ``<!-- options of pmwal cat -->`` becomes the usage, the arguments and the notes of that command, and
-``<!-- notes of pmwal -->`` the text that ends ``pmwal --help``. So no option is described twice, and the page is never older than
-the parsers.
+After a comment ``<!-- options of pmwal cat -->``, up to ``<!-- end -->``, are the usage, the arguments and the notes of a command;
+after ``<!-- notes of pmwal -->`` the text that ends ``pmwal --help``. So no option is described twice, the page can be read where
+only Markdown is rendered, and a test compares it with the parsers.
+
+Run it after a change of a command: python tools/cli_reference.py
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from pmwal.cli import entry
 from pmwal.cli.parser import HelpFormatter
 
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 WIDTH = 100
-_COMMENT = re.compile(r"^<!-- (options|notes) of pmwal(?: (\w+))? -->$", re.MULTILINE)
+_ENTRY = re.compile(r"^(<!-- (options|notes) of pmwal(?: (\w+))? -->)\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -25,16 +29,15 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def filled(page: str) -> str:
-    """A page with every comment replaced."""
+    """A page with every entry made anew."""
     parsers = commands()
 
     def replacement(match: re.Match[str]) -> str:
-        what, name = match.groups()
-        if what == "notes":
-            return _block(entry._parser().epilog or "")
-        return "\n\n".join(_described(parsers[name]))
+        comment, what, name = match.groups()
+        text = _block(entry._parser().epilog or "") if what == "notes" else "\n\n".join(_described(parsers[name]))
+        return f"{comment}\n\n{text}\n\n<!-- end -->"
 
-    return _COMMENT.sub(replacement, page)
+    return _ENTRY.sub(replacement, page)
 
 
 def _described(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -47,7 +50,7 @@ def _described(parser: argparse.ArgumentParser) -> Iterator[str]:
         if shown:
             title = "arguments" if group.title == "positional arguments" else group.title or ""
             yield f"**{title.capitalize()}**"
-            yield "\n\n".join(f"{_names(action, formatter)}\n: {_plain(_help(action, formatter))}" for action in shown)
+            yield "\n".join(f"- {_names(action, formatter)}: {_plain(_help(action, formatter))}" for action in shown)
     if parser.epilog:
         yield _block(parser.epilog)
 
@@ -71,3 +74,7 @@ def _block(text: str) -> str:
 def _plain(text: str) -> str:
     """Text of a help in which no character means anything to Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text) or "-"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

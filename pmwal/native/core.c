@@ -96,6 +96,18 @@ static PyObject *store_batch(struct batch *batch, bool beside)
     return status < 0 ? NULL : PyBool_FromLong(!status);
 }
 
+/* Whether each of the payloads, which are bytes, may be a record. They were checked against the ring that the log had before, if it
+ * was resized while the caller waited. */
+static bool may_be_records(const Core *core, PyObject *payloads)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(payloads); i++) {
+        PyObject *payload = PyTuple_GET_ITEM(payloads, i);
+        if (!PyBytes_CheckExact(payload) || (uint64_t)PyBytes_GET_SIZE(payload) > core->geometry.payload_max)
+            return false;
+    }
+    return true;
+}
+
 static PyObject *core_store_method(Core *core, PyObject *args)
 {
     PyObject *payloads, *kinds;
@@ -105,7 +117,9 @@ static PyObject *core_store_method(Core *core, PyObject *args)
     payloads = PySequence_Tuple(payloads); /* the interpreter may be released while they are stored */
     kinds = payloads ? PySequence_Fast(kinds, "kinds are a list or a tuple") : NULL;
     PyObject *answer = NULL;
-    if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
+    if (kinds && beside && !may_be_records(core, payloads))
+        answer = Py_NewRef(Py_False);
+    else if (kinds && PySequence_Fast_GET_SIZE(payloads) == PySequence_Fast_GET_SIZE(kinds)) {
         struct piece *pieces = pieces_of(core, payloads, kinds);
         if (pieces) {
             struct batch batch;
@@ -132,7 +146,9 @@ static PyObject *core_store_rows_method(Core *core, PyObject *args)
         return NULL;
     struct piece first = {rows.buf, length, kind, false};
     PyObject *answer = NULL;
-    if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
+    if (beside && length > core->geometry.payload_max)
+        answer = Py_NewRef(Py_False);
+    else if (count < 1 || (uint64_t)count > UINT32_MAX || length > core->geometry.payload_max ||
         (uint64_t)count * length != (uint64_t)rows.len)
         PyErr_SetString(PyExc_ValueError, "no rows of this length");
     else {

@@ -455,6 +455,7 @@ class Wal(WalReads):
                         self._retained.settle()
                         self._engine.close()
             finally:
+                access.closed = True  # before the call, at whose entry an interrupt may come
                 self._let_go()
         self._upkeep.tell(lost)
 
