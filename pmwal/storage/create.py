@@ -406,10 +406,10 @@ def write_structures(fd: int, block: Superblock, slot: Slot, *, single: bool, se
     ``single``: as for ``write_ring``.
     """
     for start, data in whole_structures(slot, block):
-        if not any(data):
-            continue
         if CHECKING and start == block.control_offset:
             _check_slots(data, block, slot)
+        if not any(data):
+            continue
         for at in range(0, len(data), PAGE):
             seam.write(fd, data[at : at + PAGE], start + at)
     seam.sync_file(fd)
