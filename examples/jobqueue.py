@@ -80,35 +80,48 @@ class _Source:
                 if record.seq % self._shares == self._share:
                     yield record
 
-    def _first(self) -> int:
-        """The job of the first byte: the oldest one that is not done."""
-        after = self.consumer.position + 1
-        return after + (self._share - after) % self._shares
+    def _own(self, seq: int) -> int:
+        """The first job of this share from here on."""
+        return seq + (self._share - seq) % self._shares
+
+    def _index(self, seq: int) -> int:
+        """Of the byte of this job. Negative if it is at or before the position: then it has none, and is done."""
+        return (seq - self._own(self.consumer.position + 1)) // self._shares
 
     def has_room_for(self, seq: int) -> bool:
-        """Whether this job has a byte."""
-        return (seq - self._first()) // self._shares < WINDOW
+        """Whether this job has a byte, or needs none."""
+        return self._index(seq) < WINDOW
 
-    def start(self, seq: int) -> int:
-        """Count that the next job is handed out, in memory; how often it was. 0 if it is done."""
-        index, self._next = (seq - self._first()) // self._shares, None
-        if self._states[index] == _DONE:
-            return 0
-        self._states[index] += 1
-        return self._states[index]
+    def state_of(self, seq: int) -> int:
+        """How often this job was handed out, or ``_DONE``."""
+        index = self._index(seq)
+        return _DONE if index < 0 else self._states[index]
+
+    def pass_on(self) -> None:
+        """The next job is another one from now on."""
+        self._next = None
+
+    def start(self, seq: int) -> None:
+        """Count that the next job is handed out, in memory."""
+        self.pass_on()
+        self._states[self._index(seq)] += 1
 
     def store(self, *done: int, durable: bool = False) -> None:
-        """Store what is handed out, and that these jobs are done, in one step."""
-        states, first, position = self._states[:], self._first(), self.consumer.position
+        """Store what is handed out, and that these jobs are done, in one step.
+
+        The position moves up to the oldest open job, past those of other shares too, but not past what was fetched: the producer
+        may overwrite what lies before it.
+        """
+        states, first = self._states[:], self._own(self.consumer.position + 1)
         for seq in done:
-            index = (seq - first) // self._shares
+            index = self._index(seq)
             if index < 0 or states[index] == _DONE:
                 raise ValueError("a job is acknowledged or retried once; this one was before")
             states[index] = _DONE
-        count = len(states) - len(states.lstrip(bytes([_DONE])))
-        if count:
-            position = first + (count - 1) * self._shares
-        states = states[count:] + bytes(count)
+        closed = len(states) - len(states.lstrip(bytes([_DONE])))
+        position = min(first + closed * self._shares - 1, self._fetched)
+        passed = (self._own(position + 1) - first) // self._shares
+        states = states[passed:] + bytes(passed)
         self.consumer.ack(position, durable=durable, application=bytes(states))
         self._states = states
 
@@ -184,20 +197,26 @@ class Worker:
                 if not source.has_room_for(record.seq):
                     self._guard.wait(0 if jobs else wait)
                     break
-                started = source.start(record.seq)
-                if not started:
+                handed_out = source.state_of(record.seq)
+                if handed_out == _DONE:
+                    source.pass_on()
+                    source.store()  # its byte is free for another job
                     continue
                 if source is self._again:
-                    job = Job(record.data[8:], int.from_bytes(record.data[:8], "big"), record.kind + started, source, record.seq)
+                    data, number, before = record.data[8:], int.from_bytes(record.data[:8], "big"), record.kind + handed_out
                 else:
-                    job = Job(record.data, record.seq, started, source, record.seq)
-                if job.attempt <= self._attempts:
+                    data, number, before = record.data, record.seq, handed_out
+                job = Job(data, number, before + 1, source, record.seq)
+                if before < self._attempts:
+                    source.start(record.seq)
                     jobs.append(job)
+                elif jobs:  # which are handed out first: the next step may fail
+                    break
                 else:  # its last attempt has killed the process
-                    self._store(self._dead, job, job.attempt - 1)
-        if jobs:
-            with self._guard:
-                source.store()
+                    source.pass_on()
+                    self._store(self._dead, job, before)
+        with self._guard:
+            source.store()
         return jobs
 
     def ack(self, *jobs: Job, durable: bool = False) -> None:

@@ -75,6 +75,22 @@ def test_what_is_acknowledged_in_any_order_does_not_come_again(shm_dir: Path, do
         assert taken(worker) == [(number, 2) for number in range(1, 6) if number not in done]
 
 
+@pytest.mark.parametrize(("count", "shares"), [(4, 1), (100, 1), (100, 3)])
+def test_jobs_that_were_done_before_a_restart_do_not_come_again(shm_dir: Path, count: int, shares: int) -> None:
+    """Not when the oldest job is done before they are seen, and the attempts of later jobs are their own."""
+    put(shm_dir, count, shares)
+    with Worker(shm_dir) as worker:
+        first, *others = worker.take(3)
+        worker.ack(*others, durable=True)
+    with Worker(shm_dir) as worker:
+        came = []
+        while jobs := worker.take(timeout=0):
+            came += [(job.number, job.attempt) for job in jobs]
+            worker.ack(*jobs)
+    done = {job.number for job in others}
+    assert came == [(n, 2 if n == first.number else 1) for n in range(shares, count + 1, shares) if n not in done]
+
+
 def test_acknowledged_jobs_are_freed_up_to_the_oldest_open_one(shm_dir: Path) -> None:
     """The position is the last job before which all are done."""
     with producer(shm_dir, size="64KiB") as jobs, Worker(shm_dir) as worker:
@@ -227,6 +243,46 @@ def test_job_that_ends_its_process_each_time_becomes_a_dead_letter(shm_dir: Path
         assert buried(shm_dir) == [(1, b"job 1", 3)]
 
 
+def is_full(*_: object, **__: object) -> None:
+    """In the place of ``Worker._store``."""
+    raise pmwal.WalFull("no room")
+
+
+def test_dead_letter_for_which_there_is_no_room_stays_taken(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others come. The next process tries again, and that is no attempt."""
+    put(shm_dir, 3)
+    with Worker(shm_dir, attempts=1) as worker:
+        worker.ack(worker.take(2)[0])  # and ends before 2 is done
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_store", is_full)
+        for _ in range(3):
+            with Worker(shm_dir, attempts=1) as worker, pytest.raises(pmwal.WalFull):
+                worker.take()
+        with Worker(shm_dir, attempts=1) as worker:
+            with pytest.raises(pmwal.WalFull):
+                worker.take()
+            assert taken(worker) == [(3, 1)]
+    with Worker(shm_dir, attempts=1) as worker:
+        assert taken(worker) == []
+    assert buried(shm_dir) == [(2, b"job 2", 1), (3, b"job 3", 1)]
+
+
+def test_jobs_taken_with_a_dead_letter_are_handed_out(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is stored, which may fail."""
+    put(shm_dir, 2)
+    with Worker(shm_dir, delay=0) as worker:
+        first, second = worker.take(2)
+        worker.retry(second)
+        (second,) = worker.take()
+        worker.retry(first)
+        worker.retry(second)
+    with Worker(shm_dir, attempts=2, delay=0) as worker, monkeypatch.context() as patch:
+        patch.setattr(Worker, "_store", is_full)
+        assert taken(worker) == [(1, 2)]
+        with pytest.raises(pmwal.WalFull):
+            worker.take()
+
+
 def test_full_log_of_retries_refuses_and_the_job_stays_taken(shm_dir: Path) -> None:
     """Until there is room."""
     with producer(shm_dir, size="64KiB") as jobs:
@@ -305,7 +361,7 @@ def test_acknowledgements_of_a_share_are_of_its_jobs(shm_dir: Path, shares: int)
     per_share = [[number for number in range(1, 41) if number % shares == share] for share in range(shares)]
     assert left == [number for own in per_share for number in (own[2], *own[5:-1])]
     with producer(shm_dir, shares) as jobs_log:
-        assert jobs_log.truncate(consumed=True) == 41 - shares + 1
+        assert jobs_log.truncate(consumed=True) == 41
 
 
 def test_another_number_of_shares_is_refused(shm_dir: Path) -> None:
