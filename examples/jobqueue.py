@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -39,11 +40,38 @@ def producer(directory: str | PathLike[str], shares: int = 1, **options: Any) ->
     """The log of the jobs: ``append`` puts one, ``extend`` many or none. It waits while the queue is full, at most ``timeout=``.
 
     ``shares``: how many processes can work, the same at every open. ``options``: those of ``pmwal.open``, such as ``size=`` and
-    ``commit=``. The directory must exist.
+    ``commit=``, but not ``label``, ``consumers`` and ``on_full``, which make it a queue. The directory must exist.
     """
+    if shares < 1:
+        raise ValueError(f"shares must be at least 1, not {shares}")
     names = [f"share-{share}" for share in range(shares)]
     path, label = Path(directory, "jobs.wal"), f"shares: {shares}"
     wal: pmwal.Wal = pmwal.open(path, label=label, consumers=names, on_full="consumed", **options)
+    return wal
+
+
+def revive(jobs: pmwal.Wal) -> int:
+    """Put the dead letters of a queue again, as new jobs with new numbers; how many. The producer calls it.
+
+    >>> with producer(directory) as jobs:
+    ...     revive(jobs)
+    0
+    """
+    count = 0
+    for path in sorted(Path(jobs.path).parent.glob("dead-*.wal")):
+        with pmwal.open(path, "r") as reader, reader.consumer("revive") as dead:  # which lets their space be used again
+            for letter in dead.follow(timeout=0):
+                jobs.append(letter.data[8:], commit=True)  # the number comes before the data; the kind is how often it was tried
+                dead.ack(letter.seq, durable=True)
+                count += 1
+    return count
+
+
+def _log_of_failures(path: Path, size: int, **options: Any) -> pmwal.Wal:
+    wal: pmwal.Wal = pmwal.open(path, size=None if path.exists() else size, on_full="consumed", timeout=0, **options)
+    if wal.capacity < size:
+        wal.close()
+        raise ValueError(f"{path} has no room for the largest job, since jobs.wal was resized: pmwal resize {path} {size}")
     return wal
 
 
@@ -142,10 +170,11 @@ class Worker:
     [(b'resize a.png', 1, 3)]
     """
 
-    def __init__(self, directory: str | PathLike[str], *, attempts: int = 5, delay: float = 1.0, size: int | str = "1MiB") -> None:
-        """``attempts``: after so many a job becomes a dead letter. ``delay``: seconds until a retry. ``size``: of the logs of both.
+    def __init__(self, directory: str | PathLike[str], *, attempts: int = 5, delay: float = 1.0) -> None:
+        """``attempts``: after so many a job becomes a dead letter. ``delay``: seconds until a retry.
 
-        Raises ``pmwal.ConsumerHeld`` if other processes have all shares, ``FileNotFoundError`` before the producer has begun.
+        Raises ``pmwal.ConsumerHeld`` if other processes have all shares, ``FileNotFoundError`` before the producer has begun, and
+        ``ValueError`` if ``jobs.wal`` is not the log of a ``producer``, or has become larger than the logs of this share.
         """
         if not 1 <= attempts < _DONE - 1:
             raise ValueError(f"attempts must be from 1 to {_DONE - 2}, not {attempts}")
@@ -154,11 +183,14 @@ class Worker:
         self._guard = threading.Condition(threading.RLock())  # of what is handed out or done; notified when there is room
         with contextlib.ExitStack() as opened:
             reader = opened.enter_context(pmwal.open(Path(directory, "jobs.wal"), "r"))
-            shares = int((reader.label or "").removeprefix("shares: "))
+            label = re.fullmatch("shares: ([1-9][0-9]*)", reader.label or "")
+            if label is None:
+                raise ValueError(f"{reader.path} is not the log of a queue: create it in an empty directory, with producer()")
+            shares = int(label[1])
             for self.share in range(shares):
                 with contextlib.ExitStack() as files:
                     try:
-                        self._open(reader, Path(directory), shares, size, files)
+                        self._open(reader, Path(directory), shares, files)
                     except (pmwal.ConsumerHeld, pmwal.WalLocked):
                         if self.share == shares - 1:
                             raise
@@ -167,15 +199,15 @@ class Worker:
                     break
             self._opened = opened.pop_all()
 
-    def _open(self, reader: pmwal.Reader, directory: Path, shares: int, size: int | str, files: contextlib.ExitStack) -> None:
+    def _open(self, reader: pmwal.Reader, directory: Path, shares: int, files: contextlib.ExitStack) -> None:
         self._jobs = _Source(reader, f"share-{self.share}", self.share, shares)
         files.enter_context(self._jobs.consumer)
+        size = reader.capacity + 4096  # for the largest job and its number
         path = directory / f"retries-{self.share}.wal"
-        options: Any = {"size": size, "on_full": "consumed", "timeout": 0}
-        self._retries = files.enter_context(pmwal.open(path, consumers=["worker"], **options))
+        self._retries = files.enter_context(_log_of_failures(path, size, consumers=["worker"]))
         self._again = _Source(files.enter_context(pmwal.open(path, "r")), "worker", 0, 1)
         files.enter_context(self._again.consumer)
-        self._dead = files.enter_context(pmwal.open(directory / f"dead-{self.share}.wal", **options))
+        self._dead = files.enter_context(_log_of_failures(directory / f"dead-{self.share}.wal", size))
 
     def take(self, most: int = 1, timeout: float | None = None) -> list[Job]:
         """The next jobs, at most so many; none after ``timeout`` seconds. Each counts as an attempt, also if this process dies."""

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jobqueue
 import pytest
-from jobqueue import WINDOW, Job, Worker, producer
+from jobqueue import WINDOW, Job, Worker, producer, revive
 
 import pmwal
+from pmwal.format.layout import HEADER
 
 pytestmark = pytest.mark.both_engines
 
@@ -285,18 +287,76 @@ def test_jobs_taken_with_a_dead_letter_are_handed_out(shm_dir: Path, monkeypatch
 
 def test_full_log_of_retries_refuses_and_the_job_stays_taken(shm_dir: Path) -> None:
     """Until there is room."""
-    with producer(shm_dir, size="64KiB") as jobs:
-        jobs.extend([bytes(3000)] * 3)
-    with Worker(shm_dir, delay=3600, size=8192) as worker:
-        first, second, third = worker.take(3)
-        worker.retry(first)
-        worker.retry(second)
-        with pytest.raises(pmwal.WalFull):
-            worker.retry(third)
-        worker.ack(third)
-    with Worker(shm_dir, delay=0, size=8192) as worker:
-        worker.ack(*worker.take(2))
+    with producer(shm_dir, size=8192, timeout=0) as jobs, Worker(shm_dir, delay=3600) as worker:
+        count = 0
+        with pytest.raises(pmwal.WalFull):  # noqa: PT012
+            while True:
+                jobs.append(bytes(3000))
+                (job,) = worker.take(timeout=0)
+                worker.retry(job)
+                count += 1
+        worker.ack(job)
         assert worker.take(timeout=0) == []
+    with Worker(shm_dir, delay=0) as worker:
+        retried = worker.take(count + 1)
+        assert len(retried) == count > 1
+        worker.ack(*retried)
+        assert worker.take(timeout=0) == []
+
+
+@pytest.mark.parametrize("align", [8, 64, 4096])
+@pytest.mark.parametrize("size", ["64KiB", "4MiB"])
+def test_largest_job_can_be_retried_and_buried(shm_dir: Path, size: str, align: int) -> None:
+    """Of whatever size and alignment the queue is; also one that ends its process each time."""
+    with producer(shm_dir, size=size, align=align) as jobs:
+        largest = jobs.capacity // 2 // align * align - HEADER
+        with pytest.raises(pmwal.RecordTooLarge):
+            jobs.append(bytes(largest + 1))
+        jobs.append(bytes(largest))
+        with Worker(shm_dir, attempts=2, delay=0) as worker:
+            worker.retry(*worker.take())
+            (job,) = worker.take()
+            assert (job.attempt, len(job.data)) == (2, largest)
+            worker.retry(job)
+        jobs.append(bytes(largest))
+        with Worker(shm_dir, attempts=1) as worker:
+            worker.take()
+        with Worker(shm_dir, attempts=1) as worker:
+            assert worker.take(timeout=0) == []
+    assert [(number, len(data), attempts) for number, data, attempts in buried(shm_dir)] == [(1, largest, 2), (2, largest, 1)]
+
+
+def test_logs_of_a_share_that_are_too_small_are_refused(shm_dir: Path) -> None:
+    """After a resize of the jobs, until they are resized as the error says."""
+    put(shm_dir, 1)
+    Worker(shm_dir).close()
+    pmwal.resize(shm_dir / "jobs.wal", "1MiB")
+    for name in ("retries-0.wal", "dead-0.wal"):
+        with pytest.raises(ValueError, match=f"{name} has no room for the largest job.*pmwal resize .*/{name} [0-9]+$") as refused:
+            Worker(shm_dir)
+        pmwal.resize(shm_dir / name, int(str(refused.value).rpartition(" ")[2]))
+    with Worker(shm_dir) as worker:
+        assert taken(worker) == [(1, 1)]
+
+
+def test_dead_letters_are_put_again(shm_dir: Path) -> None:
+    """Once, those of all shares, as new jobs."""
+    put(shm_dir, 4, shares=2)
+    for share in (0, 1):
+        with worker_of(shm_dir, share) as worker:
+            for job in worker.take(2):
+                if job.number != 2:
+                    worker.retry(job._replace(attempt=5))
+                else:
+                    worker.ack(job)
+    with producer(shm_dir, 2) as jobs:
+        assert (revive(jobs), jobs.next_seq) == (3, 8)
+        assert (revive(jobs), jobs.next_seq) == (0, 8)
+    came = []
+    for share in (0, 1):
+        with worker_of(shm_dir, share) as worker:
+            came += [(job.number, job.data, job.attempt) for job in worker.take(WINDOW, timeout=0)]
+    assert came == [(6, b"job 1", 1), (5, b"job 4", 1), (7, b"job 3", 1)]
 
 
 @pytest.mark.parametrize("attempts", [0, 254])
@@ -304,6 +364,23 @@ def test_attempts_that_have_no_byte_are_refused(shm_dir: Path, attempts: int) ->
     """Zero would bury every job, and a byte counts no further."""
     with pytest.raises(ValueError, match="attempts must be from 1 to 253"):
         Worker(shm_dir, attempts=attempts)
+
+
+def test_dead_letter_is_put_again_before_it_is_acknowledged(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends between the two loses none."""
+
+    def ack(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    put(shm_dir, 1)
+    with Worker(shm_dir, attempts=1) as worker:
+        worker.retry(*worker.take())
+    with producer(shm_dir) as jobs:
+        with monkeypatch.context() as patch:
+            patch.setattr(pmwal.Consumer, "ack", ack)
+            with pytest.raises(InterruptedError):
+                revive(jobs)
+        assert (revive(jobs), [record.data for record in jobs.read(2)]) == (1, [b"job 1", b"job 1"])
 
 
 # -- a full queue
@@ -369,6 +446,42 @@ def test_another_number_of_shares_is_refused(shm_dir: Path) -> None:
     put(shm_dir, 1, shares=2)
     with pytest.raises(ValueError, match="it exists and has the label 'shares: 2'"):
         producer(shm_dir, 3)
+
+
+def test_shares_that_have_nothing_to_do_do_not_lag(shm_dir: Path) -> None:
+    """The jobs after their last one are those of others."""
+    put(shm_dir, 10, shares=3)
+    for share in range(3):
+        with worker_of(shm_dir, share) as worker:
+            while jobs := worker.take(timeout=0):
+                worker.ack(*jobs)
+    with pmwal.open(shm_dir / "jobs.wal", "r") as reader:
+        for share in range(3):
+            with reader.consumer(f"share-{share}") as consumer:
+                assert consumer.lag.records == 0
+
+
+@pytest.mark.parametrize("label", [None, "orders", "shares: ", "shares: 0", "shares: two"])
+def test_log_that_is_no_queue_is_refused(shm_dir: Path, label: str | None) -> None:
+    """It has no shares to work on."""
+    pmwal.open(shm_dir / "jobs.wal", size="64KiB", label=label).close()
+    with pytest.raises(ValueError, match=r"jobs\.wal is not the log of a queue: create it in an empty directory, with producer"):
+        Worker(shm_dir)
+
+
+@pytest.mark.parametrize("option", ["on_full", "label", "consumers"])
+def test_options_that_make_it_a_queue_are_refused(shm_dir: Path, option: str) -> None:
+    """All others are those of ``pmwal.open``."""
+    options: dict[str, Any] = {option: "raise"}
+    with pytest.raises(TypeError, match=option):
+        producer(shm_dir, **options)
+
+
+@pytest.mark.parametrize("shares", [0, -1])
+def test_queue_of_no_shares_is_refused(shm_dir: Path, shares: int) -> None:
+    """Nobody could work on it."""
+    with pytest.raises(ValueError, match=f"shares must be at least 1, not {shares}"):
+        producer(shm_dir, shares)
 
 
 def test_worker_before_the_producer_is_refused(shm_dir: Path) -> None:
