@@ -204,6 +204,23 @@ def test_retry_waits_for_its_delay(shm_dir: Path) -> None:
         assert taken(worker) == [(1, 2)]
 
 
+def test_retry_that_was_done_before_a_restart_does_not_come_again_when_due(shm_dir: Path) -> None:
+    """The position has passed it meanwhile: it is read, waits for its delay, and then has no byte."""
+    put(shm_dir, 2)
+    with Worker(shm_dir, delay=0) as worker:
+        for job in worker.take(2):
+            worker.retry(job)
+        _, second = worker.take(2)
+        worker.ack(second)
+    with Worker(shm_dir, delay=0) as worker:
+        (first,) = worker.take()
+        worker._delay = 3600
+        assert worker.take(timeout=0) == []
+        worker.ack(first)
+        worker._delay = 0
+        assert worker.take(timeout=0) == []
+
+
 def test_retry_that_gets_due_wakes_a_worker(shm_dir: Path) -> None:
     """Which waits for a job."""
     put(shm_dir, 1)
