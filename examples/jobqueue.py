@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -39,11 +40,38 @@ def producer(directory: str | PathLike[str], shares: int = 1, **options: Any) ->
     """The log of the jobs: ``append`` puts one, ``extend`` many or none. It waits while the queue is full, at most ``timeout=``.
 
     ``shares``: how many processes can work, the same at every open. ``options``: those of ``pmwal.open``, such as ``size=`` and
-    ``commit=``. The directory must exist.
+    ``commit=``, but not ``label``, ``consumers`` and ``on_full``, which make it a queue. The directory must exist.
     """
+    if shares < 1:
+        raise ValueError(f"shares must be at least 1, not {shares}")
     names = [f"share-{share}" for share in range(shares)]
     path, label = Path(directory, "jobs.wal"), f"shares: {shares}"
     wal: pmwal.Wal = pmwal.open(path, label=label, consumers=names, on_full="consumed", **options)
+    return wal
+
+
+def revive(jobs: pmwal.Wal) -> int:
+    """Put the dead letters of a queue again, as new jobs with new numbers; how many. The producer calls it.
+
+    >>> with producer(directory) as jobs:
+    ...     revive(jobs)
+    0
+    """
+    count = 0
+    for path in sorted(Path(jobs.path).parent.glob("dead-*.wal")):
+        with pmwal.open(path, "r") as reader, reader.consumer("revive") as dead:  # which lets their space be used again
+            for letter in dead.follow(timeout=0):
+                jobs.append(letter.data[8:], commit=True)  # the number comes before the data; the kind is how often it was tried
+                dead.ack(letter.seq, durable=True)
+                count += 1
+    return count
+
+
+def _log_of_failures(path: Path, size: int, **options: Any) -> pmwal.Wal:
+    wal: pmwal.Wal = pmwal.open(path, size=None if path.exists() else size, on_full="consumed", timeout=0, **options)
+    if wal.capacity < size:
+        wal.close()
+        raise ValueError(f"{path} has no room for the largest job, since jobs.wal was resized: pmwal resize {path} {size}")
     return wal
 
 
@@ -80,35 +108,48 @@ class _Source:
                 if record.seq % self._shares == self._share:
                     yield record
 
-    def _first(self) -> int:
-        """The job of the first byte: the oldest one that is not done."""
-        after = self.consumer.position + 1
-        return after + (self._share - after) % self._shares
+    def _own(self, seq: int) -> int:
+        """The first job of this share from here on."""
+        return seq + (self._share - seq) % self._shares
+
+    def _index(self, seq: int) -> int:
+        """Of the byte of this job. Negative if it is at or before the position: then it has none, and is done."""
+        return (seq - self._own(self.consumer.position + 1)) // self._shares
 
     def has_room_for(self, seq: int) -> bool:
-        """Whether this job has a byte."""
-        return (seq - self._first()) // self._shares < WINDOW
+        """Whether this job has a byte, or needs none."""
+        return self._index(seq) < WINDOW
 
-    def start(self, seq: int) -> int:
-        """Count that the next job is handed out, in memory; how often it was. 0 if it is done."""
-        index, self._next = (seq - self._first()) // self._shares, None
-        if self._states[index] == _DONE:
-            return 0
-        self._states[index] += 1
-        return self._states[index]
+    def state_of(self, seq: int) -> int:
+        """How often this job was handed out, or ``_DONE``."""
+        index = self._index(seq)
+        return _DONE if index < 0 else self._states[index]
+
+    def pass_on(self) -> None:
+        """The next job is another one from now on."""
+        self._next = None
+
+    def start(self, seq: int) -> None:
+        """Count that the next job is handed out, in memory."""
+        self.pass_on()
+        self._states[self._index(seq)] += 1
 
     def store(self, *done: int, durable: bool = False) -> None:
-        """Store what is handed out, and that these jobs are done, in one step."""
-        states, first, position = self._states[:], self._first(), self.consumer.position
+        """Store what is handed out, and that these jobs are done, in one step.
+
+        The position moves up to the oldest open job, past those of other shares too, but not past what was fetched: the producer
+        may overwrite what lies before it.
+        """
+        states, first = self._states[:], self._own(self.consumer.position + 1)
         for seq in done:
-            index = (seq - first) // self._shares
+            index = self._index(seq)
             if index < 0 or states[index] == _DONE:
                 raise ValueError("a job is acknowledged or retried once; this one was before")
             states[index] = _DONE
-        count = len(states) - len(states.lstrip(bytes([_DONE])))
-        if count:
-            position = first + (count - 1) * self._shares
-        states = states[count:] + bytes(count)
+        closed = len(states) - len(states.lstrip(bytes([_DONE])))
+        position = min(first + closed * self._shares - 1, self._fetched)
+        passed = (self._own(position + 1) - first) // self._shares
+        states = states[passed:] + bytes(passed)
         self.consumer.ack(position, durable=durable, application=bytes(states))
         self._states = states
 
@@ -129,10 +170,11 @@ class Worker:
     [(b'resize a.png', 1, 3)]
     """
 
-    def __init__(self, directory: str | PathLike[str], *, attempts: int = 5, delay: float = 1.0, size: int | str = "1MiB") -> None:
-        """``attempts``: after so many a job becomes a dead letter. ``delay``: seconds until a retry. ``size``: of the logs of both.
+    def __init__(self, directory: str | PathLike[str], *, attempts: int = 5, delay: float = 1.0) -> None:
+        """``attempts``: after so many a job becomes a dead letter. ``delay``: seconds until a retry.
 
-        Raises ``pmwal.ConsumerHeld`` if other processes have all shares, ``FileNotFoundError`` before the producer has begun.
+        Raises ``pmwal.ConsumerHeld`` if other processes have all shares, ``FileNotFoundError`` before the producer has begun, and
+        ``ValueError`` if ``jobs.wal`` is not the log of a ``producer``, or has become larger than the logs of this share.
         """
         if not 1 <= attempts < _DONE - 1:
             raise ValueError(f"attempts must be from 1 to {_DONE - 2}, not {attempts}")
@@ -141,11 +183,14 @@ class Worker:
         self._guard = threading.Condition(threading.RLock())  # of what is handed out or done; notified when there is room
         with contextlib.ExitStack() as opened:
             reader = opened.enter_context(pmwal.open(Path(directory, "jobs.wal"), "r"))
-            shares = int((reader.label or "").removeprefix("shares: "))
+            label = re.fullmatch("shares: ([1-9][0-9]*)", reader.label or "")
+            if label is None:
+                raise ValueError(f"{reader.path} is not the log of a queue: create it in an empty directory, with producer()")
+            shares = int(label[1])
             for self.share in range(shares):
                 with contextlib.ExitStack() as files:
                     try:
-                        self._open(reader, Path(directory), shares, size, files)
+                        self._open(reader, Path(directory), shares, files)
                     except (pmwal.ConsumerHeld, pmwal.WalLocked):
                         if self.share == shares - 1:
                             raise
@@ -154,15 +199,15 @@ class Worker:
                     break
             self._opened = opened.pop_all()
 
-    def _open(self, reader: pmwal.Reader, directory: Path, shares: int, size: int | str, files: contextlib.ExitStack) -> None:
+    def _open(self, reader: pmwal.Reader, directory: Path, shares: int, files: contextlib.ExitStack) -> None:
         self._jobs = _Source(reader, f"share-{self.share}", self.share, shares)
         files.enter_context(self._jobs.consumer)
+        size = reader.capacity + 4096  # for the largest job and its number
         path = directory / f"retries-{self.share}.wal"
-        options: Any = {"size": size, "on_full": "consumed", "timeout": 0}
-        self._retries = files.enter_context(pmwal.open(path, consumers=["worker"], **options))
+        self._retries = files.enter_context(_log_of_failures(path, size, consumers=["worker"]))
         self._again = _Source(files.enter_context(pmwal.open(path, "r")), "worker", 0, 1)
         files.enter_context(self._again.consumer)
-        self._dead = files.enter_context(pmwal.open(directory / f"dead-{self.share}.wal", **options))
+        self._dead = files.enter_context(_log_of_failures(directory / f"dead-{self.share}.wal", size))
 
     def take(self, most: int = 1, timeout: float | None = None) -> list[Job]:
         """The next jobs, at most so many; none after ``timeout`` seconds. Each counts as an attempt, also if this process dies."""
@@ -184,20 +229,26 @@ class Worker:
                 if not source.has_room_for(record.seq):
                     self._guard.wait(0 if jobs else wait)
                     break
-                started = source.start(record.seq)
-                if not started:
+                handed_out = source.state_of(record.seq)
+                if handed_out == _DONE:
+                    source.pass_on()
+                    source.store()  # its byte is free for another job
                     continue
                 if source is self._again:
-                    job = Job(record.data[8:], int.from_bytes(record.data[:8], "big"), record.kind + started, source, record.seq)
+                    data, number, before = record.data[8:], int.from_bytes(record.data[:8], "big"), record.kind + handed_out
                 else:
-                    job = Job(record.data, record.seq, started, source, record.seq)
-                if job.attempt <= self._attempts:
+                    data, number, before = record.data, record.seq, handed_out
+                job = Job(data, number, before + 1, source, record.seq)
+                if before < self._attempts:
+                    source.start(record.seq)
                     jobs.append(job)
+                elif jobs:  # which are handed out first: the next step may fail
+                    break
                 else:  # its last attempt has killed the process
-                    self._store(self._dead, job, job.attempt - 1)
-        if jobs:
-            with self._guard:
-                source.store()
+                    source.pass_on()
+                    self._store(self._dead, job, before)
+        with self._guard:
+            source.store()
         return jobs
 
     def ack(self, *jobs: Job, durable: bool = False) -> None:

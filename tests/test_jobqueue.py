@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jobqueue
 import pytest
-from jobqueue import WINDOW, Job, Worker, producer
+from jobqueue import WINDOW, Job, Worker, producer, revive
 
 import pmwal
+from pmwal.format.layout import HEADER
 
 pytestmark = pytest.mark.both_engines
 
@@ -73,6 +75,22 @@ def test_what_is_acknowledged_in_any_order_does_not_come_again(shm_dir: Path, do
                 worker.ack(jobs[number])
     with Worker(shm_dir) as worker:
         assert taken(worker) == [(number, 2) for number in range(1, 6) if number not in done]
+
+
+@pytest.mark.parametrize(("count", "shares"), [(4, 1), (100, 1), (100, 3)])
+def test_jobs_that_were_done_before_a_restart_do_not_come_again(shm_dir: Path, count: int, shares: int) -> None:
+    """Not when the oldest job is done before they are seen, and the attempts of later jobs are their own."""
+    put(shm_dir, count, shares)
+    with Worker(shm_dir) as worker:
+        first, *others = worker.take(3)
+        worker.ack(*others, durable=True)
+    with Worker(shm_dir) as worker:
+        came = []
+        while jobs := worker.take(timeout=0):
+            came += [(job.number, job.attempt) for job in jobs]
+            worker.ack(*jobs)
+    done = {job.number for job in others}
+    assert came == [(n, 2 if n == first.number else 1) for n in range(shares, count + 1, shares) if n not in done]
 
 
 def test_acknowledged_jobs_are_freed_up_to_the_oldest_open_one(shm_dir: Path) -> None:
@@ -186,6 +204,23 @@ def test_retry_waits_for_its_delay(shm_dir: Path) -> None:
         assert taken(worker) == [(1, 2)]
 
 
+def test_retry_that_was_done_before_a_restart_does_not_come_again_when_due(shm_dir: Path) -> None:
+    """The position has passed it meanwhile: it is read, waits for its delay, and then has no byte."""
+    put(shm_dir, 2)
+    with Worker(shm_dir, delay=0) as worker:
+        for job in worker.take(2):
+            worker.retry(job)
+        _, second = worker.take(2)
+        worker.ack(second)
+    with Worker(shm_dir, delay=0) as worker:
+        (first,) = worker.take()
+        worker._delay = 3600
+        assert worker.take(timeout=0) == []
+        worker.ack(first)
+        worker._delay = 0
+        assert worker.take(timeout=0) == []
+
+
 def test_retry_that_gets_due_wakes_a_worker(shm_dir: Path) -> None:
     """Which waits for a job."""
     put(shm_dir, 1)
@@ -227,20 +262,118 @@ def test_job_that_ends_its_process_each_time_becomes_a_dead_letter(shm_dir: Path
         assert buried(shm_dir) == [(1, b"job 1", 3)]
 
 
-def test_full_log_of_retries_refuses_and_the_job_stays_taken(shm_dir: Path) -> None:
-    """Until there is room."""
-    with producer(shm_dir, size="64KiB") as jobs:
-        jobs.extend([bytes(3000)] * 3)
-    with Worker(shm_dir, delay=3600, size=8192) as worker:
-        first, second, third = worker.take(3)
+def is_full(*_: object, **__: object) -> None:
+    """In the place of ``Worker._store``."""
+    raise pmwal.WalFull("no room")
+
+
+def test_dead_letter_for_which_there_is_no_room_stays_taken(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others come. The next process tries again, and that is no attempt."""
+    put(shm_dir, 3)
+    with Worker(shm_dir, attempts=1) as worker:
+        worker.ack(worker.take(2)[0])  # and ends before 2 is done
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_store", is_full)
+        for _ in range(3):
+            with Worker(shm_dir, attempts=1) as worker, pytest.raises(pmwal.WalFull):
+                worker.take()
+        with Worker(shm_dir, attempts=1) as worker:
+            with pytest.raises(pmwal.WalFull):
+                worker.take()
+            assert taken(worker) == [(3, 1)]
+    with Worker(shm_dir, attempts=1) as worker:
+        assert taken(worker) == []
+    assert buried(shm_dir) == [(2, b"job 2", 1), (3, b"job 3", 1)]
+
+
+def test_jobs_taken_with_a_dead_letter_are_handed_out(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is stored, which may fail."""
+    put(shm_dir, 2)
+    with Worker(shm_dir, delay=0) as worker:
+        first, second = worker.take(2)
+        worker.retry(second)
+        (second,) = worker.take()
         worker.retry(first)
         worker.retry(second)
+    with Worker(shm_dir, attempts=2, delay=0) as worker, monkeypatch.context() as patch:
+        patch.setattr(Worker, "_store", is_full)
+        assert taken(worker) == [(1, 2)]
         with pytest.raises(pmwal.WalFull):
-            worker.retry(third)
-        worker.ack(third)
-    with Worker(shm_dir, delay=0, size=8192) as worker:
-        worker.ack(*worker.take(2))
+            worker.take()
+
+
+def test_full_log_of_retries_refuses_and_the_job_stays_taken(shm_dir: Path) -> None:
+    """Until there is room."""
+    with producer(shm_dir, size=8192, timeout=0) as jobs, Worker(shm_dir, delay=3600) as worker:
+        count = 0
+        with pytest.raises(pmwal.WalFull):  # noqa: PT012
+            while True:
+                jobs.append(bytes(3000))
+                (job,) = worker.take(timeout=0)
+                worker.retry(job)
+                count += 1
+        worker.ack(job)
         assert worker.take(timeout=0) == []
+    with Worker(shm_dir, delay=0) as worker:
+        retried = worker.take(count + 1)
+        assert len(retried) == count > 1
+        worker.ack(*retried)
+        assert worker.take(timeout=0) == []
+
+
+@pytest.mark.parametrize("align", [8, 64, 4096])
+@pytest.mark.parametrize("size", ["64KiB", "4MiB"])
+def test_largest_job_can_be_retried_and_buried(shm_dir: Path, size: str, align: int) -> None:
+    """Of whatever size and alignment the queue is; also one that ends its process each time."""
+    with producer(shm_dir, size=size, align=align) as jobs:
+        largest = jobs.capacity // 2 // align * align - HEADER
+        with pytest.raises(pmwal.RecordTooLarge):
+            jobs.append(bytes(largest + 1))
+        jobs.append(bytes(largest))
+        with Worker(shm_dir, attempts=2, delay=0) as worker:
+            worker.retry(*worker.take())
+            (job,) = worker.take()
+            assert (job.attempt, len(job.data)) == (2, largest)
+            worker.retry(job)
+        jobs.append(bytes(largest))
+        with Worker(shm_dir, attempts=1) as worker:
+            worker.take()
+        with Worker(shm_dir, attempts=1) as worker:
+            assert worker.take(timeout=0) == []
+    assert [(number, len(data), attempts) for number, data, attempts in buried(shm_dir)] == [(1, largest, 2), (2, largest, 1)]
+
+
+def test_logs_of_a_share_that_are_too_small_are_refused(shm_dir: Path) -> None:
+    """After a resize of the jobs, until they are resized as the error says."""
+    put(shm_dir, 1)
+    Worker(shm_dir).close()
+    pmwal.resize(shm_dir / "jobs.wal", "1MiB")
+    for name in ("retries-0.wal", "dead-0.wal"):
+        with pytest.raises(ValueError, match=f"{name} has no room for the largest job.*pmwal resize .*/{name} [0-9]+$") as refused:
+            Worker(shm_dir)
+        pmwal.resize(shm_dir / name, int(str(refused.value).rpartition(" ")[2]))
+    with Worker(shm_dir) as worker:
+        assert taken(worker) == [(1, 1)]
+
+
+def test_dead_letters_are_put_again(shm_dir: Path) -> None:
+    """Once, those of all shares, as new jobs."""
+    put(shm_dir, 4, shares=2)
+    for share in (0, 1):
+        with worker_of(shm_dir, share) as worker:
+            for job in worker.take(2):
+                if job.number != 2:
+                    worker.retry(job._replace(attempt=5))
+                else:
+                    worker.ack(job)
+    with producer(shm_dir, 2) as jobs:
+        assert (revive(jobs), jobs.next_seq) == (3, 8)
+        assert (revive(jobs), jobs.next_seq) == (0, 8)
+    came = []
+    for share in (0, 1):
+        with worker_of(shm_dir, share) as worker:
+            came += [(job.number, job.data, job.attempt) for job in worker.take(WINDOW, timeout=0)]
+    assert came == [(6, b"job 1", 1), (5, b"job 4", 1), (7, b"job 3", 1)]
 
 
 @pytest.mark.parametrize("attempts", [0, 254])
@@ -248,6 +381,23 @@ def test_attempts_that_have_no_byte_are_refused(shm_dir: Path, attempts: int) ->
     """Zero would bury every job, and a byte counts no further."""
     with pytest.raises(ValueError, match="attempts must be from 1 to 253"):
         Worker(shm_dir, attempts=attempts)
+
+
+def test_dead_letter_is_put_again_before_it_is_acknowledged(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends between the two loses none."""
+
+    def ack(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    put(shm_dir, 1)
+    with Worker(shm_dir, attempts=1) as worker:
+        worker.retry(*worker.take())
+    with producer(shm_dir) as jobs:
+        with monkeypatch.context() as patch:
+            patch.setattr(pmwal.Consumer, "ack", ack)
+            with pytest.raises(InterruptedError):
+                revive(jobs)
+        assert (revive(jobs), [record.data for record in jobs.read(2)]) == (1, [b"job 1", b"job 1"])
 
 
 # -- a full queue
@@ -305,7 +455,7 @@ def test_acknowledgements_of_a_share_are_of_its_jobs(shm_dir: Path, shares: int)
     per_share = [[number for number in range(1, 41) if number % shares == share] for share in range(shares)]
     assert left == [number for own in per_share for number in (own[2], *own[5:-1])]
     with producer(shm_dir, shares) as jobs_log:
-        assert jobs_log.truncate(consumed=True) == 41 - shares + 1
+        assert jobs_log.truncate(consumed=True) == 41
 
 
 def test_another_number_of_shares_is_refused(shm_dir: Path) -> None:
@@ -313,6 +463,42 @@ def test_another_number_of_shares_is_refused(shm_dir: Path) -> None:
     put(shm_dir, 1, shares=2)
     with pytest.raises(ValueError, match="it exists and has the label 'shares: 2'"):
         producer(shm_dir, 3)
+
+
+def test_shares_that_have_nothing_to_do_do_not_lag(shm_dir: Path) -> None:
+    """The jobs after their last one are those of others."""
+    put(shm_dir, 10, shares=3)
+    for share in range(3):
+        with worker_of(shm_dir, share) as worker:
+            while jobs := worker.take(timeout=0):
+                worker.ack(*jobs)
+    with pmwal.open(shm_dir / "jobs.wal", "r") as reader:
+        for share in range(3):
+            with reader.consumer(f"share-{share}") as consumer:
+                assert consumer.lag.records == 0
+
+
+@pytest.mark.parametrize("label", [None, "orders", "shares: ", "shares: 0", "shares: two"])
+def test_log_that_is_no_queue_is_refused(shm_dir: Path, label: str | None) -> None:
+    """It has no shares to work on."""
+    pmwal.open(shm_dir / "jobs.wal", size="64KiB", label=label).close()
+    with pytest.raises(ValueError, match=r"jobs\.wal is not the log of a queue: create it in an empty directory, with producer"):
+        Worker(shm_dir)
+
+
+@pytest.mark.parametrize("option", ["on_full", "label", "consumers"])
+def test_options_that_make_it_a_queue_are_refused(shm_dir: Path, option: str) -> None:
+    """All others are those of ``pmwal.open``."""
+    options: dict[str, Any] = {option: "raise"}
+    with pytest.raises(TypeError, match=option):
+        producer(shm_dir, **options)
+
+
+@pytest.mark.parametrize("shares", [0, -1])
+def test_queue_of_no_shares_is_refused(shm_dir: Path, shares: int) -> None:
+    """Nobody could work on it."""
+    with pytest.raises(ValueError, match=f"shares must be at least 1, not {shares}"):
+        producer(shm_dir, shares)
 
 
 def test_worker_before_the_producer_is_refused(shm_dir: Path) -> None:

@@ -52,14 +52,14 @@ class Run:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory
         with producer(directory, size=8192):
-            Worker(directory, size=8192).close()
+            Worker(directory).close()
         self.logs = {name: PowerCutModel("page", (directory / name).read_bytes()) for name in LOGS}
         self.positions = {name: [(directory / name).read_bytes()] for name in POSITIONS.values()}
         self.promised = Promised(*[frozenset[int]()] * 4)
         self.moments: list[Moment] = []
         with monkeypatch.context() as patch:
             patch.setattr(pmwal, "open", self._open)
-            with producer(directory, timeout=0) as jobs, Worker(directory, attempts=ATTEMPTS, delay=0, size=8192) as worker:
+            with producer(directory, timeout=0) as jobs, Worker(directory, attempts=ATTEMPTS, delay=0) as worker:
                 self.play(jobs, worker)
 
     def _open(self, path: Path, mode: str = "a", **options: Any) -> Any:
@@ -159,7 +159,7 @@ def _problems(image: dict[str, bytes], promised: Promised, kind: str, directory:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(data)
     found, delivered = set[str](), list[Job]()
-    with producer(directory), Worker(directory, attempts=ATTEMPTS, delay=0, size=8192) as worker:
+    with producer(directory), Worker(directory, attempts=ATTEMPTS, delay=0) as worker:
         while jobs := worker.take(WINDOW, timeout=0):
             delivered += jobs
             worker.ack(*jobs)
@@ -305,7 +305,7 @@ def work(pipe: Connection, directory: Path, marks: Marks, seed: int) -> None:
     """Do jobs in any order, and mark what is done."""
     del pipe
     chooser = Random(seed)
-    with Worker(directory, attempts=10, delay=0.001, size="64KiB") as worker:
+    with Worker(directory, attempts=10, delay=0.001) as worker:
         while jobs := worker.take(chooser.randrange(1, 50)):
             chooser.shuffle(jobs)
             good = []
