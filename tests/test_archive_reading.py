@@ -242,6 +242,7 @@ def test_commands_report_a_damaged_archive(archived: Path, cli: Cli) -> None:
         assert ran.status == 2
         assert ran.err.count("this archive is damaged") == 1
         assert str(broken) in ran.err
+        assert "its records are missing, and other archives are read; restore it from a copy" in ran.err
         assert 100 < len(ran.lines) < 200
 
 

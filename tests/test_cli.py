@@ -79,9 +79,10 @@ def test_error_of_usage_names_its_command(cli: Cli, command: str) -> None:
         "crashsim": (),
     }
     arguments = needed.get(command, ("x",))
-    ran = cli(command, *arguments, "--nonsense")
-    assert (ran.status, ran.out) == (64, b"")
-    assert ran.err == f"pmwal {command}: unrecognized arguments: --nonsense\nTry 'pmwal {command} --help'.\n"
+    for given in (arguments, ()):  # an argument that is missing, too, is not what is said
+        ran = cli(command, *given, "--nonsense")
+        assert (ran.status, ran.out) == (64, b"")
+        assert ran.err == f"pmwal {command}: unrecognized arguments: --nonsense\nTry 'pmwal {command} --help'.\n"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,11 @@ def test_error_of_usage_names_its_command(cli: Cli, command: str) -> None:
         (("verfy", "x"), "pmwal: there is no command 'verfy'; did you mean 'verify'?\n"),
         (("log",), "pmwal: there is no command 'log'; did you mean 'logs'?\n"),
         (("nonsense",), "pmwal: there is no command 'nonsense'\n"),
+        (("archive", "--hlep"), "pmwal archive: unrecognized arguments: --hlep; did you mean '--help'?\n"),
+        (("archive", "x", "--onse=1", "--every=1h"), "unrecognized arguments: --onse=1; did you mean '--once'?\n"),
+        (("archive", "x", "--on"), "the following arguments are required: TO\n"),
+        (("archive", "--", "--hlep"), "the following arguments are required: TO\n"),
+        (("archive", "--every", "1h"), "the following arguments are required: PATH, TO\n"),
         (("create", "x", "--sise", "1MiB"), "unrecognized arguments: --sise 1MiB; did you mean '--size'?\n"),
         (("create", "x", "--lable=a"), "unrecognized arguments: --lable=a; did you mean '--label'?\n"),
         (("cat", "x", "--salvge"), "unrecognized arguments: --salvge; did you mean '--salvage'?\n"),

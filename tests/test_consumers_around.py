@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -311,6 +312,27 @@ def test_consumers_are_shown_with_lag_and_holder(cli: Cli, log: Path) -> None:
         assert found["slow"]["lag"]["records"] == 3
         assert found["fast"]["lag"] == {"records": 0, "bytes": 0, "seconds": 0.0}
         assert (found["fast"]["held"], found["fast"]["holder"], found["fast"]["problem"]) == (False, None, None)
+
+
+def test_consumers_of_a_directory_are_those_of_its_logs(cli: Cli, log: Path) -> None:
+    """One after the other, as a pattern gives them, too; what cannot be opened is reported, and nothing is changed."""
+    other = log.with_name("zz.wal")
+    pmwal.open(other, size="64KiB").close()
+    for place in (log.parent, log.parent / "*.wal"):
+        ran = cli("consumers", place)
+        assert (ran.status, ran.err) == (0, "")
+        assert (ran.lines[0], ran.lines[-1]) == (f"{log}:", f"{other}: no consumers")
+        assert [line.split()[0] for line in ran.lines[1:-1]] == ["consumer", "fast", "slow"]
+        found = [json.loads(line) for line in cli("consumers", place, "--json").lines]
+        assert [(each["path"], len(each["consumers"])) for each in found] == [(str(log), 2), (str(other), 0)]
+        for option in ("--forget=slow", "--set=slow=oldest"):
+            ran = cli("consumers", place, option)
+            assert (ran.status, "name its file" in ran.err) == (64, True)
+    other.write_bytes(b"no log" * 1000)
+    ran = cli("consumers", log.parent)
+    assert (ran.status, len(ran.lines)) == (3, 4)
+    assert ran.err.startswith(f"pmwal: {other}: ")
+    assert by_name(cli, log)["slow"]["seq"] == 2
 
 
 def test_log_without_consumers_says_so(cli: Cli, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import doctest
 import logging
 import pkgutil
@@ -18,6 +19,9 @@ import pytest
 from documents import DOCUMENTS, IDS, PACKAGE, ROOT, Section, anchors, prose, read_blocks, read_section, read_sections, read_table
 from pmwal.storage.seam import Seam
 from pmwal.testing import Recorder
+
+with contextlib.suppress(ImportError):
+    import polars  # noqa: F401 - an example needs it; it sets a variable of the environment, which no test may
 
 # -- the map of modules
 

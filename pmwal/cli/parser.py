@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from pmwal.cli.exit_status import USAGE
 from pmwal.cli.terminal import columns
@@ -18,8 +19,19 @@ _TAKES_TIME = ("--since", "--until", "-S", "-U")
 class Parser(argparse.ArgumentParser):
     """An argument parser whose usage errors end with status 64, and name the word that was probably meant."""
 
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does. It reports missing arguments before it looks for unknown options, of which ``error`` must know."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._given, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Report a usage error and exit."""
+        """Report a usage error and exit. A misspelt option comes before what is missing, for it may be why."""
+        if re.match("the following arguments are required|one of the arguments .* is required", message):
+            unknown, self._given = self._unknown_options(), ()
+            if unknown:
+                self.unknown(unknown)
         self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
@@ -36,6 +48,13 @@ class Parser(argparse.ArgumentParser):
 
         names = list(known)
         self.error(f"--control {name}: there is no such mistake; choose one of {', '.join(names)}{did_you_mean(name, names)}")
+
+    def _unknown_options(self) -> list[str]:
+        words = self._given[: self._given.index("--")] if "--" in self._given else self._given
+        names = self._long_options()
+        return [
+            word for word in words if word.startswith("--") and not any(name.startswith(word.partition("=")[0]) for name in names)
+        ]
 
     def _long_options(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--")]

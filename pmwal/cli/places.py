@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
@@ -36,12 +37,13 @@ def logs_named(places: Iterable[str], *, archives: bool = False) -> tuple[list[s
     found: dict[str, None] = {}
     status, empty = OK, None
     for place in places:
-        logs = [*logs_of(place), *(archives_at(place) if archives else ())]
+        archived = list(archives_at(place))
+        logs = [*(path for path in logs_of(place) if path not in archived), *(archived if archives else ())]
         if not logs:
             status = UNREADABLE
             if empty is not None:
                 say(f"{empty.filename}: {empty.strerror}")
-            empty = FileNotFoundError(errno.ENOENT, _without_logs(place), place)
+            empty = FileNotFoundError(errno.ENOENT, without_logs(place), place)
         found.update(dict.fromkeys(logs))
     if empty is not None:
         if not found:
@@ -61,7 +63,7 @@ def set_named(places: Sequence[str], *, follow: bool = False) -> tuple[list[str]
         return there, max(status, empty)
     for place in there:
         if not logs_of(place) and next(archives_at(place), None) is None:
-            say(f"{place}: {_without_logs(place)} yet; waiting for one")
+            say(f"{place}: {without_logs(place)} yet; waiting for one")
     return there, status
 
 
@@ -93,8 +95,13 @@ def has_several(place: str) -> bool:
     return os.path.isdir(place) or is_pattern(place)
 
 
-def _without_logs(place: str) -> str:
+def without_logs(place: str) -> str:
     """What is wrong with a directory or a pattern that has no logs."""
+    if next(archives_at(place), None) is not None:
+        what = (
+            "this is an archive, and no log" if is_archive(place) else f"these are archives, and no log (*{SUFFIX}) is among them"
+        )
+        return f"{what}; pmwal cat and logs read archives, and pmwal cat {shlex.quote(place)} > /dev/null checks them"
     return f"no log (*{SUFFIX}) is in this directory" if os.path.isdir(place) else "no log matches this pattern"
 
 

@@ -9,11 +9,14 @@ Invariants
 - A file is acknowledged only while the log has the record that ends it, or no longer has that number. If the log has
   another record there, it was rolled back or restored: a new branch begins where the two differ.
 - Records that were gone before they were archived, and rollbacks, are said in the summary of the next file, and reported.
+- Old archives are removed at the start, after each file, and from time to time, whether or not there is anything to archive. A log
+  whose archives were removed continues at its position.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -43,6 +46,7 @@ FORMATS = {"parquet": ".parquet", "jsonl.zst": ".jsonl.zst"}
 _READ = Options("r")
 _ALL = Filter(None, TIME_MIN, TIME_MAX)
 _GROUP_RECORDS, _GROUP_BYTES = 16384, 4 << 20  # of a group, which readers take into memory
+_PRUNE_PAUSE = 60.0  # seconds between two looks for old archives while no file is written
 
 
 class Rules(NamedTuple):
@@ -60,12 +64,20 @@ class Rules(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A file that was written, and its records acknowledged."""
+    """A file that was written, and its records acknowledged. ``early``: because of half a ring, before the rules asked for it."""
 
     path: str
     log: str
     summary: Summary
     size: int
+    early: bool = False
+
+
+class Passed(NamedTuple):
+    """The consumer has acknowledged records of this log up to that number, and there is no archive in the directory."""
+
+    log: str
+    position: int
 
 
 class Archiver:
@@ -78,9 +90,14 @@ class Archiver:
         self._logs: dict[str, _Log] = {}  # by path
         self.problems: dict[str, Exception] = {}  # of logs that could not be archived at the last look, by path
         self._directory = ArchiveDirectory(target, seam)
+        self._is_empty = not self._directory.files()  # as far as this process knows
+        self._said: set[str] = set()  # logs of which it was said that they are archived elsewhere
+        self._prune_at = time.monotonic()
 
-    def look(self, *, flush: bool = False) -> Iterator[Written | Kept]:
+    def look(self, *, flush: bool = False) -> Iterator[Written | Kept | Passed]:
         """Write the files that are due, or with ``flush`` all that the logs have now; what was written, and what was removed."""
+        if time.monotonic() >= self._prune_at:  # first, so that there is room for new files
+            yield from self._prune()
         found = {path for place in self._places for path, _ in logs_at(place) if not is_archive(path)}
         for path in sorted(found | self._logs.keys()):
             try:
@@ -92,7 +109,7 @@ class Archiver:
                     raise
                 self.problems[path] = error
 
-    def _look_at(self, path: str, *, flush: bool) -> Iterator[Written | Kept]:
+    def _look_at(self, path: str, *, flush: bool) -> Iterator[Written | Kept | Passed]:
         log = self._logs.get(path)
         if log is not None and log.gone:
             if not log.replaced:
@@ -113,12 +130,20 @@ class Archiver:
             except BaseException:
                 reader.close()
                 raise
+            if self._is_empty and path not in self._said and log.passed is not None:
+                self._said.add(path)
+                yield log.passed
         for written in log.archive(flush=flush):
             yield from self._pruned(written)
 
     def _pruned(self, written: Written) -> Iterator[Written | Kept]:
+        self._is_empty = False
         yield written
-        yield from self._directory.prune(self._rules.keep, self._rules.total)
+        yield from self._prune()
+
+    def _prune(self) -> list[Kept]:
+        self._prune_at = time.monotonic() + _PRUNE_PAUSE
+        return self._directory.prune(self._rules.keep, self._rules.total)
 
     def _drop(self, path: str) -> None:
         log = self._logs.pop(path, None)
@@ -141,13 +166,23 @@ class _Log:
         self._reader = reader
         self._directory = directory
         self._rules = rules
-        self._files = [name for name in directory.files() if name.uuid == reader.uuid]
+        self._files = self._there()
         self._next = 0
         self._idle: tuple[int, int, int] | None = None  # the state in which all was archived
         self._gap: tuple[int, int] | None = None
         self._rollback: int | None = None
         self._orphaned = False  # the position was removed with the log
+        self._early = False
         self._consumer = renewed_consumer(reader, rules.consumer, "oldest")
+
+    def _there(self) -> list[ArchiveName]:
+        return [name for name in self._directory.files() if name.uuid == self._reader.uuid]
+
+    @property
+    def passed(self) -> Passed | None:
+        """How far the consumer is if it has acknowledged records that the log still has."""
+        position = self._consumer.position
+        return Passed(self._reader.path, position) if position >= self._reader.first_seq else None
 
     @property
     def gone(self) -> bool:
@@ -163,7 +198,7 @@ class _Log:
 
     def archive(self, *, flush: bool) -> Iterator[Written]:
         """Write the files that are due, or all that there is now."""
-        last = self._reader.committed_seq
+        last, self._early = self._reader.committed_seq, False
         while (state := self._state()) != self._idle:
             first, end = self._resume(), self._reader.committed_seq + 1
             self._idle = state if first >= end else None
@@ -178,8 +213,10 @@ class _Log:
 
     def _is_due(self) -> bool:
         lag = self._consumer.lag
+        asked = lag.bytes >= self._rules.size or lag.seconds >= self._rules.seconds
         # A writer that waits for room gets it before its ring is full.
-        return lag.bytes >= min(self._rules.size, self._reader.capacity // 2) or lag.seconds >= self._rules.seconds
+        self._early = not asked and lag.bytes >= self._reader.capacity // 2
+        return asked or self._early
 
     # -- where to continue
 
@@ -214,6 +251,11 @@ class _Log:
 
     def _begin_branch(self) -> None:
         """The log was rolled back, or restored: find the last record that it has in common with the archives."""
+        with contextlib.suppress(
+            IndexError, Overrun
+        ):  # a reader says once, whichever record is read, that what it had read is gone
+            self._reader[self._reader.committed_seq]
+        self._files = self._there()  # without those that were removed since
         files = [ArchiveFile(self._directory.path_of(name)) for name in self._files]
         with contextlib.closing(ArchivedReader(self._reader.path, self._reader.uuid, files)) as archived:
             first, last = self._reader.first_seq, self._reader.committed_seq
@@ -269,7 +311,7 @@ class _Log:
                 raise
         self._files.append(name)
         self._acknowledge(summary)
-        return Written(self._directory.path_of(name), reader.path, summary, size)
+        return Written(self._directory.path_of(name), reader.path, summary, size, self._early)
 
     def _acknowledge(self, summary: Summary) -> None:
         self._next = summary.last + 1

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pmwal.cli.archiving.archiver import FORMATS, Archiver, Rules, Written
+from pmwal.cli.archiving.archiver import FORMATS, Archiver, Passed, Rules, Written
 from pmwal.cli.archiving.directory import Kept
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
-from pmwal.cli.places import one_log
+from pmwal.cli.places import logs_of, one_log, without_logs
 from pmwal.cli.reading.sets import status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
@@ -23,7 +24,7 @@ from pmwal.cli.wording import numbers_in_words, records_in_words
 from pmwal.format.payload import parse_size
 from pmwal.format.position import check_name
 from pmwal.logs.archives.modules import needed
-from pmwal.logs.paths import check_place
+from pmwal.logs.paths import archives_at, check_place, is_archive
 from pmwal.opening.units import format_size, parse_duration
 from pmwal.storage.seam import SYSTEM
 
@@ -37,28 +38,37 @@ writer that frees what is consumed (on_full="consumed") keeps every record until
 it is in a file, and the file is durable. A kill at any moment leaves no record
 out and none twice; the next run continues after the last file.
 
-A file is written when there is as much as --every SIZE, or half a ring, or when
-the oldest record waits for --every AGE; SIGTERM or ^C write what there is, and
-end the command with status 0. Its name has the log's name and uuid, and its
-first and last number. parquet has a column for each field of events and
-structured log lines, like pmwal export; jsonl.zst is JSON lines. Both require
-pyarrow: pip install 'pmwal[archive]'. Read them with pmwal cat, logs and tail,
-with the logs or without: pmwal cat TO /var/log/shop.
+A file is written when there is as much as --every SIZE, when the oldest record
+waits for --every AGE, and always when half of the ring is to be archived: small
+rings make smaller files than --every asks, which is said once. SIGTERM or ^C
+write what there is, and end the command with status 0. The name of a file has
+the log's name and uuid, and its first and last number. parquet has a column for
+each field of events and structured log lines, like pmwal export; jsonl.zst is
+JSON lines. Both require pyarrow: pip install 'pmwal[archive]'. Read them with
+pmwal cat, logs and tail, with the logs or without: pmwal cat TO /var/log/shop.
 
---keep and --max-total remove archives, the oldest first, whatever log they are
-of. Their age is the time of their last change.
+SIZE is like 16MiB or 2GiB, and of --every must have a unit. AGE is like
+'90 days', 12h or '30 min'; --keep without a unit is in seconds.
+
+--keep and --max-total remove archives, the oldest first, of any log: at the
+start, after each file, and every minute. The age of an archive is the time
+since its last change.
+
+The position belongs to the name of the consumer, not to TO: what it has
+acknowledged is not archived again into another directory. For two archives of a
+log, give one of them another --consumer NAME.
 
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
 
 Exit status: 0; 1 if records were gone before they were archived; 2 if a log is
-corrupt; 3 if one cannot be opened, or TO not be used; 4 if another pmwal archive
-writes to TO.
+corrupt; 3 if one cannot be opened, or TO not be used; 4 if another pmwal
+archive writes to TO.
 
 Examples:
   pmwal archive /var/log/shop /srv/archive --keep '90 days'
   pmwal archive app.wal /srv/archive --once --json
-  pmwal archive app.wal /srv/archive --format jsonl.zst --every 16MiB --every 5min
+  pmwal archive app.wal /srv/archive --format jsonl.zst --every 5min
   pmwal cat --since yesterday /srv/archive /var/log/shop
 """
 
@@ -115,10 +125,10 @@ def run(args: argparse.Namespace) -> int:
     size, age = int(every.get("size", _SIZE)), every.get("seconds", _AGE)
     rules = Rules(args.format, args.consumer, size, age, args.keep, args.max_total)
     for place in args.places:
-        check_place(place)
+        _check_has_logs(place)
     args.path = one_log(args.places)  # of which errors are
     with contextlib.closing(Archiver(args.places, os.fsdecode(args.target), rules, SYSTEM)) as archiver:
-        reports = _Reports(json=args.json)
+        reports = _Reports(args, limited=bool(args.every))
         if args.once:
             reports.show(archiver.look(flush=True))
         else:
@@ -133,6 +143,13 @@ def run(args: argparse.Namespace) -> int:
         if not reports.files and not args.json and args.once:
             print(f"{args.target}: nothing to archive")
     return max(reports.status, max(map(status_of, archiver.problems.values()), default=OK))
+
+
+def _check_has_logs(place: str) -> None:
+    """``FileNotFoundError`` if it is not there, or is archives. A directory may have no logs yet."""
+    check_place(place)
+    if next(archives_at(place), None) is not None and all(map(is_archive, logs_of(place))):
+        raise FileNotFoundError(errno.ENOENT, without_logs(place), place)
 
 
 @contextlib.contextmanager
@@ -161,19 +178,36 @@ def _ended_by_signals() -> Iterator[threading.Event]:
 class _Reports:
     """Prints what was written and removed, and what went wrong."""
 
-    def __init__(self, *, json: bool) -> None:
-        self._json = json
+    def __init__(self, args: argparse.Namespace, *, limited: bool) -> None:
+        """``limited``: the user asked for files of a size or an age."""
+        self._json: bool = args.json
+        self._target: str = args.target
+        self._consumer: str = args.consumer
+        self._limited = limited
         self._said: dict[str, str] = {}
         self.files = 0
         self.status = OK
 
-    def show(self, done: Iterable[Written | Kept]) -> None:
+    def show(self, done: Iterable[Written | Kept | Passed]) -> None:
         """Print each file as soon as it is there."""
         for each in done:
             if isinstance(each, Kept):
                 self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
                 continue
+            if isinstance(each, Passed):
+                say(
+                    f"{each.log}: consumer {self._consumer} is at record {each.position} already, and {self._target} has no "
+                    "archives: a position belongs to the consumer, not to the directory; to archive these records here, too, "
+                    "use another --consumer"
+                )
+                continue
             self.files += 1
+            if each.early and self._limited:
+                self._limited = False  # once is enough
+                say(
+                    f"{each.log}: files are smaller than --every asks: one is written when half of the ring is to be archived; "
+                    "for larger ones make the ring larger with pmwal resize"
+                )
             summary = each.summary
             if summary.gap is not None:
                 self.status = FAILED

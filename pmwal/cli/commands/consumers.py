@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+from collections.abc import Sequence
 from typing import Any
 
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.parser import Commands, add_command, add_json, add_path
-from pmwal.cli.terminal import print_json
+from pmwal.cli.places import has_several, logs_named
+from pmwal.cli.reading.sets import status_of
+from pmwal.cli.terminal import print_json, say
 from pmwal.cli.times import utc_text
 from pmwal.cli.wording import table
+from pmwal.errors import PmwalError
 from pmwal.format.position import check_name
 from pmwal.opening import open
 from pmwal.opening.units import format_size
@@ -21,6 +25,9 @@ from pmwal.storage.positions import directory_of, remove_position
 from pmwal.storage.seam import SYSTEM
 
 _EPILOG = """\
+PATH is a log file, or a directory or a pattern in quotes, to show the consumers
+of all its logs.
+
 A named consumer keeps its position beside the log, in LOG.consumers/NAME. A
 writer that truncates what is consumed keeps all records after the position of
 the slowest one; a problem with a position holds all of them back.
@@ -28,10 +35,12 @@ the slowest one; a problem with a position holds all of them back.
 CURSOR is oldest, newest, the number of the next record, or a cursor as
 'pmwal cat --json' prints it. A consumer that a process holds is not changed.
 
-Exit status: 0; 1 if a position has a problem.
+Exit status: 0; 1 if a position has a problem; 2 if a log is corrupt;
+3 if one cannot be opened.
 
 Examples:
   pmwal consumers app.wal
+  pmwal consumers /var/log/shop
   pmwal consumers app.wal --forget mail       what it has not had may be freed
   pmwal consumers app.wal --set mail=oldest   let it have everything again
 """
@@ -47,7 +56,7 @@ def add(commands: Commands) -> None:
         "Show the named consumers of a log, remove one, or move its position.",
         _EPILOG,
     )
-    add_path(parser)
+    add_path(parser, "a log file, or to show consumers, a directory of logs or a pattern")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--forget", type=_name, metavar="NAME", help="remove a consumer and its position")
     how.add_argument("--set", type=_assignment, metavar="NAME=CURSOR", help="move a consumer, or make one")
@@ -70,6 +79,8 @@ def _assignment(text: str) -> tuple[str, int | str]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked, and show the consumers as they are then."""
+    if has_several(args.path):
+        return _show_several(args)
     if args.forget is not None:
         with open(args.path, "r"):  # a log, and not what happens to lie beside something else
             _forget(args.path, args.forget)
@@ -79,15 +90,38 @@ def run(args: argparse.Namespace) -> int:
             with renewed_consumer(reader, name, start) as consumer:
                 consumer.seek(start)
         found = consumers_of(reader)
-    if args.json:
-        print_json({"path": args.path, "consumers": [_as_dict(each) for each in found]})
+    return _show(args.path, found, json=args.json)
+
+
+def _show_several(args: argparse.Namespace) -> int:
+    if args.forget is not None or args.set is not None:
+        args.parser.error("--forget and --set are of one log: name its file")
+    paths, status = logs_named([args.path])
+    for path in paths:
+        try:
+            with open(path, "r") as reader:
+                found = consumers_of(reader)
+        except (PmwalError, OSError) as error:
+            say(f"{path}: {(isinstance(error, OSError) and error.strerror) or str(error).removeprefix(f'{path}: ')}")
+            status = max(status, status_of(error))
+            continue
+        if found and not args.json:
+            print(f"{path}:")
+        status = max(status, _show(path, found, json=args.json))
+    return status
+
+
+def _show(path: str, found: Sequence[Standing], *, json: bool) -> int:
+    """Print the consumers of a log; the exit status."""
+    if json:
+        print_json({"path": path, "consumers": [_as_dict(each) for each in found]})
     elif found:
         print("\n".join(table(_HEADING, [_row(each) for each in found])))
         for each in found:
             if each.problem is not None:
                 print(f"{each.name}: {each.problem}")
     else:
-        print(f"{args.path}: no consumers")
+        print(f"{path}: no consumers")
     return FAILED if any(each.problem is not None for each in found) else OK
 
 

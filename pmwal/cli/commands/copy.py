@@ -16,7 +16,8 @@ _EPILOG = """\
 The copy is a log of its own, with another uuid. Its records have the numbers,
 kinds and times of the log. It may be made beside a running writer: it is the
 log as it was, durably, at one moment. A log whose writer was killed is copied
-as an open would recover it; a corrupt one is refused.
+as an open would recover it; a corrupt one is refused. SIZE is like 64MiB or
+1GiB, or a number of bytes.
 
 Examples:
   pmwal copy app.wal /backup/app.wal

@@ -17,7 +17,7 @@ All records stay, and it is the same log, in a new file that takes the place of
 the old one when it is complete: a crash leaves one or the other. There must be
 room for both. No process may have the log open for writing: one that has can
 call wal.resize(size). Consumers, and readers that follow it, continue in the
-new file.
+new file. SIZE is like 64MiB or 1GiB, or a number of bytes.
 
 Examples:
   pmwal resize app.wal 1GiB

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain
 
@@ -58,7 +59,7 @@ class SetPasses:
 
     def __init__(self, logs: LogSet, chosen: Selection) -> None:
         found = logs.logs
-        self.name = next(iter(found)) if len(found) == 1 else f"{len(found)} logs"
+        self.name = _name_of(next(iter(found))) if len(found) == 1 else f"{len(found)} logs"
         self._logs = logs
         self._chosen = chosen
         self._last = {path: reader.committed_seq for path, reader in found.items()}
@@ -85,6 +86,12 @@ class SetPasses:
         if missed:
             say(f"{missed} records overwritten or truncated before they were read")
         return max(FAILED if missed else OK, status_of_problems(self._logs))
+
+
+def _name_of(path: str) -> str:
+    """A log by its path; one of which there are only archives has none."""
+    directory, name = os.path.split(path)
+    return path if os.path.lexists(path) else f"archives of {name} in {directory or os.curdir}"
 
 
 def _count_in_words(count: int) -> str:

@@ -85,7 +85,8 @@ class ArchiveFile:
             what = str(error).strip().partition("\n")[0] or type(error).__name__
             first, last = (None, None) if group is None else (group.first, group.stop - 1)
             raise CorruptWal(
-                f"{self.path}: this archive is damaged{which}: {what}; restore it from a copy, or remove it to read the others",
+                f"{self.path}: this archive is damaged{which}: {what}; its records are missing, and other archives are read; "
+                "restore it from a copy",
                 first_seq=first,
                 last_seq=last,
                 reason=what,
