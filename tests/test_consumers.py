@@ -13,7 +13,8 @@ import pytest
 
 import pmwal
 from conftest import Place
-from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed, WalUnlinked
+from consuming import consume, position_file
+from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed
 from pmwal.format.layout import PAGE, POSITION_MAX
 from pmwal.format.position import encode_position, newest_position
 from processes import PATIENCE
@@ -36,19 +37,6 @@ def reader(path: Path, wal: pmwal.Wal) -> Iterator[pmwal.Reader]:
     """A reader beside the writer."""
     with pmwal.open(path, "r") as reader:
         yield reader
-
-
-def consume(path: Path, count: int | None = None, name: str = "nats", start: int | str = "oldest") -> list[bytes]:
-    """What a consumer of this name gets now; of that it acknowledges so many."""
-    with pmwal.open(path, "r") as reader, reader.consumer(name, start) as consumer:
-        records = list(consumer.follow(timeout=0))
-        if records:
-            consumer.ack(records[-1 if count is None else count - 1].seq)
-        return [record.data for record in records]
-
-
-def position_file(path: Path, name: str = "nats") -> Path:
-    return Path(f"{path}.consumers", name)
 
 
 def test_earlier_record_of_a_follow_beside_its_writer_can_be_acknowledged(path: Path) -> None:
@@ -425,79 +413,7 @@ def test_older_copy_of_the_log_is_recognised(path: Path) -> None:
             consume(path)
 
 
-# -- names of the log
-
-
-def test_positions_move_with_the_log_if_their_directory_does(path: Path) -> None:
-    """Renamed alone, the log has no consumers under its new name."""
-    with open_small(path) as wal:
-        wal.extend([b"a", b"b"])
-        consume(path, 1)
-    new = path.with_name("new.wal")
-    os.rename(path, new)
-    assert consume(new, 1, name="other") == [b"a", b"b"]
-    shutil.rmtree(f"{new}.consumers")
-    os.rename(f"{path}.consumers", f"{new}.consumers")
-    assert consume(new) == [b"b"]
-
-
-def test_copy_takes_no_positions_along(path: Path, wal: pmwal.Wal) -> None:
-    """Its consumers begin anew."""
-    consume(path, 4)
-    copy = path.with_name("copy.wal")
-    shutil.copy(path, copy)
-    assert consume(copy) == payloads(wal)
-
-
-def test_symbolic_link_leads_to_the_same_positions(path: Path, wal: pmwal.Wal) -> None:
-    """They lie beside the real path."""
-    (path.parent / "sub").mkdir()
-    link = path.parent / "sub" / "link.wal"
-    link.symlink_to(path)
-    consume(link, 4)
-    assert sorted(os.listdir(link.parent)) == ["link.wal"]
-    assert consume(path) == [b"e"]
-
-
-def test_positions_stay_where_they_are_when_the_process_changes_its_directory(
-    path: Path, wal: pmwal.Wal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relative path means what it meant at open."""
-    (path.parent / "sub").mkdir()
-    monkeypatch.chdir(path.parent)
-    with pmwal.open(path.name, "r") as reader:
-        monkeypatch.chdir("sub")
-        with reader.consumer("nats") as consumer:
-            consumer.ack(4)
-    assert os.listdir(".") == []
-    monkeypatch.chdir(path.parent)
-    with open_small("other.wal", consumers=["nats"]) as other:
-        monkeypatch.chdir("sub")
-        other.append(b"a")
-        consume(path.parent / "other.wal", 1)
-        assert other.truncate(consumed=True) == 2
-    assert consume(path) == [b"e"]
-
-
-def test_log_with_several_hard_links_is_refused(path: Path, wal: pmwal.Wal) -> None:
-    """Consumers under one name would not be seen under the other."""
-    os.link(path, path.with_name("second.wal"))
-    with pytest.raises(ValueError, match=r"2 names \(hard links\).*use symbolic links"):
-        consume(path)
-    assert not position_file(path).parent.exists()
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-def test_log_that_lost_its_name_has_no_consumers(path: Path, wal: pmwal.Wal, reader: pmwal.Reader, replaced: bool) -> None:
-    """The position would lie beside nothing, or beside another log, and hold that back."""
-    path.unlink()
-    if replaced:
-        pmwal.open(path, size="64KiB").close()
-    with pytest.raises(WalUnlinked, match="open the path again"):
-        reader.consumer("nats")
-    assert not position_file(path).parent.exists()
-    with pytest.warns(pmwal.UnlinkedWarning):
-        wal.close()
+# -- positions that cannot be used
 
 
 def test_position_of_another_log_is_an_error_that_says_what_to_do(path: Path) -> None:

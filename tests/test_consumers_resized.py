@@ -438,19 +438,6 @@ def test_other_threads_acknowledge_while_the_log_is_resized(path: Path) -> None:
         assert stored(path).seq == 42
 
 
-def test_consumer_begins_with_a_reader_of_the_new_file_only(path: Path) -> None:
-    """A reader that still has the old one says so, until a follow has turned to the new one."""
-    records = made(path)
-    acknowledge(path, 20)
-    with pmwal.open(path, "r") as reader:
-        pmwal.resize(path, "64KiB")
-        with pytest.raises(pmwal.WalUnlinked, match="open the path again"):
-            reader.consumer("nats")
-        assert list(reader.follow(41, timeout=0.1)) == []
-        with reader.consumer("nats") as consumer:
-            assert list(consumer.follow(timeout=0)) == records[20:]
-
-
 def test_consumer_of_a_set_continues_in_the_resized_log(shm_dir: Path) -> None:
     """Its position is of the log, and the log is the same one."""
     paths = [shm_dir / "00.wal", shm_dir / "01.wal"]

@@ -12,14 +12,15 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from pmwal.errors import WalClosed
+from pmwal.errors import WalClosed, WalUnlinked
 from pmwal.format.position import check_name
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import is_elsewhere, renewed_consumer
+from pmwal.reading.internals import renewed_consumer
 from pmwal.reading.reader import Reader
 from pmwal.records import Lag, SetRecord
 
@@ -86,8 +87,9 @@ class SetConsumer:
             if uuid not in readers or readers[uuid][1] is not held.reader:
                 self._held.pop(uuid).consumer.close()
         for uuid, (path, reader) in readers.items():
-            if uuid not in self._held and not is_elsewhere(reader):
-                self._held[uuid] = _Held(reader, renewed_consumer(reader, self._name, start))
+            if uuid not in self._held:
+                with contextlib.suppress(WalUnlinked):  # its records are still handed out
+                    self._held[uuid] = _Held(reader, renewed_consumer(reader, self._name, start))
             self._paths.add(path)
 
     def _consumers(self) -> dict[str, Consumer]:

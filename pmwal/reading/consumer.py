@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pmwal.format.layout import Superblock
+    from pmwal.reading.succession import Succession
     from pmwal.storage.mapping import Mapping
     from pmwal.storage.name import LogName
     from pmwal.storage.seam import Seam
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         _name: LogName
         _one_file: threading.Lock
         _seam: Seam
+        _succession: Succession
         _place: Place
 
         @property
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         def follow(self, start: int | None = None, timeout: float | None = None) -> Iterator[Record]: ...
         def _check_open(self) -> None: ...
         def _view(self) -> View: ...
+        def _succeed(self, succession: Succession, *, ended: bool) -> bool: ...
         def _epochs(self) -> dict[int, int]: ...
         def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]: ...
         def _walker(self, view: View, place: Place) -> Walker: ...
@@ -97,17 +100,25 @@ class Consumer:
         self._guard = threading.Lock()  # of the position
         self._handed: _Handed | None = None
         self._closed = False
-        # On DAX no sector is whole, and the writer relies on the newest slot.
-        self._always_durable = log._mapping.medium.kind == "dax"
-        check_links(log._mapping.fd, log.path)
-        lost = log._name.lost()
-        if lost is not None:
+        succession = log._succession
+        with log._one_file:
+            lost = log._name.lost()
+        if lost is not None and not log._succeed(succession, ended=True):
             raise WalUnlinked(
                 f"{log.path}: {lost} while the log was open, so a position beside it would be lost; open the path again"
             )
+        with log._one_file:  # another thread may turn it to the next one
+            self._begin(start, renew=renew)
+
+    def _begin(self, start: int | str | None, *, renew: bool) -> None:
+        """Hold the position, in its file."""
+        log = self._log
+        check_links(log._mapping.fd, log.path)
+        # On DAX no sector is whole, and the writer relies on the newest slot.
+        self._always_durable = log._mapping.medium.kind == "dax"
         mode = os.fstat(log._mapping.fd).st_mode & 0o666
         first = None if start is None else partial(self._beginning, start)
-        self._file = PositionFile(directory_of(log._name.path), name, log._seam, mode, first)
+        self._file = PositionFile(directory_of(log._name.path), self._name, log._seam, mode, first)
         try:
             if not self._file.created:
                 self._take_over(start if renew else None)

@@ -6,8 +6,8 @@ Invariants
 - Every record is checked in a private copy: bytes that change meanwhile are never delivered.
 - When the epoch or the writer has changed, it is established that the last delivered record is still part of the log's history
   before a record after it is delivered (place.py).
-- It reads the file that it opened. Only a ``follow`` continues in a new file of the same log, and then all later calls read that
-  (succession.py).
+- It reads the file that it opened. Only a ``follow`` and a new consumer turn to a new file of the same log, which all later calls
+  read (succession.py).
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ class Reader(ArrayReader):
         One that is new begins with the ``"oldest"`` record, after the end (``"newest"``), with a number, or after a cursor.
         Its position is in a file beside the log. ``ConsumerHeld`` if another handle is this consumer; ``PositionError`` if its
         position is damaged, or of another log; ``ValueError`` for a log with several hard links, ``WalUnlinked`` for one that was
-        removed or replaced. For a guide see docs/guide-consumers.md.
+        removed, or replaced by another log. For a guide see docs/guide-consumers.md.
         """
         self._check_open()
         if self._salvaging:
@@ -381,7 +381,7 @@ class Reader(ArrayReader):
                 ended = known.met and self._ended_before(first)
                 if ended:
                     self._check_place(place, view)
-                if self._succeed(succession.look(ended=ended)) or ended:
+                if self._succeed(succession, ended=ended) or ended:
                     return None
             if living is not None:
                 known.meet(living, alive_at)
@@ -390,11 +390,15 @@ class Reader(ArrayReader):
         self._check_place(place, view)
         return iter(())
 
-    def _succeed(self, file: File | None) -> bool:
-        """Read the file that took the place of this one, if there is one."""
+    def _succeed(self, succession: Succession, *, ended: bool) -> bool:
+        """Read the file that took the place of the one with this succession, if there is one."""
+        file = succession.look(ended=ended)
         if file is not None:
-            before = self._place  # in which others may still note what they deliver of the old file
             with self._one_file:
+                if self._succession is not succession:  # another thread has turned to it
+                    file[0].close()
+                    return True
+                before = self._place  # in which others may still note what they deliver of the old file
                 self._place, before.mark = Place(mark=before.mark), None
                 self._place.forget()
                 self._earlier.append(self._mapping)

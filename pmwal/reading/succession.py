@@ -1,9 +1,10 @@
-"""A log that was put into a new file under its name, by a resize: where a follow of the old file continues.
+"""A log that was put into a new file under its name, by a resize: where a follow continues, and a new consumer begins.
 
 Invariants
 ----------
-- The path is looked at only while the old file has no writer and no record that was not delivered, and at most once a second until
-  it is ended.
+- A follow looks at the path only while the old file has no writer and no record that was not delivered, and at most once a second
+  until it is ended. A new consumer does when the name no longer leads to the old file; a follow then has the rest from the new one,
+  where all records have their numbers.
 - The new file is the log's if it has its uuid. The records keep their numbers, but not their positions and checksums: the last one
   that was delivered is compared by its cursor.
 - What else reads the old file has it open until the reader is closed.

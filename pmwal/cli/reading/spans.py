@@ -3,7 +3,7 @@
 Invariants
 ----------
 - Nothing is left out silently: records that the writer overwrote before they were read are reported, by number, and ``missed``
-  says so.
+  says so. A gap is reported once, also one that is found piece by piece.
 - The end is that at the beginning. Newest first reads backwards, no further than records are asked for, and memory use does not
   grow with the log.
 """
@@ -17,7 +17,7 @@ from itertools import accumulate
 from pmwal.cli.terminal import say
 from pmwal.cli.wording import numbers_in_words
 from pmwal.errors import Overrun
-from pmwal.format.ring import Clock
+from pmwal.format.ring import Clock, Selected
 from pmwal.reading.internals import runs_of, selected
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -87,33 +87,50 @@ class Span:
 
     def timed_newest_first(self, now: int) -> Iterator[tuple[list[Record], list[int]]]:
         """The same with the effective time of each, as far as it can be told without the records before a piece."""
-        first, stop, piece, grows, limit = self.first, self.end, PIECE, True, now
-        while stop > first:
-            begin = at = max(first, stop - piece)
-            records: list[Record] = []
-            times: list[int] = []
-            while at < stop:
-                try:
-                    for run in runs_of(self.reader, self._filter, Clock(now), at, stop):
-                        at = run.seq + 1
-                        records += [record for record, _, _, _ in run.records]
-                        times += run.times
-                    break
-                except Overrun as error:
-                    following = min(stop, self._after(at, error))
-                    if self.reader.first_seq > first:
-                        self._miss(first, following - 1)
-                        first = begin = following
-                        records, times = [], []
-                    else:  # archives may have a gap, and what is before it is still there
-                        self._miss(at, following - 1)
-                    at = following
-            if records:
-                _, *times = accumulate(reversed(times), min, initial=limit)
-                limit = times[-1]
-                yield records[::-1], times
-                grows = grows and sum(len(record.data) for record in records) < _BYTES_MAX
-            stop, piece = begin, min(2 * piece, _PIECE_MAX) if grows else piece
+        first, stop, piece, grows, limit, gap = self.first, self.end, PIECE, True, now, range(0)
+        try:
+            while stop > first:
+                begin = max(first, stop - piece)
+                runs, gaps = self._piece(Clock(now), begin, stop)
+                for found in reversed(gaps):
+                    gap = self._joined(found, gap)
+                times = [stamp for run in runs for stamp in run.times]
+                if times:
+                    _, *times = accumulate(reversed(times), min, initial=limit)
+                    limit = times[-1]
+                    records = [record for run in runs for record, _, _, _ in run.records]
+                    yield records[::-1], times
+                    grows = grows and sum(len(record.data) for record in records) < _BYTES_MAX
+                if gap and gap.start == begin <= self.reader.first_seq:  # nothing is left before it
+                    gap, begin = range(first, gap.stop), first
+                stop, piece = begin, min(2 * piece, _PIECE_MAX) if grows else piece
+        finally:
+            self._joined(range(0), gap)
+
+    def _piece(self, clock: Clock, at: int, stop: int) -> tuple[list[Selected], list[range]]:
+        """The runs of these numbers, and which of them are gone: archives may have a gap with records before it."""
+        runs: list[Selected] = []
+        gaps: list[range] = []
+        while at < stop:
+            try:
+                for run in runs_of(self.reader, self._filter, clock, at, stop):
+                    at = run.seq + 1
+                    runs.append(run)
+                break
+            except Overrun as error:
+                following = min(stop, self._after(at, error))
+                gaps.append(range(at, following))
+                self.missed = True
+                at = following
+        return runs, gaps
+
+    def _joined(self, found: range, gap: range) -> range:
+        """One gap if one is right before the other. Otherwise the later one is whole, and reported."""
+        if found and found.stop == gap.start:
+            return range(found.start, gap.stop)
+        if gap:
+            self._miss(gap.start, gap.stop - 1)
+        return found
 
     def _after(self, at: int, error: Overrun) -> int:
         """Where to continue after records that are gone."""
