@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def by_extend(wal: pmwal.Wal, begun: Callable[[], None]) -> None:
 
 
 def by_extend_with_an_iterable(wal: pmwal.Wal, begun: Callable[[], None]) -> None:
-    def items() -> object:
+    def items() -> Iterator[bytes]:
         yield bytes(LENGTH)
         begun()
         yield b"small"
