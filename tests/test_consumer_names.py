@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from callers import PATIENCE, Call
 from consuming import consume, position_file
 from pmwal.aio import consumers as aio_consumers
 from pmwal.errors import ConsumerHeld, WalUnlinked
+from pmwal.opening import open_with
 from support import open_small, payloads
 
 pytestmark = pytest.mark.both_engines
@@ -192,7 +194,7 @@ def test_threads_begin_consumers_at_once(wal: pmwal.Wal, reader: pmwal.Reader) -
     with pmwal.open(reader.path, "r") as other:
         descriptors = len(os.listdir("/proc/self/fd"))
         wal.resize("64KiB")
-        calls = [Call(lambda name=f"n{number}": other.consumer(name)) for number in range(4)]
+        calls = [Call(partial(other.consumer, f"n{number}")) for number in range(4)]
         for call in calls:
             with call.result() as consumer:
                 assert consumer.lag.records == 5
@@ -223,7 +225,7 @@ def test_consumer_of_a_set_begins_in_the_new_file(path: Path, wal: pmwal.Wal) ->
 
 def test_consumer_of_an_event_loop_begins_in_the_new_file(path: Path, wal: pmwal.Wal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is resized right after it was opened."""
-    real = aio_consumers.open_with
+    real = open_with
 
     def opened(*args: Any) -> Any:
         reader = real(*args)
