@@ -66,6 +66,19 @@ def test_first_file_of_a_branch_still_replaces_older_records(path: Path, tmp_pat
         assert found(tmp_path) == found(tmp_path, path) == (texts("a1 a2 b5"), 2, problems)
 
 
+def test_damaged_last_branch_still_replaces_older_records(path: Path, tmp_path: Path) -> None:
+    """By its name: no later file says where it began."""
+    with open_small(path) as wal:
+        wal.extend(numbered("a", 1, 5))
+        archive(path, to=tmp_path)
+        wal.rollback(after=2)
+        wal.extend(numbered("b", 3, 4))
+        (branch,) = archive(path, to=tmp_path)
+    spoil(Path(branch.path), "damaged")
+    data, _, problems = found(tmp_path)
+    assert (data, problems) == (texts("a1 a2"), [Path(branch.path).name])
+
+
 @pytest.mark.parametrize("how", ["damaged", "removed"])
 def test_branch_whose_files_are_all_gone_still_replaces_older_records(path: Path, tmp_path: Path, how: str) -> None:
     """Files of later branches say where it began, also those that another run has written."""
@@ -135,6 +148,8 @@ def test_directory_from_an_older_backup_is_completed(path: Path, tmp_path: Path,
             assert archive(path, to=tmp_path) == []
             wal.append(b"a9")
         assert archive(path, to=tmp_path, flush=False) == []
+        with pmwal.open(path, "r") as reader, reader.consumer("archive") as consumer:
+            assert consumer.position == max(4, before) - 1  # so that the writer frees nothing before it is archived
         first, *rest = archive(path, to=tmp_path, how=rules(size=size))
         assert (first.summary.gap, first.summary.first) == (gap, max(4, before))
         assert [each.summary.gap for each in rest] == [None] * len(rest)

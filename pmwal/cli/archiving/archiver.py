@@ -204,6 +204,8 @@ class _Log:
                 newest = self._newest
                 archived = consumer.position if newest is None else min(consumer.position, newest.last)
                 self._continue_after(archived, archived + 1 + error.missed)
+                if consumer.position >= self._next:  # the writer may free nothing of that
+                    consumer.seek(self._next)
             else:
                 self._begin_branch()
         except ValueError:  # the log ends before the last record that was archived
@@ -315,8 +317,6 @@ class _Log:
     def _acknowledge(self, summary: Summary) -> None:
         self._next, self._newest = summary.last + 1, summary
         try:
-            if self._consumer.position >= self._next:  # another directory has later ones
-                self._consumer.seek(summary.cursor)
             self._consumer.ack(summary.cursor, durable=True)
         except PositionError:
             if not self.gone:
