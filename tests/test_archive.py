@@ -122,17 +122,6 @@ def test_lost_position_makes_no_record_come_twice(path: Path, tmp_path: Path) ->
         assert kept(tmp_path) == as_rows(wal)
 
 
-def test_archives_that_were_moved_away_are_not_written_again(path: Path, tmp_path: Path) -> None:
-    """Then the position says where to continue."""
-    with open_small(path) as wal:
-        wal.extend([b"a", b"b"])
-        (first,) = archive(path, to=tmp_path)
-        os.rename(first.path, f"{first.path}.moved")
-        wal.append(b"c")
-        (written,) = archive(path, to=tmp_path)
-        assert (written.summary.first, written.summary.last) == (3, 3)
-
-
 # -- when
 
 

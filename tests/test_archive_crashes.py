@@ -269,6 +269,8 @@ def test_file_that_is_written_under_its_name_is_noticed(shm_dir: Path, monkeypat
 
     def early(self: ArchiveDirectory, hidden: str, name: str) -> None:
         give(self, hidden, name)
+        if not isinstance(self._seam, Disk):  # the first run, whose file the second one looks at
+            return
         self._seam.unlink(name, self._fd)
         with open(os.path.join(self.path, name), "wb") as file:
             self._seam.write(file.fileno(), b"half", 0)

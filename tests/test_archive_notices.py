@@ -117,21 +117,23 @@ def test_archives_are_refused_as_logs(path: Path, tmp_path: Path, cli: Cli, form
 
 
 def test_second_directory_of_a_consumer_is_said(path: Path, tmp_path: Path, cli: Cli) -> None:
-    """It gets only later records; another consumer gets all."""
-    first, second = tmp_path / "first", tmp_path / "second"
+    """Where old archives are removed it gets only later records; another consumer, and a directory that keeps all, get all."""
+    first, second, rule = tmp_path / "first", tmp_path / "second", ("--once", "--keep", "30 days")
     with open_small(path) as wal:
         wal.extend([b"a", b"b"])
         assert cli("archive", path, first, "--once").err == ""
-        ran = cli("archive", path, second, "--once")
+        ran = cli("archive", path, second, *rule)
         assert (ran.status, ran.text) == (0, f"{second}: nothing to archive\n")
         assert f"{path}: consumer archive is at record 2 already, and {second} has no archives" in ran.err
         wal.append(b"c")
-        assert "at record 2 already" in cli("archive", path, second, "--once").err
+        assert "at record 2 already" in cli("archive", path, second, *rule).err
         assert [row[0] for row in kept(second)] == [3]
-        assert cli("archive", path, second, "--once").err == ""
+        assert cli("archive", path, second, *rule).err == ""
         third = cli("archive", path, tmp_path / "third", "--once", "--consumer", "other")
         assert (third.status, third.err) == (0, "")
-        assert kept(tmp_path / "third") == as_rows(wal)
+        whole = cli("archive", path, tmp_path / "whole", "--once")
+        assert (whole.status, whole.err) == (0, "")
+        assert [row[0] for row in kept(tmp_path / "whole")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("limits", [(), ("--every=1GiB",), ("--every=1GiB", "--every=1h")])

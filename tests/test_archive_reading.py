@@ -253,6 +253,27 @@ def test_commands_report_a_damaged_archive(archived: Path, cli: Cli) -> None:
         assert 100 < len(ran.lines) < 200
 
 
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_time_is_searched_around_a_damaged_file(path: Path, tmp_path: Path, broken: int, cli: Cli) -> None:
+    """Of the three, the newest too: it is a problem of the set, the others are selected from, and the status is 2."""
+    for part in range(3):
+        minutes(path, part * 10 + 1, part * 10 + 10)
+        archive(path, to=tmp_path)
+    file = Path(archives_in(str(tmp_path))[broken])
+    file.write_bytes(file.read_bytes()[:300])
+    there = [seq for seq in range(1, 31) if (seq - 1) // 10 != broken]
+    for since, until in ((None, 7), (1, None), (5, 25), (15, None), (25, None), (None, 30), (29, 40), (100, None)):
+        bounds = {"since": since, "until": until}
+        chosen = {name: START + at * MINUTE + (name == "until") for name, at in bounds.items() if at is not None}
+        expected = [seq for seq in there if (since or 1) <= seq <= (until or 30)]
+        with warnings.catch_warnings(), pmwal.LogSet(tmp_path) as logs:
+            warnings.simplefilter("ignore", RuntimeWarning)
+            assert [record.seq for record in logs.read(**chosen)] == expected, bounds  # type: ignore[arg-type]
+            assert set(logs.problems) <= {str(file)}
+    ran = cli("export", "--since", f"@{START // 10**9}", tmp_path)
+    assert (ran.status, len(ran.lines), ran.err.count(str(file))) == (2, 20, 1)
+
+
 def test_archive_that_is_unlike_its_name_is_damaged(archived: Path) -> None:
     """A file that was renamed over another one is not taken for it."""
     first, second = sorted(archives_in(str(archived)))[:2]

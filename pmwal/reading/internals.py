@@ -61,6 +61,19 @@ def epoch_first_seq(reader: Reader) -> int:
     return reader._view().epoch_first_seq
 
 
+def newest_epoch(reader: Reader) -> tuple[int, int]:
+    """The current epoch, and its first number."""
+    view = reader._view()
+    return view.epoch, view.epoch_first_seq
+
+
+def epochs_of(reader: Reader) -> dict[int, int]:
+    """The first numbers of the epochs that are known of the log."""
+    view = reader._view()
+    begun = {epoch: first for epoch, first in reader._epochs().items() if epoch <= view.epoch}
+    return begun | {view.epoch: view.epoch_first_seq}
+
+
 def look(reader: Reader) -> Look:
     """What the live page says now."""
     reader._check_open()

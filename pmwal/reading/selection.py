@@ -31,7 +31,7 @@ Kinds = int | Collection[int]
 """A kind, or several: a range, a set or a list."""
 
 Headers = Callable[[int], Header]
-"""The header of the record with this number."""
+"""The header of the record with this number, or in archives of the next one that there is."""
 
 Records = Callable[[int, int], Iterator[Record]]
 """The records from a number up to, not including, another."""
@@ -104,7 +104,7 @@ class _Search(NamedTuple):
         """Where each epoch begins and ends."""
         while first < end:
             stop = epoch_end(self.header, first, end)
-            yield first, stop
+            yield min(self.header(first).seq, stop), stop  # archives have gaps
             first = stop
 
     def first_at(self, start: int, stop: int, time: int) -> int:

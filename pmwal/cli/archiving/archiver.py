@@ -9,8 +9,10 @@ Invariants
 - A file is acknowledged only while the log has the record that ends it, or no longer has that number. If the log has
   another record there, it was rolled back or restored: a new branch begins where the two differ.
 - Records that were gone before they were archived, and rollbacks, are said in the summary of the next file, and reported.
-- Old archives are removed at the start, after each file, and from time to time, whether or not there is anything to archive. A log
-  whose archives were removed continues at its position.
+- The archives say what is archived, and the position what the log may free. Where the archives end before the position, the log is
+  archived again from their end on.
+- Old archives are removed at the start, after each file, and from time to time, whether or not there is anything to archive. Only
+  where that is asked for, a log that has no archives continues at its position.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from pmwal.format.layout import HEADER, TIME_MAX, TIME_MIN
 from pmwal.format.ring import Clock, Filter
 from pmwal.logs.archives.file import ArchiveFile
 from pmwal.logs.archives.lines import LinesWriter
-from pmwal.logs.archives.names import name_for
+from pmwal.logs.archives.names import divergence, name_for
 from pmwal.logs.archives.parquet import ParquetWriter
 from pmwal.logs.archives.reader import ArchivedReader
 from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import ArchiveName, is_archive, logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import bounds_of, epoch_first_seq, is_elsewhere, renewed_consumer, runs_of
+from pmwal.reading.internals import bounds_of, epoch_first_seq, epochs_of, is_elsewhere, renewed_consumer, runs_of
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import rolled_back
 from pmwal.records import Record
@@ -173,6 +175,8 @@ class _Log:
         self._rollback: int | None = None
         self._orphaned = False  # the position was removed with the log
         self._early = False
+        self._newest: Summary | None = None  # of the file that ends the archives
+        self._met = False  # whether the position was compared with that
         self._consumer = renewed_consumer(reader, rules.consumer, "oldest")
 
     def _there(self) -> list[ArchiveName]:
@@ -180,9 +184,14 @@ class _Log:
 
     @property
     def passed(self) -> Passed | None:
-        """How far the consumer is if it has acknowledged records that the log still has."""
+        """How far the consumer is, if that says where to continue without archives, and the log still has records before it."""
         position = self._consumer.position
-        return Passed(self._reader.path, position) if position >= self._reader.first_seq else None
+        return Passed(self._reader.path, position) if self._removes and position >= self._reader.first_seq else None
+
+    @property
+    def _removes(self) -> bool:
+        """Whether old archives are removed: then that there are none says nothing."""
+        return self._rules.keep is not None or self._rules.total is not None
 
     @property
     def gone(self) -> bool:
@@ -220,34 +229,64 @@ class _Log:
 
     # -- where to continue
 
-    @property
-    def _last(self) -> ArchiveName | None:
-        return max(self._files, key=lambda name: (name.branch, name.first), default=None)
-
     def _resume(self) -> int:
         """The number of the first record to archive."""
         if self._orphaned:
             return self._next
-        consumer, last = self._consumer, self._last
+        consumer = self._consumer
         self._gap = self._rollback = None
         try:
-            if last is not None and last.last > consumer.position:
-                consumer.ack(self._cursor_of(last), durable=True)
-            consumer.follow(timeout=0)  # compares the position with the log
-            self._next = consumer.position + 1
+            if self._moved_to_the_archives():
+                consumer.follow(timeout=0)  # compares the position with the log
+                self._next = consumer.position + 1
+            else:
+                self._begin_branch()
         except Overrun as error:
             if error.missed:
-                self._next = consumer.position + 1 + error.missed
-                self._gap = consumer.position + 1, self._next - 1
+                newest = self._newest
+                archived = consumer.position if newest is None else min(consumer.position, newest.last)
+                self._continue_after(archived, archived + 1 + error.missed)
+                if consumer.position >= self._next:  # the writer may free nothing of that
+                    consumer.seek(self._next)
             else:
                 self._begin_branch()
         except ValueError:  # the log ends before the last record that was archived
             self._begin_branch()
         return self._next
 
-    def _cursor_of(self, name: ArchiveName) -> str:
-        with contextlib.closing(ArchiveFile(self._directory.path_of(name))) as file, self._directory.trusted():
-            return file.summary.cursor
+    def _moved_to_the_archives(self) -> bool:
+        """Let the position be where the archives end; False if the log has discarded, and freed, what they end with."""
+        consumer = self._consumer
+        newest = self._newest = self._newest or self._newest_summary()
+        if newest is None:
+            if not self._removes and not self._met and consumer.position >= self._reader.first_seq:
+                consumer.seek("oldest")
+        elif not self._met or consumer.position != newest.last:
+            if newest.last < self._reader.first_seq and self._discarded(newest) is not None:
+                return False
+            if consumer.position < newest.last:
+                consumer.ack(newest.cursor, durable=True)
+            else:
+                consumer.seek(newest.cursor)
+        self._met = True
+        return True
+
+    def _newest_summary(self) -> Summary | None:
+        last = max(self._files, key=lambda name: (name.branch, name.first), default=None)
+        if last is None:
+            return None
+        with contextlib.closing(ArchiveFile(self._directory.path_of(last))) as file, self._directory.trusted():
+            return file.summary
+
+    def _discarded(self, newest: Summary) -> int | None:
+        return divergence(epochs_of(self._reader), newest.groups[-1].epoch, newest.last)
+
+    def _continue_after(self, archived: int, following: int) -> None:
+        """Continue with this number; those in between are gone from the log."""
+        self._met = False
+        self._next = following
+        if following > archived + 1:
+            self._gap = archived + 1, following - 1
 
     def _begin_branch(self) -> None:
         """The log was rolled back, or restored: find the last record that it has in common with the archives."""
@@ -259,7 +298,8 @@ class _Log:
         files = [ArchiveFile(self._directory.path_of(name)) for name in self._files]
         with contextlib.closing(ArchivedReader(self._reader.path, self._reader.uuid, files)) as archived:
             first, last = self._reader.first_seq, self._reader.committed_seq
-            low, high = max(first, archived.first_seq) - 1, min(last, archived.committed_seq)
+            high = min(last, archived.committed_seq)
+            low = min(max(first, archived.first_seq) - 1, high)
             while low < high:
                 middle = (low + high + 1) // 2
                 if self._is_same(archived, middle):
@@ -267,8 +307,12 @@ class _Log:
                 else:
                     high = middle - 1
         common = low if self._files else first - 1
-        self._consumer.seek(common + 1)
-        self._next, self._rollback = common + 1, common
+        if common < first and self._newest is not None:  # what they have in common is no longer in the log
+            discarded = self._discarded(self._newest)
+            common = common if discarded is None else min(common, discarded - 1)
+        self._continue_after(common, max(common + 1, first))
+        self._consumer.seek(self._next)
+        self._rollback = common
 
     def _is_same(self, archived: Reader, seq: int) -> bool:
         try:
@@ -293,8 +337,10 @@ class _Log:
             pass
         if measured.last < first:
             raise rolled_back(first)
-        last = self._last
-        branch = 0 if last is None else last.branch + (self._rollback is not None)
+        newest, rollback = self._newest, self._rollback
+        branch, branches = (0, ()) if newest is None else (newest.branch, newest.branches)
+        if newest is not None and rollback is not None:
+            branch, branches = branch + 1, (*branches, (branch + 1, rollback + 1))
         name = ArchiveName(name_for(reader.path), reader.uuid, first, measured.last, branch, FORMATS[self._rules.format])
         with self._directory.writing(name) as stream:
             writer = begin(stream)
@@ -303,7 +349,7 @@ class _Log:
                 for records, group in _groups(reader, first, measured.last + 1):
                     groups.append(writer.add(records, group))
                     cursor = records[-1].cursor
-                summary = Summary(reader.uuid, reader.path, branch, tuple(groups), cursor, self._gap, self._rollback)
+                summary = Summary(reader.uuid, reader.path, branch, tuple(groups), cursor, self._gap, rollback, branches)
                 writer.finish(summary)
                 size = stream.tell()
             except BaseException:
@@ -314,7 +360,7 @@ class _Log:
         return Written(self._directory.path_of(name), reader.path, summary, size, self._early)
 
     def _acknowledge(self, summary: Summary) -> None:
-        self._next = summary.last + 1
+        self._next, self._newest = summary.last + 1, summary
         try:
             self._consumer.ack(summary.cursor, durable=True)
         except PositionError:

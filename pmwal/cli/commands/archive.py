@@ -54,8 +54,9 @@ SIZE is like 16MiB or 2GiB, and of --every must have a unit. AGE is like
 start, after each file, and every minute. The age of an archive is the time
 since its last change.
 
-The position belongs to the name of the consumer, not to TO: what it has
-acknowledged is not archived again into another directory. For two archives of a
+The position belongs to the name of the consumer, not to TO. If TO has no
+archives of a log, it gets all that the log still has; with --keep or
+--max-total, only what the consumer has not acknowledged. For two archives of a
 log, give one of them another --consumer NAME.
 
 Records that were overwritten before they were archived are reported, and the

@@ -4,14 +4,14 @@ Invariants
 ----------
 - A file has all numbers from its first to its last. Files of one branch do not overlap.
 - A branch begins where a rollback, or a restored copy, made the log differ from what was archived. From its first number on it
-  replaces what earlier branches have.
+  replaces what earlier branches have, also where its own files are damaged or removed: each file says where the branches began.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 _LOG_MAX = 64  # characters of the log's own name
@@ -39,6 +39,8 @@ class Piece(NamedTuple):
 def pieces_of(names: Iterable[tuple[int, int, int]]) -> list[Piece]:
     """Where the records of a log are, from the branch, the first and the last number of each file; by number.
 
+    A name whose last number is before its first has no records: a branch begins there.
+
     >>> pieces_of([(0, 1, 9), (0, 10, 19), (1, 13, 14)])
     [Piece(first=1, stop=10, file=0), Piece(first=10, stop=13, file=1), Piece(first=13, stop=15, file=2)]
     """
@@ -50,3 +52,14 @@ def pieces_of(names: Iterable[tuple[int, int, int]]) -> list[Piece]:
             pieces.append(Piece(first, stop, index))
         limit = first if limit is None else min(limit, first)
     return pieces[::-1]
+
+
+def divergence(epochs: Mapping[int, int], epoch: int, last: int) -> int | None:
+    """The first archived number that the log discarded since, by the first numbers of its epochs; None if they tell of none.
+
+    ``epoch`` and ``last``: of the newest archived record.
+
+    >>> divergence({1: 1, 2: 3, 3: 9}, 1, 5)
+    3
+    """
+    return min((first for later, first in epochs.items() if later > epoch and first <= last), default=None)

@@ -3,10 +3,12 @@
 Invariants
 ----------
 - From the first number that the ring has on, the ring says what the log is. Before it the archives do. So no record comes twice,
-  and one that was rolled back does not come from an archive while the ring still has its successor.
+  and one that was rolled back does not come from an archive while the ring still has its successor, or knows of the rollback.
 - Records come in the order of their numbers. A number that neither has is missed, never passed over silently.
 - One group of records of one file is in memory at a time, and the few that a search has looked at; one file is open.
 - A file is opened only when a record of it is needed: names say which numbers a file has, and summaries which times and kinds.
+  The summary of the newest file says besides where branches began whose files are gone.
+- A file that is damaged still replaces what earlier branches have: its records are missed.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from pmwal.errors import CorruptWal, Overrun
 from pmwal.format.layout import SEQ_MAX, TIME_MAX, TIME_MIN, Header
 from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.logs.archives.file import ArchiveFile
-from pmwal.logs.archives.names import Piece, pieces_of
-from pmwal.logs.archives.summary import Group, Rows
+from pmwal.logs.archives.names import Piece, divergence, pieces_of
+from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.reading.arrays import Source
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import bounds_of, deliver_as, epoch_first_seq, runs_of
+from pmwal.reading.internals import bounds_of, deliver_as, epochs_of, newest_epoch, runs_of
 from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
-from pmwal.reading.selection import Headers, Records
+from pmwal.reading.selection import Headers, Records, Selection
 from pmwal.reading.walk import View, gone
 from pmwal.records import Bound, Record, RecoveryReport, SetRecord, WalStats
 from pmwal.storage.seam import SYSTEM
@@ -65,12 +67,36 @@ class ArchivedReader(Reader):
         self._open_file: ArchiveFile | None = None
         self._groups: dict[tuple[str, int], Rows] = {}
         self._ring = ring
+        self._begun: dict[int, int] = {}  # the epochs of the ring, when the pieces were laid out
+        self._newest: tuple[int, int] | None = None  # the newest of them, and its first number
         self.have(files)
 
     def have(self, files: Sequence[ArchiveFile]) -> None:
         """Read these files from now on."""
-        self._files = [file for file in files if file.path not in self._bad]
-        self._pieces = pieces_of((file.claim.branch, file.claim.first, file.claim.last) for file in self._files)
+        self._files = list(files)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        names = [(file.claim.branch, file.claim.first, file.claim.last) for file in self._files]
+        newest = self._newest_summary() if len(self._begun) > 1 or any(branch for branch, _, _ in names) else None
+        if newest is not None:
+            begun = list(newest.branches)
+            discarded = divergence(self._begun, newest.groups[-1].epoch, newest.last)
+            if discarded is not None:
+                begun.append((newest.branch + 1, discarded))
+            names += [(branch, first, first - 1) for branch, first in begun]
+        self._pieces = [piece for piece in pieces_of(names) if self._files[piece.file].path not in self._bad]
+
+    def _newest_summary(self) -> Summary | None:
+        """Of the newest file that has one. What is wrong with the others is said when a record of theirs is needed."""
+        for file in sorted(self._files, key=lambda file: (file.claim.branch, file.claim.first), reverse=True):
+            with contextlib.suppress(CorruptWal, OSError):
+                try:
+                    return file.summary
+                finally:
+                    if file is not self._open_file:
+                        file.close()
+        return None
 
     @property
     def ring(self) -> Reader | None:
@@ -92,11 +118,15 @@ class ArchivedReader(Reader):
     def _view(self, *, doubted: bool = False) -> View:
         del doubted
         self._check_open()
+        newest = None if self._ring is None else newest_epoch(self._ring)
+        if self._ring is not None and self._pieces and newest != self._newest:
+            self._begun, self._newest = epochs_of(self._ring), newest
+            self._lay_out()
         first, end = (self._pieces[0].first, self._pieces[-1].stop) if self._pieces else (1, 1)
-        if self._ring is None:
+        if self._ring is None or newest is None:
             return View(Bound(0, first), Bound(0, end), 0, first)
         tail, end = bounds_of(self._ring)
-        return View(Bound(0, min(first, tail) if self._pieces else tail), Bound(0, end), 0, epoch_first_seq(self._ring))
+        return View(Bound(0, min(first, tail) if self._pieces else tail), Bound(0, end), 0, newest[1])
 
     def _ring_first(self) -> int:
         """The first number that the ring has."""
@@ -235,9 +265,19 @@ class ArchivedReader(Reader):
             raise error
         self._bad.add(file.path)
         self._on_damage(file.path, error)
-        self.have(self._files)
+        self._lay_out()
 
     # -- searching by time
+
+    def _search(self, chosen: Selection, view: View, first: int, end: int) -> tuple[int, int]:
+        while True:
+            try:
+                return super()._search(chosen, view, first, end)
+            except Overrun:
+                now = max(first, self._view().end.next_seq)
+                if now >= end:
+                    raise
+                end = now  # the search has found that the last files cannot be read
 
     def _probes(self, view: View) -> tuple[Headers, Records]:
         def header(seq: int) -> Header:
@@ -249,7 +289,7 @@ class ArchivedReader(Reader):
                 with contextlib.suppress(Overrun):  # gone meanwhile
                     for run in self._runs(_ALL, Clock(TIME_MAX), found, found + 1):
                         record, _, _, _ = run.records[0]
-                        return _header(seq, record.time_ns, run.clock.epoch, record.kind)
+                        return _header(found, record.time_ns, run.clock.epoch, record.kind)
 
         def records(first: int, stop: int) -> Iterator[Record]:
             at: int | None = self._next_number(first)

@@ -72,7 +72,7 @@ class Summary(NamedTuple):
     """``gap``: the first and the last of the numbers before this file that were gone from the log before they were archived.
 
     ``rollback``: this file begins a branch, and of earlier files only the records up to this number still count. ``cursor`` is that
-    of the last record.
+    of the last record. ``branches``: where each branch up to that of this file began, as pairs of branch and first number.
     """
 
     uuid: str
@@ -82,6 +82,7 @@ class Summary(NamedTuple):
     cursor: str
     gap: tuple[int, int] | None = None
     rollback: int | None = None
+    branches: tuple[tuple[int, int], ...] = ()
 
     @property
     def first(self) -> int:
@@ -110,7 +111,8 @@ def decode_summary(data: bytes) -> Summary:
         raise ValueError(f"it has version {version}, and this pmwal reads version {VERSION}; use a newer one")
     groups = tuple(_as_group(*group) for group in value.pop("groups"))
     gap = value.pop("gap")
-    return Summary(groups=groups, gap=None if gap is None else (gap[0], gap[1]), **value)
+    branches = tuple((branch, first) for branch, first in value.pop("branches", ()))
+    return Summary(groups=groups, gap=None if gap is None else (gap[0], gap[1]), branches=branches, **value)
 
 
 def _as_group(first: int, records: int, epoch: int, time_min: int, time_max: int, kinds: list[int], *rest: int) -> Group:
