@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         _block: Superblock
         _mapping: Mapping
         _name: LogName
-        _one_file: threading.Lock
+        _one_file: threading.RLock
         _seam: Seam
         _succession: Succession
         _place: Place

@@ -83,7 +83,7 @@ class Reader(ArrayReader):
         self._closed = False
         self._open_again = open_again
         self._earlier: list[Mapping] = []  # files that it read before, which others may still read
-        self._one_file = threading.Lock()  # while it is held, the reader does not turn to another file
+        self._one_file = threading.RLock()  # while it is held, the reader does not turn to another file
         self._place = Place(mark=None if native is None else native.Mark())
         self._record_type = Record
         self._take((mapping, identity))
@@ -354,7 +354,8 @@ class Reader(ArrayReader):
         def poll(next_seq: int) -> Iterator[Record] | None:
             nonlocal first
             first = next_seq
-            return self._poll(known, place, succession, next_seq)
+            with self._one_file:  # what is to be delivered, and where that is noted, is of one file
+                return self._poll(known, place, succession, next_seq)
 
         yield from watch(succession.file[0], self._seam, poll, first, timeout, watcher)
         while self._succession is not succession:
@@ -411,9 +412,9 @@ class Reader(ArrayReader):
         return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
 
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
-        if first < end:
-            place = self._place if place is None else place
-            yield from self._walker(view, place).walk(view, self._start_of(view, first, place), end)
+        if place is None:  # to be read whenever the caller wants
+            return (record for place in (self._place,) for record in self._walk(view, first, end, place))
+        return self._walker(view, place).walk(view, self._start_of(view, first, place), end) if first < end else iter(())
 
     def _start_of(self, view: View, first: int, place: Place) -> Bound:
         self._check_open()
