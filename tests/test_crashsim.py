@@ -471,7 +471,7 @@ def test_tool_prints_counts_and_the_seed() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "seed 5, engines python" in result.stdout
     assert int(re.findall(r"(\d+) distinct", result.stdout)[-1]) >= 50
-    result = subprocess.run([*command, "--seconds", "0"], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, "--seconds", "0.001"], capture_output=True, text=True, check=False)
     assert result.returncode == USAGE
     assert "of 50000 distinct images" in result.stderr
 
