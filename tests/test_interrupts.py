@@ -309,7 +309,8 @@ def test_interrupted_resize_leaves_the_log_in_use_or_ends_the_handle(shm_dir: Pa
         path.unlink(missing_ok=True)
         wal = open_small(path, medium="file")
         wal.extend([b"one", b"two"])
-        with contextlib.suppress(KeyboardInterrupt), SignalAt(number) as signal_at:
+        with warnings.catch_warnings(), contextlib.suppress(KeyboardInterrupt), SignalAt(number) as signal_at:
+            warnings.simplefilter("ignore", ResourceWarning)  # of a file between open() and the block that closes it
             wal.resize("64KiB")
         raised_in = signal_at.raised_in
         where = f"interrupted at place {number} in {raised_in}"
