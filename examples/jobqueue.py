@@ -1,4 +1,4 @@
-"""A durable queue: each job is done at least once, whatever is killed. One process puts jobs, any number of them work.
+"""A durable queue: each job is done at least once, also if processes are killed. One process puts jobs, any number of them work.
 
 The directory of a queue has ``jobs.wal``, which the producer writes, and of each share of the jobs ``retries-N.wal`` and
 ``dead-N.wal``, which the worker writes that has the share. The number of a job decides its share. What is done is in the position
