@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -180,3 +181,19 @@ def write_slot(path: str | os.PathLike[str], slot: Slot) -> None:
 def place_of(path: str | os.PathLike[str], generation: int) -> int:
     """File offset of the place of this generation's slot."""
     return slot_offset(slot_index(generation, superblock(path).control_pages))
+
+
+def resident_pages(fd: int, start: int, length: int) -> int:
+    """How many pages of this part of a file are in the page cache, by mincore(2): to read them would bring them in.
+
+    ``start``: a multiple of the page size.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(fd, length, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE, offset=start) as mapping:
+        bits = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+        first = ctypes.c_char.from_buffer(mapping)
+        failed = libc.mincore(ctypes.byref(first), ctypes.c_size_t(length), bits)
+        del first  # or the mapping could not be closed
+        if failed:
+            raise OSError(ctypes.get_errno(), "mincore")
+    return sum(bit & 1 for bit in bits)

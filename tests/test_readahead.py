@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import mmap
 import os
 import random
 import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import pmwal
 from pmwal.storage import readahead
 from pmwal.storage.readahead import read_ahead
-from support import contents, kill
+from support import contents, kill, resident_pages
 
 SIZE = 9 * 1024 * 1024 + 4096  # nine pieces and a part of one
 
@@ -77,30 +74,18 @@ def test_range_past_the_end_is_left_to_the_usual_way(file: Path) -> None:
     assert asked == [(SIZE, 70_000)]
 
 
-def resident_pages(fd: int) -> int:
-    """The number of the file's pages in the page cache, by mincore(2): reading them, even with RWF_NOWAIT, would bring them in."""
-    page = mmap.PAGESIZE
-    with mmap.mmap(fd, SIZE, prot=mmap.PROT_READ) as mapping:
-        bits = (ctypes.c_ubyte * -(-SIZE // page))()
-        start = np.frombuffer(mapping, np.uint8).ctypes.data  # the array is gone again before the mapping closes
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(SIZE), bits):
-            raise OSError(ctypes.get_errno(), "mincore")
-    return sum(bit & 1 for bit in bits)
-
-
 def test_nothing_stays_in_the_page_cache(file: Path) -> None:
     """Otherwise the kernel's large read-ahead folios would make the writer's next commits write megabytes."""
     fd = os.open(file, os.O_RDONLY)
     try:
-        assert resident_pages(fd) > 0  # otherwise the test could not fail: the file was just written
+        assert resident_pages(fd, 0, SIZE) > 0  # otherwise the test could not fail: the file was just written
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        before = resident_pages(fd)  # a busy kernel keeps a page to which another processor holds a reference
+        before = resident_pages(fd, 0, SIZE)  # a busy kernel keeps a page to which another processor holds a reference
         with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
             for offset in range(0, SIZE - 300_000, 300_000):
                 load(offset, 300_000)
                 load(SIZE - 48, 48)
-        assert resident_pages(fd) <= before
+        assert resident_pages(fd, 0, SIZE) <= before
     finally:
         os.close(fd)
 
@@ -197,11 +182,11 @@ def test_pieces_are_read_past_the_page_cache(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(readahead, "drop_cache", lambda fd: None)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        before = resident_pages(fd)
+        before = resident_pages(fd, 0, SIZE)
         with read_ahead(fd, lambda offset, length: os.pread(fd, length, offset)) as load:
             for offset in range(0, SIZE - 300_000, 300_000):
                 load(offset, 300_000)
-        assert resident_pages(fd) <= before
+        assert resident_pages(fd, 0, SIZE) <= before
     finally:
         os.close(fd)
 

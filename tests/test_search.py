@@ -56,6 +56,28 @@ class Ring:
         yield from ((max(start, ring + a), min(stop, ring + b)) for a, b in self._data if ring + a < stop and ring + b > start)
 
 
+class ViewedRing(Ring):
+    """The same, with bytes in place that last until the next load or view, as read-ahead has them."""
+
+    def __init__(self, block: Superblock, ring: bytes | bytearray, lengths: Callable[[], int]) -> None:
+        super().__init__(block, ring)
+        self.viewed = 0
+        self._lengths = lengths
+        self._area = bytearray()
+
+    def load(self, offset: int, length: int) -> bytes:
+        self._area[:] = bytes(len(self._area))
+        return super().load(offset, length)
+
+    def view_at(self, offset: int) -> memoryview | None:
+        """Some bytes from this offset of the file on, at random none."""
+        self._area[:] = bytes(len(self._area))
+        offset -= self.block.ring_offset
+        self._area = bytearray(self._ring[offset : offset + self._lengths()])
+        self.viewed += len(self._area)
+        return memoryview(self._area) if self._area else None
+
+
 def geometry(capacity: int, alignment: int = 8) -> Superblock:
     """A log with a ring of this size."""
     return Superblock(UUID, 8192, capacity, alignment, 0)
@@ -108,6 +130,20 @@ def test_search_finds_what_a_plain_search_finds(
     pieces(monkeypatch, rng.choice([1 << 22, 40]), **rng.choice([SMALL, {}]))
     stop = start + rng.choice([block.capacity, rng.randrange(alignment, block.capacity)])
     assert expected(ring, block, start, stop) == found_by(implementation, Ring(block, ring), start, stop), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_search_in_place_finds_the_same(implementation: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Views that end anywhere, before a header's end, or that there are none of; nothing of one is used after the next load."""
+    rng = random.Random(seed)
+    block = geometry(65536)
+    start = rng.randrange(0, block.capacity, 8)
+    ring = random_ring(block, start, rng)
+    pieces(monkeypatch, rng.choice([1 << 22, 40]), **SMALL)
+    viewed = ViewedRing(block, ring, lambda: rng.choice([0, 8, 4096, 4096 + HEADER - 8, rng.randrange(65536), 65536]))
+    stop = start + block.capacity
+    assert expected(ring, block, start, stop) == found_by(implementation, viewed, start, stop), f"seed {seed}"
+    assert bool(viewed.viewed) == (implementation != "python")
 
 
 def test_random_rings_contain_what_they_are_for() -> None:

@@ -52,7 +52,8 @@ static void drop_pages(Core *core, uint64_t first, uint64_t end)
     posix_fadvise(core->fd, (off_t)first, (off_t)(end - first), POSIX_FADV_DONTNEED);
 }
 
-/* Drops the single pages that a write is about to fill, so that it makes large folios and reads none of them. */
+/* Drops the single pages that a write is about to fill, so that it makes large folios and reads none of them. Those that follow, to
+ * the end of what `folios` notes as one, go with them: the next writes fill them, and see only the note. */
 static void make_way(Core *core, uint64_t offset, uint64_t length)
 {
     uint64_t first = page_end(offset), end = page_start(offset + length);
@@ -60,8 +61,10 @@ static void make_way(Core *core, uint64_t offset, uint64_t length)
         return;
     unsigned char *folios = core->folios + first / FOLIO_MAX;
     size_t count = (end - 1) / FOLIO_MAX - first / FOLIO_MAX + 1;
-    if (memchr(folios, 0, count))
-        drop_pages(core, first, end);
+    if (memchr(folios, 0, count)) {
+        uint64_t noted = (end + FOLIO_MAX - 1) / FOLIO_MAX * FOLIO_MAX, ring = page_start(core->ring_offset + core->geometry.capacity);
+        drop_pages(core, first, noted < ring ? noted : ring);
+    }
     memset(folios, 1, count);
 }
 

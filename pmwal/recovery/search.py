@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pmwal.format.layout import HEADER, PAGE, RECORD, Superblock, uuid_crc
-from pmwal.format.ring import Load, Scan, data_ranges
+from pmwal.format.ring import Load, Scan, data_ranges, view_at
 from pmwal.native import native
 from pmwal.recovery.spans import Limits, Span
 
@@ -108,6 +108,7 @@ class _Part:
         self._block = block
         self._load = load
         self._file = None if scan is None else scan.file
+        self._in_place = scan is not None and scan.file is None  # the reference engine takes whole loads
         self._until = until
         self._base = limits.base
         self._reached = reached
@@ -144,11 +145,24 @@ class _Part:
         span = self._spans[bisect_right(self._starts, at) - 1]
         if not span.data:
             return self._search.hole()
-        length = min(LOAD, span.end - at)
-        held = length + min(HEADER - 8, self._block.capacity - at - length)  # so that a header near the end is whole
-        offset = self._block.ring_offset + at
-        raw = self._load(offset, held) if self._file is None else self._file[offset : offset + held]
+        raw, length = self._bytes_at(at, span.end - at)
         return self._search.data(raw, length, min(max(until - at, 0), length))
+
+    def _bytes_at(self, at: int, rest: int) -> tuple[bytes | memoryview, int]:
+        """Some of the ``rest`` bytes from this ring offset on, and how many: all of them, or whole pieces.
+
+        There are more bytes than that, so that a header near their end is whole.
+        """
+        offset, longest = self._block.ring_offset + at, LOAD
+        view = view_at(self._load, offset) if self._in_place else None
+        if view is not None:
+            longest = (len(view) - (HEADER - 8)) // PIECE * PIECE
+            if 0 < longest < rest:
+                return view, longest
+            longest = PIECE
+        length = min(longest, rest)
+        held = length + min(HEADER - 8, self._block.capacity - at - length)
+        return (self._load(offset, held) if self._file is None else self._file[offset : offset + held]), length
 
 
 def _spans(block: Superblock, load: Load, start: int) -> list[Span]:
