@@ -62,7 +62,8 @@ static void make_way(Core *core, uint64_t offset, uint64_t length)
     unsigned char *folios = core->folios + first / FOLIO_MAX;
     size_t count = (end - 1) / FOLIO_MAX - first / FOLIO_MAX + 1;
     if (memchr(folios, 0, count)) {
-        uint64_t noted = (end + FOLIO_MAX - 1) / FOLIO_MAX * FOLIO_MAX, ring = page_start(core->ring_offset + core->geometry.capacity);
+        uint64_t noted = (end + FOLIO_MAX - 1) / FOLIO_MAX * FOLIO_MAX;
+        uint64_t ring = page_start(core->ring_offset + core->geometry.capacity);
         drop_pages(core, first, noted < ring ? noted : ring);
     }
     memset(folios, 1, count);
