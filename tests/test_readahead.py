@@ -250,6 +250,27 @@ def test_recovery_where_threads_are_limited_reads_without_them(
         assert expected == dict(contents(wal))
 
 
+def test_log_of_a_few_records_is_opened_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a server forks takes over such a log before its first record."""
+    with pmwal.open(tmp_path / "log", size="64MiB") as wal:
+        wal.extend([b"some", b"records"])
+    preadv, reads = os.preadv, []
+
+    def counted(fd: int, buffers: Any, offset: int) -> int:
+        reads.append(offset)
+        return preadv(fd, buffers, offset)
+
+    def refused(thread: threading.Thread) -> None:
+        raise AssertionError(thread)
+
+    monkeypatch.setattr(readahead.os, "preadv", counted)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pmwal.open(tmp_path / "log") as wal:
+        assert wal.recovery.outcome == "clean"
+        assert [data for _, data in contents(wal)] == [b"some", b"records"]
+    assert len(reads) <= 1
+
+
 def test_recovery_without_memory_for_reads_ahead_goes_the_usual_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address space may be limited."""
     path = tmp_path / "large.wal"

@@ -8,13 +8,14 @@ Invariants
   costs 2048 sectors. So the pieces are read past the cache (O_DIRECT), small loads without the kernel's read-ahead, and the mapping
   is not touched during the scan. At the end the cache is dropped: a file system may ignore O_DIRECT.
 - A piece is read into an area whose last piece is needed no more, and the areas outlive every read into them.
+- A log of a few records costs one read and no thread: only a scan that goes on from piece to piece has the next ones read ahead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pmwal.format.ring import Load, data_ranges
@@ -25,18 +26,27 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 _PIECE = 1024 * 1024
-_AHEAD = 8  # pieces in flight, each by a thread of its own
-_SMALL = 64 * 1024  # bytes: a smaller load is not part of the scan, and is read on its own
+_AHEAD = 8  # pieces in flight at most, each by a thread of its own
+_ALONE = 128 * 1024  # bytes: a load up to this is not part of a scan (that of the slots is as long), and is read on its own
+_SMALL = 64 * 1024  # bytes at the end of a piece that are seen with the next one
 
 
 class _ReadAhead:
     """A ring of areas: the current piece, the one before it (a record may begin there and end in this one), and the next ones."""
 
-    def __init__(self, direct: int, single: int, areas: list[memoryview], pool: ThreadPoolExecutor, otherwise: Load) -> None:
-        """``direct``, ``single``: descriptors for the scan, and for single loads. ``otherwise``: the load to fall back on."""
+    def __init__(
+        self, direct: int, single: int, areas: list[memoryview], start: Callable[[], ThreadPoolExecutor], otherwise: Load
+    ) -> None:
+        """``direct``, ``single``: descriptors for the scan, and for single loads. ``otherwise``: the load to fall back on.
+
+        ``start`` gives the threads, once there is something to read ahead.
+        """
         self._direct = direct
         self._single = single
-        self._pool: ThreadPoolExecutor | None = pool  # None once no further thread could be started
+        self._start = start
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead = 0  # pieces to read ahead: none after a jump, then more from piece to piece
+        self._ahead_max = _AHEAD  # none once no further thread could be started
         self._otherwise = otherwise
         self._areas = areas
         self._loaded: dict[int, int] = {}  # piece number -> bytes in it, in order
@@ -75,7 +85,7 @@ class _ReadAhead:
     def _part(self, offset: int, length: int) -> bytes:
         """Some of these bytes, from the first on; none at the end of the file, or if they cannot be read."""
         number, start = divmod(offset, _PIECE)
-        if length < _SMALL and number not in self._loaded and number not in self._reading:
+        if length <= _ALONE and number not in self._loaded and number not in self._reading:
             with contextlib.suppress(OSError):
                 return os.pread(self._single, length, offset)
             return b""
@@ -85,28 +95,31 @@ class _ReadAhead:
         """Wait for this piece, and start reading the next ones; false if it cannot be read."""
         if number in self._loaded:
             return True
-        if next(iter(self._reading), -1) != number:  # a jump: start a new run
+        if number - 1 in self._loaded:
+            self._ahead = min(max(1, 2 * self._ahead), self._ahead_max)
+        else:  # a jump: start a new run, of which there may be no second piece
             self._leave()
-            self._begin(number)
+            self._ahead = 0
         reading = self._reading.pop(number, None)
         try:
             length = self._read(number) if reading is None else reading.result()
         except OSError:
             return False
         self._loaded = {held: size for held, size in self._loaded.items() if held == number - 1} | {number: length}
-        for ahead in range(number + 1 + len(self._reading), number + 1 + _AHEAD):
+        for ahead in range(number + 1 + len(self._reading), number + 1 + self._ahead):
             self._begin(ahead)
         return True
 
     def _begin(self, number: int) -> None:
         """Start reading this piece in a thread. If there is no thread to be had, each further piece is read when it is needed."""
-        if self._pool is None:
+        if not self._ahead_max:
             return
+        self._pool = self._pool or self._start()
         try:
             self._reading[number] = self._pool.submit(self._read, number)
         except RuntimeError:  # a limit of threads, or the interpreter is about to end
             self._pool.shutdown()  # the read is queued all the same, and a thread that runs may do it
-            self._pool = None
+            self._ahead_max = 0
 
     def _buffer(self, number: int) -> memoryview:
         """The bytes of this piece; in its area there is room for the end of the one before."""
@@ -133,8 +146,6 @@ def _areas(count: int) -> list[memoryview]:
 @contextlib.contextmanager
 def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
     """A load for the scan of this file; where it does not work it falls back on ``otherwise``."""
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loads logging; most logs are read without a scan
-
     with contextlib.ExitStack() as stack:
         descriptors = []
         try:
@@ -148,5 +159,10 @@ def read_ahead(fd: int, otherwise: Load) -> Iterator[Load]:
         direct, single = descriptors
         os.posix_fadvise(single, 0, 0, os.POSIX_FADV_RANDOM)
         stack.callback(drop_cache, single)
-        pool = stack.enter_context(ThreadPoolExecutor(_AHEAD, "pmwal-read-ahead"))
-        yield _ReadAhead(direct, single, areas, pool, otherwise).load
+
+        def start() -> ThreadPoolExecutor:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loads logging; most logs are read without threads
+
+            return stack.enter_context(ThreadPoolExecutor(_AHEAD, "pmwal-read-ahead"))
+
+        yield _ReadAhead(direct, single, areas, start, otherwise).load
