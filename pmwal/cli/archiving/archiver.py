@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from pmwal.cli.archiving.directory import ArchiveDirectory, Kept
+from pmwal.cli.archiving.directory import ArchiveDirectory, Kept, Other
 from pmwal.cli.archiving.forms import line_for, table_for
 from pmwal.errors import Overrun, PmwalError, PositionError
 from pmwal.format.layout import HEADER, TIME_MAX, TIME_MIN
@@ -94,11 +94,13 @@ class Archiver:
         self._directory = ArchiveDirectory(target, seam)
         self._is_empty = not self._directory.files()  # as far as this process knows
         self._said: set[str] = set()  # logs of which it was said that they are archived elsewhere
+        self._named: set[str] = set()  # what has the name of an archive, and is none
         self._prune_at = time.monotonic()
 
-    def look(self, *, flush: bool = False) -> Iterator[Written | Kept | Passed]:
+    def look(self, *, flush: bool = False) -> Iterator[Written | Kept | Passed | Other]:
         """Write the files that are due, or with ``flush`` all that the logs have now; what was written, and what was removed."""
         if time.monotonic() >= self._prune_at:  # first, so that there is room for new files
+            yield from self._others()
             yield from self._prune()
         found = {path for place in self._places for path, _ in logs_at(place) if not is_archive(path)}
         for path in sorted(found | self._logs.keys()):
@@ -142,6 +144,13 @@ class Archiver:
         self._is_empty = False
         yield written
         yield from self._prune()
+
+    def _others(self) -> Iterator[Other]:
+        """What has the name of an archive and is none, each once."""
+        for other in self._directory.others():
+            if other.path not in self._named:
+                self._named.add(other.path)
+                yield other
 
     def _prune(self) -> list[Kept]:
         self._prune_at = time.monotonic() + _PRUNE_PAUSE

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pmwal.cli.archiving.archiver import FORMATS, Archiver, Passed, Rules, Written
-from pmwal.cli.archiving.directory import Kept
+from pmwal.cli.archiving.directory import Kept, Other
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
@@ -189,11 +189,14 @@ class _Reports:
         self.files = 0
         self.status = OK
 
-    def show(self, done: Iterable[Written | Kept | Passed]) -> None:
+    def show(self, done: Iterable[Written | Kept | Passed | Other]) -> None:
         """Print each file as soon as it is there."""
         for each in done:
             if isinstance(each, Kept):
                 self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
+                continue
+            if isinstance(each, Other):
+                say(f"{each.path}: {each.reason}")
                 continue
             if isinstance(each, Passed):
                 say(
