@@ -62,9 +62,19 @@ log, give one of them another --consumer NAME.
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
 
-Exit status: 0; 1 if records were gone before they were archived; 2 if a log is
-corrupt; 3 if one cannot be opened, or TO not be used; 4 if another pmwal
-archive writes to TO.
+Exit status (the worst of all logs):
+  0    all that the logs have is archived, or there was nothing to archive;
+       for a run until a signal: all that there was at its end
+  1    records were gone from a log before they were archived; or another
+       process has the consumer; or pyarrow is not installed
+  2    a log is corrupt
+  3    a log cannot be opened; or TO cannot be written to, or the last archive
+       of a log in it not be read
+  4    another pmwal archive writes to TO
+  64   usage error
+  74   standard output failed; what was archived is archived
+  130  interrupted by a second signal
+  141  the reader of the output has gone
 
 Examples:
   pmwal archive /var/log/shop /srv/archive --keep '90 days'
