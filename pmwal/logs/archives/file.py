@@ -104,6 +104,17 @@ class ArchiveFile:
                 raise ValueError("the checksum is wrong")
         return rows
 
+    def check(self) -> None:
+        """Read all of it, one group at a time, with what only other programs read."""
+        summary, content = self.summary, self._content()
+        with self._damage():
+            content.check(summary.groups)
+        for index, group in enumerate(summary.groups):
+            rows = self.rows(index)
+            with self._damage(group):
+                if rows.group(group.epoch) != group._replace(offset=0, size=0, raw=0):
+                    raise ValueError("its times or kinds are not those in its summary")
+
     def _content(self) -> ParquetFile | LinesFile:
         if self._opened is None:
             stream = _open(self.path)
