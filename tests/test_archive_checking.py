@@ -14,6 +14,7 @@ import pmwal
 from archived import FORMATS, archive, kept, names, rules
 from commands import Cli, damage_record
 from pmwal.cli.archiving import verdicts
+from pmwal.logs.archives.file import ArchiveFile
 from support import open_small
 
 
@@ -189,3 +190,63 @@ def test_library_reads_what_verify_calls_sound(archives: list[Path]) -> None:
     """The control: all of it."""
     with pmwal.LogSet(archives[0].parent) as logs:
         assert [record.seq for record in logs] == list(range(1, 41))
+
+
+# -- what the archiver checks when it starts
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the archives that are opened."""
+    found: list[str] = []
+    content = ArchiveFile._content
+
+    def noted(self: ArchiveFile) -> object:
+        found.append(os.path.basename(self.path))
+        return content(self)
+
+    monkeypatch.setattr(ArchiveFile, "_content", noted)
+    return found
+
+
+def test_archiver_names_what_is_missing_and_continues(archives: list[Path], cli: Cli, path: Path) -> None:
+    """With the numbers and what to do, once for each hole; the status is that of what it archives."""
+    to = archives[0].parent
+    for each in (archives[0], archives[2]):
+        each.unlink()
+    with open_small(path) as wal:
+        wal.append(b"new")
+    ran = cli("archive", path, to, "--once")
+    assert (ran.status, len(ran.lines)) == (0, 1)
+    advice = f"bring the file back from a copy; pmwal verify {to} checks all files"
+    assert ran.err == f"pmwal: {path}: records 21 to 30 in no archive of {to}, though later ones are; {advice}\n"
+
+
+def test_archiver_opens_no_file_but_the_last(archives: list[Path], cli: Cli, path: Path, opened: list[str]) -> None:
+    """Where none is missing, the start costs a look at the names, however many files there are."""
+    assert cli("archive", path, archives[0].parent, "--once").status == 0
+    assert set(opened) == {archives[-1].name}
+
+
+def test_archiver_reports_no_hole_that_is_none(archives: list[Path], cli: Cli, path: Path) -> None:
+    """Records that were gone before they were archived, rolled back ones, and a branch whose files are gone."""
+    to = archives[0].parent
+    with open_small(path) as wal:
+        wal.extend([b"lost"] * 5)
+        wal.append(b"kept")
+        wal.truncate(before=46)
+        assert "records 41 to 45 gone" in cli("archive", path, to, "--once").err
+        wal.append(b"more")
+        for _ in range(2):
+            wal.rollback(after=46)
+            wal.append(b"instead")
+            assert "in no archive" not in cli("archive", path, to, "--once").err
+    assert cli("archive", path, to, "--once").err == ""
+
+
+def test_hole_before_a_damaged_file_is_named(archives: list[Path], cli: Cli, path: Path) -> None:
+    """That file cannot say that the numbers were never archived; it is refused only where it is the last."""
+    archives[1].unlink()
+    archives[2].write_bytes(b"")
+    ran = cli("archive", path, archives[0].parent, "--once")
+    assert (ran.status, "records 11 to 20 in no archive" in ran.err) == (0, True)

@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import errno
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pmwal.cli.archiving.archiver import FORMATS, Archiver, Passed, Rules, Written
+from pmwal.cli.archiving.archiver import FORMATS, Archiver, Missing, Passed, Rules, Written
 from pmwal.cli.archiving.directory import Kept, Other
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
@@ -199,7 +200,7 @@ class _Reports:
         self.files = 0
         self.status = OK
 
-    def show(self, done: Iterable[Written | Kept | Passed | Other]) -> None:
+    def show(self, done: Iterable[Written | Kept | Passed | Missing | Other]) -> None:
         """Print each file as soon as it is there."""
         for each in done:
             if isinstance(each, Kept):
@@ -207,6 +208,11 @@ class _Reports:
                 continue
             if isinstance(each, Other):
                 say(f"{each.path}: {each.reason}")
+                continue
+            if isinstance(each, Missing):
+                words = f"{numbers_in_words(each.first, each.last)} in no archive of {self._target}, though later ones are"
+                check = f"pmwal verify {shlex.quote(self._target)} checks all files"
+                say(f"{each.log}: {words}; bring the file back from a copy; {check}")
                 continue
             if isinstance(each, Passed):
                 say(

@@ -10,7 +10,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -74,6 +74,24 @@ def check_chains(files: Iterable[Checked]) -> list[Chain]:
             by_log.setdefault(each.claim.uuid, []).append((each.claim, each))
     chains = [_chain(found) for found in by_log.values()]
     return sorted(chains, key=lambda chain: (chain.claim.log, chain.claim.uuid))
+
+
+def holes(names: Sequence[ArchiveName], summary_of: Callable[[ArchiveName], Summary | None]) -> list[Numbers]:
+    """The numbers between these files of a log that none has, though they were archived. It costs a look at the names.
+
+    ``summary_of`` is asked for the summary of the newest file, and of those before which numbers are missing.
+    """
+    newest = max(names, key=lambda name: (name.branch, name.first), default=None)
+    if newest is None:
+        return []
+    summary = summary_of(newest)
+    begun = () if summary is None else summary.branches
+    pieces = pieces_of(
+        [*((name.branch, name.first, name.last) for name in names), *((branch, first, first - 1) for branch, first in begun)]
+    )
+    after = {last + 1 for _, last in _missing(pieces, ())}
+    summaries = [summary_of(name) for name in names if name.first in after]
+    return _missing(pieces, sorted(summary.gap for summary in summaries if summary is not None and summary.gap is not None))
 
 
 def _chain(files: Sequence[tuple[ArchiveName, Checked]]) -> Chain:
