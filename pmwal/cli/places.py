@@ -101,7 +101,7 @@ def without_logs(place: str) -> str:
         what = (
             "this is an archive, and no log" if is_archive(place) else f"these are archives, and no log (*{SUFFIX}) is among them"
         )
-        return f"{what}; pmwal cat and logs read archives, and pmwal cat {shlex.quote(place)} > /dev/null checks them"
+        return f"{what}; pmwal cat and logs read archives, and pmwal verify {shlex.quote(place)} checks them"
     return f"no log (*{SUFFIX}) is in this directory" if os.path.isdir(place) else "no log matches this pattern"
 
 

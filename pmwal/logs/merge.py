@@ -6,7 +6,8 @@ Invariants
 - A merge of logs as they are now is complete: the next record handed out has the least effective time among the next ones; of
   the same time, that of the log whose path sorts first. So the order depends neither on how much is read at once nor on the order
   in which the logs were found.
-- What cannot be read is counted (``missed``) or a problem of the set, and the others continue.
+- What cannot be read is counted (``missed``) or a problem of the set, and the others continue. A number that is missed, and after a
+  rollback missed again, counts once.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Member:
         self.begun = start  # the cursor after which it began
         self.missed = 0
         self._counted = counted
-        self._gaps: list[tuple[int, int]] = []  # the first number of records that were missed, and how many
+        self._gaps: list[range] = []  # the numbers of records that were missed
+        self._again: list[range] = []  # those that were counted before a rollback went back before them
         self.failed: Exception | None = None  # why no more can be read
         self.taken = 0  # the latest effective time so far of what was taken
         self.more = True
@@ -72,15 +74,16 @@ class Member:
     def _miss(self, first: int, count: int) -> None:
         known = min(count, self._counted)
         self._counted -= known
-        self.missed += count - known
+        again = sum(len(range(max(first, each.start), min(first + count, each.stop))) for each in self._again)
+        self.missed += max(0, count - known - again)
         if count:
-            self._gaps.append((first, count))
+            self._gaps.append(range(first, first + count))
 
     @property
     def missed_after_cursor(self) -> int:
         """Records that were missed after the last one that was handed out: whoever begins at its cursor misses them, too."""
         last = 0 if self.last is None else self.last.seq
-        return sum(count for first, count in self._gaps if first > last)
+        return sum(len(gap) for gap in self._gaps if gap.start > last)
 
     @property
     def latest(self) -> int | None:
@@ -129,7 +132,10 @@ class Member:
             self._miss(self.next, error.missed)
             self.next += error.missed
         else:
-            self.next = min(self.next, epoch_first_seq(self.log.reader))
+            back = min(self.next, epoch_first_seq(self.log.reader))
+            self._again = [*_from(self.next, self._again), *_from(back, self._gaps)]
+            self._gaps = [range(gap.start, min(gap.stop, back)) for gap in self._gaps if gap.start < back]
+            self.next = back
 
     def _take(self, run: Selected) -> bool:
         """Let these records wait, too; False if those that wait are of another epoch."""
@@ -164,6 +170,11 @@ class Member:
             return self.log.reader[self.first - 1].cursor
         except (IndexError, Overrun, *_FAILURES):
             return None
+
+
+def _from(seq: int, gaps: list[range]) -> list[range]:
+    """The part of these numbers from this one on."""
+    return [range(max(gap.start, seq), gap.stop) for gap in gaps if gap.stop > seq]
 
 
 class Batch(NamedTuple):

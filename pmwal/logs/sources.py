@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pmwal.errors import CorruptWal, PmwalError
-from pmwal.logs.archives.file import ArchiveFile
+from pmwal.logs.archives.file import ArchiveFile, other_than_file
 from pmwal.logs.archives.reader import ArchivedReader, ring_of
 from pmwal.logs.paths import archives_at, check_place, is_archive, logs_at
 from pmwal.logs.reports import warn
@@ -99,6 +99,10 @@ class Sources:
         self._files = {path: self._files.get(path) or ArchiveFile(path) for path in sorted(paths)}
         by_log: dict[str, list[ArchiveFile]] = {}
         for path, file in self._files.items():
+            other = other_than_file(path)
+            if other is not None:  # it stands for no records, and replaces none
+                self.note(path, other)
+                continue
             try:
                 by_log.setdefault(file.claim.uuid, []).append(file)
             except (OSError, CorruptWal) as error:

@@ -22,11 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from pmwal.cli.archiving.directory import ArchiveDirectory, Kept
+from pmwal.cli.archiving.directory import ArchiveDirectory, Kept, Other
 from pmwal.cli.archiving.forms import line_for, table_for
-from pmwal.errors import Overrun, PmwalError, PositionError
+from pmwal.errors import CorruptWal, Overrun, PmwalError, PositionError
 from pmwal.format.layout import HEADER, TIME_MAX, TIME_MIN
 from pmwal.format.ring import Clock, Filter
+from pmwal.logs.archives.checking import holes
 from pmwal.logs.archives.file import ArchiveFile
 from pmwal.logs.archives.lines import LinesWriter
 from pmwal.logs.archives.names import divergence, name_for
@@ -82,6 +83,14 @@ class Passed(NamedTuple):
     position: int
 
 
+class Missing(NamedTuple):
+    """Records of this log that were archived, and that no file between others has any more."""
+
+    log: str
+    first: int
+    last: int
+
+
 class Archiver:
     """Archives the logs of these places. ``look`` is called from time to time."""
 
@@ -94,11 +103,14 @@ class Archiver:
         self._directory = ArchiveDirectory(target, seam)
         self._is_empty = not self._directory.files()  # as far as this process knows
         self._said: set[str] = set()  # logs of which it was said that they are archived elsewhere
+        self._missing: set[Missing] = set()  # of which it was said
+        self._named: set[str] = set()  # what has the name of an archive, and is none
         self._prune_at = time.monotonic()
 
-    def look(self, *, flush: bool = False) -> Iterator[Written | Kept | Passed]:
+    def look(self, *, flush: bool = False) -> Iterator[Written | Kept | Passed | Missing | Other]:
         """Write the files that are due, or with ``flush`` all that the logs have now; what was written, and what was removed."""
         if time.monotonic() >= self._prune_at:  # first, so that there is room for new files
+            yield from self._others()
             yield from self._prune()
         found = {path for place in self._places for path, _ in logs_at(place) if not is_archive(path)}
         for path in sorted(found | self._logs.keys()):
@@ -111,7 +123,7 @@ class Archiver:
                     raise
                 self.problems[path] = error
 
-    def _look_at(self, path: str, *, flush: bool) -> Iterator[Written | Kept | Passed]:
+    def _look_at(self, path: str, *, flush: bool) -> Iterator[Written | Kept | Passed | Missing]:
         log = self._logs.get(path)
         if log is not None and log.gone:
             if not log.replaced:
@@ -132,6 +144,10 @@ class Archiver:
             except BaseException:
                 reader.close()
                 raise
+            for missing in log.missing():
+                if missing not in self._missing:
+                    self._missing.add(missing)
+                    yield missing
             if self._is_empty and path not in self._said and log.passed is not None:
                 self._said.add(path)
                 yield log.passed
@@ -142,6 +158,13 @@ class Archiver:
         self._is_empty = False
         yield written
         yield from self._prune()
+
+    def _others(self) -> Iterator[Other]:
+        """What has the name of an archive and is none, each once."""
+        for other in self._directory.others():
+            if other.path not in self._named:
+                self._named.add(other.path)
+                yield other
 
     def _prune(self) -> list[Kept]:
         self._prune_at = time.monotonic() + _PRUNE_PAUSE
@@ -181,6 +204,15 @@ class _Log:
 
     def _there(self) -> list[ArchiveName]:
         return [name for name in self._directory.files() if name.uuid == self._reader.uuid]
+
+    def missing(self) -> list[Missing]:
+        """What is in no archive between others. Names tell, so that this costs little; summaries tell what was never archived."""
+        return [Missing(self._reader.path, *numbers) for numbers in holes(self._files, self._summary_of)]
+
+    def _summary_of(self, name: ArchiveName) -> Summary | None:
+        with contextlib.suppress(CorruptWal, OSError), contextlib.closing(ArchiveFile(self._directory.path_of(name))) as file:
+            return file.summary
+        return None  # of the last one it is said when the records after it are archived
 
     @property
     def passed(self) -> Passed | None:

@@ -7,7 +7,7 @@ Invariants
 - A file gets its name when all of it is durable, never over another one, and the name is durable when ``writing`` ends. A crash at
   any step leaves no file, or the whole file.
 - The names that are there are durable once the directory is open: a process that was killed may have given one and not synced it.
-- Nothing is removed but archives, by age or size, and hidden files of this program.
+- Nothing is removed but archives, by age or size, and hidden files of this program; all of them regular files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pmwal.errors import CorruptWal, PmwalError, WalLocked
+from pmwal.logs.archives.file import other_than_file
 from pmwal.logs.paths import ArchiveName, archives_in, parse_name
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.seam import Seam
@@ -40,6 +41,13 @@ class Kept(NamedTuple):
     name: ArchiveName
     size: int
     written: float
+
+
+class Other(NamedTuple):
+    """Something that has the name of an archive and is none, and what to do about it."""
+
+    path: str
+    reason: str
 
 
 class ArchiveDirectory:
@@ -67,13 +75,21 @@ class ArchiveDirectory:
             raise
 
     def _remove_unfinished(self) -> None:
-        for name in os.listdir(self.path):
+        with os.scandir(self.path) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        for name in names:
             if name.startswith(_HIDDEN) and name.endswith(_PART):
                 self._seam.unlink(name, self._fd)
 
     def files(self) -> list[ArchiveName]:
-        """The archives that are there now."""
-        return [name for name in map(parse_name, map(os.path.basename, archives_in(self.path))) if name is not None]
+        """The archives that are there now: regular files."""
+        paths = [path for path in archives_in(self.path) if other_than_file(path) is None]
+        return [name for name in map(parse_name, map(os.path.basename, paths)) if name is not None]
+
+    def others(self) -> list[Other]:
+        """What has the name of an archive and is no regular file."""
+        found = ((path, other_than_file(path)) for path in archives_in(self.path))
+        return [Other(path, other.strerror or str(other)) for path, other in found if other is not None]
 
     def path_of(self, name: ArchiveName) -> str:
         """The path of an archive."""

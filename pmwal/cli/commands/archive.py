@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import errno
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pmwal.cli.archiving.archiver import FORMATS, Archiver, Passed, Rules, Written
-from pmwal.cli.archiving.directory import Kept
+from pmwal.cli.archiving.archiver import FORMATS, Archiver, Missing, Passed, Rules, Written
+from pmwal.cli.archiving.directory import Kept, Other
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.options import duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
@@ -62,9 +63,19 @@ log, give one of them another --consumer NAME.
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
 
-Exit status: 0; 1 if records were gone before they were archived; 2 if a log is
-corrupt; 3 if one cannot be opened, or TO not be used; 4 if another pmwal
-archive writes to TO.
+Exit status (the worst of all logs):
+  0    all that the logs have is archived, or there was nothing to archive;
+       for a run until a signal: all that there was at its end
+  1    records were gone from a log before they were archived; or another
+       process has the consumer; or pyarrow is not installed
+  2    a log is corrupt
+  3    a log cannot be opened; or TO cannot be written to, or the last archive
+       of a log in it not be read
+  4    another pmwal archive writes to TO
+  64   usage error
+  74   standard output failed; what was archived is archived
+  130  interrupted by a second signal
+  141  the reader of the output has gone
 
 Examples:
   pmwal archive /var/log/shop /srv/archive --keep '90 days'
@@ -189,11 +200,19 @@ class _Reports:
         self.files = 0
         self.status = OK
 
-    def show(self, done: Iterable[Written | Kept | Passed]) -> None:
+    def show(self, done: Iterable[Written | Kept | Passed | Missing | Other]) -> None:
         """Print each file as soon as it is there."""
         for each in done:
             if isinstance(each, Kept):
                 self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
+                continue
+            if isinstance(each, Other):
+                say(f"{each.path}: {each.reason}")
+                continue
+            if isinstance(each, Missing):
+                words = f"{numbers_in_words(each.first, each.last)} in no archive of {self._target}, though later ones are"
+                check = f"pmwal verify {shlex.quote(self._target)} checks all files"
+                say(f"{each.log}: {words}; bring the file back from a copy; {check}")
                 continue
             if isinstance(each, Passed):
                 say(

@@ -1,11 +1,12 @@
-"""``pmwal verify``: check logs as recovery would, without writing."""
+"""``pmwal verify``: check logs as recovery would, and archives, without writing."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from typing import Any
+from itertools import chain
 
+from pmwal.cli.archiving.verdicts import Verdict, verdicts_of
 from pmwal.cli.exit_status import CORRUPT, FAILED, OK, UNREADABLE
 from pmwal.cli.inspection import end_offset, judge_log
 from pmwal.cli.parser import Commands, add_command, add_json, add_verbose
@@ -14,6 +15,7 @@ from pmwal.cli.streams import output_is_missing
 from pmwal.cli.terminal import print_json, progress_bar
 from pmwal.cli.wording import count_in_words, lost_in_words, printable, records_in_words, torn_in_words
 from pmwal.errors import FormatError
+from pmwal.logs.paths import is_archive
 from pmwal.opening.units import format_size
 from pmwal.records import RecoveryReport
 from pmwal.recovery.judge import Judgement
@@ -22,22 +24,31 @@ from pmwal.storage.live_page import LiveWriter
 _WORDS = {OK: "sound", FAILED: "torn", CORRUPT: "corrupt", UNREADABLE: "cannot be opened"}
 
 _EPILOG = """\
-PATH is a log file, a directory (all *.wal in it), or a pattern in quotes. Each
-log has a line; after those of a directory or a pattern a line counts them.
+PATH is a log file, an archive, a directory (all *.wal and archives in it), or a
+pattern in quotes. Each file has a line; after those of a directory or a pattern
+a line counts them. An archive is read as a whole, and compared with its
+checksums; after the archives comes a line for each log that has several, which
+says whether their numbers follow each other. Archives require pyarrow.
 
 Exit status (the worst of all files):
   0  clean; or not closed, with nothing torn;
-     or in use, and sound as far as its writer made it durable
+     or in use, and sound as far as its writer made it durable;
+     archives: sound; records that were gone before they were archived are
+     named, and so is what was rolled back
   1  torn: recovery would drop what a crash left unfinished;
-     or one commit slot or superblock copy is lost
-  2  corrupt: acknowledged records are damaged, missing or in doubt
-  3  cannot be opened: not a pmwal log, shortened, newer, or no permission
+     or one commit slot or superblock copy is lost;
+     archives: two files have the same records
+  2  corrupt: acknowledged records are damaged, missing or in doubt;
+     archives: damaged, or a file between others is missing
+  3  cannot be opened: not a pmwal log, shortened, newer, or no permission;
+     archives: no regular file, or no permission
 Started without standard output (>&-) it checks all the same, like --quiet.
 
 Examples:
   pmwal verify app.wal
   pmwal verify -q /var/log/shop || echo "needs attention"
   pmwal verify --json /var/log/shop | jq 'select(.status > 0) | .path'
+  pmwal verify /srv/archive
 """
 
 
@@ -47,8 +58,8 @@ def add(commands: Commands) -> None:
         commands,
         "verify",
         run,
-        "check logs as recovery would, without writing",
-        "Check every record of each log as recovery would, without writing.",
+        "check logs as recovery would, and archives",
+        "Check every record of each log as recovery would, and of each archive, without writing.",
         _EPILOG,
     )
     add_paths(parser)
@@ -58,35 +69,38 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check each log; return the worst status."""
+    """Check each log and each archive; return the worst status."""
     quiet = args.quiet or output_is_missing()  # without an output the status is the answer
-    paths, worst = logs_named(args.paths)
-    counts: Counter[int] = Counter()
-    for path in paths:
-        status, line, value = _verify(path, verbose=args.verbose)
-        worst = max(worst, status)
-        counts[status] += 1
+    paths, worst = logs_named(args.paths, archives=True)
+    logs, archives = [path for path in paths if not is_archive(path)], [path for path in paths if is_archive(path)]
+    counts: dict[str, Counter[int]] = {"log": Counter(), "archive": Counter()}
+    for verdict in chain((_verify(path, verbose=args.verbose) for path in logs), verdicts_of(archives, args.paths)):
+        worst = max(worst, verdict.status)
+        if verdict.of_file:
+            counts["archive" if "archive" in verdict.value else "log"][verdict.status] += 1
         if quiet:
             continue
         if args.json:
-            print_json(value)
+            print_json(verdict.value)
         else:
-            print(printable(line), flush=True)
+            print(printable(verdict.line), flush=True)
     if any(map(has_several, args.paths)) and not quiet and not args.json:
-        found = ", ".join(f"{counts[status]} {words}" for status, words in _WORDS.items() if counts[status])
-        print(f"{count_in_words(len(paths), 'log')}: {found}")
+        for what, by_status in counts.items():
+            found = ", ".join(f"{by_status[status]} {words}" for status, words in _WORDS.items() if by_status[status])
+            if found:
+                print(f"{count_in_words(by_status.total(), what)}: {found}")
     return worst
 
 
-def _verify(path: str, *, verbose: bool) -> tuple[int, str, dict[str, Any]]:
-    """Status, line and JSON value for one file."""
+def _verify(path: str, *, verbose: bool) -> Verdict:
+    """The verdict on one log."""
     try:
         with progress_bar("verify") as progress:
             judgement, writer = judge_log(path, progress)
     except (FormatError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ") if isinstance(error, FormatError) else error.strerror or str(error)
         value = {"path": path, "status": UNREADABLE, "error": reason}
-        return UNREADABLE, f"{path}: cannot be opened: {reason}", value
+        return Verdict(UNREADABLE, f"{path}: cannot be opened: {reason}", value)
     report = judgement.report
     status = _status(report)
     value = {
@@ -96,7 +110,7 @@ def _verify(path: str, *, verbose: bool) -> tuple[int, str, dict[str, Any]]:
         "torn": torn_in_words(report, end_offset(judgement)),
         "report": report.as_dict(),
     }
-    return status, f"{path}: {_in_words(judgement, writer, verbose=verbose)}", value
+    return Verdict(status, f"{path}: {_in_words(judgement, writer, verbose=verbose)}", value)
 
 
 def _status(report: RecoveryReport) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -15,6 +17,47 @@ from pmwal.logs.archives.parquet import ParquetFile
 from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import ArchiveName, parse_name
 from pmwal.storage.descriptors import open_descriptor
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_OTHERS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def other_than_file(path: str) -> OSError | None:
+    """What is wrong if something else than a regular file has this name. It is not opened: a FIFO would wait for a writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None  # whoever opens it finds out
+    return _other(path, mode)
+
+
+def _other(path: str, mode: int) -> OSError | None:
+    what = next((what for matches, what in _OTHERS if matches(mode)), None)
+    if what is None:
+        return None
+    return OSError(
+        errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
+        f"{what} with the name of an archive; it is neither read nor removed, and nothing in it counts; move it away",
+        path,
+    )
+
+
+def _open(path: str) -> BinaryIO:
+    other = other_than_file(path)
+    if other is not None:
+        raise other
+    fd = open_descriptor(path, _FLAGS)
+    other = _other(path, os.fstat(fd).st_mode)  # what takes the name meanwhile is opened without waiting, and noticed
+    if other is not None:
+        os.close(fd)
+        raise other
+    return io.BufferedReader(io.FileIO(fd, closefd=True))
 
 
 class ArchiveFile:
@@ -61,9 +104,20 @@ class ArchiveFile:
                 raise ValueError("the checksum is wrong")
         return rows
 
+    def check(self) -> None:
+        """Read all of it, one group at a time, with what only other programs read."""
+        summary, content = self.summary, self._content()
+        with self._damage():
+            content.check(summary.groups)
+        for index, group in enumerate(summary.groups):
+            rows = self.rows(index)
+            with self._damage(group):
+                if rows.group(group.epoch) != group._replace(offset=0, size=0, raw=0):
+                    raise ValueError("its times or kinds are not those in its summary")
+
     def _content(self) -> ParquetFile | LinesFile:
         if self._opened is None:
-            stream = io.BufferedReader(io.FileIO(open_descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC), closefd=True))
+            stream = _open(self.path)
             try:
                 with self._damage():
                     self._opened = stream, (ParquetFile if self.path.endswith(".parquet") else LinesFile)(stream)

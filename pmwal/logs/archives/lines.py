@@ -11,7 +11,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from pmwal.logs.archives.modules import needed
@@ -70,6 +70,17 @@ class LinesFile:
             raise ValueError("its end is missing, or pmwal archive did not write it")
         self._stream.seek(size - _END.size - length)
         return decode_summary(self._stream.read(length))
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """``ValueError`` if anything is between the frames of these groups and the summary: other programs would read it."""
+        size, at = self._stream.seek(0, os.SEEK_END), 0
+        for group in groups:
+            if group.offset != at:
+                raise ValueError("its frames do not follow each other")
+            at += group.size
+        self._stream.seek(at)
+        if self._stream.read(_SKIPPABLE.size) != _SKIPPABLE.pack(_MAGIC, size - at - _SKIPPABLE.size):
+            raise ValueError("its last frame is not the summary")
 
     def rows(self, index: int, group: Group) -> Rows:
         """The records of a group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
 from pmwal.logs.archives.modules import needed
@@ -60,6 +61,13 @@ class ParquetFile:
         if found is None:
             raise ValueError("it has no summary, so pmwal archive did not write it")
         return decode_summary(found)
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Read the columns that other programs read, too, a row group at a time. An exception of pyarrow if one is damaged."""
+        if self._file.metadata.num_row_groups != len(groups):
+            raise ValueError("its row groups are not those in its summary")
+        for index in range(len(groups)):
+            self._file.read_row_group(index, use_threads=False)
 
     def rows(self, index: int, group: Group) -> Rows:
         """The records of a group."""
