@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from pmwal.errors import ForkedWal, PersistError, WalClosed, WalUnlinked
@@ -60,6 +60,7 @@ class Logger:
         size: int | str | None = None,
         commit: Commit = 1.0,
         on_full: SinkFullPolicy = "overwrite",
+        consumers: Iterable[str] = (),
         on_corrupt: CorruptPolicy = "set-aside",
         medium: MediumName = "auto",
         max_files: int = 64,
@@ -81,6 +82,7 @@ class Logger:
                 size=size,
                 commit=commit,
                 on_full=on_full,
+                consumers=consumers,
                 on_corrupt=on_corrupt,
                 medium=medium,
                 max_files=max_files,

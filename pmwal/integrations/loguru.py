@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
@@ -54,6 +55,7 @@ class Sink(SinkOwner):
         commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: SinkFullPolicy = "overwrite",
+        consumers: Iterable[str] = (),
         structured: bool = False,
         on_corrupt: CorruptPolicy = "set-aside",
         medium: MediumName = "auto",
@@ -67,6 +69,7 @@ class Sink(SinkOwner):
             commit=commit,
             sync_level=sync_level,
             on_full=on_full,
+            consumers=consumers,
             on_corrupt=on_corrupt,
             medium=medium,
             max_files=max_files,

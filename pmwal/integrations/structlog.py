@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Iterable
 from typing import Any, NoReturn, Self
 
 from pmwal.logs.encoder import Interrupted, encoder
@@ -76,6 +77,7 @@ class LoggerFactory(SinkOwner):
         commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: SinkFullPolicy = "overwrite",
+        consumers: Iterable[str] = (),
         on_corrupt: CorruptPolicy = "set-aside",
         medium: MediumName = "auto",
         max_files: int = 64,
@@ -88,6 +90,7 @@ class LoggerFactory(SinkOwner):
             commit=commit,
             sync_level=sync_level,
             on_full=on_full,
+            consumers=consumers,
             on_corrupt=on_corrupt,
             medium=medium,
             max_files=max_files,

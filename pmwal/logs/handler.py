@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmwal.logs.encoder import Encode, Interrupted, encoder
@@ -39,8 +39,11 @@ class LogHandler(SinkOwner, logging.Handler):
       at most once a second. "manual" has the lowest latency: no thread, and ``sync_level``, ``flush()`` and ``close()`` commit.
       "each" makes every call return durable: on a disk it waits for the disk.
     - ``sync_level``: records of this level (number or name) and above are durable when the call returns.
-    - ``on_full``: "overwrite" the oldest records, or "raise": keep them, and drop the new one. Of those that are dropped one after
-      another the first is reported, and all are counted.
+    - ``on_full``: "overwrite" the oldest records; "raise": keep them, and drop the new one; or "consumed": free what all named
+      consumers of the log have acknowledged, and drop the new one if that is nothing. Of those that are dropped one after another
+      the first is reported, and all are counted. ``consumers``: names for whom "consumed" keeps records from the start, also before
+      each of them has begun, as ``["archive"]`` for ``pmwal archive``. No logging call waits for a consumer, and ``keep`` and
+      ``max_total`` remove records for their age whether they were consumed or not.
     - ``structured``: store a line of JSON with ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``module``,
       ``function``, ``line``, ``process``, ``thread`` and, if present, ``process_name`` (not of the main process), ``task``, ``exc``
       and ``exception`` (as text and as data), ``stack``, and ``extra`` with what ``structlog.contextvars`` has bound, encoded by
@@ -90,6 +93,7 @@ class LogHandler(SinkOwner, logging.Handler):
         commit: Commit = 1.0,
         sync_level: int | str = logging.CRITICAL,
         on_full: SinkFullPolicy = "overwrite",
+        consumers: Iterable[str] = (),
         structured: bool = False,
         fmt: str | Sequence[str] | None = None,
         rename_fields: Mapping[str, str] | None = None,
@@ -115,6 +119,7 @@ class LogHandler(SinkOwner, logging.Handler):
             commit=commit,
             sync_level=sync_level,
             on_full=on_full,
+            consumers=consumers,
             on_corrupt=on_corrupt,
             medium=medium,
             max_files=max_files,

@@ -11,19 +11,20 @@ from pmwal.opening.options import Commit, Options, UnlinkedPolicy
 from pmwal.opening.spelling import one_of
 from pmwal.opening.units import parse_duration
 
-SinkFullPolicy: TypeAlias = Literal["overwrite", "raise"]
+SinkFullPolicy: TypeAlias = Literal["overwrite", "raise", "consumed"]
 CorruptPolicy: TypeAlias = Literal["set-aside", "raise"]
 CORRUPT_POLICIES: tuple[str, ...] = get_args(CorruptPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOptions(Options):
-    """These options, checked. A logging call never waits for a truncate."""
+    """These options, checked. A logging call never waits for a truncate, or for a consumer."""
 
     full_policies: ClassVar[tuple[str, ...]] = get_args(SinkFullPolicy)
 
     commit: Commit = 1.0
     on_full: SinkFullPolicy = "overwrite"
+    timeout: float | None = 0.0  # of on_full="consumed"
     sync_level: int | str = logging.CRITICAL
     on_corrupt: CorruptPolicy = "set-aside"
     on_unlinked: UnlinkedPolicy = "raise"  # to the sink, which then opens the path anew
@@ -37,6 +38,8 @@ class SinkOptions(Options):
         object.__setattr__(self, "sync_level", _level_number(self.sync_level))
         object.__setattr__(self, "max_files", as_integer("max_files", self.max_files))
         one_of("on_corrupt", self.on_corrupt, CORRUPT_POLICIES)
+        if self.consumers and self.on_full != "consumed":
+            raise ValueError(f'consumers= names those for whom on_full="consumed" keeps records; on_full={self.on_full!r} does not')
         if self.max_files < 1:
             raise ValueError(f"max_files must be at least 1, not {self.max_files}")
         if self.keep is not None:

@@ -25,7 +25,6 @@ from pmwal.errors import Overrun, PmwalError, WalClosed
 from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.epochs import pack_starts
 from pmwal.format.index import SparseIndex
-from pmwal.format.layout import Header
 from pmwal.format.payload import as_index, as_number, as_seconds
 from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.format.scan import scan_for
@@ -39,7 +38,7 @@ from pmwal.reading.known_writer import KnownWriter
 from pmwal.reading.place import Place
 from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, selection
 from pmwal.reading.succession import File, Succession, cursor_in
-from pmwal.reading.walk import Delivered, View, Walker, deliver, extent, gone, missing, resume
+from pmwal.reading.walk import Delivered, View, Walker, extent, gone, missing, resume
 from pmwal.reading.watcher import LiveWatcher
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -222,11 +221,12 @@ class Reader(ArrayReader):
             salvaged = self._salvage(None if start is None else as_number(start), None if stop is None else as_number(stop))
             return chosen.filtered(salvaged, each=True)
         stop = None if stop is None else as_number(stop)
-        view = self._view()
-        first = None if start is None else self._first_number(start, view)
-        if chosen.everything:
-            return self._read(view, first, stop)
-        return self._select(chosen.filter, *self._run(chosen, view, first, stop))
+        with self._one_file:
+            view = self._view()
+            first = None if start is None else self._first_number(start, view)
+            if chosen.everything:
+                return self._read(view, first, stop)
+            return self._select(chosen.filter, *self._run(chosen, view, first, stop))
 
     def _run(self, chosen: Selection, view: View, start: int | None, stop: int | None) -> tuple[View, int, int]:
         """The view to read, where the selected run begins in it, and the number after its last record."""
@@ -245,35 +245,30 @@ class Reader(ArrayReader):
 
     def _probes(self, view: View) -> tuple[Headers, Records]:
         """How a search looks at records of this view. None of them counts as delivered."""
-        walker = replace(self._walker(view, self._place), on_delivery=None)
-
-        def header(seq: int) -> Header:
-            return walker.header(view, self._start_of(view, seq, self._place))
+        counting, start_of = self._in_file(view, self._place)
+        walker = replace(counting, on_delivery=None)
 
         def records(first: int, stop: int) -> Iterator[Record]:
-            return walker.walk(view, self._start_of(view, first, self._place), stop) if first < stop else iter(())
+            return walker.walk(view, start_of(first), stop) if first < stop else iter(())
 
-        return header, records
+        return lambda seq: walker.header(view, start_of(seq)), records
 
     def _read(self, view: View, start: int | None, stop: int | None) -> Iterator[Record]:
         return self._walk(view, *self._begin(view, start, stop))
 
     def _select(self, chosen: Filter, view: View, first: int, end: int) -> Iterator[Record]:
-        note = partial(self._note_delivery, view, self._place, self._succession)
-        for run in self._selected(chosen, Clock(0), view, first, end):
-            yield from deliver(run.records, note)
-            note(Delivered(run.position, run.end, run.seq, run.crc))
-
-    def _selected(self, chosen: Filter, clock: Clock, view: View, first: int, end: int) -> Iterator[Selected]:
-        if first < end:
-            yield from self._walker(view, self._place).selected(view, self._start_of(view, first, self._place), end, chosen, clock)
+        walker, start_of = self._in_file(view, self._place)
+        runs = (run for each in (walker,) if first < end for run in each.selected(view, start_of(first), end, chosen, Clock(0)))
+        return walker.delivered(runs)
 
     def _runs(self, chosen: Filter, clock: Clock, start: int, stop: int) -> Iterator[Selected]:
         """The selected records, in runs. Of each run the last record is noted as delivered, selected or not."""
-        view = self._view()
-        note = partial(self._note_delivery, view, self._place, self._succession)
-        for run in self._selected(chosen, clock, view, *self._begin(view, start, stop)):
-            note(Delivered(run.position, run.end, run.seq, run.crc))
+        with self._one_file:
+            view = self._view()
+            first, end = self._begin(view, start, stop)
+            walker, start_of = self._in_file(view, self._place)
+        for run in walker.selected(view, start_of(first), end, chosen, clock) if first < end else ():
+            walker.note(run)
             yield run
 
     def _first_number(self, start: int | str, view: View) -> int:
@@ -283,15 +278,12 @@ class Reader(ArrayReader):
         if self._salvaging:
             raise ValueError('read_array() needs consecutive records; open the log without recover="salvage"')
         start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
-        view = self._view()
-        first, end = self._begin(view, start, stop)
-        walker = self._walker(view, self._place)
-
-        def locate(seq: int) -> Bound:
-            return self._start_of(view, seq, self._place)
-
-        walk = partial(walker.walk, view)
-        return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
+        with self._one_file:
+            view = self._view()
+            first, end = self._begin(view, start, stop)
+            walker, start_of = self._in_file(view, self._place)
+            walk = partial(walker.walk, view)
+            return Source(walker.block, self._mapping, view, first, end, start_of, walk, lambda seq: not self._closed)
 
     def _begin(self, view: View, start: int | None, stop: int | None, place: Place | None = None) -> tuple[int, int]:
         """Prepare to deliver records of this view; the first number, and the one after the last."""
@@ -412,22 +404,29 @@ class Reader(ArrayReader):
         return judgement.report.outcome == "clean" and judgement.end.next_seq <= seq
 
     def _walk(self, view: View, first: int, end: int, place: Place | None = None) -> Iterator[Record]:
-        if place is None:  # to be read whenever the caller wants
-            return (record for place in (self._place,) for record in self._walk(view, first, end, place))
-        return self._walker(view, place).walk(view, self._start_of(view, first, place), end) if first < end else iter(())
+        walker, start_of = self._in_file(view, self._place if place is None else place)
+        if place is not None and first < end:
+            return walker.walk(view, start_of(first), end)
+        return (record for each in (walker,) if first < end for record in each.walk(view, start_of(first), end))
 
-    def _start_of(self, view: View, first: int, place: Place) -> Bound:
+    def _in_file(self, view: View, place: Place) -> tuple[Walker, Callable[[int], Bound]]:
+        """What reads the file that the log has now, and finds where its records start, later, too, when it has another."""
+        walker = self._walker(view, place)
+        return walker, partial(self._start_of, view, place=place, walker=walker)
+
+    def _start_of(self, view: View, first: int, place: Place, walker: Walker | None = None) -> Bound:
         self._check_open()
+        walker = walker or self._walker(view, place)
         last = place.last
         if last is not None and last.seq + 1 == first:
             return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
-        index = self._index if self._indexed is not None and view.same_history(self._indexed) else SparseIndex()
+        known = walker.block is self._block and self._indexed is not None and view.same_history(self._indexed)
+        index = self._index if known else SparseIndex()
         near = index.floor(first, view.tail)
         if last is not None and near.next_seq < last.seq < first:
             near = Bound(last.end, last.seq + 1)  # nearer than what the index knows
-        walker = self._walker(view, place)
         if seems_far(near, index.ceiling(first, view.end), first):
-            hints = find_hints(self._block, self._mapping.load, self._scan, view, near, first)
+            hints = find_hints(walker.block, walker.load, walker.scan, view, near, first)
             for start in hints.starts:
                 passed: list[Bound] = []
                 with contextlib.suppress(Overrun):  # it was only a hint
@@ -442,11 +441,12 @@ class Reader(ArrayReader):
 
     def _walker(self, view: View, place: Place) -> Walker:
         note = partial(self._note_delivery, view, place, self._succession)
-        return Walker(self._block, self._mapping.load, self._explain, note, self._scan, self._ends_there, self._record_type)
+        explain, ends = partial(self._explain, self._succession), partial(self._ends_there, self._succession)
+        return Walker(self._block, self._mapping.load, explain, note, self._scan, ends, self._record_type)
 
-    def _ends_there(self, view: View) -> bool:
+    def _ends_there(self, succession: Succession, view: View) -> bool:
         """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
-        return self._view(doubted=True).end == view.end
+        return succession is self._succession and self._view(doubted=True).end == view.end
 
     def _note_delivery(self, view: View, place: Place, succession: Succession, record: Delivered) -> None:
         """A record of the file that had this succession then: in the file that is read by now it is elsewhere."""
@@ -480,8 +480,10 @@ class Reader(ArrayReader):
         """The epochs that the slots still name, with their first sequence numbers."""
         return first_seqs(read_slots(self._mapping.load, self._block, self._scan))
 
-    def _explain(self, at: Bound, before: View) -> PmwalError:
+    def _explain(self, succession: Succession, at: Bound, before: View) -> PmwalError:
         """Why a walk did not find the record at this bound."""
+        if succession is not self._succession:
+            return Overrun(f"record {at.next_seq} is gone from the file that the log had before it was resized; read again")
         now = self._view(doubted=True)
         moved = at.position < now.tail.position  # the line that named it was half old
         return missing(self._block, at, now.tail, cut=moved or not now.same_history(before))

@@ -7,7 +7,8 @@ Invariants
   where all records have their numbers.
 - The new file is the log's if it has its uuid. The records keep their numbers, but not their positions and checksums: the last one
   that was delivered is compared by its cursor.
-- What else reads the old file has it open until the reader is closed.
+- What else reads the old file has it open until the reader is closed, and finds its records there, also if it was begun and not yet
+  used when the reader turned to the new file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,6 +126,17 @@ class Walker:
             yield run
             at, clock = Bound(run.end, run.seq + 1), run.clock
         self._check_end(at, view)
+
+    def delivered(self, runs: Iterable[Selected]) -> Iterator[Record]:
+        """The records of runs of ``selected``."""
+        for run in runs:
+            yield from deliver(run.records, self.on_delivery)
+            self.note(run)
+
+    def note(self, run: Selected) -> None:
+        """The last record of a run counts as delivered, selected or not."""
+        if self.on_delivery is not None:
+            self.on_delivery(Delivered(run.position, run.end, run.seq, run.crc))
 
     def relocated(self, view: View, to: Relocation) -> Iterator[bytes]:
         """The ring of another log with all records of the view, in pieces of whole pages."""

@@ -23,6 +23,7 @@ ORACLES = {
     "named": "a handle whose file lost its name says so, once, and no other handle does",
     "aside": "a log that a crash left is never set aside",
     "slots": "a slot keeps its records from process to process, and is removed only while no process has it",
+    "consumed": "what a named consumer has acknowledged durably stays so, and the log begins after it at the most, and reaches it",
 }
 
 

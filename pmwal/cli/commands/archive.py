@@ -115,8 +115,11 @@ def add(commands: Commands) -> None:
 def _every(text: str) -> tuple[str, float]:
     """Which of the two limits, and its value. ``5m`` is five minutes, and ``5M`` a size."""
     unit = text.strip()[-1:]
+    if unit.isdigit():
+        n = text.strip()
+        raise argparse.ArgumentTypeError(f"{text!r} has no unit: give an age, such as {n}s or {n}min, or a size, {n}MiB")
     try:
-        if unit and not unit.isdigit():
+        if unit:
             return ("size", parse_size(text)) if unit in "BbKMGT" else ("seconds", parse_duration(text))
     except ValueError:
         pass

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from pmwal.errors import CorruptWal, Overrun
@@ -57,6 +58,7 @@ class ArchivedReader(Reader):
         self._path = path
         self._uuid = uuid
         self._seam = SYSTEM
+        self._one_file = threading.RLock()
         self._closed = self._salvaging = False
         self._kind: type[Record] = Record
         self._on_damage = on_damage

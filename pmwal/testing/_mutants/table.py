@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmwal.format.layout import LINE, PAGE
-from pmwal.testing._mutants import beside, engine, recovery, repair, seam, search, slots, surroundings
+from pmwal.testing._mutants import beside, consumed, engine, recovery, repair, seam, search, slots, surroundings
 from pmwal.testing._simulator.beside import explore_beside, explore_hidden, explore_spliced
 from pmwal.testing._simulator.campaign import explore_chunk
+from pmwal.testing._simulator.consuming import explore_consumed
 from pmwal.testing._simulator.creation import explore_creation
 from pmwal.testing._simulator.explore import Effort, History, start_of
 from pmwal.testing._simulator.repairing import explore_repair
@@ -446,6 +447,31 @@ MUTANTS = {
         PAGE_STRICT,
         "append_small",
         explore=explore_slots,
+    ),
+    "freed_before_position": Mutant(
+        "consumed records freed before the position is durable",
+        consumed.freed_before_position,
+        "consumed",
+        PAGE_STRICT,
+        "",
+        explore=explore_consumed,
+    ),
+    "durable_ack_unsynced": Mutant(
+        "a durable acknowledgement without a sync",
+        consumed.durable_ack_unsynced,
+        "consumed",
+        PAGE_STRICT,
+        "",
+        "native",
+        explore=explore_consumed,
+    ),
+    "acknowledged_before_durable": Mutant(
+        "a position durable before the record that it names",
+        lambda: seam.drop("flush", seam.of_records),
+        "consumed",
+        PAGE_PIPELINED,
+        "",
+        explore=explore_consumed,
     ),
 }
 """Every mutant by its name."""
