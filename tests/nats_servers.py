@@ -200,7 +200,7 @@ class Client:
         """The answer of JetStream's interface."""
 
         async def once() -> dict[str, Any]:
-            reply = await self.connection.request(f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=5)
+            reply = await self.connection.request(f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=1)
             return dict(json.loads(reply.data))
 
         return await patiently(once)

@@ -15,7 +15,7 @@ import base64
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -90,6 +90,7 @@ class Link:
         self._timeout = timeout
         self._client: Any = None
         self._connecting = asyncio.Lock()
+        self._asking: set[asyncio.Future[Any]] = set()
         self.turns = 0
         """How often it has connected anew: the server may have another state by then."""
         self.problem = ""
@@ -110,6 +111,7 @@ class Link:
                 reconnect_time_wait=_RECONNECT_PAUSE,
                 connect_timeout=self._timeout,
                 error_cb=self._note_error,
+                disconnected_cb=self._note_loss,
                 reconnected_cb=self._note_turn,
                 **self._options.arguments(),
             )
@@ -130,6 +132,10 @@ class Link:
 
     async def _note_error(self, error: Exception) -> None:
         self.problem = str(error) or type(error).__name__
+
+    async def _note_loss(self) -> None:
+        for task in self._asking:
+            task.cancel()
 
     async def _note_turn(self) -> None:
         self.turns += 1
@@ -213,7 +219,7 @@ class Link:
     async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
         client = await self._connected()
         try:
-            reply = await client.request(subject, body, timeout=self._timeout, headers=headers)
+            reply = await self._answered(client.request(subject, body, timeout=self._timeout, headers=headers))
         except self._errors.NoRespondersError as error:
             raise Unavailable(f"no stream on {self._where} answers on {subject}") from error
         except (TimeoutError, OSError, self._errors.Error) as error:
@@ -224,6 +230,21 @@ class Link:
             raise Unavailable(f"the answer on {subject} is not one of JetStream") from error
         self.problem = ""
         return dict(found)
+
+    async def _answered(self, request: Coroutine[Any, Any, Any]) -> Any:
+        """The answer to a request; ``ConnectionError`` as soon as the connection is lost on which it would come."""
+        task = asyncio.ensure_future(request)
+        self._asking.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                task.cancel()
+                raise
+            raise ConnectionError(f"the connection to {self._where} was lost") from None
+        finally:
+            self._asking.discard(task)
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
