@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ import pytest
 
 import pmwal
 from nats_servers import Client, NatsServer, nats_server
-from pmwal.ship import Folding, Gap, Rollback, Shipper, records
+from pmwal.ship import Folding, Rollback, records
 from pmwal.ship.link import Link, Unavailable
 from shipping import (
-    FAST,
     PERFECT,
     Mark,
     contents,
@@ -409,7 +406,8 @@ def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_p
                 await ship(path, server, **options)
             messages = await client.messages()
         assert [tuple(each) for each in folded(messages)] == plain(path)
-        assert [each for each in decoded(messages) if isinstance(each, Mark)] == [Mark("rollback", 0, 133), Mark("rollback", 0, 111)]
+        marks = [each for each in decoded(messages) if isinstance(each, Mark)]
+        assert marks == [Mark("rollback", 0, 133), Mark("rollback", 0, 111)]
         assert position_of(path) == 261
         folding, kept = Folding(), list[Any]()
         for message in messages:
@@ -421,9 +419,7 @@ def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_p
     assert len(said) == 2
 
 
-def test_rollback_right_after_a_marker_is_told_as_well(
-    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollback_right_after_a_marker_is_told_as_well(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipper ended between a marker and the next record, and then the log was rolled back further."""
     path = tmp_path / "a.wal"
     publish = Link.publish
