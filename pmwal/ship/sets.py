@@ -194,7 +194,7 @@ class SetShipper(Service):
         if due:
             has_news = await self._call(lambda: [_has_news(idle) for _, idle in due])
             for (uuid, idle), news in zip(due, has_news, strict=True):
-                idle.look_at = now + min(max((now - idle.since) / 8, _LOOK_MIN), _LOOK_MAX)
+                idle.look_at = now + pause_of(now - idle.since)
                 if news:
                     idle.news.set()
                     self._idle.pop(uuid, None)
@@ -214,6 +214,15 @@ class SetShipper(Service):
             relay.log.close()
         if self._set is not None:
             self._set.close()
+
+
+def pause_of(idle: float) -> float:
+    """Seconds until the next look at a log that has been idle for these seconds.
+
+    >>> pause_of(0.0), pause_of(2.0), pause_of(3600.0)
+    (0.01, 0.25, 1.0)
+    """
+    return min(max(idle / 8, _LOOK_MIN), _LOOK_MAX)
 
 
 def _has_news(idle: _Idle) -> bool:
