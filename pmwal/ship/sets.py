@@ -30,7 +30,7 @@ from pmwal.ship.source import ShippedLog
 _LOOK_MIN, _LOOK_MAX = 0.01, 1.0  # seconds between two looks at an idle log
 _REFRESH = 1.0  # seconds between two looks for new logs
 _RETRY = 10.0  # seconds after which a log that failed is tried again
-_IDLE = 5.0  # seconds in which a relay looks at least once itself
+_IDLE = 10.0  # seconds in which a relay looks at least once itself
 
 Place = str | os.PathLike[str]
 
@@ -43,6 +43,7 @@ class _Idle:
     first: int
     since: float
     look_at: float
+    version: bytes | None = None  # at the last look
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -226,8 +227,11 @@ def pause_of(idle: float) -> float:
 
 
 def _has_news(idle: _Idle) -> bool:
-    """In the thread: whether the log has the record, or an error that its relay is to find."""
+    """In the thread: whether the log has the record, or a change or an error that its relay is to find."""
     try:
-        return idle.log.next_seq > idle.first
+        before, idle.version = idle.version, idle.log.version
+        if before is None:  # the record may have come since the relay has looked
+            return idle.log.next_seq > idle.first
+        return before != idle.version
     except (PmwalError, OSError):
         return True
