@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,7 +196,8 @@ class SetShipper(Service):
         if due:
             has_news = await self._call(lambda: [_has_news(idle) for _, idle in due])
             for (uuid, idle), news in zip(due, has_news, strict=True):
-                idle.look_at = now + pause_of(now - idle.since)
+                pause = pause_of(now - idle.since)
+                idle.look_at = math.ceil((now + pause) / (pause / 4)) * (pause / 4)  # so that one look is at many
                 if news:
                     idle.news.set()
                     self._idle.pop(uuid, None)
