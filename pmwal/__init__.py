@@ -34,6 +34,7 @@ __all__ = [
     "ReentrantCall",
     "Reservation",
     "SetConsumer",
+    "ShipError",
     "ShortenedWal",
     "StaleStore",
     "Store",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         PositionError,
         RecordTooLarge,
         ReentrantCall,
+        ShipError,
         ShortenedWal,
         StaleStore,
         UnlinkedWarning,
@@ -96,7 +98,7 @@ else:
     _HOMES = {
         "errors": (
             *("ConsumerHeld", "CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "PositionError"),
-            *("RecordTooLarge", "ReentrantCall", "ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium"),
+            *("RecordTooLarge", "ReentrantCall", "ShipError", "ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium"),
             *("WalClosed", "WalFull", "WalLocked"),
             "WalUnlinked",
         ),

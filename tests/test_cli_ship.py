@@ -20,7 +20,7 @@ from commands import Cli, make_foreign, make_log
 from nats_servers import NatsServer, free_ports, nats_server
 from pmwal.ship import relay
 from processes import PATIENCE
-from shipping import Stream, make_stream, records_of, uuid_of
+from shipped_streams import Stream, make_stream, records_of, uuid_of
 from support import open_small
 
 Started = Callable[..., subprocess.Popen[bytes]]

@@ -1,0 +1,78 @@
+"""Logs and streams for tests of ``pmwal ship``: a server, a subject of its own for each test, and the arguments that name them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import pmwal
+from nats_servers import Client, NatsServer, nats_server
+
+
+class Stream(NamedTuple):
+    """A stream ``LOGS``, and the prefix of subjects that this test alone uses."""
+
+    server: NatsServer
+    prefix: str
+
+    def to(self, *options: object) -> list[str]:
+        """Arguments of ``ship``."""
+        return ["--to", self.server.url, *self._named, *map(str, options)]
+
+    def from_(self, uuid: str, *options: object) -> list[str]:
+        """Arguments of ``restore``."""
+        return ["--from", self.server.url, *self._named, "--log", uuid, *map(str, options)]
+
+    @property
+    def _named(self) -> list[str]:
+        return ["--stream", "LOGS", "--prefix", self.prefix]
+
+    def numbers(self) -> list[tuple[int, int]]:
+        """The first and the last record of each message on these subjects, in order."""
+
+        async def ask() -> list[tuple[int, int]]:
+            async with Client(self.server) as client:
+                found = [message for message in await client.messages() if message.subject.startswith(f"{self.prefix}.")]
+            return [(int(message.headers["Pmwal-First"]), int(message.headers["Pmwal-Last"])) for message in found]
+
+        return asyncio.run(ask())
+
+
+def make_stream(server: NatsServer, name: str = "LOGS", **settings: Any) -> None:
+    """Create a stream."""
+
+    async def create() -> None:
+        async with Client(server) as client:
+            await client.create(name, **settings)
+
+    asyncio.run(create())
+
+
+@pytest.fixture(scope="session")
+def shared_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server with a stream ``LOGS``, which runs as long as this process's tests."""
+    with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        make_stream(running)
+        yield running
+
+
+@pytest.fixture
+def stream(shared_nats_server: NatsServer, shm_dir: Path) -> Stream:
+    """The stream of the server, with subjects that no other test uses."""
+    return Stream(shared_nats_server, f"pmwal.{shm_dir.name}")
+
+
+def records_of(path: Path) -> list[tuple[int, int, int, bytes]]:
+    """Number, kind, time and payload of each record."""
+    with pmwal.open(path, "r") as reader:
+        return [(record.seq, record.kind, record.time_ns, record.data) for record in reader]
+
+
+def uuid_of(path: Path) -> str:
+    """The identity of a log."""
+    with pmwal.open(path, "r") as reader:
+        return reader.uuid
