@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
+import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,18 +56,34 @@ def make_stream(server: NatsServer, name: str = "LOGS", **settings: Any) -> None
     asyncio.run(create())
 
 
-@pytest.fixture(scope="session")
-def shared_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server with a stream ``LOGS``, which runs as long as this process's tests."""
-    with nats_server(tmp_path_factory.mktemp("nats")) as running:
-        make_stream(running)
-        yield running
+_running = contextlib.ExitStack()
+
+
+@cache
+def running_server() -> NatsServer:
+    """A server with a stream ``LOGS``, which runs from its first use on as long as this process's tests."""
+    directory = _running.enter_context(tempfile.TemporaryDirectory(prefix="pmwal-test-"))
+    server = _running.enter_context(nats_server(Path(directory)))
+    make_stream(server)
+    return server
+
+
+def running_stream() -> Stream:
+    """The stream of that server, with subjects that no other test uses."""
+    return Stream(running_server(), f"pmwal.{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_end() -> Iterator[None]:
+    """The server ends with the tests."""
+    with _running:
+        yield
 
 
 @pytest.fixture
-def stream(shared_nats_server: NatsServer, shm_dir: Path) -> Stream:
-    """The stream of the server, with subjects that no other test uses."""
-    return Stream(shared_nats_server, f"pmwal.{shm_dir.name}")
+def stream() -> Stream:
+    """A stream with subjects that no other test uses."""
+    return running_stream()
 
 
 def records_of(path: Path) -> list[tuple[int, int, int, bytes]]:

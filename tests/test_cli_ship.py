@@ -17,7 +17,7 @@ import pytest
 
 import pmwal
 from commands import Cli, make_foreign, make_log
-from nats_servers import NatsServer, free_ports, nats_server
+from nats_servers import free_ports, nats_server
 from pmwal.ship import relay
 from processes import PATIENCE
 from shipped_streams import Stream, make_stream, records_of, uuid_of
@@ -229,10 +229,10 @@ def test_second_shipper_of_a_log_is_refused(cli: Cli, shm_dir: Path, stream: Str
 # -- what is wrong with the server
 
 
-def test_missing_stream_is_named_with_what_to_do(cli: Cli, shm_dir: Path, shared_nats_server: NatsServer) -> None:
+def test_missing_stream_is_named_with_what_to_do(cli: Cli, shm_dir: Path, stream: Stream) -> None:
     """pmwal makes none."""
     log = make_log(shm_dir / "a.wal")
-    ran = cli("ship", log, "--to", shared_nats_server.url, "--stream", "NONE", "--once")
+    ran = cli("ship", log, "--to", stream.server.url, "--stream", "NONE", "--once")
     assert (ran.status, ran.out) == (1, b"")
     assert "there is no stream 'NONE'" in ran.err
     assert "nats stream add NONE" in ran.err
@@ -283,9 +283,9 @@ def test_check_says_what_is_wrong_with_a_stream(cli: Cli, shm_dir: Path, stream:
     assert stream.numbers() == []
 
 
-def test_check_of_a_server_or_stream_that_is_not_there_fails(cli: Cli, shm_dir: Path, shared_nats_server: NatsServer) -> None:
+def test_check_of_a_server_or_stream_that_is_not_there_fails(cli: Cli, shm_dir: Path, stream: Stream) -> None:
     """The status is 1, and the log is not looked at."""
-    ran = cli("ship", shm_dir / "none.wal", "--to", shared_nats_server.url, "--stream", "NONE", "--check")
+    ran = cli("ship", shm_dir / "none.wal", "--to", stream.server.url, "--stream", "NONE", "--check")
     assert (ran.status, "there is no stream" in ran.text) == (1, True)
     (port,) = free_ports(1)
     ran = cli("ship", shm_dir / "none.wal", "--to", f"nats://127.0.0.1:{port}", "--stream", "LOGS", "--check")

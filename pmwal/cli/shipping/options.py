@@ -76,9 +76,9 @@ def connection(args: argparse.Namespace) -> Options:
         args.parser.error("--tls-cert and --tls-key go together")
     if args.user is not None and PASSWORD not in os.environ:
         args.parser.error(f"--user needs the password in the environment: {PASSWORD}")
-    for path in (args.creds, args.nkey):
+    for path in (args.creds, args.nkey, args.tls_ca, args.tls_cert, args.tls_key):
         if path is not None:
-            with open(path, "rb"):  # the client would name the file in no message
+            with open(path, "rb"):  # those who read it would not name it in their error
                 pass
     user = None if args.user is None else f"{args.user}:{os.environ[PASSWORD]}"
     return Options(tls=_tls(args), creds=args.creds, nkey=args.nkey, user=user)

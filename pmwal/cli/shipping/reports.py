@@ -13,8 +13,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pmwal.cli.hints import for_command_line
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import count_in_words
+from pmwal.errors import ShipError
 from pmwal.opening.units import format_size
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Reports:
     def tell(self, message: str) -> None:
         """Print a message to standard error."""
         self._take_line_away()
-        say(message)
+        say(for_command_line(ShipError(), message))
 
     def show(self, progress: Mapping[str, Progress]) -> None:
         """Print how far it is by now: objects for logs that got further, or a line on a terminal that is written over."""
