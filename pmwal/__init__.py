@@ -20,6 +20,7 @@ __all__ = [
     "CorruptWal",
     "ForkedWal",
     "FormatError",
+    "Frame",
     "Lag",
     "LogHandler",
     "LogSet",
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     from pmwal.opening.copying import copy, resize
     from pmwal.reading.consumer import Consumer
     from pmwal.reading.reader import Reader
-    from pmwal.records import CopyReport, Lag, Record, RecoveryReport, WalStats
+    from pmwal.records import CopyReport, Frame, Lag, Record, RecoveryReport, WalStats
     from pmwal.store.base import Store
     from pmwal.writing.batch import Batch, Reservation
     from pmwal.writing.wal import Wal
@@ -109,7 +110,7 @@ else:
         "opening.copying": ("copy", "resize"),
         "reading.consumer": ("Consumer",),
         "reading.reader": ("Reader",),
-        "records": ("CopyReport", "Lag", "Record", "RecoveryReport", "WalStats"),
+        "records": ("CopyReport", "Frame", "Lag", "Record", "RecoveryReport", "WalStats"),
         "store.base": ("Store",),
         "writing.batch": ("Batch", "Reservation"),
         "writing.wal": ("Wal",),

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,8 +178,9 @@ async def patiently(action: Callable[[], Awaitable[T]]) -> T:
 class Client:
     """A connection of the test, beside that of the shipper."""
 
-    def __init__(self, *servers: NatsServer) -> None:
+    def __init__(self, *servers: NatsServer, **options: Any) -> None:
         self._servers = [server.url for server in servers]
+        self._options = options
         self.connection: Any = None
 
     async def __aenter__(self) -> Client:
@@ -189,7 +190,12 @@ class Client:
             """Nothing is printed."""
 
         self.connection = await nats.connect(
-            self._servers, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=quiet, connect_timeout=PATIENCE
+            self._servers,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,
+            error_cb=quiet,
+            connect_timeout=PATIENCE,
+            **self._options,
         )
         return self
 
@@ -205,11 +211,11 @@ class Client:
 
         return await patiently(once)
 
-    async def create(self, name: str = "LOGS", subjects: str = "pmwal.>", **settings: Any) -> None:
+    async def create(self, name: str = "LOGS", subjects: Sequence[str] = ("pmwal.>",), **settings: Any) -> None:
         """Create a stream; patiently, where a cluster has no leader yet."""
         config = {
             "name": name,
-            "subjects": [subjects],
+            "subjects": list(subjects),
             "retention": "limits",
             "storage": "file",
             "num_replicas": 1,

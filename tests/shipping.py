@@ -10,6 +10,7 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -164,7 +165,7 @@ def judge(records: Sequence[Delivered], last: int, first: int = 1, tag: bytes = 
     return Verdict(
         lost=sum(seq not in counts for seq in range(first, last + 1)),
         duplicate=sum(count - 1 for count in counts.values()),
-        disorder=sum(later <= earlier for earlier, later in zip(seqs, seqs[1:], strict=False)),
+        disorder=sum(later <= earlier for earlier, later in pairwise(seqs)),
         wrong=sum((record.kind, record.data) != (record.seq % 7, payload(record.seq, tag)) for record in records),
     )
 

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmwal.format.frame import ENTRY, pack, unpack
+from pmwal.format.frame import ENTRY, pack, unpack, unpack_in_python
 from pmwal.format.layout import KIND_MAX, TIME_MAX, TIME_MIN
+from pmwal.native import native
 from pmwal.records import Record
+
+UNPACK = [unpack_in_python, *(() if native is None else (native.unpack_frame,))]
 
 records = st.lists(
     st.builds(
@@ -35,7 +38,7 @@ def test_what_is_packed_is_unpacked(several: list[Record]) -> None:
     expected = [(each.kind, each.time_ns, each.data) for each in several]
     body = pack(iter(several))
     for form in (body, bytearray(body), memoryview(body)):
-        assert unpack(form) == expected
+        assert [way(form) for way in UNPACK] == [expected] * len(UNPACK)
 
 
 @given(records.filter(bool), st.data())
@@ -47,12 +50,27 @@ def test_body_that_was_cut_gives_no_record(several: list[Record], data: st.DataO
     body = pack(several)
     cut = data.draw(st.integers(0, len(body)).filter(lambda at: at not in ends))
     begins = max(end for end in ends if end < cut)
-    with pytest.raises(ValueError, match=f"a frame's body of {cut} bytes ends inside the record at byte {begins}: it was cut"):
-        unpack(body[:cut])
+    for way in UNPACK:
+        with pytest.raises(ValueError, match=f"a frame's body of {cut} bytes ends inside the record at byte {begins}: it was cut"):
+            way(body[:cut])
 
 
-@pytest.mark.parametrize("more", [b"\0", b"\0" * 13, b"\1" + b"\0" * 13], ids=["a byte", "less than a header", "a header"])
+@given(st.binary(max_size=200))
+def test_any_bytes_unpack_alike(body: bytes) -> None:
+    """In both engines: the same records, or an error of the same text."""
+    found: list[object] = []
+    for way in UNPACK:
+        try:
+            found.append(way(body))
+        except ValueError as error:
+            found.append(str(error))
+    assert found == [found[0]] * len(UNPACK)
+    assert unpack(b"") == []
+
+
+@pytest.mark.parametrize("more", [b"\0", bytes(13), b"\1" + bytes(13)], ids=["a byte", "less than a header", "a header"])
 def test_bytes_after_the_last_record_are_an_error(more: bytes) -> None:
     """None of the records before them is handed out."""
-    with pytest.raises(ValueError, match=r"ends inside the record at byte 15: .* something follows its last record"):
-        unpack(pack([Record(1, 0, 0, b"a")]) + more)
+    for way in UNPACK:
+        with pytest.raises(ValueError, match=r"ends inside the record at byte 15: .* something follows its last record"):
+            way(pack([Record(1, 0, 0, b"a")]) + more)

@@ -406,10 +406,8 @@ def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_p
                 await ship(path, server, **options)
             messages = await client.messages()
         assert [tuple(each) for each in folded(messages)] == plain(path)
-        assert [each for each in decoded(messages) if isinstance(each, Mark)] == [
-            Mark("rollback", 0, 133),
-            Mark("rollback", 0, 111),
-        ]
+        marks = [each for each in decoded(messages) if isinstance(each, Mark)]
+        assert marks == [Mark("rollback", 0, 133), Mark("rollback", 0, 111)]
         assert position_of(path) == 261
         folding, kept = Folding(), list[Any]()
         for message in messages:

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pmwal.format.layout import LENGTH_MAX, Field, Structure
+from pmwal.native import native
 from pmwal.records import Record
+
+Body = bytes | bytearray | memoryview
 
 ENTRY = Structure(
     "frame: entry",
@@ -34,12 +37,17 @@ def pack(records: Iterable[Record]) -> bytes:
     return b"".join(part for each in records for part in (ENTRY.struct.pack(len(each.data), each.kind, each.time_ns), each.data))
 
 
-def unpack(body: bytes | bytearray | memoryview) -> list[tuple[int, int, bytes]]:
+def unpack(body: Body) -> list[tuple[int, int, bytes]]:
     """The (kind, time_ns, payload) of each record in a body; ``ValueError`` if it ends inside a record.
 
     >>> unpack(pack([Record(1, 7, 0, b"a"), Record(2, 0, 5, b"")]))
     [(7, 0, b'a'), (0, 5, b'')]
     """
+    return unpack_in_python(body) if native is None else native.unpack_frame(body)
+
+
+def unpack_in_python(body: Body) -> list[tuple[int, int, bytes]]:
+    """The reference for what the native engine unpacks."""
     data, records, at = bytes(body), list[tuple[int, int, bytes]](), 0
     while at < len(data):
         start = end = at + ENTRY.size

@@ -89,6 +89,7 @@ class Link:
         self._options = options
         self._timeout = timeout
         self._client: Any = None
+        self._refused: asyncio.Future[None] | None = None
         self._connecting = asyncio.Lock()
         self._asking: set[asyncio.Future[Any]] = set()
         self.turns = 0
@@ -103,8 +104,9 @@ class Link:
             return self._client
 
     async def _connect(self) -> Any:
-        try:
-            client = self._nats.connect(
+        self._refused = asyncio.get_running_loop().create_future()
+        connecting = asyncio.ensure_future(
+            self._nats.connect(
                 self.servers,
                 name="pmwal ship",
                 max_reconnect_attempts=-1,
@@ -115,11 +117,18 @@ class Link:
                 reconnected_cb=self._note_turn,
                 **self._options.arguments(),
             )
-            client = await asyncio.wait_for(client, self._timeout)
-        except (TimeoutError, OSError, self._errors.Error) as error:
-            if self._is_refusal(error):
-                raise ShipError(f"{self._where}: {self.problem or error}; check the user, the credentials or the nkey") from error
-            raise Unavailable(self.problem or f"no answer from {self._where}") from error
+        )
+        try:
+            await asyncio.wait({connecting, self._refused}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            if self._refused.done():
+                raise ShipError(f"{self._where}: {self.problem}; check the user, the credentials or the nkey")
+            if not connecting.done():
+                raise Unavailable(self.problem or f"no answer from {self._where}")
+            client = connecting.result()
+        except (OSError, self._errors.Error) as error:
+            raise Unavailable(self.problem or f"{self._where}: {error}") from error
+        finally:
+            connecting.cancel()
         self.turns += 1
         return client
 
@@ -127,11 +136,10 @@ class Link:
     def _where(self) -> str:
         return ", ".join(self.servers)
 
-    def _is_refusal(self, error: Exception) -> bool:
-        return "uthorization" in f"{error}{self.problem}"
-
     async def _note_error(self, error: Exception) -> None:
         self.problem = str(error) or type(error).__name__
+        if "authorization" in self.problem.lower() and self._refused is not None and not self._refused.done():
+            self._refused.set_result(None)
 
     async def _note_loss(self) -> None:
         for task in self._asking:

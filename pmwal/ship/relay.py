@@ -23,11 +23,12 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 from pmwal.errors import Overrun, ShipError
 from pmwal.format.frame import ENTRY, unpack
 from pmwal.native.checksum import crc32c
+from pmwal.records import Frame
 from pmwal.ship.chain import Entry, Source, check_body, entry_of, headers_for, subject_of
 from pmwal.ship.checks import problems_of
 from pmwal.ship.holding import Holding
 from pmwal.ship.link import Link, NoStream, Stored, StreamState, Unavailable, WrongLast, room_in
-from pmwal.ship.source import Frame, Note, ShippedLog, Taken
+from pmwal.ship.source import Note, ShippedLog, Taken
 
 RollbackPolicy = Literal["stop", "mark"]
 SizePolicy = Literal["split", "stop"]

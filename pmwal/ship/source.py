@@ -14,23 +14,13 @@ import struct
 from typing import NamedTuple
 
 from pmwal.errors import Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
-from pmwal.format.frame import ENTRY, pack
 from pmwal.reading.consumer import Consumer
 from pmwal.reading.internals import bounds_of, is_elsewhere, problem_with, renewed_consumer
 from pmwal.reading.reader import Reader
-from pmwal.records import Record
+from pmwal.records import Frame, Record
 
 _NOTE = struct.Struct("<Bqq")
 _NOTE_VERSION = 1
-
-
-class Frame(NamedTuple):
-    """Consecutive records, packed."""
-
-    first: int
-    last: int
-    cursor: str
-    body: bytes
 
 
 class Taken(NamedTuple):
@@ -80,23 +70,11 @@ class ShippedLog:
         """The records from this number on that fit into a body of this size, at least one. ``Overrun`` after a rollback."""
         next_seq = self.next_seq
         try:
-            return Taken(self._frame(first, size_max), 0, next_seq)
+            return Taken(self.reader.frame(first, size_max=size_max), 0, next_seq)
         except Overrun as error:
             if not error.missed:
                 raise
             return Taken(None, error.missed, next_seq)
-
-    def _frame(self, first: int, size_max: int) -> Frame | None:
-        records: list[Record] = []
-        size = 0
-        for record in self.reader.read(first):
-            size += ENTRY.size + len(record.data)
-            if records and size > size_max:
-                break
-            records.append(record)
-        if not records:
-            return None
-        return Frame(first, records[-1].seq, records[-1].cursor, pack(records))
 
     def wait(self, first: int, seconds: float) -> bool:
         """Wait, at most this long, until the log has a record of this number; False if its writer has closed it."""
