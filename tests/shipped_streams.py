@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,11 +46,11 @@ class Stream(NamedTuple):
         return asyncio.run(ask())
 
 
-def make_stream(server: NatsServer, name: str = "LOGS", **settings: Any) -> None:
-    """Create a stream."""
+def make_stream(server: NatsServer, name: str = "LOGS", *, login: Mapping[str, str] | None = None, **settings: Any) -> None:
+    """Create a stream; with ``login`` as this user."""
 
     async def create() -> None:
-        async with Client(server) as client:
+        async with Client(server, **login or {}) as client:
             await client.create(name, **settings)
 
     asyncio.run(create())

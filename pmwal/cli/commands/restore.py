@@ -8,7 +8,7 @@ import asyncio
 from pmwal.cli.exit_status import OK
 from pmwal.cli.options import size_option
 from pmwal.cli.parser import Commands, add_command, add_json
-from pmwal.cli.shipping.options import add_connection, add_stream, checked, connection
+from pmwal.cli.shipping.options import add_connection, add_stream, connection
 from pmwal.cli.terminal import print_json, progress_bar, say
 from pmwal.cli.wording import count_in_words, records_in_words
 from pmwal.opening.units import format_size
@@ -25,8 +25,8 @@ UUID is that of the log that is lost, as pmwal info prints it; it is the last
 part of the subject. SIZE is like 64MiB or 1GiB, or a number of bytes. Restoring
 requires nats-py: pip install 'pmwal[nats]'
 
-Exit status: 0; 1 if the stream has nothing of that log, or it is damaged, or the
-server cannot be reached; 3 if the file cannot be made.
+Exit status: 0; 1 if the stream has nothing of that log, or a message of it is
+damaged, or the server cannot be reached; 3 if the file cannot be made.
 
 Examples:
   pmwal restore app.wal --from nats://broker:4222 --stream LOGS --log UUID
@@ -45,22 +45,21 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("path", metavar="LOG", help="the file to create")
     add_stream(parser, "--from", "the servers")
-    parser.add_argument("--log", type=_uuid, required=True, metavar="UUID", help="the uuid of the log that was shipped")
+    parser.add_argument("--log", required=True, metavar="UUID", help="the uuid of the log that was shipped")
     parser.add_argument("--size", type=size_option, metavar="SIZE", help="capacity of the ring (default: what the records need)")
     add_connection(parser)
     add_json(parser)
 
 
-def _uuid(text: str) -> str:
-    from pmwal.ship.chain import as_uuid  # noqa: PLC0415 - help needs none of it
-
-    return checked(as_uuid, text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Restore the log, and report what it has."""
     from pmwal.ship import restore  # noqa: PLC0415 - help needs none of it
+    from pmwal.ship.chain import as_uuid  # noqa: PLC0415
 
+    try:
+        as_uuid(args.log)
+    except ValueError as error:
+        args.parser.error(str(error))
     options = connection(args)
     with progress_bar("restore", unit=" messages") as progress:
         report = asyncio.run(

@@ -27,11 +27,11 @@ record until the stream has acknowledged it and --hold has passed. JetStream
 acknowledges before it syncs, every 2 minutes by default: --hold must be longer.
 
 If the server does not answer, or the stream is full, it is said once and tried
-again, with --once for half a minute. Records that were overwritten before they were shipped are reported and
-marked in the stream, and the status is 1. A log that was rolled back, or copied
-over, after it was shipped is not shipped any more (--on-rollback stop): its
-records are others than those in the stream. With mark, the stream is told which
-are void, and gets the new ones.
+again, with --once for half a minute. Records that were overwritten before they
+were shipped are reported and marked in the stream, and the status is 1. A log
+that was rolled back, or copied over, after it was shipped is not shipped any
+more (--on-rollback stop): its records are others than those in the stream. With
+mark, the stream is told which are void, and gets the new ones.
 
 --check asks the server whether the stream can keep what is promised, prints
 what is wrong, and ships nothing. SIGTERM or ^C end the command with status 0;

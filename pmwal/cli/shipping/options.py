@@ -34,17 +34,16 @@ def add_stream(parser: Parser, url: str, meaning: str) -> None:
 def _stream(text: str) -> str:
     from pmwal.ship.chain import check_stream  # noqa: PLC0415 - help needs none of it
 
-    return checked(check_stream, text)
+    return _checked(check_stream, text)
 
 
 def _prefix(text: str) -> str:
     from pmwal.ship.chain import check_prefix  # noqa: PLC0415 - help needs none of it
 
-    return checked(check_prefix, text)
+    return _checked(check_prefix, text)
 
 
-def checked(check: Callable[[str], str], text: str) -> str:
-    """What the check makes of the text, for argparse."""
+def _checked(check: Callable[[str], str], text: str) -> str:
     try:
         return check(text)
     except ValueError as error:
