@@ -194,6 +194,7 @@ class Link:
 
     async def read(self, subject: str, start: int, *, headers_only: bool) -> AsyncIterator[Stored]:
         """The messages on a subject from this number of the stream on, up to the last one that there is now."""
+        await self.state()  # says if there is none
         api, client = needed("nats.js.api"), await self._connected()
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,

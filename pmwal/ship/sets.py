@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from pmwal.ship.source import ShippedLog
 _LOOK_MIN, _LOOK_MAX = 0.01, 1.0  # seconds between two looks at an idle log
 _REFRESH = 1.0  # seconds between two looks for new logs
 _RETRY = 10.0  # seconds after which a log that failed is tried again
-_IDLE = 5.0  # seconds in which a relay looks at least once itself
+_IDLE = 10.0  # seconds in which a relay looks at least once itself
 
 Place = str | os.PathLike[str]
 
@@ -43,6 +44,7 @@ class _Idle:
     first: int
     since: float
     look_at: float
+    version: bytes | None = None  # at the last look
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -194,7 +196,8 @@ class SetShipper(Service):
         if due:
             has_news = await self._call(lambda: [_has_news(idle) for _, idle in due])
             for (uuid, idle), news in zip(due, has_news, strict=True):
-                idle.look_at = now + min(max((now - idle.since) / 8, _LOOK_MIN), _LOOK_MAX)
+                pause = pause_of(now - idle.since)
+                idle.look_at = math.ceil((now + pause) / (pause / 4)) * (pause / 4)  # so that one look is at many
                 if news:
                     idle.news.set()
                     self._idle.pop(uuid, None)
@@ -216,9 +219,21 @@ class SetShipper(Service):
             self._set.close()
 
 
+def pause_of(idle: float) -> float:
+    """Seconds until the next look at a log that has been idle for these seconds.
+
+    >>> pause_of(0.0), pause_of(2.0), pause_of(3600.0)
+    (0.01, 0.25, 1.0)
+    """
+    return min(max(idle / 8, _LOOK_MIN), _LOOK_MAX)
+
+
 def _has_news(idle: _Idle) -> bool:
-    """In the thread: whether the log has the record, or an error that its relay is to find."""
+    """In the thread: whether the log has the record, or a change or an error that its relay is to find."""
     try:
-        return idle.log.next_seq > idle.first
+        before, idle.version = idle.version, idle.log.version
+        if before is None:  # the record may have come since the relay has looked
+            return idle.log.next_seq > idle.first
+        return before != idle.version
     except (PmwalError, OSError):
         return True

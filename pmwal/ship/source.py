@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pmwal.errors import Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import bounds_of, is_elsewhere, problem_with, renewed_consumer
+from pmwal.reading.internals import bounds_of, is_elsewhere, problem_with, renewed_consumer, version_of
 from pmwal.reading.reader import Reader
 from pmwal.records import Frame, Record
 
@@ -60,6 +60,11 @@ class ShippedLog:
     def next_seq(self) -> int:
         """The number after the newest record."""
         return bounds_of(self.reader)[1]
+
+    @property
+    def version(self) -> bytes:
+        """Changes when a writer has made records durable, or has rolled some back."""
+        return version_of(self.reader)
 
     @property
     def first_seq(self) -> int:
