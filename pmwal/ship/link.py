@@ -91,7 +91,7 @@ class Link:
         self._client: Any = None
         self._refused: asyncio.Future[None] | None = None
         self._connecting = asyncio.Lock()
-        self._asking: set[asyncio.Future[Any]] = set()
+        self._asking: dict[asyncio.Future[Any], str] = {}  # requests that wait for an answer, and their subjects
         self.turns = 0
         """How often it has connected anew: the server may have another state by then."""
         self.problem = ""
@@ -140,6 +140,10 @@ class Link:
         self.problem = str(error) or type(error).__name__
         if "authorization" in self.problem.lower() and self._refused is not None and not self._refused.done():
             self._refused.set_result(None)
+        if "permissions violation" in self.problem.lower():  # with the subject, in small letters
+            for task, subject in self._asking.items():
+                if f'"{subject.lower()}"' in self.problem.lower():
+                    task.cancel()
 
     async def _note_loss(self) -> None:
         for task in self._asking:
@@ -228,7 +232,7 @@ class Link:
     async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
         client = await self._connected()
         try:
-            reply = await self._answered(client.request(subject, body, timeout=self._timeout, headers=headers))
+            reply = await self._answered(subject, client.request(subject, body, timeout=self._timeout, headers=headers))
         except self._errors.NoRespondersError as error:
             raise Unavailable(f"no stream on {self._where} answers on {subject}") from error
         except (TimeoutError, OSError, self._errors.Error) as error:
@@ -240,10 +244,10 @@ class Link:
         self.problem = ""
         return dict(found)
 
-    async def _answered(self, request: Coroutine[Any, Any, Any]) -> Any:
-        """The answer to a request; ``ConnectionError`` as soon as the connection is lost on which it would come."""
+    async def _answered(self, subject: str, request: Coroutine[Any, Any, Any]) -> Any:
+        """The answer to a request; ``ConnectionError`` as soon as it is known that none will come."""
         task = asyncio.ensure_future(request)
-        self._asking.add(task)
+        self._asking[task] = subject
         try:
             return await task
         except asyncio.CancelledError:
@@ -253,7 +257,7 @@ class Link:
                 raise
             raise ConnectionError(f"the connection to {self._where} was lost") from None
         finally:
-            self._asking.discard(task)
+            del self._asking[task]
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
