@@ -22,7 +22,7 @@ from support import BarrierRecorder, file_offset, flip, kill, look, open_small, 
 
 COMMANDS = (
     "demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "copy", "resize",
-    "consumers", "archive", "export", "import", "serve", "stress", "crashsim", "bench", "completion",
+    "consumers", "archive", "ship", "restore", "export", "import", "serve", "stress", "crashsim", "bench", "completion",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from marks import first_fast
 from pmwal.cli import entry, main, streams
 from pmwal.cli.atomic_file import descriptor_named
 from processes import PATIENCE, child, elsewhere
+from shipped_streams import running_stream, uuid_of
 from support import open_small, payloads
 
 LINES = b"".join(b"line %d\n" % number for number in range(1, 40))
@@ -38,6 +39,16 @@ class Run(NamedTuple):
 
     arguments: Callable[[Path], list[str]]
     stdin: bytes = b""
+
+
+def _ship(log: Path) -> list[str]:
+    return [str(log), *running_stream().to("--once")]
+
+
+def _restore(log: Path) -> list[str]:
+    shipped = running_stream()
+    assert main(["ship", str(log), *shipped.to("--once", "--json")]) == 0
+    return [f"{log}.again", *shipped.from_(uuid_of(log))]
 
 
 RUNS = {
@@ -57,6 +68,8 @@ RUNS = {
     "copy": Run(lambda log: [str(log), f"{log}.copy"]),
     "resize": Run(lambda log: [str(log), "64KiB"]),
     "archive": Run(lambda log: [str(log), str(log.parent / "to"), "--once"]),
+    "ship": Run(_ship),
+    "restore": Run(_restore),
     "export": Run(lambda log: [str(log)]),
     "import": Run(lambda log: [str(log)], JSON_LINES),
     "serve": Run(lambda log: [str(log), "--idle=0.01s"]),

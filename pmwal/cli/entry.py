@@ -21,7 +21,7 @@ from pmwal.errors import CorruptWal, FormatError, PersistError, PmwalError, WalL
 
 COMMANDS = (
     *("demo", "create", "write", "logs", "cat", "tail", "stat", "info", "verify", "repair", "truncate", "prune", "copy", "resize"),
-    *("consumers", "archive", "export", "import", "serve", "stress", "crashsim", "bench", "completion"),
+    *("consumers", "archive", "ship", "restore", "export", "import", "serve", "stress", "crashsim", "bench", "completion"),
 )
 """All commands, in the order of the help. Each is a module of ``pmwal.cli.commands``, imported when it is needed."""
 

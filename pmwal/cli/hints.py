@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pmwal.errors import FormatError, PersistError, UnlinkedWarning, UnsupportedMedium, WalFull, WalLocked
+from pmwal.errors import FormatError, PersistError, ShipError, UnlinkedWarning, UnsupportedMedium, WalFull, WalLocked
 
 _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (
@@ -36,6 +36,8 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
         r"what this command stores cannot be found there; stop it and start it again",
     ),
     (ValueError, r"or truncate the log first", r"or free the space of old records first with pmwal truncate"),
+    (ShipError, r'on_rollback="mark"', r"--on-rollback mark"),
+    (ShipError, r'too_large="split"', r"--too-large split"),
     (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
 )
 """Of which error, what it says to users of the library, and what that is on the command line."""

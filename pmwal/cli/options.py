@@ -6,6 +6,7 @@ import argparse
 
 from pmwal.format.layout import CAPACITY_MAX
 from pmwal.format.payload import parse_size
+from pmwal.format.position import check_name
 from pmwal.opening.options import ORDERINGS
 from pmwal.opening.units import format_size, parse_duration
 from pmwal.storage.medium import MEDIUMS
@@ -41,5 +42,13 @@ def duration_option(text: str) -> float:
     """Seconds from a duration with a unit, for argparse."""
     try:
         return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def consumer_option(text: str) -> str:
+    """The name of a consumer, for argparse."""
+    try:
+        return check_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Progress | None]:
+def progress_bar(what: str, unit: str = "B") -> Iterator[Progress | None]:
     """A callback that draws a bar if standard error is a terminal and the work takes longer than a second."""
     if not sys.stderr.isatty():
         yield None
@@ -52,7 +52,8 @@ def progress_bar(what: str) -> Iterator[Progress | None]:
     except ImportError:
         yield _hint(what)
         return
-    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, delay=_BAR_DELAY, leave=False, file=sys.stderr) as bar:
+    divisor = 1024 if unit == "B" else 1000
+    with tqdm(desc=what, unit=unit, unit_scale=True, unit_divisor=divisor, delay=_BAR_DELAY, leave=False, file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             if 0 <= done - bar.n < total >> 8:

@@ -15,7 +15,7 @@ from typing import Any
 from pmwal.cli.archiving.archiver import FORMATS, Archiver, Missing, Passed, Rules, Written
 from pmwal.cli.archiving.directory import Kept, Other
 from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.options import duration_option, size_option
+from pmwal.cli.options import consumer_option, duration_option, size_option
 from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.places import logs_of, one_log, without_logs
 from pmwal.cli.reading.sets import status_of
@@ -23,7 +23,6 @@ from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import numbers_in_words, records_in_words
 from pmwal.format.payload import parse_size
-from pmwal.format.position import check_name
 from pmwal.logs.archives.modules import needed
 from pmwal.logs.paths import archives_at, check_place, is_archive
 from pmwal.opening.units import format_size, parse_duration
@@ -107,7 +106,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--keep", type=duration_option, metavar="AGE", help="remove archives that are older")
     parser.add_argument("--max-total", type=size_option, metavar="SIZE", help="remove archives until all together are no larger")
-    parser.add_argument("--consumer", type=_name, default="archive", metavar="NAME", help="name of the consumer (default: archive)")
+    parser.add_argument(
+        "--consumer", type=consumer_option, default="archive", metavar="NAME", help="name of the consumer (default: archive)"
+    )
     parser.add_argument("--once", action="store_true", help="archive what the logs have now, and end")
     add_json(parser)
 
@@ -124,13 +125,6 @@ def _every(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is neither a size such as 64MiB nor an age such as 1h or '30 min'")
-
-
-def _name(text: str) -> str:
-    try:
-        return check_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.options import consumer_option
 from pmwal.cli.parser import Commands, add_command, add_json, add_path
 from pmwal.cli.places import has_several, logs_named
 from pmwal.cli.reading.sets import status_of
@@ -16,7 +17,6 @@ from pmwal.cli.terminal import print_json, say
 from pmwal.cli.times import utc_text
 from pmwal.cli.wording import table
 from pmwal.errors import PmwalError
-from pmwal.format.position import check_name
 from pmwal.opening import open
 from pmwal.opening.units import format_size
 from pmwal.reading.consumer import Standing
@@ -58,23 +58,16 @@ def add(commands: Commands) -> None:
     )
     add_path(parser, "a log file, or to show consumers, a directory of logs or a pattern")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--forget", type=_name, metavar="NAME", help="remove a consumer and its position")
+    how.add_argument("--forget", type=consumer_option, metavar="NAME", help="remove a consumer and its position")
     how.add_argument("--set", type=_assignment, metavar="NAME=CURSOR", help="move a consumer, or make one")
     add_json(parser)
-
-
-def _name(text: str) -> str:
-    try:
-        return check_name(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _assignment(text: str) -> tuple[str, int | str]:
     name, equals, start = text.partition("=")
     if not equals or not start:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CURSOR, such as mail=oldest")
-    return _name(name), int(start) if start.isascii() and start.isdigit() else start
+    return consumer_option(name), int(start) if start.isascii() and start.isdigit() else start
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
+from pmwal.cli.exposition import Figures
 from pmwal.cli.serving.live import Page, Watch
 from pmwal.integrations.prometheus import BUCKETS_NS
 from pmwal.latency import LiveLatency
 
 
-class ServedLogs(Collector):
+class ServedLogs(Figures):
     """The figures of each log, labelled ``log`` with its name, and of the server. They are read when it is scraped."""
 
     def __init__(self, watch: Watch) -> None:
@@ -40,16 +39,6 @@ class ServedLogs(Collector):
         clients = GaugeMetricFamily("pmwal_serve_clients", "Requests for entries that this server is answering.", self.clients)
         dropped = CounterMetricFamily("pmwal_serve_dropped", "Entries that clients were too slow for.", self.dropped)
         yield from (clients, dropped)
-
-    def text(self) -> bytes:
-        """All of them as text."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        return bytes(generate_latest(registry))
-
-    def describe(self) -> list[Metric]:
-        """Nothing: the logs are looked at when they are scraped only."""
-        return []
 
 
 def _gauge(name: str, text: str, pages: list[Page], value: Callable[[Page], float]) -> GaugeMetricFamily:

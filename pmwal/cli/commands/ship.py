@@ -1,0 +1,109 @@
+"""``pmwal ship``: send the records of logs to a stream of NATS JetStream, each exactly once."""
+
+from __future__ import annotations
+
+import argparse
+
+from pmwal.cli.options import consumer_option, duration_option, size_option
+from pmwal.cli.parser import Commands, Parser, add_command, add_json
+from pmwal.cli.places import set_named
+from pmwal.cli.shipping.options import add_connection, add_stream, target_option
+
+_FRAME, _LINGER, _HOLD = 256 << 10, 0.01, 180.0
+
+_EPILOG = """\
+LOG is a log file, a directory (all *.wal in it, also new ones), or a pattern in
+quotes. URL is like nats://broker:4222; several servers of a cluster with commas
+between them. The stream must be there, with the subjects P.*: pmwal makes and
+changes none. Each log has a subject of its own, P.UUID, which renaming the log
+or its machine does not change. A message has many records; pmwal restore makes
+a log of them again.
+
+Each record is in the stream once and in order, whatever is killed and whenever:
+the server stores a message right after the one before it, or not at all, and
+where to continue is asked of the stream. pmwal ship is a named consumer of the
+logs: a writer that frees what is consumed (on_full="consumed") keeps every
+record until the stream has acknowledged it and --hold has passed. JetStream
+acknowledges before it syncs, every 2 minutes by default: --hold must be longer.
+
+If the server does not answer, or the stream is full, it is said once and tried
+again, with --once for half a minute. Records that were overwritten before they
+were shipped are reported and marked in the stream, and the status is 1. A log
+that was rolled back, or copied over, after it was shipped is not shipped any
+more (--on-rollback stop): its records are others than those in the stream. With
+mark, the stream is told which are void, and gets the new ones.
+
+--check asks the server whether the stream can keep what is promised, prints
+what is wrong, and ships nothing. SIGTERM or ^C end the command with status 0;
+what was acknowledged is noted. --once ends when all is acknowledged that the
+logs have now.
+
+--metrics publishes progress and lag of each log for Prometheus: at
+http://ADDRESS:PORT/metrics, of the loopback address if only PORT is given, or
+in a file *.prom for the node exporter's textfile collector. Shipping requires
+nats-py: pip install 'pmwal[nats]'; --metrics prometheus_client:
+pip install 'pmwal[metrics]'.
+
+Exit status: 0; 1 if records were gone before they were shipped, a log could not
+be shipped, or --check found what breaks this; 2 if a log is corrupt; 3 if one
+cannot be opened.
+
+Examples:
+  pmwal ship app.wal --to nats://broker:4222 --stream LOGS
+  pmwal ship /var/log/shop --to tls://broker:4222 --stream LOGS --creds me.creds
+  pmwal ship app.wal --to nats://broker:4222 --stream LOGS --once --json
+  pmwal ship /var/log/shop --to nats://broker --stream LOGS --metrics 9470
+"""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "ship",
+        run,
+        "send records to NATS JetStream",
+        "Send the records of logs to a stream of NATS JetStream, each exactly once.",
+        _EPILOG,
+    )
+    parser.add_argument("paths", metavar="LOG", nargs="+", help="log files, directories of logs, or patterns")
+    add_stream(parser, "--to", "the servers")
+    _add_rules(parser)
+    add_connection(parser)
+    parser.add_argument("--metrics", type=target_option, metavar="WHERE", help="publish figures: [ADDRESS:]PORT, or a file *.prom")
+    parser.add_argument("--once", action="store_true", help="ship what the logs have now, and end")
+    parser.add_argument("--check", action="store_true", help="only say what is wrong with the stream")
+    add_json(parser)
+
+
+def _add_rules(parser: Parser) -> None:
+    """What a message has, and what to do in which case."""
+    parser.add_argument("--frame", type=size_option, default=_FRAME, metavar="SIZE", help="size of a message (default: 256KiB)")
+    parser.add_argument(
+        "--linger", type=duration_option, default=_LINGER, metavar="TIME", help="wait this long for more records (default: 10ms)"
+    )
+    parser.add_argument(
+        "--consumer", type=consumer_option, default="nats", metavar="NAME", help="name of the consumer (default: nats)"
+    )
+    parser.add_argument(
+        "--hold", type=duration_option, default=_HOLD, metavar="TIME", help="let logs free a record this long after (default: 180s)"
+    )
+    parser.add_argument(
+        "--on-rollback", choices=("stop", "mark"), default="stop", help="when shipped records were rolled back (default: stop)"
+    )
+    parser.add_argument(
+        "--too-large",
+        choices=("split", "stop"),
+        default="split",
+        help="when a record is larger than the server takes (default: split)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ship, until interrupted."""
+    from pmwal.cli.shipping.running import check_stream, ship  # noqa: PLC0415 - needs the extra
+
+    if args.check:
+        return check_stream(args)
+    places, missing = set_named(args.paths, follow=not args.once)
+    return max(ship(args, places), missing)

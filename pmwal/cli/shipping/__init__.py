@@ -1,0 +1,1 @@
+"""``pmwal ship``: sends the records of logs to a stream."""

@@ -1,0 +1,58 @@
+"""What was shipped, and what was not, as figures for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from pmwal.cli.exposition import Figures
+from pmwal.ship import Progress
+
+GAUGES = {
+    "acknowledged_seq": ("acknowledged", "Number of the last record that the stream has acknowledged."),
+    "lag_records": ("lag_records", "Records that the stream has not acknowledged."),
+    "lag_seconds": ("lag_seconds", "Age of the oldest record that the stream has not acknowledged."),
+}
+"""Name of each gauge without ``pmwal_ship_`` -> field of ``Progress``, and its help text."""
+
+COUNTERS = {
+    "records": ("records", "Records that the stream has acknowledged since the start."),
+    "bytes": ("bytes", "Bytes of these records, with 14 bytes before each."),
+    "frames": ("frames", "Messages that the stream has acknowledged since the start."),
+    "retries": ("retries", "Times that shipping was begun again: no answer, a refusal, no room."),
+    "gaps": ("gaps", "Records that were gone before they were shipped."),
+    "rollbacks": ("rollbacks", "Rollbacks that the stream was told of."),
+}
+"""Name of each counter without ``pmwal_ship_`` and ``_total`` -> field of ``Progress``, and its help text."""
+
+
+class ShippedLogs(Figures):
+    """The progress of each log, labelled ``log`` with its path, in which bytes that are not UTF-8 become ``\\xNN``."""
+
+    def __init__(self, progress: Callable[[], Mapping[str, Progress]], problems: Callable[[], Mapping[str, object]]) -> None:
+        self._progress = progress
+        self._problems = problems
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics."""
+        progress, problems = self._progress(), self._problems()
+        for name, (field, text) in GAUGES.items():
+            gauge = GaugeMetricFamily(f"pmwal_ship_{name}", text, labels=["log"])
+            for path, each in progress.items():
+                gauge.add_metric([_label(path)], float(getattr(each, field)))
+            yield gauge
+        for name, (field, text) in COUNTERS.items():
+            counter = CounterMetricFamily(f"pmwal_ship_{name}", text, labels=["log"])
+            for path, each in progress.items():
+                counter.add_metric([_label(path)], float(getattr(each, field)))
+            yield counter
+        stopped = GaugeMetricFamily("pmwal_ship_stopped", "1 if the log is not shipped at the moment.", labels=["log"])
+        for path in sorted(progress.keys() | problems.keys()):
+            stopped.add_metric([_label(path)], float(path in problems))
+        yield stopped
+
+
+def _label(path: str) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
