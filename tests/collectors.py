@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceResponse,
 )
 
+from pmwal.storage.positions import Look, directory_of
 from processes import PATIENCE
 
 
@@ -179,13 +181,12 @@ def _nothing(records: list[Received]) -> None:
 @contextlib.contextmanager
 def collector(
     *replies: Reply,
-    always: Reply | None = None,
+    more: Iterator[Reply] = iter(()),  # noqa: B008 - an empty one stays so
     look: Callable[[list[Received]], None] = _nothing,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Collector]:
-    """A collector on a free port: it gives these replies, then ``always``. ``look`` sees each request before it is answered."""
-    rest: Iterator[Reply] = iter(()) if always is None else itertools.repeat(always)
-    running = Collector(itertools.chain(replies, rest), look, tls)
+    """A collector on a free port: it gives these replies, then ``more``. ``look`` sees each request before it is answered."""
+    running = Collector(itertools.chain(replies, more), look, tls)
     running.server.daemon_threads = True
     thread = threading.Thread(target=running.server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -203,3 +204,30 @@ def refusing_port() -> tuple[socket.socket, int]:
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     return bound, int(bound.getsockname()[1])
+
+
+# -- what was acknowledged
+
+
+def position(path: Path) -> int:
+    """The last number that the consumer has acknowledged."""
+    with Look(directory_of(str(path)), "otlp") as look:
+        assert look.position is not None
+        return look.position.seq
+
+
+class Watch:
+    """Notes each record that was acknowledged before the collector had answered the first request with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.early: list[int] = []
+
+    def __call__(self, records: list[Received]) -> None:
+        acknowledged = position(self.path)
+        self.early += [record.seq for record in records if record.seq <= acknowledged]
+
+
+def firsts(seqs: list[int]) -> list[int]:
+    """The numbers without repetitions, each where it came first."""
+    return list(dict.fromkeys(seqs))

@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- Only an answer with a status of 2xx that was read to its end is success. Whatever else ends an attempt, the records are to be sent
-  again, or an error is raised; so nothing is acknowledged that a collector may not have.
+- Only a status of 2xx is success, and only if the answer comes to its end as far as that is known. Whatever else ends an attempt,
+  the records are to be sent again, or an error is raised; so nothing is acknowledged that a collector may not have.
 - The statuses that are tried again are those of the specification of OTLP: 429, 502, 503 and 504. So is everything that ends a
   connection, but for a certificate that is not trusted, which no repetition will mend.
 """

@@ -193,6 +193,12 @@ class OtlpShipper:
             self._run = None
         return run.error
 
+    def _end(self, run: _Run) -> None:
+        """On the loop: the thread has ended. In one step, so that whoever waits for a record learns why before the run is gone."""
+        _settle(run.opened, run.error)
+        _settle(run.ended, None)
+        self._tell()
+
     def _tell(self) -> None:
         """On the loop: end the wait for what was acknowledged by now, or will not be."""
         waiting, self._waiting = self._waiting, []
@@ -223,9 +229,7 @@ class OtlpShipper:
             run.exporter.close()
             if source is not None:
                 source.close()
-            run.tell(lambda: _settle(run.opened, run.error))
-            run.tell(lambda: _settle(run.ended, None))
-            run.tell(self._tell)
+            run.tell(lambda: self._end(run))
 
     def _ship(self, run: _Run, source: Source, *, once: bool) -> None:
         while not run.stop.is_set():
