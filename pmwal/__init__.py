@@ -20,6 +20,7 @@ __all__ = [
     "CorruptWal",
     "ForkedWal",
     "FormatError",
+    "Frame",
     "Lag",
     "LogHandler",
     "LogSet",
@@ -34,6 +35,7 @@ __all__ = [
     "ReentrantCall",
     "Reservation",
     "SetConsumer",
+    "ShipError",
     "ShortenedWal",
     "StaleStore",
     "Store",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         PositionError,
         RecordTooLarge,
         ReentrantCall,
+        ShipError,
         ShortenedWal,
         StaleStore,
         UnlinkedWarning,
@@ -85,7 +88,7 @@ if TYPE_CHECKING:
     from pmwal.opening.copying import copy, resize
     from pmwal.reading.consumer import Consumer
     from pmwal.reading.reader import Reader
-    from pmwal.records import CopyReport, Lag, Record, RecoveryReport, WalStats
+    from pmwal.records import CopyReport, Frame, Lag, Record, RecoveryReport, WalStats
     from pmwal.store.base import Store
     from pmwal.writing.batch import Batch, Reservation
     from pmwal.writing.wal import Wal
@@ -96,7 +99,7 @@ else:
     _HOMES = {
         "errors": (
             *("ConsumerHeld", "CorruptWal", "ForkedWal", "FormatError", "Overrun", "PersistError", "PmwalError", "PositionError"),
-            *("RecordTooLarge", "ReentrantCall", "ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium"),
+            *("RecordTooLarge", "ReentrantCall", "ShipError", "ShortenedWal", "StaleStore", "UnlinkedWarning", "UnsupportedMedium"),
             *("WalClosed", "WalFull", "WalLocked"),
             "WalUnlinked",
         ),
@@ -107,7 +110,7 @@ else:
         "opening.copying": ("copy", "resize"),
         "reading.consumer": ("Consumer",),
         "reading.reader": ("Reader",),
-        "records": ("CopyReport", "Lag", "Record", "RecoveryReport", "WalStats"),
+        "records": ("CopyReport", "Frame", "Lag", "Record", "RecoveryReport", "WalStats"),
         "store.base": ("Store",),
         "writing.batch": ("Batch", "Reservation"),
         "writing.wal": ("Wal",),

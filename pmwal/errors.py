@@ -15,6 +15,7 @@
     ├── PositionError        the position of a consumer is damaged, or of another log
     ├── ForkedWal            a forked child used its parent's handle
     ├── Overrun              the records to be read were overwritten, truncated or rolled back
+    ├── ShipError            a log and the stream to which it is shipped do not fit together
     └── UnsupportedMedium    this file system cannot be the requested medium
 
 Errors of the operating system at open (no such file, permission denied, no space) are raised as the ``OSError`` that they are.
@@ -273,6 +274,18 @@ class Overrun(PmwalError):
     def __init__(self, message: str, missed: int = 0) -> None:
         super().__init__(message)
         self.missed = missed
+
+
+class ShipError(PmwalError):
+    """A log and the stream to which it is shipped do not fit together, so nothing more is shipped, or restored.
+
+    The log was rolled back, or is a copy of another one; or the stream is missing, or set so that it would lose records. The
+    message says which, and what to do.
+
+    >>> import pmwal
+    >>> issubclass(pmwal.ShipError, pmwal.PmwalError)
+    True
+    """
 
 
 class StaleStore(PmwalError):

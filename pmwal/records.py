@@ -126,6 +126,27 @@ class Bound(NamedTuple):
 START = Bound(0, 1)
 
 
+class Frame(NamedTuple):
+    """Consecutive records in the form in which they are shipped: the numbers of the first and the last, and the last one's cursor.
+
+    The ``body`` is, for each record, the length of its payload, its kind and its ``time_ns``, as ``struct.pack("<IHq", ...)`` packs
+    them, and then the payload.
+
+    >>> import pmwal
+    >>> with pmwal.open(path, size="64KiB") as wal:
+    ...     first, last = wal.extend([b"a", b"b"], kind=7)
+    ...     with pmwal.open(path, "r") as reader:
+    ...         frame = reader.frame(first, size_max=1024)
+    >>> frame.first, frame.last, len(frame.body)
+    (1, 2, 30)
+    """
+
+    first: int
+    last: int
+    cursor: str
+    body: bytes
+
+
 class Lag(NamedTuple):
     """What a consumer has yet to acknowledge: records, their bytes of the ring, and the age of the oldest in seconds.
 

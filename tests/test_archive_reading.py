@@ -125,11 +125,14 @@ def test_reader_of_archives_is_a_reader(path: Path, archived: Path) -> None:
         with pytest.raises(ValueError, match="this one is read from archives"):
             reader.read_array("u1")
         assert reader.stats().capacity == 16384
+        frame = reader.frame(200, size_max=100)
+        assert frame is not None
+        assert (frame.first, frame.cursor) == (200, reader[200].cursor)
         with pytest.raises(ValueError, match="archives are among these"):
             logs.consumer("mail")
     with pmwal.LogSet(archived) as logs:
         (reader,) = logs.logs.values()
-        for use in (reader.follow, reader.stats, lambda: reader.consumer("mail")):
+        for use in (reader.follow, reader.stats, lambda: reader.consumer("mail"), lambda: reader.frame(1, size_max=100)):
             with pytest.raises(ValueError, match="only archives of this log are there"):
                 use()
 

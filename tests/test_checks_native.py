@@ -69,6 +69,7 @@ NOTICED_BY_THE_FUZZER = {
     "no-durable-check": "ring.c: record_size(g, header->record.length) <= room && header->record.durable <= position",
     "starts-before-limit": "ring.c: position <= rules->limit",
     "row-outside": "ring.c: count * size <= room && count * size <= held",
+    "frame-past-its-room": "ring.c: at.used + needed <= framing->used + framing->room",
 }
 """By the names of the mutants in tools/fuzz/run.py."""
 

@@ -79,6 +79,23 @@ def test_reads_beside_a_writer_raise(path: Path, name: str, reopened: bool) -> N
 
 
 @pytest.mark.parametrize("reopened", [False, True])
+def test_frame_ends_before_a_discarded_record(path: Path, reopened: bool) -> None:
+    """And the next one would begin with it."""
+    wal = with_gap(path)
+    if reopened:
+        wal.close()
+        wal = open_small(path)
+    lose_seventh(path)
+    with pmwal.open(path, "r") as reader:
+        frame = reader.frame(5, size_max=1 << 20)
+        assert frame is not None
+        assert (frame.first, frame.last) == (5, 6)
+        with pytest.raises(pmwal.CorruptWal, match="record 7 "):
+            reader.frame(7, size_max=1 << 20)
+    wal.close()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
 def test_nothing_makes_a_discarded_record_part_of_the_log(path: Path, reopened: bool) -> None:
     """Neither a rollback nor a truncate to it, nor a close."""
     wal = with_gap(path)
@@ -111,6 +128,8 @@ def test_end_of_the_walk_tells_where_the_slots_do_not(path: Path) -> None:
             with pytest.raises(pmwal.CorruptWal):
                 list(log.read())
             assert [record.seq for record in log.read(stop=7)] == [5, 6]
+        with pytest.raises(pmwal.CorruptWal):
+            reader.frame(5, size_max=1 << 20)
     reports = [pmwal.verify(path)]
     wal.close()
     for report in (*reports, pmwal.verify(path)):

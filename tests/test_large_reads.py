@@ -125,9 +125,9 @@ def test_other_threads_run_while_a_large_load_copies(path: Path) -> None:
 
 @pytest.mark.native_engine
 @pytest.mark.parametrize("length", [200, 4 * KIB, 80 * KIB])
-@pytest.mark.parametrize("method", ["run", "records", "rows"])
+@pytest.mark.parametrize("method", ["run", "records", "rows", "frame"])
 def test_other_threads_run_while_a_large_window_is_scanned(path: Path, method: str, length: int) -> None:
-    """What recovery, verify, readers and arrays check of more than 64 KiB is checked without the interpreter."""
+    """What recovery, verify, readers, arrays and frames check of more than 64 KiB is checked without the interpreter."""
     with pmwal.open(path, size="1MiB") as wal:
         wal.extend([bytes(length)] * (240 * KIB // (length + 48)))
     raw, block = path.read_bytes(), superblock(path)
@@ -140,11 +140,23 @@ def test_other_threads_run_while_a_large_window_is_scanned(path: Path, method: s
         "run": lambda: scan.scanner.run(window, START, rules, 1, 0, None, 1 << 20),
         "records": lambda: scan.scanner.records(pmwal.Record, window, START, rules, 2000),
         "rows": lambda: scan.scanner.rows(window, START, rules._replace(stop_seq=count + 1), rows, 0, length),
+        "frame": lambda: scan.scanner.frame(window, START, rules, 1 << 20),
     }
     check_other_threads_run_during(calls[method])
     assert scan.scanner.run(window, START, rules, 1, 0, None, 1 << 20)[1] == count + 1
     assert [record.seq for record, *_ in calls["records"]()] == [*range(1, count + 1)]
     assert calls["rows"]() == count
+    assert len(calls["frame"]()[0]) == count * (14 + length)
+
+
+@pytest.mark.native_engine
+def test_other_threads_run_while_a_long_frame_is_unpacked() -> None:
+    """After some thousands of records."""
+    if native is None:
+        pytest.skip("the native engine is not built")
+    body = bytes(14) * 10_000
+    check_other_threads_run_during(lambda: native.unpack_frame(body))
+    assert native.unpack_frame(body) == [(0, 0, b"")] * 10_000
 
 
 @pytest.mark.native_engine

@@ -181,7 +181,7 @@ def test_refusal_stops_the_shipper_with_the_reason(path: Path, reply: Reply, sai
     """What was acknowledged before stays so, nothing else is, and the next shipper begins there."""
     watch = Watch(written(path, 30))
     with collector(Answer(), reply, look=watch) as got:
-        with pytest.raises(pmwal.PmwalError) as refused:
+        with pytest.raises(pmwal.ShipError) as refused:
             ship(path, got, batch=10)
         assert got.url in str(refused.value)
         assert said in str(refused.value)
@@ -203,7 +203,7 @@ def test_acknowledgement_before_the_answer_is_noticed(path: Path) -> None:
     """Negative control of ``Watch``; and the records of a request that is refused are lost so."""
     watch = Watch(written(path, 20))
     with collector(Answer(), Answer(400), look=watch) as got:
-        with pytest.raises(pmwal.PmwalError):
+        with pytest.raises(pmwal.ShipError):
             asyncio.run(Early(path, to=got.url, batch=10).run(once=True))
         ship(path, got)
     assert watch.early == list(range(1, 21))
@@ -250,11 +250,11 @@ def test_refusal_reaches_those_who_wait(path: Path) -> None:
 
     async def main(got: Collector) -> None:
         async with OtlpShipper(path, to=got.url) as running:
-            with pytest.raises(pmwal.PmwalError, match="403 Forbidden"):
+            with pytest.raises(pmwal.ShipError, match="403 Forbidden"):
                 await running.acked(1)
 
     written(path, 1)
-    with collector(Answer(403)) as got, pytest.raises(pmwal.PmwalError, match="403 Forbidden"):
+    with collector(Answer(403)) as got, pytest.raises(pmwal.ShipError, match="403 Forbidden"):
         asyncio.run(main(got))
 
 
@@ -444,7 +444,7 @@ def test_records_are_shipped_by_tls(path: Path, tls: ssl.SSLContext) -> None:
 def test_certificate_that_is_not_trusted_stops_the_shipper(path: Path, tls: ssl.SSLContext) -> None:
     """Nothing is sent, and trying again would not help."""
     written(path, 3)
-    with collector(tls=tls) as got, pytest.raises(pmwal.PmwalError, match="is not trusted: self-signed certificate"):
+    with collector(tls=tls) as got, pytest.raises(pmwal.ShipError, match="is not trusted: self-signed certificate"):
         ship(path, got)
     assert (got.seen, position(path)) == ([], 0)
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from pmwal.format import layout
+from pmwal.format.frame import ENTRY
 from pmwal.format.index import INDEX_STEP
 from pmwal.format.ring import LARGE_RECORD
 from pmwal.latency import COARSE, FINE, NS_MAX
@@ -56,6 +57,9 @@ CONSTANTS = (
     ("LENGTH_MAX", layout.LENGTH_MAX),
     ("ALIGN_MAX", layout.ALIGN_MAX),
     ("INDEX_STEP", INDEX_STEP),
+    ("FRAME_ENTRY", ENTRY.size),
+    ("FRAME_KIND_OFFSET", ENTRY.offsets["kind"]),
+    ("FRAME_TIME_OFFSET", ENTRY.offsets["time_ns"]),
     ("LATENCY_NS_MAX", NS_MAX),
     ("LATENCY_HALF", FINE.half),
     ("LATENCY_COUNTERS", FINE.counters),

@@ -128,6 +128,20 @@ class Laid(NamedTuple):
     longest: int = 0
 
 
+class Packed(NamedTuple):
+    """Records packed for a frame: their ``body``, empty for none; what follows them, and whether it is too long (``full``).
+
+    ``entry``, ``position`` and ``crc`` are of the last one: where it begins in the body, where in the ring, and its checksum.
+    """
+
+    body: bytes
+    entry: int
+    position: int
+    crc: int
+    after: Bound
+    full: bool
+
+
 class Run(NamedTuple):
     """How far a run got: its end, its last epoch, the highest ``durable`` mark so far, and where some of its records start."""
 
@@ -362,6 +376,15 @@ class RingReader:
         if len(records) < RECORDS_MAX:
             self._chunk = b""
         return Selected(records, times, position, end, seq, crc, Clock(clock.now, epoch, latest))
+
+    def frame(self, at: Bound, rules: Rules, room: int) -> Packed:
+        """Pack records from ``at`` on into at most ``room`` bytes."""
+        if self._scan is None:
+            return Packed(b"", 0, 0, 0, at, full=False)
+        body, entry, last, crc, position, seq, full = self._scan.scanner.frame(self._window(at.position), at, rules, room)
+        if not full:
+            self._chunk = b""  # the next record is not wholly in the copy, or no ordinary case
+        return Packed(body, entry, last, crc, Bound(position, seq), full)
 
     def relocate(
         self, at: Bound, rules: Rules, laid: Laid, other: native.Scanner, buffer: bytearray, used: int

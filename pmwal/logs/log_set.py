@@ -219,3 +219,10 @@ class LogSet:
 def note_problem(logs: LogSet, path: str, error: Exception) -> None:
     """One of the readers in ``logs.logs`` failed: a problem of the set as if it had read the log itself."""
     logs._sources.note(path, error)
+
+
+def drop_log(logs: LogSet, uuid: str) -> None:
+    """A log of ``logs.logs`` that is gone was read to its end by other means than ``read`` and ``follow``."""
+    log = logs._sources.logs.get(uuid)
+    if log is not None and log.gone:
+        logs._sources.drop(log)

@@ -287,6 +287,39 @@ static PyObject *crc32c_shift_method(PyObject *module, PyObject *args)
     return PyLong_FromUnsignedLong((portable ? &linear_portable : &linear)->shift(start, distance));
 }
 
+#define UNPACKED_AT_ONCE 4096 /* records that are made before other threads may run */
+
+/* A list of (kind, time_ns, payload): the records of a frame's body. pmwal/format/frame.py is the reference. */
+static PyObject *unpack_frame_method(PyObject *module, PyObject *argument)
+{
+    Py_buffer body;
+    (void)module;
+    if (PyObject_GetBuffer(argument, &body, PyBUF_SIMPLE))
+        return NULL;
+    uint64_t at = 0, length = (uint64_t)body.len;
+    struct frame_entry entry;
+    PyObject *records = PyList_New(0);
+    for (uint64_t count = 1; records && at < length; count++) {
+        PyObject *record = NULL;
+        if (count % UNPACKED_AT_ONCE == 0) {
+            Py_BEGIN_ALLOW_THREADS
+            Py_END_ALLOW_THREADS
+        }
+        if (next_entry(body.buf, length, &at, &entry))
+            record = Py_BuildValue("(HLy#)", entry.kind, (long long)entry.time_ns, entry.payload, (Py_ssize_t)entry.length);
+        else
+            PyErr_Format(PyExc_ValueError,
+                         "a frame's body of %llu bytes ends inside the record at byte %llu: it was cut, or something follows its last "
+                         "record; fetch the message again",
+                         (unsigned long long)length, (unsigned long long)at);
+        if (!record || PyList_Append(records, record))
+            Py_CLEAR(records);
+        Py_XDECREF(record);
+    }
+    PyBuffer_Release(&body);
+    return records;
+}
+
 static PyMethodDef functions[] = {
     {"setup_persistence", setup_persistence, METH_O, NULL},
     {"time_stores", time_stores, METH_NOARGS, NULL},
@@ -300,6 +333,7 @@ static PyMethodDef functions[] = {
     {"crc32c", crc32c_method, METH_VARARGS, NULL},
     {"crc32c_words", crc32c_words_method, METH_VARARGS, NULL},
     {"crc32c_shift", crc32c_shift_method, METH_VARARGS, NULL},
+    {"unpack_frame", unpack_frame_method, METH_O, NULL},
     {"futex_wait", futex_wait_method, METH_VARARGS, NULL},
     {"futex_wake", futex_wake_method, METH_VARARGS, NULL},
     {0},

@@ -245,6 +245,68 @@ void relocate(const struct geometry *g, const struct window *window, const struc
     *relocation = at;
 }
 
+void pack_frame(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct framing *framing)
+{
+    struct framing at = *framing;
+    uint64_t offset = at.position % g->capacity;
+    size_t passed = 0;
+    while (at.seq < rules->stop_seq) {
+        union header copied;
+        const struct record *header = &copied.record;
+        uint64_t room = g->capacity - offset, begin = offset - window->start;
+        if (at.seq == rules->lap_seq && room < g->size_max)
+            break; /* two records may have this number: see run_on() */
+        if (room < PMWAL_HEADER || offset < window->start || begin + PMWAL_HEADER > window->length)
+            break;
+        const unsigned char *stored = window->bytes + begin;
+        prefetch(stored);
+        memcpy(&copied, stored, sizeof copied);
+        if (header->seq != at.seq || !header_possible(g, header, at.position, room) || header->length > PMWAL_LARGE_RECORD ||
+            begin + PMWAL_HEADER + header->length > window->length)
+            break;
+        uint64_t size = record_size(g, header->length), needed = PMWAL_FRAME_ENTRY + header->length;
+        if (at.position + size > rules->limit || !epoch_fits(&rules->epochs, at.seq, header->epoch, &passed))
+            break;
+        at.full = needed > at.room;
+        if (at.full)
+            break;
+        unsigned char *payload = at.body + PMWAL_FRAME_ENTRY;
+        PMWAL_CHECK(at.used + needed <= framing->used + framing->room);
+        memcpy(payload, stored + PMWAL_HEADER, header->length);
+        if (record_crc(g->uuid_crc, at.position, &copied, payload) != header->crc)
+            break;
+        memcpy(at.body, &header->length, sizeof header->length);
+        memcpy(at.body + PMWAL_FRAME_KIND_OFFSET, &header->kind, sizeof header->kind);
+        memcpy(at.body + PMWAL_FRAME_TIME_OFFSET, &header->time_ns, sizeof header->time_ns);
+        at.last = at.position;
+        at.entry = at.used;
+        at.crc = header->crc;
+        at.body += needed;
+        at.used += needed;
+        at.room -= needed;
+        offset = end_record(g, (struct place){at.position, offset}, size).offset;
+        at.position += size;
+        at.seq++;
+    }
+    *framing = at;
+}
+
+bool next_entry(const unsigned char *body, uint64_t length, uint64_t *at, struct frame_entry *entry)
+{
+    const unsigned char *stored = body + *at;
+    uint64_t left = length - *at;
+    if (left < PMWAL_FRAME_ENTRY)
+        return false;
+    memcpy(&entry->length, stored, sizeof entry->length);
+    if (left - PMWAL_FRAME_ENTRY < entry->length)
+        return false;
+    memcpy(&entry->kind, stored + PMWAL_FRAME_KIND_OFFSET, sizeof entry->kind);
+    memcpy(&entry->time_ns, stored + PMWAL_FRAME_TIME_OFFSET, sizeof entry->time_ns);
+    entry->payload = stored + PMWAL_FRAME_ENTRY;
+    *at += PMWAL_FRAME_ENTRY + entry->length;
+    return true;
+}
+
 bool join_run(struct run *run, const struct run *began, const struct run *ended)
 {
     if (run->position != began->position || run->seq != began->seq || run->epoch_min > began->epoch_min)

@@ -189,6 +189,31 @@ struct relocation {
 void relocate(const struct geometry *g, const struct window *window, const struct run_rules *rules, const struct geometry *other,
               struct relocation *relocation);
 
+/* Records packed into the body of a frame: see pmwal/format/frame.py. */
+struct framing {
+    uint64_t position, seq;   /* of the next record */
+    unsigned char *body;      /* of the frame, from its next entry on: there is room for that many bytes */
+    uint64_t used, room;      /* bytes packed, and bytes that are left */
+    uint64_t last, entry;     /* where the last record that was packed is in the ring, and its entry among the bytes packed */
+    uint32_t crc;             /* and its checksum */
+    bool full;                /* it stopped because there is no room for the next record */
+};
+
+/* Packs whole records that the rules take, as far as there is room. It takes each checksum over its own copy, so the window's bytes
+ * may change meanwhile. */
+void pack_frame(const struct geometry *g, const struct window *window, const struct run_rules *rules, struct framing *framing);
+
+/* A record in the body of a frame. */
+struct frame_entry {
+    uint32_t length;
+    uint16_t kind;
+    int64_t time_ns;
+    const unsigned char *payload;
+};
+
+/* The entry at `at`, below `length`, of a body, and moves `at` past it; false if the body ends inside it. */
+bool next_entry(const unsigned char *body, uint64_t length, uint64_t *at, struct frame_entry *entry);
+
 /* Whether `run` ended exactly where another one began; if so, it becomes the run over both. */
 bool join_run(struct run *run, const struct run *began, const struct run *ended);
 

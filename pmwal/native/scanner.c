@@ -3,8 +3,8 @@
  * Invariants
  * - It takes only the ordinary case: a whole record exactly where the one before ended. At a gap, at damage, and where two
  *   records may have the same number, the Python side decides.
- * - run(), records(), selected() and relocate() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() takes each
- *   checksum over its own copy, so its bytes may change.
+ * - run(), records(), selected() and relocate() need bytes that do not change: a private copy, or a mapping that nobody writes. rows() and
+ *   frame() take each checksum over their own copy, so their bytes may change.
  */
 #include <string.h>
 
@@ -249,6 +249,61 @@ static PyObject *scanner_relocate(Scanner *scanner, PyObject *args, PyObject *ke
     return answer;
 }
 
+struct packing {
+    const struct geometry *g;
+    const struct window *window;
+    const struct run_rules *rules;
+    struct framing *framing;
+};
+
+static void pack_body(void *context)
+{
+    struct packing *work = context;
+    pack_frame(work->g, work->window, work->rules, work->framing);
+}
+
+/* (body, its last entry, where that record starts and its checksum, where the next one starts and its number, whether there is no
+ * room for it); the body is empty if no record was packed. */
+static PyObject *frame_in(const Scanner *scanner, const struct window *window, const struct run_rules *rules, struct bound at,
+                          uint64_t room)
+{
+    room = room < window->length ? room : window->length; /* the entries of records are shorter than these */
+    PyObject *body = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+    if (!body)
+        return NULL;
+    struct framing framing = {.position = at.position, .seq = at.seq, .body = (unsigned char *)PyBytes_AS_STRING(body), .room = room};
+    struct packing work = {&scanner->geometry, window, rules, &framing};
+    PyThreadState *released = window->length > HELD_MAX ? PyEval_SaveThread() : NULL;
+    bool readable = fault_run(window->bytes, window->length, pack_body, &work);
+    if (released)
+        PyEval_RestoreThread(released);
+    if (!readable) {
+        Py_DECREF(body);
+        raise_unreadable();
+        return NULL;
+    }
+    if (_PyBytes_Resize(&body, (Py_ssize_t)framing.used))
+        return NULL;
+    return Py_BuildValue("(NKKIKKO)", body, (unsigned long long)framing.entry, (unsigned long long)framing.last, framing.crc,
+                         (unsigned long long)framing.position, (unsigned long long)framing.seq, framing.full ? Py_True : Py_False);
+}
+
+static PyObject *scanner_frame(Scanner *scanner, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"window", "at", "rules", "room", NULL};
+    struct scan_window window = {0};
+    struct bound at;
+    struct run_rules rules;
+    unsigned long long room;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&O&O&K:frame", names, parse_window, &window, parse_bound, &at, parse_rules,
+                                     &rules, &room))
+        return NULL;
+    rules.lap_seq = window.lap_seq;
+    PyObject *answer = frame_in(scanner, &window.bytes, &rules, at, room);
+    PyBuffer_Release(&window.buffer);
+    return answer;
+}
+
 /* Which records a selection takes, and what it knows of the effective time, which begins anew with each epoch. */
 struct selection {
     const unsigned char *kinds; /* a bit for each; NULL for all */
@@ -449,6 +504,7 @@ static PyMethodDef scanner_methods[] = {
     {"selected", (PyCFunction)(void (*)(void))scanner_selected, METH_VARARGS | METH_KEYWORDS, NULL},
     {"follower", (PyCFunction)(void (*)(void))scanner_follower, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rows", (PyCFunction)(void (*)(void))scanner_rows, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"frame", (PyCFunction)(void (*)(void))scanner_frame, METH_VARARGS | METH_KEYWORDS, NULL},
     {"relocate", (PyCFunction)(void (*)(void))scanner_relocate, METH_VARARGS | METH_KEYWORDS, NULL},
     {"slots", (PyCFunction)scanner_slots_method, METH_O, NULL},
     {0},

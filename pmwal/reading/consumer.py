@@ -405,6 +405,15 @@ def lay_anew(log: Log) -> None:
                 Consumer(log, known.name, None).close()
 
 
+def problem(log: Log, consumer: Consumer) -> str | None:
+    """Why the position of this consumer says nothing about the log, in words; None if it does."""
+
+    def find(seq: int, view: View) -> Record:
+        return consumer._find(seq, view, None)[0]
+
+    return problem_of(consumer._current(), log._block.uuid, log._view(), find, log._epochs)
+
+
 def standings(log: Log) -> list[Standing]:
     """All consumers of a log."""
     directory = directory_of(log._name.path)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pmwal.format.layout import Superblock
 from pmwal.format.ring import Clock, Filter, Selected
-from pmwal.reading.consumer import Consumer, Standing, lay_anew, standings
+from pmwal.reading.consumer import Consumer, Standing, lay_anew, problem, standings
 from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
@@ -100,6 +100,11 @@ def lay_positions_anew(reader: Reader) -> None:
 def renewed_consumer(reader: Reader, name: str, start: int | str) -> Consumer:
     """A consumer that begins at ``start`` if its position is damaged, or of another log that had the path before."""
     return Consumer(reader, name, start, renew=True)
+
+
+def problem_with(reader: Reader, consumer: Consumer) -> str | None:
+    """Why the position of this consumer says nothing about the log, in words; None if it does."""
+    return problem(reader, consumer)
 
 
 def created_ns(reader: Reader) -> int:

@@ -31,9 +31,10 @@ from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.format.scan import scan_for
 from pmwal.native import native
 from pmwal.native.checksum import crc32c
-from pmwal.reading.arrays import ArrayReader, Source
+from pmwal.reading.arrays import Source
 from pmwal.reading.consumer import Consumer
 from pmwal.reading.follow import Watch, watch
+from pmwal.reading.frames import FrameReader, Stretch
 from pmwal.reading.hints import find_hints, seems_far, wrong_hint
 from pmwal.reading.known_writer import KnownWriter
 from pmwal.reading.place import Place
@@ -55,7 +56,7 @@ from pmwal.storage.seam import Seam
 _TRIES = 8  # attempts to read a log that changes meanwhile
 
 
-class Reader(ArrayReader):
+class Reader(FrameReader):
     """A log opened for reading (``pmwal.open(path, "r")``), by any number of processes, with or without a writer.
 
     >>> import pmwal
@@ -280,18 +281,18 @@ class Reader(ArrayReader):
         return resume(start, view, partial(self._read, view)) if isinstance(start, str) else as_number(start)
 
     def _source(self, start: int | None, stop: int | None) -> Source:
-        if self._salvaging:
-            raise ValueError('read_array() needs consecutive records; open the log without recover="salvage"')
-        start, stop = (None if seq is None else as_number(seq) for seq in (start, stop))
-        view = self._view()
-        first, end = self._begin(view, start, stop)
-        walker = self._walker(view, self._place)
-
-        def locate(seq: int) -> Bound:
-            return self._start_of(view, seq, self._place)
-
+        start = None if start is None else as_number(start)
+        view, first, end, walker, locate = self._stretch("read_array()", start, stop)
         walk = partial(walker.walk, view)
         return Source(self._block, self._mapping, view, first, end, locate, walk, lambda seq: not self._closed)
+
+    def _stretch(self, call: str, start: int | str | None, stop: int | None) -> Stretch:
+        if self._salvaging:
+            raise ValueError(f'{call} needs consecutive records; open the log without recover="salvage"')
+        stop = None if stop is None else as_number(stop)
+        view, place = self._view(), self._place
+        first, end = self._begin(view, None if start is None else self._first_number(start, view), stop, place)
+        return Stretch(view, first, end, self._walker(view, place), partial(self._start_of, view, place=place))
 
     def _begin(self, view: View, start: int | None, stop: int | None, place: Place | None = None) -> tuple[int, int]:
         """Prepare to deliver records of this view; the first number, and the one after the last."""

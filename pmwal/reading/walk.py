@@ -16,11 +16,12 @@ from typing import NamedTuple
 from pmwal.cursor import cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PmwalError
 from pmwal.format.epochs import has_expected_epoch
+from pmwal.format.frame import ENTRY, pack
 from pmwal.format.index import INDEX_STEP, SparseIndex
 from pmwal.format.layout import HEADER, PAGE, Header, Superblock
 from pmwal.format.relocation import PIECE, Relocation
-from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, RingReader, Rules, Run, Scan, Selected
-from pmwal.records import Bound, Record
+from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, Packed, RingReader, Rules, Run, Scan, Selected
+from pmwal.records import Bound, Frame, Record
 
 _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at first
 
@@ -126,6 +127,42 @@ class Walker:
             yield run
             at, clock = Bound(run.end, run.seq + 1), run.clock
         self._check_end(at, view)
+
+    def frame(self, view: View, start: Bound, stop_seq: int, size_max: int) -> Frame:
+        """The records from ``start`` on that fit into a body of this size, at least one. Only the last one counts as delivered.
+
+        A record that is not there, but the first, ends the frame before it: the next frame begins with it, and raises.
+        """
+        chunk = min(CHUNK, max(PAGE, view.end.position - start.position))
+        ring = RingReader(self.block, self.load, chunk, self.scan)
+        at, rules, bodies, room, packed = start, view.rules(stop_seq), list[bytes](), size_max, None
+        while at.next_seq < stop_seq and (packed is None or not packed.full):
+            more = ring.frame(at, rules, room)
+            if not more.body:
+                more = self._pack(ring, view, at, room, first=not bodies)
+            if not more.body:
+                break
+            packed, at, room = more, more.after, room - len(more.body)
+            bodies.append(more.body)
+        assert packed is not None, "a frame has a record"
+        self._check_end(at, view)
+        last = at.next_seq - 1
+        if self.on_delivery is not None:
+            self.on_delivery(Delivered(packed.position, at.position, last, packed.crc))
+        _, kind, time_ns = ENTRY.struct.unpack_from(packed.body, packed.entry)
+        cursor = cursor_of(last, kind, time_ns, packed.body[packed.entry + ENTRY.size :])
+        return Frame(start.next_seq, last, str(cursor), b"".join(bodies))
+
+    def _pack(self, ring: RingReader, view: View, at: Bound, room: int, *, first: bool) -> Packed:
+        """One record, packed as the native engine packs it. The ``first`` of a frame need not fit, and must be there."""
+        found = ring.numbered(*at)
+        if found is None or not view.contains(found):
+            if first:
+                raise self.explain(at, view)
+            return Packed(b"", 0, 0, 0, at, full=False)
+        full = ENTRY.size + found.header.length > room
+        body = pack([self._record(ring, view, at, found)]) if first or not full else b""
+        return Packed(body, 0, found.position, found.header.crc, Bound(found.end, at.next_seq + 1), full)
 
     def relocated(self, view: View, to: Relocation) -> Iterator[bytes]:
         """The ring of another log with all records of the view, in pieces of whole pages."""

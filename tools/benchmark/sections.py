@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from benchmark import frames as frame_table
 from benchmark import loggers
 from benchmark.checks import queues as queue_checks
 from benchmark.checks.large import measure_laps
@@ -414,6 +415,11 @@ def queues(context: Context, series: Series) -> list[Table]:
     return [queue_checks.table(context, durable=durable) for durable in (True, False)]
 
 
+def frames(context: Context, series: Series) -> list[Table]:
+    """Frames, made and taken apart."""
+    return [frame_table.table(context)]
+
+
 Section = Callable[[Context, Series], list[Table]]
 
 SECTIONS: dict[str, Section] = {
@@ -427,6 +433,7 @@ SECTIONS: dict[str, Section] = {
     "recovery sizes": recovery,
     "peer tables": peers,
     "queues": queues,
+    "frame": frames,
     "loggers": log_calls,
     "loggers disk": durable_log_calls,
 }

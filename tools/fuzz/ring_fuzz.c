@@ -209,6 +209,57 @@ static void check_rows(const struct ring *ring, const struct window *window, str
     free(rows);
 }
 
+/* -- pack_frame and next_entry */
+
+/* What was packed are records that the rules take, one after another, and it stopped at the next one that they do not take, or for
+ * which there is no room. */
+static void check_frame(const struct ring *ring, const struct window *window, const struct run_rules *rules, const struct run *from,
+                        uint64_t room)
+{
+    const struct geometry *g = &ring->g;
+    unsigned char *body = exactly(room);
+    struct framing framing = {.position = from->position, .seq = from->seq, .body = body, .room = room};
+    uint64_t position = from->position, seq = from->seq, at = 0;
+    struct frame_entry entry;
+    struct record header;
+    pack_frame(g, window, rules, &framing);
+    CHECK(framing.used + framing.room == room && framing.body == body + framing.used);
+    while (at < framing.used) {
+        CHECK(may_take(ring, rules, position, seq, 0, &header));
+        CHECK(framing.used - at != header.length + PMWAL_FRAME_ENTRY ||
+              (framing.entry == at && framing.last == position && framing.crc == header.crc));
+        CHECK(next_entry(body, framing.used, &at, &entry));
+        CHECK(entry.length == header.length && entry.kind == header.kind && entry.time_ns == header.time_ns);
+        CHECK(!memcmp(entry.payload, ring->bytes + position % g->capacity + PMWAL_HEADER, header.length));
+        position += record_size(g, header.length);
+        seq++;
+    }
+    CHECK(at == framing.used && position == framing.position && seq == framing.seq);
+    bool takes = may_take(ring, rules, position, seq, 0, &header);
+    uint64_t offset = position % g->capacity;
+    bool held = takes && offset >= window->start && offset + PMWAL_HEADER + header.length <= window->start + window->length;
+    if (held)
+        CHECK(framing.full && header.length + PMWAL_FRAME_ENTRY > framing.room);
+    free(body);
+}
+
+/* Arbitrary bytes as a body: no entry leaves it, and they follow one another until one would. */
+static void check_entries(const unsigned char *bytes, uint64_t length)
+{
+    unsigned char *body = exactly(length);
+    uint64_t at = 0, before = 0;
+    struct frame_entry entry;
+    memcpy(body, bytes, length);
+    while (next_entry(body, length, &at, &entry)) {
+        CHECK(at <= length && at == before + PMWAL_FRAME_ENTRY + entry.length && entry.payload == body + at - entry.length);
+        before = at;
+    }
+    uint32_t claimed = 0;
+    memcpy(&claimed, body + at, length - at < sizeof claimed ? length - at : sizeof claimed);
+    CHECK(at == before && (length - at < PMWAL_FRAME_ENTRY || claimed > length - at - PMWAL_FRAME_ENTRY));
+    free(body);
+}
+
 static void run_all(const struct ring *ring, const struct parameters *p, struct run_rules rules, struct run from)
 {
     const struct geometry *g = &ring->g;
@@ -260,6 +311,8 @@ static void run_all(const struct ring *ring, const struct parameters *p, struct 
     struct window part = window_of(ring, p->window_start, p->window_length);
     check_rows(ring, &whole, rules, &from);
     check_rows(ring, &part, rules, &from);
+    check_frame(ring, &whole, &rules, &from, p->bytes_max % (2 * g->capacity));
+    check_frame(ring, &part, &rules, &from, p->bytes_max % (g->capacity / 4));
     free((void *)part.bytes);
 }
 
@@ -350,6 +403,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_places(&ring, position, p.window_length);
     look_everywhere(&ring, &p, position);
     run_all(&ring, &p, rules, from);
+    check_entries(ring.bytes, p.window_length % (g->capacity + 1));
     free(ring.bytes);
     return 0;
 }

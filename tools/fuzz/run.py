@@ -62,6 +62,16 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "row-outside": (r"held < room \? held : room", "room"),
     "row-of-any-epoch": (r"!epoch_fits\(&rules->epochs, seq, header->epoch, &passed\)", "false"),
     "row-of-two-places": (r" && room - \(rules->lap_seq - seq\) \* size < g->size_max", " && 0"),
+    "frame-not-whole": (r"record_crc\(g->uuid_crc, at\.position, &copied, payload\) != header->crc", "0"),
+    "frame-of-any-number": (r"header->seq != at\.seq \|\| ", ""),
+    "frame-of-any-epoch": (r"!epoch_fits\(&rules->epochs, at\.seq, header->epoch, &passed\)", "false"),
+    "frame-of-impossible-headers": (r"!header_possible\(g, header, at\.position, room\) \|\| ", ""),
+    "frame-past-the-limit": (r"at\.position \+ size > rules->limit", "false"),
+    "frame-past-its-room": (r"needed > at\.room", "needed > at.room + 1"),
+    "frame-outside": (r"begin \+ PMWAL_HEADER \+ header->length > window->length", "false"),
+    "frame-of-two-places": (r"at\.seq == rules->lap_seq && room < g->size_max", "false"),
+    "entry-past-the-end": ("left - PMWAL_FRAME_ENTRY < entry->length", "false"),
+    "entry-without-a-header": ("left < PMWAL_FRAME_ENTRY", "left < 1"),
     "notes-too-often": (">= PMWAL_INDEX_STEP", ">= PMWAL_INDEX_STEP / 2"),
 }
 """What is replaced in ring.c (a regular expression): without that test a hostile file would pass."""

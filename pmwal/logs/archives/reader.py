@@ -29,7 +29,7 @@ from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Headers, Records, Selection
 from pmwal.reading.walk import View, gone
-from pmwal.records import Bound, Record, RecoveryReport, SetRecord, WalStats
+from pmwal.records import Bound, Frame, Record, RecoveryReport, SetRecord, WalStats
 from pmwal.storage.seam import SYSTEM
 
 _ALL = Filter(None, TIME_MIN, TIME_MAX)
@@ -320,6 +320,10 @@ class ArchivedReader(Reader):
     def consumer(self, name: str, start: int | str = "oldest") -> Consumer:
         """As ``Reader.consumer``, of the log itself."""
         return self._need_ring().consumer(name, start)
+
+    def frame(self, start: int | str, *, size_max: int, count_max: int | None = None) -> Frame | None:
+        """As ``Reader.frame``, of the log itself."""
+        return self._need_ring().frame(start, size_max=size_max, count_max=count_max)
 
     def stats(self) -> WalStats:
         """As ``Reader.stats``, of the log itself."""

@@ -24,7 +24,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import NamedTuple
 
 from pmwal import __version__
-from pmwal.errors import PmwalError
+from pmwal.errors import ShipError
 from pmwal.ship.otlp.endpoint import Endpoint
 from pmwal.ship.otlp.modules import messages
 
@@ -87,7 +87,7 @@ class Exporter:
         self._interrupted = False
 
     def send(self, body: bytes) -> Answer:
-        """Send a request. Raises ``TransientError``, or ``PmwalError`` if the server does not take it."""
+        """Send a request. Raises ``TransientError``, or ``ShipError`` if the server does not take it."""
         packed = gzip.compress(body, _GZIP_LEVEL, mtime=0)
         if self._connection is not None:
             with contextlib.suppress(_LostError):  # a server ends a connection that was idle
@@ -116,7 +116,7 @@ class Exporter:
             answer = self._judged(response, body)
         except ssl.SSLCertVerificationError as error:
             reason = error.verify_message
-            raise PmwalError(f"{self._endpoint}: its certificate is not trusted: {reason}; give its CA in tls=") from None
+            raise ShipError(f"{self._endpoint}: its certificate is not trusted: {reason}; give its CA in tls=") from None
         except ConnectionError as error:
             raise _LostError(f"{self._endpoint}: {error.strerror or error}") from None
         except TimeoutError:
@@ -139,7 +139,7 @@ class Exporter:
         text = f"{response.status} {response.reason}".strip() + (f": {said}" if said else "")
         if response.status in RETRIED:
             raise TransientError(f"{self._endpoint}: {text}", retry_after(response.headers.get("Retry-After"), time.time()))
-        raise PmwalError(
+        raise ShipError(
             f"{self._endpoint}: the server refuses the records: {text}; none of this request was acknowledged. "
             "Check to=, headers= and the server's log, and start again"
         )

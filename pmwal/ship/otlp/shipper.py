@@ -87,7 +87,7 @@ class OtlpShipper:
     - ``tls``: an ``ssl.SSLContext`` with the certificates to use, in place of the system's.
 
     Answers 429, 502, 503 and 504 and failed connections are tried again, with pauses that grow to 30 s, or as long as the server
-    asks. Any other answer but success stops it with ``PmwalError``, and nothing more is acknowledged. For a guide see
+    asks. Any other answer but success stops it with ``ShipError``, and nothing more is acknowledged. For a guide see
     docs/guide-otlp.md.
     """
 
@@ -135,7 +135,7 @@ class OtlpShipper:
     async def run(self, *, once: bool = False) -> OtlpProgress:
         """Ship until the task is cancelled, or with ``once`` until all that the log has was acknowledged; return the progress.
 
-        Raises what stopped it: ``PmwalError`` if the collector refuses the records, and what reading the log raises.
+        Raises what stopped it: ``ShipError`` if the collector refuses the records, and what reading the log raises.
         """
         run = await self._begin(once=once)
         try:

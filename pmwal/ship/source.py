@@ -1,0 +1,159 @@
+"""A log as it is shipped: its records in frames, and the position of its consumer. Blocking.
+
+Invariants
+----------
+- The position says what the stream is known to have: it follows the stream, also backwards when that has lost something.
+- ``released`` is what the writer may free. It never passes the position, nor what the caller allows.
+- One thread at a time uses it; only ``close`` may be called by another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import NamedTuple
+
+from pmwal.errors import Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
+from pmwal.reading.consumer import Consumer
+from pmwal.reading.internals import bounds_of, is_elsewhere, problem_with, renewed_consumer
+from pmwal.reading.reader import Reader
+from pmwal.records import Frame, Record
+
+_NOTE = struct.Struct("<Bqq")
+_NOTE_VERSION = 1
+
+
+class Taken(NamedTuple):
+    """What the log has from a number on: a frame, or the number of records that are gone. ``next_seq``: after its newest record."""
+
+    frame: Frame | None
+    missed: int
+    next_seq: int
+
+
+class Note(NamedTuple):
+    """What is kept with the position: when the stream was created, and its number of the last message."""
+
+    created_us: int
+    number: int
+
+    def pack(self) -> bytes:
+        """As bytes of the position."""
+        return _NOTE.pack(_NOTE_VERSION, *self)
+
+
+class ShippedLog:
+    """One log, and its named consumer if the log still has its path."""
+
+    def __init__(self, reader: Reader, consumer: str) -> None:
+        self.reader = reader
+        self._consumer: Consumer | None = None
+        with contextlib.suppress(WalUnlinked):  # it was removed, and its records are still there
+            self._consumer = renewed_consumer(reader, consumer, "oldest")
+
+    @property
+    def gone(self) -> bool:
+        """Whether its path leads to another file, or to none."""
+        return is_elsewhere(self.reader)
+
+    @property
+    def next_seq(self) -> int:
+        """The number after the newest record."""
+        return bounds_of(self.reader)[1]
+
+    @property
+    def first_seq(self) -> int:
+        """The number of the oldest record."""
+        return bounds_of(self.reader)[0]
+
+    def take(self, first: int, size_max: int) -> Taken:
+        """The records from this number on that fit into a body of this size, at least one. ``Overrun`` after a rollback."""
+        next_seq = self.next_seq
+        try:
+            return Taken(self.reader.frame(first, size_max=size_max), 0, next_seq)
+        except Overrun as error:
+            if not error.missed:
+                raise
+            return Taken(None, error.missed, next_seq)
+
+    def wait(self, first: int, seconds: float) -> bool:
+        """Wait, at most this long, until the log has a record of this number; False if its writer has closed it."""
+        follow = self.reader.follow(first, timeout=seconds)
+        for _ in follow:
+            return True
+        return self.next_seq > first
+
+    def has(self, cursor: str) -> bool:
+        """Whether the log has the record that a cursor names; or had it, as far as it can tell, because it was freed."""
+        try:
+            self.reader.read(start=cursor)
+        except Overrun as error:
+            if not error.missed:
+                return False
+        return True
+
+    def record(self, seq: int) -> Record | None:
+        """The record of this number; None if the log does not have it."""
+        try:
+            return self.reader[seq]
+        except (IndexError, Overrun):
+            return None
+
+    # -- the position
+
+    @property
+    def position(self) -> int:
+        """Number of the last record that was acknowledged."""
+        return 0 if self._consumer is None else self._consumer.position
+
+    @property
+    def note(self) -> Note | None:
+        """What was kept with the position; None if it is a new one."""
+        if self._consumer is None:
+            return None
+        version, created_us, number = _NOTE.unpack_from(self._consumer.application)
+        return Note(created_us, number) if version == _NOTE_VERSION else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the record that was acknowledged last is not one of this log, in words."""
+        return None if self._consumer is None else problem_with(self.reader, self._consumer)
+
+    def settle(self, seq: int, released: int, note: Note) -> None:
+        """Let the position be at this record, the last one that the stream has."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        if consumer.position > seq or self.problem is not None:
+            released = min(released, seq)
+            first, end = bounds_of(self.reader)
+            consumer.seek(min(max(released + 1, first), end))
+        self.acknowledge(seq, released, note)
+
+    def acknowledge(self, seq: int, released: int, note: Note) -> None:
+        """The stream has all up to this record, and the writer may free what is ``released``."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        try:
+            seq = max(seq, consumer.position)
+            consumer.ack(seq, released=min(released, seq), application=note.pack())
+        except PositionError:
+            if not self.gone:
+                raise
+            self.release()
+        except (Overrun, ValueError):  # rolled back meanwhile, which the next look finds
+            return
+
+    def release(self) -> None:
+        """Let another process be the consumer. Idempotent."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(PmwalError, OSError):
+                consumer.close()
+
+    def close(self) -> None:
+        """Close the log, and let another process be the consumer. Idempotent."""
+        self.release()
+        with contextlib.suppress(WalClosed):
+            self.reader.close()
