@@ -135,6 +135,18 @@ def test_refused_connection_acknowledges_nothing(path: Path, pauses: Pauses) -> 
     assert got.seqs == [1, 2, 3]
 
 
+def test_run_that_is_to_end_gives_up(path: Path, pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that runs once must not hang while a collector is down; the next run sends what is left."""
+    monkeypatch.setattr(shipper, "_PATIENCE", 0.0)
+    written(path, 20)
+    with collector(Answer(), Answer(503)) as got:
+        with pytest.raises(pmwal.ShipError, match=r"503 Service Unavailable; given up after 0 seconds"):
+            ship(path, got, batch=10)
+        assert position(path) == 10
+        ship(path, got)
+    assert got.seqs == list(range(1, 21))
+
+
 def test_silent_server_is_left(path: Path, pauses: Pauses) -> None:
     """After the timeout the records are sent again; nothing is acknowledged meanwhile."""
     watch = Watch(written(path, 3))

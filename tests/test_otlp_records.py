@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import pmwal
 from collectors import Received, decoded
 from pmwal import events
 from pmwal.events.entries import Entries
-from pmwal.ship.otlp import is_otlp
+from pmwal.ship.otlp import encoding, is_otlp
 from pmwal.ship.otlp.encoding import Item, LogId, request_of, severity_of
 from pmwal.ship.otlp.endpoint import endpoint_of, headers_of_environment
 from pmwal.ship.otlp.sources import source_of
@@ -251,3 +252,12 @@ def test_missing_extra_says_what_to_install(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.common.v1.common_pb2", None)
     with pytest.raises(ImportError, match=r"pip install 'pmwal\[otlp\]'"):
         OtlpShipper(path, to="otlp+http://h")
+
+
+def test_guide_names_every_attribute() -> None:
+    """Its table has each name that pmwal gives, so a query can be written from it."""
+    guide = (Path(__file__).parent.parent / "docs" / "guide-otlp.md").read_text()
+    source = Path(encoding.__file__).read_text()
+    names = set(re.findall(r"\"((?:pmwal|exception|code|process|thread|service)\.[a-z_.]+)\"", source))
+    assert len(names) >= 11
+    assert [name for name in sorted(names) if f"`{name}`" not in guide] == []

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmwal.errors import CorruptWal
+from pmwal.errors import CorruptWal, ShipError
 from pmwal.format.payload import as_number
 from pmwal.records import Lag, Record
 from pmwal.ship.otlp.encoding import Item, request_of
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _BYTES_MAX = 1 << 20
 """Bytes of payload after which a request is sent. Collectors take requests of 4 to 20 MiB, proxies before them often 1 MiB."""
+
+_PATIENCE = 30.0
+"""Seconds for which a run that ends by itself repeats a request."""
 
 
 class OtlpProgress(NamedTuple):
@@ -60,8 +63,9 @@ class OtlpProgress(NamedTuple):
 class _Run:
     """One run of a shipper: what its thread and its event loop share."""
 
-    def __init__(self, exporter: Exporter) -> None:
+    def __init__(self, exporter: Exporter, *, once: bool) -> None:
         self.exporter = exporter
+        self.once = once
         self.stop = threading.Event()
         self.error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
@@ -132,10 +136,11 @@ class OtlpShipper:
         if failed is not None and kind is None:
             raise failed
 
-    async def run(self, *, once: bool = False) -> OtlpProgress:
+    async def run(self, once: bool = False) -> OtlpProgress:
         """Ship until the task is cancelled, or with ``once`` until all that the log has was acknowledged; return the progress.
 
-        Raises what stopped it: ``ShipError`` if the collector refuses the records, and what reading the log raises.
+        Raises what stopped it: ``ShipError`` if the collector refuses the records, or with ``once`` does not take them for half a
+        minute, and what reading the log raises.
         """
         run = await self._begin(once=once)
         try:
@@ -172,8 +177,8 @@ class OtlpShipper:
         """Start the thread, and return when it has opened the log."""
         if self._run is not None:
             raise RuntimeError("this shipper is running already; make another one, with another consumer=")
-        run = self._run = _Run(Exporter(self._to, self._headers, self._timeout, self._tls))
-        threading.Thread(target=self._work, args=(run, once), name="pmwal-otlp", daemon=True).start()
+        run = self._run = _Run(Exporter(self._to, self._headers, self._timeout, self._tls), once=once)
+        threading.Thread(target=self._work, args=(run,), name="pmwal-otlp", daemon=True).start()
         try:
             await run.opened
         except BaseException:
@@ -215,14 +220,14 @@ class OtlpShipper:
 
     # -- on the thread
 
-    def _work(self, run: _Run, once: bool) -> None:
+    def _work(self, run: _Run) -> None:
         source: Source | None = None
         try:
             source = source_of(self._log, self._name)
             self._one_log = isinstance(source, OneLog)
             self._note(source)
             run.tell(lambda: _settle(run.opened, None))
-            self._ship(run, source, once=once)
+            self._ship(run, source)
         except BaseException as error:
             run.error = error
         finally:
@@ -231,11 +236,11 @@ class OtlpShipper:
                 source.close()
             run.tell(lambda: self._end(run))
 
-    def _ship(self, run: _Run, source: Source, *, once: bool) -> None:
+    def _ship(self, run: _Run, source: Source) -> None:
         while not run.stop.is_set():
             batch, begun, handed_out, missed = _Batch(), time.monotonic(), False, source.missed
             try:
-                for record in source.follow(once=once):
+                for record in source.follow(once=run.once):
                     if not batch.records:
                         begun = time.monotonic()
                     batch.add(record, source.item(record))
@@ -254,9 +259,9 @@ class OtlpShipper:
             idle = not handed_out and source.missed == missed
             if source.missed != missed:
                 self._note(source)
-            if once and idle:
+            if run.once and idle:
                 return
-            if not once:
+            if not run.once:
                 run.stop.wait(source.pause(idle=idle))
 
     def _deliver(self, run: _Run, source: Source, batch: _Batch) -> None:
@@ -283,12 +288,16 @@ class OtlpShipper:
 
     def _until_taken(self, run: _Run, source: Source, body: bytes) -> Answer | None:
         """The answer of the collector; None if the shipper is to end first."""
-        attempt = 0
+        attempt, begun = 0, time.monotonic()
         while not run.stop.is_set():
             try:
                 return run.exporter.send(body)
             except TransientError as error:
                 attempt += 1
+                if run.once and time.monotonic() - begun >= _PATIENCE:
+                    raise ShipError(
+                        f"{error}; given up after {_PATIENCE:.0f} seconds, what is left is sent by the next run"
+                    ) from None
                 if not run.stop.is_set():
                     self._progress = self._progress._replace(retries=self._progress.retries + 1, problem=str(error))
                     self._note(source)
