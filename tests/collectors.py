@@ -66,12 +66,15 @@ def decoded(body: bytes) -> list[Received]:
 
 
 class Answer(NamedTuple):
-    """What the collector answers. ``cut``: it ends the connection after this many bytes of the answer."""
+    """What the collector answers. ``cut``: it ends the connection after this many bytes of the answer; ``unread``: before it has
+    read the request.
+    """
 
     status: int = 200
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
     body: bytes = b""
     cut: int | None = None
+    unread: bool = False
 
 
 class Drop(NamedTuple):
@@ -137,14 +140,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().setup()
         self.collector.connections += 1
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the shipper was killed
+            super().handle()
+
     def do_POST(self) -> None:
         collector = self.collector
         with collector.guard:
             reply = next(collector.replies, Answer())
-        if isinstance(reply, Drop) and reply.unread:
+        if isinstance(reply, Answer | Drop) and reply.unread:
+            if isinstance(reply, Answer):
+                self.answer(reply)
             self.close_connection = True
             return
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the shipper was killed
+            self.close_connection = True
+            return
         records = decoded(gzip.decompress(body))
         with collector.guard:
             collector.look(records)

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pmwal.events.definition import DEFINITION_KIND
 from pmwal.reading.consumer import Consumer
 from pmwal.ship.otlp import OtlpProgress, OtlpShipper, shipper
 from pmwal.ship.otlp.exporter import PAUSE_MAX, pause_before
+from pmwal.ship.otlp.sources import source_of
 from processes import PATIENCE
 
 Pauses = list[tuple[int, float | None]]
@@ -203,6 +205,15 @@ def test_refusal_stops_the_shipper_with_the_reason(path: Path, reply: Reply, sai
     assert watch.early == []
 
 
+def test_answer_before_the_request_was_read_counts(path: Path) -> None:
+    """A proxy refuses a large request from its header, and ends the connection while the shipper is still sending."""
+    with pmwal.open(path, size="32MiB") as wal:
+        wal.append(Random(0).randbytes(12 << 20))
+    with collector(*[Answer(413, unread=True)] * 3) as got, pytest.raises(pmwal.ShipError, match="413 "):
+        ship(path, got)
+    assert position(path) == 0
+
+
 class Early(OtlpShipper):
     """A mistake: it acknowledges before it sends."""
 
@@ -360,6 +371,24 @@ def test_overwritten_records_are_counted_and_the_rest_follows(path: Path) -> Non
         progress = ship(path, got)
         assert got.seqs == [1, *range(wal.first_seq, last + 1)]
         assert (progress.missed, progress.acked, position(path)) == (wal.first_seq - 2, last, last)
+
+
+def test_gap_is_passed_after_what_came_before_it_is_acknowledged(path: Path) -> None:
+    """Else a shipper that is killed between the two would lose what it had not sent yet."""
+    with pmwal.open(path, size="16KiB", on_full="overwrite") as wal:
+        wal.extend([b"x"] * 3)
+        source = source_of(path, "otlp")
+        records = source.follow(once=True)
+        first = next(records)
+        for _ in range(40):
+            wal.append(b"y" * 1000)
+        before = [first.seq, *(record.seq for record in records)]
+        assert (source.position, source.missed) == (0, 0)
+        source.ack()
+        assert list(source.follow(once=True)) == []
+        assert (source.position, source.missed) == (wal.first_seq - 1, wal.first_seq - 1 - before[-1])
+        assert [record.seq for record in source.follow(once=True)] == list(range(wal.first_seq, wal.next_seq))
+        source.close()
 
 
 def test_rollback_of_what_was_sent_stops_the_shipper(path: Path) -> None:

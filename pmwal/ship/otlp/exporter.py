@@ -108,7 +108,7 @@ class Exporter:
             self._socket = connection.sock
             if self._interrupted:  # after which no answer would be waited for
                 raise TransientError(f"{self._endpoint}: interrupted")
-            with contextlib.suppress(BrokenPipeError):  # it may have answered before it has read all
+            with contextlib.suppress(ConnectionError):  # it may have answered before it has read all
                 connection.request("POST", self._endpoint.target, packed, self._headers)
             response = connection.getresponse()
             body = _body_of(response)
