@@ -33,6 +33,7 @@ OLD_NAMES = {"pmwal.layout", "pmwal.handler", "pmwal.sink"}
 
 FACES = (
     *("pmwal", "pmwal.aio", "pmwal.cursor", "pmwal.errors", "pmwal.events", "pmwal.latency", "pmwal.records", "pmwal.repair"),
+    "pmwal.ship",
     *(
         "pmwal.ship.otlp",
         "pmwal.testing",

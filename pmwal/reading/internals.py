@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from pmwal.format.layout import Superblock
+from pmwal.format.layout import LIVE_BOUNDS, LIVE_OFFSET, LIVE_OPEN, LIVE_OPEN_OFFSET, Superblock
 from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.reading.consumer import Consumer, Standing, lay_anew, problem, standings
 from pmwal.reading.place import Place
@@ -100,6 +100,18 @@ def lay_positions_anew(reader: Reader) -> None:
 def renewed_consumer(reader: Reader, name: str, start: int | str) -> Consumer:
     """A consumer that begins at ``start`` if its position is damaged, or of another log that had the path before."""
     return Consumer(reader, name, start, renew=True)
+
+
+def acknowledged_since(reader: Reader, consumer: Consumer) -> float:
+    """For how many seconds the last record that this consumer has acknowledged has been acknowledged, by the wall clock."""
+    return max(0.0, (reader._seam.now_ns() - consumer._current().time_ns) / 1e9)
+
+
+def version_of(reader: Reader) -> bytes:
+    """Bytes that change when a writer shows other bounds; they cost less than a look at these."""
+    reader._check_open()
+    load = reader._mapping.load
+    return load(LIVE_OFFSET, LIVE_BOUNDS.field_size("version_begin")) + load(LIVE_OPEN_OFFSET, LIVE_OPEN.size)
 
 
 def problem_with(reader: Reader, consumer: Consumer) -> str | None:

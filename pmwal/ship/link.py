@@ -24,7 +24,7 @@ from pmwal.ship.chain import HEADERS_MAX
 from pmwal.ship.modules import needed
 
 _NO_MESSAGE, _NO_STREAM, _WRONG_LAST = 10037, 10059, (10071, 10164)
-_RECONNECT_PAUSE = 0.1
+_RECONNECT_PAUSE, _CONNECT_SECONDS = 0.1, 2.0
 _HEADERS, _BODIES = 500, 16  # messages that are fetched at once
 _FIRST_LINE = "NATS/1.0"
 
@@ -91,7 +91,7 @@ class Link:
         self._client: Any = None
         self._refused: asyncio.Future[None] | None = None
         self._connecting = asyncio.Lock()
-        self._asking: set[asyncio.Future[Any]] = set()
+        self._asking: dict[asyncio.Future[Any], str] = {}  # requests that wait for an answer, and their subjects
         self.turns = 0
         """How often it has connected anew: the server may have another state by then."""
         self.problem = ""
@@ -111,7 +111,7 @@ class Link:
                 name="pmwal ship",
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RECONNECT_PAUSE,
-                connect_timeout=self._timeout,
+                connect_timeout=_CONNECT_SECONDS,
                 error_cb=self._note_error,
                 disconnected_cb=self._note_loss,
                 reconnected_cb=self._note_turn,
@@ -119,7 +119,8 @@ class Link:
             )
         )
         try:
-            await asyncio.wait({connecting, self._refused}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            patience = max(self._timeout, _CONNECT_SECONDS * (len(self.servers) + 1))  # so that each of them has its turn
+            await asyncio.wait({connecting, self._refused}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ShipError(f"{self._where}: {self.problem}; check the user, the credentials or the nkey")
             if not connecting.done():
@@ -140,6 +141,10 @@ class Link:
         self.problem = str(error) or type(error).__name__
         if "authorization" in self.problem.lower() and self._refused is not None and not self._refused.done():
             self._refused.set_result(None)
+        if "permissions violation" in self.problem.lower():  # with the subject, in small letters
+            for task, subject in self._asking.items():
+                if f'"{subject.lower()}"' in self.problem.lower():
+                    task.cancel()
 
     async def _note_loss(self) -> None:
         for task in self._asking:
@@ -194,6 +199,7 @@ class Link:
 
     async def read(self, subject: str, start: int, *, headers_only: bool) -> AsyncIterator[Stored]:
         """The messages on a subject from this number of the stream on, up to the last one that there is now."""
+        await self.state()  # says if there is none
         api, client = needed("nats.js.api"), await self._connected()
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
@@ -205,10 +211,12 @@ class Link:
         jetstream = client.jetstream(timeout=self._timeout)
         try:
             subscription = await jetstream.pull_subscribe(subject, stream=self.stream, config=config)
-            pending = (await subscription.consumer_info()).num_pending
+            pending, count = (await subscription.consumer_info()).num_pending, 0
             while pending:
                 for each in await subscription.fetch(min(pending, _HEADERS if headers_only else _BODIES), timeout=self._timeout):
-                    pending = each.metadata.num_pending
+                    pending, count = each.metadata.num_pending, count + 1
+                    if each.metadata.sequence.consumer != count:
+                        raise Unavailable("messages were lost on the way")
                     yield Stored(each.metadata.sequence.stream, each.subject, dict(each.headers or {}), each.data)
             await subscription.unsubscribe()
         except (TimeoutError, OSError, self._errors.Error) as error:
@@ -227,7 +235,7 @@ class Link:
     async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
         client = await self._connected()
         try:
-            reply = await self._answered(client.request(subject, body, timeout=self._timeout, headers=headers))
+            reply = await self._answered(subject, client.request(subject, body, timeout=self._timeout, headers=headers))
         except self._errors.NoRespondersError as error:
             raise Unavailable(f"no stream on {self._where} answers on {subject}") from error
         except (TimeoutError, OSError, self._errors.Error) as error:
@@ -239,10 +247,10 @@ class Link:
         self.problem = ""
         return dict(found)
 
-    async def _answered(self, request: Coroutine[Any, Any, Any]) -> Any:
-        """The answer to a request; ``ConnectionError`` as soon as the connection is lost on which it would come."""
+    async def _answered(self, subject: str, request: Coroutine[Any, Any, Any]) -> Any:
+        """The answer to a request; ``ConnectionError`` as soon as it is known that none will come."""
         task = asyncio.ensure_future(request)
-        self._asking.add(task)
+        self._asking[task] = subject
         try:
             return await task
         except asyncio.CancelledError:
@@ -252,7 +260,7 @@ class Link:
                 raise
             raise ConnectionError(f"the connection to {self._where} was lost") from None
         finally:
-            self._asking.discard(task)
+            del self._asking[task]
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -56,6 +56,7 @@ class Plan:
             self._roll_back(entry.last)
             return
         if entry.gap:
+            self._drop_part()
             self._break()
             self.next_seq = entry.last + 1
             return

@@ -176,6 +176,8 @@ class Relay:
                 if await self._ship(point, target, ended):
                     return
                 continue
+            except Overrun as error:  # what the position was to be moved to is gone meanwhile
+                self.problem = str(error)
             except WrongLast as error:
                 self.problem = f"another one ships this log, too: {error}"
             except Unavailable as error:
@@ -222,13 +224,15 @@ class Relay:
         return point
 
     async def _settle(self, seq: int) -> None:
-        now = time.monotonic()
-        self._holding.forget_after(seq)
-        released = self._holding.release(now)
-        if seq:
-            self._holding.add(seq, now)
-            released = self._holding.release(now)
-        await self._call(partial(self.log.settle, seq, released, self._note))
+        now, holding = time.monotonic(), self._holding
+        holding.forget_after(seq)
+        if not self._located:  # an earlier shipper has held these
+            position, age = await self._call(self.log.acknowledged)
+            if position <= seq:
+                holding.add(position, now - age)
+        if seq > holding.released:
+            holding.add(seq, now)
+        await self._call(partial(self.log.settle, seq, holding.release(now), self._note))
         self._reach(seq + 1)
 
     async def _after(self, last: Stored) -> _Point:
@@ -393,9 +397,8 @@ class Relay:
     async def _acknowledge(self, expected: int, last: int) -> _Point:
         now = time.monotonic()
         self._note = self._note._replace(number=expected)
-        released = self._holding.release(now)  # the server has just said that the chain is as it was
         self._holding.add(last, now)
-        released = self._holding.release(now)
+        released = self._holding.release(now)  # the server has just said that the chain is as it was
         await self._call(partial(self.log.acknowledge, last, released, self._note))
         self._reach(last + 1)
         return _Point(expected, last + 1)

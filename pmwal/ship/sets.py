@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from pmwal.ship.source import ShippedLog
 _LOOK_MIN, _LOOK_MAX = 0.01, 1.0  # seconds between two looks at an idle log
 _REFRESH = 1.0  # seconds between two looks for new logs
 _RETRY = 10.0  # seconds after which a log that failed is tried again
-_IDLE = 5.0  # seconds in which a relay looks at least once itself
+_IDLE = 10.0  # seconds in which a relay looks at least once itself
 
 Place = str | os.PathLike[str]
 
@@ -43,6 +44,7 @@ class _Idle:
     first: int
     since: float
     look_at: float
+    version: bytes | None = None  # at the last look
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -63,7 +65,8 @@ class SetShipper(Service):
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._idle: dict[str, _Idle] = {}
         self._tried: dict[str, float] = {}  # when a log has failed
-        self._ended: dict[str, Progress] = {}  # by path
+        self._failed: dict[str, Progress] = {}  # how far logs were that failed, by path
+        self._said: dict[str, str] = {}  # why, as it was said
         self._problems: dict[str, Exception] = {}
         self._changed = asyncio.Event()
 
@@ -86,7 +89,7 @@ class SetShipper(Service):
     @property
     def progress(self) -> Mapping[str, Progress]:
         """How far each log is shipped, by its path."""
-        return MappingProxyType(self._ended | {relay.path: relay.progress for relay in self._relays.values()})
+        return MappingProxyType(self._failed | {relay.path: relay.progress for relay in self._relays.values()})
 
     @property
     def problems(self) -> Mapping[str, Exception | str]:
@@ -144,6 +147,7 @@ class SetShipper(Service):
 
     def _begin(self, path: str, reader: Reader, log: ShippedLog, once: bool) -> None:
         self._problems.pop(path, None)
+        self._failed.pop(path, None)
         wait = partial(self._wait, reader.uuid, log)
         relay = Relay(log, self._link, self._settings.rules, source_of(log.reader), self._call, wait, self._notify)
         self._relays[reader.uuid] = relay
@@ -152,9 +156,10 @@ class SetShipper(Service):
         self._tasks[reader.uuid] = task
 
     def _note_failure(self, path: str, uuid: str, error: Exception) -> None:
-        before, self._problems[path] = self._problems.get(path), error
+        self._problems[path] = error
         self._tried[uuid] = asyncio.get_running_loop().time()
-        if str(before) != str(error):
+        before, self._said[path] = self._said.get(path), str(error)
+        if before != str(error):
             self._notify(str(error) if path in str(error) else f"{path}: {error}")
 
     async def _reap(self, once: bool) -> None:
@@ -168,11 +173,13 @@ class SetShipper(Service):
             if error is not None:
                 if not isinstance(error, PmwalError | OSError | ValueError):
                     raise error
+                if relay.progress.frames:
+                    self._said.pop(relay.path, None)
                 self._note_failure(relay.path, uuid, error)
+                self._failed[relay.path] = relay.progress
                 relay.fail(error)
             if not once:
-                relay = self._relays.pop(uuid)
-                self._ended[relay.path] = relay.progress
+                del self._relays[uuid]
                 relay.fail(ShipError(f"{relay.path}: the log is gone, and all of it is shipped"))
             await self._call(relay.log.release)
             if error is None and not once:
@@ -194,7 +201,8 @@ class SetShipper(Service):
         if due:
             has_news = await self._call(lambda: [_has_news(idle) for _, idle in due])
             for (uuid, idle), news in zip(due, has_news, strict=True):
-                idle.look_at = now + min(max((now - idle.since) / 8, _LOOK_MIN), _LOOK_MAX)
+                pause = pause_of(now - idle.since)
+                idle.look_at = math.ceil((now + pause) / (pause / 4)) * (pause / 4)  # so that one look is at many
                 if news:
                     idle.news.set()
                     self._idle.pop(uuid, None)
@@ -216,9 +224,21 @@ class SetShipper(Service):
             self._set.close()
 
 
+def pause_of(idle: float) -> float:
+    """Seconds until the next look at a log that has been idle for these seconds.
+
+    >>> pause_of(0.0), pause_of(2.0), pause_of(3600.0)
+    (0.01, 0.25, 1.0)
+    """
+    return min(max(idle / 8, _LOOK_MIN), _LOOK_MAX)
+
+
 def _has_news(idle: _Idle) -> bool:
-    """In the thread: whether the log has the record, or an error that its relay is to find."""
+    """In the thread: whether the log has the record, or a change or an error that its relay is to find."""
     try:
-        return idle.log.next_seq > idle.first
+        before, idle.version = idle.version, idle.log.version
+        if before is None:  # the record may have come since the relay has looked
+            return idle.log.next_seq > idle.first
+        return before != idle.version
     except (PmwalError, OSError):
         return True

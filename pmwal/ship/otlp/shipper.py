@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmwal.errors import CorruptWal, ShipError
 from pmwal.format.payload import as_number
-from pmwal.records import Lag, Record
+from pmwal.records import Record
 from pmwal.ship.otlp.encoding import Item, request_of
 from pmwal.ship.otlp.endpoint import endpoint_of, headers_of_environment, resource_of_environment
 from pmwal.ship.otlp.exporter import Answer, Exporter, TransientError, pause_before
@@ -42,22 +42,22 @@ _PATIENCE = 30.0
 class OtlpProgress(NamedTuple):
     """How far a shipper has come.
 
-    ``acked``: the last number that the collector has, 0 for a set; ``records``, ``bytes``: acknowledged, and their payload;
-    ``requests`` that succeeded, ``retries`` of those that failed. ``rejected``: records that the collector took and rejected for
-    good, with its reason in ``rejection``; ``missed``: overwritten before they were sent. ``lag``: what was not
-    acknowledged at the last answer or look; ``problem``: why the newest request has to be sent again, empty if it has not.
+    ``acknowledged``: the last number that the collector has, 0 for a set. Since the shipper was made: ``records`` that it has, and
+    the ``bytes`` of their payload; ``requests`` that succeeded, ``retries`` of those that failed, ``gaps`` (records that were gone
+    before they were sent), ``rejected`` (records that the collector has taken and rejected, with its reason in ``rejection``).
+    ``lag_records`` and ``lag_seconds``: what was not acknowledged at the last answer or repetition, and the age of the oldest.
     """
 
-    acked: int = 0
+    acknowledged: int = 0
     records: int = 0
     bytes: int = 0
     requests: int = 0
     retries: int = 0
+    gaps: int = 0
     rejected: int = 0
-    missed: int = 0
-    lag: Lag = Lag(0, 0, 0.0)
-    problem: str = ""
     rejection: str = ""
+    lag_records: int = 0
+    lag_seconds: float = 0.0
 
 
 class _Run:
@@ -121,6 +121,7 @@ class OtlpShipper:
         self._tls = tls
         self._resource = {"host.name": platform.node()} | resource_of_environment() | dict(resource or {})
         self._progress = OtlpProgress()
+        self._problem = ""
         self._one_log = True
         self._run: _Run | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -160,8 +161,8 @@ class OtlpShipper:
         if self._run is None:
             raise RuntimeError("this shipper is not running; use it in async with, or beside a task that awaits run()")
         if not self._one_log:
-            raise ValueError("records of a set of logs have no common number to wait for; look at progress.lag")
-        if self._progress.acked >= seq:
+            raise ValueError("records of a set of logs have no common number to wait for; look at progress.lag_records")
+        if self._progress.acknowledged >= seq:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((seq, waiter))
@@ -172,6 +173,11 @@ class OtlpShipper:
     def progress(self) -> OtlpProgress:
         """How far it has come, over all runs."""
         return self._progress
+
+    @property
+    def problem(self) -> str:
+        """Why the newest request has to be sent again, in words; empty if nothing is wrong."""
+        return self._problem
 
     async def _begin(self, *, once: bool) -> _Run:
         """Start the thread, and return when it has opened the log."""
@@ -211,7 +217,7 @@ class OtlpShipper:
         for seq, waiter in waiting:
             if waiter.done():  # cancelled
                 continue
-            if self._progress.acked >= seq:
+            if self._progress.acknowledged >= seq:
                 waiter.set_result(None)
             elif run is not None and run.ended.done():
                 waiter.set_exception(run.error or RuntimeError(f"this shipper has ended before record {seq} was acknowledged"))
@@ -275,13 +281,13 @@ class OtlpShipper:
             answer = taken
         source.ack()
         now = self._progress
+        self._problem = ""
         self._progress = now._replace(
             records=now.records + len(batch.items),
             bytes=now.bytes + sum(len(item.entry.record.data) for item in batch.items),
             requests=now.requests + bool(batch.items),
             rejected=now.rejected + answer.rejected,
             rejection=answer.message or now.rejection,
-            problem="",
         )
         self._note(source)
         run.tell(self._tell)
@@ -299,13 +305,17 @@ class OtlpShipper:
                         f"{error}; given up after {_PATIENCE:.0f} seconds, what is left is sent by the next run"
                     ) from None
                 if not run.stop.is_set():
-                    self._progress = self._progress._replace(retries=self._progress.retries + 1, problem=str(error))
+                    self._problem = str(error)
+                    self._progress = self._progress._replace(retries=self._progress.retries + 1)
                     self._note(source)
                     run.stop.wait(pause_before(attempt, error.after))
         return None
 
     def _note(self, source: Source) -> None:
-        self._progress = self._progress._replace(acked=source.position, missed=source.missed, lag=source.lag)
+        lag = source.lag
+        self._progress = self._progress._replace(
+            acknowledged=source.position, gaps=source.missed, lag_records=lag.records, lag_seconds=lag.seconds
+        )
 
 
 class _Batch:

@@ -1,0 +1,40 @@
+"""Programs that tests of shipping start and kill.
+
+python shipping_programs.py write LOG COUNT            append records with known payloads, slowly enough to be overtaken
+python shipping_programs.py ship LOG COUNT URL...      ship until the stream has that many
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import pmwal
+from pmwal.ship import Shipper
+from shipping import FAST, payload
+
+
+def write(path: str, count: int) -> None:
+    """Append up to record ``count``; continue where an earlier writer was killed."""
+    with pmwal.open(path, size="8MiB", commit="manual", on_full="wait", consumers=["nats"]) as wal:
+        while wal.next_seq <= count:
+            for _ in range(min(40, count + 1 - wal.next_seq)):
+                wal.append(payload(wal.next_seq), kind=wal.next_seq % 7)
+            wal.commit()
+            wal.truncate(consumed=True)
+            time.sleep(0.002)
+
+
+async def ship(path: str, count: int, servers: list[str]) -> None:
+    """Ship until the stream has acknowledged record ``count``."""
+    async with Shipper(path, to=servers, stream="LOGS", hold=0.5, **FAST) as shipper:
+        await shipper.acked(count)
+
+
+if __name__ == "__main__":
+    what, log, number, *urls = sys.argv[1:]
+    if what == "write":
+        write(log, int(number))
+    else:
+        asyncio.run(ship(log, int(number), urls))
