@@ -280,7 +280,7 @@ class ShipError(PmwalError):
     """A log and the stream to which it is shipped do not fit together, so nothing more is shipped, or restored.
 
     The log was rolled back, or is a copy of another one; or the stream is missing, or set so that it would lose records. The
-    message says which, and what to do.
+    message says which, and what to do. Or an OpenTelemetry collector refuses the records.
 
     >>> import pmwal
     >>> issubclass(pmwal.ShipError, pmwal.PmwalError)

@@ -16,8 +16,9 @@ import structlog
 import pmwal
 from pmwal import events
 from pmwal.cli import main
-from pmwal.cli.entries import Entries, Entry, json_object, json_text, traceback_of
-from pmwal.cli.levels import Levels, level_name, levels_option, priority_of
+from pmwal.cli.entries import json_object, json_text
+from pmwal.cli.levels import Levels, levels_option, priority_of
+from pmwal.events.entries import Entries, Entry, level_name, traceback_of
 from pmwal.integrations.loguru import Sink
 from pmwal.integrations.structlog import LoggerFactory
 

@@ -22,7 +22,10 @@ from pmwal.native import native
 
 TOP_ENTRIES_MAX = 24
 
-DOTTED = r"(?<![\w./-])pmwal(?:\.[A-Za-z_]\w*)+"
+ATTRIBUTES = r"pmwal\.(?:seq|log\.uuid|event\.format)\b"
+"""Attributes of records at a collector, which are no names of Python."""
+
+DOTTED = rf"(?<![\w./-])(?!{ATTRIBUTES})pmwal(?:\.[A-Za-z_]\w*)+"
 """A dotted name that begins with the package; not the end of a path."""
 
 OLD_NAMES = {"pmwal.layout", "pmwal.handler", "pmwal.sink"}
@@ -32,6 +35,7 @@ FACES = (
     *("pmwal", "pmwal.aio", "pmwal.cursor", "pmwal.errors", "pmwal.events", "pmwal.latency", "pmwal.records", "pmwal.repair"),
     "pmwal.ship",
     *(
+        "pmwal.ship.otlp",
         "pmwal.testing",
         "pmwal.integrations.loguru",
         "pmwal.integrations.prometheus",

@@ -21,9 +21,9 @@ from pmwal.reading.selection import Selection
 from pmwal.records import Record
 
 if TYPE_CHECKING:
-    from pmwal.cli.entries import Entries, Entry
     from pmwal.cli.formats.event_forms import EventForms
     from pmwal.cli.levels import Levels
+    from pmwal.events.entries import Entries, Entry
 
 Matches: TypeAlias = Callable[[Record], bool]
 

@@ -1,4 +1,4 @@
-"""Levels of log records: their names, and the ranges of them that ``--level`` and ``-p`` select.
+"""Levels of log records: the ranges of them that ``--level`` and ``-p`` select.
 
 A level is a number as in ``logging``. The priorities of syslog, 0 to 7, and their names are the bands of levels that Python's
 handlers for syslog make of them (RFC 5424, section 6.2.1).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from functools import lru_cache
 from typing import NamedTuple
 
 from pmwal.events.definition import DEFINITION_KIND, EVENT_KIND
@@ -90,14 +89,3 @@ def priority_of(level: int) -> int:
         if level <= band.high:
             return _PRIORITIES.index(name)
     return 0
-
-
-@lru_cache(maxsize=1024)
-def level_name(level: int) -> str:
-    """The name of a level in capitals; an unnamed one has its number, and 0 has no name.
-
-    >>> level_name(30), level_name(35), level_name(0)
-    ('WARNING', '35', '')
-    """
-    name = logging.getLevelName(level) if level else ""
-    return name if isinstance(name, str) and not name.startswith("Level ") else str(level)

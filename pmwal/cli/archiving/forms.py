@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
 
-from pmwal.cli.entries import Entries
 from pmwal.cli.formats.columns import Layout, PayloadLayout, Survey, row_of
 from pmwal.cli.formats.event_forms import EventForms
 from pmwal.cli.formats.printing import as_json
 from pmwal.cli.formats.tables import batch_of, schema_of
+from pmwal.events.entries import Entries
 from pmwal.reading.reader import Reader
 from pmwal.records import Record
 

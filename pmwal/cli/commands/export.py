@@ -11,7 +11,6 @@ from itertools import islice
 from typing import BinaryIO
 
 from pmwal.cli.atomic_file import descriptor_named, replacing
-from pmwal.cli.entries import Entries, Entry
 from pmwal.cli.exit_status import OK
 from pmwal.cli.filters import Choice, add_entry_filters, add_kinds, add_times, choice_of, selection_of
 from pmwal.cli.formats.columns import COLUMNS_MAX, ColumnLayout, PayloadLayout, Survey, row_of
@@ -21,6 +20,7 @@ from pmwal.cli.places import add_paths, one_log, set_named
 from pmwal.cli.reading.passes import LogPasses, SetPasses
 from pmwal.cli.terminal import say
 from pmwal.cli.times import TIME_HELP
+from pmwal.events.entries import Entries, Entry
 from pmwal.logs.log_set import LogSet
 from pmwal.opening import open
 from pmwal.reading.reader import Reader

@@ -18,8 +18,8 @@ from enum import Enum, auto
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pmwal.cli.entries import Entry
 from pmwal.events.definition import DEFINITION_KIND, plain
+from pmwal.events.entries import Entry
 from pmwal.records import Record, SetRecord
 
 COLUMNS_MAX = 200

@@ -6,11 +6,12 @@ import base64
 import logging
 from collections.abc import Callable
 
-from pmwal.cli.entries import Entries, json_text, plain_json, record_object
+from pmwal.cli.entries import json_text, plain_json, record_object
 from pmwal.cli.formats.printing import Form, as_json, as_text
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import decoded, printable
 from pmwal.events import Event
+from pmwal.events.entries import Entries
 from pmwal.format.layout import KIND_APPLICATION_MAX
 from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader

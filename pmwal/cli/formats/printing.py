@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 
 from pmwal.cli.entries import json_text, record_object
 from pmwal.cli.formats.framing import as_item
-from pmwal.cli.levels import level_name
 from pmwal.cli.parser import Parser
 from pmwal.cli.places import ShortNames
 from pmwal.cli.times import local_text
 from pmwal.cli.wording import decoded, is_printable, printable
+from pmwal.events.entries import level_name
 from pmwal.records import Record, SetRecord
 
 Form: TypeAlias = Callable[[Record], bytes]

@@ -14,9 +14,9 @@ import json
 from datetime import datetime
 from typing import Any
 
-from pmwal.cli.entries import Entry
 from pmwal.cli.times import utc_text
 from pmwal.errors import PmwalError
+from pmwal.events.entries import Entry
 
 _EXACT = 2**53
 _DEPTH_MAX = 32

@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import dropwhile
 
-from pmwal.cli.entries import Entries, Entry
 from pmwal.cli.serving.names import Names, Position, Track
 from pmwal.cli.serving.queries import Query
 from pmwal.cursor import parse_cursor
 from pmwal.errors import Overrun
 from pmwal.events.definition import DEFINITION_KIND
+from pmwal.events.entries import Entries, Entry
 from pmwal.logs.log_set import LogSet
 from pmwal.reading.reader import Reader
 from pmwal.records import SetRecord

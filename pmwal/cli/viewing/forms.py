@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pmwal.cli.entries import Entries, Entry, flat, json_object, json_text, text_of
+from pmwal.cli.entries import flat, json_object, json_text, text_of
 from pmwal.cli.filters import Choice
 from pmwal.cli.times import utc_text
 from pmwal.cli.viewing.clock import Stamps
 from pmwal.cli.viewing.style import Style, level_colour, safe
 from pmwal.cli.wording import CONTROL
+from pmwal.events.entries import Entries, Entry
 from pmwal.records import Record, SetRecord
 
 _BARE = re.compile(rf"[^\s\"\\={CONTROL}]+")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pmwal.cli.entries import Entries, Entry, flat
+from pmwal.cli.entries import flat
 from pmwal.cli.filters import Choice
-from pmwal.cli.levels import level_name
 from pmwal.cli.viewing.clock import NS, Stamps
 from pmwal.cli.viewing.forms import Form, Label, pair
 from pmwal.cli.viewing.style import RESET, Style, level_colour, message_colour, safe
 from pmwal.events.definition import DEFINITION_KIND
+from pmwal.events.entries import Entries, Entry, level_name
 from pmwal.records import Record, SetRecord
 
 _WIDTH = 8  # of the longest name of a level that logging has

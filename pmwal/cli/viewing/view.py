@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmwal.cli.entries import Entries
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.filters import choice_of, selection_of
 from pmwal.cli.reading.spans import Span
@@ -29,6 +28,7 @@ from pmwal.cli.viewing.output import Output, paged
 from pmwal.cli.viewing.short import Short, ShortIso, ShortIsoPrecise, ShortPrecise
 from pmwal.cli.viewing.style import Style, safe
 from pmwal.errors import Overrun, PmwalError
+from pmwal.events.entries import Entries
 from pmwal.opening import open
 from pmwal.reading.reader import Reader
 from pmwal.records import Record, SetRecord
