@@ -185,7 +185,15 @@ def test_pickles_are_of_every_kind_of_object_that_is_handed_out() -> None:
     errors = {
         name for name in pmwal.__all__ if isinstance(getattr(pmwal, name), type) and issubclass(getattr(pmwal, name), Exception)
     }
-    newer = {"ConsumerHeld", "PositionError", "ShortenedWal", "StaleStore", "WalUnlinked", "UnlinkedWarning"}  # than version 0.1
+    newer = {
+        "ConsumerHeld",
+        "PositionError",
+        "ShipError",
+        "ShortenedWal",
+        "StaleStore",
+        "WalUnlinked",
+        "UnlinkedWarning",
+    }  # than version 0.1
     handed_out = {"Record", "RecoveryReport", "WalStats", "LatencyHistogram", "RepairReport", "SinkStats", "Event"}
     assert (errors - newer) | handed_out == kinds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmwal.format.frame import ENTRY, pack, unpack, unpack_in_python
@@ -32,6 +32,7 @@ def test_body_is_length_kind_time_and_payload() -> None:
     assert ENTRY.size == 14
 
 
+@settings(deadline=None)
 @given(records)
 def test_what_is_packed_is_unpacked(several: list[Record]) -> None:
     """Kinds, times and payloads, the empty one too, from bytes, a bytearray and a view."""
@@ -41,6 +42,7 @@ def test_what_is_packed_is_unpacked(several: list[Record]) -> None:
         assert [way(form) for way in UNPACK] == [expected] * len(UNPACK)
 
 
+@settings(deadline=None)
 @given(records.filter(bool), st.data())
 def test_body_that_was_cut_gives_no_record(several: list[Record], data: st.DataObject) -> None:
     """A body that ends anywhere but after a record is an error that names where that record begins."""
@@ -55,6 +57,7 @@ def test_body_that_was_cut_gives_no_record(several: list[Record], data: st.DataO
             way(body[:cut])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_unpack_alike(body: bytes) -> None:
     """In both engines: the same records, or an error of the same text."""

@@ -291,6 +291,45 @@ def test_records_are_released_when_the_stream_has_had_them_for_a_while(server: N
     run(main)
 
 
+def test_shipper_that_runs_now_and_then_releases_what_an_earlier_one_shipped(server: NatsServer, tmp_path: Path) -> None:
+    """The position says since when the stream has them."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        async with Client(server) as client:
+            await client.create()
+            with pmwal.open(path, size="1MiB", consumers=["nats"]) as wal:
+                for seq in range(1, 101):
+                    wal.append(payload(seq), kind=seq % 7, commit=False)
+                wal.commit()
+                await ship(path, server, hold=3600.0)
+                await ship(path, server, hold=3600.0)
+                assert wal.truncate(consumed=True) == 1
+                await asyncio.sleep(0.02)
+                await ship(path, server, hold=0.01)
+                assert wal.truncate(consumed=True) == 101
+
+    run(main)
+
+
+def test_task_that_waits_learns_that_the_shipper_was_closed(server: NatsServer, tmp_path: Path) -> None:
+    """It is no cancellation of its own."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        grow(path, 1)
+        async with Client(server) as client:
+            await client.create()
+            async with shipper(path, server) as shipping:
+                await shipping.acked(1)
+                waiting = asyncio.create_task(shipping.acked(2))
+                await asyncio.sleep(0)
+            with pytest.raises(pmwal.WalClosed, match="before the stream had this record"):
+                await waiting
+
+    run(main)
+
+
 def test_records_that_the_stream_has_lost_are_not_released(server: NatsServer, tmp_path: Path) -> None:
     """Before something is released, the stream is asked whether it has it still."""
 

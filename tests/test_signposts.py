@@ -30,6 +30,7 @@ OLD_NAMES = {"pmwal.layout", "pmwal.handler", "pmwal.sink"}
 
 FACES = (
     *("pmwal", "pmwal.aio", "pmwal.cursor", "pmwal.errors", "pmwal.events", "pmwal.latency", "pmwal.records", "pmwal.repair"),
+    "pmwal.ship",
     *(
         "pmwal.testing",
         "pmwal.integrations.loguru",

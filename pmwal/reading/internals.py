@@ -102,6 +102,11 @@ def renewed_consumer(reader: Reader, name: str, start: int | str) -> Consumer:
     return Consumer(reader, name, start, renew=True)
 
 
+def acknowledged_since(reader: Reader, consumer: Consumer) -> float:
+    """For how many seconds the last record that this consumer has acknowledged has been acknowledged, by the wall clock."""
+    return max(0.0, (reader._seam.now_ns() - consumer._current().time_ns) / 1e9)
+
+
 def version_of(reader: Reader) -> bytes:
     """Bytes that change when a writer shows other bounds; they cost less than a look at these."""
     reader._check_open()

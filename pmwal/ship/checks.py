@@ -30,7 +30,7 @@ async def check(
     prefix: str = "pmwal",
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> list[Problem]:
-    """The problems of a stream that logs are to be shipped to; none if it suits. ``ShipError`` if the server cannot be asked.
+    """The problems of a stream that logs are to be shipped to; none if it suits. ``ShipError`` for wrong credentials.
 
     Those that are ``refused`` break the chain: a shipper does not begin with them. The others lose records that were acknowledged.
     """

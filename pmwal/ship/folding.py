@@ -57,9 +57,10 @@ def records(message: Message) -> list[Record]:
     message: ``Folding`` puts parts together, and says what markers mean.
 
     >>> from types import SimpleNamespace
+    >>> from pmwal.ship import records
     >>> body = b"\\x02\\0\\0\\0" + b"\\x07\\0" + bytes(8) + b"hi"
-    >>> headers = {"Pmwal-Version": "1", "Pmwal-First": "5", "Pmwal-Last": "5", "Pmwal-Prev": "0", "Pmwal-Crc": "ad81ff44"}
-    >>> [record.seq for record in records(SimpleNamespace(subject="pmwal.x", headers=headers, data=body))]
+    >>> headers = {"Pmwal-Version": "1", "Pmwal-First": "5", "Pmwal-Last": "5", "Pmwal-Prev": "0", "Pmwal-Crc": "312d7567"}
+    >>> [record.seq for record in records(SimpleNamespace(subject="logs.x", headers=headers, data=body))]
     [5]
     """
     entry = entry_of(message.headers)
@@ -87,6 +88,7 @@ def _records(entry: Entry, body: bytes) -> list[Record]:
 class Folding:
     """Puts the messages of logs together, for a consumer of the stream.
 
+    >>> from pmwal.ship import Folding, Gap, Rollback
     >>> async def consume(subscription, store):
     ...     folding = Folding()
     ...     async for message in subscription.messages:

@@ -25,7 +25,7 @@ from pmwal.ship.chain import HEADERS_MAX
 from pmwal.ship.modules import needed
 
 _NO_MESSAGE, _NO_STREAM, _WRONG_LAST = 10037, 10059, (10071, 10164)
-_RECONNECT_PAUSE = 0.1
+_RECONNECT_PAUSE, _CONNECT_SECONDS = 0.1, 2.0
 _HEADERS, _BODIES = 500, 16  # messages that are fetched at once
 _FIRST_LINE = "NATS/1.0"
 
@@ -88,6 +88,8 @@ class Link:
         self.servers = to.split(",") if isinstance(to, str) else list(to)
         self.stream = stream
         self._options = options
+        if options.creds is not None or options.nkey is not None:
+            needed("nkeys")
         self._timeout = timeout
         self._client: Any = None
         self._refused: asyncio.Future[None] | None = None
@@ -112,7 +114,7 @@ class Link:
                 name="pmwal ship",
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RECONNECT_PAUSE,
-                connect_timeout=self._timeout,
+                connect_timeout=_CONNECT_SECONDS,
                 error_cb=self._note_error,
                 disconnected_cb=self._note_loss,
                 reconnected_cb=self._note_turn,
@@ -120,7 +122,8 @@ class Link:
             )
         )
         try:
-            await asyncio.wait({connecting, self._refused}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            patience = max(self._timeout, _CONNECT_SECONDS * (len(self.servers) + 1))  # so that each of them has its turn
+            await asyncio.wait({connecting, self._refused}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ShipError(f"{self._where}: {self.problem}; check the user, the credentials or the nkey")
             if not connecting.done():
@@ -212,10 +215,12 @@ class Link:
         jetstream = client.jetstream(timeout=self._timeout)
         try:
             subscription = await jetstream.pull_subscribe(subject, stream=self.stream, config=config)
-            pending = (await subscription.consumer_info()).num_pending
+            pending, count = (await subscription.consumer_info()).num_pending, 0
             while pending:
                 for each in await subscription.fetch(min(pending, _HEADERS if headers_only else _BODIES), timeout=self._timeout):
-                    pending = each.metadata.num_pending
+                    pending, count = each.metadata.num_pending, count + 1
+                    if each.metadata.sequence.consumer != count:
+                        raise Unavailable("messages were lost on the way")
                     yield Stored(each.metadata.sequence.stream, each.subject, dict(each.headers or {}), each.data)
             await subscription.unsubscribe()
         except (TimeoutError, OSError, self._errors.Error) as error:

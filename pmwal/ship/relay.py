@@ -119,10 +119,14 @@ class Relay:
         self._end = 0
         self._counts = Progress(0, 0)
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self.problem = ""
-        """Why nothing is shipped at the moment."""
+        self._problem = ""
 
     # -- what others see
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is shipped at the moment."""
+        return self._problem or self._link.problem
 
     @property
     def progress(self) -> Progress:
@@ -172,21 +176,23 @@ class Relay:
             shipped = self._counts.frames
             try:
                 point = await self._locate()
-                pause, answered, self.problem = _PAUSE_MIN, time.monotonic(), ""
+                pause, answered, self._problem = _PAUSE_MIN, time.monotonic(), ""
                 if await self._ship(point, target, ended):
                     return
                 continue
+            except Overrun as error:  # what the position was to be moved to is gone meanwhile
+                self._problem = str(error)
             except WrongLast as error:
-                self.problem = f"another one ships this log, too: {error}"
+                self._problem = f"another one ships this log, too: {error}"
             except Unavailable as error:
                 if isinstance(error, NoStream) and not self._located:
                     raise ShipError(f"{error}; create it first, for example: nats stream add {self._link.stream}") from error
-                self.problem = str(error)
+                self._problem = str(error)
             if self._counts.frames > shipped:
                 answered, pause = time.monotonic(), _PAUSE_MIN
             self._count(retries=1)
             if once and time.monotonic() - answered > _PATIENCE:
-                raise ShipError(f"{self.path}: given up after {_PATIENCE:.0f} seconds: {self.problem}")
+                raise ShipError(f"{self.path}: given up after {_PATIENCE:.0f} seconds: {self._problem}")
             await self._measure()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _PAUSE_MAX)
@@ -222,13 +228,15 @@ class Relay:
         return point
 
     async def _settle(self, seq: int) -> None:
-        now = time.monotonic()
-        self._holding.forget_after(seq)
-        released = self._holding.release(now)
-        if seq:
-            self._holding.add(seq, now)
-            released = self._holding.release(now)
-        await self._call(partial(self.log.settle, seq, released, self._note))
+        now, holding = time.monotonic(), self._holding
+        holding.forget_after(seq)
+        if not self._located:  # an earlier shipper has held these
+            position, age = await self._call(self.log.acknowledged)
+            if position <= seq:
+                holding.add(position, now - age)
+        if seq > holding.released:
+            holding.add(seq, now)
+        await self._call(partial(self.log.settle, seq, holding.release(now), self._note))
         self._reach(seq + 1)
 
     async def _after(self, last: Stored) -> _Point:
@@ -393,9 +401,8 @@ class Relay:
     async def _acknowledge(self, expected: int, last: int) -> _Point:
         now = time.monotonic()
         self._note = self._note._replace(number=expected)
-        released = self._holding.release(now)  # the server has just said that the chain is as it was
         self._holding.add(last, now)
-        released = self._holding.release(now)
+        released = self._holding.release(now)  # the server has just said that the chain is as it was
         await self._call(partial(self.log.acknowledge, last, released, self._note))
         self._reach(last + 1)
         return _Point(expected, last + 1)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
+from pmwal.errors import WalClosed
 from pmwal.logs.reports import warn
 from pmwal.reading.reader import Reader
 from pmwal.ship.chain import Source
@@ -67,7 +68,7 @@ class Service:
     def _tell_failure(self, task: asyncio.Task[None]) -> None:
         """Shipping has ended: whoever waits for a record is told why."""
         error = None if task.cancelled() else task.exception()
-        self._fail(error or asyncio.CancelledError("the shipper was closed"))
+        self._fail(error or WalClosed("the shipper was closed before the stream had this record"))
 
     async def _start(self) -> None:
         if self._thread is not None:

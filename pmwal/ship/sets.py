@@ -65,7 +65,8 @@ class SetShipper(Service):
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._idle: dict[str, _Idle] = {}
         self._tried: dict[str, float] = {}  # when a log has failed
-        self._ended: dict[str, Progress] = {}  # by path
+        self._failed: dict[str, Progress] = {}  # how far logs were that failed, by path
+        self._said: dict[str, str] = {}  # why, as it was said
         self._problems: dict[str, Exception] = {}
         self._changed = asyncio.Event()
 
@@ -88,7 +89,7 @@ class SetShipper(Service):
     @property
     def progress(self) -> Mapping[str, Progress]:
         """How far each log is shipped, by its path."""
-        return MappingProxyType(self._ended | {relay.path: relay.progress for relay in self._relays.values()})
+        return MappingProxyType(self._failed | {relay.path: relay.progress for relay in self._relays.values()})
 
     @property
     def problems(self) -> Mapping[str, Exception | str]:
@@ -146,6 +147,7 @@ class SetShipper(Service):
 
     def _begin(self, path: str, reader: Reader, log: ShippedLog, once: bool) -> None:
         self._problems.pop(path, None)
+        self._failed.pop(path, None)
         wait = partial(self._wait, reader.uuid, log)
         relay = Relay(log, self._link, self._settings.rules, source_of(log.reader), self._call, wait, self._notify)
         self._relays[reader.uuid] = relay
@@ -154,9 +156,10 @@ class SetShipper(Service):
         self._tasks[reader.uuid] = task
 
     def _note_failure(self, path: str, uuid: str, error: Exception) -> None:
-        before, self._problems[path] = self._problems.get(path), error
+        self._problems[path] = error
         self._tried[uuid] = asyncio.get_running_loop().time()
-        if str(before) != str(error):
+        before, self._said[path] = self._said.get(path), str(error)
+        if before != str(error):
             self._notify(str(error) if path in str(error) else f"{path}: {error}")
 
     async def _reap(self, once: bool) -> None:
@@ -170,11 +173,13 @@ class SetShipper(Service):
             if error is not None:
                 if not isinstance(error, PmwalError | OSError | ValueError):
                     raise error
+                if relay.progress.frames:
+                    self._said.pop(relay.path, None)
                 self._note_failure(relay.path, uuid, error)
+                self._failed[relay.path] = relay.progress
                 relay.fail(error)
             if not once:
-                relay = self._relays.pop(uuid)
-                self._ended[relay.path] = relay.progress
+                del self._relays[uuid]
                 relay.fail(ShipError(f"{relay.path}: the log is gone, and all of it is shipped"))
             await self._call(relay.log.release)
             if error is None and not once:

@@ -29,6 +29,7 @@ class Shipper(Service):
     ``async with`` it to ship in the background, or ``await run()``. It continues where the stream ends. For a guide see
     docs/guide-shipping.md. Needs nats-py: ``pip install 'pmwal[nats]'``, else ``ImportError``.
 
+    >>> from pmwal.ship import Shipper
     >>> async def ship(path):
     ...     async with Shipper(path, to="nats://127.0.0.1:4222", stream="LOGS") as shipper:
     ...         await shipper.acked(1)

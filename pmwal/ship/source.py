@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pmwal.errors import Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import bounds_of, is_elsewhere, problem_with, renewed_consumer, version_of
+from pmwal.reading.internals import acknowledged_since, bounds_of, is_elsewhere, problem_with, renewed_consumer, version_of
 from pmwal.reading.reader import Reader
 from pmwal.records import Frame, Record
 
@@ -110,6 +110,12 @@ class ShippedLog:
     def position(self) -> int:
         """Number of the last record that was acknowledged."""
         return 0 if self._consumer is None else self._consumer.position
+
+    def acknowledged(self) -> tuple[int, float]:
+        """Number of the last record that was acknowledged, and for how many seconds it has been."""
+        if self._consumer is None:
+            return 0, 0.0
+        return self._consumer.position, acknowledged_since(self.reader, self._consumer)
 
     @property
     def note(self) -> Note | None:
