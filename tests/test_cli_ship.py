@@ -238,6 +238,27 @@ def test_missing_stream_is_named_with_what_to_do(cli: Cli, shm_dir: Path, stream
     assert "nats stream add NONE" in ran.err
 
 
+def test_password_in_an_address_is_in_no_message(cli: Cli, shm_dir: Path, stream: Stream) -> None:
+    """The address is; a journal may be read by others."""
+    log, url = make_log(shm_dir / "a.wal"), stream.server.url.replace("//", "//me:secret@")
+    for options in ("--check",), ("--once",):
+        ran = cli("ship", log, "--to", url, "--stream", "NONE", *options)
+        assert ran.status == 1
+        assert stream.server.url in ran.text + ran.err
+        assert "secret" not in ran.text + ran.err
+
+
+def test_log_that_nothing_was_shipped_of_says_what_is_behind(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream takes no message: it is full."""
+    monkeypatch.setattr(relay, "_PATIENCE", 0.5)
+    with nats_server(shm_dir / "nats") as server:
+        make_stream(server, max_bytes=100, discard="new")
+        log = make_log(shm_dir / "a.wal")
+        ran = cli("ship", log, "--to", server.url, "--stream", "LOGS", "--once")
+    assert (ran.status, ran.text) == (1, f"{log}: nothing acknowledged; 10 behind\n")
+    assert "given up" in ran.err
+
+
 def test_server_that_comes_later_gets_all(started: Started, shm_dir: Path) -> None:
     """That it does not answer is said once, and when it does."""
     log = make_log(shm_dir / "a.wal")

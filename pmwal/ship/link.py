@@ -14,6 +14,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
@@ -137,7 +138,8 @@ class Link:
 
     @property
     def _where(self) -> str:
-        return ", ".join(self.servers)
+        """The servers for messages, without the passwords that their addresses may have."""
+        return ", ".join(re.sub("//[^/]*@", "//", server) for server in self.servers)
 
     async def _note_error(self, error: Exception) -> None:
         self.problem = str(error) or type(error).__name__

@@ -67,15 +67,14 @@ class Reports:
             print_json({"log": path} | each._asdict())
             sys.stdout.flush()  # somebody may be waiting for it
             return
-        if not each.acknowledged:
-            print(f"{path}: nothing to ship")
-            return
-        new = "nothing new"
+        known = f"acknowledged up to record {each.acknowledged}" if each.acknowledged else "nothing acknowledged"
         if each.frames:
             messages = count_in_words(each.frames, "message")
-            new = f"{count_in_words(each.records, 'record')}, {format_size(each.bytes)} in {messages}"
+            known += f"; {count_in_words(each.records, 'record')}, {format_size(each.bytes)} in {messages}"
+        elif not each.lag_records:
+            known = f"{known}; nothing new" if each.acknowledged else "nothing to ship"
         behind = f"; {each.lag_records:,} behind" if each.lag_records else ""
-        print(f"{path}: acknowledged up to record {each.acknowledged}; {new}{behind}")
+        print(f"{path}: {known}{behind}")
 
     def complain(self, problems: Mapping[str, Exception | str]) -> None:
         """Say what is wrong that is not said yet, and what is not wrong any more. The shipper tells of exceptions itself."""
