@@ -85,11 +85,14 @@ class Record(_RecordBase):
 
 
 class SetRecord(Record):
-    """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too."""
+    """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too.
+
+    ``uuid`` is that log's identity, empty in a record that was pickled.
+    """
 
     __slots__ = ()
 
-    log = ""
+    log = uuid = ""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
@@ -106,9 +109,9 @@ class SetRecord(Record):
 
 
 @cache
-def record_type_of(log: str) -> type[SetRecord]:
-    """The type of the records of one log in a set: scans make them as fast as others, and each has the path."""
-    return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log})
+def record_type_of(log: str, uuid: str = "") -> type[SetRecord]:
+    """The type of the records of one log in a set: scans make them as fast as others, and each has the path and the uuid."""
+    return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log, "uuid": uuid})
 
 
 def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes) -> SetRecord:
