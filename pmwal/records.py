@@ -87,7 +87,7 @@ class Record(_RecordBase):
 class SetRecord(Record):
     """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too.
 
-    ``uuid`` is that log's identity, empty in a record that was pickled.
+    ``uuid`` is the identity of that log: another one may take its path.
     """
 
     __slots__ = ()
@@ -105,7 +105,7 @@ class SetRecord(Record):
         return hash((self.seq, self.kind, self.time_ns, self.data))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return set_record, (self.log, self.seq, self.kind, self.time_ns, self.data)
+        return set_record, (self.log, self.seq, self.kind, self.time_ns, self.data, self.uuid)
 
 
 @cache
@@ -114,9 +114,9 @@ def record_type_of(log: str, uuid: str = "") -> type[SetRecord]:
     return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log, "uuid": uuid})
 
 
-def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes) -> SetRecord:
+def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes, uuid: str = "") -> SetRecord:
     """A record of a set, as pickle makes it."""
-    return record_type_of(log)(seq, kind, time_ns, data)
+    return record_type_of(log, uuid)(seq, kind, time_ns, data)
 
 
 class Bound(NamedTuple):

@@ -87,6 +87,8 @@ class Link:
         self.servers = to.split(",") if isinstance(to, str) else list(to)
         self.stream = stream
         self._options = options
+        if options.creds is not None or options.nkey is not None:
+            needed("nkeys")
         self._timeout = timeout
         self._client: Any = None
         self._refused: asyncio.Future[None] | None = None

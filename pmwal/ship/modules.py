@@ -7,8 +7,9 @@ from typing import Any
 
 
 def needed(name: str) -> Any:
-    """A module of nats-py; ``ImportError`` that says what to install."""
+    """A module of nats-py, or what it needs; ``ImportError`` that says what to install."""
     try:
         return import_module(name)
     except ImportError:
-        raise ImportError("shipping requires nats-py, which is not installed: pip install 'pmwal[nats]'") from None
+        package = "nats-py" if name.startswith("nats") else name
+        raise ImportError(f"shipping requires {package}, which is not installed: pip install 'pmwal[nats]'") from None

@@ -119,10 +119,14 @@ class Relay:
         self._end = 0
         self._counts = Progress(0, 0)
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self.problem = ""
-        """Why nothing is shipped at the moment."""
+        self._problem = ""
 
     # -- what others see
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is shipped at the moment."""
+        return self._problem or self._link.problem
 
     @property
     def progress(self) -> Progress:
@@ -172,23 +176,23 @@ class Relay:
             shipped = self._counts.frames
             try:
                 point = await self._locate()
-                pause, answered, self.problem = _PAUSE_MIN, time.monotonic(), ""
+                pause, answered, self._problem = _PAUSE_MIN, time.monotonic(), ""
                 if await self._ship(point, target, ended):
                     return
                 continue
             except Overrun as error:  # what the position was to be moved to is gone meanwhile
-                self.problem = str(error)
+                self._problem = str(error)
             except WrongLast as error:
-                self.problem = f"another one ships this log, too: {error}"
+                self._problem = f"another one ships this log, too: {error}"
             except Unavailable as error:
                 if isinstance(error, NoStream) and not self._located:
                     raise ShipError(f"{error}; create it first, for example: nats stream add {self._link.stream}") from error
-                self.problem = str(error)
+                self._problem = str(error)
             if self._counts.frames > shipped:
                 answered, pause = time.monotonic(), _PAUSE_MIN
             self._count(retries=1)
             if once and time.monotonic() - answered > _PATIENCE:
-                raise ShipError(f"{self.path}: given up after {_PATIENCE:.0f} seconds: {self.problem}")
+                raise ShipError(f"{self.path}: given up after {_PATIENCE:.0f} seconds: {self._problem}")
             await self._measure()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _PAUSE_MAX)

@@ -1,0 +1,160 @@
+"""Connecting to servers: TLS, credentials, several addresses, and servers that are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pmwal
+from nats_servers import Client, free_ports, nats_server
+from pmwal.ship import Options, Shipper, restore
+from pmwal.ship.link import Link, Unavailable, parse_headers
+from shipping import FAST, PERFECT, contents, grow, run, ship, shipper, uuid_of, verdict
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for the loopback address, which is its own authority, and its key."""
+    certificate, key = directory / "server.pem", directory / "server.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        if os.environ.get("PMWAL_REQUIRE_RIGS") == "1":
+            pytest.fail("openssl is missing (PMWAL_REQUIRE_RIGS=1)")
+        pytest.skip("needs openssl to make a certificate: apt-get install openssl")
+    return certificate, key
+
+
+def test_tls_is_used_and_checked(tmp_path: Path) -> None:
+    """With the authority's certificate it ships and restores; without, the server is not believed."""
+    certified, key = certificate(tmp_path)
+    more = f'tls {{ cert_file: "{certified}", key_file: "{key}" }}'
+    context = ssl.create_default_context(cafile=str(certified))
+
+    async def main() -> None:
+        path, again = tmp_path / "a.wal", tmp_path / "b.wal"
+        grow(path, 100)
+        with nats_server(tmp_path / "server", more=more) as server:
+            async with Client(server, tls=context) as client:
+                await client.create()
+                await ship(path, server, tls=context)
+                assert await verdict(client, 100) == PERFECT
+                await restore(again, from_=server.url, stream="LOGS", log=uuid_of(path), options=Options(tls=context))
+                assert contents(again) == contents(path)
+                async with shipper(path, server) as shipping:
+                    while "certificate" not in shipping.problem.lower():
+                        await asyncio.sleep(0.05)
+
+    run(main)
+
+
+def test_nkey_is_used(tmp_path: Path) -> None:
+    """The server knows the public key, and the shipper has a file with the seed."""
+    nkeys = pytest.importorskip("nkeys")
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    (tmp_path / "seed").write_bytes(seed)
+    public = nkeys.from_seed(seed).public_key.decode()
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        grow(path, 100)
+        more = f"authorization {{ users: [ {{ nkey: {public} }}, {{ user: admin, password: secret }} ] }}"
+        with nats_server(tmp_path / "server", more=more) as server:
+            async with Client(server, user="admin", password="secret") as client:
+                await client.create()
+                await ship(path, server, nkey=str(tmp_path / "seed"))
+                assert await verdict(client, 100) == PERFECT
+                with pytest.raises(pmwal.ShipError, match="check the user, the credentials or the nkey"):
+                    await ship(path, server)
+
+    run(main)
+
+
+def test_server_that_is_there_is_found_among_others(tmp_path: Path) -> None:
+    """Nobody listens on the first address."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        grow(path, 100)
+        with nats_server(tmp_path / "server") as server:
+            async with Client(server) as client:
+                await client.create()
+                to = f"nats://127.0.0.1:{free_ports(1)[0]},{server.url}"
+                await Shipper(path, to=to, stream="LOGS", **FAST).run(once=True)
+                assert await verdict(client, 100) == PERFECT
+
+    run(main)
+
+
+def test_server_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    """The shipper says why it waits. What runs once gives up in the end."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        grow(path, 100)
+        with nats_server(tmp_path / "server") as server:
+            async with Client(server) as client:
+                await client.create()
+            server.stop()
+            async with shipper(path, server) as shipping:
+                while not shipping.problem:
+                    await asyncio.sleep(0.05)
+                server.start()
+                await shipping.acked(100)
+
+    run(main)
+
+
+def test_shipper_that_runs_once_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is started by the clock must not pile up."""
+    monkeypatch.setattr("pmwal.ship.relay._PATIENCE", 0.0)
+    monkeypatch.setattr("pmwal.ship.link._CONNECT_SECONDS", 0.1)
+    grow(tmp_path / "a.wal", 1)
+    address = f"nats://127.0.0.1:{free_ports(1)[0]}"
+    connect = Link.__init__
+
+    def hasty(self: Link, *arguments: object) -> None:
+        connect(self, *arguments, timeout=0.2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Link, "__init__", hasty)
+    with pytest.raises(pmwal.ShipError, match="given up after"):
+        run(lambda: Shipper(tmp_path / "a.wal", to=address, stream="LOGS").run(once=True))
+
+
+def test_server_that_hangs_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    """A request ends, and is known to have had no answer."""
+
+    async def main() -> None:
+        with nats_server(tmp_path / "server") as server:
+            link = Link([server.url], "LOGS", Options(), timeout=0.2)
+            async with Client(server) as client:
+                await client.create()
+            assert (await link.state()).last_seq == 0
+            server.pause()
+            try:
+                with pytest.raises(Unavailable):
+                    await link.state()
+            finally:
+                server.resume()
+            for _ in range(100):  # it may still be slow
+                try:
+                    assert (await link.state()).last_seq == 0
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.1)
+            await link.close()
+
+    run(main)
+
+
+def test_headers_are_read_as_they_are_on_the_wire() -> None:
+    """With and without spaces, and with colons in a value."""
+    raw = b"NATS/1.0\r\nPmwal-Name:/var/log/a:b.wal\r\nPmwal-First: 7\r\n\r\n"
+    assert parse_headers(raw) == {"Pmwal-Name": "/var/log/a:b.wal", "Pmwal-First": "7"}
+    assert parse_headers(b"") == {}
