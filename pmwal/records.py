@@ -85,11 +85,14 @@ class Record(_RecordBase):
 
 
 class SetRecord(Record):
-    """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too."""
+    """A record of a log set: a ``Record`` with ``log``, the path of its log, by which two of a set are compared, too.
+
+    ``uuid`` is the identity of that log: another one may take its path.
+    """
 
     __slots__ = ()
 
-    log = ""
+    log = uuid = ""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
@@ -102,18 +105,18 @@ class SetRecord(Record):
         return hash((self.seq, self.kind, self.time_ns, self.data))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return set_record, (self.log, self.seq, self.kind, self.time_ns, self.data)
+        return set_record, (self.log, self.seq, self.kind, self.time_ns, self.data, self.uuid)
 
 
 @cache
-def record_type_of(log: str) -> type[SetRecord]:
-    """The type of the records of one log in a set: scans make them as fast as others, and each has the path."""
-    return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log})
+def record_type_of(log: str, uuid: str = "") -> type[SetRecord]:
+    """The type of the records of one log in a set: scans make them as fast as others, and each has the path and the uuid."""
+    return type("SetRecord", (SetRecord,), {"__slots__": (), "log": log, "uuid": uuid})
 
 
-def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes) -> SetRecord:
+def set_record(log: str, seq: int, kind: int, time_ns: int, data: bytes, uuid: str = "") -> SetRecord:
     """A record of a set, as pickle makes it."""
-    return record_type_of(log)(seq, kind, time_ns, data)
+    return record_type_of(log, uuid)(seq, kind, time_ns, data)
 
 
 class Bound(NamedTuple):

@@ -171,7 +171,8 @@ def test_record_of_a_set_is_a_record_with_its_log(directory: Path) -> None:
     assert record != pmwal.Record(1, 1, 10, b"2")
     assert len({record, plain}) == 1
     again = pickle.loads(pickle.dumps(record))
-    assert (again, again.log, type(again)) == (record, record.log, type(record))
+    assert (again, again.log, again.uuid, type(again)) == (record, record.log, record.uuid, type(record))
+    assert (len(record.uuid), record.uuid) == (32, other.uuid)
     assert isinstance(again, SetRecord)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Iterator
@@ -461,6 +462,28 @@ def test_set_follows_new_logs(shm_dir: Path) -> None:
     with collector() as got:
         asyncio.run(asyncio.wait_for(main(got), PATIENCE))
     assert [record.body for record in got.records] == ["x"]
+
+
+def test_set_follows_a_log_that_was_made_anew(path: Path) -> None:
+    """The old log and the new one are two logs, and each record is said to be of its own."""
+    uuids = []
+
+    async def main(got: Collector) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(1, 4):
+                with pmwal.open(path, size="64KiB") as wal:
+                    wal.append(b"%d" % number)
+                    uuids.append(wal.uuid)
+                    if number == 1:
+                        running = await stack.enter_async_context(OtlpShipper([path], to=got.url))
+                    while running.progress.records < number:
+                        await asyncio.sleep(0.01)
+                path.unlink()
+
+    with collector() as got:
+        asyncio.run(asyncio.wait_for(main(got), PATIENCE))
+    found = [(each.body, each.attributes["pmwal.log.uuid"]["stringValue"]) for each in got.records]
+    assert found == list(zip("123", uuids, strict=True))
 
 
 # -- TLS and the environment

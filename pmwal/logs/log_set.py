@@ -24,9 +24,9 @@ class LogSet:
     (``LogHandler(directory=...)``), a file, a pattern for paths, or a list of these. In a directory every ``*.wal`` belongs to the
     set. So do archives (``pmwal archive``): those of a log and its ring are one log.
 
-    Records are ``pmwal.Record`` with one attribute more, ``log``: the path of their log. They are merged by effective time: within
-    a log the latest stamp so far since it was opened, and a stamp past now counts as now. So each log keeps its own order, and
-    one wrong clock holds nothing up. Records of the same time come in the order of their logs' paths.
+    Records are ``pmwal.Record`` with ``log``, the path of their log, and ``uuid``, its identity. They are merged by effective time:
+    within a log the latest stamp so far since it was opened, and a stamp past now counts as now. So each log keeps its own order,
+    and one wrong clock holds nothing up. Records of the same time come in the order of their logs' paths.
 
     A log that cannot be read is left out with a ``RuntimeWarning``, and is in ``problems``.
 

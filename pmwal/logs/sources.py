@@ -116,7 +116,7 @@ class Sources:
             path = os.path.join(os.path.dirname(files[-1].path), f"{claim.log}-{uuid[:8]}") if log is None else log.path
             ring = None if log is None else log.reader
             reader = ArchivedReader(path, uuid, files, ring, on_damage=self.note, look_again=self._take_archives)
-            reader.deliver_as(record_type_of(path))
+            reader.deliver_as(record_type_of(path, uuid))
             if log is None:
                 self.logs[uuid] = Log(path, reader, uuid, None)
             else:
@@ -189,9 +189,9 @@ class Sources:
                 return
             known.path, known.inode, known.gone = path, inode, False
         if isinstance(known.reader, ArchivedReader):
-            known.reader.deliver_as(record_type_of(path))
+            known.reader.deliver_as(record_type_of(path, known.uuid))
         else:
-            deliver_as(known.reader, record_type_of(path))
+            deliver_as(known.reader, record_type_of(path, known.uuid))
 
     def note(self, path: str, error: Exception) -> None:
         """A log of the set cannot be read, or not further. What was said before is not said again."""

@@ -227,19 +227,15 @@ class OtlpShipper:
     # -- on the thread
 
     def _work(self, run: _Run) -> None:
-        source: Source | None = None
         try:
-            source = source_of(self._log, self._name)
-            self._one_log = isinstance(source, OneLog)
-            self._note(source)
-            run.tell(lambda: _settle(run.opened, None))
-            self._ship(run, source)
+            with contextlib.closing(source_of(self._log, self._name)) as source, contextlib.closing(run.exporter):
+                self._one_log = isinstance(source, OneLog)
+                self._note(source)
+                run.tell(lambda: _settle(run.opened, None))
+                self._ship(run, source)
         except BaseException as error:
             run.error = error
         finally:
-            run.exporter.close()
-            if source is not None:
-                source.close()
             run.tell(lambda: self._end(run))
 
     def _ship(self, run: _Run, source: Source) -> None:

@@ -72,11 +72,11 @@ def source_of(log: Place | Iterable[Place], consumer: str) -> Source:
     return ManyLogs(log, consumer)
 
 
-def _log_id(reader: Reader, path: str) -> LogId:
+def _service_of(path: str, label: str | None) -> str:
     """A log without a label is named after its file; a slot, ``00.wal``, after its directory."""
     directory, name = os.path.split(os.path.abspath(path))
     stem = name.removesuffix(".wal")
-    return LogId(reader.uuid, reader.label or (os.path.basename(directory) if stem.isdigit() else stem))
+    return label or (os.path.basename(directory) if stem.isdigit() else stem)
 
 
 def _item(entries: Entries, log: LogId, record: Record) -> Item | None:
@@ -96,7 +96,7 @@ class OneLog:
         except BaseException:
             reader.close()
             raise
-        self._log = _log_id(reader, path)
+        self._log = LogId(reader.uuid, _service_of(path, reader.label))
         self._entries = Entries(reader)
         self._last: Record | None = None
         self.missed = 0
@@ -156,9 +156,10 @@ class ManyLogs:
             self._logs.close()
             raise
         self._entries = Entries(self._logs)
-        self._known: dict[str, tuple[Reader, LogId, int]] = {}  # by path, with the last number
+        self._known: dict[str, LogId] = {}  # by uuid
         self._acknowledged: dict[str, str] = {}
         self._pause = LINGER
+        self._begun = False
 
     @property
     def missed(self) -> int:
@@ -169,7 +170,11 @@ class ManyLogs:
         return self._consumer.lag
 
     def follow(self, *, once: bool) -> Iterator[Record]:
-        return self._consumer.follow(timeout=0)
+        if not self._begun:
+            self._begun = True
+            return self._consumer.follow(timeout=0)
+        # Not after the positions: a log that was removed has none any more, and as long as it is written to it has records.
+        return self._logs.follow(self._consumer.cursor, timeout=0)
 
     def pause(self, *, idle: bool) -> float:
         self._pause = min(2 * self._pause, _PAUSE_MAX) if idle else LINGER
@@ -177,14 +182,14 @@ class ManyLogs:
 
     def item(self, record: Record) -> Item | None:
         assert isinstance(record, SetRecord)
-        known = self._known.get(record.log)
-        if known is None or known[0].closed or record.seq <= known[2]:  # another log has its path
-            reader = self._logs.logs[record.log]
-            known = reader, _log_id(reader, record.log), 0
-            if record.log in self._known:
-                self._entries = Entries(self._logs)
-        self._known[record.log] = known[0], known[1], record.seq
-        return _item(self._entries, known[1], record)
+        if record.uuid not in self._known:
+            self._known[record.uuid] = LogId(record.uuid, _service_of(record.log, self._label_of(record)))
+            self._entries = Entries(self._logs)  # another log may have had the path
+        return _item(self._entries, self._known[record.uuid], record)
+
+    def _label_of(self, record: SetRecord) -> str | None:
+        reader = self._logs.logs.get(record.log)
+        return None if reader is None or reader.uuid != record.uuid else reader.label
 
     def ack(self) -> None:
         cursor = self._consumer.cursor
