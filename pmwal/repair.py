@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from pmwal.errors import CorruptWal
-from pmwal.format.control import closing_slot, whole_structures
+from pmwal.format.control import closing_slot, find_pointer, whole_structures
 from pmwal.format.layout import PAGE
 from pmwal.format.ring import Load, overlay
 from pmwal.format.scan import scan_for
@@ -123,13 +123,15 @@ class _Plan:
         )
         self.rebuilt = rebuild(mapping.load, judgement, scan_for(self.block)) if row.outcome == "corrupt" else None
         if self.rebuilt is None:
-            self.tail, self.end, epoch, newest = judgement.tail, judgement.end, judgement.epoch_max, judgement.control.newest
+            self.tail, self.end, epoch = judgement.tail, judgement.end, judgement.epoch_max
         else:
-            self.tail, self.end, epoch, newest = self.rebuilt.tail, self.rebuilt.end, self.rebuilt.epoch_max, self.rebuilt.slot
+            self.tail, self.end, epoch = self.rebuilt.tail, self.rebuilt.end, self.rebuilt.epoch_max
         patches: list[tuple[int, bytes]] = []
         if self.needed:
-            slot = closing_slot(self.tail, self.end, epoch, self.block, 0 if newest is None else newest.generation)
-            patches = whole_structures(slot, self.block)
+            pointer = find_pointer(mapping.load(self.block.control_offset, self.block.control_size), self.block)
+            history = () if pointer is None else pointer.history
+            slot = closing_slot(self.tail, self.end, epoch, self.block, history)
+            patches = whole_structures(slot, self.block, history)
         self.load: Load = overlay(mapping.load, patches)  # bytes of the repaired file
 
     def report(self, path: str, backup: str, dry_run: bool, after: RecoveryReport) -> RepairReport:

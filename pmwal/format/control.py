@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import itemgetter, ne
+from operator import attrgetter, itemgetter, ne
 from typing import NamedTuple
 
 from pmwal.errors import FormatError
@@ -169,26 +169,39 @@ def read_control(raw: bytes, block: Superblock, checks: bytes | None = None, tel
 
 
 def first_seqs(slots: Slots) -> dict[int, int]:
-    """The epochs that the slots still name, each with its first sequence number.
-
-    The newest slots decide: a change of epoch that was given up after its first slot is followed by slots of the epoch before.
-    """
+    """The epochs that the slots still name, each with its first sequence number."""
     return _first_seqs(row for row in slots.rows()[1] if row is not None)
 
 
+class Begun(NamedTuple):
+    """An epoch that the slots still name, its first sequence number, and the newest generation that names it."""
+
+    epoch: int
+    first_seq: int
+    generation: int
+
+
+def read_history(slots: Slots) -> tuple[Begun, ...]:
+    """The epochs that the slots still name, newest first."""
+    return _history(row for row in slots.rows()[1] if row is not None)
+
+
 def _first_seqs(valid: Iterable[_Row]) -> dict[int, int]:
-    newest: dict[int, _Row] = {}  # of each epoch
-    for row in valid:
-        known = newest.get(_EPOCH(row))
-        if known is None or _GENERATION(row) > _GENERATION(known):
-            newest[_EPOCH(row)] = row
-    found: dict[int, int] = {}
-    least = max(newest, default=0)
-    for _, epoch, _, first, *_ in sorted(newest.values(), key=_GENERATION, reverse=True):
-        if epoch <= least:
-            least = epoch
-            found[epoch] = first
-    return found
+    return {epoch: first for epoch, first, _ in _history(valid)}
+
+
+def _history(valid: Iterable[_Row]) -> tuple[Begun, ...]:
+    """The newest slots decide: a change of epoch that was given up after one slot is followed by slots of the epoch before."""
+    newest: dict[int, Begun] = {}  # of each epoch
+    for _, epoch, generation, first, *_ in valid:
+        known = newest.get(epoch)
+        if known is None or generation > known.generation:
+            newest[epoch] = Begun(epoch, first, generation)
+    found: list[Begun] = []
+    for begun in sorted(newest.values(), key=attrgetter("generation"), reverse=True):
+        if begun.epoch <= (found[-1].epoch if found else max(newest)):
+            found.append(begun)
+    return tuple(found)
 
 
 def commit_bounds(slots: Slots, after: int, seq: int) -> Iterator[Bound]:
@@ -255,12 +268,13 @@ class Pointer:
     """The newest slot of a control region that may be damaged.
 
     ``certain``: its tail and epoch are those of the newest slot ever written, even if that one is lost. ``epochs``: each
-    (epoch, first sequence number) that the slots which agree with it name.
+    (epoch, first sequence number) that the slots which agree with it name. ``history``: those of them that began, newest first.
     """
 
     slot: Slot
     certain: bool
     epochs: frozenset[tuple[int, int]]
+    history: tuple[Begun, ...]
 
 
 def find_pointer(raw: bytes, block: Superblock) -> Pointer | None:
@@ -275,8 +289,9 @@ def find_pointer(raw: bytes, block: Superblock) -> Pointer | None:
     pointer = next(row for row in sound if _GENERATION(row) == newest)
     lost = set(_lost(indexes, rows, newest, block))
     overtaken = all(slot_index(newest + step, block.control_pages) in lost for step in (1, 2))
-    agreed = [_slot(row) for index, row in enumerate(rows) if row is not None and index not in lost]
-    return Pointer(_slot(pointer), not overtaken, frozenset((slot.epoch, slot.epoch_first_seq) for slot in agreed))
+    agreed = [row for index, row in enumerate(rows) if row is not None and index not in lost]
+    epochs = frozenset((slot.epoch, slot.epoch_first_seq) for slot in map(_slot, agreed))
+    return Pointer(_slot(pointer), not overtaken, epochs, _history(agreed))
 
 
 def _newest_agreed(generations: Sequence[int], block: Superblock) -> int:
@@ -295,40 +310,69 @@ def _newest_agreed(generations: Sequence[int], block: Superblock) -> int:
     return ordered[-1]
 
 
-def filled_region(slot: Slot, block: Superblock) -> bytes:
-    """A control region in which no slot is lost and ``slot`` is the newest: each slot says the same, but for its generation."""
+def filled_region(slot: Slot, block: Superblock, history: Sequence[Begun] = ()) -> bytes:
+    """A control region in which no slot is lost and ``slot`` is the newest: each slot says the same, but for its generation.
+
+    ``history``: what the slots of the log named before, as ``read_history`` gives it. Each older generation names the epoch that it
+    named there, so all epochs are known, and forgotten after as many commits, as if those slots had stayed. The two newest name
+    that of ``slot``, as after any change.
+    """
+    earlier = [(begun.generation, older) for begun in reversed(history) if (older := _earlier(slot, begun, block)) is not None]
+    generations = [generation for generation, _ in earlier]
     region = bytearray(block.control_size)
     for index, generation in enumerate(due_generations(range(block.turn), slot.generation, block)):
-        due = slot._replace(generation=generation) if generation else initial_slot()
+        after = bisect_left(generations, generation)
+        named = earlier[after][1] if after < len(earlier) else slot
+        due = named._replace(generation=generation) if generation else initial_slot()
         region[index * LINE : (index + 1) * LINE] = encode_slot(due, block.uuid, index)
     return bytes(region)
 
 
-def whole_structures(slot: Slot, block: Superblock) -> list[tuple[int, bytes]]:
+def _earlier(slot: Slot, begun: Begun, block: Superblock) -> Slot | None:
+    """A slot of an earlier epoch than that of ``slot``; None if no slot of this log can name it.
+
+    A slot names no later number than the one after its commit. So one of an epoch that began with a number which was discarded
+    names a commit that was discarded as well, and never counts as a commit: see ``commit_bounds``.
+    """
+    epoch, first, generation = begun
+    if not 0 < epoch < slot.epoch or generation > slot.generation - 2:
+        return None
+    named = slot._replace(epoch=epoch, epoch_first_seq=first)
+    if first <= slot.commit_seq + 1:
+        return named
+    if (first - slot.tail_seq) * record_size(0, block.alignment) > block.capacity:
+        return None  # the later epoch that discarded all of it says more
+    return named._replace(commit_position=slot.tail_position + block.capacity, commit_seq=first - 1)
+
+
+def whole_structures(slot: Slot, block: Superblock, history: Sequence[Begun] = ()) -> list[tuple[int, bytes]]:
     """All of a file but its ring, for a log that is written whole and has no writer, as (file offset, bytes).
 
-    A control region in which ``slot`` is the newest, an empty live page, and both superblocks.
+    A control region in which ``slot`` is the newest, an empty live page, and both superblocks. ``history``: as for
+    ``filled_region``.
     """
     return [
-        (block.control_offset, filled_region(slot, block)),
+        (block.control_offset, filled_region(slot, block, history)),
         (LIVE_OFFSET, bytes(PAGE)),
         (SUPERBLOCK_OFFSET, encode_superblock(block, 0)),
         (block.copy_offset, encode_superblock(block, 1)),
     ]
 
 
-def closing_slot(tail: Bound, end: Bound, epoch: int, block: Superblock, generation: int = 0) -> Slot:
+def closing_slot(tail: Bound, end: Bound, epoch: int, block: Superblock, history: Sequence[Begun] = ()) -> Slot:
     """The slot of a log that is written whole: it was closed cleanly, in a new epoch, in which nothing that was left out validates.
 
-    ``epoch`` and ``generation`` are the greatest that the log had. ``FormatError`` if there is no later epoch.
+    ``epoch`` is the greatest that the log had. ``history``: as for ``filled_region``; without one no slot names another epoch.
+    ``FormatError`` if there is no later epoch.
     """
     if epoch >= EPOCH_MAX:
         raise FormatError("the log has used up its epochs; start a new one and copy the records into it")
+    generation = history[0].generation + 2 if history else 2 * block.turn
     if generation > GENERATION_MAX // 2:
-        generation = 0  # no log gets there; all slots are written again, so the numbers may start again
+        generation = 2 * block.turn  # no log gets there; all slots are written again, so the numbers may start again
     return Slot(
         epoch=epoch + 1,
-        generation=(generation // block.turn + 2) * block.turn,
+        generation=generation,
         epoch_first_seq=end.next_seq,
         commit_position=end.position,
         commit_seq=end.next_seq - 1,

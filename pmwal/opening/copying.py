@@ -7,6 +7,8 @@ Invariants
 - The new file is written without a name and made durable. Only then it gets a name, while it is locked, so that nobody stores into
   it before the name is durable. A crash leaves nothing of a copy, or all of it; of a resized log the old file or the new one.
 - A copy has another uuid than its source. A resized log has the same, and only one file of it stays: so it must have one name.
+- Positions, archives and readers judge by the epochs that the slots name what became of records they have seen. So the slots of a
+  resized log name all epochs that the old ones did. Those of a copy, which none of them has seen, name only its own.
 - The source of a copy is only read, beside a writer as a ``Reader`` reads. A log that is resized is locked. When the new file has
   its name, the old one is ended as by an open and a close: who follows it then finds its end, and at the path the new file.
 - A copy has no consumers. A position beside a resized log says of the new file what it said of the old one; only its hints, on
@@ -18,12 +20,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from pmwal.errors import FormatError, Overrun, PmwalError, WalLocked
-from pmwal.format.control import closing_slot
+from pmwal.format.control import Begun, closing_slot, read_history, read_slots
 from pmwal.format.layout import (
     LARGE_RING,
     TIME_MAX,
@@ -192,7 +194,8 @@ def _resize(
     walker = Walker(block, mapping.load, lambda at, _: damaged(block, at), scan=scan_for(block))
     ended = judgement.report.outcome == "clean" and not read_writer(mapping.load).named
     new = replace(block, capacity=capacity, version_minor=VERSION_MINOR)
-    copying = _Copying(name, walker, view, new, judgement.epoch_max + (not ended), seam, progress)
+    history = read_history(read_slots(mapping.load, block, walker.scan))
+    copying = _Copying(name, walker, view, new, judgement.epoch_max + (not ended), seam, progress, history)
     if capacity == block.capacity:
         return copying.report()
     copying.check_fit()
@@ -239,10 +242,21 @@ def _end(name: str, lock: WriterLock, seam: Seam) -> None:
 
 
 class _Copying:
-    """The records of a view, on their way into a new file at ``path``. ``epoch`` is the greatest that the log had."""
+    """The records of a view, on their way into a new file at ``path``. ``epoch`` is the greatest that the log had.
+
+    ``history``: what the slots of a log that stays the same one name.
+    """
 
     def __init__(
-        self, path: str, walker: Walker, view: View, block: Superblock, epoch: int, seam: Seam, progress: Progress | None
+        self,
+        path: str,
+        walker: Walker,
+        view: View,
+        block: Superblock,
+        epoch: int,
+        seam: Seam,
+        progress: Progress | None,
+        history: Sequence[Begun] = (),
     ) -> None:
         self._path = path
         self._walker = walker
@@ -251,6 +265,7 @@ class _Copying:
         self._epoch = epoch
         self._seam = seam
         self._progress = progress
+        self._history = history
         self._used = view.end.position - view.tail.position
 
     def check_fit(self) -> None:
@@ -271,8 +286,8 @@ class _Copying:
             with contextlib.closing(self._pages(relocation)) as pages:
                 write_ring(fd, self._block, pages, zeroed=zeroed, single=False, seam=self._seam, progress=self._progress)
             tail, end = Bound(0, self._view.tail.next_seq), Bound(relocation.end, self._view.end.next_seq)
-            slot = closing_slot(tail, end, self._epoch, self._block)
-            write_structures(fd, self._block, slot, single=False, seam=self._seam)
+            slot = closing_slot(tail, end, self._epoch, self._block, self._history)
+            write_structures(fd, self._block, slot, self._history, single=False, seam=self._seam)
         self._used = relocation.end
 
     def _pages(self, relocation: Relocation) -> Generator[bytes, None, None]:

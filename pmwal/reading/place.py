@@ -19,7 +19,7 @@ from pmwal.errors import Overrun
 from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Load, RingReader
 from pmwal.native import native
-from pmwal.reading.walk import Delivered, View
+from pmwal.reading.walk import Delivered, View, rolled_back
 
 Epochs = Callable[[], dict[int, int]]
 """The epochs that the slots still name, each with its first sequence number."""
@@ -86,6 +86,14 @@ class Place:
             self.forget()
             raise Overrun(f"record {seq}, read before, was rolled back; read again from an earlier one")
         self._saw(view)
+
+    def check_passed(self, view: View, epochs: Epochs) -> None:
+        """``Overrun`` if the record was discarded since and the tail has passed it, also in another file of the log."""
+        last, seen = self.last, self.view
+        if last is None or seen is None or last.seq >= view.tail.next_seq:
+            return
+        if not was_kept(last.seq, seen, view, epochs()):
+            raise rolled_back(last.seq)
 
     def _saw(self, view: View) -> None:
         self._view = view

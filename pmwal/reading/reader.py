@@ -352,6 +352,7 @@ class Reader(FrameReader):
             if place.last is not None and place.last.seq + 1 == first:
                 cursor, view = cursor_in(succession.file, place.last), self._view()
                 first = resume(cursor, view, partial(self._read, view))
+                place.check_passed(view, self._epochs)
             succession, place, known = self._succession, Place(), KnownWriter()
             yield from watch(succession.file[0], self._seam, poll, first, timeout, None)
 

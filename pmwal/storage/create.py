@@ -26,22 +26,20 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from pmwal.errors import UnsupportedMedium, WalLocked
-from pmwal.format.control import whole_structures
+from pmwal.format.control import Begun, read_control, whole_structures
 from pmwal.format.layout import (
     ALIGN_DEFAULT,
     APPLICATION_SIZE,
     PAGE,
-    SLOT,
     TIME_MAX,
     TIME_MIN,
     Slot,
     Superblock,
-    decode_slot,
     geometry_problem,
     initial_slot,
 )
@@ -400,12 +398,12 @@ def write_pages(fd: int, data: bytes, start: int, size: int, step: int, seam: Se
     seam.begin_writing(fd, start, len(data))
 
 
-def write_structures(fd: int, block: Superblock, slot: Slot, *, single: bool, seam: Seam) -> None:
+def write_structures(fd: int, block: Superblock, slot: Slot, history: Sequence[Begun] = (), *, single: bool, seam: Seam) -> None:
     """Write all of a log but its ring, with ``slot`` as the newest, into a file that is zeros there, and sync it.
 
-    ``single``: as for ``write_ring``.
+    ``history``: as for ``filled_region``. ``single``: as for ``write_ring``.
     """
-    for start, data in whole_structures(slot, block):
+    for start, data in whole_structures(slot, block, history):
         if CHECKING and start == block.control_offset:
             _check_slots(data, block, slot)
         if not any(data):
@@ -419,10 +417,10 @@ def write_structures(fd: int, block: Superblock, slot: Slot, *, single: bool, se
 
 def _check_slots(slots: bytes, block: Superblock, newest: Slot) -> None:
     check(len(slots) == block.control_size, f"{len(slots)} bytes of slots in a control region of {block.control_size}")
-    for index in range(block.turn):
-        slot = decode_slot(slots[index * SLOT.size : (index + 1) * SLOT.size], block.uuid, index)
-        same = slot is not None and slot._replace(generation=newest.generation) == newest
-        check(same, "a slot of a new log is not whole")
+    control = read_control(slots, block)
+    check(control.newest == newest, "a slot of a new log is newer than the newest one")
+    check(control.impossible is None, f"a new log is contradictory: {control.impossible}")
+    check(not control.lost, "a slot of a new log is not whole")
 
 
 @contextlib.contextmanager

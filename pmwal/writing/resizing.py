@@ -10,7 +10,8 @@ Invariants
 - An epoch that begins while records are laid may discard some of them. Then the file is given up, and another one filled with
   ``guard`` held.
 - Records that were truncated meanwhile may lie before the tail of the new file. Nothing reads them.
-- The new file ends the epoch of the old one, and the handle begins the next one there, as an open would.
+- The new file ends the epoch of the old one, and the handle begins the next one there, as an open would. Its slots name the earlier
+  epochs as the old ones do: see ``pmwal/opening/copying.py``.
 - Batches keep the numbers that they were told: ``writing`` is not taken, so whoever waits for room waits with it.
 """
 
@@ -19,12 +20,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from pmwal.errors import Overrun, WalClosed
-from pmwal.format.control import closing_slot
+from pmwal.format.control import Begun, closing_slot, read_history, read_slots
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import CAPACITY_MIN, HEADER, PAGE, VERSION_MINOR, Slot, Superblock, geometry_problem, record_size
 from pmwal.format.relocation import PIECE, Relocation
@@ -127,8 +128,9 @@ class Resizing:
                 self._check()
             self._write(fd, self._pages())
             self._write(fd, iter([self._laying.take(rest=True)]))
-            self._state, self._slot = self._end(fd)
-            write_structures(fd, block, self._slot, single=False, seam=engine.seam)
+            history = read_history(read_slots(mapping.load, self._ring.block, self._walker.scan))
+            self._state, self._slot = self._end(fd, history)
+            write_structures(fd, block, self._slot, history, single=False, seam=engine.seam)
 
     def _prepare(self) -> None:
         """Nothing is laid yet, also after a file that could not get the name."""
@@ -194,12 +196,12 @@ class Resizing:
             start = block.ring_offset + -(-start // PAGE) * PAGE - len(data)
             write_pages(fd, data, start, block.file_size, PIECE, seam, None)
 
-    def _end(self, fd: int) -> tuple[State, Slot]:
+    def _end(self, fd: int, history: Sequence[Begun]) -> tuple[State, Slot]:
         """What the log is in the new file, durable once it is synced, and the slot that says so."""
         old = self._engine.state
         end = Bound(self._laying.end, old.head.next_seq)
         state = State(self._tail(fd, end), end, end, old.epoch, old.epoch_first_seq)
-        slot = closing_slot(state.tail, end, old.epoch - 1, self._block)
+        slot = closing_slot(state.tail, end, old.epoch - 1, self._block, history)
         return state, slot._replace(epoch_first_seq=old.epoch_first_seq)
 
     def _tail(self, fd: int, end: Bound) -> Bound:
