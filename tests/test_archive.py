@@ -409,15 +409,14 @@ def test_log_that_cannot_be_archived_leaves_the_others(shm_dir: Path, tmp_path: 
 
 
 def test_missing_pyarrow_is_said(path: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When archives are written, and when they are read."""
+    """When archives are written: nothing is."""
     with open_small(path) as wal:
         wal.append(b"a")
     archive(path, to=tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for arguments in (("archive", path, tmp_path, "--once"), ("cat", tmp_path)):
-        ran = cli(*arguments)
-        said = "pmwal: archives require pyarrow, which is not installed: pip install 'pmwal[archive]'\n"
-        assert (ran.status, ran.err) == (1, said)
+    ran = cli("archive", path, tmp_path, "--once")
+    said = "pmwal: archives require pyarrow, which is not installed: pip install 'pmwal[archive]'\n"
+    assert (ran.status, ran.err) == (1, said)
 
 
 # -- the command

@@ -362,6 +362,36 @@ def test_reading_logs_loads_no_pyarrow(path: Path) -> None:
     assert sys.version_info >= (3, 11)
 
 
+@pytest.mark.parametrize("missing", ["pyarrow", "pyarrow.parquet"])
+def test_without_pyarrow_logs_are_read_and_archives_left_out(
+    path: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """With one warning that says what to install, and the status of a file that cannot be opened; the log is read."""
+    with open_small(path) as wal:
+        for data in (b"one", b"two"):
+            wal.append(data)
+            archive(path, to=path.parent)
+    first, second = archives_in(str(path.parent))
+    other = shutil.copy(second, tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    hint = "archives require pyarrow, which is not installed: pip install 'pmwal[archive]'"
+    for command in (("cat", "-o", "raw"), ("logs", "-o", "cat"), ("tail", "-o", "raw"), ("export", "--format", "length-prefixed")):
+        ran = cli(*command, path.parent)
+        assert (ran.status, ran.err) == (3, f"pmwal: warning: 2 archives, {first} the first: left out: {hint}\n")
+        assert b"one" in ran.out
+        assert b"two" in ran.out
+    ran = cli("cat", tmp_path)
+    assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: warning: {other}: left out: {hint}\n")
+    with pmwal.LogSet(path.parent) as logs:
+        with pytest.warns(RuntimeWarning, match="left out"):
+            assert [record.data for record in logs] == [b"one", b"two"]
+        assert set(logs.problems) == {first, second}
+        Path(second).unlink()
+        logs._sources._looked_at = None  # another look at once, without another warning
+        assert [record.data for record in logs.follow(timeout=0)] == [b"one", b"two"]
+        assert set(logs.problems) == {first}
+
+
 def test_closed_set_closes_its_archives(path: Path, archived: Path) -> None:
     """No descriptor stays."""
 

@@ -255,6 +255,24 @@ def test_duration_of_another_type_is_refused(value: Any) -> None:
         parse_duration(value)
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "advice"),
+    [("keep", "7", "'7s' or '7 days'"), ("keep", " 1.5 ", "'1.5s' or '1.5 days'"), ("max_total", "10", "'10MiB' or '10B'")],
+)
+def test_limit_without_a_unit_is_refused(directory: Path, cli: Cli, option: str, text: str, advice: str) -> None:
+    """Seven what? It decides what is removed for good. By the handler, and by both commands, which remove nothing."""
+    aged(directory, 9, 8)
+    with pytest.raises(ValueError, match=f"{text!r} has no unit; write {advice}$"):
+        pmwal.LogHandler(directory=directory, size=SIZE, **{option: text})  # type: ignore[arg-type]
+    flag = f"--{option.replace('_', '-')}"
+    for command in (["prune", directory], ["archive", directory, directory.parent / "archive", "--once"]):
+        ran = cli(*command, flag, text)
+        assert (ran.status, ran.out) == (64, b"")
+        assert f"argument {flag}: {text!r} has no unit; write {advice}\n" in ran.err
+    assert names(directory) == ["00", "01"]
+    pmwal.LogHandler(directory=directory, size=SIZE, keep=1e9, max_total=1 << 40).close()
+
+
 # -- the command
 
 
@@ -283,14 +301,14 @@ def test_command_reports_what_it_may_not_remove(directory: Path, cli: Cli, monke
         return real(path, *rest, **options)
 
     monkeypatch.setattr(retention.SYSTEM if step == "unlink" else retention, step, refuse)
-    ran = cli("prune", "--max-total", "1", directory)
+    ran = cli("prune", "--max-total", "1B", directory)
     said = f"pmwal: {directory}/00.wal: cannot be removed: {os.strerror(errno.EROFS)}\n"
     assert (ran.status, ran.err, len(ran.lines)) == (1, said, 1)
     assert ran.lines[0].startswith(f"{directory}/01.wal: removed, ")
     assert names(directory) == ["00"]
-    ran = cli("prune", "--max-total", "1", directory)
+    ran = cli("prune", "--max-total", "1B", directory)
     assert (ran.status, ran.out, ran.err) == (1, b"", said)
-    ran = cli("prune", "--max-total", "1", "--json", directory)
+    ran = cli("prune", "--max-total", "1B", "--json", directory)
     assert (ran.status, ran.err) == (1, said)
     assert json.loads(ran.text)["refused"] == [{"path": f"{directory}/00.wal", "error": os.strerror(errno.EROFS)}]
     assert retention.prune(str(directory), Limits(None, 1)) == []
@@ -299,7 +317,7 @@ def test_command_reports_what_it_may_not_remove(directory: Path, cli: Cli, monke
 def test_command_says_what_to_give_instead_of_a_slot(directory: Path, cli: Cli) -> None:
     """Its directory; the slot stays."""
     aged(directory, 9)
-    ran = cli("prune", "--max-total", "1", directory / "00.wal")
+    ran = cli("prune", "--max-total", "1B", directory / "00.wal")
     assert (ran.status, ran.out) == (3, b"")
     assert ran.err == (
         f"pmwal: {directory}/00.wal: not a directory; give the one that the processes log into, such as {directory}\n"

@@ -189,6 +189,19 @@ def test_missing_packages_are_named(log: Path) -> None:
     assert "requires starlette, which is not installed: pip install 'pmwal[web]'" in ran.stderr
 
 
+def test_without_pyarrow_it_serves_the_logs_and_says_so(shm_dir: Path, tmp_path: Path) -> None:
+    """At its start, once: archives beside them are left out, and not shown as nothing at all."""
+    with pmwal.open(shm_dir / "app.wal", size="64KiB") as wal:
+        wal.append(b"hello")
+    (shm_dir / f"app-{'a' * 32}-{1:020}-{9:020}.parquet").touch()
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    with serving(shm_dir, PYTHONPATH=str(tmp_path)) as served:
+        for _ in range(2):
+            assert [entry["message"] for entry in served.get("/entries").entries] == ["hello"]
+        _, said = served.end()
+    assert said.count("left out: archives require pyarrow, which is not installed: pip install 'pmwal[archive]'") == 1
+
+
 def test_it_ends_when_nobody_asks(log: Path) -> None:
     """With ``--idle``; a client that follows keeps it."""
     with serving(log, "--idle", "1s") as served:

@@ -173,7 +173,7 @@ def test_what_links_lead_to_does_not_count_in_the_total(directory: Path, preciou
     a_log(directory / "00.wal")
     (directory / "01.wal").symlink_to("../precious.wal")
     size = (directory / "00.wal").stat().st_size
-    assert cli("prune", "--max-total", size, directory).text == f"{directory}: nothing to remove\n"
+    assert cli("prune", "--max-total", f"{size}B", directory).text == f"{directory}: nothing to remove\n"
     assert names(directory) == ["00.wal", "01.wal"]
 
 

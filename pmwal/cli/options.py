@@ -8,7 +8,7 @@ from pmwal.format.layout import CAPACITY_MAX
 from pmwal.format.payload import parse_size
 from pmwal.format.position import check_name
 from pmwal.opening.options import ORDERINGS
-from pmwal.opening.units import format_size, parse_duration
+from pmwal.opening.units import check_has_unit, format_size, parse_duration
 from pmwal.storage.medium import MEDIUMS
 
 
@@ -50,5 +50,24 @@ def consumer_option(text: str) -> str:
     """The name of a consumer, for argparse."""
     try:
         return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def age_limit_option(text: str) -> float:
+    """Seconds from an age past which something is removed, for argparse."""
+    _check_has_unit(text, "s", " days")
+    return duration_option(text)
+
+
+def size_limit_option(text: str) -> int:
+    """Bytes from a size past which something is removed, for argparse."""
+    _check_has_unit(text, "MiB", "B")
+    return size_option(text)
+
+
+def _check_has_unit(text: str, *units: str) -> None:
+    try:
+        check_has_unit(text, *units)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 from pmwal.format.payload import as_integer, parse_size
 from pmwal.opening.options import Commit, Options, UnlinkedPolicy
 from pmwal.opening.spelling import one_of
-from pmwal.opening.units import parse_duration
+from pmwal.opening.units import check_has_unit, parse_duration
 
 SinkFullPolicy: TypeAlias = Literal["overwrite", "raise", "consumed"]
 CorruptPolicy: TypeAlias = Literal["set-aside", "raise"]
@@ -42,6 +42,8 @@ class SinkOptions(Options):
             raise ValueError(f'consumers= names those for whom on_full="consumed" keeps records; on_full={self.on_full!r} does not')
         if self.max_files < 1:
             raise ValueError(f"max_files must be at least 1, not {self.max_files}")
+        check_has_unit(self.keep, "s", " days")
+        check_has_unit(self.max_total, "MiB", "B")
         if self.keep is not None:
             object.__setattr__(self, "keep", parse_duration(self.keep))
         if self.max_total is not None:

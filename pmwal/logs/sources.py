@@ -8,6 +8,7 @@ Invariants
 - Archives and the ring of the same log are one log (``pmwal/logs/archives/reader.py``).
 - Nothing is left out silently: what is found and cannot be read is in ``problems``, with a warning. What the caller has named and
   is not there is an error.
+- Where pyarrow is not installed, archives are problems, with one warning together, and the rings are read.
 - Descriptors stay free for the work on the logs that are open. Logs for which there are none have one warning together, and are
   tried again, because others are closed.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 from pmwal.errors import CorruptWal, PmwalError
 from pmwal.logs.archives.file import ArchiveFile, other_than_file
+from pmwal.logs.archives.modules import needed
 from pmwal.logs.archives.reader import ArchivedReader, ring_of
 from pmwal.logs.paths import archives_at, check_place, is_archive, logs_at
 from pmwal.logs.reports import warn
@@ -63,6 +65,7 @@ class Sources:
         self._left_out: list[str] = []  # for want of descriptors
         self._looked_at: float | None = None
         self._files: dict[str, ArchiveFile] = {}  # archives, by path
+        self._unreadable: set[str] = set()  # archives that are left out for want of pyarrow
         for place in self.places:
             check_place(place)
 
@@ -94,8 +97,17 @@ class Sources:
     def _take_archives(self) -> None:
         """Have the archives that are there by now, each beside the ring of its log if that is in the set, too."""
         paths = {path for place in self.places for path in archives_at(place)}
-        if paths == self._files.keys():
+        if paths == self._files.keys() | self._unreadable:
             return
+        for path in self._unreadable - paths:
+            self.problems.pop(path, None)
+        self._unreadable = set()
+        try:
+            for module in ("pyarrow", "pyarrow.parquet") if paths else ():
+                needed(module)
+        except ImportError as error:
+            self._leave_out_archives(sorted(paths), error)
+            paths = set()
         self._files = {path: self._files.get(path) or ArchiveFile(path) for path in sorted(paths)}
         by_log: dict[str, list[ArchiveFile]] = {}
         for path, file in self._files.items():
@@ -124,6 +136,14 @@ class Sources:
         for uuid, log in self.logs.items():
             if uuid not in by_log and isinstance(log.reader, ArchivedReader):
                 log.reader.have(())
+
+    def _leave_out_archives(self, paths: list[str], error: ImportError) -> None:
+        """No archive can be read here."""
+        if not any(isinstance(self.problems.get(path), ImportError) for path in paths):
+            what = paths[0] if len(paths) == 1 else f"{len(paths)} archives, {paths[0]} the first"
+            warn(f"{what}: left out: {error}")
+        self.problems |= dict.fromkeys(paths, error)
+        self._unreadable = set(paths)
 
     def _found(self, *, slow: bool) -> Iterator[tuple[str, int | None]]:
         """The paths that belong to the set, each with its inode, None where it was not looked up."""

@@ -15,6 +15,7 @@ _UNITS = (
 )
 _SECONDS = {"": 1.0} | {name: float(seconds) for seconds, names in _UNITS for name in names.split()}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_BARE = re.compile(r"\s*\d+(?:\.\d+)?\s*")
 _DURATION_MAX = 250 * 365 * 86400  # seconds: in nanoseconds it still fits a time
 
 
@@ -38,6 +39,17 @@ def parse_duration(duration: float | str) -> float:
     if not 0 < seconds < _DURATION_MAX:
         raise ValueError(f"a duration must be positive, and no more than 250 years, not {duration!r}")
     return seconds
+
+
+def check_has_unit(limit: object, *units: str) -> None:
+    """``ValueError`` for text that is a bare number. What a limit removes is gone for good, so nobody is to guess its unit.
+
+    >>> check_has_unit("7", "s", " days")
+    Traceback (most recent call last):
+    ValueError: '7' has no unit; write '7s' or '7 days'
+    """
+    if isinstance(limit, str) and _BARE.fullmatch(limit):
+        raise ValueError(f"{limit!r} has no unit; write {' or '.join(repr(limit.strip() + unit) for unit in units)}")
 
 
 def format_size(size: int) -> str:

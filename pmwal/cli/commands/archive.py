@@ -15,7 +15,7 @@ from typing import Any
 from pmwal.cli.archiving.archiver import FORMATS, Archiver, Missing, Passed, Rules, Written
 from pmwal.cli.archiving.directory import Kept, Other
 from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.options import consumer_option, duration_option, size_option
+from pmwal.cli.options import age_limit_option, consumer_option, size_limit_option
 from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.places import logs_of, one_log, without_logs
 from pmwal.cli.reading.sets import status_of
@@ -47,8 +47,8 @@ each field of events and structured log lines, like pmwal export; jsonl.zst is
 JSON lines. Both require pyarrow: pip install 'pmwal[archive]'. Read them with
 pmwal cat, logs and tail, with the logs or without: pmwal cat TO /var/log/shop.
 
-SIZE is like 16MiB or 2GiB, and of --every must have a unit. AGE is like
-'90 days', 12h or '30 min'; --keep without a unit is in seconds.
+SIZE is like 16MiB or 2GiB, AGE like '90 days', 12h or '30 min'. A number
+without a unit is refused.
 
 --keep and --max-total remove archives, the oldest first, of any log: at the
 start, after each file, and every minute. The age of an archive is the time
@@ -104,8 +104,10 @@ def add(commands: Commands) -> None:
         metavar="SIZE|AGE",
         help="write a file when this much, or something this old, is to be archived; both may be given (default: 64MiB and 1h)",
     )
-    parser.add_argument("--keep", type=duration_option, metavar="AGE", help="remove archives that are older")
-    parser.add_argument("--max-total", type=size_option, metavar="SIZE", help="remove archives until all together are no larger")
+    parser.add_argument("--keep", type=age_limit_option, metavar="AGE", help="remove archives that are older")
+    parser.add_argument(
+        "--max-total", type=size_limit_option, metavar="SIZE", help="remove archives until all together are no larger"
+    )
     parser.add_argument(
         "--consumer", type=consumer_option, default="archive", metavar="NAME", help="name of the consumer (default: archive)"
     )

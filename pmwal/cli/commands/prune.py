@@ -7,7 +7,7 @@ import errno
 import os
 
 from pmwal.cli.exit_status import FAILED, OK
-from pmwal.cli.options import duration_option, size_option
+from pmwal.cli.options import age_limit_option, size_limit_option
 from pmwal.cli.parser import Commands, add_command, add_json
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.times import utc_text
@@ -21,8 +21,9 @@ there. One that a process has is not removed, nor one that is corrupt or that
 this user may not read. Each slot is locked before it is removed, so a process
 that starts meanwhile takes another one.
 
-AGE is like "7 days", 12h or "30 min". SIZE is of all slots together; those with
-the oldest newest record go first. --consumed keeps slots that have no named
+AGE is like "7 days", 12h or "30 min", SIZE like 2GiB; a number without a unit
+is refused. SIZE is of all slots together; those with the oldest newest record
+go first. --consumed keeps slots that have no named
 consumer, and those of which one has not acknowledged every record; a consumer
 that has not begun to read a slot is not known.
 
@@ -47,8 +48,8 @@ def add(commands: Commands) -> None:
         _EPILOG,
     )
     parser.add_argument("path", metavar="DIR", help="the directory that the processes log into")
-    parser.add_argument("--keep", type=duration_option, metavar="AGE", help="remove slots whose newest record is older")
-    parser.add_argument("--max-total", type=size_option, metavar="SIZE", help="remove slots until all together are no larger")
+    parser.add_argument("--keep", type=age_limit_option, metavar="AGE", help="remove slots whose newest record is older")
+    parser.add_argument("--max-total", type=size_limit_option, metavar="SIZE", help="remove slots until all together are no larger")
     parser.add_argument(
         "--consumed", action="store_true", help="remove only slots of which all named consumers have acknowledged every record"
     )

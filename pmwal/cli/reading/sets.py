@@ -114,7 +114,7 @@ def status_of_problems(logs: LogSet) -> int:
 
 def status_of(error: Exception) -> int:
     """The exit status for a log that cannot be read."""
-    if isinstance(error, FormatError | OSError):
+    if isinstance(error, FormatError | OSError | ImportError):
         return UNREADABLE
     return CORRUPT if isinstance(error, CorruptWal) else FAILED
 
