@@ -75,15 +75,19 @@ def test_worker_whose_jobs_were_rolled_back_says_so(shm_dir: Path, count: int) -
         assert [data for _, data, _ in came(shm_dir)] == [b"old 1", b"old 2", *new]
 
 
-def test_acknowledgement_of_a_job_that_was_rolled_back_is_not_of_the_new_one(shm_dir: Path) -> None:
-    """Where it would move the position there."""
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_acknowledgement_of_a_job_that_was_rolled_back_is_not_of_the_new_one(shm_dir: Path, looks: int) -> None:
+    """Where it would move the position there, whether or not the worker has met the new one."""
     with put(shm_dir, 6) as jobs:
         with Worker(shm_dir) as worker:
             taken = worker.take(6)
             worker.ack(taken[3])
             jobs.rollback(after=3)
             jobs.extend([b"new 4", b"new 5", b"new 6"])
-            with pytest.raises(pmwal.Overrun, match="record 4 is gone: it was rolled back"):
+            for _ in range(looks):
+                with pytest.raises(pmwal.Overrun):
+                    worker.take(timeout=0)
+            with pytest.raises(pmwal.Overrun, match="record 4 is"):
                 worker.ack(*taken[:3])
             worker.ack(*taken[:2])  # which does not move it there
         assert came(shm_dir) == [(3, b"old 3", 1), (4, b"new 4", 1), (5, b"new 5", 1), (6, b"new 6", 1)]
