@@ -2,7 +2,8 @@
 
 The directory of a queue has ``jobs.wal``, which the producer writes, and of each share of the jobs ``retries-N.wal`` and
 ``dead-N.wal``, which the worker writes that has the share. The number of a job decides its share. What is done is in the position
-of the share's consumer: all up to a number, and one byte for each of the next ``WINDOW`` jobs.
+of the share's consumer: all up to a record, one byte for each of the next ``WINDOW`` jobs, and a checksum by which to see whether
+these jobs were rolled back. After a rollback their numbers are those of other jobs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any, NamedTuple
 
 import pmwal
 
-WINDOW = 64
-"""Jobs of a share that may be handed out, counted from the oldest one that is not done: the bytes that a position has for us."""
+WINDOW = 60
+"""Jobs of a share that may be handed out, counted from the oldest one that is not done. A position has 64 bytes for us."""
 _DONE = 255  # other values of a byte: how often the job was handed out
 _PAUSE = 0.05  # seconds between two looks at what cannot wake us up
 
@@ -40,13 +41,20 @@ def producer(directory: str | PathLike[str], shares: int = 1, **options: Any) ->
     """The log of the jobs: ``append`` puts one, ``extend`` many or none. It waits while the queue is full, at most ``timeout=``.
 
     ``shares``: how many processes can work, the same at every open. ``options``: those of ``pmwal.open``, such as ``size=`` and
-    ``commit=``, but not ``label``, ``consumers`` and ``on_full``, which make it a queue. The directory must exist.
+    ``commit=``, but not ``label``, ``consumers`` and ``on_full``, which make it a queue. The directory must exist. Raises
+    ``ValueError`` if the queue has another number of shares.
     """
     if shares < 1:
         raise ValueError(f"shares must be at least 1, not {shares}")
     names = [f"share-{share}" for share in range(shares)]
     path, label = Path(directory, "jobs.wal"), f"shares: {shares}"
-    wal: pmwal.Wal = pmwal.open(path, label=label, consumers=names, on_full="consumed", **options)
+    wal: pmwal.Wal = pmwal.open(path, label=None if path.exists() else label, consumers=names, on_full="consumed", **options)
+    if wal.label != label:
+        wal.close()
+        raise ValueError(
+            f"{path} has the label {wal.label!r}, and shares={shares} was asked for: give the number of shares that it has, or "
+            "make a new queue in another directory"
+        )
     return wal
 
 
@@ -76,18 +84,26 @@ def _log_of_failures(path: Path, size: int, **options: Any) -> pmwal.Wal:
 
 
 class _Source:
-    """A log of jobs and its consumer: which job is next, and which of those after the position are handed out or done."""
+    """A log of jobs and its consumer: which job is next, and which of those after the position are handed out or done.
+
+    After a rollback the bytes of the position would be those of other jobs. So the newest job that has one is stored as a cursor: a
+    rollback that discards any of these jobs discards this one. For the same reason the position moves to cursors, not to numbers.
+    """
 
     def __init__(self, reader: pmwal.Reader, name: str, share: int, shares: int) -> None:
+        self._reader = reader
         self.consumer = reader.consumer(name)
         self._share, self._shares = share, shares
-        self._states = bytearray(self.consumer.application)
-        self._fetched = self.consumer.position
+        self._states, check = bytearray(self.consumer.application[:WINDOW]), self.consumer.application[WINDOW:]
+        self._begin = self.consumer.position
+        self._last: pmwal.Record | None = None  # up to here each record was passed on, or is of another share
         self._records: Iterator[pmwal.Record] = iter(())
         self._next: pmwal.Record | None = None
+        self._recalled = self._newest(self._begin)  # of the bytes that an earlier worker has stored, the last; None: they are ours
+        self._cursors = {seq: f"{seq}-{check.hex()}" for seq in (self._recalled,) if seq}  # of jobs after the position
 
     def fetch(self, wait: float) -> pmwal.Record | None:
-        """The next record of this share. It stays the next one until it is started."""
+        """The next record of this share. It stays the next one until it is started or passed on."""
         if self._next is None:
             self._next = next(self._records, None)
         if self._next is None:
@@ -101,12 +117,28 @@ class _Source:
         """Whether a record up to this one was not started."""
         return self._next is not None or seq > self._fetched
 
+    @property
+    def _fetched(self) -> int:
+        return self._begin if self._last is None else self._last.seq
+
     def _follow(self, timeout: float) -> Iterator[pmwal.Record]:
+        reached = 0
         for record in self.consumer.follow(timeout):
+            if self._last is not None and record.seq == self._fetched and record != self._last:
+                raise self._rolled_back()
+            reached = record.seq
             if record.seq > self._fetched:
-                self._fetched = record.seq
                 if record.seq % self._shares == self._share:
                     yield record
+                else:
+                    self._last = record
+        if max(reached, self.consumer.position) < self._fetched:
+            raise self._rolled_back()
+
+    def _rolled_back(self) -> pmwal.Overrun:
+        return pmwal.Overrun(
+            f"{self._reader.path}: record {self._fetched} was rolled back when it had been read; open a new Worker"
+        )
 
     def _own(self, seq: int) -> int:
         """The first job of this share from here on."""
@@ -116,18 +148,36 @@ class _Source:
         """Of the byte of this job. Negative if it is at or before the position: then it has none, and is done."""
         return (seq - self._own(self.consumer.position + 1)) // self._shares
 
+    def _newest(self, position: int) -> int | None:
+        """The last job that was handed out or done, if it is after this position."""
+        count = len(self._states.rstrip(b"\0"))
+        return self._own(position + 1) + (count - 1) * self._shares if count else None
+
     def has_room_for(self, seq: int) -> bool:
-        """Whether this job has a byte, or needs none."""
+        """Whether this job has a byte."""
         return self._index(seq) < WINDOW
 
-    def state_of(self, seq: int) -> int:
+    def state_of(self, record: pmwal.Record) -> int:
         """How often this job was handed out, or ``_DONE``."""
-        index = self._index(seq)
-        return _DONE if index < 0 else self._states[index]
+        index = self._index(record.seq)
+        if self._recalled is not None and record.seq <= self._recalled and not self._has(self._cursors[self._recalled]):
+            self._states[index:] = bytes(WINDOW - index)  # of jobs that were rolled back: rather do a job twice than lose one
+            self._recalled = None
+        return self._states[index]
+
+    def _has(self, cursor: str) -> bool:
+        """Whether the log has this record, so that none before it was rolled back either."""
+        try:
+            next(self._reader.read(cursor), None)
+        except pmwal.Overrun:
+            return False
+        return True
 
     def pass_on(self) -> None:
         """The next job is another one from now on."""
-        self._next = None
+        assert self._next is not None
+        self._cursors[self._next.seq] = self._next.cursor
+        self._last, self._next = self._next, None
 
     def start(self, seq: int) -> None:
         """Count that the next job is handed out, in memory."""
@@ -138,20 +188,32 @@ class _Source:
         """Store what is handed out, and that these jobs are done, in one step.
 
         The position moves up to the oldest open job, past those of other shares too, but not past what was fetched: the producer
-        may overwrite what lies before it.
+        may overwrite what lies before it. ``pmwal.Overrun`` if its record was rolled back.
         """
-        states, first = self._states[:], self._own(self.consumer.position + 1)
+        before, old, last = self.consumer.position, self._states, self._last
+        states, first = old[:], self._own(before + 1)
         for seq in done:
             index = self._index(seq)
             if index < 0 or states[index] == _DONE:
                 raise ValueError("a job is acknowledged or retried once; this one was before")
             states[index] = _DONE
-        closed = len(states) - len(states.lstrip(bytes([_DONE])))
-        position = min(first + closed * self._shares - 1, self._fetched)
+        is_open = first + (len(states) - len(states.lstrip(bytes([_DONE])))) * self._shares
+        position, cursor = before, self.consumer.cursor
+        if last is not None and last.seq < is_open:
+            position, cursor = last.seq, last.cursor
+        elif last is not None and first < is_open:
+            position = is_open - self._shares
+            cursor = self._cursors[position]
         passed = (self._own(position + 1) - first) // self._shares
-        states = states[passed:] + bytes(passed)
-        self.consumer.ack(position, durable=durable, application=bytes(states))
-        self._states = states
+        self._states = states[passed:] + bytes(passed)
+        newest = self._newest(position)
+        check = bytes(4) if newest is None else bytes.fromhex(self._cursors[newest].partition("-")[2])
+        try:
+            self.consumer.ack(cursor or position, durable=durable, application=bytes(self._states) + check)
+        except BaseException:
+            self._states = old
+            raise
+        self._cursors = {seq: cursor for seq, cursor in self._cursors.items() if seq > position}
 
 
 class Worker:
@@ -207,6 +269,8 @@ class Worker:
         self._retries = files.enter_context(_log_of_failures(path, size, consumers=["worker"]))
         self._again = _Source(files.enter_context(pmwal.open(path, "r")), "worker", 0, 1)
         files.enter_context(self._again.consumer)
+        self._begun, self._last_before = time.monotonic(), self._retries.committed_seq
+        self._retried: dict[int, float] = {}  # when, for each retry that this worker has stored and that is not done
         self._dead = files.enter_context(_log_of_failures(directory / f"dead-{self.share}.wal", size))
 
     def take(self, most: int = 1, timeout: float | None = None) -> list[Job]:
@@ -224,12 +288,12 @@ class Worker:
         jobs: list[Job] = []
         while len(jobs) < most and (record := source.fetch(0 if jobs else wait)) is not None:
             with self._guard:
-                if source is self._again and time.time() < record.time_ns / 1e9 + self._delay:
+                if source is self._again and not self._is_due(record):
                     break
                 if not source.has_room_for(record.seq):
                     self._guard.wait(0 if jobs else wait)
                     break
-                handed_out = source.state_of(record.seq)
+                handed_out = source.state_of(record)
                 if handed_out == _DONE:
                     source.pass_on()
                     source.store()  # its byte is free for another job
@@ -251,11 +315,22 @@ class Worker:
             source.store()
         return jobs
 
+    def _is_due(self, retry: pmwal.Record) -> bool:
+        """By the time that passes in this process. What an earlier one stored is due by the clock, which may have been set since:
+        at the latest one delay after this process has begun."""
+        now = time.monotonic()
+        if retry.seq <= self._last_before:
+            return now >= self._begun + self._delay or time.time() >= retry.time_ns / 1e9 + self._delay
+        return now >= self._retried.setdefault(retry.seq, now) + self._delay
+
     def ack(self, *jobs: Job, durable: bool = False) -> None:
         """These jobs are done, and do not come again: after no kill, and with ``durable`` after no power cut either."""
         with self._guard:
             for source in {job.source for job in jobs}:
                 source.store(*[job.seq for job in jobs if job.source is source], durable=durable)
+            for job in jobs:
+                if job.source is self._again:
+                    self._retried.pop(job.seq, None)
             self._guard.notify_all()
 
     def retry(self, job: Job) -> None:
@@ -263,7 +338,9 @@ class Worker:
         self._store(self._retries if job.attempt < self._attempts else self._dead, job, job.attempt)
 
     def _store(self, log: pmwal.Wal, job: Job, attempts: int) -> None:
-        log.append(job.number.to_bytes(8, "big") + job.data, kind=attempts)  # durable, and only then the job may go
+        seq = log.append(job.number.to_bytes(8, "big") + job.data, kind=attempts)  # durable, and only then the job may go
+        if log is self._retries:
+            self._retried.setdefault(seq, time.monotonic())
         self.ack(job)
 
     def close(self) -> None:

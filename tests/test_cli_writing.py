@@ -223,6 +223,35 @@ def test_truncate_frees_what_is_consumed(cli: Cli, shm_dir: Path, acknowledged: 
     assert cli("truncate", path, "--consumed", "--all").status == 64
 
 
+def damage_position(path: Path) -> None:
+    (path.with_name("a.wal.consumers") / "mail").write_bytes(bytes(4096))
+
+
+def link(path: Path) -> None:
+    path.with_name("b.wal").hardlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        (damage_position, "consumer 'mail': its position is damaged"),
+        (link, "the file has several hard links, and who reads under another name is not known"),
+        (None, "consumer 'mail' has acknowledged record 4"),
+    ],
+)
+def test_truncate_says_why_nothing_was_freed(cli: Cli, shm_dir: Path, happens: Callable[[Path], None] | None, why: str) -> None:
+    """On standard error; not when something was freed."""
+    path = make_log(shm_dir / "a.wal")
+    with pmwal.open(path, "r") as reader, reader.consumer("mail") as consumer:
+        consumer.ack(4)
+    if happens is not None:
+        happens(path)
+    else:
+        assert cli("truncate", path, "--consumed").err == ""
+    for arguments in ((), ("--json",)):
+        assert cli("truncate", path, "--consumed", *arguments).err == f"pmwal: {path}: nothing was freed: {why}\n"
+
+
 def test_truncate_past_the_end_is_refused(cli: Cli, shm_dir: Path) -> None:
     """``--before`` a number never issued fails and frees nothing."""
     path = make_log(shm_dir / "a.wal")

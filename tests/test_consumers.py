@@ -281,19 +281,23 @@ def test_acknowledgements_on_dax_are_durable(reader: pmwal.Reader, monkeypatch: 
 
 
 def test_released_and_application_are_kept_with_the_position(path: Path, reader: pmwal.Reader) -> None:
-    """They change only where they are given, and ``released`` only forwards."""
+    """They change only where they are given, ``released`` only forwards, and neither with a number before the position."""
     with reader.consumer("nats") as consumer:
         consumer.ack(4, released=2, application=b"state")
         consumer.ack(4, released=1)
         assert consumer.application == b"state".ljust(64, b"\0")
     with reader.consumer("nats") as consumer:
-        consumer.ack(3, application=b"other")
+        consumer.ack(3, released=3, application=b"older")
+        assert consumer.application == b"state".ljust(64, b"\0")
+        consumer.ack(4, application=b"other")
         assert consumer.application == b"other".ljust(64, b"\0")
         assert (consumer.position, stored(path).released) == (4, 2)
         consumer.ack(5)
         assert stored(path).released == 5
         with pytest.raises(ValueError, match="released=6 is past the position, 5"):
             consumer.ack(5, released=6)
+        with pytest.raises(ValueError, match="released=-1 is no record; released=0 lets none be freed"):
+            consumer.ack(5, released=-1)
         with pytest.raises(ValueError, match="65 bytes; there is room for 64"):
             consumer.ack(5, application=bytes(65))
 

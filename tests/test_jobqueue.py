@@ -232,6 +232,49 @@ def test_retry_that_gets_due_wakes_a_worker(shm_dir: Path) -> None:
         assert time.time() >= retried + 0.05
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """By so many seconds, as the worker sees it."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)
+
+
+DAY = 86400.0
+
+
+def test_clock_that_is_set_back_holds_no_retry(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor those after it."""
+    put(shm_dir, 2)
+    with Worker(shm_dir, delay=0.01) as worker:
+        first, second = worker.take(2)
+        worker.retry(first)
+        set_clock(monkeypatch, -DAY)
+        worker.retry(second)
+        assert [job.number for _ in range(2) for job in worker.take(1, timeout=PATIENT)] == [1, 2]
+
+
+def test_clock_that_is_set_back_holds_a_retry_after_a_restart_for_its_delay(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from the restart, and not before."""
+    put(shm_dir, 1)
+    with Worker(shm_dir, delay=3600) as worker:
+        worker.retry(*worker.take())
+    set_clock(monkeypatch, -DAY)
+    with Worker(shm_dir, delay=3600) as worker:
+        assert worker.take(timeout=0) == []
+    with Worker(shm_dir, delay=0.01) as worker:
+        assert [job.number for job in worker.take(timeout=PATIENT)] == [1]
+
+
+def test_clock_that_is_set_forward_brings_no_retry_early(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the process that has stored it."""
+    put(shm_dir, 1)
+    with Worker(shm_dir, delay=3600) as worker:
+        worker.retry(*worker.take())
+        set_clock(monkeypatch, DAY)
+        assert worker.take(timeout=0) == []
+        worker._delay = 0
+        assert taken(worker) == [(1, 2)]
+
+
 def test_job_becomes_a_dead_letter_after_its_attempts(shm_dir: Path) -> None:
     """With its number, its data and how often it was tried; it does not come again."""
     put(shm_dir, 1)
@@ -461,7 +504,7 @@ def test_acknowledgements_of_a_share_are_of_its_jobs(shm_dir: Path, shares: int)
 def test_another_number_of_shares_is_refused(shm_dir: Path) -> None:
     """Jobs would be nobody's, or come twice."""
     put(shm_dir, 1, shares=2)
-    with pytest.raises(ValueError, match="it exists and has the label 'shares: 2'"):
+    with pytest.raises(ValueError, match="has the label 'shares: 2', and shares=3 was asked for: give the number"):
         producer(shm_dir, 3)
 
 

@@ -203,6 +203,7 @@ def position_past_an_open_job(monkeypatch: pytest.MonkeyPatch) -> None:
     def ack(self: Worker, *jobs: Job, durable: bool = False) -> None:
         for job in jobs:
             job.source.consumer.ack(job.seq, durable=durable)
+            job.source._states = bytearray(WINDOW)
 
     monkeypatch.setattr(Worker, "ack", ack)
 

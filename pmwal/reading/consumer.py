@@ -285,10 +285,10 @@ class Consumer:
         """Acknowledge the record with this number, or ``Record.cursor``, and all before it.
 
         It survives the death of the process at once, and a power cut with ``durable=True``, after a later call with it, or on DAX.
-        A number that was acknowledged before changes nothing. ``released`` is the last record that ``truncate(consumed=True)`` may
-        free, if later ones may be wanted again; ``application``, up to 64 bytes, is stored with the position. Raises
-        ``PersistError``, ``ValueError`` for a number past the end, ``Overrun`` for a cursor whose record was rolled
-        back, and ``PositionError`` if the position was removed meanwhile.
+        A number before the position changes nothing. ``released`` is the last record that ``truncate(consumed=True)`` may
+        free, if later ones may be wanted again; ``application``, up to 64 bytes, is stored with the position. With the number of
+        the position only these change. Raises ``PersistError``, ``ValueError`` for a number past the end, ``Overrun`` for a cursor
+        whose record was rolled back, and ``PositionError`` if the position was removed meanwhile.
         """
         number = parse_cursor(seq).seq if isinstance(seq, str) else as_number(seq)
         if application is not None and len(application) > APPLICATION_MAX:
@@ -302,8 +302,13 @@ class Consumer:
                     f"record {number} is not the one that the cursor names: that was rolled back, or the log is a new one"
                 )
             free = position.released if released is None else as_number(released)
+            if free < 0:
+                raise ValueError(f"released={free} is no record; released=0 lets none be freed")
             if free > position.seq:
                 raise ValueError(f"released={free} is past the position, {position.seq}")
+            if number < now.seq:  # what belongs to an older position does not replace what belongs to this one
+                released = application = None
+                free = now.released
             position = position._replace(
                 generation=now.generation,
                 released=max(now.released, free),

@@ -82,6 +82,12 @@ def not_consumed(wal: Wal, seconds: float | None) -> WalFull:
     return wal._consumed.refusal(wal._consumed.limit(), seconds)
 
 
+def held_by(wal: Wal) -> list[str]:
+    """Who needs the oldest records of an open log, or why that is not known, in words; empty if none is needed."""
+    limit = wal._consumed.limit()
+    return limit.holders if limit.next_seq < wal.next_seq else []
+
+
 def nameless_from(wal: Wal) -> int | None:
     """The first record that may be in a file without a name only; None while the open log's file has one, under any path."""
     return wal._upkeep.nameless_from

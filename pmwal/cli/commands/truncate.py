@@ -6,11 +6,12 @@ import argparse
 
 from pmwal.cli.exit_status import OK
 from pmwal.cli.parser import Commands, add_command, add_json, add_path, number_option
-from pmwal.cli.terminal import print_json
+from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import records_in_words
 from pmwal.format.layout import SEQ_MAX
 from pmwal.opening import open
 from pmwal.opening.units import format_size
+from pmwal.writing.internals import held_by
 
 _EPILOG = """\
 The log is opened for writing: it is recovered first, and no other process may
@@ -20,7 +21,7 @@ Examples:
   pmwal truncate app.wal --before 1000   record 1000 is the oldest afterwards
   pmwal truncate app.wal --all           the log is empty; numbering continues
   pmwal truncate app.wal --consumed      only what all named consumers had;
-                                         'pmwal consumers' says who needs more
+                                         it says who needs more if none was freed
 """
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         freed_first = wal.first_seq
         first_seq, next_seq = wal.truncate(before=before, consumed=args.consumed), wal.next_seq
         free = wal.free
+        held = held_by(wal) if args.consumed and first_seq == freed_first else []
     if args.json:
         freed = first_seq - freed_first
         print_json({"path": args.path, "freed": freed, "first_seq": first_seq, "next_seq": next_seq, "free_bytes": free})
@@ -56,4 +58,6 @@ def run(args: argparse.Namespace) -> int:
             f"{args.path}: freed {records_in_words(freed_first, first_seq - 1)}; "
             f"{records_in_words(first_seq, next_seq - 1)} left, {format_size(free)} free"
         )
+    if held:
+        say(f"{args.path}: nothing was freed: {'; '.join(held)}")
     return OK
