@@ -54,7 +54,7 @@ def as_uuid(text: str) -> str:
     """The uuid of a log as ``Reader.uuid`` has it; dashes and capitals are accepted. ``ValueError`` if it is none."""
     plain = str(text).replace("-", "").lower()
     if not _UUID.fullmatch(plain):
-        raise ValueError(f"log must be the uuid of a log, 32 hexadecimal digits as pmwal stat shows it, not {text!r}")
+        raise ValueError(f"log must be the uuid of a log, 32 hexadecimal digits as pmwal info shows it, not {text!r}")
     return plain
 
 

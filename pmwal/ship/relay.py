@@ -375,7 +375,7 @@ class Relay:
         if self._rules.too_large == "stop":
             raise ShipError(
                 f"{self.path}: record {frame.first} has {len(frame.body) - ENTRY.size} bytes, and the stream takes messages of "
-                f"{self._room}; ship it with --too-large split, or raise max_payload of the server and max_msg_size of the stream"
+                f'{self._room}; ship it with too_large="split", or raise max_payload of the server and max_msg_size of the stream'
             )
         expected, size = point.expected, len(frame.body)
         for offset in range(point.offset, size, self._room):
