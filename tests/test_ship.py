@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,27 +205,34 @@ def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_p
     run(main)
 
 
-def test_server_with_an_older_state_gets_what_it_lacks(server: NatsServer, tmp_path: Path) -> None:
-    """It was restored from a backup, or lost power before it synced: the records that it lost are shipped again."""
+@pytest.mark.parametrize("before", [0, 300])
+def test_server_with_an_older_state_gets_what_it_lacks(before: int, server: NatsServer, tmp_path: Path) -> None:
+    """It was restored from a backup, or lost power before it synced: the records that it lost are shipped again.
+
+    Also where it has lost all of them, so that only the number of its last message tells that from a purge.
+    """
+
+    said: list[str] = []
 
     async def main() -> None:
         path = tmp_path / "a.wal"
         async with Client(server) as client:
             await client.create()
-            grow(path, 300)
+            grow(path, before)
             await ship(path, server)
             server.stop()
             server.keep(tmp_path / "backup")
             server.start()
-            grow(path, 700)
+            grow(path, 1000 - before)
             await ship(path, server)
             assert position_of(path) == 1000
             server.stop()
             server.bring_back(tmp_path / "backup")
             server.start()
-            async with shipper(path, server) as shipping:
+            async with shipper(path, server, notify=said.append) as shipping:
                 await shipping.acked(1000)
-                assert shipping.progress.records == 700
+                assert shipping.progress.records == 1000 - before
+            assert len(said) == (before == 0)
             assert await verdict(client, 1000) == PERFECT
 
     run(main)
@@ -417,6 +426,27 @@ def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_p
 
     run(main)
     assert len(said) == 2
+
+
+def test_log_that_has_again_what_was_void_ships_it_again(server: NatsServer, tmp_path: Path) -> None:
+    """An older copy of the file takes the log's place: it has records that the stream was told are void."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        async with Client(server) as client:
+            await client.create()
+            grow(path, 200)
+            await ship(path, server)
+            shutil.copy(path, tmp_path / "older")
+            roll_back(path, 133, 100)
+            await ship(path, server, on_rollback="mark", notify=lambda _: None)
+            os.replace(tmp_path / "older", path)
+            await ship(path, server, on_rollback="mark", notify=lambda _: None)
+            messages = await client.messages()
+        assert [tuple(each) for each in folded(messages)] == plain(path)
+        assert Mark("rollback", 0, 133) == [each for each in decoded(messages) if isinstance(each, Mark)][-1]
+
+    run(main)
 
 
 def test_rollback_right_after_a_marker_is_told_as_well(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

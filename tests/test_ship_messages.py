@@ -98,7 +98,7 @@ def test_document_has_every_header() -> None:
 def test_uuid_is_taken_in_the_usual_forms() -> None:
     """With dashes and capitals, too."""
     assert as_uuid("0BADCAFE-0000-0000-0000-000000000001") == "0badcafe000000000000000000000001"
-    with pytest.raises(ValueError, match="pmwal stat"):
+    with pytest.raises(ValueError, match="pmwal info"):
         as_uuid("0badcafe")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,29 @@ def test_records_that_were_overwritten_are_a_gap(server: NatsServer, tmp_path: P
 
     run(main)
     assert len(said) == 1
+
+
+def test_older_copy_of_the_log_after_a_gap_is_noticed(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream ends with a gap, which names no record that could be compared; but the log ends before it."""
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        async with Client(server) as client:
+            await client.create()
+            grow(path, 100, size="64KiB", on_full="overwrite")
+            await ship(path, server)
+            shutil.copy(path, tmp_path / "older")
+            grow(path, 2000, size="64KiB", on_full="overwrite")
+            end_after(monkeypatch, 1)
+            with pytest.raises(Ended):
+                await ship(path, server)
+            monkeypatch.undo()
+            assert isinstance(decoded(await client.messages())[-1], Mark)
+            os.replace(tmp_path / "older", path)
+            with pytest.raises(pmwal.ShipError, match="an older state"):
+                await ship(path, server)
+
+    run(main)
 
 
 def test_log_that_was_truncated_before_it_was_shipped_first_begins_there(server: NatsServer, tmp_path: Path) -> None:
