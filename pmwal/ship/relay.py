@@ -175,10 +175,9 @@ class Relay:
         while True:
             shipped = self._counts.frames
             try:
-                point = await self._locate()
-                pause, answered, self._problem = _PAUSE_MIN, time.monotonic(), ""
-                if await self._ship(point, target, ended):
+                if await self._ship(await self._locate(), target, ended):
                     return
+                pause, answered = _PAUSE_MIN, time.monotonic()
                 continue
             except Overrun as error:  # what the position was to be moved to is gone meanwhile
                 self._problem = str(error)
@@ -339,6 +338,7 @@ class Relay:
                 taken = await self._call(partial(self.log.take, point.first, size_max))
                 self._note_taken(taken)
                 if taken.frame is None and not taken.missed:
+                    self._problem = ""
                     if target is not None or ended():
                         return True
                     if self._holding.due(time.monotonic()):
@@ -396,6 +396,7 @@ class Relay:
         self._sent_at = time.monotonic()
         stored = await self._link.publish(self.subject, body, headers_for(entry, self._source, self._rules.stream))
         self._count(frames=1)
+        self._problem = ""
         return stored
 
     async def _acknowledge(self, expected: int, last: int) -> _Point:
