@@ -246,7 +246,7 @@ def _gate(plot: Any, results: Results) -> Any:
     peers = sorted((each for each in labelled if each[0].check == "peers"), key=lambda each: each[0].ratio)
     rows = [each for each in labelled if each[0].check != "peers"] + peers[:3]  # only the three closest peers are shown
     title = "Each figure beside the bar that it has to meet"
-    figure, axes = _figure(plot, results, title, "all", height=2.2 + 0.26 * len(rows), wide=76)
+    figure, axes = _figure(plot, results, title, "all", height=2.2 + 0.29 * len(rows), wide=76)
     shares = [min(_share(row), 3.0) for row, _ in rows]
     for position, ((row, _), share) in enumerate(zip(rows, shares, strict=True)):
         axes.barh(position, share, color=OURS if row.passed else BAD, height=0.6)
