@@ -110,20 +110,37 @@ def logging_as_before() -> Iterator[None]:
 @pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 def test_examples_in_documents_run(path: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block that starts with ">>>" gives the output shown; each heading starts with fresh names and a fresh ``path``."""
+    """Each block that starts with ">>>" gives the output shown, in one directory; a heading starts with new names and ``path``."""
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
+    monkeypatch.chdir(shm_dir)
     for number, section in enumerate(filter(can_run, read_sections(path))):
-        directory = shm_dir / str(number)
-        names: dict[str, Any] = {"path": directory / "app.wal"}
+        place = shm_dir / f"of section {number}"
+        names: dict[str, Any] = {"path": place / "app.wal"}
         for line, block in read_blocks(section, "python", "pycon"):
             if not block.startswith(">>>"):
                 continue
-            directory.mkdir(exist_ok=True)
-            monkeypatch.chdir(directory)
+            place.mkdir(exist_ok=True)
             example = parser.get_doctest(block, names, f"{path.name}:{line}", str(path), line - 1)
             runner.run(example, clear_globs=False)
             names = example.globs
     assert runner.failures == 0
+
+
+def test_blocks_of_the_readme_run_each_on_its_own(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies one of them needs nothing of the others; in one directory, they run one after the other."""
+    monkeypatch.chdir(shm_dir)
+    blocks = [block for section in read_sections(ROOT / "README.md") for _, block in read_blocks(section, "python")]
+    assert len(blocks) == 2
+    for block in (*blocks, *reversed(blocks)):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_test_in_the_cookbook_runs_as_it_stands(pmwal_path: Path) -> None:
+    """Its block is a whole file for pytest."""
+    ((_, block),) = read_blocks(read_section("cookbook.md", "A log in a test"), "python")
+    names: dict[str, Any] = {}
+    exec(compile(block, "cookbook.md", "exec"), names)
+    names["test_store"](pmwal_path)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)

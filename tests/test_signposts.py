@@ -132,7 +132,7 @@ def stale_names(text: str) -> list[str]:
 
 def leads_somewhere(path: str) -> bool:
     """Whether this is a file or folder of the package, or a ratio as in tables."""
-    return path in ("pmwal/floor", "pmwal/peer") or (ROOT / path).exists()
+    return path in ("pmwal/floor", "pmwal/peer", "pmwal/queue") or (ROOT / path).exists()
 
 
 @needs_git

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import alternatives
+from benchmark.gate import Row
 from benchmark.report import Results, bar_text, ratio_text
 from pmwal.testing.bench.stats import time_text
 from pmwal.testing.machine import TMPFS_NOTE
@@ -23,6 +26,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito (2008)."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 OURS, FLOOR, PEER, BAD = COLOURS[0], COLOURS[6], COLOURS[4], COLOURS[1]
+LINES = {
+    "append, pipelined": COLOURS[0],
+    "append, strict": COLOURS[1],
+    "append": COLOURS[2],
+    "append(commit=False)": COLOURS[3],
+}
+"""pmwal's lines of latencies, each with the same colour in every picture."""
 
 _TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
@@ -74,9 +84,11 @@ def _charts(results: Results) -> list[tuple[str, Callable[[Any], Any]]]:
     return found
 
 
-def _figure(plot: Any, results: Results, title: str, medium: str, *, height: float = 5.6, wide: int = 105) -> tuple[Any, Any]:
-    """A figure with its title and, below that, the environment of the measurement."""
-    figure, axes = plot.subplots(figsize=(9, height), layout="constrained")
+def _figure(
+    plot: Any, results: Results, title: str, medium: str, *, height: float = 5.6, wide: int = 105, panels: int = 1
+) -> tuple[Any, Any]:
+    """A figure with its title and, below that, the environment of the measurement; axes, or as many as there are panels."""
+    figure, axes = plot.subplots(1, panels, figsize=(9, height), layout="constrained", sharey=True)
     environment = results.environment
     on_disk = medium in ("disk", "file")
     flush = environment.get(f"flush on {'file' if on_disk else medium}", "")
@@ -88,10 +100,13 @@ def _figure(plot: Any, results: Results, title: str, medium: str, *, height: flo
     parts = [f"engine {environment.get('engine', '?')}", f"flush {flush}" if flush else "", where, environment.get("processor", "")]
     if "quick" in environment.get("run", ""):
         parts.append("QUICK RUN: figures are worthless")
+    said = textwrap.fill(" | ".join(filter(None, parts)), wide)
     figure.suptitle(title, fontsize=13, fontweight="bold")
-    axes.set_title(textwrap.fill(" | ".join(filter(None, parts)), wide), fontsize=8, color="#444444")
-    axes.grid(visible=True, which="major", linewidth=0.5, alpha=0.5)
-    axes.set_axisbelow(True)
+    first, *others = axes if panels > 1 else [axes]
+    first.set_title(said, fontsize=8, color="#444444", loc="left" if others else "center")
+    for each in (first, *others):
+        each.grid(visible=True, which="major", linewidth=0.5, alpha=0.5)
+        each.set_axisbelow(True)
     return figure, axes
 
 
@@ -105,16 +120,23 @@ def _times(axis: Any, plot: Any) -> None:
     axis.set_major_formatter(plot.FuncFormatter(lambda value, _: time_text(value) if value >= 1 else f"{value:.2g} ns"))
 
 
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each line of a picture of latencies: pmwal's have their own, floors take the others in turn."""
+    others = itertools.cycle(colour for colour in reversed(COLOURS) if colour not in LINES.values())
+    return {name: LINES.get(name) or next(others) for name in names}
+
+
 def _tail(plot: Any, results: Results, medium: str, lines: dict[str, list[list[float]]]) -> Any:
     """Latency by percentile, on a scale that expands the tail, like HdrHistogram's."""
     figure, axes = _figure(plot, results, f"Latency of one record of 128 B: {medium}", medium)
     last = max(point[0] for points in lines.values() for point in points)
+    colours = colours_of(list(lines))
     for number, (name, points) in enumerate(lines.items()):
-        ours = name.startswith(("append", "extend"))
+        ours = name in LINES
         axes.plot(
             [100 / (100 - q) for q, _ in points],
             [value for _, value in points],
-            color=COLOURS[number % len(COLOURS)],
+            color=colours[name],
             marker=MARKS[number % len(MARKS)],
             markersize=5,
             linewidth=2.4 if ours else 1.4,
@@ -141,32 +163,47 @@ def _size_text(size: float) -> str:
 
 
 def _sizes(plot: Any, results: Results, medium: str, points: list[dict[str, Any]]) -> Any:
-    """Payload bytes per second by record size."""
-    figure, axes = _figure(plot, results, f"Throughput by record size: {medium}", medium)
+    """Payload bytes per second by record size: each line beside the one that was measured in turns with it."""
+    names = {point["peer name"] for point in points if point["peer"]}
+    figure, axes = _figure(plot, results, f"Throughput by record size: {medium}", medium, panels=2 if names else 1)
+    left, *right = axes if names else (axes,)
+    _panel(plot, left, points, ("floor", "floor (C)", FLOOR, "s"), ("pmwal", "pmwal", OURS, "o"))
+    _name(left, "In one process, later laps of a ring.\nAt each size: pmwal / floor")
+    left.set_ylabel("payload stored, one record a call (MB/s), logarithmic")
+    for panel in right:
+        best = f"best peer: {names.pop()}" if len(names) == 1 else "best peer"
+        _panel(plot, panel, points, ("peer", best, PEER, "^"), ("beside", "_pmwal", OURS, "o"))
+        _name(panel, "Each in a process of its own, a new log.\nAt each size: pmwal / best peer")
+        for point in points if best == "best peer" else []:
+            at = (point["size"], point["peer"] * point["size"] / 1e6)
+            panel.annotate(point["peer name"], at, (0, 9), textcoords="offset points", ha="center", fontsize=7)
+    _legend(figure)
+    return figure
+
+
+def _name(axes: Any, text: str) -> None:
+    """What a panel shows, in its upper left corner, where a rising line leaves space."""
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=9)
+
+
+def _panel(plot: Any, axes: Any, points: list[dict[str, Any]], *lines: tuple[str, str, str, str]) -> None:
+    """A line of others and one of pmwal, measured in turns, and below each size the ratio of both."""
     x = [point["size"] for point in points]
-    for key, label, colour, mark in (
-        ("floor", "floor (C)", FLOOR, "s"),
-        ("pmwal", "pmwal", OURS, "o"),
-        ("peer", "best peer", PEER, "^"),
-    ):
+    (other, *_), (ours, *_) = lines
+    for key, label, colour, mark in lines:
+        width, style = (2.4, "-") if key == ours else (1.4, "--")
         rates = [point[key] * point["size"] / 1e6 for point in points]
-        if not any(rates):
-            continue
-        width, style = (2.4, "-") if key == "pmwal" else (1.4, "--")
         axes.plot(x, rates, color=colour, marker=mark, linewidth=width, linestyle=style, label=label)
-        if key == "peer":
-            for point, rate in zip(points, rates, strict=True):
-                below = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-                axes.annotate(point["peer name"], (point["size"], rate), **below)
+    for point in points:
+        at = (point["size"], min(point[ours], point[other]) * point["size"] / 1e6)
+        text = f"{point[ours] / point[other]:.2f}"
+        axes.annotate(text, at, (3, -16), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.margins(y=0.12)
-    axes.set_xticks(x, [_size_text(size) for size in x])
+    axes.set_xticks(x, [_size_text(size) for size in x], rotation=45, fontsize=8)
     axes.yaxis.set_major_formatter(plot.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("payload of one record")
-    axes.set_ylabel("payload stored, one record a call (MB/s)")
-    _legend(figure)
-    return figure
 
 
 def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -203,62 +240,95 @@ def _recovery(plot: Any, results: Results, points: list[dict[str, float]]) -> An
 
 
 def _gate(plot: Any, results: Results) -> Any:
-    """Each row relative to its bar: rows below 1 pass."""
+    """Each figure as a part of what its bar allows: the rows up to 1 pass."""
     measured = [row for row in results.gate if row.judged and row.passed is not None and math.isfinite(row.ratio)]
-    rows = [row for row in measured if row.check != "peers"]
-    peers = [row for row in measured if row.check == "peers"]
-    rows += sorted(peers, key=lambda row: row.ratio)[:3]  # only the three closest peers are shown
-    figure, axes = _figure(plot, results, "Every figure and its bar", "all", height=1.6 + 0.3 * len(rows), wide=76)
-    shares = [min(_share(row), 3.0) for row in rows]
-    for position, (row, share) in enumerate(zip(rows, shares, strict=True)):
+    labelled = list(zip(nearest(measured), labels_of(nearest(measured)), strict=True))
+    peers = sorted((each for each in labelled if each[0].check == "peers"), key=lambda each: each[0].ratio)
+    rows = [each for each in labelled if each[0].check != "peers"] + peers[:3]  # only the three closest peers are shown
+    title = "Each figure beside the bar that it has to meet"
+    figure, axes = _figure(plot, results, title, "all", height=2.2 + 0.29 * len(rows), wide=76)
+    shares = [min(_share(row), 3.0) for row, _ in rows]
+    for position, ((row, _), share) in enumerate(zip(rows, shares, strict=True)):
         axes.barh(position, share, color=OURS if row.passed else BAD, height=0.6)
-        text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', FAILS'})"
+        text = f"  {ratio_text(row)} ({bar_text(row)}{'' if row.passed else ', missed'})"
         axes.text(max(share, 1), position, text, va="center", fontsize=8)
-    axes.axvline(1, color=FLOOR, linewidth=2.5)
-    labels = [textwrap.fill(textwrap.shorten(f"{row.check}: {_short(row)}", 120, placeholder=" …"), 62) for row in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    for colour, label in (OURS, "meets its bar"), (BAD, "misses its bar"):
+        axes.barh(0, 0, color=colour, label=label)
+    axes.axvline(1, color=FLOOR, linewidth=2.5, label="the bar")
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 70) for _, label in rows], fontsize=8)
     axes.set_xlim(0, max(1.0, *shares) * 1.6)  # space for the figures to the right of the bars
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    said = "Figures: pmwal / floor and its bar, or a figure with a unit if there is no floor"
-    axes.set_xlabel(f"figure / bar if less is better, bar / figure if more is better: over 1 fails\n{said}", fontsize=9)
+    said = "Beside each row: pmwal / floor and its bar,\nor a figure with its unit if there is no floor"
+    axes.set_xlabel(f"figure / bar if less is better, bar / figure if more is better\n{said}", fontsize=9)
+    _legend(figure)
     return figure
 
 
-def _share(row: Any) -> float:
+def nearest(rows: Sequence[Row]) -> list[Row]:
+    """Of a figure with two bars, at least and at most, the row whose bar is nearer."""
+    best: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        other = best.setdefault((row.check, row.what, row.floor_name), row)
+        if _share(row) > _share(other):
+            best[row.check, row.what, row.floor_name] = row
+    return list(best.values())
+
+
+def _share(row: Row) -> float:
     """1 at the bar, more if the row fails."""
     if row.sense == "at most":
         return float(row.ratio / row.bar)
     return float(row.bar / row.ratio) if row.ratio else math.inf
 
 
-def _short(row: Any) -> str:
-    """A label that distinguishes the rows of a check."""
-    if row.check == "peers":
-        return f"{row.floor_name}, {row.what.partition(',')[0]}"
-    for label in ("p99.9", "p99", "p50", "sectors", "barriers"):
-        if label in row.floor_name or label in row.what:
-            return label
-    return str(row.what if math.isnan(row.floor) else row.floor_name)
+_SAID_ELSEWHERE = re.compile(
+    r"[,;:] the slowest.*|,? median of \d+|( of \d+)? in turn$|: pmwal (ahead|behind)|(, live|,) log of \d+ MiB"
+)
+"""In a row's description: the name of the check, the figures beside the bar, or the text below the picture has it."""
+
+
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """The check of each row, and what tells the row from the others of its check: phrases of its description, else the floor."""
+    labels = []
+    for row in rows:
+        others = [_phrases(each) for each in rows if each.check == row.check and each is not row]
+        shared = set(_phrases(row)).intersection(*others)
+        own = [phrase for phrase in _phrases(row) if phrase not in shared and phrase != "the same"]
+        if others and (not own or _phrases(row) in others) and math.isfinite(row.floor):
+            own.append(row.floor_name)
+        labels.append(f"{row.check}: {', '.join(own)}" if others else row.check)
+    return labels
+
+
+def _phrases(row: Row) -> list[str]:
+    """The parts of a row's description; a comma in parentheses parts nothing."""
+    return re.split(r"[,;:] (?![^(]*\))", _SAID_ELSEWHERE.sub("", row.what))
 
 
 def _peers(plot: Any, results: Results, workload: str, peers: dict[str, dict[str, Any]]) -> Any:
-    """The median call of each peer."""
+    """The median call of each peer: dots, since a bar on a logarithmic scale would have a length without a meaning."""
     on_disk = workload.startswith("durable")
     medium = "disk" if on_disk else "memory"
-    title = {"read": "Reading all records of 128 B", "durable extend": "1,000 records of 128 B with one commit, durable"}
+    records = max(round(figures["p50"] * figures["rate"] / 1e9, -3) for figures in peers.values())
+    title = {
+        "read": f"Reading {records:,.0f} records of 128 B",
+        "durable extend": "1,000 records of 128 B with one commit, durable",
+    }
     shown = title.get(workload, f"{workload.capitalize()}, 128 B")
     figure, axes = _figure(plot, results, f"{shown}: median", medium, height=1.7 + 0.42 * len(peers), wide=90)
     names = sorted(peers, key=lambda name: float(peers[name]["p50"]))
     for position, figures in enumerate(peers[name] for name in names):
-        axes.barh(position, figures["p50"], color=OURS if figures["ours"] else PEER, height=0.62)
-        axes.text(figures["p50"], position, f"  {time_text(figures['p50'])}", va="center", fontsize=9)
+        axes.plot(figures["p50"], position, color=OURS if figures["ours"] else PEER, marker="o", markersize=10)
+        axes.annotate(
+            time_text(figures["p50"]), (figures["p50"], position), (9, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axes.set_yticks(range(len(peers)), names, fontsize=9)
     axes.set_xscale("log")
     values = [figures["p50"] for figures in peers.values()]
-    axes.set_xlim(min(values) / 3, max(values) * 4)
-    axes.invert_yaxis()
+    axes.set_xlim(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values) * 1.5)))
+    axes.set_ylim(len(peers) - 0.5, -0.5)
     axes.minorticks_off()
     _times(axes.xaxis, plot)
-    call = {"read": "one pass over all records", "durable extend": "one batch of 1,000 records"}.get(workload, "one record")
-    axes.set_xlabel(f"time for {call}, less is better")
+    call = {"read": f"one pass over all {records:,.0f} records", "durable extend": "one batch of 1,000 records"}
+    axes.set_xlabel(f"time for {call.get(workload, 'one record')}, less is better; logarithmic")
     return figure
