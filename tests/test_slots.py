@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from pmwal.format.control import Slots, commit_bounds, filled_region, first_seqs, read_control
+from pmwal.format.control import (
+    Slots,
+    closing_slot,
+    commit_bounds,
+    filled_region,
+    find_pointer,
+    first_seqs,
+    read_control,
+    read_history,
+)
 from pmwal.format.layout import (
     EPOCH_MAX,
     GENERATION_MAX,
@@ -24,6 +34,7 @@ from pmwal.format.layout import (
 )
 from pmwal.format.scan import scan_for
 from pmwal.native import native
+from pmwal.records import Bound
 
 pytestmark = pytest.mark.skipif(native is None, reason="the native engine was not built")
 
@@ -166,3 +177,34 @@ def test_every_impossible_field_is_told() -> None:
         assert told.telling is not None
         assert at in told.telling, slot
         assert read_control(*plain) == read_control(*told)
+
+
+@pytest.mark.parametrize("pages", [2, 3, 32])
+@pytest.mark.parametrize("turns", [0.02, 0.5, 1.0, 2.3])
+def test_region_that_is_written_whole_names_the_epochs_of_before(pages: int, turns: float) -> None:
+    """All that a slot of the log can name, also after more commits; and no end of a commit that is not the log's."""
+    block = block_of(pages)
+    for seed in range(5):
+        rng = random.Random(seed)
+        raw, newest, epoch = a_log(block, rng, int(turns * block.turn))
+        before, _ = slots_in(bytes(raw), block)
+        last = read_control(bytes(raw), block).newest
+        assert last is not None
+        end = Bound(last.commit_position - last.tail_position, last.commit_seq + 1)
+        history = read_history(before)
+        smaller = replace(block, capacity=max(2 * PAGE, -(-end.position // PAGE) * PAGE))
+        for new in (block, smaller):
+            slot = closing_slot(Bound(0, last.tail_seq), end, epoch, new, history)
+            region = bytearray(filled_region(slot, new, history))
+            control = read_control(bytes(region), new)
+            assert (control.newest, control.lost, control.impossible) == (slot, 0, None)
+            after, _ = slots_in(bytes(region), new)
+            firsts, kept = first_seqs(before), first_seqs(after)
+            assert kept.items() <= (firsts | {slot.epoch: slot.epoch_first_seq}).items()
+            for one in firsts.keys() - kept.keys() if turns < 1.0 else ():
+                assert new is smaller
+                assert any(later > one and first <= firsts[one] for later, first in kept.items())
+            assert set(commit_bounds(after, 0, slot.commit_seq)) <= {end}
+            assert find_pointer(bytes(region), new) is not None
+            check_alike(bytes(region), new, rng)
+        assert slot.generation == newest + 2
