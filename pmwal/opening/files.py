@@ -220,7 +220,8 @@ def check_geometry(path: str, block: Superblock, options: Options) -> None:
     """``ValueError`` if the options give a size, an alignment or a label other than the log's own."""
     if options.capacity is not None and options.capacity != block.capacity:
         raise ValueError(
-            f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out, or change it with pmwal resize"
+            f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out, or change it with "
+            "pmwal resize"
         )
     if options.align is not None and options.align != block.alignment:
         raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {options.align}; leave align out")
