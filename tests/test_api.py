@@ -231,7 +231,10 @@ def test_empty_path_is_refused_at_once(shm_dir: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "w"}, "mode must be one of 'a', 'x', 'r\\+', 'r', not 'w'"),
+        ({"mode": "w"}, "mode must be one of 'a', 'x', 'r\\+', 'r', not 'w'; \"a\" creates a log or continues it, \"x\""),
+        ({"mode": "64MiB"}, "not '64MiB'; give a size as size='64MiB'$"),
+        ({"mode": 65536}, "not 65536; give a size as size=65536$"),
+        ({"mode": "rb"}, "not 'rb'$"),
         ({"medium": "disk"}, "medium must be one of 'auto', 'dax', 'file', 'memory', 'emulated-dax', not 'disk'"),
         ({"ordering": "lazy"}, "ordering must be one of 'auto', 'strict', 'pipelined', not 'lazy'$"),
         ({"on_full": "overwite"}, "not 'overwite'; did you mean 'overwrite'\\?$"),
@@ -300,7 +303,7 @@ def test_size_is_64_mib_when_nothing_is_said(path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 8192}, "exists with a size of 16384 bytes, not 8192; leave size out"),
+        ({"size": 8192}, "exists with a size of 16384 bytes, not 8192; leave size out, or change it with pmwal resize$"),
         ({"align": 64}, "alignment of 8, not 64; leave align out"),
         ({"label": "b"}, "exists and has no label, not 'b', and keeps it; leave label out"),
     ],

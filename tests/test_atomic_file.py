@@ -40,6 +40,24 @@ def put(path: Path | str, data: bytes = b"new") -> None:
     assert real.read_bytes() == data
 
 
+@pytest.mark.parametrize("command", [("export",), ("bench", "DIR")])
+def test_log_is_never_replaced_by_an_output(shm_dir: Path, cli: Cli, command: tuple[str, ...]) -> None:
+    """A mistyped name would cost all records of another log; it is refused before the work, also through a link."""
+    make_log(shm_dir / "a.wal")
+    make_log(shm_dir / "b.wal")
+    (shm_dir / "b").symlink_to("b.wal")
+    before = (shm_dir / "b.wal").read_bytes()
+    for name in ("b.wal", "b"):
+        if command == ("export",):
+            ran = cli("export", "--format", "jsonl", shm_dir / "a.wal", "-o", shm_dir / name)
+        else:
+            ran = cli("bench", shm_dir, "--json", shm_dir / name)
+        said = f"pmwal: {shm_dir / name}: a pmwal log has this name; choose another name, or remove the log first\n"
+        assert (ran.status, ran.out, ran.err) == (3, b"", said)
+    assert (shm_dir / "b.wal").read_bytes() == before
+    assert sorted(os.listdir(shm_dir)) == ["a.wal", "b", "b.wal"]
+
+
 @pytest.fixture
 def old(shm_dir: Path) -> Path:
     """A file with content, longer than the new one."""

@@ -48,6 +48,15 @@ def test_any_contiguous_buffer_is_a_record(path: Path, data: Any, stored: bytes)
         assert payloads(wal) == [stored] * 3
 
 
+@pytest.mark.parametrize("items", ["text", b"bytes", bytearray(b"bytes"), ""], ids=["str", "bytes", "bytearray", "empty"])
+def test_one_record_in_place_of_several_is_refused(path: Path, items: Any) -> None:
+    """It would be taken apart; the message says what is wanted, and names append."""
+    with open_small(path) as wal:
+        with pytest.raises(TypeError, match=f"^extend takes a list of records, not {type(items).__name__}; .* with append$"):
+            wal.extend(items)
+        assert wal.next_seq == 1
+
+
 @pytest.mark.parametrize(
     ("data", "error", "advice"),
     [

@@ -155,6 +155,17 @@ def test_file_that_is_no_program_is_refused(program: Path, source: str | None, m
     assert "unexpected" not in ran.err
 
 
+@pytest.mark.parametrize(("is_log", "what"), [(True, "a pmwal log"), (False, "no Python source: it contains null bytes")])
+def test_log_in_place_of_a_program_is_refused(program: Path, is_log: bool, what: str, cli: Cli) -> None:
+    """It says what the file is, and what is wanted; it stays as it is."""
+    pmwal.open("app.wal", size="64KiB").close() if is_log else program.with_name("app.wal").write_bytes(bytes(100))
+    before = Path("app.wal").read_bytes()
+    ran = cli("crashsim", "app.wal")
+    assert (ran.status, ran.out) == (USAGE, b"")
+    assert ran.err == f"pmwal: app.wal is {what}; name the Python file that defines run(path) and check(path, done)\n"
+    assert Path("app.wal").read_bytes() == before
+
+
 def test_program_that_raises_is_shown_with_its_lines(program: Path, cli: Cli) -> None:
     """The innermost first."""
     program.write_text(dedent(RIGHT).replace("acknowledged(word)", "int(word)"))

@@ -403,4 +403,5 @@ def test_cursor_that_is_not_in_the_log_is_an_error(cli: Cli, log: Path) -> None:
     """The position stays."""
     ran = cli("consumers", log, "--set=fast=9")
     assert ran.status != 0
+    assert ran.err.startswith("pmwal: 9 is past the end; ")
     assert by_name(cli, log)["fast"]["seq"] == 5

@@ -161,6 +161,8 @@ def test_two_kills_on_disk_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert any(line.startswith("from append to acknowledgement") for line in lines)
     assert any(line.startswith("PROVED: 2 kills") for line in lines)
     assert lines[-1] == f"the log is kept: {path}"
+    first = next(int(line.split()[3]) for line in lines if line.startswith("  kept "))
+    assert ("  older ones were truncated, by the writer or after a kill" in lines) == (first > 1)
     issued = {piece for line in lines_file.read_bytes().split(b"\n") for piece in [line]}
     with pmwal.open(path, "r") as reader:
         assert set(payloads(reader)) <= issued

@@ -16,6 +16,8 @@ from pmwal.native import native
 from pmwal.testing import machine
 from pmwal.testing.process import using_engine
 from pmwal.testing.stress import page, plan
+from pmwal.testing.stress import run as stress_run
+from pmwal.testing.stress.controls import CONTROLS
 from pmwal.testing.stress.cost import CommitCost
 from pmwal.testing.stress.full_disk import filled, limit_files, refuse_creation
 from pmwal.testing.stress.interrupt import Interruption
@@ -59,7 +61,7 @@ def test_costs_of_a_commit_have_columns_for_what_was_counted(counted: bool) -> N
     assert ("No device counts" in table) == (not counted)
     assert table.count("<td") == table.count("<th") == (7 if counted else 5)
     assert cost.text.startswith("a durable append of 128 bytes, file, pipelined: 100 µs, 1 barrier")
-    assert "1 barriers" not in cost.text
+    assert cost.text.endswith("8 sectors and 1 flush of the device" if counted else "1 barrier")
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -215,7 +217,7 @@ def test_run_fills_the_disk_when_it_is_asked_to(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ({"records_checked": 5}, "SOUND: no violation (1 kills, 5 records compared, in 2 s)"),
+        ({"records_checked": 5}, "SOUND: no violation (1 kill, 5 records compared, in 2 s)"),
         ({}, "NOTHING PROVED: no record was compared"),
         ({"records_checked": 5, "interrupted": "SIGINT"}, "INTERRUPTED by SIGINT, no violation until then"),
         ({"violation": ("torn-batch", "first line\nsecond line")}, "VIOLATION torn-batch: first line ("),
@@ -232,6 +234,52 @@ def test_verdict_is_one_line_and_says_what_was_proved(values: dict[str, Any], ve
     found = Results({}, 1, "command", seconds=2.0, kills=[(0.5, "work")], **values).verdict
     assert found.startswith(verdict)
     assert "\n" not in found
+
+
+def test_summary_counts_one_and_none_in_words() -> None:
+    """A run of a moment."""
+    found = Results({}, 1, "command", seconds=1.0, kills=[(0.5, "work")], closes=[0.7], lives=1, logs=1, records_checked=1)
+    assert found.summary().splitlines()[:5] == [
+        "1.0 s: 1 life of 1 log; 1 writer killed (0 while opening), 0 readers killed, 1 close",
+        "0 calls returned, 1 record compared",
+        "calls under way at a kill: none",
+        "readers: none",
+        "verdicts: none",
+    ]
+
+
+@pytest.mark.parametrize("violation", [("corrupt-log", "record 3 is damaged"), ("torn-batch", "half of it"), None])
+def test_mistake_noticed_as_something_else_is_told_with_its_seed(
+    violation: tuple[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found, what was expected, what was kept, and the same plan again: whoever looks into it needs all of these."""
+    said: list[str] = []
+
+    def perform(request: Request, *_: object) -> Results:
+        kept = None if violation is None else tmp_path / "kept"
+        if kept is not None:
+            kept.mkdir()
+        found = Results({}, request.seed, request.command, control=request.control, violation=violation)
+        found.kept = None if kept is None else str(kept)
+        return found
+
+    monkeypatch.setattr(stress_run, "perform", perform)
+    monkeypatch.setattr(stress_run, "CONTROLS", {"lost-record": CONTROLS["lost-record"]})
+    request = Request(tmp_path, 3.0, 4711, "file", ("python",), 2, 1, 0, 0, False, False, None)
+    missed = stress_run.perform_controls(request, Interruption(), lambda *_: None, said.append)
+    text = "\n".join(said)
+    right = violation is not None and violation[0] == "torn-batch"
+    assert missed == (not right)
+    assert said[0].startswith("lost-record ")
+    assert ("the same plan again: pmwal stress" in text and "--seed 4711" in text and "--control lost-record" in text) == (
+        not right
+    )
+    assert (tmp_path / "kept").exists() == (violation is not None and not right)
+    if violation is not None and not right:
+        assert "NOTICED AS SOMETHING ELSE: corrupt-log" in said[0]
+        assert "record 3 is damaged, but this mistake is to be noticed as missing-record or torn-batch" in text
+        assert f"judge it again: pmwal stress --replay {tmp_path / 'kept'}" in text
+        assert "the mistake was planted, so what was kept may be removed" in text
 
 
 def test_every_durable_call_is_in_the_heat_map_and_every_record_in_the_throughput() -> None:

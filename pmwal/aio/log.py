@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmwal.errors import WalClosed, WalFull
 from pmwal.format.layout import HEADER
-from pmwal.format.payload import as_number, as_seconds
+from pmwal.format.payload import as_number, as_seconds, check_items
 from pmwal.opening import open_with
 from pmwal.opening.options import FullPolicy, Mode, Options, Ordering, UnlinkedPolicy
 from pmwal.reading.selection import Kinds, Time
@@ -221,6 +221,7 @@ class AsyncWal:
     async def extend(self, items: Iterable[Buffer], *, kind: int = 0) -> tuple[int, int]:
         """Append all items or none of them; return the first and last number once they are durable."""
         self._check()
+        check_items(items)
         items = list(items)
         first, last = await self._store(partial(self._wal.extend, items, kind=kind), _length_of_all(items))
         await self._until_durable(last)

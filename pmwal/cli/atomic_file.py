@@ -6,6 +6,7 @@ Invariants
 - A new file takes the name (rename(2)) if it can be like the old one: owner, mode and extended attributes. Else, and where the old
   one has further names, its directory cannot be written to, or it is mounted, the old one is written in place. Space for that is
   allocated first, so a full disk leaves the old content; only a crash meanwhile can leave a part of both.
+- No output replaces a pmwal log.
 - A symbolic link is followed. A FIFO, a device or an open descriptor (/dev/stdout) is written to directly.
 """
 
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pmwal.cli.streams import Descriptor
+from pmwal.format.layout import MAGIC
 from pmwal.storage.seam import SYSTEM
 
 _FD_DIRECTORY = re.compile(r"/proc/(?:self|thread-self|(?P<pid>\d+))(?:/task/\d+)?/fd")
@@ -58,6 +60,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             if not stat.S_ISREG(os.fstat(old).st_mode):
                 yield stack.enter_context(_writing(old, path))
                 return
+            _refuse_log(target, path)
         replacement = stack.enter_context(_replacement(target, path, old))
         if replacement is not None:
             with _writing(replacement.fd, path) as file:
@@ -85,6 +88,15 @@ def check_place(path: str) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if not os.access(target if os.path.exists(target) else directory, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    if os.path.isfile(target):
+        _refuse_log(target, path)
+
+
+def _refuse_log(target: str, path: str) -> None:
+    """``FileExistsError`` for a pmwal log, which no output is to replace."""
+    with contextlib.suppress(PermissionError), builtins.open(target, "rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            raise FileExistsError(errno.EEXIST, "a pmwal log has this name; choose another name, or remove the log first", path)
 
 
 def check_directory(path: str, *, written: bool = True) -> None:

@@ -20,6 +20,7 @@ from pmwal.cli.atomic_file import check_place, replacing
 from pmwal.cli.exit_status import FAILED, OK, USAGE
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.wording import count_in_words
+from pmwal.format.layout import MAGIC
 from pmwal.testing.process import scratch, using_engine
 from pmwal.testing.programs import kept
 from pmwal.testing.programs.campaign import LIMIT, LOG, Outcome, explore
@@ -219,6 +220,9 @@ def _load(path: Path) -> Program:
         raise _Unusable(
             f"{path}: {error.strerror or error}; name the Python file that defines run(path) and check(path, done)"
         ) from error
+    if b"\0" in source:
+        what = "a pmwal log" if source.startswith(MAGIC) else "no Python source: it contains null bytes"
+        raise _Unusable(f"{path} is {what}; name the Python file that defines run(path) and check(path, done)")
     linecache.checkcache(str(path))
     module = ModuleType("pmwal_program")
     module.__file__ = str(path)

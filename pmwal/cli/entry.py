@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,7 @@ def _run(arguments: list[str]) -> int:
             args.paths += unknown  # argparse takes no positional arguments after an option that came after others
         elif unknown:
             args.parser.unknown(unknown)
+        _refuse_counts(args)
         status: int = args.run(args)
     except SystemExit as stop:  # argparse ends --help, --version and wrong usage like this
         status = stop.code if isinstance(stop.code, int) else FAILED
@@ -94,6 +96,14 @@ def _run(arguments: list[str]) -> int:
         path = getattr(args, "path", None)
         status = _explain(error, path if isinstance(path, str) else None)
     return status
+
+
+def _refuse_counts(args: argparse.Namespace) -> None:
+    """A usage error for ``tail -3`` and ``tail app.wal 3``: a number that names no file is how many records to print."""
+    for word in args.paths if hasattr(args, "lines") else ():
+        if re.fullmatch("-?[0-9]+", word) and not os.path.lexists(word):
+            number = word.lstrip("-")
+            args.parser.error(f"{word} is neither an option nor a log; for the last {number} records give -n {number}")
 
 
 def _needed(arguments: Sequence[str]) -> Sequence[str]:

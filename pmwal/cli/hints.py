@@ -22,6 +22,7 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (FormatError, r'open it with mode="r"', r"read it with pmwal cat"),
     (UnsupportedMedium, r'medium="([a-z-]+)"', r"--medium \1"),
     (ValueError, r"leave (size|align|label) out", r"leave --\1 out"),
+    (ValueError, r"^start=([0-9]+) is past the end", r"\1 is past the end"),
     (ValueError, r"use another size or align", r"use another --size or --align"),
     (ValueError, r'with recover="salvage" start at a number', r"with --salvage, leave --cursor-file out"),
     (RuntimeError, r"commit=\S+ needs (.*): use commit=.*", r"--commit with seconds needs \1: use --commit each or manual"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pmwal.format.layout import CAPACITY_MAX
+from pmwal.format.layout import CAPACITY_MAX, CAPACITY_MIN
 from pmwal.format.payload import parse_size
 from pmwal.format.position import check_name
 from pmwal.opening.options import ORDERINGS
@@ -33,6 +33,11 @@ def size_option(text: str) -> int:
         size = parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if size < CAPACITY_MIN and text.strip().isdecimal():
+        smallest = format_size(CAPACITY_MIN)
+        raise argparse.ArgumentTypeError(
+            f"{text} is in bytes, and less than the smallest ring, {smallest}; did you mean {text.strip()}MiB?"
+        )
     if size > CAPACITY_MAX:
         raise argparse.ArgumentTypeError(f"{text} is larger than the largest log, {format_size(CAPACITY_MAX)}")
     return size

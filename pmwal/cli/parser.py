@@ -13,6 +13,9 @@ from pmwal.cli.terminal import columns
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
+_ELSEWHERE = {"help": "--help", "version": "--version", "ls": "info", "list": "info", "append": "write", "read": "cat"}
+"""What other programs call commands and options of this one."""
+
 _TAKES_TIME = ("--since", "--until", "-S", "-U")
 
 
@@ -68,6 +71,8 @@ class Parser(argparse.ArgumentParser):
         known = [str(choice) for choice in action.choices]
         hint = did_you_mean(value, known)
         if isinstance(action, argparse._SubParsersAction):
+            if value in _ELSEWHERE:
+                hint = f"; did you mean {_ELSEWHERE[value]!r}?"
             self.error(f"there is no command {value!r}{hint}")
         raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {', '.join(known)}){hint}")
 

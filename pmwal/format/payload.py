@@ -40,6 +40,12 @@ def as_payload(data: Any, block: Superblock) -> bytes:
         return view.tobytes()
 
 
+def check_items(items: Any) -> None:
+    """``TypeError`` for one record in place of several: it would be taken apart into characters or numbers."""
+    if isinstance(items, str | bytes | bytearray):
+        raise TypeError(f"extend takes a list of records, not {type(items).__name__}; store one record with append")
+
+
 def check_length(length: int, block: Superblock) -> int:
     """The length; ``RecordTooLarge`` if no record of this length fits into this log."""
     if length > block.payload_max:

@@ -311,7 +311,8 @@ static PyObject *handle_extend(Handle *self, PyObject *const *args, Py_ssize_t c
     bool commit;
     Py_ssize_t keywords = names ? PyTuple_GET_SIZE(names) : 0;
     if (!self->core || count != 1 || !plain_options(self, args + 1, names, &kind, &commit) || keywords > 1 ||
-        (keywords && PyTuple_GET_ITEM(names, 0) != self->core->name_kind) || !core_is_free(self->core))
+        (keywords && PyTuple_GET_ITEM(names, 0) != self->core->name_kind) || !core_is_free(self->core) ||
+        PyUnicode_Check(args[0]) || PyBytes_Check(args[0]) || PyByteArray_Check(args[0])) /* which is refused */
         return slow(self, "_slow_extend", args, count, names);
     uint64_t payload_max = self->core->geometry.payload_max;
     struct pieces pieces = {.at = pieces.few};

@@ -219,7 +219,10 @@ def map_for_writing(
 def check_geometry(path: str, block: Superblock, options: Options) -> None:
     """``ValueError`` if the options give a size, an alignment or a label other than the log's own."""
     if options.capacity is not None and options.capacity != block.capacity:
-        raise ValueError(f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out")
+        raise ValueError(
+            f"{path}: it exists with a size of {block.capacity} bytes, not {options.capacity}; leave size out, or change it with "
+            "pmwal resize"
+        )
     if options.align is not None and options.align != block.alignment:
         raise ValueError(f"{path}: it exists with an alignment of {block.alignment}, not {options.align}; leave align out")
     if options.label is not None and options.label != block.label:

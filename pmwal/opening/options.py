@@ -13,7 +13,7 @@ from numbers import Real
 from typing import ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 from pmwal.format.layout import ALIGN_DEFAULT, ALIGN_MAX, APPLICATION_SIZE
-from pmwal.format.payload import as_capacity, as_integer, as_seconds
+from pmwal.format.payload import as_capacity, as_integer, as_seconds, parse_size
 from pmwal.format.position import check_name
 from pmwal.opening.spelling import did_you_mean, one_of
 from pmwal.storage.descriptors import FILE_MODE
@@ -81,8 +81,8 @@ class Options:
     consumers: Iterable[str] = ()
 
     def __post_init__(self) -> None:
+        _check_mode(self.mode)
         for name, allowed in (
-            ("mode", MODES),
             ("medium", MEDIUMS),
             ("ordering", ORDERINGS),
             ("on_full", self.full_policies),
@@ -148,6 +148,20 @@ class Options:
     def pipelined_on(self, medium: Medium) -> bool:
         """Whether the commit pointer may lag: ``ordering``, or for "auto" what suits this medium."""
         return medium.pipelined if self.ordering == "auto" else self.ordering == "pipelined"
+
+
+def _check_mode(mode: object) -> None:
+    """``ValueError`` for another mode, with the one that was meant, or the option."""
+    try:
+        one_of("mode", mode, MODES)
+    except ValueError as error:
+        if mode in ("w", "w+", "wb"):
+            raise ValueError(f'{error}; "a" creates a log or continues it, "x" creates one and fails if it exists') from None
+        try:
+            parse_size(mode)  # type: ignore[arg-type]
+        except (ValueError, TypeError):
+            raise error from None
+        raise ValueError(f"{error}; give a size as size={mode!r}") from None
 
 
 def check_commit(commit: Commit) -> Commit:

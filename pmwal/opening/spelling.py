@@ -19,13 +19,15 @@ def one_of(name: str, value: object, known: Sequence[str]) -> None:
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """The end of a message about a word that is unknown: the known one that looks most like it, or nothing.
 
-    >>> did_you_mean("verfy", ("verify", "repair")), did_you_mean("x", ("verify", "repair"))
-    ("; did you mean 'verify'?", '')
+    >>> did_you_mean("verfy", ("verify", "cat")), did_you_mean("cta", ("verify", "cat")), did_you_mean("x", ("verify", "cat"))
+    ("; did you mean 'verify'?", "; did you mean 'cat'?", '')
     """
     if not isinstance(word, str):
         return ""
     from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
     words = {each.lower().strip("-"): each for each in known}
-    found = get_close_matches(word.lower().strip("-"), words, n=1, cutoff=0.75)
+    word = word.lower().strip("-")
+    found = get_close_matches(word, words, n=1, cutoff=0.75)
+    found = found or [each for each in words if sorted(each) == sorted(word)]  # of three letters two are in another order
     return f"; did you mean {words[found[0]]!r}?" if found else ""

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmwal.errors import PersistError, PmwalError
-from pmwal.format.payload import as_capacity, as_integer, as_number, as_payload, as_seconds, check_kind, check_length
+from pmwal.format.payload import as_capacity, as_integer, as_number, as_payload, as_seconds, check_items, check_kind, check_length
 from pmwal.format.rows import as_rows
 from pmwal.records import Bound, CopyReport, RecoveryReport, WalStats
 from pmwal.storage.lock import WriterLock
@@ -127,6 +127,7 @@ class Wal(WalReads):
         ((1, 2), (3, 2))
         """
         engine = self._access.to_store()
+        check_items(items)
         payloads = [as_payload(item, engine.block) for item in items]
         kind = check_kind(kind)
         if not payloads:

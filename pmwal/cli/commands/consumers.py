@@ -16,13 +16,17 @@ from pmwal.cli.reading.sets import status_of
 from pmwal.cli.terminal import print_json, say
 from pmwal.cli.times import utc_text
 from pmwal.cli.wording import table
+from pmwal.cursor import parse_cursor
 from pmwal.errors import PmwalError
 from pmwal.opening import open
+from pmwal.opening.spelling import did_you_mean
 from pmwal.opening.units import format_size
 from pmwal.reading.consumer import Standing
 from pmwal.reading.internals import consumers_of, renewed_consumer
 from pmwal.storage.positions import directory_of, remove_position
 from pmwal.storage.seam import SYSTEM
+
+_ENDS = ("oldest", "newest")
 
 _EPILOG = """\
 PATH is a log file, or a directory or a pattern in quotes, to show the consumers
@@ -67,7 +71,17 @@ def _assignment(text: str) -> tuple[str, int | str]:
     name, equals, start = text.partition("=")
     if not equals or not start:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CURSOR, such as mail=oldest")
-    return consumer_option(name), int(start) if start.isascii() and start.isdigit() else start
+    if start.isascii() and start.isdigit():
+        return consumer_option(name), int(start)
+    if start not in _ENDS:
+        try:
+            parse_cursor(start)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{start!r} is no CURSOR; give {', '.join(_ENDS)}, the number of the next record, or a cursor as "
+                f"'pmwal cat --json' prints it{did_you_mean(start, _ENDS)}"
+            ) from None
+    return consumer_option(name), start
 
 
 def run(args: argparse.Namespace) -> int:

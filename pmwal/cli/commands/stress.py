@@ -240,8 +240,7 @@ def _report(args: argparse.Namespace, results: Results) -> None:
     print(results.summary())
     if results.violation is not None:
         kind, message = results.violation
-        print(f"{kind}: {message}\nkept: {results.kept}; judge it again: pmwal stress --replay {results.kept}")
-        print(f"the same plan again: {results.command}")
+        print(f"{kind}: {message}\n{results.again}")
     print(results.verdict)
 
 

@@ -74,6 +74,8 @@ class Printer:
             past = f", {report['kept_past_pointer']} of them past the commit pointer and every durable mark"
             epoch = f"; epoch {report['epoch']}"
             self._print(f"  kept {kept}{past if self._verbose else ''}")
+            if report["first_seq"] > 1:
+                self._print("  older ones were truncated, by the writer or after a kill")
             dropped = f"{report['dropped_records']} ({format_size(report['dropped_bytes'])})"
             self._print(f"  dropped {dropped}{epoch if self._verbose else ''}")
             self._print(f"  {format_size(report['bytes_scanned'])} read in {report['seconds'] * 1e3:.1f} ms")

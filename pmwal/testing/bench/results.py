@@ -106,7 +106,10 @@ def limit(results: Results) -> str:
         return "There is no floor to compare with, so nothing can be said about what limits it."
     floor = results.row(row.floor)
     assert floor is not None
-    took = f"A durable append takes {time_text(row.cost)}, {row.ratio:.2f} times the floor ({floor.name}: {time_text(floor.cost)})"
+    took = (
+        f"A durable append takes {time_text(row.cost)}, in the median round {row.ratio:.2f} times as long as the floor in it "
+        f"({floor.name}: {time_text(floor.cost)})"
+    )
     kind = kind_of(results.medium)
     if kind == FILE and results.durability == "process":
         return f"{took}: no disk is waited for here, so the processor limits it, in calls of the file system. {_sharing(results)}"

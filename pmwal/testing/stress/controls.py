@@ -70,7 +70,11 @@ CONTROLS: dict[str, Control] = {
         ("missing-record",),
         single=True,
     ),
-    "lost-record": Control("recovery drops the newest records", ("missing-record",), _lose),
+    "lost-record": Control(
+        "recovery drops the newest records",
+        ("missing-record", "torn-batch"),  # those may be the end of a batch that was under way
+        _lose,
+    ),
     "changed-byte": Control("one record in 20 is stored with a wrong last byte", ("changed-record", "foreign-record")),
     "resurrected-record": Control("recovery finds an old record after the newest", ("resurrected-record",), _resurrect),
     "swapped-records": Control("recovery reorders the newest records", ("misplaced-record", "changed-record"), _swap),

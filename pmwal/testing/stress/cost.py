@@ -15,6 +15,7 @@ from pmwal.opening.options import Ordering
 from pmwal.storage.medium import MediumName
 from pmwal.testing.bench.stats import time_text
 from pmwal.testing.machine import Device
+from pmwal.testing.stress.wording import counted
 
 ORDERINGS: tuple[Ordering, ...] = ("strict", "pipelined")
 PAYLOAD = bytes(128)
@@ -37,10 +38,12 @@ class CommitCost(NamedTuple):
     @property
     def text(self) -> str:
         """The figures in one line."""
-        counted = "" if self.sectors is None else f", {self.sectors:g} sectors and {self.flushes:g} flushes of the device"
+        device = ""
+        if self.sectors is not None and self.flushes is not None:
+            device = f", {counted(self.sectors, 'sector')} and {counted(self.flushes, 'flush')} of the device"
         return (
             f"a durable append of {len(PAYLOAD)} bytes, {self.medium}, {self.ordering}: {time_text(self.nanoseconds)}, "
-            f"{self.barriers:g} {'barrier' if self.barriers == 1 else 'barriers'}{counted}"
+            f"{counted(self.barriers, 'barrier')}{device}"
         )
 
 

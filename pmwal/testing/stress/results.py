@@ -14,6 +14,7 @@ from pmwal.testing import machine
 from pmwal.testing.stress.cost import CommitCost
 from pmwal.testing.stress.journal import STORES, Entries, Op, State
 from pmwal.testing.stress.resources import GROWTH_MAX, WARM_UP, Watch
+from pmwal.testing.stress.wording import counted
 
 VERSION = 2
 PIECES = 24  # intervals of the charts over time; in most of them each engine has a life
@@ -154,9 +155,16 @@ class Results:
         ]
 
     @property
+    def again(self) -> str:
+        """After a violation: what was kept, and how to see it again."""
+        disposable = "" if self.control is None else "\nthe mistake was planted, so what was kept may be removed"
+        replay = f"kept: {self.kept}; judge it again: pmwal stress --replay {self.kept}"
+        return f"{replay}{disposable}\nthe same plan again: {self.command}"
+
+    @property
     def verdict(self) -> str:
         """The result in one line."""
-        done = f"{len(self.kills)} kills, {self.records_checked} records compared, in {self.seconds:.0f} s"
+        done = f"{counted(len(self.kills), 'kill')}, {counted(self.records_checked, 'record')} compared, in {self.seconds:.0f} s"
         if self.violation is not None:
             kind, message = self.violation
             found = f"VIOLATION {kind}: {message.splitlines()[0]}" if message else f"VIOLATION {kind}"
@@ -214,13 +222,16 @@ class Results:
         writers = sum(what != "reader" for _, what in self.kills)
         opens = sum(what == "open" for _, what in self.kills)
         under_way = ", ".join(f"{count} {what}" for what, count in sorted(self.under_way.items())) or "none"
+        lives = "1 life" if self.lives == 1 else f"{self.lives} lives"
+        killed = (
+            f"{counted(writers, 'writer')} killed ({opens} while opening), {counted(len(self.kills) - writers, 'reader')} killed"
+        )
         lines = [
-            f"{self.seconds:.1f} s: {self.lives} lives of {self.logs} logs; {writers} writers killed ({opens} while opening), "
-            f"{len(self.kills) - writers} readers killed, {len(self.closes)} closes",
-            f"{sum(self.calls.values())} calls returned, {self.records_checked} records compared",
+            f"{self.seconds:.1f} s: {lives} of {counted(self.logs, 'log')}; {killed}, {counted(len(self.closes), 'close')}",
+            f"{counted(sum(self.calls.values()), 'call')} returned, {counted(self.records_checked, 'record')} compared",
             f"calls under way at a kill: {under_way}",
-            f"readers: {', '.join(f'{count} {what}' for what, count in self.looks.items())}",
-            f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items()))}",
+            f"readers: {', '.join(f'{count} {what}' for what, count in self.looks.items()) or 'none'}",
+            f"verdicts: {', '.join(f'{count} {case}' for case, count in sorted(self.cases.items())) or 'none'}",
         ]
         lines += [cost.text for cost in self.costs]
         if self.short_of_space:

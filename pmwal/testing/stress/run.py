@@ -137,7 +137,7 @@ def perform(request: Request, interruption: Interruption, tell: Tell, begin: Cal
 
 
 def perform_controls(request: Request, interruption: Interruption, tell: Tell, say: Callable[[str], None]) -> int:
-    """Run with each mistake, until interrupted; how many were not noticed, or called something else."""
+    """Run with each mistake, until interrupted; how many were not noticed, or as something else."""
     tried = missed = 0
     for name, control in CONTROLS.items():
         started = time.monotonic()
@@ -148,9 +148,15 @@ def perform_controls(request: Request, interruption: Interruption, tell: Tell, s
             break
         tried += 1
         missed += not noticed
-        found = "nothing" if results.violation is None else f"{results.violation[0]} after {time.monotonic() - started:.1f} s"
-        say(f"{name:<24} {'noticed' if noticed else 'NOT NOTICED'}: {found}")
-        if results.kept is not None:
-            shutil.rmtree(results.kept, ignore_errors=True)
+        seconds = f"after {time.monotonic() - started:.1f} s"
+        if results.violation is None:
+            say(f"{name:<24} NOT NOTICED {seconds}\nthe same plan again: {results.command}")
+            continue
+        kind, message = results.violation
+        say(f"{name:<24} {'noticed' if noticed else 'NOTICED AS SOMETHING ELSE'}: {kind} {seconds}")
+        if noticed:
+            shutil.rmtree(str(results.kept), ignore_errors=True)
+        else:
+            say(f"{kind}: {message}, but this mistake is to be noticed as {' or '.join(control.kinds)}\n{results.again}")
     say(f"{tried - missed} of {tried} mistakes noticed{f', of {len(CONTROLS)} in all' if tried < len(CONTROLS) else ''}")
     return missed
