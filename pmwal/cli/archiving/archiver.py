@@ -37,7 +37,7 @@ from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import ArchiveName, is_archive, logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import bounds_of, epoch_first_seq, epochs_of, is_elsewhere, renewed_consumer, runs_of
+from pmwal.reading.internals import bounds_of, epoch_first_seq, epochs_of, is_elsewhere, newest_epoch, renewed_consumer, runs_of
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import rolled_back
 from pmwal.records import Record
@@ -241,11 +241,11 @@ class _Log:
         """Write the files that are due, or all that there is now."""
         last, self._early = self._reader.committed_seq, False
         while (state := self._state()) != self._idle:
-            first, end = self._resume(), self._reader.committed_seq + 1
-            self._idle = state if first >= end else None
-            if first >= min(end, last + 1) or not (flush or self._is_due()):
-                return
             with contextlib.suppress(Overrun):  # overwritten or rolled back meanwhile: the next round finds out which
+                first, end = self._resume(), self._reader.committed_seq + 1
+                self._idle = state if first >= end else None
+                if first >= min(end, last + 1) or not (flush or self._is_due()):
+                    return
                 yield self._write(min(end, last + 1))
 
     def _state(self) -> tuple[int, int, int]:
@@ -262,7 +262,7 @@ class _Log:
     # -- where to continue
 
     def _resume(self) -> int:
-        """The number of the first record to archive."""
+        """The number of the first record to archive. ``Overrun`` if the log has changed meanwhile: ask again."""
         if self._orphaned:
             return self._next
         consumer = self._consumer
@@ -279,7 +279,7 @@ class _Log:
                 archived = consumer.position if newest is None else min(consumer.position, newest.last)
                 self._continue_after(archived, archived + 1 + error.missed)
                 if consumer.position >= self._next:  # the writer may free nothing of that
-                    consumer.seek(self._next)
+                    self._seek_next()
             else:
                 self._begin_branch()
         except ValueError:  # the log ends before the last record that was archived
@@ -322,10 +322,9 @@ class _Log:
 
     def _begin_branch(self) -> None:
         """The log was rolled back, or restored: find the last record that it has in common with the archives."""
-        with contextlib.suppress(
-            IndexError, Overrun
-        ):  # a reader says once, whichever record is read, that what it had read is gone
+        with contextlib.suppress(IndexError, Overrun):  # a reader says once, whatever is read, that what it had read is gone
             self._reader[self._reader.committed_seq]
+        history = newest_epoch(self._reader)
         self._files = self._there()  # without those that were removed since
         files = [ArchiveFile(self._directory.path_of(name)) for name in self._files]
         with contextlib.closing(ArchivedReader(self._reader.path, self._reader.uuid, files)) as archived:
@@ -342,9 +341,23 @@ class _Log:
         if common < first and self._newest is not None:  # what they have in common is no longer in the log
             discarded = self._discarded(self._newest)
             common = common if discarded is None else min(common, discarded - 1)
-        self._continue_after(common, max(common + 1, first))
-        self._consumer.seek(self._next)
+        while True:
+            self._continue_after(common, max(common + 1, self._reader.first_seq))
+            try:
+                self._seek_next()
+                break
+            except Overrun as error:  # overwritten while they were compared, or meanwhile
+                if not error.missed:
+                    raise
+        if newest_epoch(self._reader) != history:
+            raise rolled_back(self._next)  # once more, while they were compared
         self._rollback = common
+
+    def _seek_next(self) -> None:
+        try:
+            self._consumer.seek(self._next)
+        except ValueError:  # the log ends before it by now
+            raise rolled_back(self._next) from None
 
     def _is_same(self, archived: Reader, seq: int) -> bool:
         try:
