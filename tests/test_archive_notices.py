@@ -13,6 +13,7 @@ from archived import FORMATS, archive, as_rows, kept, names, rules
 from commands import Cli
 from pmwal.cli.archiving import archiver as archiver_module
 from pmwal.cli.archiving.archiver import Archiver
+from pmwal.cli.archiving.directory import ArchiveDirectory
 from pmwal.cli.commands import archive as archive_command
 from pmwal.storage.seam import SYSTEM
 from support import BarrierRecorder, open_small
@@ -169,3 +170,20 @@ def test_export_of_archives_alone_names_no_path_that_is_not_there(path: Path, tm
     short = f"test-{bytes(range(16)).hex()[:8]}"
     for places, name in (((tmp_path / "to",), f"archives of {short} in {tmp_path / 'to'}"), ((tmp_path / "to", path), str(path))):
         assert cli("export", *places, "-o", tmp_path / "all.jsonl").text == f"{name}: exported 2 records\n"
+
+
+@pytest.mark.parametrize("command", [("cat", "-o", "raw"), ("logs",), ("tail",), ("export",), ("verify",)])
+def test_directory_without_archives_yet_is_no_error(path: Path, tmp_path: Path, cli: Cli, command: tuple[str, ...]) -> None:
+    """Before the first file is written and after all were removed; a directory that nobody archives to is."""
+    to, other = tmp_path / "to", tmp_path / "other"
+    ArchiveDirectory(str(to), SYSTEM).close()
+    other.mkdir()
+    with open_small(path) as wal:
+        wal.append(b"a")
+    alone = cli(*command, to)
+    assert (alone.status, alone.out, alone.err) == (0, b"", "")
+    both = cli(*command, to, path)
+    assert (both.status, both.err) == (0, "")
+    assert both.out
+    wrong = cli(*command, other, path)
+    assert (wrong.status, wrong.err) == (3, f"pmwal: {other}: no log (*.wal) is in this directory\n")

@@ -18,6 +18,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -30,7 +31,7 @@ from pmwal.format.ring import Clock, Filter
 from pmwal.logs.archives.checking import holes
 from pmwal.logs.archives.file import ArchiveFile
 from pmwal.logs.archives.lines import LinesWriter
-from pmwal.logs.archives.names import divergence, name_for
+from pmwal.logs.archives.names import divergence, name_for, newest_of
 from pmwal.logs.archives.parquet import ParquetWriter
 from pmwal.logs.archives.reader import ArchivedReader
 from pmwal.logs.archives.summary import Group, Rows, Summary
@@ -95,7 +96,7 @@ class Archiver:
     """Archives the logs of these places. ``look`` is called from time to time."""
 
     def __init__(self, places: Sequence[str], target: str, rules: Rules, seam: Seam) -> None:
-        self._places = places
+        self._places = list(places)
         self._rules = rules
         self._seam = seam
         self._logs: dict[str, _Log] = {}  # by path
@@ -119,7 +120,7 @@ class Archiver:
                 self.problems.pop(path, None)
             except (OSError, PmwalError) as error:
                 self._drop(path)  # it is opened again at the next look
-                if path in self._places or self._directory.is_of(error):
+                if [path] == self._places or self._directory.is_of(error):  # there is nothing else to do
                     raise
                 self.problems[path] = error
 
@@ -198,6 +199,7 @@ class _Log:
         self._rollback: int | None = None
         self._orphaned = False  # the position was removed with the log
         self._early = False
+        self._waits: tuple[int, float] | None = None  # the first record to archive, and since when, by a clock that nobody sets
         self._newest: Summary | None = None  # of the file that ends the archives
         self._met = False  # whether the position was compared with that
         self._consumer = renewed_consumer(reader, rules.consumer, "oldest")
@@ -244,6 +246,8 @@ class _Log:
             with contextlib.suppress(Overrun):  # overwritten or rolled back meanwhile: the next round finds out which
                 first, end = self._resume(), self._reader.committed_seq + 1
                 self._idle = state if first >= end else None
+                if first >= end:
+                    self._waits = None
                 if first >= min(end, last + 1) or not (flush or self._is_due()):
                     return
                 yield self._write(min(end, last + 1))
@@ -253,8 +257,11 @@ class _Log:
         return *bounds_of(self._reader), epoch_first_seq(self._reader)
 
     def _is_due(self) -> bool:
-        lag = self._consumer.lag
-        asked = lag.bytes >= self._rules.size or lag.seconds >= self._rules.seconds
+        lag, now = self._consumer.lag, time.monotonic()
+        if self._waits is None or self._waits[0] != self._next:
+            self._waits = self._next, now
+        waited = max(lag.seconds, now - self._waits[1])  # by its time, too: it may have waited before the archiver began
+        asked = lag.bytes >= self._rules.size or waited >= self._rules.seconds
         # A writer that waits for room gets it before its ring is full.
         self._early = not asked and lag.bytes >= self._reader.capacity // 2
         return asked or self._early
@@ -304,11 +311,24 @@ class _Log:
         return True
 
     def _newest_summary(self) -> Summary | None:
-        last = max(self._files, key=lambda name: (name.branch, name.first), default=None)
+        last = newest_of(self._files)
         if last is None:
             return None
-        with contextlib.closing(ArchiveFile(self._directory.path_of(last))) as file, self._directory.trusted():
+        with contextlib.closing(ArchiveFile(self._directory.path_of(last))) as file, self._trusted():
             return file.summary
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        """Read archives, which say where to continue: without one that cannot be read, this log stands still."""
+        try:
+            yield
+        except (CorruptWal, OSError) as error:
+            if isinstance(error, OSError):
+                number, reason = error.errno, f"{error.filename}: this archive cannot be read: {error.strerror}"
+            else:
+                number, reason = errno.EBADMSG, str(error)
+            advice = "if it is moved away, what the log still has is archived again; until then this log is not archived"
+            raise OSError(number, f"{reason}; {advice}", self._reader.path) from None
 
     def _discarded(self, newest: Summary) -> int | None:
         return divergence(epochs_of(self._reader), newest.groups[-1].epoch, newest.last)
@@ -361,7 +381,7 @@ class _Log:
 
     def _is_same(self, archived: Reader, seq: int) -> bool:
         try:
-            with self._directory.trusted():
+            with self._trusted():
                 before = archived[seq]
             return before == self._reader[seq]
         except (IndexError, Overrun):

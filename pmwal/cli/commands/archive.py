@@ -53,7 +53,7 @@ SIZE is like 16MiB or 2GiB, and of --every must have a unit. AGE is like
 
 --keep and --max-total remove archives, the oldest first, of any log: at the
 start, after each file, and every minute. The age of an archive is the time
-since its last change.
+since its last change; one never goes before earlier ones of its log.
 
 The position belongs to the name of the consumer, not to TO. If TO has no
 archives of a log, it gets all that the log still has; with --keep or
@@ -62,12 +62,14 @@ log, give one of them another --consumer NAME.
 
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
+A log whose last archive cannot be read stands still, and the others go on.
 
 Exit status (the worst of all logs):
   0    all that the logs have is archived, or there was nothing to archive;
        for a run until a signal: all that there was at its end
   1    records were gone from a log before they were archived; or another
-       process has the consumer; or pyarrow is not installed
+       process has the consumer; or a log has several hard links; or pyarrow is
+       not installed
   2    a log is corrupt
   3    a log cannot be opened; or TO cannot be written to, or the last archive
        of a log in it not be read
