@@ -187,3 +187,26 @@ def test_directory_without_archives_yet_is_no_error(path: Path, tmp_path: Path, 
     assert both.out
     wrong = cli(*command, other, path)
     assert (wrong.status, wrong.err) == (3, f"pmwal: {other}: no log (*.wal) is in this directory\n")
+
+
+def test_log_under_two_names_is_archived_once(shm_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    """A symbolic link in the directory is no other process that has the consumer, and nothing is wrong with it."""
+    with pmwal.open(shm_dir / "a.wal", size="64KiB") as wal:
+        wal.append(b"a")
+    (shm_dir / "g.wal").symlink_to("a.wal")
+    ran = cli("archive", shm_dir, tmp_path, "--once")
+    assert (ran.status, ran.err, len(ran.lines)) == (0, "", 1)
+
+
+def test_names_of_logs_do_not_reach_the_terminal_raw(shm_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    """In lines and in messages; JSON has them as they are."""
+    log = shm_dir / "x\ny\x1b[31m.wal"
+    with pmwal.open(log, size="64KiB") as wal:
+        wal.append(b"a")
+        (line,) = cli("archive", log, tmp_path, "--once").lines
+        assert f"1 of {shm_dir}/x\\x0ay\\x1b[31m.wal" in line
+        wal.extend([b"b", b"c"])
+        wal.truncate(before=3)
+        ran = cli("archive", log, tmp_path, "--once", "--json")
+        assert ran.err.startswith(f"pmwal: {shm_dir}/x\\x0ay\\x1b[31m.wal: record 2 gone")
+        assert ran.json["log"] == str(log)

@@ -55,6 +55,10 @@ def a_held_consumer(scene: Scene) -> None:
     scene.clean.enter_context(reader.consumer("archive"))
 
 
+def two_names(scene: Scene) -> None:
+    os.link(scene.log, scene.log.with_name("other name"))
+
+
 def no_pyarrow(scene: Scene) -> None:
     scene.monkeypatch.setitem(sys.modules, "pyarrow", None)
 
@@ -89,6 +93,7 @@ SCENES: list[tuple[int, Callable[[Scene], None], str]] = [
     (0, all_archived, ""),
     (1, a_gap, "record 4 gone from the log before"),
     (1, a_held_consumer, "has consumer 'archive'"),
+    (1, two_names, "hard links"),
     (1, no_pyarrow, "pip install 'pmwal[archive]'"),
     (2, a_corrupt_log, "corrupt"),
     (3, no_log, "not a pmwal log"),

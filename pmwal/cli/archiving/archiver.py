@@ -38,7 +38,16 @@ from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import ArchiveName, is_archive, logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import bounds_of, epoch_first_seq, epochs_of, is_elsewhere, newest_epoch, renewed_consumer, runs_of
+from pmwal.reading.internals import (
+    bounds_of,
+    epoch_first_seq,
+    epochs_of,
+    is_elsewhere,
+    newest_epoch,
+    renewed_consumer,
+    runs_of,
+    same_file,
+)
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import rolled_back
 from pmwal.records import Record
@@ -140,6 +149,9 @@ class Archiver:
                     raise
                 return
             assert isinstance(reader, Reader)
+            if any(other.has_open(reader) for other in self._logs.values()):  # under another name
+                reader.close()
+                return
             try:
                 self._logs[path] = log = _Log(reader, self._directory, self._rules)
             except BaseException:
@@ -231,6 +243,10 @@ class _Log:
     def gone(self) -> bool:
         """Whether its path leads to another file, or to none."""
         return is_elsewhere(self._reader)
+
+    def has_open(self, reader: Reader) -> bool:
+        """Whether this is the same file."""
+        return same_file(self._reader, reader)
 
     @property
     def replaced(self) -> bool:

@@ -21,7 +21,7 @@ from pmwal.cli.places import logs_of, one_log, without_logs
 from pmwal.cli.reading.sets import status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
-from pmwal.cli.wording import numbers_in_words, records_in_words
+from pmwal.cli.wording import numbers_in_words, printable, records_in_words
 from pmwal.format.payload import parse_size
 from pmwal.format.position import check_name
 from pmwal.logs.archives.modules import needed
@@ -212,15 +212,15 @@ class _Reports:
                 self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
                 continue
             if isinstance(each, Other):
-                say(f"{each.path}: {each.reason}")
+                self._say(f"{each.path}: {each.reason}")
                 continue
             if isinstance(each, Missing):
                 words = f"{numbers_in_words(each.first, each.last)} in no archive of {self._target}, though later ones are"
                 check = f"pmwal verify {shlex.quote(self._target)} checks all files"
-                say(f"{each.log}: {words}; bring the file back from a copy; {check}")
+                self._say(f"{each.log}: {words}; bring the file back from a copy; {check}")
                 continue
             if isinstance(each, Passed):
-                say(
+                self._say(
                     f"{each.log}: consumer {self._consumer} is at record {each.position} already, and {self._target} has no "
                     "archives: a position belongs to the consumer, not to the directory; to archive these records here, too, "
                     "use another --consumer"
@@ -229,16 +229,16 @@ class _Reports:
             self.files += 1
             if each.early and self._limited:
                 self._limited = False  # once is enough
-                say(
+                self._say(
                     f"{each.log}: files are smaller than --every asks: one is written when half of the ring is to be archived; "
                     "for larger ones make the ring larger with pmwal resize"
                 )
             summary = each.summary
             if summary.gap is not None:
                 self.status = FAILED
-                say(f"{each.log}: {numbers_in_words(*summary.gap)} gone from the log before they were archived")
+                self._say(f"{each.log}: {numbers_in_words(*summary.gap)} gone from the log before they were archived")
             if summary.rollback is not None:
-                say(
+                self._say(
                     f"{each.log}: rolled back, or restored, to record {summary.rollback} after later ones had been archived; "
                     "the new files replace those"
                 )
@@ -249,14 +249,18 @@ class _Reports:
         if self._json:
             print_json(value)
         else:
-            print(text, flush=True)
+            print(printable(text), flush=True)
+
+    def _say(self, text: str) -> None:
+        """Names of logs may contain anything."""
+        say(printable(text))
 
     def complain(self, problems: dict[str, Exception]) -> None:
         """Report what is wrong with logs, each thing once."""
         for path, error in problems.items():
             text = (isinstance(error, OSError) and error.strerror) or str(error)
             if self._said.get(path) != text:
-                say(text if path in text else f"{path}: {text}")
+                self._say(text if path in text else f"{path}: {text}")
         self._said = {path: (isinstance(error, OSError) and error.strerror) or str(error) for path, error in problems.items()}
 
 
