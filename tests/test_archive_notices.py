@@ -13,6 +13,7 @@ from archived import FORMATS, archive, as_rows, kept, names, rules
 from commands import Cli
 from pmwal.cli.archiving import archiver as archiver_module
 from pmwal.cli.archiving.archiver import Archiver
+from pmwal.cli.archiving.directory import ArchiveDirectory
 from pmwal.cli.commands import archive as archive_command
 from pmwal.storage.seam import SYSTEM
 from support import BarrierRecorder, open_small
@@ -169,3 +170,43 @@ def test_export_of_archives_alone_names_no_path_that_is_not_there(path: Path, tm
     short = f"test-{bytes(range(16)).hex()[:8]}"
     for places, name in (((tmp_path / "to",), f"archives of {short} in {tmp_path / 'to'}"), ((tmp_path / "to", path), str(path))):
         assert cli("export", *places, "-o", tmp_path / "all.jsonl").text == f"{name}: exported 2 records\n"
+
+
+@pytest.mark.parametrize("command", [("cat", "-o", "raw"), ("logs",), ("tail",), ("export",), ("verify",)])
+def test_directory_without_archives_yet_is_no_error(path: Path, tmp_path: Path, cli: Cli, command: tuple[str, ...]) -> None:
+    """Before the first file is written and after all were removed; a directory that nobody archives to is."""
+    to, other = tmp_path / "to", tmp_path / "other"
+    ArchiveDirectory(str(to), SYSTEM).close()
+    other.mkdir()
+    with open_small(path) as wal:
+        wal.append(b"a")
+    alone = cli(*command, to)
+    assert (alone.status, alone.out, alone.err) == (0, b"", "")
+    both = cli(*command, to, path)
+    assert (both.status, both.err) == (0, "")
+    assert both.out
+    wrong = cli(*command, other, path)
+    assert (wrong.status, wrong.err) == (3, f"pmwal: {other}: no log (*.wal) is in this directory\n")
+
+
+def test_log_under_two_names_is_archived_once(shm_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    """A symbolic link in the directory is no other process that has the consumer, and nothing is wrong with it."""
+    with pmwal.open(shm_dir / "a.wal", size="64KiB") as wal:
+        wal.append(b"a")
+    (shm_dir / "g.wal").symlink_to("a.wal")
+    ran = cli("archive", shm_dir, tmp_path, "--once")
+    assert (ran.status, ran.err, len(ran.lines)) == (0, "", 1)
+
+
+def test_names_of_logs_do_not_reach_the_terminal_raw(shm_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    """In lines and in messages; JSON has them as they are."""
+    log = shm_dir / "x\ny\x1b[31m.wal"
+    with pmwal.open(log, size="64KiB") as wal:
+        wal.append(b"a")
+        (line,) = cli("archive", log, tmp_path, "--once").lines
+        assert f"1 of {shm_dir}/x\\x0ay\\x1b[31m.wal" in line
+        wal.extend([b"b", b"c"])
+        wal.truncate(before=3)
+        ran = cli("archive", log, tmp_path, "--once", "--json")
+        assert ran.err.startswith(f"pmwal: {shm_dir}/x\\x0ay\\x1b[31m.wal: record 2 gone")
+        assert ran.json["log"] == str(log)

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import pmwal
-from archived import archive, names
+from archived import archive, kept, names, rules
 from commands import Cli
 from documents import read_section, read_table
+from pmwal.cli.archiving.archiver import Archiver
 from pmwal.cli.archiving.directory import ArchiveDirectory
 from pmwal.cli.commands import archive as command
 from pmwal.format.layout import HEADER
@@ -54,6 +55,10 @@ def a_held_consumer(scene: Scene) -> None:
     scene.clean.enter_context(reader.consumer("archive"))
 
 
+def two_names(scene: Scene) -> None:
+    os.link(scene.log, scene.log.with_name("other name"))
+
+
 def no_pyarrow(scene: Scene) -> None:
     scene.monkeypatch.setitem(sys.modules, "pyarrow", None)
 
@@ -88,6 +93,7 @@ SCENES: list[tuple[int, Callable[[Scene], None], str]] = [
     (0, all_archived, ""),
     (1, a_gap, "record 4 gone from the log before"),
     (1, a_held_consumer, "has consumer 'archive'"),
+    (1, two_names, "hard links"),
     (1, no_pyarrow, "pip install 'pmwal[archive]'"),
     (2, a_corrupt_log, "corrupt"),
     (3, no_log, "not a pmwal log"),
@@ -126,6 +132,46 @@ def test_status_of_a_directory_is_the_worst(
         ran = cli("archive", shm_dir, made.to, "--once")
     assert ran.status == status, ran.err
     assert len(names(made.to)) == 1
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, 100)
+
+
+def cannot_open(file: Path) -> None:
+    """Nobody can, also not root."""
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+@pytest.mark.parametrize("spoil", [cut_short, cannot_open])
+@pytest.mark.parametrize("named", [False, True])
+def test_log_without_its_last_archive_leaves_the_others(
+    shm_dir: Path, tmp_path: Path, cli: Cli, spoil: Callable[[Path], None], *, named: bool
+) -> None:
+    """It stands still, which is said once with the reason, until the file is moved away."""
+    logs = [shm_dir / f"{name}.wal" for name in ("a", "b")]
+    for log in logs:
+        with pmwal.open(log, size="64KiB") as wal:
+            wal.append(b"1")
+        (written,) = archive(log, to=tmp_path)
+        if log == logs[0]:
+            last = Path(written.path)
+            spoil(last)
+        with pmwal.open(log) as wal:
+            wal.append(b"2")
+    with contextlib.closing(Archiver(list(map(str, logs)), str(tmp_path), rules(), SYSTEM)) as archiver:
+        for _ in range(2):  # as a service does
+            assert [each.log for each in archiver.look()] == []  # type: ignore[union-attr]
+            assert list(archiver.problems) == [str(logs[0])]
+    ran = cli("archive", *(logs if named else [shm_dir]), tmp_path, "--once")
+    assert (ran.status, len(ran.lines)) == (3, 1)
+    assert f"2 of {logs[1]}" in ran.lines[0]
+    assert ran.err.startswith(f"pmwal: {logs[0]}: {last}: this archive ")
+    assert "if it is moved away, what the log still has is archived again; until then this log is not archived" in ran.err
+    last.unlink()
+    assert cli("archive", shm_dir, tmp_path, "--once").status == 0
+    assert len(kept(tmp_path)) == 4
 
 
 def test_second_signal_interrupts(path: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

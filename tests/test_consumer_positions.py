@@ -6,7 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -402,3 +402,22 @@ def test_hidden_files_are_no_consumers(directory: str) -> None:
 def test_holder_line_lies_outside_the_slots() -> None:
     """It is stored without a sync, and so in a sector of its own."""
     assert POSITION.size <= HOLDER_OFFSET == SECTOR
+
+
+def make_file(place: Path) -> None:
+    place.parent.rmdir()
+    place.parent.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(Path.mkdir, "a directory is"), (os.mkfifo, "no regular file is"), (make_file, "this is no directory")]
+)
+def test_something_else_in_the_place_of_a_position_is_named(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
+    """With what to do, and it is left alone."""
+    place = tmp_path / "a.wal.consumers" / "nats"
+    place.parent.mkdir()
+    make(place)
+    with pytest.raises(OSError, match=f"{words}.*; move it away") as caught:
+        PositionFile(str(place.parent), "nats", SYSTEM, 0o600, lambda: FIRST)
+    assert caught.value.filename == str(place.parent if make is make_file else place)
+    assert os.path.lexists(caught.value.filename)

@@ -340,6 +340,19 @@ def test_rollback_behind_a_position_is_recognised(path: Path, wal: pmwal.Wal) ->
     assert consume(path) == [b"C", b"D", b"E"]
 
 
+@pytest.mark.parametrize("move", ["ack", "seek"])
+def test_rollback_before_a_move_is_no_damage(wal: pmwal.Wal, reader: pmwal.Reader, move: str) -> None:
+    """The reader has not noticed it yet: where its last record ended, nothing begins any more."""
+    with reader.consumer("nats") as consumer:
+        consumer.ack(4)
+        list(reader)
+        wal.rollback(after=2)
+        wal.extend([bytes(100 + 16 * length) for length in range(10)])
+        getattr(consumer, move)(9)
+        assert consumer.position == {"ack": 9, "seek": 8}[move]
+        assert [record.seq for record in consumer.follow(timeout=0)] == [9, 10, 11, 12][consumer.position - 8 :]
+
+
 def test_rollback_after_a_position_changes_nothing(path: Path, wal: pmwal.Wal) -> None:
     """The records before it are those that were acknowledged."""
     consume(path, 2)

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from pmwal.cli.exit_status import OK, UNREADABLE
 from pmwal.cli.parser import Parser
 from pmwal.cli.terminal import say
-from pmwal.logs.paths import SUFFIX, archives_at, is_archive, is_missing, is_pattern, logs_at
+from pmwal.logs.paths import SUFFIX, archives_at, gets_archives, is_archive, is_missing, is_pattern, logs_at
 
 
 def add_paths(parser: Parser) -> None:
@@ -32,21 +32,24 @@ def one_log(places: Sequence[str]) -> str | None:
 def logs_named(places: Iterable[str], *, archives: bool = False) -> tuple[list[str], int]:
     """All logs that are named, and ``archives``, each once; a place that has none is reported, and then the status is not 0.
 
-    A file that is named and not there is among them: whoever opens it finds out. ``FileNotFoundError`` if nothing is left.
+    A file that is named and not there is among them: whoever opens it finds out. ``FileNotFoundError`` if nothing is left. For
+    ``archives`` it is no error that a directory of archives has none yet, or none any more.
     """
     found: dict[str, None] = {}
-    status, empty = OK, None
+    status, empty, known = OK, None, False
     for place in places:
         archived = list(archives_at(place))
         logs = [*(path for path in logs_of(place) if path not in archived), *(archived if archives else ())]
-        if not logs:
+        if not logs and archives and gets_archives(place):
+            known = True
+        elif not logs:
             status = UNREADABLE
             if empty is not None:
                 say(f"{empty.filename}: {empty.strerror}")
             empty = FileNotFoundError(errno.ENOENT, without_logs(place), place)
         found.update(dict.fromkeys(logs))
     if empty is not None:
-        if not found:
+        if not found and not known:
             raise empty
         say(f"{empty.filename}: {empty.strerror}")
     return list(found), status

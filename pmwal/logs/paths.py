@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 SUFFIX = ".wal"
 ARCHIVE_SUFFIXES = (".parquet", ".jsonl.zst")
+ARCHIVE_LOCK = ".pmwal-archive.lock"
+"""The file in a directory of archives that whoever writes there locks. It stays."""
 
 _NAME = re.compile(
     r"(?P<log>.+)-(?P<uuid>[0-9a-f]{32})-(?P<first>[0-9]{20})-(?P<last>[0-9]{20})(?:-(?P<branch>[0-9]{1,9}))?"
@@ -115,6 +117,11 @@ def archives_at(place: str) -> Iterator[str]:
             yield from archives_in(match)
         elif is_archive(match) and os.path.lexists(match):
             yield match
+
+
+def gets_archives(place: str) -> bool:
+    """Whether it is a directory of archives, also while there are none: the first file is not written yet, or all were removed."""
+    return os.path.lexists(os.path.join(place, ARCHIVE_LOCK))
 
 
 def archives_in(directory: str) -> list[str]:

@@ -51,6 +51,14 @@ class Place:
         self._take()
         return self._view
 
+    def last_in(self, view: View) -> Delivered | None:
+        """The last record delivered, if this view is of the history in which it was last known to be in the log.
+
+        Otherwise it may have been rolled back, and no record need begin where it ended.
+        """
+        self._take()
+        return self._last if self._view is not None and view.same_history(self._view) else None
+
     def _take(self) -> None:
         noted = None if self.mark is None else self.mark.take()
         if noted is not None:

@@ -416,7 +416,7 @@ class Reader(FrameReader):
     def _start_of(self, view: View, first: int, place: Place, walker: Walker | None = None) -> Bound:
         self._check_open()
         walker = walker or self._walker(view, place)
-        last = place.last
+        last = place.last_in(view)
         if last is not None and last.seq + 1 == first:
             return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
         known = walker.block is self._block and self._indexed is not None and view.same_history(self._indexed)

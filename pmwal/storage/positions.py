@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 
 from pmwal.errors import ConsumerHeld, PersistError, PositionError, WalLocked
@@ -44,6 +45,7 @@ from pmwal.storage.seam import Seam
 
 _SUFFIX = ".consumers"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_AWAY = "move it away, and begin the consumer again"
 _TRIES = 16  # a file that is created or removed between two steps is looked for again
 
 
@@ -252,7 +254,15 @@ def damaged(path: str, name: str) -> PositionError:
 
 def _lock(path: str, name: str, seam: Seam) -> WriterLock:
     """Lock an existing position. ``FileNotFoundError`` if there is none, or it was removed meanwhile."""
-    fd = open_to_lock(path, os.O_RDWR | _FLAGS)
+    try:
+        fd = open_to_lock(path, os.O_RDWR | _FLAGS)
+    except NotADirectoryError as error:
+        raise OSError(error.errno, f"this is no directory of positions of consumers; {_AWAY}", os.path.dirname(path)) from None
+    except IsADirectoryError as error:
+        raise OSError(error.errno, f"a directory is where the position of consumer {name!r} would be; {_AWAY}", path) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        close_locked(fd)
+        raise OSError(errno.EINVAL, f"no regular file is where the position of consumer {name!r} would be; {_AWAY}", path)
     try:
         lock = WriterLock(fd, path, seam)
     except WalLocked as error:

@@ -18,6 +18,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -30,14 +31,23 @@ from pmwal.format.ring import Clock, Filter
 from pmwal.logs.archives.checking import holes
 from pmwal.logs.archives.file import ArchiveFile
 from pmwal.logs.archives.lines import LinesWriter
-from pmwal.logs.archives.names import divergence, name_for
+from pmwal.logs.archives.names import divergence, name_for, newest_of
 from pmwal.logs.archives.parquet import ParquetWriter
 from pmwal.logs.archives.reader import ArchivedReader
 from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.logs.paths import ArchiveName, is_archive, logs_at
 from pmwal.opening import open, open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import bounds_of, epoch_first_seq, epochs_of, is_elsewhere, renewed_consumer, runs_of
+from pmwal.reading.internals import (
+    bounds_of,
+    epoch_first_seq,
+    epochs_of,
+    is_elsewhere,
+    newest_epoch,
+    renewed_consumer,
+    runs_of,
+    same_file,
+)
 from pmwal.reading.reader import Reader
 from pmwal.reading.walk import rolled_back
 from pmwal.records import Record
@@ -95,7 +105,7 @@ class Archiver:
     """Archives the logs of these places. ``look`` is called from time to time."""
 
     def __init__(self, places: Sequence[str], target: str, rules: Rules, seam: Seam) -> None:
-        self._places = places
+        self._places = list(places)
         self._rules = rules
         self._seam = seam
         self._logs: dict[str, _Log] = {}  # by path
@@ -119,7 +129,7 @@ class Archiver:
                 self.problems.pop(path, None)
             except (OSError, PmwalError) as error:
                 self._drop(path)  # it is opened again at the next look
-                if path in self._places or self._directory.is_of(error):
+                if [path] == self._places or self._directory.is_of(error):  # there is nothing else to do
                     raise
                 self.problems[path] = error
 
@@ -139,6 +149,9 @@ class Archiver:
                     raise
                 return
             assert isinstance(reader, Reader)
+            if any(other.has_open(reader) for other in self._logs.values()):  # under another name
+                reader.close()
+                return
             try:
                 self._logs[path] = log = _Log(reader, self._directory, self._rules)
             except BaseException:
@@ -198,6 +211,7 @@ class _Log:
         self._rollback: int | None = None
         self._orphaned = False  # the position was removed with the log
         self._early = False
+        self._waits: tuple[int, float] | None = None  # the first record to archive, and since when, by a clock that nobody sets
         self._newest: Summary | None = None  # of the file that ends the archives
         self._met = False  # whether the position was compared with that
         self._consumer = renewed_consumer(reader, rules.consumer, "oldest")
@@ -230,6 +244,10 @@ class _Log:
         """Whether its path leads to another file, or to none."""
         return is_elsewhere(self._reader)
 
+    def has_open(self, reader: Reader) -> bool:
+        """Whether this is the same file."""
+        return same_file(self._reader, reader)
+
     @property
     def replaced(self) -> bool:
         """Whether the path leads to another file of the same log, as after a resize."""
@@ -241,11 +259,13 @@ class _Log:
         """Write the files that are due, or all that there is now."""
         last, self._early = self._reader.committed_seq, False
         while (state := self._state()) != self._idle:
-            first, end = self._resume(), self._reader.committed_seq + 1
-            self._idle = state if first >= end else None
-            if first >= min(end, last + 1) or not (flush or self._is_due()):
-                return
             with contextlib.suppress(Overrun):  # overwritten or rolled back meanwhile: the next round finds out which
+                first, end = self._resume(), self._reader.committed_seq + 1
+                self._idle = state if first >= end else None
+                if first >= end:
+                    self._waits = None
+                if first >= min(end, last + 1) or not (flush or self._is_due()):
+                    return
                 yield self._write(min(end, last + 1))
 
     def _state(self) -> tuple[int, int, int]:
@@ -253,8 +273,11 @@ class _Log:
         return *bounds_of(self._reader), epoch_first_seq(self._reader)
 
     def _is_due(self) -> bool:
-        lag = self._consumer.lag
-        asked = lag.bytes >= self._rules.size or lag.seconds >= self._rules.seconds
+        lag, now = self._consumer.lag, time.monotonic()
+        if self._waits is None or self._waits[0] != self._next:
+            self._waits = self._next, now
+        waited = max(lag.seconds, now - self._waits[1])  # by its time, too: it may have waited before the archiver began
+        asked = lag.bytes >= self._rules.size or waited >= self._rules.seconds
         # A writer that waits for room gets it before its ring is full.
         self._early = not asked and lag.bytes >= self._reader.capacity // 2
         return asked or self._early
@@ -262,7 +285,7 @@ class _Log:
     # -- where to continue
 
     def _resume(self) -> int:
-        """The number of the first record to archive."""
+        """The number of the first record to archive. ``Overrun`` if the log has changed meanwhile: ask again."""
         if self._orphaned:
             return self._next
         consumer = self._consumer
@@ -279,7 +302,7 @@ class _Log:
                 archived = consumer.position if newest is None else min(consumer.position, newest.last)
                 self._continue_after(archived, archived + 1 + error.missed)
                 if consumer.position >= self._next:  # the writer may free nothing of that
-                    consumer.seek(self._next)
+                    self._seek_next()
             else:
                 self._begin_branch()
         except ValueError:  # the log ends before the last record that was archived
@@ -304,11 +327,24 @@ class _Log:
         return True
 
     def _newest_summary(self) -> Summary | None:
-        last = max(self._files, key=lambda name: (name.branch, name.first), default=None)
+        last = newest_of(self._files)
         if last is None:
             return None
-        with contextlib.closing(ArchiveFile(self._directory.path_of(last))) as file, self._directory.trusted():
+        with contextlib.closing(ArchiveFile(self._directory.path_of(last))) as file, self._trusted():
             return file.summary
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        """Read archives, which say where to continue: without one that cannot be read, this log stands still."""
+        try:
+            yield
+        except (CorruptWal, OSError) as error:
+            if isinstance(error, OSError):
+                number, reason = error.errno, f"{error.filename}: this archive cannot be read: {error.strerror}"
+            else:
+                number, reason = errno.EBADMSG, str(error)
+            advice = "if it is moved away, what the log still has is archived again; until then this log is not archived"
+            raise OSError(number, f"{reason}; {advice}", self._reader.path) from None
 
     def _discarded(self, newest: Summary) -> int | None:
         return divergence(epochs_of(self._reader), newest.groups[-1].epoch, newest.last)
@@ -322,10 +358,9 @@ class _Log:
 
     def _begin_branch(self) -> None:
         """The log was rolled back, or restored: find the last record that it has in common with the archives."""
-        with contextlib.suppress(
-            IndexError, Overrun
-        ):  # a reader says once, whichever record is read, that what it had read is gone
+        with contextlib.suppress(IndexError, Overrun):  # a reader says once, whatever is read, that what it had read is gone
             self._reader[self._reader.committed_seq]
+        history = newest_epoch(self._reader)
         self._files = self._there()  # without those that were removed since
         files = [ArchiveFile(self._directory.path_of(name)) for name in self._files]
         with contextlib.closing(ArchivedReader(self._reader.path, self._reader.uuid, files)) as archived:
@@ -342,13 +377,27 @@ class _Log:
         if common < first and self._newest is not None:  # what they have in common is no longer in the log
             discarded = self._discarded(self._newest)
             common = common if discarded is None else min(common, discarded - 1)
-        self._continue_after(common, max(common + 1, first))
-        self._consumer.seek(self._next)
+        while True:
+            self._continue_after(common, max(common + 1, self._reader.first_seq))
+            try:
+                self._seek_next()
+                break
+            except Overrun as error:  # overwritten while they were compared, or meanwhile
+                if not error.missed:
+                    raise
+        if newest_epoch(self._reader) != history:
+            raise rolled_back(self._next)  # once more, while they were compared
         self._rollback = common
+
+    def _seek_next(self) -> None:
+        try:
+            self._consumer.seek(self._next)
+        except ValueError:  # the log ends before it by now
+            raise rolled_back(self._next) from None
 
     def _is_same(self, archived: Reader, seq: int) -> bool:
         try:
-            with self._directory.trusted():
+            with self._trusted():
                 before = archived[seq]
             return before == self._reader[seq]
         except (IndexError, Overrun):

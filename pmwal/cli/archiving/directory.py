@@ -21,13 +21,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pmwal.errors import CorruptWal, PmwalError, WalLocked
+from pmwal.errors import PmwalError, WalLocked
 from pmwal.logs.archives.file import other_than_file
-from pmwal.logs.paths import ArchiveName, archives_in, parse_name
+from pmwal.logs.archives.names import order_of
+from pmwal.logs.paths import ARCHIVE_LOCK, ArchiveName, archives_in, parse_name
 from pmwal.storage.descriptors import open_descriptor
 from pmwal.storage.seam import Seam
 
-_LOCK = ".pmwal-archive.lock"
 _HIDDEN, _PART = ".pmwal-archive-", ".part"
 _BUFFER = 1 << 20
 _NO_RENAME = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
@@ -97,16 +97,8 @@ class ArchiveDirectory:
 
     def is_of(self, error: Exception) -> bool:
         """Whether it is an error of writing here, and so of all logs."""
-        return isinstance(error, OSError) and os.path.dirname(str(error.filename or "")) == self.path
-
-    @contextlib.contextmanager
-    def trusted(self) -> Iterator[None]:
-        """Read archives, which say where to continue: one that is damaged is an error of this directory."""
-        try:
-            yield
-        except CorruptWal as error:
-            path, _, reason = str(error).partition(": ")
-            raise OSError(errno.EBADMSG, f"{reason}; if it is moved away, what the log still has is archived again", path) from None
+        place = str(error.filename or "") if isinstance(error, OSError) else ""
+        return place == self.path or (os.path.dirname(place) == self.path and parse_name(os.path.basename(place)) is not None)
 
     @contextlib.contextmanager
     def writing(self, name: ArchiveName) -> Iterator[BinaryIO]:
@@ -150,13 +142,18 @@ class ArchiveDirectory:
 
     def prune(self, keep: float | None, total: int | None) -> list[Kept]:
         """Remove the archives that are older, by their times of modification, than ``keep`` seconds, and the oldest ones while all
-        together are larger than ``total``; those that were removed."""
+        together are larger than ``total``; those that were removed.
+
+        Of each log they go in the order of its archives. A time of modification may be wrong, and then one stays for longer.
+        """
         there = self._there() if keep is not None or total is not None else []
         size, now, removed = sum(each.size for each in there), time.time(), []
+        staying: set[str] = set()  # logs of which an archive stays
         for each in there:
             old = keep is not None and now - each.written > keep
-            if not old and (total is None or size <= total):
-                break
+            if each.name.uuid in staying or (not old and (total is None or size <= total)):
+                staying.add(each.name.uuid)
+                continue
             self._seam.unlink(os.path.basename(each.path), self._fd)
             size -= each.size
             removed.append(each)
@@ -165,13 +162,19 @@ class ArchiveDirectory:
         return removed
 
     def _there(self) -> list[Kept]:
-        """All archives, the oldest first."""
-        found = []
-        for name in self.files():
+        """All archives, the oldest first: those of a log in its order, and the logs by the times of modification."""
+        by_log: dict[str, list[Kept]] = {}
+        for name in sorted(self.files(), key=order_of, reverse=True):
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(self.path_of(name))
-                found.append(Kept(self.path_of(name), name, status.st_size, status.st_mtime))
-        return sorted(found, key=lambda each: (each.written, each.name.uuid, each.name.branch, each.name.first))
+                by_log.setdefault(name.uuid, []).append(Kept(self.path_of(name), name, status.st_size, status.st_mtime))
+        found: list[tuple[float, Kept]] = []
+        for files in by_log.values():
+            earliest = float("inf")
+            for each in files:  # the newest first: none counts as newer than those after it
+                earliest = min(earliest, each.written)
+                found.append((earliest, each))
+        return [each for _, each in sorted(found, key=lambda pair: (pair[0], pair[1].name.uuid, order_of(pair[1].name)))]
 
     def close(self) -> None:
         """Let another process write there. Idempotent."""
@@ -196,7 +199,7 @@ def _explained(error: OSError, path: str) -> OSError:
 
 
 def _lock(path: str, directory_fd: int) -> int:
-    fd = open_descriptor(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
+    fd = open_descriptor(ARCHIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -21,7 +21,7 @@ from pmwal.cli.places import logs_of, one_log, without_logs
 from pmwal.cli.reading.sets import status_of
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json, say
-from pmwal.cli.wording import numbers_in_words, records_in_words
+from pmwal.cli.wording import numbers_in_words, printable, records_in_words
 from pmwal.format.payload import parse_size
 from pmwal.logs.archives.modules import needed
 from pmwal.logs.paths import archives_at, check_place, is_archive
@@ -52,7 +52,7 @@ without a unit is refused.
 
 --keep and --max-total remove archives, the oldest first, of any log: at the
 start, after each file, and every minute. The age of an archive is the time
-since its last change.
+since its last change; one never goes before earlier ones of its log.
 
 The position belongs to the name of the consumer, not to TO. If TO has no
 archives of a log, it gets all that the log still has; with --keep or
@@ -61,12 +61,14 @@ log, give one of them another --consumer NAME.
 
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
+A log whose last archive cannot be read stands still, and the others go on.
 
 Exit status (the worst of all logs):
   0    all that the logs have is archived, or there was nothing to archive;
        for a run until a signal: all that there was at its end
   1    records were gone from a log before they were archived; or another
-       process has the consumer; or pyarrow is not installed
+       process has the consumer; or a log has several hard links; or pyarrow is
+       not installed
   2    a log is corrupt
   3    a log cannot be opened; or TO cannot be written to, or the last archive
        of a log in it not be read
@@ -206,15 +208,15 @@ class _Reports:
                 self._print({"removed": each.path, "bytes": each.size}, f"{each.path}: removed, {format_size(each.size)}")
                 continue
             if isinstance(each, Other):
-                say(f"{each.path}: {each.reason}")
+                self._say(f"{each.path}: {each.reason}")
                 continue
             if isinstance(each, Missing):
                 words = f"{numbers_in_words(each.first, each.last)} in no archive of {self._target}, though later ones are"
                 check = f"pmwal verify {shlex.quote(self._target)} checks all files"
-                say(f"{each.log}: {words}; bring the file back from a copy; {check}")
+                self._say(f"{each.log}: {words}; bring the file back from a copy; {check}")
                 continue
             if isinstance(each, Passed):
-                say(
+                self._say(
                     f"{each.log}: consumer {self._consumer} is at record {each.position} already, and {self._target} has no "
                     "archives: a position belongs to the consumer, not to the directory; to archive these records here, too, "
                     "use another --consumer"
@@ -223,16 +225,16 @@ class _Reports:
             self.files += 1
             if each.early and self._limited:
                 self._limited = False  # once is enough
-                say(
+                self._say(
                     f"{each.log}: files are smaller than --every asks: one is written when half of the ring is to be archived; "
                     "for larger ones make the ring larger with pmwal resize"
                 )
             summary = each.summary
             if summary.gap is not None:
                 self.status = FAILED
-                say(f"{each.log}: {numbers_in_words(*summary.gap)} gone from the log before they were archived")
+                self._say(f"{each.log}: {numbers_in_words(*summary.gap)} gone from the log before they were archived")
             if summary.rollback is not None:
-                say(
+                self._say(
                     f"{each.log}: rolled back, or restored, to record {summary.rollback} after later ones had been archived; "
                     "the new files replace those"
                 )
@@ -243,14 +245,18 @@ class _Reports:
         if self._json:
             print_json(value)
         else:
-            print(text, flush=True)
+            print(printable(text), flush=True)
+
+    def _say(self, text: str) -> None:
+        """Names of logs may contain anything."""
+        say(printable(text))
 
     def complain(self, problems: dict[str, Exception]) -> None:
         """Report what is wrong with logs, each thing once."""
         for path, error in problems.items():
             text = (isinstance(error, OSError) and error.strerror) or str(error)
             if self._said.get(path) != text:
-                say(text if path in text else f"{path}: {text}")
+                self._say(text if path in text else f"{path}: {text}")
         self._said = {path: (isinstance(error, OSError) and error.strerror) or str(error) for path, error in problems.items()}
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pmwal.errors import CorruptWal
 from pmwal.logs.archives.file import ArchiveFile
-from pmwal.logs.archives.names import Piece, pieces_of
+from pmwal.logs.archives.names import Piece, newest_of, pieces_of
 from pmwal.logs.archives.summary import Summary
 from pmwal.logs.paths import ArchiveName
 
@@ -81,7 +81,7 @@ def holes(names: Sequence[ArchiveName], summary_of: Callable[[ArchiveName], Summ
 
     ``summary_of`` is asked for the summary of the newest file, and of those before which numbers are missing.
     """
-    newest = max(names, key=lambda name: (name.branch, name.first), default=None)
+    newest = newest_of(names)
     if newest is None:
         return []
     summary = summary_of(newest)

@@ -2,7 +2,7 @@
 
 Invariants
 ----------
-- A file has all numbers from its first to its last. Files of one branch do not overlap.
+- A file has all numbers from its first to its last. Files of one branch do not overlap, unless they were brought back.
 - A branch begins where a rollback, or a restored copy, made the log differ from what was archived. From its first number on it
   replaces what earlier branches have, also where its own files are damaged or removed: each file says where the branches began.
 """
@@ -13,6 +13,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from pmwal.logs.paths import ArchiveName
 
 _LOG_MAX = 64  # characters of the log's own name
 _OTHER = re.compile(r"[^A-Za-z0-9_.+@-]")
@@ -28,6 +30,16 @@ def name_for(path: str) -> str:
     return _OTHER.sub("_", stem)[:_LOG_MAX] or "log"
 
 
+def order_of(name: ArchiveName) -> tuple[int, int, int]:
+    """Sorts the archives of a log: the last one says where the log continues. A restored one may be a part of another."""
+    return name.branch, name.last, name.first
+
+
+def newest_of(names: Iterable[ArchiveName]) -> ArchiveName | None:
+    """The archive with which those of a log end."""
+    return max(names, key=order_of, default=None)
+
+
 class Piece(NamedTuple):
     """The records from ``first`` up to, not including, ``stop`` are in the file of this number."""
 
@@ -41,17 +53,30 @@ def pieces_of(names: Iterable[tuple[int, int, int]]) -> list[Piece]:
 
     A name whose last number is before its first has no records: a branch begins there.
 
+    Where files of a branch overlap, as when one is restored beside another, the one that begins first has the records.
+
     >>> pieces_of([(0, 1, 9), (0, 10, 19), (1, 13, 14)])
     [Piece(first=1, stop=10, file=0), Piece(first=10, stop=13, file=1), Piece(first=13, stop=15, file=2)]
+    >>> pieces_of([(0, 4, 5), (0, 1, 9), (0, 8, 12)])
+    [Piece(first=1, stop=10, file=1), Piece(first=10, stop=13, file=2)]
     """
+    branches: dict[int, list[tuple[int, int, int]]] = {}
+    for index, (branch, first, last) in enumerate(names):
+        branches.setdefault(branch, []).append((first, -last, index))
     pieces: list[Piece] = []
     limit = None
-    for (_, first, last), index in sorted(((name, index) for index, name in enumerate(names)), reverse=True):
-        stop = last + 1 if limit is None else min(last + 1, limit)
-        if first < stop:
-            pieces.append(Piece(first, stop, index))
-        limit = first if limit is None else min(limit, first)
-    return pieces[::-1]
+    for _, files in sorted(branches.items(), reverse=True):
+        own: list[Piece] = []
+        at, begin = 0, min(files)[0]
+        for first, negated, index in sorted(files):
+            stop = 1 - negated if limit is None else min(1 - negated, limit)
+            at = max(at, first)
+            if at < stop:
+                own.append(Piece(at, stop, index))
+                at = stop
+        pieces = own + pieces
+        limit = begin if limit is None else min(limit, begin)
+    return pieces
 
 
 def divergence(epochs: Mapping[int, int], epoch: int, last: int) -> int | None:

@@ -21,7 +21,7 @@ from pmwal.errors import CorruptWal, Overrun
 from pmwal.format.layout import SEQ_MAX, TIME_MAX, TIME_MIN, Header
 from pmwal.format.ring import Clock, Filter, Selected
 from pmwal.logs.archives.file import ArchiveFile
-from pmwal.logs.archives.names import Piece, divergence, pieces_of
+from pmwal.logs.archives.names import Piece, divergence, order_of, pieces_of
 from pmwal.logs.archives.summary import Group, Rows, Summary
 from pmwal.reading.arrays import Source
 from pmwal.reading.consumer import Consumer
@@ -91,7 +91,7 @@ class ArchivedReader(Reader):
 
     def _newest_summary(self) -> Summary | None:
         """Of the newest file that has one. What is wrong with the others is said when a record of theirs is needed."""
-        for file in sorted(self._files, key=lambda file: (file.claim.branch, file.claim.first), reverse=True):
+        for file in sorted(self._files, key=lambda file: order_of(file.claim), reverse=True):
             with contextlib.suppress(CorruptWal, OSError):
                 try:
                     return file.summary
