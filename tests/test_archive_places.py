@@ -109,6 +109,16 @@ def test_named_place_that_is_no_file_is_refused(tmp_path: Path, cli: Cli, what: 
     assert ("no log" if what == "a directory" else what) in ran.err
 
 
+@pytest.mark.parametrize("command", ["cat", "logs", "tail", "export", "verify"])
+def test_no_reader_waits_for_a_fifo(tmp_path: Path, cli: Cli, command: str) -> None:
+    """In a directory or named itself."""
+    other = put(tmp_path / "to", "a FIFO", 1, 9)
+    for place in (other, tmp_path / "to"):
+        ran = cli(command, place)
+        assert ran.status == 3
+        assert "a FIFO with the name of an archive" in ran.text + ran.err
+
+
 def test_fifo_that_takes_a_name_meanwhile_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at what it is and the open."""
     other = put(tmp_path, "a FIFO", 1, 9)
