@@ -503,6 +503,7 @@ def test_signatures_for_logging_libraries_share_their_defaults(function: Any) ->
     """A program opens the log alike with any logging library."""
     keywords = keywords_of(function)
     names = {"size", "commit", "sync_level", "on_full", "on_corrupt", "medium", "max_files", "keep", "max_total", "file_mode"}
+    names |= {"consumers"}
     structured = {"structured", "fmt", "rename_fields", "static_fields", "defaults"}
     assert {"directory", "level", *structured} >= keywords.keys() - names
     assert {name: getattr(SinkOptions(), name) for name in names} == {name: keywords[name] for name in names}
