@@ -20,6 +20,7 @@ from collectors import Answer, Hang, collector, firsts, position, refusing_port,
 from commands import Cli, make_foreign, make_log
 from pmwal.ship.otlp import shipper
 from processes import PATIENCE
+from servers import wait_for
 from support import open_small
 
 Started = Callable[..., subprocess.Popen[bytes]]
@@ -175,8 +176,7 @@ def test_kills_lose_nothing(cli: Cli, started: Started, shm_dir: Path) -> None:
         for number in range(1, 4):
             process = started("ship", log, "--to", got.url)
             wal.extend([b"%d" % number] * 50)
-            while not got.seqs or got.seqs[-1] < 50 * number - 25:
-                assert process.poll() is None
+            wait_for(lambda least=50 * number - 25: got.seqs[-1:] >= [least], process)
             process.kill()
             process.wait()
         assert cli("ship", log, "--to", got.url, "--once").status == 0
@@ -308,6 +308,17 @@ def test_log_that_cannot_be_read_has_the_status_of_the_other_commands(cli: Cli, 
         assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: {missing}: No such file or directory\n")
         ran = cli("ship", foreign, "--to", got.url, "--once")
         assert (ran.status, ran.out, ran.err.startswith(f"pmwal: {foreign}: not a pmwal log")) == (3, b"", True)
+
+
+def test_file_that_is_no_log_holds_no_other_up(cli: Cli, shm_dir: Path) -> None:
+    """It is said, and is the status."""
+    make_foreign(shm_dir / "foreign.wal")
+    log = make_log(shm_dir / "a.wal")
+    with collector() as got:
+        ran = cli("ship", shm_dir, "--to", got.url, "--once")
+    assert (ran.status, ran.text) == (3, f"{shm_dir}: 10 records, 61 B in 1 request\n")
+    assert ran.err.startswith(f"pmwal: warning: {shm_dir}/foreign.wal: not a pmwal log")
+    assert position(log) == 10
 
 
 def _wrong(*options: str, to: str = "otlp+http://h") -> tuple[str, ...]:

@@ -73,8 +73,9 @@ class ToCollector:
 
     @property
     def problems(self) -> Mapping[str, Exception | str]:
-        """Why the newest request is repeated."""
-        return {self._name: self._shipper.problem} if self._shipper.problem else {}
+        """Why the newest request is repeated, and why logs of a set are left out."""
+        problem = self._shipper.problem
+        return {**self._shipper.unreadable, **({self._name: problem} if problem else {})}
 
 
 def _headers(given: Sequence[tuple[str, str]]) -> dict[str, str]:
