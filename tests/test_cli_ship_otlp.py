@@ -191,6 +191,9 @@ def test_directory_is_watched_for_new_logs(started: Started, shm_dir: Path) -> N
         process = started("ship", shm_dir / "set", "--to", got.url, "--json")
         make_log(shm_dir / "new.wal").rename(shm_dir / "set" / "new.wal")
         assert wait_until_shipped(process, 10)["log"] == str(shm_dir / "set")
+        with open_small(shm_dir / "set" / "new.wal") as wal:
+            wal.append(b"next")
+        wait_until_shipped(process, 11)
         assert end(process)[0] == 0
 
 
