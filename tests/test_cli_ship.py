@@ -320,7 +320,7 @@ def test_check_of_a_server_or_stream_that_is_not_there_fails(cli: Cli, shm_dir: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "the following arguments are required: LOG, --to, --stream"),
+        ((), "the following arguments are required: LOG, --to"),
         (("a.wal", "--to", "nats://x"), "the following arguments are required: --stream"),
         (("a.wal", "--to", "nats://x", "--stream", "a.b"), "argument --stream: stream must be the name of a stream"),
         (("a.wal", "--to", "nats://x", "--stream", "S", "--prefix", "a*"), "argument --prefix: prefix must be words"),

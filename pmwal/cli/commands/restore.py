@@ -8,7 +8,7 @@ import asyncio
 from pmwal.cli.exit_status import OK
 from pmwal.cli.options import size_option
 from pmwal.cli.parser import Commands, add_command, add_json
-from pmwal.cli.shipping.options import add_connection, add_stream, connection
+from pmwal.cli.shipping.options import add_connection, add_stream, connection, given
 from pmwal.cli.terminal import print_json, progress_bar, say
 from pmwal.cli.wording import count_in_words, records_in_words
 from pmwal.opening.units import format_size
@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> int:
                 from_=args.url,
                 stream=args.stream,
                 log=args.log,
-                prefix=args.prefix,
                 size=args.size,
                 options=options,
                 progress=progress,
+                **given(args, "prefix"),
             )
         )
     if args.json:

@@ -1,4 +1,4 @@
-"""``pmwal ship``: send the records of logs to a stream of NATS JetStream, each exactly once."""
+"""``pmwal ship``: send the records of logs to a stream of NATS JetStream, or to an OpenTelemetry collector."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import argparse
 from pmwal.cli.options import consumer_option, duration_option, size_option
 from pmwal.cli.parser import Commands, Parser, add_command, add_json
 from pmwal.cli.places import set_named
-from pmwal.cli.shipping.options import add_connection, add_stream, target_option
-
-_FRAME, _LINGER, _HOLD = 256 << 10, 0.01, 180.0
+from pmwal.cli.shipping.options import add_connection, add_stream, header_option, target_option
 
 _EPILOG = """\
 LOG is a log file, a directory (all *.wal in it, also new ones), or a pattern in
-quotes. URL is like nats://broker:4222; several servers of a cluster with commas
-between them. The stream must be there, with the subjects P.*: pmwal makes and
-changes none. Each log has a subject of its own, P.UUID, which renaming the log
-or its machine does not change. A message has many records; pmwal restore makes
-a log of them again.
+quotes. URL is like nats://broker:4222, several servers of a cluster with commas
+between them, or otlp+http://HOST:4318 for an OpenTelemetry collector.
+
+NATS needs --stream. The stream must be there, with the subjects P.*: pmwal
+makes and changes none. Each log has a subject of its own, P.UUID, which
+renaming the log or its machine does not change. A message has many records;
+pmwal restore makes a log of them again.
 
 Each record is in the stream once and in order, whatever is killed and whenever:
 the server stores a message right after the one before it, or not at all, and
@@ -33,6 +33,16 @@ that was rolled back, or copied over, after it was shipped is not shipped any
 more (--on-rollback stop): its records are others than those in the stream. With
 mark, the stream is told which are void, and gets the new ones.
 
+A collector (OTLP over HTTP; otlp+https for TLS) gets each record at least once,
+as a log record with its level and fields. /v1/logs is added to the path unless
+it ends so. Several LOGs are one set, with one progress. --header adds a header
+to each request. Other users see it in the list of processes, so give keys in
+the environment: OTEL_EXPORTER_OTLP_HEADERS=name=value,name=value. If the
+collector refuses a request, the command ends, and the next one sends it again.
+Records that it takes and rejects are reported, and the status is 1. --stream,
+--prefix, --frame, --linger, --hold, --on-rollback, --too-large, --creds,
+--nkey, --user and --check are for NATS only.
+
 --check asks the server whether the stream can keep what is promised, prints
 what is wrong, and ships nothing. SIGTERM or ^C end the command with status 0;
 what was acknowledged is noted. --once ends when all is acknowledged that the
@@ -40,19 +50,22 @@ logs have now.
 
 --metrics publishes progress and lag of each log for Prometheus: at
 http://ADDRESS:PORT/metrics, of the loopback address if only PORT is given, or
-in a file *.prom for the node exporter's textfile collector. Shipping requires
-nats-py: pip install 'pmwal[nats]'; --metrics prometheus_client:
+in a file *.prom for the node exporter's textfile collector. NATS requires
+nats-py: pip install 'pmwal[nats]'; a collector opentelemetry-proto:
+pip install 'pmwal[otlp]'; --metrics prometheus_client:
 pip install 'pmwal[metrics]'.
 
-Exit status: 0; 1 if records were gone before they were shipped, a log could not
-be shipped, or --check found what breaks this; 2 if a log is corrupt; 3 if one
-cannot be opened.
+Exit status: 0; 1 if records were gone before they were shipped or were
+rejected, a log could not be shipped, or --check found what breaks this; 2 if a
+log is corrupt; 3 if one cannot be opened.
 
 Examples:
   pmwal ship app.wal --to nats://broker:4222 --stream LOGS
   pmwal ship /var/log/shop --to tls://broker:4222 --stream LOGS --creds me.creds
   pmwal ship app.wal --to nats://broker:4222 --stream LOGS --once --json
   pmwal ship /var/log/shop --to nats://broker --stream LOGS --metrics 9470
+  pmwal ship app.wal --to otlp+http://127.0.0.1:4318
+  pmwal ship /var/log/shop --to otlp+https://collector --header x-tenant=7
 """
 
 
@@ -62,14 +75,22 @@ def add(commands: Commands) -> None:
         commands,
         "ship",
         run,
-        "send records to NATS JetStream",
-        "Send the records of logs to a stream of NATS JetStream, each exactly once.",
+        "send records to NATS or a collector",
+        "Send the records of logs to a stream of NATS JetStream, each exactly once, or\nto an OpenTelemetry collector.",
         _EPILOG,
     )
     parser.add_argument("paths", metavar="LOG", nargs="+", help="log files, directories of logs, or patterns")
-    add_stream(parser, "--to", "the servers")
+    add_stream(parser, "--to", "the servers, or the collector", required=False)
     _add_rules(parser)
     add_connection(parser)
+    parser.add_argument(
+        "--header",
+        type=header_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a header for the collector; may be repeated",
+    )
     parser.add_argument("--metrics", type=target_option, metavar="WHERE", help="publish figures: [ADDRESS:]PORT, or a file *.prom")
     parser.add_argument("--once", action="store_true", help="ship what the logs have now, and end")
     parser.add_argument("--check", action="store_true", help="only say what is wrong with the stream")
@@ -78,31 +99,26 @@ def add(commands: Commands) -> None:
 
 def _add_rules(parser: Parser) -> None:
     """What a message has, and what to do in which case."""
-    parser.add_argument("--frame", type=size_option, default=_FRAME, metavar="SIZE", help="size of a message (default: 256KiB)")
+    parser.add_argument("--frame", type=size_option, metavar="SIZE", help="size of a message (default: 256KiB)")
+    parser.add_argument("--linger", type=duration_option, metavar="TIME", help="wait this long for more records (default: 10ms)")
+    parser.add_argument("--consumer", type=consumer_option, metavar="NAME", help="name of the consumer (default: nats, or otlp)")
     parser.add_argument(
-        "--linger", type=duration_option, default=_LINGER, metavar="TIME", help="wait this long for more records (default: 10ms)"
+        "--hold", type=duration_option, metavar="TIME", help="let logs free a record this long after (default: 180s)"
     )
-    parser.add_argument(
-        "--consumer", type=consumer_option, default="nats", metavar="NAME", help="name of the consumer (default: nats)"
-    )
-    parser.add_argument(
-        "--hold", type=duration_option, default=_HOLD, metavar="TIME", help="let logs free a record this long after (default: 180s)"
-    )
-    parser.add_argument(
-        "--on-rollback", choices=("stop", "mark"), default="stop", help="when shipped records were rolled back (default: stop)"
-    )
+    parser.add_argument("--on-rollback", choices=("stop", "mark"), help="when shipped records were rolled back (default: stop)")
     parser.add_argument(
         "--too-large",
         choices=("split", "stop"),
-        default="split",
         help="when a record is larger than the server takes (default: split)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Ship, until interrupted."""
+    from pmwal.cli.shipping.collecting import check_options  # noqa: PLC0415 - help needs none of it
     from pmwal.cli.shipping.running import check_stream, ship  # noqa: PLC0415 - needs the extra
 
+    check_options(args)
     if args.check:
         return check_stream(args)
     places, missing = set_named(args.paths, follow=not args.once)

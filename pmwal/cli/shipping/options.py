@@ -1,4 +1,4 @@
-"""Options of ``ship`` and ``restore``: the stream, how to connect, and where figures go."""
+"""Options of ``ship`` and ``restore``: the destination, how to connect, and where figures go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pmwal.cli.parser import Parser
 
@@ -22,13 +22,19 @@ FILE_SUFFIX = ".prom"
 """How the names of files end that the textfile collector reads."""
 
 _DEFAULT_HOST = "127.0.0.1"
+_OWN_HEADERS = ("content-type", "content-encoding", "content-length", "transfer-encoding", "host", "user-agent")
 
 
-def add_stream(parser: Parser, url: str, meaning: str) -> None:
-    """The options that name the stream. ``url``: the option for the servers."""
+def add_stream(parser: Parser, url: str, meaning: str, *, required: bool = True) -> None:
+    """The options that name the stream. ``url``: the option for the servers; ``required``: there is always a stream."""
     parser.add_argument(url, required=True, dest="url", metavar="URL", help=meaning)
-    parser.add_argument("--stream", type=_stream, required=True, metavar="S", help="the name of the stream")
-    parser.add_argument("--prefix", type=_prefix, default="pmwal", metavar="P", help="first part of the subjects (default: pmwal)")
+    parser.add_argument("--stream", type=_stream, required=required, metavar="S", help="the name of the stream")
+    parser.add_argument("--prefix", type=_prefix, metavar="P", help="first part of the subjects (default: pmwal)")
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given; for the others the library has defaults."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _stream(text: str) -> str:
@@ -67,23 +73,41 @@ def _user(text: str) -> str:
     return text
 
 
+def header_option(text: str) -> tuple[str, str]:
+    """A header of each request, NAME=VALUE, for argparse. Its errors do not show the value."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) is None:
+        raise argparse.ArgumentTypeError("write NAME=VALUE, such as x-tenant=7")
+    if not (value.isascii() and value.isprintable()):
+        raise argparse.ArgumentTypeError(f"the value of {name} has characters that headers must not have; use printable ASCII")
+    if name.lower() in _OWN_HEADERS:
+        raise argparse.ArgumentTypeError(f"{name} is set by pmwal; leave it out")
+    return name, value
+
+
 def connection(args: argparse.Namespace) -> Options:
-    """What these arguments say of the connection; ``OSError`` if a file cannot be read."""
+    """What these arguments say of the connection to NATS; ``OSError`` if a file cannot be read."""
     from pmwal.ship import Options  # noqa: PLC0415 - help needs none of it
 
-    if (args.tls_cert is None) != (args.tls_key is None):
-        args.parser.error("--tls-cert and --tls-key go together")
     if args.user is not None and PASSWORD not in os.environ:
         args.parser.error(f"--user needs the password in the environment: {PASSWORD}")
-    for path in (args.creds, args.nkey, args.tls_ca, args.tls_cert, args.tls_key):
+    _check_readable(args.creds, args.nkey)
+    user = None if args.user is None else f"{args.user}:{os.environ[PASSWORD]}"
+    return Options(tls=tls_context(args), creds=args.creds, nkey=args.nkey, user=user)
+
+
+def _check_readable(*paths: str | None) -> None:
+    for path in paths:
         if path is not None:
             with open(path, "rb"):  # those who read it would not name it in their error
                 pass
-    user = None if args.user is None else f"{args.user}:{os.environ[PASSWORD]}"
-    return Options(tls=_tls(args), creds=args.creds, nkey=args.nkey, user=user)
 
 
-def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """The certificates to use, if any are named; ``OSError`` if a file cannot be read."""
+    if (args.tls_cert is None) != (args.tls_key is None):
+        args.parser.error("--tls-cert and --tls-key go together")
+    _check_readable(args.tls_ca, args.tls_cert, args.tls_key)
     if args.tls_ca is None and args.tls_cert is None:
         return None
     import ssl  # noqa: PLC0415 - it is slow to load

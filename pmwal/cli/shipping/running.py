@@ -13,12 +13,14 @@ from typing import Any, Protocol
 from pmwal.cli.exit_status import FAILED, OK
 from pmwal.cli.places import one_log
 from pmwal.cli.reading.sets import status_of
-from pmwal.cli.shipping.options import Port, Target, connection
-from pmwal.cli.shipping.reports import Reports
+from pmwal.cli.shipping.collecting import ToCollector, is_for_collector
+from pmwal.cli.shipping.options import Port, Target, connection, given
+from pmwal.cli.shipping.reports import Reports, lost
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json
 from pmwal.errors import PmwalError
 from pmwal.ship import Progress, SetShipper, Shipper, check
+from pmwal.ship.otlp import OtlpProgress
 
 _PAUSE = 1.0  # seconds between two looks at how far it is
 
@@ -29,7 +31,7 @@ class _Shipping(Protocol):
     async def run(self, once: bool = False) -> None: ...
 
     @property
-    def progress(self) -> Mapping[str, Progress]: ...
+    def progress(self) -> Mapping[str, Progress] | Mapping[str, OtlpProgress]: ...
 
     @property
     def problems(self) -> Mapping[str, Exception | str]: ...
@@ -61,27 +63,21 @@ class _OneLog:
 def ship(args: argparse.Namespace, places: Sequence[str]) -> int:
     """Ship the logs of these places as the arguments say; the exit status."""
     reports = Reports(json=args.json)
-    options = connection(args)._asdict() | {
-        "to": args.url,
-        "stream": args.stream,
-        "prefix": args.prefix,
-        "frame": args.frame,
-        "linger": args.linger,
-        "consumer": args.consumer,
-        "hold": args.hold,
-        "on_rollback": args.on_rollback,
-        "too_large": args.too_large,
-        "notify": reports.tell,
-    }
     args.path = one_log(places)  # of which errors are
-    shipping: _Shipping = SetShipper(places, **options) if args.path is None else _OneLog(args.path, options)
+    shipping = ToCollector(args, places) if is_for_collector(args.url) else _to_nats(args, places, reports)
     try:
         asyncio.run(_ship(shipping, args, reports))
     except (PmwalError, OSError, ValueError) as error:
         if not any(error is problem for problem in shipping.problems.values()):
             raise
     failed = [status_of(problem) for problem in shipping.problems.values() if isinstance(problem, Exception)]
-    return max(OK, *failed, FAILED if any(each.gaps for each in shipping.progress.values()) else OK)
+    return max(OK, *failed, FAILED if any(lost(each) for each in shipping.progress.values()) else OK)
+
+
+def _to_nats(args: argparse.Namespace, places: Sequence[str], reports: Reports) -> _Shipping:
+    options = connection(args)._asdict() | {"to": args.url, "stream": args.stream, "notify": reports.tell}
+    options |= given(args, "prefix", "frame", "linger", "consumer", "hold", "on_rollback", "too_large")
+    return SetShipper(places, **options) if args.path is None else _OneLog(args.path, options)
 
 
 async def _ship(shipping: _Shipping, args: argparse.Namespace, reports: Reports) -> None:
@@ -141,7 +137,8 @@ async def _published(shipping: _Shipping, target: Target, reports: Reports) -> A
         from pmwal.cli.shipping.publishing import publishing  # noqa: PLC0415
     except ImportError:
         raise ValueError("--metrics requires prometheus_client, which is not installed: pip install 'pmwal[metrics]'") from None
-    figures = ShippedLogs(lambda: shipping.progress, lambda: shipping.problems)
+    otlp = isinstance(shipping, ToCollector)
+    figures = ShippedLogs(lambda: shipping.progress, lambda: shipping.problems, otlp=otlp)
     async with publishing(figures, target) as where:
         if isinstance(target, Port):
             reports.tell(f"figures for Prometheus are at {where}")
@@ -150,7 +147,7 @@ async def _published(shipping: _Shipping, target: Target, reports: Reports) -> A
 
 def check_stream(args: argparse.Namespace) -> int:
     """Print what is wrong with the stream; the exit status."""
-    found = asyncio.run(check(to=args.url, stream=args.stream, prefix=args.prefix, options=connection(args)))
+    found = asyncio.run(check(to=args.url, stream=args.stream, options=connection(args), **given(args, "prefix")))
     if args.json:
         print_json({"stream": args.stream, "problems": [problem._asdict() for problem in found]})
     else:

@@ -122,6 +122,7 @@ class OtlpShipper:
         self._resource = {"host.name": platform.node()} | resource_of_environment() | dict(resource or {})
         self._progress = OtlpProgress()
         self._problem = ""
+        self._unreadable: Mapping[str, Exception] = {}
         self._one_log = True
         self._run: _Run | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -178,6 +179,11 @@ class OtlpShipper:
     def problem(self) -> str:
         """Why the newest request has to be sent again, in words; empty if nothing is wrong."""
         return self._problem
+
+    @property
+    def unreadable(self) -> Mapping[str, Exception]:
+        """Why logs of a set are left out, by path: they could not be read when they were looked at last."""
+        return self._unreadable
 
     async def _begin(self, *, once: bool) -> _Run:
         """Start the thread, and return when it has opened the log."""
@@ -258,6 +264,7 @@ class OtlpShipper:
             if batch.records:
                 handed_out = True
                 self._deliver(run, source, batch)
+            self._unreadable = source.problems
             idle = not handed_out and source.missed == missed
             if source.missed != missed:
                 self._note(source)

@@ -9,7 +9,7 @@ Invariants
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from pmwal.errors import Overrun
@@ -46,6 +46,10 @@ class Source(Protocol):
     @property
     def lag(self) -> Lag:
         """What is not acknowledged."""
+
+    @property
+    def problems(self) -> Mapping[str, Exception]:
+        """Why logs of a set could not be read, by path."""
 
     def follow(self, *, once: bool) -> Iterator[Record]:
         """The records after the last acknowledged one. It ends when there are no more, unless ``once`` after waiting for some."""
@@ -109,6 +113,10 @@ class OneLog:
     def lag(self) -> Lag:
         return self._consumer.lag
 
+    @property
+    def problems(self) -> Mapping[str, Exception]:
+        return {}  # of one log they are raised
+
     def follow(self, *, once: bool) -> Iterator[Record]:
         try:
             for record in self._consumer.follow(0 if once else LINGER):
@@ -168,6 +176,10 @@ class ManyLogs:
     @property
     def lag(self) -> Lag:
         return self._consumer.lag
+
+    @property
+    def problems(self) -> Mapping[str, Exception]:
+        return dict(self._logs.problems)
 
     def follow(self, *, once: bool) -> Iterator[Record]:
         if not self._begun:
