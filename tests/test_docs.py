@@ -10,6 +10,7 @@ import pkgutil
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pmwal.testing import Recorder
 
 with contextlib.suppress(ImportError):
     import polars  # noqa: F401 - an example needs it; it sets a variable of the environment, which no test may
+
+_EXTRAS = re.compile(r"(?:pmwal|'\.)\[([a-z]+(?:,[a-z]+)*)\]")
 
 # -- the map of modules
 
@@ -282,6 +285,16 @@ def test_pre_commit_has_the_ruff_of_the_tests() -> None:
 
 GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 """The groups that keepachangelog.com 1.1.0 knows, in its order."""
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    """In documents and in errors: what they say to install can be installed."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    sources = [*PACKAGE.rglob("*.py"), *DOCUMENTS]
+    found = {extra for path in sources for names in _EXTRAS.findall(path.read_text()) for extra in names.split(",")}
+    assert {"archive", "nats"} <= found
+    assert found <= config["options.extras_require"].keys()
 
 
 def test_changelog_has_the_form_of_keep_a_changelog() -> None:
