@@ -188,6 +188,8 @@ def test_server_of_a_run_listens_on_the_loopback_address_and_ends_with_it(tmp_pa
         with jetstream.server(tmp_path) as url:
             addresses.append(url)
             socket.create_connection(address(), PATIENCE).close()
+            with pytest.raises(ConnectionRefusedError):  # a server on all addresses would take it
+                socket.create_connection(("127.0.0.2", address()[1]), PATIENCE).close()
             raise ValueError("x")
 
     def address() -> tuple[str, int]:
