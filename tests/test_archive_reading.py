@@ -377,11 +377,14 @@ def test_without_pyarrow_logs_are_read_and_archives_left_out(
     hint = "archives require pyarrow, which is not installed: pip install 'pmwal[archive]'"
     for command in (("cat", "-o", "raw"), ("logs", "-o", "cat"), ("tail", "-o", "raw"), ("export", "--format", "length-prefixed")):
         ran = cli(*command, path.parent)
-        assert (ran.status, ran.err) == (3, f"pmwal: warning: 2 archives, {first} the first: left out: {hint}\n")
+        assert (ran.status, ran.err) == (
+            3,
+            f"pmwal: warning: 2 archives, {first} the first: left out, only the logs are read: {hint}\n",
+        )
         assert b"one" in ran.out
         assert b"two" in ran.out
     ran = cli("cat", tmp_path)
-    assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: warning: {other}: left out: {hint}\n")
+    assert (ran.status, ran.out, ran.err) == (3, b"", f"pmwal: warning: {other}: left out, only the logs are read: {hint}\n")
     with pmwal.LogSet(path.parent) as logs:
         with pytest.warns(RuntimeWarning, match="left out"):
             assert [record.data for record in logs] == [b"one", b"two"]

@@ -199,7 +199,12 @@ def test_without_pyarrow_it_serves_the_logs_and_says_so(shm_dir: Path, tmp_path:
         for _ in range(2):
             assert [entry["message"] for entry in served.get("/entries").entries] == ["hello"]
         _, said = served.end()
-    assert said.count("left out: archives require pyarrow, which is not installed: pip install 'pmwal[archive]'") == 1
+    assert (
+        said.count(
+            "left out, only the logs are read: archives require pyarrow, which is not installed: pip install 'pmwal[archive]'"
+        )
+        == 1
+    )
 
 
 def test_it_ends_when_nobody_asks(log: Path) -> None:

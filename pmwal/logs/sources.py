@@ -141,7 +141,7 @@ class Sources:
         """No archive can be read here."""
         if not any(isinstance(self.problems.get(path), ImportError) for path in paths):
             what = paths[0] if len(paths) == 1 else f"{len(paths)} archives, {paths[0]} the first"
-            warn(f"{what}: left out: {error}")
+            warn(f"{what}: left out, only the logs are read: {error}")
         self.problems |= dict.fromkeys(paths, error)
         self._unreadable = set(paths)
 

@@ -148,7 +148,7 @@ class Consumer:
         view = self._log._view()
         if view.tail.next_seq <= position.seq < view.end.next_seq:
             with contextlib.suppress(PmwalError):  # which ``follow`` raises
-                record, at = self._find(position.seq, view, position)
+                record, at = self._sought(position.seq, view, position)
                 if _check_of(record) == position.check:
                     return position._replace(epoch=view.epoch, epoch_first_seq=view.epoch_first_seq, start=at.position, end=at.end)
         return position
@@ -177,7 +177,7 @@ class Consumer:
         if seq < view.tail.next_seq:  # there is none, or it is gone
             return self._position(seq, 0, view.tail.position, view.tail.position, view)
         try:
-            record, at = self._find(seq, view, known)
+            record, at = self._sought(seq, view, known)
         except Overrun as error:
             if not error.missed:
                 raise
@@ -189,7 +189,7 @@ class Consumer:
         uuid = self._log._block.uuid
         return Position(view.epoch, 1, uuid, seq, check, view.epoch_first_seq, start, end, seq, now_ns, bytes(APPLICATION_MAX))
 
-    def _find(self, seq: int, view: View, known: Position | None) -> tuple[Record, Delivered]:
+    def _sought(self, seq: int, view: View, known: Position | None) -> tuple[Record, Delivered]:
         """The record with this number, and where it is. From a known position it is found without the reader's help."""
         walker = replace(self._log._walker(view, self._log._place), on_delivery=None)
         if known is not None and known.seq <= seq:
@@ -260,7 +260,7 @@ class Consumer:
         found: list[Delivered] = []
 
         def find(seq: int, view: View) -> Record:
-            record, at = self._find(seq, view, position)
+            record, at = self._sought(seq, view, position)
             found.append(at)
             return record
 
@@ -414,7 +414,7 @@ def problem(log: Log, consumer: Consumer) -> str | None:
     """Why the position of this consumer says nothing about the log, in words; None if it does."""
 
     def find(seq: int, view: View) -> Record:
-        return consumer._find(seq, view, None)[0]
+        return consumer._sought(seq, view, None)[0]
 
     return problem_of(consumer._current(), log._block.uuid, log._view(), find, log._epochs)
 

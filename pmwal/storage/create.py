@@ -418,9 +418,9 @@ def write_structures(fd: int, block: Superblock, slot: Slot, history: Sequence[B
 def _check_slots(slots: bytes, block: Superblock, newest: Slot) -> None:
     check(len(slots) == block.control_size, f"{len(slots)} bytes of slots in a control region of {block.control_size}")
     control = read_control(slots, block)
+    check(control.newest is not None and not control.lost, "a slot of a new log is not whole")
     check(control.newest == newest, "a slot of a new log is newer than the newest one")
     check(control.impossible is None, f"a new log is contradictory: {control.impossible}")
-    check(not control.lost, "a slot of a new log is not whole")
 
 
 @contextlib.contextmanager

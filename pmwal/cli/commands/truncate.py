@@ -21,7 +21,7 @@ Examples:
   pmwal truncate app.wal --before 1000   record 1000 is the oldest afterwards
   pmwal truncate app.wal --all           the log is empty; numbering continues
   pmwal truncate app.wal --consumed      only what all named consumers had;
-                                         it says who needs more if none was freed
+                                         it says who holds them if none was
 """
 
 

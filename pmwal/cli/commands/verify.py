@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         "verify",
         run,
         "check logs as recovery would, and archives",
-        "Check every record of each log as recovery would, and of each archive, without writing.",
+        "Check each record of logs as recovery would, and of archives, without writing.",
         _EPILOG,
     )
     add_paths(parser)
