@@ -26,6 +26,22 @@ FAST: dict[str, Any] = {"frame": 2048, "linger": 0.0}
 """Few records make many messages."""
 
 
+PERMISSIONS = """
+authorization {
+  users: [
+    { user: admin, password: secret },
+    { user: shipper, password: "s:p", permissions: {
+        publish: ["pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS"], subscribe: ["_INBOX.>"] } }
+  ]
+}
+"""
+"""A user for everything, and one with what a shipper is documented to need."""
+
+
+class Ended(Exception):
+    """The shipper ends here, as if it were killed."""
+
+
 def run(main: Callable[[], Awaitable[T]]) -> T:
     """Run a test's coroutine, for a limited time."""
 

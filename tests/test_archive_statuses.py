@@ -149,7 +149,7 @@ def cannot_open(file: Path) -> None:
 def test_log_without_its_last_archive_leaves_the_others(
     shm_dir: Path, tmp_path: Path, cli: Cli, spoil: Callable[[Path], None], *, named: bool
 ) -> None:
-    """It stands still, which is said once with the reason, until the file is moved away."""
+    """It is not archived, which is said once with the reason, until the file is moved away."""
     logs = [shm_dir / f"{name}.wal" for name in ("a", "b")]
     for log in logs:
         with pmwal.open(log, size="64KiB") as wal:

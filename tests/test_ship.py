@@ -17,6 +17,7 @@ from pmwal.ship import Folding, Rollback, records
 from pmwal.ship.link import Link, Unavailable
 from shipping import (
     PERFECT,
+    Ended,
     Mark,
     contents,
     decoded,
@@ -39,10 +40,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     """A server of its own."""
     with nats_server(tmp_path / "server") as found:
         yield found
-
-
-class Ended(Exception):
-    """The shipper ends here, as if it were killed."""
 
 
 def plain(path: Path) -> list[tuple[int, int, int, bytes]]:

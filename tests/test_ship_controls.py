@@ -16,6 +16,7 @@ from pmwal.ship.link import Link, Stored, Unavailable, stored
 from pmwal.ship.source import Note, ShippedLog
 from shipping import (
     PERFECT,
+    PERMISSIONS,
     Delivered,
     Verdict,
     grow,
@@ -28,7 +29,6 @@ from shipping import (
     shipper,
     verdict,
 )
-from test_ship_records import PERMISSIONS
 
 
 @pytest.fixture

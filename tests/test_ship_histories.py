@@ -14,7 +14,7 @@ import pmwal
 from nats_servers import Client, NatsServer, nats_server
 from pmwal.ship import restore
 from pmwal.ship.link import Link
-from shipping import Delivered, Mark, contents, decoded, folded, run, ship, uuid_of
+from shipping import Delivered, Ended, Mark, contents, decoded, folded, run, ship, uuid_of
 
 STEPS = 25
 
@@ -24,10 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """One server for all histories; each has a stream of its own."""
     with nats_server(tmp_path_factory.mktemp("nats") / "server") as found:
         yield found
-
-
-class Ended(Exception):
-    """The shipper ends here, as if it were killed."""
 
 
 class History:

@@ -19,6 +19,8 @@ from pmwal.ship import Folding, Gap, Shipper, records
 from pmwal.ship.link import Link
 from shipping import (
     PERFECT,
+    PERMISSIONS,
+    Ended,
     Mark,
     contents,
     decoded,
@@ -40,10 +42,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     """A server of its own."""
     with nats_server(tmp_path / "server") as found:
         yield found
-
-
-class Ended(Exception):
-    """The shipper ends here, as if it were killed."""
 
 
 def end_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -446,17 +444,6 @@ def test_stream_that_suits_has_no_problems(server: NatsServer) -> None:
         assert missing.setting == "stream"
 
     run(main)
-
-
-PERMISSIONS = """
-authorization {
-  users: [
-    { user: admin, password: secret },
-    { user: shipper, password: "s:p", permissions: {
-        publish: ["pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS"], subscribe: ["_INBOX.>"] } }
-  ]
-}
-"""
 
 
 def test_shipper_needs_no_more_than_the_documented_permissions(tmp_path: Path) -> None:

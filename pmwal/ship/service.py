@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -21,7 +22,7 @@ from pmwal.ship.settings import Settings
 T = TypeVar("T")
 
 
-class Service:
+class Service(ABC):
     """Ships in a task of the running event loop while it is entered, or in ``run``."""
 
     def __init__(self, settings: Settings) -> None:
@@ -93,17 +94,21 @@ class Service:
 
     # -- what a shipper does
 
+    @abstractmethod
     async def _open(self) -> None:
-        raise NotImplementedError
+        """Open what is shipped."""
 
+    @abstractmethod
     async def _main(self, once: bool) -> None:
-        raise NotImplementedError
+        """Ship it, until it is cancelled; with ``once`` what there is now."""
 
+    @abstractmethod
     def _fail(self, error: BaseException) -> None:
-        raise NotImplementedError
+        """Tell those who wait for a record that it is not shipped."""
 
+    @abstractmethod
     def _close(self) -> None:
-        raise NotImplementedError
+        """Close what was opened. Idempotent."""
 
 
 def source_of(reader: Reader) -> Source:

@@ -335,7 +335,7 @@ class _Log:
 
     @contextlib.contextmanager
     def _trusted(self) -> Iterator[None]:
-        """Read archives, which say where to continue: without one that cannot be read, this log stands still."""
+        """Read archives, which say where to continue: if the last one cannot be read, this log is not archived."""
         try:
             yield
         except (CorruptWal, OSError) as error:

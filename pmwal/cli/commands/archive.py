@@ -61,7 +61,7 @@ log, give one of them another --consumer NAME.
 
 Records that were overwritten before they were archived are reported, and the
 status is 1. If archived records are rolled back, the next files replace them.
-A log whose last archive cannot be read stands still, and the others go on.
+A log whose last archive cannot be read is not archived; the others are.
 
 Exit status (the worst of all logs):
   0    all that the logs have is archived, or there was nothing to archive;
