@@ -383,7 +383,7 @@ def test_last_record_of_the_new_file_is_acknowledged_without_a_search(path: Path
         with open_small(path) as wal:
             wal.append(b"41")
             assert next(followed).seq == 41
-            monkeypatch.setattr(consumer, "_find", None)
+            monkeypatch.setattr(consumer, "_sought", None)
             consumer.ack(41)
         assert is_right(path, stored(path))
 

@@ -23,7 +23,6 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
 
-from pmwal import __version__
 from pmwal.errors import ShipError
 from pmwal.ship.otlp.endpoint import Endpoint
 from pmwal.ship.otlp.modules import messages
@@ -78,7 +77,7 @@ class Exporter:
         self._headers = dict(headers) | {
             "Content-Type": "application/x-protobuf",
             "Content-Encoding": "gzip",
-            "User-Agent": f"pmwal/{__version__}",
+            "User-Agent": "pmwal",
         }
         self._timeout = timeout
         self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
