@@ -22,6 +22,7 @@ from processes import PATIENCE
 
 T = TypeVar("T")
 
+_ASKED = 100  # messages that are asked for at once
 _TRIES = 5  # another program may take a port between the look for a free one and the start of the server
 
 
@@ -220,6 +221,7 @@ class Client:
             "storage": "file",
             "num_replicas": 1,
             "discard": "new",
+            "allow_atomic": True,
         }
         deadline = time.monotonic() + PATIENCE
         while "error" in (answer := await self.ask(f"STREAM.CREATE.{name}", **config | settings)):
@@ -236,8 +238,8 @@ class Client:
         """All messages of a stream, each asked for by its number."""
         state = (await self.ask(f"STREAM.INFO.{name}"))["state"]
         found = []
-        for seq in range(state["first_seq"], state["last_seq"] + 1):
-            answer = await self.ask(f"STREAM.MSG.GET.{name}", seq=seq)
-            if "message" in answer:
-                found.append(stored(answer["message"]))
+        for first in range(state["first_seq"], state["last_seq"] + 1, _ASKED):
+            some = range(first, min(first + _ASKED, state["last_seq"] + 1))
+            answers = await asyncio.gather(*[self.ask(f"STREAM.MSG.GET.{name}", seq=seq) for seq in some])
+            found += [stored(answer["message"]) for answer in answers if "message" in answer]
         return found

@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
+
+import pytest
 
 import pmwal
 from nats_servers import Client, NatsServer
 from pmwal.ship import Shipper
+from pmwal.ship.forms import Form
 from pmwal.ship.link import Stored
 from processes import PATIENCE
 
@@ -36,6 +39,16 @@ authorization {
 }
 """
 """A user for everything, and one with what a shipper is documented to need."""
+
+
+@pytest.fixture(params=get_args(Form))
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each form; ``ship`` and ``shipper`` ship in it."""
+    monkeypatch.setitem(FAST, "form", request.param)
+    return str(request.param)
+
+
+both_forms = pytest.mark.usefixtures("form")
 
 
 class Ended(Exception):
@@ -136,7 +149,13 @@ def decoded(messages: Sequence[Stored]) -> list[Delivered | Mark]:
                 continue
             body = bytes(parts)
             parts.clear()
-        at, seq = 0, int(headers["Pmwal-First"])
+        seq = int(headers["Pmwal-First"])
+        if "Pmwal-Kind" in headers:
+            parts.clear()
+            assert headers["Pmwal-Last"] == headers["Pmwal-First"]
+            found.append(Delivered(seq, int(headers["Pmwal-Kind"]), int(headers["Pmwal-Time"]), body))
+            continue
+        at = 0
         while at < len(body):
             length, kind, time_ns = _ITEM.unpack_from(body, at)
             at += _ITEM.size + length
@@ -160,6 +179,12 @@ def folded(messages: Sequence[Stored]) -> list[Delivered]:
         elif each.what == "rollback":
             found = [record for record in found if record.seq <= each.last]
     return found
+
+
+def before(message: Stored) -> int:
+    """The number of the message that this one says to be before it."""
+    prev = message.headers.get("Pmwal-Prev")
+    return message.seq - 1 if prev is None else int(prev)
 
 
 class Verdict(NamedTuple):

@@ -334,7 +334,15 @@ def _wrong(*options: str, to: str = "otlp+http://h") -> tuple[str, ...]:
         *(
             (_wrong(*words.split()), f"{words.split()[0]} is for NATS, and --to names an OpenTelemetry collector; leave it out")
             for words in (
-                *("--stream S", "--prefix p", "--frame 1KiB", "--linger 10ms", "--hold 180s", "--on-rollback stop"),
+                *(
+                    "--stream S",
+                    "--prefix p",
+                    "--form atomic",
+                    "--frame 1KiB",
+                    "--linger 10ms",
+                    "--hold 180s",
+                    "--on-rollback stop",
+                ),
                 *("--too-large split", "--creds f", "--nkey f", "--user me", "--check"),
             )
         ),

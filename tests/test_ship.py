@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from shipping import (
     PERFECT,
     Ended,
     Mark,
+    before,
+    both_forms,
     contents,
     decoded,
     folded,
@@ -50,6 +53,7 @@ def plain(path: Path) -> list[tuple[int, int, int, bytes]]:
 # -- the usual case
 
 
+@both_forms
 def test_stream_has_what_the_log_has(server: NatsServer, tmp_path: Path) -> None:
     """Numbers, kinds, times and payloads arrive, in messages that name the one before them."""
 
@@ -63,7 +67,7 @@ def test_stream_has_what_the_log_has(server: NatsServer, tmp_path: Path) -> None
         assert [tuple(each) for each in records_in(messages)] == plain(path)
         assert {message.subject for message in messages} == {f"pmwal.{uuid_of(path)}"}
         assert len(messages) > 5
-        assert [int(message.headers["Pmwal-Prev"]) for message in messages] == [0, *[message.seq for message in messages[:-1]]]
+        assert [before(message) for message in messages] == [0, *[message.seq for message in messages[:-1]]]
         assert messages[0].headers["Pmwal-Name"] == str(path)
         folding = Folding()
         assert [record for message in messages for record in folding.add(message)] == contents(path)
@@ -73,6 +77,7 @@ def test_stream_has_what_the_log_has(server: NatsServer, tmp_path: Path) -> None
     run(main)
 
 
+@both_forms
 def test_records_follow_as_they_are_appended(server: NatsServer, tmp_path: Path) -> None:
     """``acked`` returns when the stream has a record, also one that was not appended yet when it was called."""
 
@@ -134,16 +139,17 @@ def test_log_that_is_empty_at_first_ships(server: NatsServer, tmp_path: Path) ->
 # -- failures
 
 
+@both_forms
 def test_acknowledgement_that_is_lost_ships_nothing_twice(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message was stored and nobody knows: the stream is asked, and the next frame, cut elsewhere, follows it."""
-    publish, lost = Link.publish, [2, 5, 6]
+    publish, lost, asked = Link.publish, [2, 4, 5], count(1)
 
     async def lossy(self: Link, subject: str, body: bytes, headers: dict[str, str]) -> int:
         stored = await publish(self, subject, body, headers)
-        if stored in lost:
-            lost.remove(stored)
+        if next(asked) in lost:
+            del lost[0]
             grow(path, 7)
             raise Unavailable("the answer was lost")
         return stored
@@ -165,6 +171,7 @@ def test_acknowledgement_that_is_lost_ships_nothing_twice(
     assert lost == []
 
 
+@both_forms
 def test_server_that_is_killed_gets_each_record_once(server: NatsServer, tmp_path: Path) -> None:
     """It comes back, and the shipper goes on where the stream ends."""
 
@@ -185,6 +192,7 @@ def test_server_that_is_killed_gets_each_record_once(server: NatsServer, tmp_pat
     run(main)
 
 
+@both_forms
 def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_path: Path) -> None:
     """As after a machine was moved and still runs: each message of one makes the other ask the stream."""
 
@@ -202,6 +210,7 @@ def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_p
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("before", [0, 300])
 def test_server_with_an_older_state_gets_what_it_lacks(before: int, server: NatsServer, tmp_path: Path) -> None:
     """It was restored from a backup, or lost power before it synced: the records that it lost are shipped again.
@@ -261,6 +270,7 @@ def test_state_that_is_lost_behind_a_running_shipper_is_shipped_again(server: Na
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("how", ["purge", "work queue"])
 def test_what_was_consumed_is_not_shipped_again(how: str, server: NatsServer, tmp_path: Path) -> None:
     """The subject is empty, and the position of the consumer says where to go on."""
@@ -293,6 +303,7 @@ async def consume_all(client: Client) -> None:
             await message.ack_sync()
 
 
+@both_forms
 def test_purge_behind_a_running_shipper_loses_and_repeats_nothing(server: NatsServer, tmp_path: Path) -> None:
     """The server refuses the next message, and the position says where to go on."""
 
@@ -333,18 +344,21 @@ def test_stream_that_is_created_anew_gets_all_again(server: NatsServer, tmp_path
     assert "created anew" in said[0]
 
 
-def test_stream_that_is_full_gets_all_once_there_is_room(server: NatsServer, tmp_path: Path) -> None:
-    """With discard=new the server refuses; the shipper says why, tries again, and the log waits."""
+@pytest.mark.parametrize(("chosen", "max_msgs", "there"), [("frame", 3, 3), ("atomic", 60, 46)])
+def test_stream_that_is_full_gets_all_once_there_is_room(
+    chosen: str, max_msgs: int, there: int, server: NatsServer, tmp_path: Path
+) -> None:
+    """With discard=new the server refuses; the shipper says why, tries again, and the log waits. A batch is refused as a whole."""
 
     async def main() -> None:
         path = tmp_path / "a.wal"
         async with Client(server) as client:
-            await client.create(max_msgs=3)
+            await client.create(max_msgs=max_msgs)
             grow(path, 300)
-            async with shipper(path, server) as shipping:
+            async with shipper(path, server, form=chosen) as shipping:
                 while "maximum messages" not in shipping.problem:
                     await asyncio.sleep(0.05)
-                assert len(await client.messages()) == 3
+                assert len(await client.messages()) == there
                 assert shipping.progress.lag_records > 0
                 await client.change(max_msgs=-1)
                 await shipping.acked(300)
@@ -366,6 +380,7 @@ def roll_back(path: Path, keep: int, more: int, tag: bytes = b"new") -> None:
         wal.commit()
 
 
+@both_forms
 def test_rollback_of_what_was_shipped_stops(server: NatsServer, tmp_path: Path) -> None:
     """A copy of a log under the same uuid looks the same, so somebody has to decide. Nothing is shipped."""
 
@@ -384,6 +399,7 @@ def test_rollback_of_what_was_shipped_stops(server: NatsServer, tmp_path: Path) 
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("running", [False, True])
 def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_path: Path) -> None:
     """With "mark" the folded stream equals the log, also after a second rollback to before the first one."""
@@ -425,6 +441,7 @@ def test_rollback_is_told_to_the_stream(running: bool, server: NatsServer, tmp_p
     assert len(said) == 2
 
 
+@both_forms
 def test_log_that_has_again_what_was_void_ships_it_again(server: NatsServer, tmp_path: Path) -> None:
     """An older copy of the file takes the log's place: it has records that the stream was told are void."""
 
@@ -446,6 +463,7 @@ def test_log_that_has_again_what_was_void_ships_it_again(server: NatsServer, tmp
     run(main)
 
 
+@both_forms
 def test_rollback_right_after_a_marker_is_told_as_well(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipper ended between a marker and the next record, and then the log was rolled back further."""
     path = tmp_path / "a.wal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from pmwal.ship.chain import EXPECTED_SEQUENCE, Entry, Source, headers_for
 from pmwal.ship.link import Link, Stored, Unavailable, stored
 from pmwal.ship.source import Note, ShippedLog
 from shipping import (
+    FAST,
     PERFECT,
     PERMISSIONS,
     Delivered,
     Verdict,
+    both_forms,
     grow,
     judge,
     payload,
@@ -52,7 +55,7 @@ def with_message_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def careless(entry: Entry, source: Source, stream: str) -> dict[str, str]:
         headers = headers_for(entry, source, stream)
-        del headers[EXPECTED_SEQUENCE]
+        headers.pop(EXPECTED_SEQUENCE, None)
         return headers | {"Nats-Msg-Id": f"{entry.first}"}
 
     monkeypatch.setattr(pmwal.ship.relay, "headers_for", careless)
@@ -60,17 +63,17 @@ def with_message_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def with_lost_answers(server: NatsServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> Verdict:
     """Two answers are lost, as when the shipper is killed; the next one goes on at the position of the consumer and cuts anew."""
-    publish, take, left = Link.publish, ShippedLog.take, [3, 6]
+    publish, take, left, asked = Link.publish, ShippedLog.take, [3, 6], count(1)
 
     async def lossy(self: Link, subject: str, body: bytes, headers: dict[str, str]) -> int:
         number = await publish(self, subject, body, headers)
-        if number in left:
-            left.remove(number)
+        if next(asked) in left:
+            del left[0]
             raise Unavailable("the answer was lost")
         return number
 
-    def cut_anew(self: ShippedLog, first: int, size_max: int) -> Any:
-        return take(self, first, size_max if len(left) == 2 else 1500)
+    def cut_anew(self: ShippedLog, first: int, size_max: int, count_max: int | None = None) -> Any:
+        return take(self, first, size_max if len(left) == 2 else 1500, count_max)
 
     async def forgets(self: Link, subject: str) -> Stored | None:
         """The place to go on is not asked of the stream."""
@@ -86,16 +89,21 @@ async def with_lost_answers(server: NatsServer, path: Path, monkeypatch: pytest.
         return await verdict(client, 100)
 
 
-@pytest.mark.parametrize("planted", [without_the_expected_sequence, with_message_ids])
+@pytest.mark.parametrize(
+    ("planted", "chosen"),
+    [(without_the_expected_sequence, "frame"), (without_the_expected_sequence, "atomic"), (with_message_ids, "frame")],
+)
 def test_chain_without_its_check_stores_records_twice(
-    planted: Any, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planted: Any, chosen: str, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody asks the stream and the server does not check, what was stored is stored again."""
+    monkeypatch.setitem(FAST, "form", chosen)
     planted(monkeypatch)
     found = run(lambda: with_lost_answers(server, tmp_path / "a.wal", monkeypatch))
     assert found.duplicate > 0 or found.lost > 0
 
 
+@both_forms
 def test_two_shippers_without_the_chain_are_noticed(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ships all records."""
     without_the_expected_sequence(monkeypatch)
@@ -113,6 +121,7 @@ def test_two_shippers_without_the_chain_are_noticed(server: NatsServer, tmp_path
     run(main)
 
 
+@both_forms
 def test_shipper_without_a_position_ships_again_what_was_purged(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,10 +142,10 @@ def test_shipper_without_a_position_ships_again_what_was_purged(
     run(main)
 
 
-async def into_a_full_stream(server: NatsServer, path: Path) -> tuple[int, Verdict]:
+async def into_a_full_stream(server: NatsServer, path: Path, form: str) -> tuple[int, Verdict]:
     """Ship to a stream that becomes full; then it is consumed, and the next shipper goes on. The position, and what came."""
     async with Client(server) as client:
-        await client.create(max_msgs=3)
+        await client.create(max_msgs=3 if form == "frame" else 60)
         grow(path, 300)
         async with shipper(path, server) as shipping:
             while "maximum messages" not in shipping.problem:
@@ -150,20 +159,20 @@ async def into_a_full_stream(server: NatsServer, path: Path) -> tuple[int, Verdi
         return position - last, judge(consumed + records_in(await client.messages()), 300)
 
 
-def test_position_is_what_the_stream_has(server: NatsServer, tmp_path: Path) -> None:
+def test_position_is_what_the_stream_has(form: str, server: NatsServer, tmp_path: Path) -> None:
     """Also when it refuses more."""
-    assert run(lambda: into_a_full_stream(server, tmp_path / "a.wal")) == (0, PERFECT)
+    assert run(lambda: into_a_full_stream(server, tmp_path / "a.wal", form)) == (0, PERFECT)
 
 
 def test_position_that_is_saved_before_the_acknowledgement_loses_records(
-    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was refused is taken for shipped."""
     take, settle = ShippedLog.take, ShippedLog.settle
     last = [0]
 
-    def hasty(self: ShippedLog, first: int, size_max: int) -> Any:
-        taken = take(self, first, size_max)
+    def hasty(self: ShippedLog, first: int, size_max: int, count_max: int | None = None) -> Any:
+        taken = take(self, first, size_max, count_max)
         if taken.frame is not None:
             last[0] = taken.frame.last
             self.acknowledge(taken.frame.last, 0, Note(*self.note) if self.note else Note(0, 0))
@@ -174,7 +183,7 @@ def test_position_that_is_saved_before_the_acknowledgement_loses_records(
 
     monkeypatch.setattr(ShippedLog, "take", hasty)
     monkeypatch.setattr(ShippedLog, "settle", keeps)
-    ahead, found = run(lambda: into_a_full_stream(server, tmp_path / "a.wal"))
+    ahead, found = run(lambda: into_a_full_stream(server, tmp_path / "a.wal", form))
     assert ahead > 0
     assert found.lost > 0
 

@@ -14,7 +14,7 @@ import pmwal
 from nats_servers import Client, NatsServer, nats_server
 from pmwal.ship import restore
 from pmwal.ship.link import Link
-from shipping import Delivered, Ended, Mark, contents, decoded, folded, run, ship, uuid_of
+from shipping import Delivered, Ended, Mark, both_forms, contents, decoded, folded, run, ship, uuid_of
 
 STEPS = 25
 
@@ -81,6 +81,7 @@ class History:
             assert missing <= gaps
 
 
+@both_forms
 @pytest.mark.parametrize("seed", [*range(6), *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 60)]])
 def test_history_is_shipped_as_it_was(seed: int, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each complete shipment the stream folds to the log, and the log can be restored from it."""

@@ -15,8 +15,9 @@ from documents import read_section, read_table
 from pmwal.format.frame import pack
 from pmwal.native.checksum import crc32c
 from pmwal.ship import Folding, Gap, Rollback, records
-from pmwal.ship.chain import HEADERS_MAX, Entry, Source, as_uuid, check_body, entry_of, headers_for
+from pmwal.ship.chain import HEADERS_MAX, Entry, Source, Stamp, as_uuid, check_body, entry_of, headers_for
 from pmwal.ship.checks import matches, problems_of
+from pmwal.ship.forms import FORMS, Form
 from pmwal.ship.holding import Holding
 from pmwal.ship.link import StreamState
 
@@ -34,9 +35,12 @@ NUMBERS = st.integers(1, (1 << 64) - 2)
     crc=st.integers(0, (1 << 32) - 1),
     cursor=st.sampled_from(["", "17-0badcafe"]),
     offset=st.integers(0, 1000),
-    what=st.sampled_from(["records", "part", "gap", "rollback"]),
+    what=st.sampled_from(["records", "part", "gap", "rollback", "record", "in a batch"]),
+    stamp=st.builds(Stamp, st.integers(0, 65535), st.integers(-(1 << 63) + 1, (1 << 63) - 1)),
 )
-def test_entry_survives_its_headers(first: int, count: int, prev: int, crc: int, cursor: str, offset: int, what: str) -> None:
+def test_entry_survives_its_headers(
+    first: int, count: int, prev: int, crc: int, cursor: str, offset: int, what: str, stamp: Stamp
+) -> None:
     """What is said is what is read."""
     entry = Entry(first, first + count, prev, cursor, crc)
     if what == "part":
@@ -45,18 +49,23 @@ def test_entry_survives_its_headers(first: int, count: int, prev: int, crc: int,
         entry = entry._replace(gap=True)
     elif what == "rollback":
         entry = entry._replace(last=first - 1, rollback=True)
+    elif what == "record":
+        entry = entry._replace(last=first, stamp=stamp)
+    elif what == "in a batch":
+        entry = entry._replace(last=first, stamp=stamp, prev=None)
     headers = headers_for(entry, SOURCE, "LOGS")
     assert entry_of(headers) == entry
-    assert headers["Nats-Expected-Last-Subject-Sequence"] == str(prev)
-    assert entry_of(headers).has_records == (what in ("records", "part"))
+    assert headers.get("Nats-Expected-Last-Subject-Sequence") == (None if what == "in a batch" else str(prev))
+    assert entry_of(headers).has_records == (what not in ("gap", "rollback"))
 
 
 @given(host=st.text(), name=st.text(max_size=5000))
 def test_headers_are_printable_and_short(host: str, name: str) -> None:
     """Whatever a machine or a path is called: a line break in it cannot become a header."""
     largest = (1 << 64) - 2
-    entry = Entry(largest, largest, largest, f"{largest}-0badcafe", 0, largest, largest)
+    entry = Entry(largest, largest, largest, f"{largest}-0badcafe", 0, largest, largest, stamp=Stamp(65535, -(1 << 63) + 1))
     headers = headers_for(entry, Source(host, name), "S" * 255)
+    headers |= {"Nats-Batch-Id": "0" * 32, "Nats-Batch-Sequence": "1000", "Nats-Batch-Commit": "1"}
     wire = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     assert wire.isascii()
     assert all(value.isprintable() for value in headers.values())
@@ -72,6 +81,9 @@ def test_headers_are_printable_and_short(host: str, name: str) -> None:
         ({"Pmwal-First": "0"}, "cannot have"),
         ({"Pmwal-Last": "3"}, "cannot have"),
         ({"Pmwal-Prev": None}, "Pmwal-Prev"),
+        ({"Pmwal-Kind": "7"}, "Pmwal-Time"),
+        ({"Pmwal-Kind": "-1", "Pmwal-Time": "5"}, "Pmwal-Kind"),
+        ({"Pmwal-Kind": "7", "Pmwal-Time": "5"}, "cannot have"),
         ({"Pmwal-Rollback": "9"}, "cannot have"),
     ],
 )
@@ -88,6 +100,7 @@ def test_document_has_every_header() -> None:
     entries = [
         Entry(1, 2, 0, "2-0badcafe"),
         Entry(1, 1, 0, "1-0badcafe", 0, 5, 9),
+        Entry(1, 1, 0, "1-0badcafe", stamp=Stamp(7, 5)),
         Entry(1, 2, 0, gap=True),
         Entry(3, 2, 0, rollback=True),
     ]
@@ -125,6 +138,19 @@ def test_body_with_another_number_of_records_is_refused(first: int, last: int) -
     """The headers and the body must agree."""
     with pytest.raises(ValueError, match="4 records"):
         records(message(Entry(first, last, 0), pack(RECORDS)))
+
+
+def test_each_form_says_all_of_the_records() -> None:
+    """Whether a message has many of them or one, its headers and its body are enough."""
+    body = pack(RECORDS)
+    frame = pmwal.Frame(5, 8, RECORDS[-1].cursor, body)
+    for name, count in (("frame", 1), ("atomic", 4)):
+        shipped = FORMS[name].messages(frame, 3)
+        assert len(shipped) == count
+        assert [entry.before(at) for at, (entry, _) in enumerate(shipped, 10)] == [3, *range(10, 9 + count)]
+        assert [each for entry, data in shipped for each in records(message(entry, data))] == RECORDS
+        assert shipped[-1][0].cursor == frame.cursor
+    assert [data for _, data in FORMS["atomic"].messages(frame, 3)] == [each.data for each in RECORDS]
 
 
 def test_body_that_was_changed_is_refused() -> None:
@@ -191,10 +217,10 @@ def test_without_a_time_all_is_released_at_once() -> None:
 # -- settings of streams
 
 
-def found(version: tuple[int, int] = (2, 14), **config: Any) -> list[str]:
+def found(version: tuple[int, int] = (2, 14), form: Form = "frame", **config: Any) -> list[str]:
     """The settings that do not suit a log."""
     state = StreamState({"subjects": ["pmwal.*"], "discard": "new"} | config, 0, 0, 0)
-    return [problem.setting for problem in problems_of(state, version, "pmwal." + "0" * 32)]
+    return [problem.setting for problem in problems_of(state, version, "pmwal." + "0" * 32, form)]
 
 
 def test_settings_that_suit_have_no_problem() -> None:
@@ -202,12 +228,15 @@ def test_settings_that_suit_have_no_problem() -> None:
     assert found() == []
     assert found((2, 11), num_replicas=3) == []
     assert found(subjects=["other", ">"]) == []
+    assert found((2, 12), "atomic", allow_atomic=True) == []
 
 
 @pytest.mark.parametrize(
     ("config", "setting"),
     [
         ({"num_replicas": 3, "version": (2, 10)}, "num_replicas"),
+        ({"form": "atomic", "allow_atomic": True, "version": (2, 11)}, "form"),
+        ({"form": "atomic"}, "allow_atomic"),
         ({"mirror": {"name": "S"}}, "mirror"),
         ({"sealed": True}, "sealed"),
         ({"allow_msg_counter": True}, "allow_msg_counter"),

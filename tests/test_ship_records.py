@@ -22,6 +22,7 @@ from shipping import (
     PERMISSIONS,
     Ended,
     Mark,
+    both_forms,
     contents,
     decoded,
     folded,
@@ -61,6 +62,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 # -- records that are gone
 
 
+@both_forms
 def test_records_that_were_overwritten_are_a_gap(server: NatsServer, tmp_path: Path) -> None:
     """A marker says which, and the rest follows in order."""
     said: list[str] = []
@@ -85,6 +87,7 @@ def test_records_that_were_overwritten_are_a_gap(server: NatsServer, tmp_path: P
     assert len(said) == 1
 
 
+@both_forms
 def test_older_copy_of_the_log_after_a_gap_is_noticed(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream ends with a gap, which names no record that could be compared; but the log ends before it."""
 
@@ -140,6 +143,7 @@ def with_large(path: Path) -> None:
         wal.commit()
 
 
+@both_forms
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_shipper_that_ended_inside_a_record_goes_on_at_the_part(
     count: int, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +171,7 @@ def test_shipper_that_ended_inside_a_record_goes_on_at_the_part(
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("how", ["rolled back", "overwritten"])
 def test_record_that_is_gone_in_the_middle_is_not_put_together(
     how: str, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -214,6 +219,7 @@ def test_record_that_is_too_large_stops_where_that_is_asked(server: NatsServer, 
     run(main)
 
 
+@both_forms
 def test_stream_with_small_messages_gets_small_parts(server: NatsServer, tmp_path: Path) -> None:
     """Frames and parts are as small as max_msg_size of the stream demands."""
 
@@ -261,6 +267,7 @@ def test_log_that_is_created_anew_under_its_name_has_a_subject_of_its_own(server
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("open_one", [False, True])
 def test_log_that_is_resized_ships_on(open_one: bool, server: NatsServer, tmp_path: Path) -> None:
     """It is the same log in another file."""
@@ -289,6 +296,7 @@ def test_log_that_is_resized_ships_on(open_one: bool, server: NatsServer, tmp_pa
 # -- what the writer may free
 
 
+@both_forms
 def test_records_are_released_when_the_stream_has_had_them_for_a_while(server: NatsServer, tmp_path: Path) -> None:
     """``truncate(consumed=True)`` frees nothing before ``hold`` is over, and all after it, without more records."""
 
@@ -446,6 +454,7 @@ def test_stream_that_suits_has_no_problems(server: NatsServer) -> None:
     run(main)
 
 
+@both_forms
 def test_shipper_needs_no_more_than_the_documented_permissions(tmp_path: Path) -> None:
     """Publish on the subjects, ask for the stream and for messages; a wrong password is said."""
 
@@ -503,6 +512,7 @@ def test_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"hold": None}, "numbers of seconds"),
         ({"on_rollback": "ignore"}, "on_rollback must be"),
         ({"too_large": "drop"}, "too_large must be"),
+        ({"form": "batch"}, "form must be"),
         ({"consumer": "a/b"}, "consumer"),
     ],
 )

@@ -15,7 +15,7 @@ from pmwal.opening.filling import fill_new
 from pmwal.ship import RestoreReport, restore
 from pmwal.ship.chain import Entry
 from pmwal.ship.plan import Kept, Plan
-from shipping import contents, grow, run, ship, uuid_of
+from shipping import both_forms, contents, grow, run, ship, uuid_of
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ async def restored(path: Path, server: NatsServer, source: Path, **options: Any)
     return report
 
 
+@both_forms
 def test_restored_log_has_the_same_records(server: NatsServer, tmp_path: Path) -> None:
     """Of a log that was truncated, and had records of all sizes, too large ones among them."""
 
@@ -62,6 +63,7 @@ def test_restored_log_has_the_same_records(server: NatsServer, tmp_path: Path) -
     run(main)
 
 
+@both_forms
 @pytest.mark.parametrize("engine", ["native", "python"], indirect=True)
 def test_restored_log_has_what_the_log_had_after_rollbacks(engine: str, server: NatsServer, tmp_path: Path) -> None:
     """Records that were rolled back do not come again."""
@@ -83,6 +85,7 @@ def test_restored_log_has_what_the_log_had_after_rollbacks(engine: str, server: 
     run(main)
 
 
+@both_forms
 def test_restored_log_begins_after_a_gap(server: NatsServer, tmp_path: Path) -> None:
     """A log has consecutive numbers; what is before the gap is left out and counted. It may be empty."""
 
@@ -110,6 +113,7 @@ def test_restored_log_begins_after_a_gap(server: NatsServer, tmp_path: Path) -> 
     run(main)
 
 
+@both_forms
 def test_restored_log_has_the_newest_records_that_fit(server: NatsServer, tmp_path: Path) -> None:
     """With a size of its own, and room to go on."""
 
@@ -130,6 +134,7 @@ def test_restored_log_has_the_newest_records_that_fit(server: NatsServer, tmp_pa
     run(main)
 
 
+@both_forms
 def test_stream_that_was_cut_off_gives_what_it_has(server: NatsServer, tmp_path: Path) -> None:
     """Its oldest messages were removed by age, and one in the middle by hand."""
 
@@ -152,6 +157,7 @@ def test_stream_that_was_cut_off_gives_what_it_has(server: NatsServer, tmp_path:
     run(main)
 
 
+@both_forms
 def test_message_that_was_changed_is_refused(server: NatsServer, tmp_path: Path) -> None:
     """Its checksum says so, and nothing is left at the path."""
 

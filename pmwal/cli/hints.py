@@ -43,6 +43,7 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (ShipError, r"give its CA in tls=", r"give its CA with --tls-ca"),
     (ShipError, r'on_rollback="mark"', r"--on-rollback mark"),
     (ShipError, r'too_large="split"', r"--too-large split"),
+    (ShipError, r'form="frame"', r"--form frame"),
     (FileExistsError, r"File exists", r"it exists; choose another name, or remove it first"),
 )
 """Of which error, what it says to users of the library, and what that is on the command line."""

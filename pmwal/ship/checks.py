@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from pmwal.opening.spelling import one_of
 from pmwal.ship.chain import HEADERS_MAX, check_prefix, check_stream, subject_of
+from pmwal.ship.forms import Form
 from pmwal.ship.link import Link, NoStream, Options, StreamState, Unavailable
 
 _ROOM_MIN = 4096  # bytes of a body
-_REPLICAS_SINCE = (2, 11)
+_REPLICAS_SINCE, _BATCHES_SINCE = (2, 11), (2, 12)
 
 
 class Problem(NamedTuple):
@@ -28,16 +30,18 @@ async def check(
     to: str | Sequence[str],
     stream: str,
     prefix: str = "pmwal",
+    form: Form = "frame",
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> list[Problem]:
-    """The problems of a stream that logs are to be shipped to; none if it suits. ``ShipError`` for wrong credentials.
+    """The problems of a stream that logs are to be shipped to, in this form; none if it suits. ``ShipError`` for wrong credentials.
 
     Those that are ``refused`` break the chain: a shipper does not begin with them. The others lose records that were acknowledged.
     """
+    one_of("form", form, get_args(Form))
     link = Link(to, check_stream(stream), options)
     try:
         state = await link.state()
-        return problems_of(state, link.version, subject_of(check_prefix(prefix), "0" * 32))
+        return problems_of(state, link.version, subject_of(check_prefix(prefix), "0" * 32), form)
     except NoStream as error:
         return [Problem("stream", f"{error}; create it first, for example: nats stream add {stream}", True)]
     except Unavailable as error:
@@ -46,9 +50,10 @@ async def check(
         await link.close()
 
 
-def problems_of(state: StreamState, version: tuple[int, int], subject: str) -> list[Problem]:
+def problems_of(state: StreamState, version: tuple[int, int], subject: str, form: Form) -> list[Problem]:
     """What does not suit logs on subjects like this one."""
-    return [*_refused(state.config, version, subject), *_losing(state.config)]
+    batches = _without_batches(state.config, version) if form == "atomic" else []
+    return [*_refused(state.config, version, subject), *batches, *_losing(state.config)]
 
 
 def _refused(config: dict[str, Any], version: tuple[int, int], subject: str) -> list[Problem]:
@@ -80,6 +85,20 @@ def _refused(config: dict[str, Any], version: tuple[int, int], subject: str) -> 
     if 0 < config.get("max_msg_size", -1) < _ROOM_MIN + HEADERS_MAX:
         refuse("max_msg_size", f"max_msg_size leaves no room; set it to at least {_ROOM_MIN + HEADERS_MAX}, or to -1 (unlimited)")
     return found
+
+
+def _without_batches(config: dict[str, Any], version: tuple[int, int]) -> list[Problem]:
+    """Why the stream takes no atomic batches."""
+    if version < _BATCHES_SINCE:
+        text = (
+            f"form: the server has version {version[0]}.{version[1]}, and atomic batches need 2.12; use a newer server, or "
+            'form="frame"'
+        )
+        return [Problem("form", text, True)]
+    if not config.get("allow_atomic"):
+        text = 'allow_atomic: it takes no atomic batches; set it to true (nats stream edit --allow-batch), or use form="frame"'
+        return [Problem("allow_atomic", text, True)]
+    return []
 
 
 def _losing(config: dict[str, Any]) -> list[Problem]:

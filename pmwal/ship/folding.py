@@ -68,16 +68,17 @@ def records(message: Message) -> list[Record]:
         return []
     if entry.size:
         raise ValueError(f"the message has a part of record {entry.first}; put parts together with pmwal.ship.Folding")
-    return _unpacked(entry, message.data or b"")
+    return unpacked(entry, message.data or b"")
 
 
-def _unpacked(entry: Entry, body: bytes) -> list[Record]:
+def unpacked(entry: Entry, body: bytes) -> list[Record]:
+    """The records of a message that has whole ones. ``ValueError`` if it is damaged."""
     check_body(entry, body)
     return _records(entry, body)
 
 
 def _records(entry: Entry, body: bytes) -> list[Record]:
-    items = unpack(body)
+    items = unpack(body) if entry.stamp is None else [(*entry.stamp, bytes(body))]
     if len(items) != entry.last - entry.first + 1:
         raise ValueError(
             f"the message has {len(items)} records, and by its headers it has those from {entry.first} to {entry.last}"
@@ -116,7 +117,7 @@ class Folding:
         if entry.rollback:
             return [Rollback(entry.last)]
         if not entry.size:
-            return [*_unpacked(entry, body)]
+            return [*unpacked(entry, body)]
         return [*self._add_part(subject, entry, body)]
 
     def _add_part(self, subject: str, entry: Entry, body: bytes) -> list[Record]:

@@ -5,6 +5,7 @@ Invariants
 - Everything that a server may refuse or not answer ends as ``Unavailable``, ``WrongLast`` or ``ShipError``. After ``Unavailable``
   it is not known whether a message was stored, so the stream is asked for its last one.
 - The last message is asked of the stream's leader, never of a mirror or a follower (no direct get): these may be behind.
+- A batch is stored as a whole or not at all: only its last message is answered, and what a failure leaves of one is abandoned.
 - It publishes on subjects of logs, and asks ``STREAM.INFO`` and ``STREAM.MSG.GET`` of one stream: it needs no other permissions.
 """
 
@@ -19,14 +20,16 @@ import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from pmwal.errors import ShipError
 from pmwal.ship.chain import HEADERS_MAX
 from pmwal.ship.modules import needed
 
-_NO_MESSAGE, _NO_STREAM, _WRONG_LAST = 10037, 10059, (10071, 10164)
+_NO_MESSAGE, _NO_STREAM, _WRONG_LAST, _INCOMPLETE = 10037, 10059, (10071, 10164), 10176
 _RECONNECT_PAUSE, _CONNECT_SECONDS = 0.1, 2.0
-_HEADERS, _BODIES = 500, 16  # messages that are fetched at once
+_FETCH, _BODIES, _BODIES_SIZE = 500, 16, 4 << 20  # messages that are fetched at once; with bodies, if these are large; their bytes
+_BATCHES = 16  # in flight at a time: a stream takes 50, of all shippers
 _FIRST_LINE = "NATS/1.0"
 
 
@@ -94,6 +97,7 @@ class Link:
         self._client: Any = None
         self._refused: asyncio.Future[None] | None = None
         self._connecting = asyncio.Lock()
+        self._batches = asyncio.Semaphore(_BATCHES)
         self._asking: dict[asyncio.Future[Any], str] = {}  # requests that wait for an answer, and their subjects
         self.turns = 0
         """How often it has connected anew: the server may have another state by then."""
@@ -216,8 +220,13 @@ class Link:
         try:
             subscription = await jetstream.pull_subscribe(subject, stream=self.stream, config=config)
             pending, count = (await subscription.consumer_info()).num_pending, 0
+            size = _FETCH if headers_only else _BODIES
             while pending:
-                for each in await subscription.fetch(min(pending, _HEADERS if headers_only else _BODIES), timeout=self._timeout):
+                fetched = await subscription.fetch(min(pending, size), timeout=self._timeout)
+                if not headers_only:
+                    longest = max(len(each.data) for each in fetched) + HEADERS_MAX
+                    size = min(max(_BODIES_SIZE // longest, _BODIES), _FETCH)
+                for each in fetched:
                     pending, count = each.metadata.num_pending, count + 1
                     if each.metadata.sequence.consumer != count:
                         raise Unavailable("messages were lost on the way")
@@ -225,6 +234,21 @@ class Link:
             await subscription.unsubscribe()
         except (TimeoutError, OSError, self._errors.Error) as error:
             raise Unavailable(str(error) or f"no answer from {self._where}") from error
+
+    async def publish_batch(self, subject: str, messages: Sequence[tuple[bytes, dict[str, str]]]) -> int:
+        """Store several messages, all of them or none; the number of the last one in the stream."""
+        batch = {"Nats-Batch-Id": uuid4().hex}
+        *others, (body, headers) = messages
+        async with self._batches:
+            client = await self._connected()
+            try:
+                for at, (each, its) in enumerate(others, 1):
+                    await client.publish(subject, each, headers=its | batch | {"Nats-Batch-Sequence": str(at)})
+            except (TimeoutError, OSError, self._errors.Error) as error:
+                raise Unavailable(self.problem or str(error) or f"no connection to {self._where}") from error
+            return await self.publish(
+                subject, body, headers | batch | {"Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
+            )
 
     async def publish(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
         """Store a message; its number in the stream."""
@@ -234,6 +258,11 @@ class Link:
             return int(reply["seq"])
         if error.get("err_code") in _WRONG_LAST:
             raise WrongLast(error.get("description"))
+        if error.get("err_code") == _INCOMPLETE:
+            raise Unavailable(
+                f"stream {self.stream!r}: the server has dropped a batch before its end: it takes 50 of a stream at a time, or has "
+                "another leader now"
+            )
         raise Unavailable(f"stream {self.stream!r}: {error.get('description')}")
 
     async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None) -> dict[str, Any]:

@@ -16,18 +16,27 @@ from pmwal.ship.chain import Entry
 
 
 class Kept(NamedTuple):
-    """A message, and the last of its records that counts. ``size``: bytes of its body."""
+    """A message, and the last of its records that counts. ``size``: bytes of its body.
+
+    ``each``: a message for each of the records, one after another in the stream; it is an atomic batch, or a part of one.
+    """
 
     number: int
     first: int
     last: int
     size: int
     part: bool = False
+    each: bool = False
 
     @property
     def payload(self) -> int:
         """Bytes of payload, at most."""
-        return self.size if self.part else self.size - ENTRY.size * (self.last - self.first + 1)
+        return self.size if self.part or self.each else self.size - ENTRY.size * (self.last - self.first + 1)
+
+    @property
+    def messages(self) -> range:
+        """The stream's numbers of the messages."""
+        return range(self.number, self.number + (self.last - self.first + 1 if self.each else 1))
 
 
 class Plan:
@@ -49,7 +58,7 @@ class Plan:
 
     def add(self, number: int, entry: Entry, size: int) -> None:
         """The next message of the log: its number in the stream, what it says, and bytes of its body."""
-        if self._number and entry.prev != self._number:
+        if self._number and entry.before(number) != self._number:
             self._break()
         self._number = number
         if entry.rollback:
@@ -73,7 +82,7 @@ class Plan:
                 self._break()
         whole = entry.offset + size >= entry.size
         self._part = None if whole else (entry.first, entry.offset + size, entry.size)
-        self.kept.append(Kept(number, entry.first, entry.last, size, bool(entry.size)))
+        self._keep(Kept(number, entry.first, entry.last, size, bool(entry.size), entry.stamp is not None), entry.prev is None)
         if whole:
             self.next_seq = entry.last + 1
 
@@ -93,6 +102,13 @@ class Plan:
         while 0 < at < len(self.kept) and self.kept[at].part and self.kept[at].first == self.kept[at - 1].first:
             at += 1  # the record of which the first part is left out
         self._leave_out(at)
+
+    def _keep(self, new: Kept, in_batch: bool) -> None:
+        last = self.kept[-1] if self.kept else None
+        if in_batch and last is not None and last.each and last.last + 1 == new.first:
+            self.kept[-1] = last._replace(last=new.last, size=last.size + new.size)
+        else:
+            self.kept.append(new)
 
     def _roll_back(self, keep: int) -> None:
         self._drop_part()

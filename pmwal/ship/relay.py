@@ -2,7 +2,8 @@
 
 Invariants
 ----------
-- One message is in flight. It names the one before it, so the server stores it right after that one, or not at all.
+- One message, or one atomic batch, is in flight. It names the message before it, so the server stores it right after that one, or
+  not at all.
 - Whenever it is not known what the stream has (at the start, after a failure, a reconnection, a refusal), the stream is asked for
   its last message on the subject, and the record that ends it is compared with the log.
 - The position of the consumer is moved only after the stream has acknowledged, and what it has is released only when the stream was
@@ -21,11 +22,13 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from pmwal.errors import Overrun, ShipError
-from pmwal.format.frame import ENTRY, unpack
+from pmwal.format.frame import ENTRY
 from pmwal.native.checksum import crc32c
 from pmwal.records import Frame
-from pmwal.ship.chain import Entry, Source, check_body, entry_of, headers_for, subject_of
+from pmwal.ship.chain import Entry, Source, entry_of, headers_for, subject_of
 from pmwal.ship.checks import problems_of
+from pmwal.ship.folding import unpacked
+from pmwal.ship.forms import FORMS, Form
 from pmwal.ship.holding import Holding
 from pmwal.ship.link import Link, NoStream, Stored, StreamState, Unavailable, WrongLast, room_in
 from pmwal.ship.source import Note, ShippedLog, Taken
@@ -50,6 +53,7 @@ class Rules(NamedTuple):
 
     stream: str
     prefix: str
+    form: Form
     frame: int
     linger: float
     hold: float
@@ -105,6 +109,7 @@ class Relay:
         self.subject = subject_of(rules.prefix, self.uuid)
         self._link = link
         self._rules = rules
+        self._form = FORMS[rules.form]
         self._source = source
         self._call = call
         self._wait = wait
@@ -214,7 +219,9 @@ class Relay:
         """Ask the stream what it has, and compare it with the log."""
         self._turn = self._link.turns
         state = await self._link.state()
-        problems = [problem for problem in problems_of(state, self._link.version, self.subject) if problem.refused]
+        problems = [
+            problem for problem in problems_of(state, self._link.version, self.subject, self._rules.form) if problem.refused
+        ]
         if problems:
             raise ShipError(f"stream {self._link.stream!r}: " + "; ".join(problem.text for problem in problems))
         self._room = room_in(self._link, state)
@@ -302,7 +309,7 @@ class Relay:
                 keep = await self._call(partial(self._common, entry, message.data, limit))
                 if keep:
                     break
-            seq = entry.prev
+            seq = entry.before(seq)
         return await self._tell_rollback(last.seq, keep)
 
     def _common(self, entry: Entry, body: bytes, limit: int) -> int:
@@ -312,18 +319,16 @@ class Relay:
         low = first - 1 if entry.first < first <= limit else 0
         if entry.size:
             return max(low, entry.last if self.log.has(entry.cursor) and entry.last < self.log.next_seq else 0)
-        check_body(entry, body)
-        items = unpack(body)
+        shipped = unpacked(entry, body)
         for seq in range(min(entry.last, limit), max(entry.first, first) - 1, -1):
-            found = self.log.record(seq)
-            if found is not None and (found.kind, found.time_ns, found.data) == items[seq - entry.first]:
+            if self.log.record(seq) == shipped[seq - entry.first]:
                 return seq
         return low
 
     async def _tell_rollback(self, expected: int, keep: int) -> _Point:
         found = await self._call(partial(self.log.record, keep)) if keep else None
         cursor = "" if found is None else found.cursor
-        stored = await self._publish(b"", Entry(keep + 1, keep, expected, cursor, rollback=True))
+        stored = await self._publish((Entry(keep + 1, keep, expected, cursor, rollback=True), b""))
         self._count(rollbacks=1)
         self._notify(f"{self.path}: the log was rolled back; the stream was told that what it has after record {keep} is void")
         return _Point(stored, keep + 1)
@@ -335,7 +340,7 @@ class Relay:
         while self._turn == self._link.turns:
             size_max = 1 if point.offset else min(self._rules.frame, self._room)
             try:
-                taken = await self._call(partial(self.log.take, point.first, size_max))
+                taken = await self._call(partial(self.log.take, point.first, size_max, self._form.count_max))
                 self._note_taken(taken)
                 if taken.frame is None and not taken.missed:
                     self._problem = ""
@@ -365,8 +370,7 @@ class Relay:
         if point.offset or len(frame.body) > self._room:
             expected = await self._ship_parts(point, frame)
         else:
-            entry = Entry(frame.first, frame.last, point.expected, frame.cursor, crc32c(frame.body))
-            expected = await self._publish(frame.body, entry)
+            expected = await self._publish(*self._form.messages(frame, point.expected))
         self._count(records=frame.last - frame.first + 1, bytes=len(frame.body))
         return await self._acknowledge(expected, frame.last)
 
@@ -380,22 +384,26 @@ class Relay:
         expected, size = point.expected, len(frame.body)
         for offset in range(point.offset, size, self._room):
             part = frame.body[offset : offset + self._room]
-            expected = await self._publish(
-                part, Entry(frame.first, frame.last, expected, frame.cursor, crc32c(part), offset=offset, size=size)
-            )
+            entry = Entry(frame.first, frame.last, expected, frame.cursor, crc32c(part), offset=offset, size=size)
+            expected = await self._publish((entry, part))
         return expected
 
     async def _ship_gap(self, point: _Point, missed: int) -> _Point:
         last = point.first + missed - 1
-        stored = await self._publish(b"", Entry(point.first, last, point.expected, gap=True))
+        stored = await self._publish((Entry(point.first, last, point.expected, gap=True), b""))
         self._count(gaps=missed)
         self._notify(f"{self.path}: the records {point.first} to {last} were gone before they were shipped; the stream was told")
         return await self._acknowledge(stored, last)
 
-    async def _publish(self, body: bytes, entry: Entry) -> int:
+    async def _publish(self, *messages: tuple[Entry, bytes]) -> int:
+        """Store a message, or several as an atomic batch; the number of the last one."""
         self._sent_at = time.monotonic()
-        stored = await self._link.publish(self.subject, body, headers_for(entry, self._source, self._rules.stream))
-        self._count(frames=1)
+        ready = [(body, headers_for(entry, self._source, self._rules.stream)) for entry, body in messages]
+        if len(ready) == 1:
+            stored = await self._link.publish(self.subject, *ready[0])
+        else:
+            stored = await self._link.publish_batch(self.subject, ready)
+        self._count(frames=len(ready))
         self._problem = ""
         return stored
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -152,20 +153,21 @@ async def _records(
     link: Link, subject: str, plan: Plan, progress: Callable[[int, int], None] | None
 ) -> AsyncGenerator[list[Record], None]:
     """The records of the plan, those of a message together."""
-    kept = {each.number: each for each in plan.kept}
-    if not kept:
+    if not plan.kept:
         return
-    folding, done = Folding(), 0
+    folding, done, total = Folding(), 0, sum(len(each.messages) for each in plan.kept)
+    left = deque(plan.kept)
     async for message in _messages(link, subject, plan.kept[0].number, headers_only=False):
-        each = kept.get(message.seq)
-        if each is None:
+        while message.seq >= left[0].messages.stop and len(left) > 1:
+            left.popleft()
+        if message.seq not in left[0].messages:
             continue
         done += 1
-        found = [item for item in folding.add(message) if isinstance(item, Record) and item.seq <= each.last]
+        found = [item for item in folding.add(message) if isinstance(item, Record) and item.seq <= left[0].last]
         if progress is not None:
-            progress(done, len(kept))
+            progress(done, total)
         if found:
             yield found
-        if done == len(kept):
+        if done == total:
             return
     raise ShipError(f"messages on {subject} were removed from the stream while they were read; restore again")

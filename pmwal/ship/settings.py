@@ -11,6 +11,7 @@ from pmwal.format.payload import as_seconds, parse_size
 from pmwal.format.position import check_name
 from pmwal.opening.spelling import one_of
 from pmwal.ship.chain import check_prefix, check_stream
+from pmwal.ship.forms import Form
 from pmwal.ship.link import Link, Options
 from pmwal.ship.relay import RollbackPolicy, Rules, SizePolicy
 
@@ -21,6 +22,7 @@ class Keywords(TypedDict, total=False):
     """The options that shippers take by keyword."""
 
     prefix: str
+    form: Form
     frame: int | str
     linger: float
     consumer: str
@@ -42,6 +44,7 @@ class Settings:
     stream: str
     _: KW_ONLY
     prefix: str = "pmwal"
+    form: Form = "frame"
     frame: int | str = "256KiB"
     linger: float = 0.01
     consumer: str = "nats"
@@ -58,6 +61,7 @@ class Settings:
         check_stream(self.stream)
         check_prefix(self.prefix)
         check_name(self.consumer)
+        one_of("form", self.form, get_args(Form))
         one_of("on_rollback", self.on_rollback, get_args(RollbackPolicy))
         one_of("too_large", self.too_large, get_args(SizePolicy))
         size = parse_size(self.frame)
@@ -69,7 +73,8 @@ class Settings:
     @property
     def rules(self) -> Rules:
         """For the relays of logs."""
-        return Rules(self.stream, self.prefix, parse_size(self.frame), self.linger, self.hold, self.on_rollback, self.too_large)
+        size = parse_size(self.frame)
+        return Rules(self.stream, self.prefix, self.form, size, self.linger, self.hold, self.on_rollback, self.too_large)
 
     def link(self) -> Link:
         """A connection, which is not made yet. ``ImportError`` without nats-py."""

@@ -13,6 +13,7 @@ from pmwal.errors import ShipError
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
 from pmwal.reading.reader import Reader
+from pmwal.ship.forms import Form
 from pmwal.ship.relay import Progress, Relay, RollbackPolicy, SizePolicy
 from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Settings
@@ -43,6 +44,7 @@ class Shipper(Service):
         to: str | Sequence[str],
         stream: str,
         prefix: str = "pmwal",
+        form: Form = "frame",
         frame: int | str = "256KiB",
         linger: float = 0.01,
         consumer: str = "nats",
@@ -57,7 +59,10 @@ class Shipper(Service):
     ) -> None:
         """``to``: addresses of servers, as a list or with commas in between. ``stream``: a stream that takes ``PREFIX.*``.
 
-        - ``frame``: bytes of records that go in one message at most. ``linger``: seconds between two messages that are not full.
+        - ``form``: a message of the stream is a "frame" of many records; with "atomic" it is one record, and many messages are an
+          atomic batch. That needs ``allow_atomic`` of the stream and a server from 2.12 on.
+        - ``frame``: bytes of records that go in one message, or in one batch, at most. ``linger``: seconds between two of them that
+          are not full.
         - ``consumer``: the named consumer of the log whose position says what is shipped. ``hold``: records are freed for
           ``truncate(consumed=True)`` when the stream has had them for these seconds.
         - ``on_rollback``: what to do if the log does not have what it had shipped: "stop" with ``ShipError``, or "mark" it in the
@@ -71,6 +76,7 @@ class Shipper(Service):
                 to,
                 stream,
                 prefix=prefix,
+                form=form,
                 frame=frame,
                 linger=linger,
                 consumer=consumer,

@@ -17,7 +17,9 @@ between them, or otlp+http://HOST:4318 for an OpenTelemetry collector.
 NATS needs --stream. The stream must be there, with the subjects P.*: pmwal
 makes and changes none. Each log has a subject of its own, P.UUID, which
 renaming the log or its machine does not change. A message has many records;
-pmwal restore makes a log of them again.
+with --form atomic it is one record, for consumers in any language: that needs
+allow_atomic of the stream and a server from 2.12 on, and costs several times as
+much. pmwal restore makes a log of either form again.
 
 Each record is in the stream once and in order, whatever is killed and whenever:
 the server stores a message right after the one before it, or not at all, and
@@ -40,8 +42,8 @@ to each request. Other users see it in the list of processes, so give keys in
 the environment: OTEL_EXPORTER_OTLP_HEADERS=name=value,name=value. If the
 collector refuses a request, the command ends, and the next one sends it again.
 Records that it takes and rejects are reported, and the status is 1. --stream,
---prefix, --frame, --linger, --hold, --on-rollback, --too-large, --creds,
---nkey, --user and --check are for NATS only.
+--prefix, --form, --frame, --linger, --hold, --on-rollback, --too-large,
+--creds, --nkey, --user and --check are for NATS only.
 
 --check asks the server whether the stream can keep what is promised, prints
 what is wrong, and ships nothing. SIGTERM or ^C end the command with status 0;
@@ -99,7 +101,10 @@ def add(commands: Commands) -> None:
 
 def _add_rules(parser: Parser) -> None:
     """What a message has, and what to do in which case."""
-    parser.add_argument("--frame", type=size_option, metavar="SIZE", help="size of a message (default: 256KiB)")
+    parser.add_argument(
+        "--form", choices=("frame", "atomic"), help="many records a message, or one, in atomic batches (default: frame)"
+    )
+    parser.add_argument("--frame", type=size_option, metavar="SIZE", help="size of a message, or a batch (default: 256KiB)")
     parser.add_argument("--linger", type=duration_option, metavar="TIME", help="wait this long for more records (default: 10ms)")
     parser.add_argument("--consumer", type=consumer_option, metavar="NAME", help="name of the consumer (default: nats, or otlp)")
     parser.add_argument(

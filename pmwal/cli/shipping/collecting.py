@@ -12,7 +12,7 @@ from pmwal.cli.shipping.options import tls_context
 from pmwal.ship.otlp import OtlpProgress, OtlpShipper
 from pmwal.ship.otlp.endpoint import endpoint_of, headers_of_environment
 
-_FOR_NATS = ("stream", "prefix", "frame", "linger", "hold", "on_rollback", "too_large", "creds", "nkey", "user", "check")
+_FOR_NATS = ("stream", "prefix", "form", "frame", "linger", "hold", "on_rollback", "too_large", "creds", "nkey", "user", "check")
 _SCHEMES = re.compile(r"otlp.*|https?", re.IGNORECASE)
 _TLS = ("tls_ca", "tls_cert", "tls_key")
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pmwal.cli.exit_status import FAILED, OK
+from pmwal.cli.hints import for_command_line
 from pmwal.cli.places import one_log
 from pmwal.cli.reading.sets import status_of
 from pmwal.cli.shipping.collecting import ToCollector, is_for_collector
@@ -18,7 +19,7 @@ from pmwal.cli.shipping.options import Port, Target, connection, given
 from pmwal.cli.shipping.reports import Reports, lost
 from pmwal.cli.streams import refuse_closed_output
 from pmwal.cli.terminal import print_json
-from pmwal.errors import PmwalError
+from pmwal.errors import PmwalError, ShipError
 from pmwal.ship import Progress, SetShipper, Shipper, check
 from pmwal.ship.otlp import OtlpProgress
 
@@ -76,7 +77,7 @@ def ship(args: argparse.Namespace, places: Sequence[str]) -> int:
 
 def _to_nats(args: argparse.Namespace, places: Sequence[str], reports: Reports) -> _Shipping:
     options = connection(args)._asdict() | {"to": args.url, "stream": args.stream, "notify": reports.tell}
-    options |= given(args, "prefix", "frame", "linger", "consumer", "hold", "on_rollback", "too_large")
+    options |= given(args, "prefix", "form", "frame", "linger", "consumer", "hold", "on_rollback", "too_large")
     return SetShipper(places, **options) if args.path is None else _OneLog(args.path, options)
 
 
@@ -147,12 +148,13 @@ async def _published(shipping: _Shipping, target: Target, reports: Reports) -> A
 
 def check_stream(args: argparse.Namespace) -> int:
     """Print what is wrong with the stream; the exit status."""
-    found = asyncio.run(check(to=args.url, stream=args.stream, options=connection(args), **given(args, "prefix")))
+    found = asyncio.run(check(to=args.url, stream=args.stream, options=connection(args), **given(args, "prefix", "form")))
     if args.json:
         print_json({"stream": args.stream, "problems": [problem._asdict() for problem in found]})
     else:
         for problem in found:
-            print(f"stream {args.stream}: {'' if problem.refused else 'warning: '}{problem.text}")
+            text = for_command_line(ShipError(), problem.text)
+            print(f"stream {args.stream}: {'' if problem.refused else 'warning: '}{text}")
         if not found:
             print(f"stream {args.stream}: nothing is wrong")
     return FAILED if any(problem.refused for problem in found) else OK
