@@ -43,7 +43,7 @@ def test_ship_restore_and_disaster_recovery_can_be_followed(shm_dir: Path) -> No
     work.mkdir()
     with nats_server(shm_dir / "nats") as server:
         variables = environment(shm_dir / "bin", server.url)
-        for title in ("Ship, and restore", "When the machine is lost"):
+        for title in ("Ship, and restore", "One record a message", "When the machine is lost"):
             assert follow(read_section(GUIDE, title), work, variables) == []
 
 
@@ -78,5 +78,10 @@ def test_permissions_of_the_guide_are_no_more_than_needed(
 
 def test_every_command_of_the_guide_is_followed() -> None:
     """No section with commands is left out above."""
-    assert {section.title for section in followed()} == {"Ship, and restore", "Permissions", "When the machine is lost"}
+    assert {section.title for section in followed()} == {
+        "Ship, and restore",
+        "One record a message",
+        "Permissions",
+        "When the machine is lost",
+    }
     assert sum("pmwal restore" in step.command for section in followed() for step in steps_of(section)) == 3
