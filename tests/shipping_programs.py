@@ -24,7 +24,7 @@ _HELD_BACK = 500
 
 def write(path: str, count: int) -> None:
     """Append up to record ``count``; continue where an earlier writer was killed."""
-    with pmwal.open(path, size="8MiB", commit="manual", on_full="wait", consumers=["nats"]) as wal:
+    with pmwal.open(path, size="2MiB", commit="manual", on_full="consumed", consumers=["nats"]) as wal:
         while wal.next_seq <= count:
             if wal.next_seq > count - _HELD_BACK and not os.path.exists(f"{path}.go"):
                 time.sleep(0.01)

@@ -103,6 +103,22 @@ def test_several_logs_ship_in_one_process(cli: Cli, shm_dir: Path, stream: Strea
         assert cli("restore", f"{log}.again", *stream.from_(uuid_of(log), "--json")).json["last_seq"] == number
 
 
+def test_form_of_messages_is_an_option(cli: Cli, shm_dir: Path, stream: Stream) -> None:
+    """A message for each record, which a restore takes as well; a stream that takes no batches is named, with what to do."""
+    log, again = make_log(shm_dir / "a.wal"), shm_dir / "again.wal"
+    shipped = cli("ship", log, *stream.to("--once", "--form", "atomic"))
+    assert shipped.text == f"{log}: acknowledged up to record 10; 10 records, {14 * 10 + 61} B in 10 messages\n"
+    assert stream.numbers() == [(seq, seq) for seq in range(1, 11)]
+    assert cli("restore", again, *stream.from_(uuid_of(log))).status == 0
+    assert records_of(again) == records_of(log)
+    make_stream(stream.server, "SINGLE", subjects=[f"single{stream.prefix}.*"], allow_atomic=False)
+    options = ("--to", stream.server.url, "--stream", "SINGLE", "--prefix", f"single{stream.prefix}", "--form", "atomic")
+    checked, refused = cli("ship", log, *options, "--check"), cli("ship", log, *options, "--once")
+    assert (checked.status, refused.status) == (1, 1)
+    for said in (checked.text, refused.err):
+        assert "set it to true (nats stream edit --allow-batch), or use --form frame" in said
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda how: how.name)
 def test_ends_with_status_0_when_it_is_told_to(
     cli: Cli, started: Started, shm_dir: Path, stream: Stream, how: signal.Signals

@@ -179,6 +179,45 @@ def test_batch_that_the_server_drops_is_shipped_again(server: NatsServer, tmp_pa
     run(main)
 
 
+def test_shipper_is_closed_while_the_server_takes_no_more_of_a_batch(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hangs in the middle of a batch that is larger than the client keeps; the next shipper goes on."""
+    stuck = asyncio.Event()
+
+    async def main() -> None:
+        from nats.aio.client import Client as Connection  # noqa: PLC0415 - the extra may be missing
+
+        flush = Connection._flush_pending
+
+        async def noting(self: Connection, force_flush: bool = False) -> object:
+            if force_flush:
+                stuck.set()
+            return await flush(self, force_flush)
+
+        monkeypatch.setattr(Connection, "_flush_pending", noting)
+        path = tmp_path / "a.wal"
+        grow(path, 1, size="32MiB")
+        async with Client(server) as client:
+            await client.create()
+            async with shipper(path, server, form="atomic", frame="16MiB") as shipping:
+                await shipping.acked(1)
+                server.pause()
+                with pmwal.open(path, commit="manual") as wal:
+                    for _ in range(200):
+                        wal.append(bytes(80_000))
+                    wal.commit()
+                await stuck.wait()
+            server.resume()
+            await ship(path, server, form="atomic")
+            assert [each.data for each in records_in(await client.messages())] == [each.data for each in contents(path)]
+
+    try:
+        run(main)
+    finally:
+        server.resume()
+
+
 def test_stream_that_takes_no_batches_is_refused(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a server that would store their messages one by one. Nothing is stored."""
 

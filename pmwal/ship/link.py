@@ -244,6 +244,7 @@ class Link:
             try:
                 for at, (each, its) in enumerate(others, 1):
                     await client.publish(subject, each, headers=its | batch | {"Nats-Batch-Sequence": str(at)})
+                    _heed_cancellation()
             except (TimeoutError, OSError, self._errors.Error) as error:
                 raise Unavailable(self.problem or str(error) or f"no connection to {self._where}") from error
             return await self.publish(
@@ -301,6 +302,13 @@ class Link:
         if client is not None and not client.is_closed:
             with contextlib.suppress(OSError, TimeoutError, self._errors.Error):
                 await client.close()
+
+
+def _heed_cancellation() -> None:
+    """Be cancelled where nats-py has swallowed that, as it does while it waits for a server that takes no more."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def stored(message: dict[str, Any]) -> Stored:
