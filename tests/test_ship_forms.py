@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
-from pmwal.ship import SetShipper, restore
+from nats_servers import Client, NatsServer, binary, nats_server
+from pmwal.ship import Options, SetShipper, restore
 from pmwal.ship.chain import Entry, Stamp
 from pmwal.ship.link import Link, Stored
 from pmwal.ship.plan import Kept, Plan
+from processes import PATIENCE
 from shipping import (
     FAST,
     PERFECT,
@@ -179,43 +181,31 @@ def test_batch_that_the_server_drops_is_shipped_again(server: NatsServer, tmp_pa
     run(main)
 
 
-def test_shipper_is_closed_while_the_server_takes_no_more_of_a_batch(
-    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server hangs in the middle of a batch that is larger than the client keeps; the next shipper goes on."""
-    stuck = asyncio.Event()
+def test_batch_that_is_cancelled_ends_where_the_client_swallows_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does nats-py while it waits for a server that takes no more: a shipper that is closed would not end."""
+
+    class Stuck:
+        """A connection to a server that hangs."""
+
+        async def publish(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+            """Wait, whatever happens."""
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(2 * PATIENCE)
+
+    async def connected(self: Link) -> Stuck:
+        return Stuck()
 
     async def main() -> None:
-        from nats.aio.client import Client as Connection  # noqa: PLC0415 - the extra may be missing
+        link = Link("nats://127.0.0.1:4222", "LOGS", Options())
+        task = asyncio.create_task(link.publish_batch("pmwal.a", [(b"", {})] * 3))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
-        flush = Connection._flush_pending
-
-        async def noting(self: Connection, force_flush: bool = False) -> object:
-            if force_flush:
-                stuck.set()
-            return await flush(self, force_flush)
-
-        monkeypatch.setattr(Connection, "_flush_pending", noting)
-        path = tmp_path / "a.wal"
-        grow(path, 1, size="32MiB")
-        async with Client(server) as client:
-            await client.create()
-            async with shipper(path, server, form="atomic", frame="16MiB") as shipping:
-                await shipping.acked(1)
-                server.pause()
-                with pmwal.open(path, commit="manual") as wal:
-                    for _ in range(200):
-                        wal.append(bytes(80_000))
-                    wal.commit()
-                await stuck.wait()
-            server.resume()
-            await ship(path, server, form="atomic")
-            assert [each.data for each in records_in(await client.messages())] == [each.data for each in contents(path)]
-
-    try:
-        run(main)
-    finally:
-        server.resume()
+    binary()
+    monkeypatch.setattr(Link, "_connected", connected)
+    run(main)
 
 
 def test_stream_that_takes_no_batches_is_refused(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
