@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,27 @@ def test_chain_without_its_check_stores_records_twice(
     assert found.duplicate > 0 or found.lost > 0
 
 
-@both_forms
-def test_two_shippers_without_the_chain_are_noticed(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each ships all records."""
-    without_the_expected_sequence(monkeypatch)
+def without_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages of a batch are stored one by one, of which only the first is checked."""
+
+    async def one_by_one(self: Link, subject: str, messages: Sequence[tuple[bytes, dict[str, str]]]) -> int:
+        for body, headers in messages[:-1]:
+            await (await self._connected()).publish(subject, body, headers=headers)
+        return await self.publish(subject, *messages[-1])
+
+    monkeypatch.setattr(Link, "publish_batch", one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("planted", "chosen"),
+    [(without_the_expected_sequence, "frame"), (without_the_expected_sequence, "atomic"), (without_batches, "atomic")],
+)
+def test_two_shippers_without_the_chain_are_noticed(
+    planted: Any, chosen: str, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ships records that the other one ships, too."""
+    monkeypatch.setitem(FAST, "form", chosen)
+    planted(monkeypatch)
 
     async def main() -> None:
         path = tmp_path / "a.wal"
