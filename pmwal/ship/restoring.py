@@ -25,7 +25,7 @@ from pmwal.format.payload import as_capacity
 from pmwal.opening.filling import capacity_for, fill_new
 from pmwal.opening.options import Options as LogOptions
 from pmwal.records import Record
-from pmwal.ship.chain import as_uuid, check_prefix, check_stream, entry_of, subject_of
+from pmwal.ship.chain import HEADERS_MAX, as_uuid, check_prefix, check_stream, entry_of, subject_of
 from pmwal.ship.folding import Folding
 from pmwal.ship.link import Link, NoStream, Options, Stored, Unavailable
 from pmwal.ship.plan import Plan
@@ -33,6 +33,7 @@ from pmwal.ship.plan import Plan
 _OVERHEAD = HEADER + 64 - 1  # bytes of a ring that a record takes beside its payload, at most, with the alignment of any medium
 _PATIENCE = 30.0  # seconds without an answer after which it gives up
 _PAUSE = 0.2
+_READY_SIZE = 1 << 20  # bytes of messages whose records are handed over together
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,11 @@ async def _fill(
 async def _records(
     link: Link, subject: str, plan: Plan, progress: Callable[[int, int], None] | None
 ) -> AsyncGenerator[list[Record], None]:
-    """The records of the plan, those of a message together."""
+    """The records of the plan, those of many small messages together."""
     if not plan.kept:
         return
     folding, done, total = Folding(), 0, sum(len(each.messages) for each in plan.kept)
+    ready, size = list[Record](), 0
     left = deque(plan.kept)
     async for message in _messages(link, subject, plan.kept[0].number, headers_only=False):
         while message.seq >= left[0].messages.stop and len(left) > 1:
@@ -163,11 +165,13 @@ async def _records(
         if message.seq not in left[0].messages:
             continue
         done += 1
-        found = [item for item in folding.add(message) if isinstance(item, Record) and item.seq <= left[0].last]
+        ready += [item for item in folding.add(message) if isinstance(item, Record) and item.seq <= left[0].last]
+        size += HEADERS_MAX + len(message.data)
         if progress is not None:
             progress(done, total)
-        if found:
-            yield found
+        if size >= _READY_SIZE or done == total:
+            yield ready
+            ready, size = [], 0
         if done == total:
             return
     raise ShipError(f"messages on {subject} were removed from the stream while they were read; restore again")
