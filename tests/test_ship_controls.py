@@ -72,8 +72,8 @@ async def with_lost_answers(server: NatsServer, path: Path, monkeypatch: pytest.
             raise Unavailable("the answer was lost")
         return number
 
-    def cut_anew(self: ShippedLog, first: int, size_max: int, count_max: int | None = None) -> Any:
-        return take(self, first, size_max if len(left) == 2 else 1500, count_max)
+    def cut_anew(self: ShippedLog, first: int, size_max: int) -> Any:
+        return take(self, first, size_max if len(left) == 2 else 1500)
 
     async def forgets(self: Link, subject: str) -> Stored | None:
         """The place to go on is not asked of the stream."""
@@ -188,8 +188,8 @@ def test_position_that_is_saved_before_the_acknowledgement_loses_records(
     take, settle = ShippedLog.take, ShippedLog.settle
     last = [0]
 
-    def hasty(self: ShippedLog, first: int, size_max: int, count_max: int | None = None) -> Any:
-        taken = take(self, first, size_max, count_max)
+    def hasty(self: ShippedLog, first: int, size_max: int) -> Any:
+        taken = take(self, first, size_max)
         if taken.frame is not None:
             last[0] = taken.frame.last
             self.acknowledge(taken.frame.last, 0, Note(*self.note) if self.note else Note(0, 0))

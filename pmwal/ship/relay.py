@@ -109,7 +109,7 @@ class Relay:
         self.subject = subject_of(rules.prefix, self.uuid)
         self._link = link
         self._rules = rules
-        self._form = FORMS[rules.form]
+        self._batches = FORMS[rules.form]
         self._source = source
         self._call = call
         self._wait = wait
@@ -340,7 +340,7 @@ class Relay:
         while self._turn == self._link.turns:
             size_max = 1 if point.offset else min(self._rules.frame, self._room)
             try:
-                taken = await self._call(partial(self.log.take, point.first, size_max, self._form.count_max))
+                taken = await self._call(partial(self.log.take, point.first, size_max))
                 self._note_taken(taken)
                 if taken.frame is None and not taken.missed:
                     self._problem = ""
@@ -370,7 +370,9 @@ class Relay:
         if point.offset or len(frame.body) > self._room:
             expected = await self._ship_parts(point, frame)
         else:
-            expected = await self._publish(*self._form.messages(frame, point.expected))
+            expected = point.expected
+            for (entry, body), *others in self._batches(frame):
+                expected = await self._publish((entry._replace(prev=expected), body), *others)
         self._count(records=frame.last - frame.first + 1, bytes=len(frame.body))
         return await self._acknowledge(expected, frame.last)
 

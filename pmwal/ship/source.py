@@ -71,12 +71,11 @@ class ShippedLog:
         """The number of the oldest record."""
         return bounds_of(self.reader)[0]
 
-    def take(self, first: int, size_max: int, count_max: int | None = None) -> Taken:
-        """The records from this number on that fit into a body of this size, at least one, at most ``count_max``. ``Overrun`` after
-        a rollback."""
+    def take(self, first: int, size_max: int) -> Taken:
+        """The records from this number on that fit into a body of this size, at least one. ``Overrun`` after a rollback."""
         next_seq = self.next_seq
         try:
-            return Taken(self.reader.frame(first, size_max=size_max, count_max=count_max), 0, next_seq)
+            return Taken(self.reader.frame(first, size_max=size_max), 0, next_seq)
         except Overrun as error:
             if not error.missed:
                 raise
