@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from pmwal.native.checksum import crc32c
@@ -119,6 +120,7 @@ def headers_for(entry: Entry, source: Source, stream: str) -> dict[str, str]:
     return headers
 
 
+@lru_cache(maxsize=64)
 def _printable(text: str) -> str:
     """As a header can have it, of bounded length."""
     plain = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
