@@ -111,6 +111,8 @@ def test_who_waits_for_a_record_does_not_wait_for_the_position(
             grow(path, 3)
             async with shipper(path, server) as shipping:
                 await shipping.acked(3)
+                while stored_position(path) < 3:
+                    await asyncio.sleep(0.01)
                 monkeypatch.setattr(ShippedLog, "store", slow)
                 try:
                     with pmwal.open(path) as wal:
