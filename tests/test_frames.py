@@ -216,8 +216,8 @@ def test_writer_that_overtakes_never_tears_a_frame(path: Path) -> None:
 def test_records_that_go_while_a_frame_is_built(path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """What was copied before is a frame; where nothing was, the call says how many records are missing."""
     load, left = Mapping.load, 0
-    with pmwal.open(path, size="1MiB", on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
-        first, last = wal.extend([b"x" * 1000] * 900)
+    with pmwal.open(path, size="4MiB", on_full="overwrite") as wal, pmwal.open(path, "r") as reader:
+        first, last = wal.extend([b"x" * 4000] * 900)
         reader.frame(1, size_max=100)
 
         def overtaking(self: Mapping, offset: int, length: int) -> bytes:
@@ -226,21 +226,46 @@ def test_records_that_go_while_a_frame_is_built(path: Path, monkeypatch: pytest.
                 left -= 1
                 if left == 0:
                     for _ in range(3):
-                        wal.extend([b"y" * 1000] * 900)
+                        wal.extend([b"y" * 4000] * 900)
             return load(self, offset, length)
 
         monkeypatch.setattr(Mapping, "load", overtaking)
         left = at
         if at == 1:
             with pytest.raises(pmwal.Overrun, match="the log now begins at"):
-                reader.frame(first, size_max=MIB)
+                reader.frame(first, size_max=4 * MIB)
         else:
-            frame = reader.frame(first, size_max=MIB)
+            frame = reader.frame(first, size_max=4 * MIB)
             assert frame is not None
             assert first < frame.last < last
-            assert {data for _, _, data in unpack(frame.body)} == {b"x" * 1000}
+            assert {data for _, _, data in unpack(frame.body)} == {b"x" * 4000}
             with pytest.raises(pmwal.Overrun, match="the log now begins at"):
-                reader.frame(frame.last + 1, size_max=MIB)
+                reader.frame(frame.last + 1, size_max=4 * MIB)
+
+
+def test_frame_is_copied_in_one_piece(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is copied that is not in it, as long as the records are about as long as the others."""
+    with pmwal.open(path, size="1MiB", commit="manual") as wal:
+        _, last = wal.extend([b"x" * 128] * 4096)
+        wal.commit()
+        load, lengths, ring = Mapping.load, list[int](), superblock(path).ring_offset
+
+        def counting(self: Mapping, offset: int, length: int) -> bytes:
+            if offset >= ring and length > HEADER:
+                lengths.append(length)
+            return load(self, offset, length)
+
+        with pmwal.open(path, "r") as reader:
+            seq, ring_bytes = 1, 1024 * (HEADER + 128)
+            monkeypatch.setattr(Mapping, "load", counting)
+            while seq <= last:
+                lengths.clear()
+                frame = reader.frame(seq, size_max=1024 * (ENTRY.size + 128))
+                assert frame is not None
+                assert (frame.first, frame.last) == (seq, seq + 1023)
+                assert len(lengths) == 1
+                assert ring_bytes <= lengths[0] <= 1.25 * ring_bytes
+                seq = frame.last + 1
 
 
 @pytest.mark.parametrize("offset", [0, 5, 24, HEADER, HEADER + 99])

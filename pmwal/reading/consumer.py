@@ -7,8 +7,8 @@ Invariants
 - ``ack`` moves a position forwards only. It names a record that the log contained, so a rollback of that record is recognised.
 - Where a record starts and ends is a hint in a position, verified by the checksum of the record. Without it the record is found
   as a reader finds any. A resize makes all hints wrong; whoever holds a consumer next finds its record and corrects them.
-- ``ack`` may be called by any thread: it uses what ``follow`` noted with the last record, and keeps the reader at one file while
-  it looks for another one.
+- ``ack`` may be called by any thread: it uses what ``follow``, or a frame, noted with the last record, and keeps the reader at one
+  file while it looks for another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmwal.cursor import cursor_of, parse_cursor
+from pmwal.cursor import Cursor, cursor_of, parse_cursor
 from pmwal.errors import CorruptWal, ForkedWal, Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
 from pmwal.format.layout import TIME_MAX, TIME_MIN
 from pmwal.format.payload import as_number
@@ -31,7 +31,7 @@ from pmwal.reading.consumed import problem_of
 from pmwal.reading.hints import wrong_hint
 from pmwal.reading.place import Place
 from pmwal.reading.walk import Delivered, View, Walker, extent, gone, resume
-from pmwal.records import Bound, Lag, Record
+from pmwal.records import Bound, Frame, Lag, Record
 from pmwal.storage.positions import Look, PositionFile, check_links, damaged, directory_of, log_of, names_in
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ if TYPE_CHECKING:
 
 
 class _Handed(NamedTuple):
-    """The record that ``follow`` has handed out last, where it is, and the view and the file that it is of."""
+    """The record that was handed out last, or its cursor, where it is, and the view and the file that it is of."""
 
-    record: Record
+    record: Record | Cursor
     at: Delivered | None
     view: View | None
     file: Mapping
@@ -279,6 +279,11 @@ class Consumer:
             self._handed = _Handed(record, place.last, place.view, self._log._mapping)
             yield record
 
+    def _hand_out_frame(self, frame: Frame) -> None:
+        """The reader has just read this frame."""
+        place = self._log._place
+        self._handed = _Handed(parse_cursor(frame.cursor), place.last, place.view, self._log._mapping)
+
     # -- moving
 
     def ack(self, seq: int | str, *, durable: bool = False, released: int | None = None, application: bytes | None = None) -> None:
@@ -384,8 +389,8 @@ class Consumer:
         self._log._check_open()
 
 
-def _check_of(record: Record) -> int:
-    return cursor_of(record.seq, record.kind, record.time_ns, record.data).check
+def _check_of(record: Record | Cursor) -> int:
+    return record.check if isinstance(record, Cursor) else cursor_of(record.seq, record.kind, record.time_ns, record.data).check
 
 
 class Standing(NamedTuple):

@@ -14,7 +14,7 @@ from pmwal.reading.place import Place
 from pmwal.reading.reader import Reader
 from pmwal.reading.selection import Selection
 from pmwal.reading.walk import View, Walker
-from pmwal.records import SetRecord
+from pmwal.records import Frame, Record, SetRecord
 from pmwal.storage.live_page import decode_writer, read_both
 
 
@@ -112,6 +112,27 @@ def version_of(reader: Reader) -> bytes:
     reader._check_open()
     load = reader._mapping.load
     return load(LIVE_OFFSET, LIVE_BOUNDS.field_size("version_begin")) + load(LIVE_OPEN_OFFSET, LIVE_OPEN.size)
+
+
+def next_frame(reader: Reader, consumer: Consumer | None, first: int, size_max: int) -> tuple[Frame | None, int]:
+    """What ``Reader.frame`` returns, and the number after the newest record. The consumer can then acknowledge the frame's last
+    record without looking for it."""
+    frame = reader.frame(first, size_max=size_max)
+    if frame is None:
+        return None, bounds_of(reader)[1]
+    if consumer is not None:
+        consumer._hand_out_frame(frame)
+    view = reader._place.view
+    return frame, frame.last + 1 if view is None else view.end.next_seq
+
+
+def next_record(reader: Reader, consumer: Consumer | None, seq: int, timeout: float) -> tuple[Record | None, bool]:
+    """What ``Reader.follow`` delivers first, from this number on, and whether the log is known to have no later record yet. The
+    consumer can then acknowledge it without looking for it."""
+    records = reader.follow(seq, timeout)
+    record = next(records if consumer is None else consumer._hand_out(records), None)
+    live = None if record is None else read_both(reader._mapping.load)
+    return record, live is not None and live[0].durable.next_seq == seq + 1
 
 
 def problem_with(reader: Reader, consumer: Consumer) -> str | None:

@@ -24,6 +24,7 @@ from pmwal.format.ring import CHUNK, Clock, Filter, Found, Load, Packed, RingRea
 from pmwal.records import Bound, Frame, Record
 
 _LOOKUP_CHUNK = 32 * 1024  # bytes that a look-up of one record loads at first
+_FRAME_CHUNK = 4 * CHUNK  # bytes that are copied at a time for a frame, at most
 
 
 class View(NamedTuple):
@@ -144,8 +145,7 @@ class Walker:
 
         A record that is not there, but the first, ends the frame before it: the next frame begins with it, and raises.
         """
-        chunk = min(CHUNK, max(PAGE, view.end.position - start.position))
-        ring = RingReader(self.block, self.load, chunk, self.scan)
+        ring = RingReader(self.block, self.load, _frame_chunk(view, start, size_max), self.scan)
         at, rules, bodies, room, packed = start, view.rules(stop_seq), list[bytes](), size_max, None
         while at.next_seq < stop_seq and (packed is None or not packed.full):
             more = ring.frame(at, rules, room)
@@ -265,6 +265,15 @@ class Walker:
         if found is None or not view.contains(found):
             raise self.explain(at, view)
         return found
+
+
+def _frame_chunk(view: View, start: Bound, size_max: int) -> int:
+    """Bytes of the ring that a frame takes whose records are as long as those of the view on average, and an eighth more: what is
+    copied in one piece is packed in one, and what is copied beyond it is copied again for the next frame."""
+    left = view.end.position - start.position
+    size = left // (view.end.next_seq - start.next_seq)
+    chunk = size_max * size // (max(0, size - HEADER) + ENTRY.size)
+    return min(max(PAGE, chunk + chunk // 8), _FRAME_CHUNK, max(PAGE, left))
 
 
 def deliver(run: Sequence[tuple[Record, int, int, int]], on_delivery: OnDelivery | None) -> Iterator[Record]:

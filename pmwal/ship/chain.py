@@ -138,7 +138,7 @@ def headers_for(entry: Entry, source: Source, stream: str) -> dict[str, str]:
     return headers
 
 
-@lru_cache
+@lru_cache(maxsize=64)
 def _printable(text: str) -> str:
     """As a header can have it, of bounded length."""
     plain = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)

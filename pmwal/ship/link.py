@@ -98,13 +98,17 @@ class Link:
         self._refused: asyncio.Future[None] | None = None
         self._connecting = asyncio.Lock()
         self._batches = asyncio.Semaphore(_BATCHES)
-        self._asking: dict[asyncio.Future[Any], str] = {}  # requests that wait for an answer, and their subjects
+        self._asking: dict[asyncio.Task[Any], str] = {}  # tasks that wait for an answer, and their subjects
+        self._unanswered: set[asyncio.Task[Any]] = set()  # those that were woken because none will come
         self.turns = 0
         """How often it has connected anew: the server may have another state by then."""
         self.problem = ""
         """What the client has said last of servers that it does not reach."""
 
     async def _connected(self) -> Any:
+        client = self._client
+        if client is not None and not client.is_closed:
+            return client
         async with self._connecting:
             if self._client is None or self._client.is_closed:
                 self._client = await self._connect()
@@ -150,13 +154,17 @@ class Link:
         if "authorization" in self.problem.lower() and self._refused is not None and not self._refused.done():
             self._refused.set_result(None)
         if "permissions violation" in self.problem.lower():  # with the subject, in small letters
-            for task, subject in self._asking.items():
-                if f'"{subject.lower()}"' in self.problem.lower():
-                    task.cancel()
+            self._wake([task for task, subject in self._asking.items() if f'"{subject.lower()}"' in self.problem.lower()])
 
     async def _note_loss(self) -> None:
-        for task in self._asking:
-            task.cancel()
+        self._wake(list(self._asking))
+
+    def _wake(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Let these not wait any longer."""
+        for task in tasks:
+            if task not in self._unanswered:
+                self._unanswered.add(task)
+                task.cancel()
 
     async def _note_turn(self) -> None:
         self.turns += 1
@@ -283,18 +291,23 @@ class Link:
 
     async def _answered(self, subject: str, request: Coroutine[Any, Any, Any]) -> Any:
         """The answer to a request; ``ConnectionError`` as soon as it is known that none will come."""
-        task = asyncio.ensure_future(request)
+        task, answer = asyncio.current_task(), None
+        assert task is not None
+        cancelled = task.cancelling()
         self._asking[task] = subject
         try:
-            return await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():
-                task.cancel()
-                raise
-            raise ConnectionError(f"the connection to {self._where} was lost") from None
+            with contextlib.suppress(asyncio.CancelledError):
+                answer = await request
         finally:
             del self._asking[task]
+            if task in self._unanswered:
+                self._unanswered.remove(task)
+                task.uncancel()
+        if task.cancelling() > cancelled:  # by somebody else; wait_for of Python 3.11 drops that if the answer comes just then
+            raise asyncio.CancelledError
+        if answer is None:
+            raise ConnectionError(f"the connection to {self._where} was lost")
+        return answer
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -7,7 +7,10 @@ Invariants
 - Whenever it is not known what the stream has (at the start, after a failure, a reconnection, a refusal), the stream is asked for
   its last message on the subject, and the record that ends it is compared with the log.
 - The position of the consumer is moved only after the stream has acknowledged, and what it has is released only when the stream was
-  seen to have it still, ``hold`` seconds later.
+  seen to have it still, ``hold`` seconds later. Who waits for a record is told before the position is stored, which the log does
+  when it is read next, ``_STORE`` seconds later at most. So it is stored, too, before the stream is asked, and when a relay ends.
+- Frames that follow each other are read together, as many as fit into ``_AHEAD`` bytes. What was rolled back since is found by the
+  next read, as if the frames had been shipped at once.
 - A log that was rolled back, or is a copy of an older state, does not have the record that the stream ends with. Then nothing is
   shipped, unless the stream is to be told.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -36,6 +40,8 @@ from pmwal.ship.source import Note, ShippedLog, Taken
 RollbackPolicy = Literal["stop", "mark"]
 SizePolicy = Literal["split", "stop"]
 
+_AHEAD = 1 << 20  # bytes of frames that are in memory at most, if it is more than one
+_STORE = 0.1  # seconds after which a position is stored while frames are there that were read before
 _PAUSE_MIN, _PAUSE_MAX = 0.05, 2.0  # seconds between two attempts
 _PATIENCE = 30.0  # seconds without an answer after which one that ships once gives up
 
@@ -91,7 +97,10 @@ class _Point(NamedTuple):
 
 
 class Relay:
-    """Ships one log. ``wait`` returns once there may be a record of that number, or after some seconds."""
+    """Ships one log.
+
+    ``wait`` returns once there may be a record of that number, or after some seconds; it may have looked for a frame of that size.
+    """
 
     def __init__(
         self,
@@ -100,7 +109,7 @@ class Relay:
         rules: Rules,
         source: Source,
         call: Call,
-        wait: Callable[[int], Awaitable[None]],
+        wait: Callable[[int, int], Awaitable[Taken | None]],
         notify: Callable[[str], None],
     ) -> None:
         self.log = log
@@ -120,6 +129,7 @@ class Relay:
         self._located = False
         self._turn = 0
         self._sent_at = 0.0
+        self._read_at = 0.0
         self._oldest_ns: int | None = None
         self._end = 0
         self._counts = Progress(0, 0)
@@ -156,8 +166,8 @@ class Relay:
             if not waiter.done():
                 waiter.set_exception(error)
 
-    def _reach(self, first: int) -> None:
-        """The stream has all before this record."""
+    def _reach(self, first: int) -> bool:
+        """The stream has all before this record. Whether somebody has waited for that."""
         self._counts = self._counts._replace(next_seq=first, acknowledged=first - 1)
         left = []
         for seq, waiter in self._waiting:
@@ -165,7 +175,9 @@ class Relay:
                 left.append((seq, waiter))
             elif not waiter.done():
                 waiter.set_result(None)
+        told = len(left) < len(self._waiting)
         self._waiting = left
+        return told
 
     def _count(self, **more: int) -> None:
         counts = self._counts
@@ -181,6 +193,7 @@ class Relay:
             shipped = self._counts.frames
             try:
                 if await self._ship(await self._locate(), target, ended):
+                    await self._call(self.log.store)
                     return
                 pause, answered = _PAUSE_MIN, time.monotonic()
                 continue
@@ -218,6 +231,7 @@ class Relay:
     async def _locate(self) -> _Point:
         """Ask the stream what it has, and compare it with the log."""
         self._turn = self._link.turns
+        await self._call(self.log.store)
         state = await self._link.state()
         problems = [
             problem for problem in problems_of(state, self._link.version, self.subject, self._rules.form) if problem.refused
@@ -337,10 +351,11 @@ class Relay:
 
     async def _ship(self, point: _Point, target: int | None, ended: Callable[[], bool]) -> bool:
         """Ship from here on. True when that is all; False to ask the stream again."""
+        ahead = deque[Taken]()
         while self._turn == self._link.turns:
             size_max = 1 if point.offset else min(self._rules.frame, self._room)
             try:
-                taken = await self._call(partial(self.log.take, point.first, size_max))
+                taken = await self._next(ahead, point, size_max)
                 self._note_taken(taken)
                 if taken.frame is None and not taken.missed:
                     self._problem = ""
@@ -348,7 +363,9 @@ class Relay:
                         return True
                     if self._holding.due(time.monotonic()):
                         return False  # so that what the stream has is seen before it is released
-                    await self._wait(point.first)
+                    found = await self._wait(point.first, size_max)
+                    if found is not None:
+                        ahead.append(found)
                     continue
             except Overrun:  # rolled back
                 return False
@@ -361,6 +378,17 @@ class Relay:
             if target is not None and point.first >= target:
                 return True
         return False
+
+    async def _next(self, ahead: deque[Taken], point: _Point, size_max: int) -> Taken:
+        """What comes next: of what was read already, or of what is there now."""
+        if not ahead:
+            total = 0 if point.offset else _AHEAD
+            ahead.extend(await self._call(partial(self.log.take_several, point.first, size_max, total)))
+            self._read_at = time.monotonic()
+        elif time.monotonic() > self._read_at + _STORE:
+            await self._call(self.log.store)
+            self._read_at = time.monotonic()
+        return ahead.popleft()
 
     def _lingers(self, frame: Frame, next_seq: int) -> bool:
         """Whether more records are to be waited for: these are all, and the last message is not long ago."""
@@ -414,6 +442,7 @@ class Relay:
         self._note = self._note._replace(number=expected)
         self._holding.add(last, now)
         released = self._holding.release(now)  # the server has just said that the chain is as it was
-        await self._call(partial(self.log.acknowledge, last, released, self._note))
-        self._reach(last + 1)
+        self.log.acknowledge(last, released, self._note)
+        if self._reach(last + 1):
+            await asyncio.sleep(0)  # whoever has waited goes on before the log is read
         return _Point(expected, last + 1)

@@ -4,7 +4,7 @@ Invariants
 ----------
 - Each log has its own chain, and so its own order. A log that cannot be shipped holds none of the others up.
 - One thread reads all logs, and looks at those that are idle: the longer one is idle, the more rarely.
-- Of each log at most one frame is in memory.
+- Of each log at most one frame is in memory, or a few that have ``_AHEAD`` bytes together (relay.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pmwal.reading.reader import Reader
 from pmwal.ship.relay import Progress, Relay
 from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Keywords, Settings
-from pmwal.ship.source import ShippedLog
+from pmwal.ship.source import ShippedLog, Taken
 
 _LOOK_MIN, _LOOK_MAX = 0.01, 1.0  # seconds between two looks at an idle log
 _REFRESH = 1.0  # seconds between two looks for new logs
@@ -185,7 +185,7 @@ class SetShipper(Service):
             if error is None and not once:
                 await self._call(partial(drop_log, logs, uuid))
 
-    async def _wait(self, uuid: str, log: ShippedLog, first: int) -> None:
+    async def _wait(self, uuid: str, log: ShippedLog, first: int, _size_max: int) -> Taken | None:
         now = asyncio.get_running_loop().time()
         idle = self._idle.get(uuid)
         if idle is None or idle.first != first:
@@ -193,6 +193,7 @@ class SetShipper(Service):
             self._changed.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(idle.news.wait(), _IDLE)
+        return None
 
     async def _look(self) -> float:
         """Look at the idle logs whose time has come; when to look again."""

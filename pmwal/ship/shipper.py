@@ -17,7 +17,7 @@ from pmwal.ship.forms import Form
 from pmwal.ship.relay import Progress, Relay, RollbackPolicy, SizePolicy
 from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Settings
-from pmwal.ship.source import ShippedLog
+from pmwal.ship.source import ShippedLog, Taken
 
 _WAIT = 1.0  # seconds in one call of the thread that waits for records
 _PAUSE_MIN, _PAUSE_MAX = 0.01, 0.25  # between two looks at a log without a writer
@@ -144,14 +144,17 @@ class Shipper(Service):
     def _is_replaced(self, log: ShippedLog) -> bool:
         return log.gone and os.path.exists(self._path)
 
-    async def _wait(self, log: ShippedLog, first: int) -> None:
+    async def _wait(self, log: ShippedLog, first: int, size_max: int) -> Taken | None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        if await self._call(partial(log.wait, first, _WAIT)):
+        taken = await self._call(partial(log.wait, first, size_max, _WAIT))
+        if taken.frame is not None or taken.missed:
             self._pause = _PAUSE_MIN
-        elif loop.time() - begun < _WAIT:  # the writer has closed it
+            return taken
+        if loop.time() - begun < _WAIT:  # the writer has closed it
             await asyncio.sleep(self._pause)
             self._pause = min(2 * self._pause, _PAUSE_MAX)
+        return None
 
     def _fail(self, error: BaseException) -> None:
         if self._relay is not None:

@@ -4,7 +4,9 @@ Invariants
 ----------
 - The position says what the stream is known to have: it follows the stream, also backwards when that has lost something.
 - ``released`` is what the writer may free. It never passes the position, nor what the caller allows.
-- One thread at a time uses it; only ``close`` may be called by another one.
+- What is acknowledged is stored before the next frame is read, and at the latest when the consumer is released. So whoever waits
+  for an acknowledgement does not wait for the store, and it takes no turn of the thread of its own.
+- One thread at a time uses it; only ``close`` may be called by another one. ``acknowledge`` does nothing that may block.
 """
 
 from __future__ import annotations
@@ -13,9 +15,19 @@ import contextlib
 import struct
 from typing import NamedTuple
 
-from pmwal.errors import Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
+from pmwal.errors import CorruptWal, Overrun, PmwalError, PositionError, WalClosed, WalUnlinked
+from pmwal.format.frame import pack
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import acknowledged_since, bounds_of, is_elsewhere, problem_with, renewed_consumer, version_of
+from pmwal.reading.internals import (
+    acknowledged_since,
+    bounds_of,
+    is_elsewhere,
+    next_frame,
+    next_record,
+    problem_with,
+    renewed_consumer,
+    version_of,
+)
 from pmwal.reading.reader import Reader
 from pmwal.records import Frame, Record
 
@@ -42,11 +54,20 @@ class Note(NamedTuple):
         return _NOTE.pack(_NOTE_VERSION, *self)
 
 
+class _Acknowledged(NamedTuple):
+    """The stream has all up to record ``seq``; the writer may free what is ``released``."""
+
+    seq: int
+    released: int
+    note: Note
+
+
 class ShippedLog:
     """One log, and its named consumer if the log still has its path."""
 
     def __init__(self, reader: Reader, consumer: str) -> None:
         self.reader = reader
+        self._acknowledged: _Acknowledged | None = None  # and not stored yet
         self._consumer: Consumer | None = None
         with contextlib.suppress(WalUnlinked):  # it was removed, and its records are still there
             self._consumer = renewed_consumer(reader, consumer, "oldest")
@@ -73,20 +94,35 @@ class ShippedLog:
 
     def take(self, first: int, size_max: int) -> Taken:
         """The records from this number on that fit into a body of this size, at least one. ``Overrun`` after a rollback."""
-        next_seq = self.next_seq
+        self.store()
         try:
-            return Taken(self.reader.frame(first, size_max=size_max), 0, next_seq)
+            frame, next_seq = next_frame(self.reader, self._consumer, first, size_max)
         except Overrun as error:
             if not error.missed:
                 raise
-            return Taken(None, error.missed, next_seq)
+            return Taken(None, error.missed, self.next_seq)
+        return Taken(frame, 0, next_seq)
 
-    def wait(self, first: int, seconds: float) -> bool:
-        """Wait, at most this long, until the log has a record of this number; False if its writer has closed it."""
-        follow = self.reader.follow(first, timeout=seconds)
-        for _ in follow:
-            return True
-        return self.next_seq > first
+    def take_several(self, first: int, size_max: int, total: int) -> list[Taken]:
+        """As ``take``, and what follows as long as full frames have no more than ``total`` bytes together."""
+        taken = self.take(first, size_max)
+        several, left = [taken], total - size_max
+        while taken.frame is not None and taken.frame.last + 1 < taken.next_seq and left >= size_max:
+            left -= size_max
+            try:
+                taken = self.take(taken.frame.last + 1, size_max)
+            except (CorruptWal, Overrun):  # which the next look meets
+                break
+            several.append(taken)
+        return several
+
+    def wait(self, first: int, size_max: int, seconds: float) -> Taken:
+        """Wait, at most this long, until the log has a record of this number, and take it. Nothing is taken as soon as its writer
+        has closed it."""
+        record, alone = next_record(self.reader, self._consumer, first, seconds)
+        if record is None or not alone:
+            return self.take(first, size_max)
+        return Taken(Frame(first, first, record.cursor, pack([record])), 0, first + 1)
 
     def has(self, cursor: str) -> bool:
         """Whether the log has the record that a cursor names; or had it, as far as it can tell, because it was freed."""
@@ -140,12 +176,18 @@ class ShippedLog:
             first, end = bounds_of(self.reader)
             consumer.seek(min(max(released + 1, first), end))
         self.acknowledge(seq, released, note)
+        self.store()
 
     def acknowledge(self, seq: int, released: int, note: Note) -> None:
-        """The stream has all up to this record, and the writer may free what is ``released``."""
-        consumer = self._consumer
-        if consumer is None:
+        """The stream has all up to this record, and the writer may free what is ``released``, once that is stored."""
+        self._acknowledged = _Acknowledged(seq, released, note)
+
+    def store(self) -> None:
+        """Store what was acknowledged."""
+        consumer, acknowledged, self._acknowledged = self._consumer, self._acknowledged, None
+        if consumer is None or acknowledged is None:
             return
+        seq, released, note = acknowledged
         try:
             seq = max(seq, consumer.position)
             consumer.ack(seq, released=min(released, seq), application=note.pack())
@@ -158,6 +200,8 @@ class ShippedLog:
 
     def release(self) -> None:
         """Let another process be the consumer. Idempotent."""
+        with contextlib.suppress(PmwalError, OSError):
+            self.store()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with contextlib.suppress(PmwalError, OSError):
