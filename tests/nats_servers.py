@@ -103,6 +103,7 @@ class NatsServer:
         """Let it answer nothing, as a machine that hangs."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until then it may still answer
 
     def resume(self) -> None:
         """Let it go on."""

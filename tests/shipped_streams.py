@@ -86,6 +86,13 @@ def stream() -> Stream:
     return running_stream()
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server of the test's own, without a stream."""
+    with nats_server(tmp_path / "server") as found:
+        yield found
+
+
 def records_of(path: Path) -> list[tuple[int, int, int, bytes]]:
     """Number, kind, time and payload of each record."""
     with pmwal.open(path, "r") as reader:

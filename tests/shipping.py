@@ -6,10 +6,11 @@ The judge is no part of pmwal: it decodes messages by docs/shipping-format.md, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -70,12 +71,6 @@ def contents(path: Path) -> list[pmwal.Record]:
         return list(reader.read())
 
 
-def uuid_of(path: Path) -> str:
-    """The uuid of a log."""
-    with pmwal.open(path, "r") as reader:
-        return reader.uuid
-
-
 def position_of(path: Path, name: str = "nats") -> int:
     """The position of a consumer that nobody holds."""
     with pmwal.open(path, "r") as reader, reader.consumer(name) as consumer:
@@ -90,6 +85,16 @@ def shipper(path: Path, *servers: NatsServer, **options: Any) -> Shipper:
 async def ship(path: Path, *servers: NatsServer, **options: Any) -> None:
     """Ship what the log has."""
     await shipper(path, *servers, **options).run(once=True)
+
+
+@contextlib.asynccontextmanager
+async def shipped(path: Path, server: NatsServer, count: int, **options: Any) -> AsyncIterator[Client]:
+    """A client of a server whose stream ``LOGS`` has the first ``count`` records of this log, which is made with these options."""
+    async with Client(server) as client:
+        await client.create()
+        grow(path, count, **options)
+        await ship(path, server)
+        yield client
 
 
 class Delivered(NamedTuple):

@@ -19,7 +19,7 @@ import pmwal
 from collectors import Answer, Hang, collector, firsts, position, refusing_port, rejecting
 from commands import Cli, make_foreign, make_log
 from pmwal.ship.otlp import shipper
-from processes import PATIENCE
+from processes import PATIENCE, limit_time
 from servers import wait_for
 from support import open_small
 
@@ -203,7 +203,7 @@ def test_terminal_shows_progress_on_one_line(shm_dir: Path) -> None:
     master, terminal = pty.openpty()
     with collector() as got:
         command = [sys.executable, "-m", "pmwal", "ship", str(log), "--to", got.url]
-        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=limit_time)  # noqa: PLW1509
         os.close(terminal)
         shown = b""
         try:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.ship import SetShipper
 from pmwal.ship.sets import pause_of
-from shipping import FAST, PERFECT, grow, judge, records_in, run, uuid_of
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
+from shipped_streams import uuid_of
+from shipping import FAST, PERFECT, grow, judge, records_in, run
 
 
 @pytest.fixture
