@@ -46,8 +46,8 @@ class Stream(NamedTuple):
         return asyncio.run(ask())
 
 
-def make_stream(server: NatsServer, name: str = "LOGS", *, login: Mapping[str, str] | None = None, **settings: Any) -> None:
-    """Create a stream; with ``login`` as this user."""
+def make_stream(server: NatsServer, name: str = "LOGS", *, login: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    """Create a stream; with ``login`` as the connection needs it."""
 
     async def create() -> None:
         async with Client(server, **login or {}) as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -27,14 +28,17 @@ FAST: dict[str, Any] = {"frame": 2048, "linger": 0.0}
 """Few records make many messages."""
 
 
-PERMISSIONS = """
-authorization {
+SHIPPER_PUBLISHES = ("pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS")
+"""The subjects on which a shipper is documented to publish."""
+
+PERMISSIONS = f"""
+authorization {{
   users: [
-    { user: admin, password: secret },
-    { user: shipper, password: "s:p", permissions: {
-        publish: ["pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS"], subscribe: ["_INBOX.>"] } }
+    {{ user: admin, password: secret }},
+    {{ user: shipper, password: "s:p", permissions: {{
+        publish: {json.dumps(SHIPPER_PUBLISHES)}, subscribe: ["_INBOX.>"] }} }}
   ]
-}
+}}
 """
 """A user for everything, and one with what a shipper is documented to need."""
 

@@ -138,6 +138,22 @@ def test_records_are_shipped_by_tls(cli: Cli, shm_dir: Path) -> None:
     assert got.seqs == list(range(1, 11))
 
 
+def test_certificate_of_the_client_is_shown(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a collector that takes records from those only who have one of its authority."""
+    monkeypatch.setattr(shipper, "_PATIENCE", 0.1)
+    log = make_log(shm_dir / "a.wal")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    server.load_verify_locations(CERTIFICATE)
+    server.verify_mode = ssl.CERT_REQUIRED
+    with collector(tls=server) as got:
+        without = cli("ship", log, "--to", got.url, "--once", "--tls-ca", CERTIFICATE)
+        assert (without.status, "given up" in without.err, got.seen) == (1, True, [])
+        options = ("--tls-ca", CERTIFICATE, "--tls-cert", CERTIFICATE, "--tls-key", CERTIFICATE)
+        assert cli("ship", log, "--to", got.url, "--once", *options).status == 0
+    assert got.seqs == list(range(1, 11))
+
+
 # -- until it is told to end
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import pmwal
+from commands import Cli
+from nats_accounts import Account
 from nats_servers import Client, NatsServer, free_ports, nats_server
 from pmwal.ship import Options, Shipper, restore
 from pmwal.ship.link import Link, Unavailable, parse_headers
 from processes import PATIENCE
-from shipped_streams import uuid_of
-from shipping import FAST, PERFECT, contents, grow, run, ship, shipper, verdict
+from shipped_streams import make_stream, uuid_of
+from shipping import FAST, PERFECT, SHIPPER_PUBLISHES, contents, grow, run, ship, shipper, verdict
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
@@ -56,6 +58,24 @@ def test_tls_is_used_and_checked(tmp_path: Path) -> None:
     run(main)
 
 
+def test_certificate_of_the_client_is_shown(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server that takes connections from those only who have one of its authority."""
+    monkeypatch.setattr("pmwal.ship.relay._PATIENCE", 0.0)
+    certified, key = certificate(tmp_path)
+    more = f'tls {{ cert_file: "{certified}", key_file: "{key}", ca_file: "{certified}", verify: true }}'
+    context = ssl.create_default_context(cafile=str(certified))
+    context.load_cert_chain(certified, key)
+    log, shown = tmp_path / "a.wal", ("--tls-cert", certified, "--tls-key", key)
+    grow(log, 100)
+    with nats_server(tmp_path / "server", more=more) as server:
+        make_stream(server, login={"tls": context})
+        to = ("--to", server.url, "--stream", "LOGS", "--once", "--tls-ca", certified)
+        without = cli("ship", log, *to)
+        assert (without.status, "given up" in without.err) == (1, True)
+        ran = cli("ship", log, *to, *shown)
+        assert (ran.status, ran.text.partition(";")[0]) == (0, f"{log}: acknowledged up to record 100")
+
+
 def test_nkey_is_used(tmp_path: Path) -> None:
     """The server knows the public key, and the shipper has a file with the seed."""
     nkeys = pytest.importorskip("nkeys")
@@ -76,6 +96,27 @@ def test_nkey_is_used(tmp_path: Path) -> None:
                     await ship(path, server)
 
     run(main)
+
+
+def test_credentials_of_an_account_are_used(cli: Cli, tmp_path: Path) -> None:
+    """A server in operator mode takes the user's token, with the documented permissions; one of another account is refused."""
+    pytest.importorskip("nkeys")
+    account, log, again = Account(), tmp_path / "a.wal", tmp_path / "b.wal"
+    admin = account.credentials(tmp_path / "admin.creds")
+    may = account.credentials(tmp_path / "ship.creds", pub=list(SHIPPER_PUBLISHES), sub=["_INBOX.>"])
+    foreign = Account().credentials(tmp_path / "foreign.creds")
+    grow(log, 100)
+    with nats_server(tmp_path / "server", more=account.configuration) as server:
+        make_stream(server, login={"user_credentials": os.fspath(admin)})
+        to = ("--to", server.url, "--stream", "LOGS", "--once")
+        for creds in (("--creds", foreign), ()):
+            refused = cli("ship", log, *to, *creds)
+            assert (refused.status, "check the user, the credentials or the nkey" in refused.err) == (1, True)
+        ran = cli("ship", log, *to, "--creds", may)
+        assert (ran.status, ran.text.partition(";")[0]) == (0, f"{log}: acknowledged up to record 100")
+        from_ = ("--from", server.url, "--stream", "LOGS", "--log", uuid_of(log))
+        assert cli("restore", again, *from_, "--creds", admin).status == 0
+    assert contents(again) == contents(log)
 
 
 def test_server_that_is_there_is_found_among_others(tmp_path: Path) -> None:
