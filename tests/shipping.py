@@ -183,6 +183,26 @@ class Verdict(NamedTuple):
 PERFECT = Verdict(0, 0, 0, 0)
 
 
+async def verdict(client: Client, last: int) -> Verdict:
+    """Judge what the stream has of the one log in it."""
+    return judge(records_in(await client.messages()), last)
+
+
+async def ship_over_kills(path: Path, server: NatsServer) -> None:
+    """Ship 1500 records while the server is killed again and again, and judge what the stream has."""
+    async with Client(server) as client:
+        await client.create()
+        grow(path, 10)
+        async with shipper(path, server) as shipping:
+            for last in range(500, 1501, 500):
+                grow(path, 490 if last == 500 else 500)
+                await shipping.acked(last - 400)
+                server.kill()
+                server.start()
+                await shipping.acked(last)
+        assert await verdict(client, 1500) == PERFECT
+
+
 def judge(records: Sequence[Delivered], last: int, first: int = 1, tag: bytes = b"") -> Verdict:
     """Compare with the log in which all payloads were known by their numbers."""
     seqs = [record.seq for record in records]
@@ -193,8 +213,3 @@ def judge(records: Sequence[Delivered], last: int, first: int = 1, tag: bytes = 
         disorder=sum(later <= earlier for earlier, later in pairwise(seqs)),
         wrong=sum((record.kind, record.data) != (record.seq % 7, payload(record.seq, tag)) for record in records),
     )
-
-
-async def verdict(client: Client, last: int) -> Verdict:
-    """Judge what the stream has of the one log in it."""
-    return judge(records_in(await client.messages()), last)

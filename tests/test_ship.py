@@ -29,6 +29,7 @@ from shipping import (
     records_in,
     run,
     ship,
+    ship_over_kills,
     shipped,
     shipper,
     verdict,
@@ -161,21 +162,7 @@ def test_acknowledgement_that_is_lost_ships_nothing_twice(
 def test_server_that_is_killed_gets_each_record_once(server: NatsServer, tmp_path: Path) -> None:
     """It comes back, and the shipper goes on where the stream ends."""
 
-    async def main() -> None:
-        path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 10)
-            async with shipper(path, server) as shipping:
-                for last in range(500, 1501, 500):
-                    grow(path, 490 if last == 500 else 500)
-                    await shipping.acked(last - 400)
-                    server.kill()
-                    server.start()
-                    await shipping.acked(last)
-            assert await verdict(client, 1500) == PERFECT
-
-    run(main)
+    run(lambda: ship_over_kills(tmp_path / "a.wal", server))
 
 
 def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
