@@ -194,6 +194,26 @@ def test_server_that_hangs_is_not_waited_for_without_end(
     run(main)
 
 
+def test_request_is_cancelled_though_its_answer_comes_at_that_moment() -> None:
+    """A shipper that is told to end, ends; wait_for of Python 3.11, which nats-py uses, returns such an answer."""
+
+    async def answer() -> str:
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            return "it came"
+        return "late"
+
+    async def main() -> None:
+        asking = asyncio.create_task(Link(["nats://127.0.0.1:1"], "LOGS", Options())._answered("a.b", answer()))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    run(main)
+
+
 def test_headers_are_read_as_they_are_on_the_wire() -> None:
     """With and without spaces, and with colons in a value."""
     raw = b"NATS/1.0\r\nPmwal-Name:/var/log/a:b.wal\r\nPmwal-First: 7\r\n\r\n"

@@ -133,6 +133,22 @@ def test_slot_that_another_log_takes_over_by_name_is_shipped(server: NatsServer,
     run(main)
 
 
+def test_wait_for_an_idle_log_is_cancelled_though_it_gets_a_record_at_that_moment(logs: Path) -> None:
+    """A shipper that is told to end, ends."""
+    pytest.importorskip("nats")
+
+    async def main() -> None:
+        shipping = SetShipper(logs, to="nats://127.0.0.1:1", stream="LOGS")
+        waiting = asyncio.create_task(shipping._wait("uuid", Any, 1))
+        await asyncio.sleep(0)
+        shipping._idle["uuid"].news.set()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(main)
+
+
 def test_idle_logs_are_looked_at_rarely() -> None:
     """One that has been idle for an hour is looked at once in a second, and 64 of them take no more than 64 looks."""
     looks, now = 0, 0.0

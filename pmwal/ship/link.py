@@ -256,15 +256,13 @@ class Link:
         task = asyncio.ensure_future(request)
         self._asking[task] = subject
         try:
-            return await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():
-                task.cancel()
-                raise
-            raise ConnectionError(f"the connection to {self._where} was lost") from None
+            await asyncio.wait({task})  # not the task itself: wait_for of Python 3.11 in it may drop the cancellation of this one
         finally:
             del self._asking[task]
+            task.cancel()
+        if task.cancelled():
+            raise ConnectionError(f"the connection to {self._where} was lost")
+        return task.result()
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
