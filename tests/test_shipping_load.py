@@ -15,7 +15,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import shipping_load
 
 
-def test_a_load_is_measured_on_both_sides(shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_load_is_measured_on_both_sides(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A row for each load, and nothing that was started is left."""
     binary()
     monkeypatch.setattr(shipping_load, "_CALM", 0.0)
@@ -33,9 +35,3 @@ def test_loads_of_the_guide_are_those_of_the_tool() -> None:
     assert f"| {' | '.join(shipping_load.HEADINGS)} |" in section.lines
     rows = read_table(section, "logs")
     assert [row[:3] for row in rows] == [[str(logs), str(rate), f"{linger:g} s"] for logs, rate, linger in shipping_load.LOADS]
-
-
-def test_records_that_are_lost_are_an_error() -> None:
-    """A shipper says so, and the measurement ends."""
-    with pytest.raises(RuntimeError, match="were gone"):
-        shipping_load._refuse("the records 1 to 2 were gone before they were shipped")
