@@ -18,6 +18,7 @@ import pmwal
 from pmwal.cli import main
 from pmwal.cli.commands import stat
 from pmwal.format.layout import PAGE
+from processes import limit_time
 from support import BarrierRecorder, file_offset, flip, kill, look, open_small, overwrite, place_of, superblock, whole_records
 
 COMMANDS = (
@@ -87,6 +88,7 @@ def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=limit_time,  # noqa: PLW1509
         )
         processes.append(process)
         return process

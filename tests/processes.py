@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,11 @@ PATIENCE = 300.0
 """Seconds after which a silent process counts as stuck: far more than a busy machine needs, since only a hang waits that long."""
 
 _FORK = multiprocessing.get_context("fork")
+
+
+def limit_time() -> None:
+    """For ``preexec_fn``: the program ends after ``PATIENCE``, and with it the output that a test may be reading."""
+    signal.alarm(int(PATIENCE))
 
 
 class Died(Exception):

@@ -46,8 +46,8 @@ class Stream(NamedTuple):
         return asyncio.run(ask())
 
 
-def make_stream(server: NatsServer, name: str = "LOGS", *, login: Mapping[str, str] | None = None, **settings: Any) -> None:
-    """Create a stream; with ``login`` as this user."""
+def make_stream(server: NatsServer, name: str = "LOGS", *, login: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    """Create a stream; with ``login`` as the connection needs it."""
 
     async def create() -> None:
         async with Client(server, **login or {}) as client:
@@ -84,6 +84,13 @@ def servers_end() -> Iterator[None]:
 def stream() -> Stream:
     """A stream with subjects that no other test uses."""
     return running_stream()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server of the test's own, without a stream."""
+    with nats_server(tmp_path / "server") as found:
+        yield found
 
 
 def records_of(path: Path) -> list[tuple[int, int, int, bytes]]:

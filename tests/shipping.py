@@ -6,10 +6,12 @@ The judge is no part of pmwal: it decodes messages by docs/shipping-format.md, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -29,14 +31,17 @@ FAST: dict[str, Any] = {"frame": 2048, "linger": 0.0}
 """Few records make many messages."""
 
 
-PERMISSIONS = """
-authorization {
+SHIPPER_PUBLISHES = ("pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS")
+"""The subjects on which a shipper is documented to publish."""
+
+PERMISSIONS = f"""
+authorization {{
   users: [
-    { user: admin, password: secret },
-    { user: shipper, password: "s:p", permissions: {
-        publish: ["pmwal.>", "$JS.API.STREAM.MSG.GET.LOGS", "$JS.API.STREAM.INFO.LOGS"], subscribe: ["_INBOX.>"] } }
+    {{ user: admin, password: secret }},
+    {{ user: shipper, password: "s:p", permissions: {{
+        publish: {json.dumps(SHIPPER_PUBLISHES)}, subscribe: ["_INBOX.>"] }} }}
   ]
-}
+}}
 """
 """A user for everything, and one with what a shipper is documented to need."""
 
@@ -83,12 +88,6 @@ def contents(path: Path) -> list[pmwal.Record]:
         return list(reader.read())
 
 
-def uuid_of(path: Path) -> str:
-    """The uuid of a log."""
-    with pmwal.open(path, "r") as reader:
-        return reader.uuid
-
-
 def position_of(path: Path, name: str = "nats") -> int:
     """The position of a consumer that nobody holds."""
     with pmwal.open(path, "r") as reader, reader.consumer(name) as consumer:
@@ -103,6 +102,16 @@ def shipper(path: Path, *servers: NatsServer, **options: Any) -> Shipper:
 async def ship(path: Path, *servers: NatsServer, **options: Any) -> None:
     """Ship what the log has."""
     await shipper(path, *servers, **options).run(once=True)
+
+
+@contextlib.asynccontextmanager
+async def shipped(path: Path, server: NatsServer, count: int, **options: Any) -> AsyncIterator[Client]:
+    """A client of a server whose stream ``LOGS`` has the first ``count`` records of this log, which is made with these options."""
+    async with Client(server) as client:
+        await client.create()
+        grow(path, count, **options)
+        await ship(path, server)
+        yield client
 
 
 class Delivered(NamedTuple):
@@ -199,6 +208,26 @@ class Verdict(NamedTuple):
 PERFECT = Verdict(0, 0, 0, 0)
 
 
+async def verdict(client: Client, last: int) -> Verdict:
+    """Judge what the stream has of the one log in it."""
+    return judge(records_in(await client.messages()), last)
+
+
+async def ship_over_kills(path: Path, server: NatsServer) -> None:
+    """Ship 1500 records while the server is killed again and again, and judge what the stream has."""
+    async with Client(server) as client:
+        await client.create()
+        grow(path, 10)
+        async with shipper(path, server) as shipping:
+            for last in range(500, 1501, 500):
+                grow(path, 490 if last == 500 else 500)
+                await shipping.acked(last - 400)
+                server.kill()
+                server.start()
+                await shipping.acked(last)
+        assert await verdict(client, 1500) == PERFECT
+
+
 def judge(records: Sequence[Delivered], last: int, first: int = 1, tag: bytes = b"") -> Verdict:
     """Compare with the log in which all payloads were known by their numbers."""
     seqs = [record.seq for record in records]
@@ -209,8 +238,3 @@ def judge(records: Sequence[Delivered], last: int, first: int = 1, tag: bytes = 
         disorder=sum(later <= earlier for earlier, later in pairwise(seqs)),
         wrong=sum((record.kind, record.data) != (record.seq % 7, payload(record.seq, tag)) for record in records),
     )
-
-
-async def verdict(client: Client, last: int) -> Verdict:
-    """Judge what the stream has of the one log in it."""
-    return judge(records_in(await client.messages()), last)

@@ -142,7 +142,7 @@ def test_writer_that_waits_for_room_gets_it(path: Path, tmp_path: Path) -> None:
     """on_full="consumed" keeps what is not archived, and frees what is."""
     with open_small(path, on_full="consumed", timeout=0, consumers=["archive"]) as wal:
         with contextlib.suppress(pmwal.WalFull):
-            while True:
+            for _ in range(wal.capacity):
                 wal.append(bytes(1000))
         expected = as_rows(wal)
         archive(path, to=tmp_path, flush=False)

@@ -19,7 +19,7 @@ import pmwal
 from commands import Cli, make_foreign, make_log
 from nats_servers import free_ports, nats_server
 from pmwal.ship import relay
-from processes import PATIENCE
+from processes import PATIENCE, limit_time
 from shipped_streams import Stream, make_stream, records_of, uuid_of
 from support import open_small
 
@@ -156,7 +156,7 @@ def test_kills_leave_each_record_once_and_in_order(cli: Cli, started: Started, s
             wal.extend([b"%d" % number] * 50)
             wait_until_acknowledged(process, 50 * number - 25)
             process.kill()
-            process.wait()
+            process.wait(PATIENCE)
     assert cli("ship", log, *stream.to("--once")).status == 0
     ranges = stream.numbers()
     assert [seq for first, last in ranges for seq in range(first, last + 1)] == list(range(1, 251))
@@ -443,7 +443,7 @@ def test_terminal_shows_progress_on_one_line(shm_dir: Path, stream: Stream) -> N
     log = make_log(shm_dir / "a.wal")
     master, terminal = pty.openpty()
     command = [sys.executable, "-m", "pmwal", "ship", str(log), *stream.to()]
-    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=limit_time)  # noqa: PLW1509
     os.close(terminal)
     shown = b""
     try:

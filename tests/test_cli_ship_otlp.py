@@ -19,7 +19,7 @@ import pmwal
 from collectors import Answer, Hang, collector, firsts, position, refusing_port, rejecting
 from commands import Cli, make_foreign, make_log
 from pmwal.ship.otlp import shipper
-from processes import PATIENCE
+from processes import PATIENCE, limit_time
 from servers import wait_for
 from support import open_small
 
@@ -138,6 +138,22 @@ def test_records_are_shipped_by_tls(cli: Cli, shm_dir: Path) -> None:
     assert got.seqs == list(range(1, 11))
 
 
+def test_certificate_of_the_client_is_shown(cli: Cli, shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a collector that takes records from those only who have one of its authority."""
+    monkeypatch.setattr(shipper, "_PATIENCE", 0.1)
+    log = make_log(shm_dir / "a.wal")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    server.load_verify_locations(CERTIFICATE)
+    server.verify_mode = ssl.CERT_REQUIRED
+    with collector(tls=server) as got:
+        without = cli("ship", log, "--to", got.url, "--once", "--tls-ca", CERTIFICATE)
+        assert (without.status, "given up" in without.err, got.seen) == (1, True, [])
+        options = ("--tls-ca", CERTIFICATE, "--tls-cert", CERTIFICATE, "--tls-key", CERTIFICATE)
+        assert cli("ship", log, "--to", got.url, "--once", *options).status == 0
+    assert got.seqs == list(range(1, 11))
+
+
 # -- until it is told to end
 
 
@@ -203,7 +219,7 @@ def test_terminal_shows_progress_on_one_line(shm_dir: Path) -> None:
     master, terminal = pty.openpty()
     with collector() as got:
         command = [sys.executable, "-m", "pmwal", "ship", str(log), "--to", got.url]
-        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=limit_time)  # noqa: PLW1509
         os.close(terminal)
         shown = b""
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 import pmwal
+from callers import Call, until
 from conftest import Place
 from pmwal.errors import PersistError, RecordTooLarge, WalClosed, WalFull
 from pmwal.format.layout import PAGE
@@ -29,11 +28,12 @@ def acknowledge(path: Path, seq: int, name: str = "nats", **options: Any) -> Non
 
 def fill(wal: pmwal.Wal, data: bytes = bytes(1000)) -> str:
     """Append until the log is full; why it is."""
-    while True:
-        try:
+    try:
+        for _ in range(wal.capacity):
             wal.append(data)
-        except WalFull as error:
-            return str(error)
+    except WalFull as error:
+        return str(error)
+    raise AssertionError("it takes more than it has room for")
 
 
 @pytest.fixture
@@ -209,9 +209,7 @@ def test_rollback_between_the_look_and_the_truncate_is_noticed(path: Path, wal: 
         found = original()
         looks.append(found.next_seq)
         if len(looks) == 1:
-            other = threading.Thread(target=lambda: (wal.rollback(after=2), wal.extend([b"C", b"D"])))
-            other.start()
-            other.join()
+            Call(lambda: (wal.rollback(after=2), wal.extend([b"C", b"D"]))).result()
         return found
 
     monkeypatch.setattr(wal._consumed, "limit", limit)
@@ -277,12 +275,10 @@ def test_full_log_without_consumers_says_how_to_make_one(path: Path) -> None:
 def test_append_waits_for_a_consumer(path: Path) -> None:
     """In any process: the writer looks at the positions from time to time."""
     with open_small(path, on_full="consumed", consumers=["nats"]) as wal:
-        stored = threading.Thread(target=lambda: wal.extend([bytes(4000)] * 3) and wal.extend([bytes(4000)] * 3))
-        stored.start()
-        while not wal.stats().waits:
-            time.sleep(0.001)
+        stored = Call(lambda: wal.extend([bytes(4000)] * 3) and wal.extend([bytes(4000)] * 3))
+        until(lambda: wal.stats().waits > 0)
         acknowledge(path, 3)
-        stored.join()
+        stored.result()
         assert wal.first_seq == 4
         assert wal.stats().waits == 1
 
@@ -303,24 +299,12 @@ def test_wait_ends_after_its_time_and_names_the_slowest(path: Path) -> None:
 def test_wait_ends_when_the_handle_is_closed(path: Path) -> None:
     """As a wait for a truncate does."""
     wal = open_small(path, on_full="consumed", consumers=["nats"])
-    errors: list[Exception] = []
-
-    def store() -> None:
-        try:
-            wal.extend([bytes(4000)] * 3)
-            wal.extend([bytes(4000)] * 3)
-        except WalClosed as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=store)
-    thread.start()
-    while not wal.stats().waits:
-        time.sleep(0.001)
-    closing = threading.Thread(target=wal.close)
-    closing.start()
-    thread.join()
-    closing.join()
-    assert len(errors) == 1
+    stored = Call(lambda: wal.extend([bytes(4000)] * 3) and wal.extend([bytes(4000)] * 3))
+    until(lambda: wal.stats().waits > 0)
+    closing = Call(wal.close)
+    with pytest.raises(WalClosed):
+        stored.result()
+    closing.result()
 
 
 def test_record_that_never_fits_is_refused_at_once(path: Path) -> None:

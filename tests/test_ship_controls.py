@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,10 @@ from shipping import (
     records_in,
     run,
     ship,
+    shipped,
     shipper,
     verdict,
 )
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
 
 
 def without_the_expected_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +141,7 @@ def test_shipper_without_a_position_ships_again_what_was_purged(
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 1000)
-            await ship(path, server)
+        async with shipped(path, server, 1000) as client:
             consumed = records_in(await client.messages())
             await client.ask("STREAM.PURGE.LOGS")
             await ship(path, server)

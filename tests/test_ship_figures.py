@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from callers import until
 from commands import Cli, make_log
 from nats_servers import free_ports
 from pmwal.cli.shipping.figures import COUNTERS, GAUGES, ShippedLogs
@@ -84,8 +85,7 @@ def test_figures_are_served_on_the_loopback_address(figures: tuple[Path, str, in
     assert (found["acknowledged_seq"], found["records_total"], found["frames_total"], found["lag_records"]) == (10, 10, 1, 0)
     with open_small(log) as wal:
         wal.append(b"next")
-    while values(ask(host, port, "/metrics?x=1")[1], log)["acknowledged_seq"] < 11:
-        pass
+    until(lambda: values(ask(host, port, "/metrics?x=1")[1], log)["acknowledged_seq"] == 11)
 
 
 def test_other_requests_are_refused(figures: tuple[Path, str, int]) -> None:

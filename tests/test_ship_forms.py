@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, binary, nats_server
+from nats_servers import Client, NatsServer, binary
 from pmwal.ship import Options, SetShipper, restore
 from pmwal.ship.chain import Entry, Stamp
 from pmwal.ship.link import Link, Stored
 from pmwal.ship.plan import Kept, Plan
 from processes import PATIENCE
+from shipped_streams import uuid_of
 from shipping import (
     FAST,
     PERFECT,
@@ -29,16 +29,8 @@ from shipping import (
     run,
     ship,
     shipper,
-    uuid_of,
     verdict,
 )
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
 
 
 def batches(messages: list[Stored]) -> list[int]:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.ship import restore
 from pmwal.ship.link import Link
-from shipping import Delivered, Ended, Mark, both_forms, contents, decoded, folded, run, ship, uuid_of
+from shipped_streams import uuid_of
+from shipping import Delivered, Ended, Mark, both_forms, contents, decoded, folded, run, ship
 
 STEPS = 25
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """One server for all histories; each has a stream of its own."""
-    with nats_server(tmp_path_factory.mktemp("nats") / "server") as found:
-        yield found
 
 
 class History:
@@ -99,7 +92,6 @@ def test_history_is_shipped_as_it_was(seed: int, server: NatsServer, tmp_path: P
 
     async def main() -> None:
         async with Client(server) as client:
-            await client.ask("STREAM.DELETE.LOGS")
             await client.create(max_msg_size=6144 if seed % 2 else -1)
             for _ in range(STEPS):
                 history.change()

@@ -17,7 +17,8 @@ import pytest
 from nats_servers import Client, NatsServer, nats_cluster, nats_server
 from pmwal.ship.link import Stored
 from processes import PATIENCE
-from shipping import FAST, PERFECT, both_forms, grow, judge, records_in, run, ship, uuid_of, verdict
+from shipped_streams import uuid_of
+from shipping import FAST, PERFECT, both_forms, grow, judge, records_in, run, ship, verdict
 
 PROGRAM = Path(__file__).with_name("shipping_programs.py")
 

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pmwal
 import pmwal.ship.relay
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.reading.internals import consumers_of
 from pmwal.ship.link import Link, Options
 from pmwal.ship.source import Note, ShippedLog
 from pmwal.storage.mapping import Mapping
 from processes import PATIENCE
 from shipping import PERFECT, grow, judge, payload, position_of, records_in, run, ship, shipper, verdict
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
 
 
 def stored_position(path: Path) -> int:

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pmwal
 from nats_servers import Client, NatsServer, nats_server
 from pmwal.ship import Folding, Gap, Shipper, records
 from pmwal.ship.link import Link
+from shipped_streams import uuid_of
 from shipping import (
     PERFECT,
     PERMISSIONS,
@@ -32,17 +32,10 @@ from shipping import (
     records_in,
     run,
     ship,
+    shipped,
     shipper,
-    uuid_of,
     verdict,
 )
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
 
 
 def end_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -69,10 +62,7 @@ def test_records_that_were_overwritten_are_a_gap(server: NatsServer, tmp_path: P
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100, size="64KiB", on_full="overwrite")
-            await ship(path, server)
+        async with shipped(path, server, 100, size="64KiB", on_full="overwrite") as client:
             grow(path, 2000, size="64KiB", on_full="overwrite")
             await ship(path, server, notify=said.append)
             messages = await client.messages()
@@ -93,10 +83,7 @@ def test_older_copy_of_the_log_after_a_gap_is_noticed(server: NatsServer, tmp_pa
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100, size="64KiB", on_full="overwrite")
-            await ship(path, server)
+        async with shipped(path, server, 100, size="64KiB", on_full="overwrite") as client:
             shutil.copy(path, tmp_path / "older")
             grow(path, 2000, size="64KiB", on_full="overwrite")
             end_after(monkeypatch, 1)

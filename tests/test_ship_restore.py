@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.opening.filling import fill_new
 from pmwal.ship import RestoreReport, restore
 from pmwal.ship.chain import Entry
 from pmwal.ship.plan import Kept, Plan
-from shipping import both_forms, contents, grow, run, ship, uuid_of
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
+from shipped_streams import uuid_of
+from shipping import both_forms, contents, grow, run, ship, shipped
 
 
 async def restored(path: Path, server: NatsServer, source: Path, **options: Any) -> RestoreReport:
@@ -70,10 +63,7 @@ def test_restored_log_has_what_the_log_had_after_rollbacks(engine: str, server: 
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100)
-            await ship(path, server)
+        async with shipped(path, server, 100):
             for keep, tag in ((77, b"new"), (50, b"newer")):
                 with pmwal.open(path) as wal:
                     wal.rollback(after=keep)
@@ -91,10 +81,7 @@ def test_restored_log_begins_after_a_gap(server: NatsServer, tmp_path: Path) -> 
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100, size="64KiB", on_full="overwrite")
-            await ship(path, server)
+        async with shipped(path, server, 100, size="64KiB", on_full="overwrite"):
             grow(path, 2000, size="64KiB", on_full="overwrite")
             await ship(path, server, notify=lambda _: None)
             report = await restored(tmp_path / "b.wal", server, path)
@@ -119,10 +106,7 @@ def test_restored_log_has_the_newest_records_that_fit(server: NatsServer, tmp_pa
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 3000)
-            await ship(path, server)
+        async with shipped(path, server, 3000):
             report = await restored(tmp_path / "b.wal", server, path, size="64KiB")
             assert report.capacity == 65536
             assert 16384 < report.used < 49152
@@ -140,10 +124,7 @@ def test_stream_that_was_cut_off_gives_what_it_has(server: NatsServer, tmp_path:
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 1000)
-            await ship(path, server)
+        async with shipped(path, server, 1000) as client:
             await client.ask("STREAM.PURGE.LOGS", seq=10)
             first = int((await client.messages())[0].headers["Pmwal-First"])
             report = await restored(tmp_path / "b.wal", server, path)
@@ -163,10 +144,7 @@ def test_message_that_was_changed_is_refused(server: NatsServer, tmp_path: Path)
 
     async def main() -> None:
         path = tmp_path / "a.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100)
-            await ship(path, server)
+        async with shipped(path, server, 100) as client:
             *_, last = await client.messages()
             await client.ask("STREAM.MSG.DELETE.LOGS", seq=last.seq)
             body = bytearray(last.data)
@@ -202,10 +180,7 @@ def test_restored_log_ships_on_as_a_log_of_its_own(server: NatsServer, tmp_path:
 
     async def main() -> None:
         path, again = tmp_path / "a.wal", tmp_path / "b.wal"
-        async with Client(server) as client:
-            await client.create()
-            grow(path, 100)
-            await ship(path, server)
+        async with shipped(path, server, 100) as client:
             before = await client.messages()
             await restored(again, server, path)
             await ship(again, server)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pmwal
-from nats_servers import Client, NatsServer, nats_server
+from nats_servers import Client, NatsServer
 from pmwal.ship import SetShipper
 from pmwal.ship.sets import pause_of
-from shipping import FAST, PERFECT, grow, judge, records_in, run, uuid_of
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server of its own."""
-    with nats_server(tmp_path / "server") as found:
-        yield found
+from shipped_streams import uuid_of
+from shipping import FAST, PERFECT, grow, judge, records_in, run
 
 
 @pytest.fixture
@@ -136,6 +129,22 @@ def test_slot_that_another_log_takes_over_by_name_is_shipped(server: NatsServer,
             grow(path, 30)
             await set_shipper(logs, server).run(once=True)
             assert judge((await by_log(client))[uuid_of(path)], 30) == PERFECT
+
+    run(main)
+
+
+def test_wait_for_an_idle_log_is_cancelled_though_it_gets_a_record_at_that_moment(logs: Path) -> None:
+    """A shipper that is told to end, ends."""
+    pytest.importorskip("nats")
+
+    async def main() -> None:
+        shipping = SetShipper(logs, to="nats://127.0.0.1:1", stream="LOGS")
+        waiting = asyncio.create_task(shipping._wait("uuid", Any, 1, 1))
+        await asyncio.sleep(0)
+        shipping._idle["uuid"].news.set()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
 
     run(main)
 

@@ -249,7 +249,8 @@ class AsyncWal:
                 if self._frees:
                     left = PAUSE if left is None else min(left, PAUSE)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._freed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await self._freed.wait()
 
     async def _free_consumed(self) -> bool:
         """Free what all consumers have acknowledged, on the log's thread; whether that was anything."""
@@ -432,7 +433,8 @@ class AsyncWal:
             news = self._loop.create_future()
             self._followers.append(news)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news, left)
+                async with asyncio.timeout(left):
+                    await news
 
     def _tell_followers(self) -> None:
         if self._followers:

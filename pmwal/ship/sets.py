@@ -119,7 +119,8 @@ class SetShipper(Service):
                 pause = min(await self._look(), refresh_at) - loop.time()
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), max(pause, _LOOK_MIN))
+                    async with asyncio.timeout(max(pause, _LOOK_MIN)):
+                        await self._changed.wait()
         finally:
             await self._end_tasks()
         for error in self._problems.values():
@@ -192,7 +193,8 @@ class SetShipper(Service):
             idle = self._idle[uuid] = _Idle(log, first, now, now + _LOOK_MIN)
             self._changed.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(idle.news.wait(), _IDLE)
+            async with asyncio.timeout(_IDLE):
+                await idle.news.wait()
         return None
 
     async def _look(self) -> float:

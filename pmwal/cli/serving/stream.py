@@ -84,7 +84,8 @@ class Outbox:
     async def take(self, seconds: float) -> tuple[bytes, int, int] | None:
         """What has gathered: chunks, and how many were dropped and missed. Nothing after these seconds; None at the end."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
         except TimeoutError:
             return b"", 0, 0
         await asyncio.sleep(_GATHER)
