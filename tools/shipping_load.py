@@ -122,7 +122,7 @@ def run(load: Load, seconds: float, path: Path | None) -> Cost:
         directory = Path(inner)
         command = [sys.executable, "-P", __file__, "--write", str(directory), *map(str, load)]
         with jetstream.server(directory) as url:
-            (server,) = (each for each in psutil.Process().children() if "nats-server" in each.name())
+            (server,) = (each for each in psutil.Process().children() if str(directory / "server.conf") in each.cmdline())
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child.environment()) as writer:
                 assert writer.stdout is not None
                 assert writer.stdin is not None

@@ -442,12 +442,13 @@ class Reader(FrameReader):
 
     def _walker(self, view: View, place: Place) -> Walker:
         note = partial(self._note_delivery, view, place, self._succession)
-        explain, ends = partial(self._explain, self._succession), partial(self._ends_there, self._succession)
-        return Walker(self._block, self._mapping.load, explain, note, self._scan, ends, self._record_type)
+        explain, now = partial(self._explain, self._succession), partial(self._now, self._succession)
+        return Walker(self._block, self._mapping.load, explain, note, self._scan, now, self._record_type)
 
-    def _ends_there(self, succession: Succession, view: View) -> bool:
-        """Whether a view ends where the log said: a line of the live page that a writer of version 0.1 stored may be half old."""
-        return succession is self._succession and self._view(doubted=True).end == view.end
+    def _now(self, succession: Succession) -> View | None:
+        """What can be read by now, doubted as a line of a writer of version 0.1 may be half old; None if it is of another file."""
+        view = self._view(doubted=True)
+        return view if succession is self._succession else None
 
     def _note_delivery(self, view: View, place: Place, succession: Succession, record: Delivered) -> None:
         """A record of the file that had this succession then: in the file that is read by now it is elsewhere."""

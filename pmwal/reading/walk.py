@@ -5,6 +5,8 @@ Invariants
 - A record is delivered only from the private copy in which its checksum was verified.
 - The records of one walk have consecutive numbers, and positions only grow. A record that is missing ends the walk with an
   error, never with a gap. A walk over a whole view ends exactly where the view does, or with an error.
+- ``Overrun.missed`` counts from the record that was asked for, or that comes next, to the oldest one that is there: who continues
+  that many later leaves out nothing that the log still has.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Walker:
     explain: Explain
     on_delivery: OnDelivery | None = None
     scan: Scan | None = None
-    ends_there: Callable[[View], bool] | None = None  # whether a view still ends where it did; None: it always does
+    now: Callable[[], View | None] | None = None  # the log by now, None if it has another file; left out if the log cannot change
     record_type: type[Record] = Record
 
     def walk(self, view: View, start: Bound, stop_seq: int) -> Iterator[Record]:
@@ -202,8 +204,12 @@ class Walker:
 
     def _check_end(self, at: Bound, view: View) -> None:
         """After the last record of a view a walk is at the end of the view."""
-        if at.next_seq == view.end.next_seq and at != view.end and (self.ends_there is None or self.ends_there(view)):
+        if at.next_seq == view.end.next_seq and at != view.end and (self.now is None or self._ends_there(self.now(), view)):
             raise self.explain_end(at, view)
+
+    @staticmethod
+    def _ends_there(now: View | None, view: View) -> bool:
+        return now is not None and now.end == view.end
 
     def explain_end(self, at: Bound, view: View) -> PmwalError:
         """Why a walk that found all numbers of a view ended elsewhere: a discarded record was taken for one that is lost."""
@@ -220,7 +226,25 @@ class Walker:
         return self._expect(self._lookup(), view, at).header
 
     def locate(self, view: View, near: Bound, seq: int, passed: list[Bound] | None = None) -> Found:
-        """The record with this number, found by a walk from a known start. ``passed`` gets some starts on the way."""
+        """The record with this number, found by a walk from a known start. ``passed`` gets some starts on the way.
+
+        ``Overrun.missed`` counts from this number: records before it, from which the walk began, may be freed meanwhile, and this
+        one still be there. Then it begins again where the log begins by now.
+        """
+        passed = [] if passed is None else passed
+        while True:
+            try:
+                return self._locate(view, near, seq, passed)
+            except Overrun as error:
+                now = self.now() if error.missed and self.now is not None else None
+                if now is None or now.tail.next_seq <= near.next_seq:
+                    raise
+                if now.tail.next_seq > seq:
+                    raise gone(seq, now.tail) from None
+                near = now.tail
+                passed.clear()
+
+    def _locate(self, view: View, near: Bound, seq: int, passed: list[Bound]) -> Found:
         ring, at, epoch, rules, last = self._lookup(), near, 1, view.rules(seq), None
         while True:
             run = ring.run(at, rules, epoch, 0, last)
@@ -233,8 +257,7 @@ class Walker:
                 run = Run(Bound(found.end, found.header.seq + 1), found.header.epoch, 0, starts)
             if run.starts:
                 last = run.starts[-1].position
-                if passed is not None:
-                    passed += run.starts
+                passed += run.starts
             if run.at.position - near.position >= _LOOKUP_CHUNK > at.position - near.position:
                 ring = RingReader(self.block, self.load, scan=self.scan)  # it takes larger pieces
             at, epoch = run.at, run.epoch

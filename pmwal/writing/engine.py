@@ -34,6 +34,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pmwal.errors import PmwalError, WalFull
@@ -482,7 +483,12 @@ class Engine:
             raise gone(seq, view.tail)
         if seq >= view.end.next_seq:
             raise rolled_back(seq)
-        return ring, Walker(ring.block, ring.mapping.load, self.explain, scan=scan).locate(view, near, seq)
+        walker = Walker(ring.block, ring.mapping.load, self.explain, scan=scan, now=partial(self._now, ring))
+        return ring, walker.locate(view, near, seq)
+
+    def _now(self, ring: Ring) -> View | None:
+        now, view = self.look()
+        return view if now is ring else None
 
     def bound(self, seq: int) -> Bound:
         """Where the record with this number starts, or the next one that is stored; raises what ``find`` raises."""
