@@ -42,6 +42,19 @@ def test_frames_are_shipped_to_an_older_server(cli: Cli, tmp_path: Path) -> None
 
 
 @pytest.mark.rigs
+def test_batches_are_not_sent_to_an_older_server(cli: Cli, tmp_path: Path) -> None:
+    """It would store their messages one by one, of which only the first is checked."""
+    path = tmp_path / "a.wal"
+    grow(path, 10)
+    with nats_server(tmp_path / "server", program=older_binary()) as server:
+        make_stream(server)
+        for option in ("--check", "--once"):
+            ran = cli("ship", path, "--to", server.url, "--stream", "LOGS", "--form", "atomic", option)
+            assert (ran.status, "atomic batches need 2.12; use a newer server, or --form frame" in ran.text + ran.err) == (1, True)
+        assert cli("ship", path, "--to", server.url, "--stream", "LOGS", "--once").status == 0
+
+
+@pytest.mark.rigs
 def test_replicas_of_an_older_server_are_refused(cli: Cli, tmp_path: Path) -> None:
     """They may store a message twice, so neither --check nor a shipper takes them; one replica they do."""
     path = tmp_path / "a.wal"
