@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -148,6 +150,27 @@ def test_run_that_is_to_end_gives_up(path: Path, pauses: Pauses, monkeypatch: py
         assert position(path) == 10
         ship(path, got)
     assert got.seqs == list(range(1, 21))
+
+
+def test_server_that_speaks_no_http_is_named_in_one_line(path: Path, pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says instead, which has a line's end and differs each time, is not repeated."""
+    monkeypatch.setattr(shipper, "_PATIENCE", 0.0)
+    written(path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                connection.sendall(b'INFO {"client_id":7}\r\n')
+                while connection.recv(1 << 16):
+                    pass
+
+        greeting = threading.Thread(target=greet, daemon=True)
+        greeting.start()
+        shipping = OtlpShipper(path, to=f"otlp+http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(pmwal.ShipError, match=r"its answer is not one of HTTP; check the port; given up"):
+            asyncio.run(shipping.run(once=True))
+        greeting.join(PATIENCE)
 
 
 def test_silent_server_is_left(path: Path, pauses: Pauses) -> None:

@@ -224,21 +224,72 @@ def test_server_with_an_older_state_gets_what_it_lacks(before: int, server: Nats
             async with shipper(path, server, notify=said.append) as shipping:
                 await shipping.acked(1000)
                 assert shipping.progress.records == 1000 - before
-            assert len(said) == (before == 0)
+            assert len(said) == 1
+            assert "lost what it had acknowledged" in said[0]
             assert await verdict(client, 1000) == PERFECT
+
+    run(main)
+
+
+def test_older_state_that_gave_the_numbers_to_another_log_gets_all_again(server: NatsServer, tmp_path: Path) -> None:
+    """It has no message of this log, and enough of the other one that the log's own could have been purged."""
+    said: list[str] = []
+
+    async def main() -> None:
+        path, other = tmp_path / "a.wal", tmp_path / "b.wal"
+        async with Client(server) as client:
+            await client.create()
+            server.stop()
+            server.keep(tmp_path / "backup")
+            server.start()
+            grow(path, 200)
+            await ship(path, server)
+            server.stop()
+            server.bring_back(tmp_path / "backup")
+            server.start()
+            grow(other, 1000)
+            await ship(other, server)
+            grow(path, 10)
+            await ship(path, server, notify=said.append)
+            assert len(said) == 1
+            assert "lost what it had acknowledged" in said[0]
+            own = [each for each in await client.messages() if each.subject.endswith(uuid_of(path))]
+            assert judge(records_in(own), 210) == PERFECT
+
+    run(main)
+
+
+def test_purged_subject_stays_so_while_others_ship(server: NatsServer, tmp_path: Path) -> None:
+    """A shipper that finds nothing new notes no number of another log's message, which it would take for one of its own."""
+    said: list[str] = []
+
+    async def main() -> None:
+        path, other = tmp_path / "a.wal", tmp_path / "b.wal"
+        async with Client(server) as client:
+            await client.create()
+            grow(path, 200)
+            await ship(path, server)
+            await client.ask("STREAM.PURGE.LOGS")
+            grow(other, 100)
+            for _ in range(3):
+                await ship(other, server)
+                await ship(path, server, notify=said.append)
+            assert said == []
+            assert all(each.subject.endswith(uuid_of(other)) for each in await client.messages())
 
     run(main)
 
 
 def test_state_that_is_lost_behind_a_running_shipper_is_shipped_again(server: NatsServer, tmp_path: Path) -> None:
     """A shipper that has nothing to do sees that the server came back without what it had acknowledged."""
+    said: list[str] = []
 
     async def main() -> None:
         path = tmp_path / "a.wal"
         async with Client(server) as client:
             await client.create()
             grow(path, 100)
-            async with shipper(path, server) as shipping:
+            async with shipper(path, server, notify=said.append) as shipping:
                 await shipping.acked(100)
                 server.stop()
                 server.keep(tmp_path / "backup")
@@ -252,6 +303,7 @@ def test_state_that_is_lost_behind_a_running_shipper_is_shipped_again(server: Na
                     await asyncio.sleep(0.1)
                 assert shipping.progress.acknowledged == 200
             assert position_of(path) == 200
+            assert ["after record 100" in each for each in said] == [True]
 
     run(main)
 
@@ -277,6 +329,30 @@ def test_what_was_consumed_is_not_shipped_again(how: str, server: NatsServer, tm
             await ship(path, server)
             await ship(path, server)
             assert judge(consumed + records_in(await client.messages()), 300) == PERFECT
+
+    run(main)
+
+
+def test_work_queue_that_was_taken_out_of_order_repeats_nothing(server: NatsServer, tmp_path: Path) -> None:
+    """Its last message on the subject is not the last one that it has had."""
+    said: list[str] = []
+
+    async def main() -> None:
+        path = tmp_path / "a.wal"
+        async with Client(server) as client:
+            await client.create(retention="workqueue")
+            grow(path, 200)
+            await ship(path, server)
+            shipped = await client.messages()
+            subscription = await client.connection.jetstream().pull_subscribe("pmwal.>", "work", stream="LOGS")
+            for message in (await subscription.fetch(len(shipped)))[1:]:
+                await message.ack_sync()
+            assert len(await client.messages()) == 1
+            grow(path, 100)
+            for _ in range(2):
+                await ship(path, server, notify=said.append)
+            assert said == []
+            assert judge(records_in(shipped + (await client.messages())[1:]), 300) == PERFECT
 
     run(main)
 

@@ -75,6 +75,22 @@ def test_restored_log_has_what_the_log_had_after_rollbacks(engine: str, server: 
     run(main)
 
 
+def test_restored_log_has_room_for_a_record_of_many_parts(server: NatsServer, tmp_path: Path) -> None:
+    """A ring takes records up to half of its size, and this one is larger than all others together."""
+
+    async def main() -> None:
+        path, again = tmp_path / "a.wal", tmp_path / "b.wal"
+        async with Client(server) as client:
+            await client.create(max_msg_size=16384)
+            with pmwal.open(path, size="1MiB") as wal:
+                wal.extend([b"before", bytes(300_000), b"after"])
+            await ship(path, server)
+            await restored(again, server, path)
+            assert contents(again)[:-1] == contents(path)
+
+    run(main)
+
+
 @both_forms
 def test_restored_log_begins_after_a_gap(server: NatsServer, tmp_path: Path) -> None:
     """A log has consecutive numbers; what is before the gap is left out and counted. It may be empty."""

@@ -105,6 +105,9 @@ def _losing(config: dict[str, Any]) -> list[Problem]:
     found = []
     if config.get("storage") == "memory":
         found.append(Problem("storage", "it is in memory: a restart of the server loses all; use file storage", False))
+    if config.get("persist_mode") == "async":
+        text = "persist_mode async acknowledges before it writes: a server that is killed loses records; use the default"
+        found.append(Problem("persist_mode", text, False))
     if config.get("retention") == "interest":
         text = "retention by interest drops what no consumer has asked for; use limits, or create the consumers before"
         found.append(Problem("retention", text, False))

@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from pmwal.format.frame import ENTRY
@@ -55,6 +56,14 @@ class Plan:
     def first_seq(self) -> int:
         """The number of the first record."""
         return self.kept[0].first if self.kept else self.next_seq or 1
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the largest record, at most: of a message, or of all parts of a record."""
+        sizes = Counter[int]()
+        for each in self.kept:
+            sizes[each.first] += each.size
+        return max(sizes.values(), default=0)
 
     def add(self, number: int, entry: Entry, size: int) -> None:
         """The next message of the log: its number in the stream, what it says, and bytes of its body."""

@@ -43,6 +43,7 @@ SizePolicy = Literal["split", "stop"]
 _AHEAD = 1 << 20  # bytes of frames that are in memory at most, if it is more than one
 _STORE = 0.1  # seconds after which a position is stored while frames are there that were read before
 _PAUSE_MIN, _PAUSE_MAX = 0.05, 2.0  # seconds between two attempts
+_CONSUMED = ("workqueue", "interest")  # retention that removes what a consumer has taken
 _PATIENCE = 30.0  # seconds without an answer after which one that ships once gives up
 
 T = TypeVar("T")
@@ -240,8 +241,7 @@ class Relay:
             raise ShipError(f"stream {self._link.stream!r}: " + "; ".join(problem.text for problem in problems))
         self._room = room_in(self._link, state)
         last = await self._link.last(self.subject)
-        point = await (self._after_position(state) if last is None else self._after(last))
-        number = state.last_seq if last is None else last.seq
+        point, number = await (self._after_position(state) if last is None else self._after(last, state))
         self._note = Note(state.created_us, max(number, point.expected))
         await self._settle(point.first - 1)
         self._located = True
@@ -259,7 +259,8 @@ class Relay:
         await self._call(partial(self.log.settle, seq, holding.release(now), self._note))
         self._reach(seq + 1)
 
-    async def _after(self, last: Stored) -> _Point:
+    async def _after(self, last: Stored, state: StreamState) -> tuple[_Point, int]:
+        """Where to continue after this message, and the stream's number of the last one that it has had."""
         try:
             entry = entry_of(last.headers)
         except ValueError as error:
@@ -269,15 +270,34 @@ class Relay:
         first = entry.last + 1
         there = entry.offset + len(last.data) if entry.size else 0
         partly = there < entry.size
-        if await self._call(partial(self._fits, entry)):
-            return _Point(last.seq, entry.first, there) if partly else _Point(last.seq, first)
+        if not await self._call(partial(self._fits, entry)):
+            differs = entry.last
+        elif not await self._has_taken(last, entry, state):
+            return (_Point(last.seq, entry.first, there) if partly else _Point(last.seq, first)), last.seq
+        else:
+            note, differs, problem = await self._call(lambda: (self.log.note, self.log.position, self.log.problem))
+            if note is not None and problem is None:
+                return _Point(last.seq, differs + 1), note.number
         if self._rules.on_rollback == "stop":
             raise ShipError(
-                f"{self.path}: the log does not have record {entry.last} as it was shipped: it was rolled back, or this is a copy "
+                f"{self.path}: the log does not have record {differs} as it was shipped: it was rolled back, or this is a copy "
                 'of it, or an older state. If this log is to continue, ship it with on_rollback="mark", which tells the stream; a '
                 "copy needs a uuid of its own: pmwal copy"
             )
-        return await self._mark_rollback(last)
+        return await self._mark_rollback(last), last.seq
+
+    async def _has_taken(self, last: Stored, entry: Entry, state: StreamState) -> bool:
+        """Whether consumers, who need not take messages in order, have those after this one. Says if a stream has lost them."""
+        note = await self._call(lambda: self.log.note)
+        if note is None or note.created_us != state.created_us or note.number <= last.seq:
+            return False
+        if state.config.get("retention") in _CONSUMED and await self._was_removed(note, state):
+            return True
+        self._notify(
+            f"{self.path}: stream {self._link.stream!r} has lost what it had acknowledged after record {entry.last}; what the log "
+            "still has of it is shipped again"
+        )
+        return False
 
     def _fits(self, entry: Entry) -> bool:
         """In the thread: whether the log continues what ends with this message."""
@@ -287,24 +307,33 @@ class Relay:
             return self.log.has(entry.cursor) and (self.log.position != entry.last or self.log.problem is None)
         return True
 
-    async def _after_position(self, state: StreamState) -> _Point:
-        """There is no message on the subject: nothing was shipped, or it was consumed or purged, or it is another stream."""
+    async def _after_position(self, state: StreamState) -> tuple[_Point, int]:
+        """There is no message on the subject: nothing was shipped, or it was consumed or purged, or it is another stream.
+
+        Where to continue, and the stream's number of the last message that was there, 0 if none counts.
+        """
         note, position = await self._call(lambda: (self.log.note, self.log.position))
         first = await self._call(lambda: self.log.first_seq)
         if note is None or not position:
-            return _Point(0, first)
-        if note.created_us == state.created_us and state.last_seq >= note.number:
+            return _Point(0, first), 0
+        if await self._was_removed(note, state):
             problem = await self._call(lambda: self.log.problem)
             if problem is None:
-                return _Point(0, position + 1)
+                return _Point(0, position + 1), note.number
             if self._rules.on_rollback == "stop":
                 raise ShipError(f'{self.path}: {problem}. If this log is to continue, ship it with on_rollback="mark"')
-            return await self._tell_rollback(0, 0)
+            return await self._tell_rollback(0, 0), 0
         self._notify(
             f"{self.path}: stream {self._link.stream!r} was created anew, or has lost what it had acknowledged; all that the log "
             "still has is shipped again"
         )
-        return _Point(0, first)
+        return _Point(0, first), 0
+
+    async def _was_removed(self, note: Note, state: StreamState) -> bool:
+        """Whether the stream has had this message and removed it. One that went back to an older state gives its number again."""
+        if note.created_us != state.created_us or state.last_seq < note.number:
+            return False
+        return not note.number or await self._link.get(note.number) is None
 
     # -- rollbacks
 

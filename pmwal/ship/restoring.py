@@ -134,7 +134,7 @@ async def _fill(
 ) -> RestoreReport:
     """Write the log, in a thread that the loop feeds."""
     count = sum(each.last - each.first + 1 for each in plan.kept)
-    needed = capacity_for(count, sum(each.payload for each in plan.kept), max((each.size for each in plan.kept), default=0), 64)
+    needed = capacity_for(count, sum(each.payload for each in plan.kept), plan.longest, 64)
     loop = asyncio.get_running_loop()
 
     def records() -> Iterator[Record]:

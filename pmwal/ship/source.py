@@ -44,7 +44,7 @@ class Taken(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What is kept with the position: when the stream was created, and its number of the last message."""
+    """Kept with the position: when the stream was created, and its number of the log's last message, 0 if it has had none."""
 
     created_us: int
     number: int

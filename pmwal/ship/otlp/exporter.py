@@ -20,7 +20,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
 
 from pmwal.errors import ShipError
@@ -120,6 +120,8 @@ class Exporter:
             raise _LostError(f"{self._endpoint}: {error.strerror or error}") from None
         except TimeoutError:
             raise TransientError(f"{self._endpoint}: no answer within {self._timeout:g} s") from None
+        except BadStatusLine:  # what it has said instead may be of any length, and another one each time
+            raise TransientError(f"{self._endpoint}: its answer is not one of HTTP; check the port") from None
         except (OSError, HTTPException) as error:
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise TransientError(f"{self._endpoint}: {text}") from None
