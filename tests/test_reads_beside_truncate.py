@@ -156,6 +156,16 @@ def test_record_that_was_rolled_back_meanwhile_is_not_found(path: Path, who: str
 
 
 @pytest.mark.both_engines
+def test_search_in_a_file_that_was_replaced_meanwhile_counts_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tail says nothing about the record, which the log may have in its file by now."""
+    monkeypatch.setattr(pmwal.Reader, "_now", lambda *_: None)
+    with pmwal.open(path, size="64KiB") as wal:
+        with pytest.raises(pmwal.Overrun, match="before it was resized; read again") as caught:
+            asked(path, wal, "read", "reader", monkeypatch, freeing(wal, 40))
+        assert caught.value.missed == 0
+
+
+@pytest.mark.both_engines
 def test_lag_of_a_consumer_whose_position_is_far_ahead_of_the_tail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that are freed meanwhile are none that it waits for."""
     with pmwal.open(path, size="64KiB") as wal:

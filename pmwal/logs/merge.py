@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
+from pmwal.cursor import parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
 from pmwal.format.ring import Clock, Selected
 from pmwal.logs.archives.reader import ring_of
@@ -57,19 +58,17 @@ class Member:
         self.first, self.stop = self._begin(start)
         self.next = self.first
 
-    def _begin(self, start: str | None) -> tuple[int, int]:
-        missed = 0
+    def _begin(self, start: int | str | None) -> tuple[int, int]:
         while True:
             try:
-                first, stop = selected(self.log.reader, self._chosen, start)
+                return selected(self.log.reader, self._chosen, start)
             except Overrun as error:
-                if not error.missed:
+                if not error.missed and not isinstance(start, int):
                     raise Overrun(f"{self.log.path}: {error}") from None
-                missed += error.missed
-                start = None
-            else:
-                self._miss(first - missed, missed)
-                return first, stop
+                if error.missed and start is not None:  # and more may go before the next try
+                    first = parse_cursor(start).seq + 1 if isinstance(start, str) else start
+                    self._miss(first, error.missed)
+                    start = first + error.missed
 
     def _miss(self, first: int, count: int) -> None:
         known = min(count, self._counted)

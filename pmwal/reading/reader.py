@@ -38,7 +38,7 @@ from pmwal.reading.known_writer import KnownWriter
 from pmwal.reading.place import Place
 from pmwal.reading.selection import TRIES, Headers, Kinds, Records, Selection, Time, selection
 from pmwal.reading.succession import File, Succession, cursor_in
-from pmwal.reading.walk import Delivered, View, Walker, extent, gone, missing, resume
+from pmwal.reading.walk import Delivered, View, Walker, extent, gone, missing, resized, resume
 from pmwal.reading.watcher import LiveWatcher
 from pmwal.records import Bound, Record, RecoveryReport, WalStats
 from pmwal.recovery.judge import Judgement
@@ -485,7 +485,7 @@ class Reader(FrameReader):
     def _explain(self, succession: Succession, at: Bound, before: View) -> PmwalError:
         """Why a walk did not find the record at this bound."""
         if succession is not self._succession:
-            return Overrun(f"record {at.next_seq} is gone from the file that the log had before it was resized; read again")
+            return resized(at.next_seq)
         now = self._view(doubted=True)
         moved = at.position < now.tail.position  # the line that named it was half old
         return missing(self._block, at, now.tail, cut=moved or not now.same_history(before))

@@ -236,8 +236,12 @@ class Walker:
             try:
                 return self._locate(view, near, seq, passed)
             except Overrun as error:
-                now = self.now() if error.missed and self.now is not None else None
-                if now is None or now.tail.next_seq <= near.next_seq:
+                if not error.missed or self.now is None:
+                    raise
+                now = self.now()
+                if now is None:
+                    raise resized(seq) from None
+                if now.tail.next_seq <= near.next_seq:
                     raise
                 if now.tail.next_seq > seq:
                     raise gone(seq, now.tail) from None
@@ -352,6 +356,11 @@ def gone(seq: int, tail: Bound) -> Overrun:
 def rolled_back(seq: int) -> Overrun:
     """The error for a record past the end that was there before."""
     return Overrun(f"record {seq} is gone: it was rolled back")
+
+
+def resized(seq: int) -> Overrun:
+    """The error for a record that the log may have, in another file than the one that was read."""
+    return Overrun(f"record {seq} is gone from the file that the log had before it was resized; read again")
 
 
 def missing(block: Superblock, at: Bound, tail: Bound, *, cut: bool) -> PmwalError:

@@ -37,7 +37,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from pmwal.errors import PmwalError, WalFull
+from pmwal.errors import Overrun, PmwalError, WalFull
 from pmwal.format.epochs import add_start
 from pmwal.format.index import SparseIndex
 from pmwal.format.layout import (
@@ -476,15 +476,20 @@ class Engine:
 
     def locate(self, seq: int) -> tuple[Ring, Found]:
         """``find``, and the ring in which it was found."""
-        with self.guard:
-            ring, view, scan = self.ring, self.view, self._scan
-            near = self.index.floor(seq, view.tail)
-        if seq < view.tail.next_seq:
-            raise gone(seq, view.tail)
-        if seq >= view.end.next_seq:
-            raise rolled_back(seq)
-        walker = Walker(ring.block, ring.mapping.load, self.explain, scan=scan, now=partial(self._now, ring))
-        return ring, walker.locate(view, near, seq)
+        while True:
+            with self.guard:
+                ring, view, scan = self.ring, self.view, self._scan
+                near = self.index.floor(seq, view.tail)
+            if seq < view.tail.next_seq:
+                raise gone(seq, view.tail)
+            if seq >= view.end.next_seq:
+                raise rolled_back(seq)
+            walker = Walker(ring.block, ring.mapping.load, self.explain, scan=scan, now=partial(self._now, ring))
+            try:
+                return ring, walker.locate(view, near, seq)
+            except Overrun:
+                if self.ring is ring:
+                    raise  # else the log has another file by now
 
     def _now(self, ring: Ring) -> View | None:
         now, view = self.look()

@@ -24,7 +24,7 @@ from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
 from pmwal.reading.place import was_kept
 from pmwal.reading.selection import TRIES, Kinds, Time, selection
-from pmwal.reading.walk import View, Walker, extent, gone, resume, rolled_back
+from pmwal.reading.walk import View, Walker, extent, gone, resized, resume, rolled_back
 from pmwal.records import Bound, Record
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, Ring, State
@@ -214,10 +214,18 @@ class WalReads(ArrayReader):
             found_in, found = engine.locate(seq)
             if found_in is not ring:
                 walker = Walker(ring.block, partial(self._load, ring), engine.explain, scan=scan_for(ring.block))
-                found = walker.locate(view, view.tail, seq)
+                found = self._found_before(walker, view, seq)
         except OSError as error:
             raise self._access.fail(error) from error
         return Bound(found.position, seq)
+
+    @staticmethod
+    def _found_before(walker: Walker, view: View, seq: int) -> Found:
+        """The record in the file that the log had before it was resized."""
+        try:
+            return walker.locate(view, view.tail, seq)
+        except Overrun:  # which counts from the tail: the log may have the record, in its file by now
+            raise resized(seq) from None
 
     def _header(self, seq: int) -> Header:
         """The header of the record with this number."""
