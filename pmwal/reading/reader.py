@@ -417,10 +417,8 @@ class Reader(FrameReader):
         self._check_open()
         walker = walker or self._walker(view, place)
         last = place.last_in(view)
-        if last is not None and last.seq + 1 == first:
-            return Bound(last.end, first)  # the caller reads from there, and so notices if it is gone
-        if last is not None and last.seq == first:
-            return Bound(last.position, first)
+        if last is not None and last.seq in (first - 1, first):  # the caller reads from there, and so notices if it is gone
+            return Bound(last.position if last.seq == first else last.end, first)
         known = walker.block is self._block and self._indexed is not None and view.same_history(self._indexed)
         index = self._index if known else SparseIndex()
         near = index.floor(first, view.tail)
