@@ -412,7 +412,7 @@ def test_stream_that_breaks_the_chain_is_refused(settings: dict[str, Any], text:
     [
         ({"storage": "memory"}, "storage"),
         ({"retention": "interest"}, "retention"),
-        ({"persist_mode": "async"}, "persist_mode"),
+        ({"persist_mode": "async", "allow_atomic": False}, "persist_mode"),
         ({"discard": "old", "max_msgs": 100}, "max_msgs"),
         ({"discard": "old", "max_bytes": 1 << 20}, "max_bytes"),
     ],

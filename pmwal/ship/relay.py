@@ -9,7 +9,7 @@ Invariants
 - The position of the consumer is moved only after the stream has acknowledged, and what it has is released only when the stream was
   seen to have it still, ``hold`` seconds later. Who waits for a record is told before the position is stored, which the log does
   when it is read next, ``_STORE`` seconds later at most. So it is stored, too, before the stream is asked, and when a relay ends.
-- Frames that follow each other are read together, as many as fit into ``_AHEAD`` bytes. What was rolled back since is found by the
+- Frames that follow each other are read together, as many as fit into ``ahead`` bytes. What was rolled back since is found by the
   next read, as if the frames had been shipped at once.
 - A log that was rolled back, or is a copy of an older state, does not have the record that the stream ends with. Then nothing is
   shipped, unless the stream is to be told.
@@ -40,7 +40,6 @@ from pmwal.ship.source import Note, ShippedLog, Taken
 RollbackPolicy = Literal["stop", "mark"]
 SizePolicy = Literal["split", "stop"]
 
-_AHEAD = 1 << 20  # bytes of frames that are in memory at most, if it is more than one
 _STORE = 0.1  # seconds after which a position is stored while frames are there that were read before
 _PAUSE_MIN, _PAUSE_MAX = 0.05, 2.0  # seconds between two attempts
 _CONSUMED = ("workqueue", "interest")  # retention that removes what a consumer has taken
@@ -101,6 +100,7 @@ class Relay:
     """Ships one log.
 
     ``wait`` returns once there may be a record of that number, or after some seconds; it may have looked for a frame of that size.
+    ``ahead``: bytes of frames that are in memory at most, if it is more than one.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Relay:
         call: Call,
         wait: Callable[[int, int], Awaitable[Taken | None]],
         notify: Callable[[str], None],
+        ahead: int,
     ) -> None:
         self.log = log
         self.path = log.reader.path
@@ -124,6 +125,7 @@ class Relay:
         self._call = call
         self._wait = wait
         self._notify = notify
+        self._ahead = ahead
         self._holding = Holding(rules.hold)
         self._note = Note(0, 0)
         self._room = 0
@@ -411,7 +413,7 @@ class Relay:
     async def _next(self, ahead: deque[Taken], point: _Point, size_max: int) -> Taken:
         """What comes next: of what was read already, or of what is there now."""
         if not ahead:
-            total = 0 if point.offset else _AHEAD
+            total = 0 if point.offset else self._ahead
             ahead.extend(await self._call(partial(self.log.take_several, point.first, size_max, total)))
             self._read_at = time.monotonic()
         elif time.monotonic() > self._read_at + _STORE:

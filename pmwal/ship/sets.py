@@ -4,7 +4,7 @@ Invariants
 ----------
 - Each log has its own chain, and so its own order. A log that cannot be shipped holds none of the others up.
 - One thread reads all logs, and looks at those that are idle: the longer one is idle, the more rarely.
-- Of each log at most one frame is in memory, or a few that have ``_AHEAD`` bytes together (relay.py).
+- Of each log at most one frame is in memory, or a few that have ``_AHEAD`` bytes together.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Keywords, Settings
 from pmwal.ship.source import ShippedLog, Taken
 
+_AHEAD = 256 << 10  # bytes of frames of one log
 _LOOK_MIN, _LOOK_MAX = 0.01, 1.0  # seconds between two looks at an idle log
 _REFRESH = 1.0  # seconds between two looks for new logs
 _RETRY = 10.0  # seconds after which a log that failed is tried again
@@ -150,7 +151,7 @@ class SetShipper(Service):
         self._problems.pop(path, None)
         self._failed.pop(path, None)
         wait = partial(self._wait, reader.uuid, log)
-        relay = Relay(log, self._link, self._settings.rules, source_of(log.reader), self._call, wait, self._notify)
+        relay = Relay(log, self._link, self._settings.rules, source_of(log.reader), self._call, wait, self._notify, _AHEAD)
         self._relays[reader.uuid] = relay
         task = asyncio.create_task(relay.run(once=once, ended=lambda: log.gone))
         task.add_done_callback(lambda _: self._changed.set())

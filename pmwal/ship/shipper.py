@@ -19,6 +19,7 @@ from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Settings
 from pmwal.ship.source import ShippedLog, Taken
 
+_AHEAD = 1 << 20  # bytes of frames
 _WAIT = 1.0  # seconds in one call of the thread that waits for records
 _PAUSE_MIN, _PAUSE_MAX = 0.01, 0.25  # between two looks at a log without a writer
 _READ = Options("r")
@@ -117,9 +118,8 @@ class Shipper(Service):
 
     async def _open(self) -> None:
         log = await self._call(self._open_log)
-        self._relay = Relay(
-            log, self._link, self._settings.rules, source_of(log.reader), self._call, partial(self._wait, log), self._notify
-        )
+        wait = partial(self._wait, log)
+        self._relay = Relay(log, self._link, self._settings.rules, source_of(log.reader), self._call, wait, self._notify, _AHEAD)
 
     def _open_log(self) -> ShippedLog:
         reader = open_with(self._path, _READ)
