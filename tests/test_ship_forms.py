@@ -118,7 +118,10 @@ def test_stream_that_ends_inside_a_batch_goes_on_there(server: NatsServer, tmp_p
             await ship(path, server, form="atomic", frame="1MiB")
             for seq in range(100, 41, -1):
                 await client.ask("STREAM.MSG.DELETE.LOGS", seq=seq)
-            await ship(path, server, form="atomic", frame="1MiB")
+            said: list[str] = []
+            await ship(path, server, form="atomic", frame="1MiB", notify=said.append)
+            assert len(said) == 1
+            assert "has lost what it had acknowledged after record 41" in said[0]
             messages = await client.messages()
             assert judge(records_in(messages), 100) == PERFECT
             assert [before(message) for message in messages] == [0, *[message.seq for message in messages[:-1]]]
