@@ -116,7 +116,7 @@ def test_form_of_messages_is_an_option(cli: Cli, shm_dir: Path, stream: Stream) 
     checked, refused = cli("ship", log, *options, "--check"), cli("ship", log, *options, "--once")
     assert (checked.status, refused.status) == (1, 1)
     for said in (checked.text, refused.err):
-        assert "set it to true (nats stream edit --allow-batch), or use --form frame" in said
+        assert "set it to true (nats stream edit SINGLE --allow-batch), or use --form frame" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda how: how.name)

@@ -219,7 +219,7 @@ def test_without_a_time_all_is_released_at_once() -> None:
 
 def found(version: tuple[int, int] = (2, 14), form: Form = "frame", **config: Any) -> list[str]:
     """The settings that do not suit a log."""
-    state = StreamState({"subjects": ["pmwal.*"], "discard": "new"} | config, 0, 0, 0)
+    state = StreamState({"name": "LOGS", "subjects": ["pmwal.*"], "discard": "new"} | config, 0, 0, 0)
     return [problem.setting for problem in problems_of(state, version, "pmwal." + "0" * 32, form)]
 
 

@@ -96,7 +96,10 @@ def _without_batches(config: dict[str, Any], version: tuple[int, int]) -> list[P
         )
         return [Problem("form", text, True)]
     if not config.get("allow_atomic"):
-        text = 'allow_atomic: it takes no atomic batches; set it to true (nats stream edit --allow-batch), or use form="frame"'
+        text = (
+            f"allow_atomic: it takes no atomic batches; set it to true (nats stream edit {config['name']} --allow-batch), or use "
+            'form="frame"'
+        )
         return [Problem("allow_atomic", text, True)]
     return []
 

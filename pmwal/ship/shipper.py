@@ -19,7 +19,7 @@ from pmwal.ship.service import Service, source_of
 from pmwal.ship.settings import Settings
 from pmwal.ship.source import ShippedLog, Taken
 
-_AHEAD = 1 << 20  # bytes of frames
+_AHEAD = 2 << 20  # bytes of frames
 _WAIT = 1.0  # seconds in one call of the thread that waits for records
 _PAUSE_MIN, _PAUSE_MAX = 0.01, 0.25  # between two looks at a log without a writer
 _READ = Options("r")
