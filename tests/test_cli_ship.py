@@ -338,6 +338,9 @@ def test_check_of_a_server_or_stream_that_is_not_there_fails(cli: Cli, shm_dir: 
     [
         ((), "the following arguments are required: LOG, --to"),
         (("a.wal", "--to", "nats://x"), "the following arguments are required: --stream"),
+        (("a.wal", "--to", "nats://", "--stream", "S"), "'nats://' is no NATS server; write nats://HOST[:PORT]"),
+        (("a.wal", "--to", "nats://x:99999", "--stream", "S"), "'nats://x:99999' is no NATS server; write nats://HOST[:PORT]"),
+        (("a.wal", "--to", "nats://x,foo://me:secret@y", "--stream", "S"), "'foo://y' is no NATS server; write nats://HOST[:PORT]"),
         (("a.wal", "--to", "nats://x", "--stream", "a.b"), "argument --stream: stream must be the name of a stream"),
         (("a.wal", "--to", "nats://x", "--stream", "S", "--prefix", "a*"), "argument --prefix: prefix must be words"),
         (("a.wal", "--to", "nats://x", "--stream", "S", "--consumer", "a/b"), "argument --consumer: "),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import pmwal
+from certificates import certificate
 from commands import Cli
 from nats_accounts import Account
 from nats_servers import Client, NatsServer, free_ports, nats_server
@@ -19,20 +19,6 @@ from pmwal.ship.link import Link, Unavailable, parse_headers
 from processes import PATIENCE
 from shipped_streams import make_stream, uuid_of
 from shipping import FAST, PERFECT, SHIPPER_PUBLISHES, contents, grow, run, ship, shipper, verdict
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate for the loopback address, which is its own authority, and its key."""
-    certificate, key = directory / "server.pem", directory / "server.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        if os.environ.get("PMWAL_REQUIRE_RIGS") == "1":
-            pytest.fail("openssl is missing (PMWAL_REQUIRE_RIGS=1)")
-        pytest.skip("needs openssl to make a certificate: apt-get install openssl")
-    return certificate, key
 
 
 def test_tls_is_used_and_checked(tmp_path: Path) -> None:

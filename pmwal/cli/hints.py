@@ -41,6 +41,7 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
     (ValueError, r"^to= has (.*); use headers=", r"--to has \1; use OTEL_EXPORTER_OTLP_HEADERS in the environment"),
     (ShipError, r"Check to=, headers=", r"Check --to, --header"),
     (ShipError, r"give its CA in tls=", r"give its CA with --tls-ca"),
+    (ShipError, r"without tls=", r"without --tls-ca and --tls-cert"),
     (ShipError, r'on_rollback="mark"', r"--on-rollback mark"),
     (ShipError, r'too_large="split"', r"--too-large split"),
     (ShipError, r'form="frame"', r"--form frame"),

@@ -6,6 +6,7 @@ Invariants
   it is not known whether a message was stored, so the stream is asked for its last one.
 - The last message is asked of the stream's leader, never of a mirror or a follower (no direct get): these may be behind.
 - A batch is stored as a whole or not at all: only its last message is answered, and what a failure leaves of one is abandoned.
+- With TLS asked for, by one address or by a context, nothing is sent to any server without it (``secure``).
 - It publishes on subjects of logs, and asks ``STREAM.INFO`` and ``STREAM.MSG.GET`` of one stream: it needs no other permissions.
 """
 
@@ -15,7 +16,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import re
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
@@ -25,6 +25,7 @@ from uuid import uuid4
 from pmwal.errors import ShipError
 from pmwal.ship.chain import HEADERS_MAX
 from pmwal.ship.modules import needed
+from pmwal.ship.servers import servers_of, shown
 
 _NO_MESSAGE, _NO_STREAM, _WRONG_LAST, _INCOMPLETE = 10037, 10059, (10071, 10164), 10176
 _RECONNECT_PAUSE, _CONNECT_SECONDS = 0.1, 2.0
@@ -64,7 +65,7 @@ class StreamState(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How to connect. ``tls``: a context; None for that of the system, where the server asks for TLS.
+    """How to connect. ``tls``: a context, so that all servers have to use TLS; None for that of the system, where TLS is used.
 
     ``creds`` and ``nkey``: paths of a credentials file, and of a file with the seed of an nkey. ``user``: ``"NAME:PASSWORD"``.
     """
@@ -88,14 +89,15 @@ class Link:
     def __init__(self, to: str | Sequence[str], stream: str, options: Options, timeout: float = 5.0) -> None:
         self._nats = needed("nats")
         self._errors = needed("nats.errors")
-        self.servers = to.split(",") if isinstance(to, str) else list(to)
+        self.servers = servers_of(to)
         self.stream = stream
         self._options = options
-        if options.creds is not None or options.nkey is not None:
-            needed("nkeys")
+        signs = options.creds is not None or options.nkey is not None
+        self._wrong_key: tuple[type[Exception], ...] = (needed("nkeys").NkeysError,) if signs else ()
         self._timeout = timeout
         self._client: Any = None
-        self._refused: asyncio.Future[None] | None = None
+        self._refused: asyncio.Future[str] | None = None  # by a server, so that there is no use in trying again
+        self._in_plain_text = ""  # why a server that does not use TLS got nothing
         self._connecting = asyncio.Lock()
         self._batches = asyncio.Semaphore(_BATCHES)
         self._asking: dict[asyncio.Task[Any], str] = {}  # tasks that wait for an answer, and their subjects
@@ -107,17 +109,29 @@ class Link:
 
     async def _connected(self) -> Any:
         client = self._client
-        if client is not None and not client.is_closed:
+        if client is not None and not client.is_closed and not self._in_plain_text:
             return client
         async with self._connecting:
+            if self._in_plain_text:
+                await self.close()
+                why, self._in_plain_text = self._in_plain_text, ""
+                raise ShipError(why)
             if self._client is None or self._client.is_closed:
                 self._client = await self._connect()
             return self._client
 
+    def _new_client(self) -> Any:
+        if self._options.tls is None and not any(server.startswith("tls://") for server in self.servers):
+            return self._nats.NATS()
+        from pmwal.ship.secure import SecureClient  # noqa: PLC0415 - it needs nats-py
+
+        return SecureClient(self._note_plain_text)
+
     async def _connect(self) -> Any:
-        self._refused = asyncio.get_running_loop().create_future()
+        self._refused, self._in_plain_text = asyncio.get_running_loop().create_future(), ""
+        client = self._new_client()
         connecting = asyncio.ensure_future(
-            self._nats.connect(
+            client.connect(
                 self.servers,
                 name="pmwal ship",
                 max_reconnect_attempts=-1,
@@ -133,10 +147,13 @@ class Link:
             patience = max(self._timeout, _CONNECT_SECONDS * (len(self.servers) + 1))  # so that each of them has its turn
             await asyncio.wait({connecting, self._refused}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
-                raise ShipError(f"{self._where}: {self.problem}; check the user, the credentials or the nkey")
+                self._in_plain_text = ""
+                raise ShipError(self._refused.result())
             if not connecting.done():
                 raise Unavailable(self.problem or f"no answer from {self._where}")
-            client = connecting.result()
+            connecting.result()
+        except self._wrong_key as error:
+            raise ShipError(f"{self._options.nkey or self._options.creds}: no seed of an nkey is in this file: {error}") from error
         except (OSError, self._errors.Error) as error:
             raise Unavailable(self.problem or f"{self._where}: {error}") from error
         finally:
@@ -147,14 +164,20 @@ class Link:
     @property
     def _where(self) -> str:
         """The servers for messages, without the passwords that their addresses may have."""
-        return ", ".join(re.sub("//[^/]*@", "//", server) for server in self.servers)
+        return ", ".join(map(shown, self.servers))
 
     async def _note_error(self, error: Exception) -> None:
         self.problem = str(error) or type(error).__name__
         if "authorization" in self.problem.lower() and self._refused is not None and not self._refused.done():
-            self._refused.set_result(None)
+            self._refused.set_result(f"{self._where}: {self.problem}; check the user, the credentials or the nkey")
         if "permissions violation" in self.problem.lower():  # with the subject, in small letters
             self._wake([task for task, subject in self._asking.items() if f'"{subject.lower()}"' in self.problem.lower()])
+
+    def _note_plain_text(self, why: str) -> None:
+        self._in_plain_text = why
+        if self._refused is not None and not self._refused.done():
+            self._refused.set_result(why)
+        self._wake(list(self._asking))
 
     async def _note_loss(self) -> None:
         self._wake(list(self._asking))

@@ -14,6 +14,7 @@ from pmwal.ship.chain import check_prefix, check_stream
 from pmwal.ship.forms import Form
 from pmwal.ship.link import Link, Options
 from pmwal.ship.relay import RollbackPolicy, Rules, SizePolicy
+from pmwal.ship.servers import servers_of
 
 _FRAME_MIN, _FRAME_MAX = 1024, 64 << 20
 
@@ -58,6 +59,7 @@ class Settings:
     notify: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
+        servers_of(self.to)
         check_stream(self.stream)
         check_prefix(self.prefix)
         check_name(self.consumer)

@@ -8,7 +8,7 @@ import asyncio
 from pmwal.cli.exit_status import OK
 from pmwal.cli.options import size_option
 from pmwal.cli.parser import Commands, add_command, add_json
-from pmwal.cli.shipping.options import add_connection, add_stream, connection, given
+from pmwal.cli.shipping.options import add_connection, add_stream, check_servers, connection, given
 from pmwal.cli.terminal import print_json, progress_bar, say
 from pmwal.cli.wording import count_in_words, records_in_words
 from pmwal.opening.units import format_size
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         as_uuid(args.log)
     except ValueError as error:
         args.parser.error(str(error))
+    check_servers(args)
     options = connection(args)
     with progress_bar("restore", unit=" messages") as progress:
         report = asyncio.run(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pmwal.cli.hints import for_command_line
-from pmwal.cli.shipping.options import tls_context
+from pmwal.cli.shipping.options import check_servers, tls_context
 from pmwal.ship.otlp import OtlpProgress, OtlpShipper
 from pmwal.ship.otlp.endpoint import endpoint_of, headers_of_environment
 
@@ -29,6 +29,7 @@ def check_options(args: argparse.Namespace) -> None:
             args.parser.error("--header is for an OpenTelemetry collector, and --to names a NATS server; leave it out")
         if args.stream is None:
             args.parser.error("the following arguments are required: --stream")
+        check_servers(args)
         return
     _refuse(args, _FOR_NATS, "is for NATS, and --to names an OpenTelemetry collector; leave it out")
     try:

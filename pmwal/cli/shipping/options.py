@@ -56,6 +56,16 @@ def _checked(check: Callable[[str], str], text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def check_servers(args: argparse.Namespace) -> None:
+    """Wrong usage for a URL that is not one of NATS servers."""
+    from pmwal.ship.servers import servers_of  # noqa: PLC0415 - help needs none of it
+
+    try:
+        servers_of(args.url)
+    except ValueError as error:
+        args.parser.error(str(error))
+
+
 def add_connection(parser: Parser) -> None:
     """How to connect, and as whom."""
     parser.add_argument("--tls-ca", metavar="FILE", help="trust the authorities in this file (PEM), not those of the system")
