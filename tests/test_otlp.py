@@ -560,3 +560,9 @@ def test_environment_says_what_the_program_does_not(path: Path) -> None:
     assert first.resource.items() >= {"service.name": {"stringValue": "shop"}, "service.version": {"intValue": "3"}}.items()
     assert first.resource["deployment.environment.name"] == {"stringValue": "test"}
     assert last.resource["service.name"] == {"stringValue": "pay"}
+
+
+def test_context_for_an_address_without_tls_is_refused(path: Path) -> None:
+    """What was meant to be private would be sent in plain text."""
+    with pytest.raises(ValueError, match="in plain text; write otlp"):
+        OtlpShipper(path, to="otlp+http://127.0.0.1:4318", tls=ssl.create_default_context())

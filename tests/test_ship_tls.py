@@ -26,10 +26,11 @@ REFUSED = "does not use TLS, so nothing was sent to it"
 class PlainServer:
     """A server that says what it is, without TLS, and keeps what it gets."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, silent: bool = False) -> None:
         self.port = port
+        self._silent = silent  # it does not say what it is, so the client waits for that
         self.got = b""
-        self.connections = 0
+        self.connections = self.ended = 0
 
     @contextlib.asynccontextmanager
     async def running(self, **info: Any) -> AsyncIterator[PlainServer]:
@@ -38,12 +39,14 @@ class PlainServer:
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
-            writer.write(b"INFO " + json.dumps(said).encode() + b"\r\n")
+            if not self._silent:
+                writer.write(b"INFO " + json.dumps(said).encode() + b"\r\n")
             with contextlib.suppress(OSError):
                 while data := await reader.read(1 << 16):
                     self.got += data
                     if b"PING" in data:
                         writer.write(b"PONG\r\n")
+            self.ended += 1
             writer.close()
 
         server = await asyncio.start_server(answer, "127.0.0.1", self.port)
@@ -152,10 +155,12 @@ def test_what_is_buffered_is_not_sent_to_a_server_without_tls(tmp_path: Path) ->
             while client.is_connected:
                 await asyncio.sleep(0.01)
             await client.publish("pmwal.x", b"secret")
-            async with PlainServer(server.port).running() as plain:
+            async with PlainServer(server.port, silent=True).running() as plain:
                 while not plain.connections:
                     await asyncio.sleep(0.01)
                 await link.close()
+                while plain.connections > plain.ended:
+                    await asyncio.sleep(0.01)
                 assert plain.got == b""
 
     run(main)
@@ -199,7 +204,7 @@ def test_file_that_has_no_seed_is_named(tmp_path: Path, content: str) -> None:
     seed.write_text(content)
 
     async def main() -> None:
-        with pytest.raises(pmwal.ShipError, match=r"shipper\.nk: no seed of an nkey is in this file"):
+        with pytest.raises(pmwal.ShipError, match=r"shipper\.nk: no seed of an nkey is in this file; give one"):
             await Shipper(path, to="nats://127.0.0.1:4", stream="LOGS", nkey=str(seed), **FAST).run(once=True)
 
     run(main)
@@ -210,3 +215,26 @@ def test_address_that_cannot_be_one_is_refused_at_once(tmp_path: Path, address: 
     """A server that is only down may come back; this one cannot."""
     with pytest.raises(ValueError, match="is no NATS server"):
         Shipper(tmp_path / "a.wal", to=f"nats://good,{address}", stream="LOGS")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "hello",
+        "-----BEGIN USER NKEY SEED-----\nSUHELLO\n------END USER NKEY SEED------\n",
+        "-----BEGIN NATS USER JWT-----\nabc\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nSUHELLO\n",
+    ],
+    ids=["empty", "text", "no JWT", "no seed"],
+)
+def test_file_that_has_no_credentials_is_named(tmp_path: Path, content: str) -> None:
+    """The client would read one without a JWT for ever, and in the thread of the event loop."""
+    path, creds = tmp_path / "a.wal", tmp_path / "shop.creds"
+    grow(path, 10)
+    creds.write_text(content)
+
+    async def main() -> None:
+        with pytest.raises(pmwal.ShipError, match=r"shop\.creds: no credentials of a NATS user are in this file; give one"):
+            await Shipper(path, to="nats://127.0.0.1:4", stream="LOGS", creds=str(creds), **FAST).run(once=True)
+
+    run(main)

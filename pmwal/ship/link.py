@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from pmwal.errors import ShipError
 from pmwal.ship.chain import HEADERS_MAX
+from pmwal.ship.keys import check_keys
 from pmwal.ship.modules import needed
 from pmwal.ship.servers import servers_of, shown
 
@@ -92,8 +93,8 @@ class Link:
         self.servers = servers_of(to)
         self.stream = stream
         self._options = options
-        signs = options.creds is not None or options.nkey is not None
-        self._wrong_key: tuple[type[Exception], ...] = (needed("nkeys").NkeysError,) if signs else ()
+        if options.creds is not None or options.nkey is not None:
+            needed("nkeys")
         self._timeout = timeout
         self._client: Any = None
         self._refused: asyncio.Future[str] | None = None  # by a server, so that there is no use in trying again
@@ -128,6 +129,7 @@ class Link:
         return SecureClient(self._note_plain_text)
 
     async def _connect(self) -> Any:
+        check_keys(self._options.creds, self._options.nkey)
         self._refused, self._in_plain_text = asyncio.get_running_loop().create_future(), ""
         client = self._new_client()
         connecting = asyncio.ensure_future(
@@ -152,8 +154,6 @@ class Link:
             if not connecting.done():
                 raise Unavailable(self.problem or f"no answer from {self._where}")
             connecting.result()
-        except self._wrong_key as error:
-            raise ShipError(f"{self._options.nkey or self._options.creds}: no seed of an nkey is in this file: {error}") from error
         except (OSError, self._errors.Error) as error:
             raise Unavailable(self.problem or f"{self._where}: {error}") from error
         finally:

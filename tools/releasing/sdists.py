@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [*(f"tests/{name}" for name in QUICK if options.quick), *options.arguments]
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
+        work.chmod(0o755)  # some tests act as other users, who import the package from there
         try:
             return 1 if test(build(work), work / "environment", chosen) else 0
         except Failed as error:

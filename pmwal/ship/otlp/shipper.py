@@ -114,6 +114,8 @@ class OtlpShipper:
         messages()  # an extra that is missing is said here, not in the background
         self._log = log if isinstance(log, str | os.PathLike) else list(log)
         self._to = endpoint_of(to)
+        if tls is not None and not self._to.tls:
+            raise ValueError(f"tls= is given, and {self._to} would be spoken to in plain text; write otlp+https://")
         self._name = consumer
         self._headers = headers_of_environment() if headers is None else dict(headers)
         self._batch = batch
