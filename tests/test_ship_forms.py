@@ -81,7 +81,7 @@ def test_batch_has_no_more_bytes_than_a_frame(server: NatsServer, tmp_path: Path
 
 
 def test_log_that_changes_its_form_is_one_log(server: NatsServer, tmp_path: Path) -> None:
-    """Each run goes on where the other form has ended, also with a rollback to a record in the middle of a batch."""
+    """Each run continues where the other form has ended, also with a rollback to a record in the middle of a batch."""
 
     async def main() -> None:
         path, again = tmp_path / "a.wal", tmp_path / "b.wal"
@@ -149,7 +149,7 @@ def test_logs_of_a_set_ship_batches_side_by_side(server: NatsServer, tmp_path: P
 
 
 def test_batch_that_the_server_drops_is_shipped_again(server: NatsServer, tmp_path: Path) -> None:
-    """Others have as many batches of the stream open as it takes. What is the matter is said, and shipping goes on after it."""
+    """Others have as many batches of the stream open as it takes. What is the matter is said, and shipping continues after it."""
 
     async def main() -> None:
         path = tmp_path / "a.wal"

@@ -158,7 +158,7 @@ async def leader(client: Client, servers: Sequence[NatsServer]) -> NatsServer:
     ids=["few", "many"],
 )
 def test_kills_of_shipper_server_and_writer_lose_and_repeat_nothing(plan: Plan, form: str, tmp_path: Path) -> None:
-    """The logs are truncated behind the shippers, meanwhile."""
+    """The logs are truncated once they are shipped, meanwhile."""
 
     async def main() -> None:
         with nats_server(tmp_path / "server") as server:

@@ -196,20 +196,6 @@ def test_command_says_that_the_server_does_not_use_tls(cli: Cli, tmp_path: Path,
             assert "give nats:// addresses only, without --tls-ca and --tls-cert" in ran.err
 
 
-@pytest.mark.parametrize("content", ["", "bad", "SUAHELLO"])
-def test_file_that_has_no_seed_is_named(tmp_path: Path, content: str) -> None:
-    """Before anything is sent, and for good: no later attempt would find another one."""
-    path, seed = tmp_path / "a.wal", tmp_path / "shipper.nk"
-    grow(path, 10)
-    seed.write_text(content)
-
-    async def main() -> None:
-        with pytest.raises(pmwal.ShipError, match=r"shipper\.nk: no seed of an nkey is in this file; give one"):
-            await Shipper(path, to="nats://127.0.0.1:4", stream="LOGS", nkey=str(seed), **FAST).run(once=True)
-
-    run(main)
-
-
 @pytest.mark.parametrize("address", ["", "nats://", "nats://x:99999", "http://x", "nats://x y", "wss://x"])
 def test_address_that_cannot_be_one_is_refused_at_once(tmp_path: Path, address: str) -> None:
     """A server that is only down may come back; this one cannot."""
@@ -217,24 +203,30 @@ def test_address_that_cannot_be_one_is_refused_at_once(tmp_path: Path, address: 
         Shipper(tmp_path / "a.wal", to=f"nats://good,{address}", stream="LOGS")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+WRONG = {
+    "nkey": ["", "bad", "SUAHELLO"],
+    "creds": [
         "",
         "hello",
         "-----BEGIN USER NKEY SEED-----\nSUHELLO\n------END USER NKEY SEED------\n",
         "-----BEGIN NATS USER JWT-----\nabc\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nSUHELLO\n",
     ],
-    ids=["empty", "text", "no JWT", "no seed"],
-)
-def test_file_that_has_no_credentials_is_named(tmp_path: Path, content: str) -> None:
-    """The client would read one without a JWT for ever, and in the thread of the event loop."""
-    path, creds = tmp_path / "a.wal", tmp_path / "shop.creds"
+}
+
+
+@pytest.mark.parametrize(("option", "content"), [(option, content) for option, contents in WRONG.items() for content in contents])
+def test_file_that_has_no_key_is_named(tmp_path: Path, option: str, content: str) -> None:
+    """For good, before anything is sent: credentials without a JWT are read by the client for ever, in the event loop's thread."""
+    path, file, said = (
+        tmp_path / "a.wal",
+        tmp_path / "file",
+        {"nkey": "seed of an nkey is", "creds": "credentials of a NATS user are"},
+    )
     grow(path, 10)
-    creds.write_text(content)
+    file.write_text(content)
 
     async def main() -> None:
-        with pytest.raises(pmwal.ShipError, match=r"shop\.creds: no credentials of a NATS user are in this file; give one"):
-            await Shipper(path, to="nats://127.0.0.1:4", stream="LOGS", creds=str(creds), **FAST).run(once=True)
+        with pytest.raises(pmwal.ShipError, match=f"file: no {said[option]} in this file; give one"):
+            await Shipper(path, to="nats://127.0.0.1:4", stream="LOGS", **{option: str(file)}, **FAST).run(once=True)
 
     run(main)

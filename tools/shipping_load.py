@@ -1,4 +1,4 @@
-"""Ship logs that grow at a steady rate to one NATS server, as so many machines would; say what that costs each side.
+"""Ship logs that grow at a steady rate to one NATS server, as that many machines would; say what that costs each side.
 
     .venv/bin/python tools/shipping_load.py [--load LOGS RATE LINGER]... [--seconds N] [--path DIR]
 
@@ -36,7 +36,7 @@ _CALM = 3.0  # seconds before those that count
 
 
 class Load(NamedTuple):
-    """So many logs, each of which gets ``rate`` records in a second; ``linger`` in seconds."""
+    """That many logs, each of which gets ``rate`` records in a second; ``linger`` in seconds."""
 
     logs: int
     rate: int

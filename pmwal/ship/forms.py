@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- Whatever the form, the messages have all records of the frame, in order.
-- A message by itself says all that its records have: a reader needs not know in which form it was shipped.
+- In each form, the messages have all records of the frame, in order.
+- Each message says all that its records have: a reader need not know in which form it was shipped.
 """
 
 from __future__ import annotations

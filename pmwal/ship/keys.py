@@ -15,7 +15,8 @@ _SECTIONS = tuple(re.compile(rb"BEGIN " + name + rb"[^\n]*\n([^\n]+)\n") for nam
 def check_keys(creds: str | None, nkey: str | None) -> None:
     """``ShipError`` for a credentials file, or a file with a seed, that has something else; ``OSError`` if it cannot be read."""
     if creds is not None:
-        jwt, seed = (section.search(_content(creds)) for section in _SECTIONS)
+        content = _content(creds)
+        jwt, seed = (section.search(content) for section in _SECTIONS)
         if jwt is None or seed is None or not _is_seed(seed[1]):
             raise ShipError(
                 f"{creds}: no credentials of a NATS user are in this file; give one with a JWT and the seed of an nkey, as "

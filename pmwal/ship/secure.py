@@ -3,7 +3,7 @@
 Invariants
 ----------
 - A server that does not use TLS gets nothing: no password, no token, no record; at the first connection and at each later one, of
-  all servers that are given or discovered. nats-py alone goes on in plain text if the server does not ask for TLS, and whoever is
+  all servers that are given or discovered. nats-py alone continues in plain text if the server does not ask for TLS, and whoever is
   in between can take that out of what the server says.
 """
 
