@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import pmwal
+from processes import PATIENCE
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.slow]
 
@@ -73,12 +76,42 @@ def test_a_pipelined_commit_writes_one_page_and_a_strict_one_at_most_three(disk:
         assert case.passes, case.text
 
 
+@contextlib.contextmanager
+def followed(wal: pmwal.Wal) -> Iterator[Callable[[], None]]:
+    """A reader that follows the log. What it yields waits until the reader has all records, and sleeps."""
+    got = 0
+
+    def follow() -> None:
+        nonlocal got
+        while not wal.closed:
+            with contextlib.suppress(pmwal.Overrun):
+                for record in reader.follow():
+                    got = record.seq
+
+    def catch_up() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while got < wal.next_seq - 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.002)
+
+    with pmwal.open(wal.path, "r") as reader:
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield catch_up
+        finally:
+            wal.close()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("committed", [True, False])
-@pytest.mark.parametrize("way", ["alone", "together"])
+@pytest.mark.parametrize("way", ["alone", "together", "followed"])
 def test_small_commits_after_large_batches_write_one_page_each(
     disk: Path, request: pytest.FixtureRequest, way: str, committed: bool
 ) -> None:
-    """Though the last page of a batch is in a large folio, and however the small records are stored."""
+    """Though the last page of a batch is in a large folio, however the small records are stored, and who else has pages mapped."""
     journal = request.node.callspec.params["disk"] == "has_journal"
     sectors = _tool()
     counter = sectors.counter_of(disk)
@@ -87,23 +120,27 @@ def test_small_commits_after_large_batches_write_one_page_each(
         return int(sectors.sectors_in(counter.read_text()))
 
     found = []
-    with pmwal.open(disk / "log", size="8MiB") as wal:
+    with pmwal.open(disk / "log", size="8MiB") as wal, followed(wal) if way == "followed" else contextlib.nullcontext() as catch_up:
         for _ in range(70):
             wal.append(b"alone")
         for pages in (40, 61, 127, 128, 250, 255, 256, 300):
-            if way == "together":  # a new thread: the next commits are made by msync
+            if way != "alone":  # a new thread: the next commits are made by msync
                 another = threading.Thread(target=wal.append, args=(b"another",))
                 another.start()
                 another.join()
             for size in (pages * 4096, 100_000, pages * 4096 - 100):
                 wal.truncate(before=wal.next_seq)
                 wal.append(bytes(size), commit=committed)
+                if catch_up and committed:
+                    catch_up()
             wal.append(b"small")
             each = []
             for _ in range(21):
                 before = written()
                 wal.append(b"small")
                 each.append(written() - before)
+                if catch_up:
+                    catch_up()
             found.append(sorted(each)[10])
     assert max(found) <= (8 if journal else 16)  # without a journal the inode may be written too, as often as the clock ticks
 

@@ -30,7 +30,8 @@ static void durable_body(void *context)
     store_records(batch);
     uint64_t position = batch->end.position, seq = core->state.head.seq + batch->count;
     batch->names = !core->pipelined || position - core->pointer > PMWAL_POINTER_LAG_MAX;
-    struct slot_store store = {core, 0, &batch->slot};
+    bool streams = core->streams || batch->size >= core->stream_min;
+    struct slot_store store = {core, 0, &batch->slot, streams};
     if (batch->names)
         store.offset = build_slot(core, &batch->slot, &core->state, (struct bound){position, seq}, 0);
     fetch_next(batch);

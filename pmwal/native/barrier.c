@@ -99,7 +99,7 @@ void slot_body(void *context)
     unsigned char *to = store->core->base + store->offset;
     if (store->core->barrier == BARRIER_MSYNC)
         map_pages(to, sizeof *store->slot);
-    if (store->core->streams) {
+    if (store->streams) {
         stream_words(to, store->slot->words, sizeof store->slot->words / 8);
         return;
     }
@@ -116,7 +116,7 @@ int persist_slot(Core *core, const union commit_slot *slot, uint64_t offset)
         if (put_slot(core, offset, slot))
             return -1;
     } else {
-        struct slot_store store = {core, offset, slot};
+        struct slot_store store = {core, offset, slot, core->streams};
         if (!fault_run(core->base, core->size, slot_body, &store))
             return EIO;
     }

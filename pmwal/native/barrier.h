@@ -33,6 +33,7 @@ struct slot_store {
     const Core *core;
     uint64_t offset;
     const union commit_slot *slot;
+    bool streams; /* past the cache */
 };
 
 /* Stores a slot. Under a fault guard. */

@@ -54,8 +54,8 @@ typedef struct core {
     uint64_t ring_offset, control_pages;
     enum barrier barrier;
     bool pipelined, on_disk;
-    bool streams;           /* slots are stored past the cache */
-    uint64_t stream_min;    /* so are records from this size on */
+    bool streams;           /* all slots are stored past the cache */
+    uint64_t stream_min;    /* records and appends from this size on are, too */
     PyObject *mapping;      /* the buffer's owner; passed to the seam */
     PyObject *seam;         /* NULL: the real system */
     Lock *writing, *guard;

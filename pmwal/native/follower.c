@@ -3,6 +3,7 @@
  * Invariants
  * - It wraps a generator, which has the policy. A record that the generator yields is passed on. A tuple asks for a watch; while that
  *   shows records, they are delivered without the generator, which then gets what became of it.
+ * - All requests of a generator are for watches of one file.
  * - A watch takes only the ordinary case (see watch.c): whole records exactly where the one before ended, checked in a private copy.
  * - The mark says what was delivered last, before the caller has it, and nothing is delivered once the mark is closed.
  */
@@ -215,6 +216,7 @@ static PyObject *advance(Follower *f)
         Py_CLEAR(outcome);
         if (result != PYGEN_NEXT) {
             Py_XDECREF(item);
+            watch_unmap(&f->watch);
             return NULL;
         }
         if (!PyTuple_CheckExact(item))
@@ -247,6 +249,7 @@ static PyObject *follower_close(Follower *f, PyObject *Py_UNUSED(ignored))
     if (!enter(f))
         return NULL;
     end_watch(f);
+    watch_unmap(&f->watch);
     PyObject *answer = f->source ? PyObject_CallMethod(f->source, "close", NULL) : Py_NewRef(Py_None);
     f->running = false;
     return answer;
@@ -282,6 +285,7 @@ static int follower_traverse(Follower *f, visitproc visit, void *arg)
 static int follower_clear(Follower *f)
 {
     end_watch(f); /* the collector may have ended the generator already, which then left the page mapped */
+    watch_unmap(&f->watch);
     Py_CLEAR(f->source);
     return 0;
 }

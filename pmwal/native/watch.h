@@ -26,6 +26,9 @@ struct watch {
     struct live_bounds bounds;       /* as seen last */
     struct known_writer writer;      /* as seen with them */
     bool is_whole;                   /* of `bounds` */
+    const unsigned char *page;       /* of the ring, mapped, that begins at page_offset in the file; NULL if none is */
+    uint64_t page_offset;
+    uint64_t waited_at;              /* the position of the last sleep */
     struct window window;            /* of records from `at` on, in `near` or in `far` */
     uint64_t lap_seq;                /* the number in the header at the ring's start, if a record of the window may be there */
     unsigned char *far, near[WATCH_NEAR];
@@ -40,5 +43,8 @@ enum sight watch_look(struct watch *watch);
 /* Sleeps after NOTHING until the page shows something else, at most for this long; it looks after `pause` seconds at first, and then after
  * twice as long each time, as a wake-up may be missed. An errno of futex(2) in `*error`, 0 if it was woken. */
 enum sight watch_wait(struct watch *watch, double pause, double seconds, int *error);
+
+/* Unmaps what was mapped for a wait. */
+void watch_unmap(struct watch *watch);
 
 #endif
