@@ -239,9 +239,13 @@ def test_password_in_the_url_is_refused() -> None:
 
 
 def test_headers_of_the_environment_are_read_as_specified() -> None:
-    """Percent-encoded pairs; those for logs win; what is no pair is left out."""
-    found = headers_of_environment({"OTEL_EXPORTER_OTLP_HEADERS": "a=1, b=x%2Cy,c", "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "a=2"})
+    """Percent-encoded pairs; those for logs win; what is no pair is left out, and not shown in the warning: it may be a key."""
+    variables = {"OTEL_EXPORTER_OTLP_HEADERS": "a=1, b=x%2Cy,secret", "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "a=2,"}
+    with pytest.warns(RuntimeWarning, match="OTEL_EXPORTER_OTLP_HEADERS: its part 3 is left out; write NAME=VALUE") as warned:
+        found = headers_of_environment(variables)
     assert found == {"a": "2", "b": "x,y"}
+    assert len(warned) == 1
+    assert "secret" not in str(warned[0].message)
 
 
 def test_missing_extra_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

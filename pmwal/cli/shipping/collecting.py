@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pmwal.cli.hints import for_command_line
 from pmwal.cli.shipping.options import check_servers, tls_context
 from pmwal.ship.otlp import OtlpProgress, OtlpShipper
-from pmwal.ship.otlp.endpoint import endpoint_of, headers_of_environment
+from pmwal.ship.otlp.endpoint import FORM, endpoint_of, headers_of_environment, is_otlp
 
 _FOR_NATS = ("stream", "prefix", "form", "frame", "linger", "hold", "on_rollback", "too_large", "creds", "nkey", "user", "check")
 _SCHEMES = re.compile(r"otlp.*|https?", re.IGNORECASE)
@@ -29,9 +29,12 @@ def check_options(args: argparse.Namespace) -> None:
             args.parser.error("--header is for an OpenTelemetry collector, and --to names a NATS server; leave it out")
         if args.stream is None:
             args.parser.error("the following arguments are required: --stream")
-        check_servers(args)
+        check_servers(args, or_else=f"; for an OpenTelemetry collector write {FORM}")
         return
-    _refuse(args, _FOR_NATS, "is for NATS, and --to names an OpenTelemetry collector; leave it out")
+    if is_otlp(args.url):
+        _refuse(args, _FOR_NATS, "is for NATS, and --to names an OpenTelemetry collector; leave it out")
+    else:  # it may be meant as either
+        _refuse(args, _FOR_NATS, f"is for NATS: write --to nats://HOST[:PORT]; for an OpenTelemetry collector {FORM}, without it")
     try:
         endpoint_of(args.url)
     except ValueError as error:

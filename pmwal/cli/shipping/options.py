@@ -56,14 +56,14 @@ def _checked(check: Callable[[str], str], text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def check_servers(args: argparse.Namespace) -> None:
-    """Wrong usage for a URL that is not one of NATS servers."""
+def check_servers(args: argparse.Namespace, or_else: str = "") -> None:
+    """Wrong usage for a URL that is not one of NATS servers. ``or_else``: what else it may be meant as."""
     from pmwal.ship.servers import servers_of  # noqa: PLC0415 - help needs none of it
 
     try:
         servers_of(args.url)
     except ValueError as error:
-        args.parser.error(str(error))
+        args.parser.error(f"{error}{or_else}")
 
 
 def add_connection(parser: Parser) -> None:

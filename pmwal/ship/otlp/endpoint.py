@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 _SCHEMES = ("otlp+http", "otlp+https")
+FORM = "otlp+http://HOST[:PORT][/PATH]"
+"""How to spell the URL of a collector."""
+
 _PORT = 4318  # of OTLP over HTTP, with TLS as without
 _PATH = "/v1/logs"
 
@@ -47,7 +51,7 @@ def endpoint_of(url: str) -> Endpoint:
     except ValueError:
         port = 0
     if not is_otlp(url) or not parts.hostname or port == 0 or parts.fragment or not url.isprintable() or " " in url:
-        raise ValueError(f"to={url!r} is no collector; write otlp+http://HOST[:PORT][/PATH], or otlp+https://... for TLS")
+        raise ValueError(f"to={url!r} is no collector; write {FORM}, or otlp+https://... for TLS")
     if parts.username is not None:
         raise ValueError("to= has a user or a password, which others could read in a list of processes; use headers=")
     path = parts.path.rstrip("/")
@@ -63,9 +67,7 @@ def headers_of_environment(environment: Mapping[str, str] = os.environ) -> dict[
     >>> headers_of_environment({"OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b,x-tenant=7"})
     {'api-key': 'a b', 'x-tenant': '7'}
     """
-    names = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
-    found = [_pairs(environment.get(name, "")) for name in names]
-    return found[0] | found[1]
+    return _pairs(environment, "OTEL_EXPORTER_OTLP_HEADERS") | _pairs(environment, "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
 
 
 def resource_of_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -74,12 +76,20 @@ def resource_of_environment(environment: Mapping[str, str] = os.environ) -> dict
     >>> resource_of_environment({"OTEL_RESOURCE_ATTRIBUTES": "service.name=a,region=eu", "OTEL_SERVICE_NAME": "shop"})
     {'service.name': 'shop', 'region': 'eu'}
     """
-    found = _pairs(environment.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    found = _pairs(environment, "OTEL_RESOURCE_ATTRIBUTES")
     name = environment.get("OTEL_SERVICE_NAME", "")
     return found | {"service.name": name} if name else found
 
 
-def _pairs(text: str) -> dict[str, str]:
-    """Names and values as in a W3C baggage header; what has no name or no "=" is left out, as the specification has it."""
-    pairs = (part.partition("=") for part in text.split(","))
-    return {unquote(name.strip()): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
+def _pairs(environment: Mapping[str, str], variable: str) -> dict[str, str]:
+    """Names and values as in a W3C baggage header. What has no name or no "=" is left out, as the specification of OpenTelemetry
+    has it, with a warning, which does not show it: it may be a key."""
+    found = {}
+    for number, part in enumerate(environment.get(variable, "").split(","), 1):
+        name, equals, value = part.partition("=")
+        if equals and name.strip():
+            found[unquote(name.strip())] = unquote(value.strip())
+        elif part.strip():
+            message = f"{variable}: its part {number} is left out; write NAME=VALUE,NAME=VALUE, with %2C for a comma in a value"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return found
