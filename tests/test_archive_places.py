@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -135,3 +136,25 @@ def test_directory_with_the_name_of_an_unfinished_file_is_left_alone(path: Path,
         wal.append(b"a")
     assert len(archive(path, to=tmp_path)) == 1
     assert hidden.is_dir()
+
+
+def test_directory_without_a_parent_is_refused_with_advice(path: Path, tmp_path: Path, cli: Cli) -> None:
+    """It may be that a disk is not mounted."""
+    with open_small(path) as wal:
+        wal.append(b"a")
+    ran = cli("archive", path, tmp_path / "disk" / "archives", "--once")
+    assert ran.status == 3
+    assert f"the directory it would be in, {tmp_path / 'disk'}, does not exist; make that first" in ran.err
+    assert not (tmp_path / "disk").exists()
+
+
+def test_json_has_the_logs_that_were_not_archived(shm_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    """With the reason, which is on standard error, too."""
+    with open_small(shm_dir / "a.wal") as wal:
+        wal.append(b"a")
+    (shm_dir / "b.wal").write_bytes(b"no log")
+    ran = cli("archive", shm_dir, tmp_path, "--once", "--json")
+    written, left_out = map(json.loads, ran.out.splitlines())
+    assert written["log"] == str(shm_dir / "a.wal")
+    assert left_out == {"log": str(shm_dir / "b.wal"), "error": ran.err.removeprefix("pmwal: ").rstrip()}
+    assert ran.status == 3

@@ -475,3 +475,10 @@ def test_positions_of_a_copied_directory_are_refused_or_fit(cli: Cli, shm_dir: P
     assert cli("ship", log, *stream.to("--once")).status == 0
     ran = cli("ship", copy, *stream.to("--once"))
     assert (ran.status, "a copy needs a uuid of its own: pmwal copy" in ran.err) == (1, True)
+
+
+def test_restore_to_a_path_that_is_taken_names_it_once(path: Path, cli: Cli) -> None:
+    """The library's error has the path, too."""
+    path.touch()
+    ran = cli("restore", path, "--from", "nats://127.0.0.1:1", "--stream", "LOGS", "--log", 32 * "0")
+    assert ran.err == f"pmwal: {path}: there is something already; restore to another path\n"

@@ -266,6 +266,26 @@ def test_creation_that_fails_leaves_no_file(directory: str) -> None:
     assert names_in(directory) == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_says_what_to_do(directory: str, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """When a position is made, and when one is stored."""
+
+    def full(fd: int, data: bytes, offset: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    seam = Seam()
+    with monkeypatch.context() as patched:
+        patched.setattr(seam, "write", full)
+        with pytest.raises(OSError, match="no room for the position of consumer 'mail'; make room, and begin") as caught:
+            PositionFile(directory, "mail", seam, 0o600, lambda: FIRST)
+        assert (caught.value.errno, caught.value.filename) == (number, os.path.join(directory, "mail"))
+    file = PositionFile(directory, "mail", seam, 0o600, lambda: FIRST)
+    with contextlib.closing(file), monkeypatch.context() as patched:
+        patched.setattr(seam, "write", full)
+        with pytest.raises(PersistError, match="make room, then close this consumer"):
+            file.store(FIRST, durable=False)
+
+
 def test_second_holder_is_refused_and_told_who_has_it(directory: str) -> None:
     """In this process and in another one."""
     file = hold(directory)

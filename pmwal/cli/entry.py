@@ -172,7 +172,7 @@ def _os_error_in_words(error: OSError, path: str | None) -> str:
     name = error.filename
     if not isinstance(name, str) or name.startswith("/proc/self/fd/"):
         name = path
-    return reason if name is None else f"{name}: {reason}"
+    return reason if name is None or reason.startswith(f"{name}: ") else f"{name}: {reason}"
 
 
 @contextlib.contextmanager

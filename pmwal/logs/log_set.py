@@ -105,6 +105,12 @@ class LogSet:
         ...         [record.data for record in logs.follow(timeout=0)]
         [b'a', b'b']
         """
+        return self._follow_from(start, since, kind, wait, timeout)
+
+    def _follow_from(
+        self, start: Mapping[str, str | int] | None, since: Time | None, kind: Kinds | None, wait: float, timeout: float | None
+    ) -> Iterator[SetRecord]:
+        """``follow``; it may begin with the record of a number."""
         pause = as_seconds("wait", wait)
         limit = as_seconds("timeout", timeout)
         merge = self._begin(start, since, None, kind, False)
@@ -144,7 +150,7 @@ class LogSet:
             pause = _PAUSE_MIN if merge.waiting else min(2 * pause, _PAUSE_MAX)
 
     def _begin(
-        self, start: Mapping[str, str] | None, since: Time | None, until: Time | None, kind: Kinds | None, exact: bool
+        self, start: Mapping[str, str | int] | None, since: Time | None, until: Time | None, kind: Kinds | None, exact: bool
     ) -> Merge:
         self._check_open()
         if start is not None and not isinstance(start, Mapping):

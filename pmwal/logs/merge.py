@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 from pmwal.cursor import parse_cursor
@@ -37,11 +37,14 @@ _PIECE_BYTES = 1 << 20
 class Member:
     """One log in a merge: what was read of it, and not yet handed out."""
 
-    def __init__(self, log: Log, chosen: Selection, start: str | None, counted: int = 0) -> None:
-        """``counted``: of the records missed after ``start``, how many an earlier merge has counted."""
+    def __init__(self, log: Log, chosen: Selection, start: str | int | None, counted: int = 0) -> None:
+        """``start``: a cursor, or the number of the first record.
+
+        ``counted``: of the records missed after ``start``, how many an earlier merge has counted.
+        """
         self.log = log
         self.last: SetRecord | None = None  # handed out
-        self.begun = start  # the cursor after which it began
+        self.begun = start
         self.missed = 0
         self._counted = counted
         self._gaps: list[range] = []  # the numbers of records that were missed
@@ -83,6 +86,13 @@ class Member:
         """Records that were missed after the last one that was handed out: whoever begins at its cursor misses them, too."""
         last = 0 if self.last is None else self.last.seq
         return sum(len(gap) for gap in self._gaps if gap.start > last)
+
+    @property
+    def handed_out(self) -> int:
+        """The number up to which the log was handed out."""
+        if self.last is not None:
+            return self.last.seq
+        return self.first - 1 if self.begun is None else number_before(self.begun)
 
     @property
     def latest(self) -> int | None:
@@ -163,12 +173,17 @@ class Member:
         """A cursor after the last record that was handed out, or before the first; None if that is the oldest."""
         if self.last is not None:
             return self.last.cursor
-        if self.begun is not None:
+        if isinstance(self.begun, str):
             return self.begun
         try:
             return self.log.reader[self.first - 1].cursor
         except (IndexError, Overrun, *_FAILURES):
             return None
+
+
+def number_before(start: str | int) -> int:
+    """The number after which a log begins with this start."""
+    return parse_cursor(start).seq if isinstance(start, str) else start - 1
 
 
 def _from(seq: int, gaps: list[range]) -> list[range]:
@@ -212,9 +227,9 @@ def _taken(members: list[Member], horizon: int | None, *, strict: bool = False) 
 
 
 class Merge:
-    """One iteration over the logs of a set. ``starts``: cursors by uuid."""
+    """One iteration over the logs of a set. ``starts``, by uuid: a cursor, or the number of the first record."""
 
-    def __init__(self, sources: Sources, chosen: Selection, starts: dict[str, str], before: Merge | None = None) -> None:
+    def __init__(self, sources: Sources, chosen: Selection, starts: dict[str, str | int], before: Merge | None = None) -> None:
         """``before``: the merge that may have counted what is missed after ``starts``."""
         self.late = 0
         self.given = 0  # records of the batch that were handed out
@@ -224,7 +239,7 @@ class Merge:
         self._sources = sources
         self._chosen = chosen
         self._members: dict[str, Member] = {}
-        self._ended: dict[str, str | None] = {}  # cursors of logs that are gone
+        self._ended: dict[str, str | int | None] = {}  # where logs ended that are gone
         self._unreadable: set[str] = set()
         self._ends: list[tuple[Member, SetRecord]] = []  # the last record of each log that the newest batch has
         self._missed = 0
@@ -255,12 +270,13 @@ class Merge:
         """A cursor for each log, after what was handed out."""
         self._note_given()
         found = self._starts | self._ended | {uuid: member.cursor() for uuid, member in self._members.items()}
-        return {uuid: cursor for uuid, cursor in found.items() if cursor is not None}
+        return {uuid: cursor for uuid, cursor in found.items() if isinstance(cursor, str)}
 
-    def missed_after(self, cursors: dict[str, str]) -> dict[str, int]:
-        """How many records of each log were missed after its cursor, if that is the place to which the log was handed out."""
+    def missed_after(self, starts: Mapping[str, str | int]) -> dict[str, int]:
+        """How many records of each log were missed after its start, if that is the place to which the log was handed out."""
         self._note_given()
-        found = {uuid: member for uuid, member in self._members.items() if cursors.get(uuid) == member.cursor() is not None}
+        numbers = {uuid: number_before(start) for uuid, start in starts.items() if uuid in self._members}
+        found = {uuid: self._members[uuid] for uuid, number in numbers.items() if self._members[uuid].handed_out == number}
         return {uuid: member.missed_after_cursor for uuid, member in found.items()}
 
     def _note_given(self) -> None:

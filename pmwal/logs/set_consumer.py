@@ -8,6 +8,9 @@ Invariants
   handed out in the order of the set, and nothing else.
 - A log that joins the set has a position as soon as it is seen, and begins with its oldest record. So does a log in whose place
   another one was before: a position says nothing about another log. A log that was resized is the same one, and continues.
+- A log in whose place another one is has no position beside it any more. While the set still has it open, how far it was
+  acknowledged is in memory, so that the rest of it is handed out, and nothing twice.
+- What was freed after a position is counted as missed, also where the position names a record that was freed itself.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from pmwal.errors import WalClosed, WalUnlinked
+from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal, WalClosed, WalUnlinked
 from pmwal.format.position import check_name
+from pmwal.logs.merge import number_before
+from pmwal.logs.sources import Sources
 from pmwal.reading.consumer import Consumer
-from pmwal.reading.internals import renewed_consumer
+from pmwal.reading.internals import bounds_of, problem_with, renewed_consumer
 from pmwal.reading.reader import Reader
+from pmwal.reading.selection import Kinds, Time
 from pmwal.records import Lag, SetRecord
 
 
@@ -29,22 +35,21 @@ class Logs(Protocol):
     """What a consumer uses of its ``LogSet``."""
 
     @property
-    def logs(self) -> Mapping[str, Reader]:
-        """Its readers, looked up anew."""
-
+    def _sources(self) -> Sources: ...
     @property
     def cursor(self) -> dict[str, str]:
         """After what was handed out."""
 
-    def follow(
-        self, start: Mapping[str, str] | None = None, *, wait: float = 1.5, timeout: float | None = None
-    ) -> Iterator[SetRecord]:
-        """As ``LogSet.follow``."""
+    def _follow_from(
+        self, start: Mapping[str, str | int] | None, since: Time | None, kind: Kinds | None, wait: float, timeout: float | None
+    ) -> Iterator[SetRecord]: ...
+    def _check_open(self) -> None: ...
 
 
 class _Held(NamedTuple):
     """A consumer of one log, and its reader, which is closed once it has read a file to whose name there is another one."""
 
+    path: str
     reader: Reader
     consumer: Consumer
 
@@ -73,7 +78,7 @@ class SetConsumer:
         self._closed = False
         self._held: dict[str, _Held] = {}  # by uuid
         self._paths: set[str] = set()
-        self._left: set[str] = set()  # logs that were removed before what was handed out of them was acknowledged
+        self._left: dict[str, str | int] = {}  # where to begin, by uuid, in logs that have no position beside them any more
         try:
             self._join(start)
         except BaseException:
@@ -82,14 +87,22 @@ class SetConsumer:
 
     def _join(self, start: str) -> None:
         """Have a position beside each log that is in the set by now, and none beside those that are not."""
-        readers = {reader.uuid: (path, reader) for path, reader in self._logs.logs.items()}
+        sources = self._logs._sources
+        self._logs._check_open()
+        sources.refresh()
+        by_path = {log.path: log for log in sorted(sources.logs.values(), key=lambda log: not log.gone)}
         for uuid, held in list(self._held.items()):
-            if uuid not in readers or readers[uuid][1] is not held.reader:
-                self._held.pop(uuid).consumer.close()
-        for uuid, (path, reader) in readers.items():
-            if uuid not in self._held:
+            log = sources.logs.get(uuid)
+            if log is None or log.reader is not held.reader or by_path.get(held.path, log) is not log:
+                del self._held[uuid]
+                if log is not None and log.reader is held.reader:
+                    self._left[uuid] = held.consumer.cursor or held.consumer.position + 1
+                held.consumer.close()
+        for path, log in by_path.items():
+            if log.uuid not in self._held:
                 with contextlib.suppress(WalUnlinked):  # its records are still handed out
-                    self._held[uuid] = _Held(reader, renewed_consumer(reader, self._name, start))
+                    self._held[log.uuid] = _Held(path, log.reader, renewed_consumer(log.reader, self._name, start))
+                    self._left.pop(log.uuid, None)
             self._paths.add(path)
 
     def _consumers(self) -> dict[str, Consumer]:
@@ -124,8 +137,19 @@ class SetConsumer:
         """
         self._check()
         self._join("oldest")
-        starts = {uuid: consumer.cursor for uuid, consumer in self._consumers().items() if consumer.cursor}
-        return self._hand_out(self._logs.follow(starts, wait=wait, timeout=timeout))
+        self._consumers()
+        starts = self._left | {uuid: self._start_of(held) for uuid, held in self._held.items()}
+        return self._hand_out(self._logs._follow_from(starts, None, None, wait, timeout))
+
+    def _start_of(self, held: _Held) -> str | int:
+        """Where to begin in a log. ``Overrun`` if its position is after a record that was rolled back, and is gone."""
+        path, reader, consumer = held
+        with contextlib.suppress(CorruptWal, ShortenedWal, PersistError):  # a problem of the set once the log is read
+            if not consumer.cursor or consumer.position < reader.first_seq:
+                problem = problem_with(reader, consumer)
+                if problem is not None:
+                    raise Overrun(f"{path}: consumer {self._name!r}: {problem}; continue with seek()")
+        return consumer.cursor or consumer.position + 1
 
     def _hand_out(self, records: Iterator[SetRecord]) -> Iterator[SetRecord]:
         for record in records:
@@ -143,11 +167,12 @@ class SetConsumer:
         acknowledged = self.cursor if cursor is None else cursor
         if not acknowledged.keys() <= self._held.keys() | self._left:
             self._join("oldest")
-            self._left |= acknowledged.keys() - self._held.keys()
         consumers = self._consumers()
         for uuid, text in acknowledged.items():
-            if uuid in consumers:  # else the log has left the set, and its position with it
+            if uuid in consumers:
                 consumers[uuid].ack(text, durable=durable)
+            elif number_before(self._left.get(uuid, 0)) < number_before(text):  # the log has left the set, and its position with it
+                self._left[uuid] = text
 
     def seek(self, start: str) -> None:
         """Move all positions, durably: before the ``"oldest"`` record of each log, or to its end (``"newest"``)."""
@@ -157,6 +182,8 @@ class SetConsumer:
         self._join(start)
         for consumer in self._consumers().values():
             consumer.seek(start)
+        for uuid in self._left.keys() & self._logs._sources.logs.keys():
+            self._left[uuid] = bounds_of(self._logs._sources.logs[uuid].reader)[start == "newest"]
 
     @property
     def closed(self) -> bool:

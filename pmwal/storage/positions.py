@@ -46,6 +46,7 @@ from pmwal.storage.seam import Seam
 _SUFFIX = ".consumers"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _AWAY = "move it away, and begin the consumer again"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 16  # a file that is created or removed between two steps is looked for again
 
 
@@ -157,11 +158,17 @@ class PositionFile:
             except FileNotFoundError:
                 if first is None:
                     raise
-                _make_directory(directory, mode, seam)
                 try:
+                    _make_directory(directory, mode, seam)
                     self._lock = create_locked(self.path, encode_file(first()), mode, seam)
                 except FileExistsError:
                     continue
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    what = f"no room for the position of consumer {name!r}; make room, and begin the consumer again"
+                    reason = f"{os.strerror(error.errno)}: {what}"
+                    raise OSError(error.errno, reason, self.path) from None
                 self.created = True
             break
         else:
@@ -234,7 +241,8 @@ class PositionFile:
             raise self._error(self._failed)
 
     def _error(self, error: OSError) -> PersistError:
-        return PersistError(error.errno, f"{self.path}: {error.strerror}; close this consumer, and begin it again")
+        advice = "make room, then " if error.errno in _NO_ROOM else ""
+        return PersistError(error.errno, f"{self.path}: {error.strerror}; {advice}close this consumer, and begin it again")
 
     def close(self) -> None:
         """Let another process hold it. What was stored stays stored. Idempotent; in a forked child it does nothing."""

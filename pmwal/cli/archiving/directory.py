@@ -58,9 +58,17 @@ class ArchiveDirectory:
         self._seam = seam
         if os.path.lexists(path) and not os.path.isdir(path):
             raise NotADirectoryError(errno.ENOTDIR, "not a directory; archives are several files, so name a directory", path)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(path, 0o700)
             _sync_directory(os.path.dirname(os.path.abspath(path)), seam)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            parent = os.path.dirname(self.path)
+            reason = (
+                f"the directory it would be in, {parent}, does not exist; make that first, or check whether a disk is mounted there"
+            )
+            raise FileNotFoundError(errno.ENOENT, reason, path) from None
         self._fd = open_descriptor(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = -1
         try:

@@ -257,6 +257,8 @@ class _Reports:
             text = (isinstance(error, OSError) and error.strerror) or str(error)
             if self._said.get(path) != text:
                 self._say(text if path in text else f"{path}: {text}")
+                if self._json:
+                    print_json({"log": path, "error": text})
         self._said = {path: (isinstance(error, OSError) and error.strerror) or str(error) for path, error in problems.items()}
 
 
