@@ -43,8 +43,8 @@ Place = str | os.PathLike[str]
 
 @dataclass(eq=False)
 class Log:
-    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more; ``moved``: it leads to a new file of
-    this log. There may be archives only."""
+    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more; ``moved``: it leads to a new file
+    of this log. There may be archives only."""
 
     path: str
     reader: Reader
