@@ -266,6 +266,8 @@ def sets(how: str) -> Way:
                         if judge.discarded:
                             judge.overrun(error)
                             judge.begin_again()
+                        elif consumer is not None:  # which is sent back to the oldest record
+                            judge.begin_again()
                     if consumer is not None:
                         consumer.seek("oldest")
                         continue
