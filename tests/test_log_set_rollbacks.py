@@ -9,6 +9,7 @@ import pytest
 
 import pmwal
 from archived import archive
+from pmwal.reading.internals import epochs_of
 from processes import PATIENCE
 from support import open_small
 
@@ -72,3 +73,54 @@ def test_read_of_archives_counts_what_the_log_lost_once(path: Path, tmp_path: Pa
         wal.truncate(before=6)
         assert [record.data for record in logs] == [*texts("a", 1, 2), *texts("c", 6, 8)]
         assert logs.missed == 3
+
+
+@pytest.mark.parametrize("later", ["rollback", "open", "resize"])
+def test_rollback_is_seen_past_an_epoch_that_began_after_it(path: Path, later: str) -> None:
+    """Between two looks of a set: it goes back to the first number that was rolled back, not to where the newest epoch began."""
+    wal = open_small(path)
+    with pmwal.LogSet(path) as logs:
+        wal.extend(texts("a", 1, 10))
+        follow = logs.follow(timeout=PATIENCE)
+        assert len(list(islice(follow, 10))) == 10
+        wal.rollback(after=3)
+        wal.extend(texts("b", 4, 12))
+        if later == "rollback":
+            wal.append(b"gone")
+            wal.rollback(after=12)
+        elif later == "resize":
+            wal.resize("64KiB")
+        else:
+            wal.close()
+            wal = pmwal.open(path)
+        assert [record.data for record in islice(follow, 9)] == texts("b", 4, 12)
+        assert logs.missed == 0
+    wal.close()
+
+
+def test_rollback_is_not_overlooked_after_more_epochs_than_the_log_names(path: Path) -> None:
+    """It begins again with the oldest record."""
+    with open_small(path) as wal, pmwal.LogSet(path) as logs:
+        wal.extend(texts("a", 1, 5))
+        follow = logs.follow(timeout=PATIENCE)
+        assert len(list(islice(follow, 5))) == 5
+        wal.rollback(after=3)
+        wal.extend(texts("b", 4, 6))
+        with pmwal.open(path, "r") as reader:
+            while min(epochs_of(reader)) <= 2:
+                wal.append(b"gone")
+                wal.rollback(after=6)
+        assert [record.data for record in islice(follow, 6)] == [*texts("a", 1, 3), *texts("b", 4, 6)]
+
+
+def test_read_after_a_resize_has_what_was_stored_since(tmp_path: Path) -> None:
+    """Also at once, and when records were freed meanwhile."""
+    with open_small(tmp_path / "a.wal") as wal, pmwal.LogSet(tmp_path) as logs:
+        wal.extend(texts("a", 1, 5))
+        assert len(list(logs)) == 5
+        wal.truncate(before=3)
+        wal.resize("64KiB")
+        wal.append(b"a6")
+        assert [record.data for record in logs.read(logs.cursor)] == [b"a6"]
+        assert [record.data for record in logs] == texts("a", 3, 6)
+        assert logs.missed == 0

@@ -75,7 +75,7 @@ class LogSet:
         (b'of log 2', [b'of log 1'])
         """
         merge = self._begin(start, since, until, kind, exact)
-        merge.refresh()
+        merge.refresh(turn=True)
         return self._merged(merge)
 
     def _merged(self, merge: Merge) -> Iterator[SetRecord]:

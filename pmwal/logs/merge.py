@@ -20,9 +20,10 @@ from typing import NamedTuple, cast
 from pmwal.cursor import parse_cursor
 from pmwal.errors import CorruptWal, Overrun, PersistError, ShortenedWal
 from pmwal.format.ring import Clock, Selected
+from pmwal.logs.archives.names import divergence
 from pmwal.logs.archives.reader import ring_of
 from pmwal.logs.sources import Log, Sources
-from pmwal.reading.internals import Look, bounds_of, epoch_first_seq, look, runs_of, selected
+from pmwal.reading.internals import Look, bounds_of, epochs_of, look, newest_epoch, runs_of, selected
 from pmwal.reading.selection import Selection
 from pmwal.records import SetRecord
 
@@ -58,6 +59,8 @@ class Member:
         self._piece = _PIECE_MIN
         self._records: list[SetRecord] = []  # those of one epoch that were read and not handed out, and their effective times
         self._times: list[int] = []
+        ring = ring_of(log.reader)
+        self._epoch = 0 if ring is None else newest_epoch(ring)[0]  # in which it had the record that the cursor names
         self.first, self.stop = self._begin(start)
         self.next = self.first
 
@@ -141,10 +144,23 @@ class Member:
             self._miss(self.next, error.missed)
             self.next += error.missed
         else:
-            back = min(self.next, epoch_first_seq(self.log.reader))
+            back = self._discarded_from()
             self._again = [*_from(self.next, self._again), *_from(back, self._gaps)]
             self._gaps = [range(gap.start, min(gap.stop, back)) for gap in self._gaps if gap.start < back]
             self.next = back
+
+    def _discarded_from(self) -> int:
+        """The first number that the log has discarded since it was read; the next one if it has discarded none.
+
+        The oldest that it has if it no longer says, after many epochs: rather twice than not at all.
+        """
+        ring = ring_of(self.log.reader)
+        if ring is None:
+            return self.next
+        epochs, epoch = epochs_of(ring), self._clock.epoch or self._epoch
+        if epoch < min(epochs) - 1:
+            return min(self.next, bounds_of(ring)[0])
+        return divergence(epochs, epoch, self.next - 1) or self.next
 
     def _take(self, run: Selected) -> bool:
         """Let these records wait, too; False if those that wait are of another epoch."""
@@ -245,9 +261,12 @@ class Merge:
         self._missed = 0
         self._latest: dict[str, int] = {}  # effective time handed out so far of each log, by its uuid
 
-    def refresh(self) -> None:
-        """Take part of what is new in the set."""
-        self._sources.refresh()
+    def refresh(self, *, turn: bool = False) -> None:
+        """Take part of what is new in the set; with ``turn`` of the new file of a log before the old one was read."""
+        if turn:
+            self._sources.turn()
+        else:
+            self._sources.refresh()
         for uuid, log in list(self._sources.logs.items()):
             ended = uuid in self._ended and ring_of(log.reader) is None  # and its archives have no more
             if uuid not in self._members and uuid not in self._unreadable and not ended:

@@ -29,7 +29,7 @@ from pmwal.logs.paths import archives_at, check_place, is_archive, logs_at
 from pmwal.logs.reports import warn
 from pmwal.opening import open_with
 from pmwal.opening.options import Options
-from pmwal.reading.internals import deliver_as, is_elsewhere, same_file
+from pmwal.reading.internals import deliver_as, is_elsewhere, is_written, same_file
 from pmwal.reading.reader import Reader
 from pmwal.records import record_type_of
 from pmwal.storage.descriptors import kept_free
@@ -43,13 +43,15 @@ Place = str | os.PathLike[str]
 
 @dataclass(eq=False)
 class Log:
-    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more. There may be archives only."""
+    """One log of a set. ``inode``: as its directory said; ``gone``: its path leads to it no more; ``moved``: it leads to a new file
+    of this log. There may be archives only."""
 
     path: str
     reader: Reader
     uuid: str
     inode: int | None
     gone: bool = False
+    moved: bool = False
 
 
 class Sources:
@@ -201,13 +203,14 @@ class Sources:
             reader.close()
             if known.gone and not same:  # as after a repair: once the old one was read, its records continue here
                 del self._inodes[path]
+                known.moved = known.path == path
                 return
             if not same:
                 self.note(path, ValueError(f"{path} is a copy of {known.path}, which is in the set; it is left out"))
                 return
             if not known.gone:  # another name of it
                 return
-            known.path, known.inode, known.gone = path, inode, False
+            known.path, known.inode, known.gone, known.moved = path, inode, False, False
         if isinstance(known.reader, ArchivedReader):
             known.reader.deliver_as(record_type_of(path, known.uuid))
         else:
@@ -221,11 +224,20 @@ class Sources:
             text = (isinstance(error, OSError) and error.strerror) or text  # without "[Errno 13]"
             warn(text if path in text else f"{path}: {text}")
 
+    def turn(self) -> None:
+        """As ``refresh``, and have the new file of each log that was moved into one, whether or not the old one was read."""
+        self.refresh()
+        moved = [log for log in self.logs.values() if log.moved and not is_written(ring_of(log.reader))]
+        for log in moved:
+            self.drop(log)
+        if moved:
+            self.refresh()
+
     def drop(self, log: Log) -> None:
         """A log that is gone was read to its end. Its archives stay."""
         if isinstance(log.reader, ArchivedReader):
             log.reader.detach()
-            log.gone = False
+            log.gone = log.moved = False
             return
         log.reader.close()
         self.logs.pop(log.uuid, None)

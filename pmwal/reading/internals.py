@@ -87,6 +87,11 @@ def look(reader: Reader) -> Look:
     return Look(True, decode_writer(line).published.next_seq <= bounds.durable.next_seq, bounds.durable.next_seq)
 
 
+def is_written(reader: Reader | None) -> bool:
+    """Whether a living writer has its file open."""
+    return reader is not None and reader._liveness.writer() is not None
+
+
 def consumers_of(reader: Reader) -> list[Standing]:
     """What is known of the consumers of a log."""
     return standings(reader)
