@@ -174,3 +174,33 @@ def test_log_that_was_renamed_lets_another_one_have_its_position(path: Path, wal
             consumer.ack()
             assert follow(consumer) == []
             assert new.truncate(consumed=True) == 2
+
+
+@pytest.mark.parametrize("new", [1, 2, 3, 4])
+def test_what_took_the_place_of_acknowledged_records_can_be_acknowledged(path: Path, wal: pmwal.Wal, new: int) -> None:
+    """The position goes back with the set, which hands out what is there after a rollback, and is not left at what is gone."""
+    with wal:
+        with pmwal.LogSet(path) as logs, logs.consumer("mail") as consumer:
+            records = consumer.follow(wait=0, timeout=60)
+            wal.extend([b"4", b"5", b"6"])
+            assert [next(records).data for _ in range(6)] == [b"1", b"2", b"3", b"4", b"5", b"6"]
+            consumer.ack()
+            wal.rollback(after=3)
+            wal.extend([b"new"] * new)
+            assert [next(records).seq for _ in range(new)] == list(range(4, 4 + new))
+            consumer.ack()
+        wal.append(b"last")
+        with pmwal.LogSet(path) as logs, logs.consumer("mail") as consumer:
+            assert follow(consumer) == [b"last"]
+
+
+def test_earlier_cursor_of_the_same_history_changes_nothing(path: Path, wal: pmwal.Wal) -> None:
+    """Only a rollback takes a position back."""
+    with wal, pmwal.LogSet(path) as logs, logs.consumer("mail") as consumer:
+        records = consumer.follow(timeout=0)
+        next(records)
+        earlier = consumer.cursor
+        assert len(list(records)) == 2
+        consumer.ack()
+        consumer.ack(earlier)
+        assert follow(consumer) == []

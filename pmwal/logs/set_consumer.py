@@ -10,6 +10,7 @@ Invariants
   another one was before: a position says nothing about another log. A log that was resized is the same one, and continues.
 - A log in whose place another one is has no position beside it any more. While the set still has it open, how far it was
   acknowledged is in memory, so that the rest of it is handed out, and nothing twice.
+- A set goes back where records that it has handed out were rolled back. What is acknowledged then takes its position back, too.
 - What was freed after a position is counted as missed, also where the position names a record that was freed itself.
 """
 
@@ -52,6 +53,17 @@ class _Held(NamedTuple):
     path: str
     reader: Reader
     consumer: Consumer
+
+
+def _acknowledge(held: _Held, text: str, *, durable: bool) -> None:
+    """Acknowledge the record of this cursor, and all before it; also one before the position, if that was rolled back: the set
+    went back then, and has handed out what is there now."""
+    reader, consumer = held.reader, held.consumer
+    passed = number_before(text) <= consumer.position and text != consumer.cursor
+    if passed and problem_with(reader, consumer) is not None:
+        consumer.seek(text)
+    else:
+        consumer.ack(text, durable=durable)
 
 
 class SetConsumer:
@@ -170,7 +182,7 @@ class SetConsumer:
         consumers = self._consumers()
         for uuid, text in acknowledged.items():
             if uuid in consumers:
-                consumers[uuid].ack(text, durable=durable)
+                _acknowledge(self._held[uuid], text, durable=durable)
             elif number_before(self._left.get(uuid, 0)) < number_before(text):  # the log has left the set, and its position with it
                 self._left[uuid] = text
 
