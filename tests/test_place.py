@@ -14,7 +14,9 @@ import pmwal
 import pmwal.aio
 from pmwal.format.control import first_seqs, read_slots
 from pmwal.format.layout import CONTROL_OFFSET, encode_slot, slot_index, slot_offset
-from pmwal.reading.walk import Walker
+from pmwal.reading.place import fate_of
+from pmwal.reading.walk import View, Walker
+from pmwal.records import Bound
 from support import kill, look, open_small, overwrite, write_slot
 
 pytestmark = pytest.mark.both_engines
@@ -353,7 +355,7 @@ def test_epoch_that_was_given_up_does_not_count(path: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_record_counts_as_rolled_back_when_the_slots_do_not_reach_back(path: Path, epochs: int) -> None:
+def test_unknown_fate_is_said_when_the_slots_do_not_reach_back(path: Path, epochs: int) -> None:
     """More than one epoch has begun, a whole turn of slots ago: nobody can tell any more. One epoch is always decided."""
     wal = open_small(path, ordering="strict")
     wal.extend([b"x"] * 10)
@@ -368,9 +370,20 @@ def test_record_counts_as_rolled_back_when_the_slots_do_not_reach_back(path: Pat
         if epochs == 1:
             assert [record.seq for record in reader.read(start=11)] == list(range(11, wal.next_seq))
         else:
-            with pytest.raises(pmwal.Overrun, match=GONE):
+            with pytest.raises(pmwal.Overrun, match="record 10, read before, is gone: whether freed or rolled back is not known"):
                 reader.read(start=11)
+            assert next(reader.read(start=11)).seq == 11
     wal.close()
+
+
+@pytest.mark.parametrize(("discards", "kept_slots"), [(True, False), (True, True), (False, True)])
+def test_fate_is_known_if_an_epoch_that_is_known_decides(discards: bool, kept_slots: bool) -> None:
+    """Also where some epochs since are not known. All since are known if the first of them is."""
+    seen = View(Bound(0, 1), Bound(4096, 11), 1, 1)
+    now = View(Bound(4096, 11), Bound(8192, 21), 4, 10 if discards else 11)
+    known = {2: 11, 3: 11} if kept_slots else {3: 11}
+    assert fate_of(10, seen, now, known) == ("discarded" if discards else "kept")
+    assert fate_of(10, seen, now._replace(epoch_first_seq=11), {3: 11}) == "unknown"
 
 
 def test_place_of_a_slot_is_that_of_its_generation(path: Path) -> None:

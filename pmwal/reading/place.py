@@ -6,7 +6,7 @@ Invariants
   first two begin an epoch, the last changes the open that the live page names. While neither has changed, nothing is checked.
 - A record that is still in the log is compared by number and checksum. For one that the tail has passed, the slots say which
   epochs began since, each with its first number: it was discarded if one of them began at or before it. Where they do not reach
-  back so far, it counts as discarded.
+  back so far, it may have been, and that is said.
 - Two opens never share an epoch in one history, and an epoch has one first number. So an older copy of the file that was written
   back over it shows, although its epochs have the same numbers.
 """
@@ -14,15 +14,19 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Literal
 
 from pmwal.errors import Overrun
 from pmwal.format.layout import PAGE, Superblock
 from pmwal.format.ring import Load, RingReader
 from pmwal.native import native
-from pmwal.reading.walk import Delivered, View, rolled_back
+from pmwal.reading.walk import Delivered, View, rolled_back, uncertain
 
 Epochs = Callable[[], dict[int, int]]
 """The epochs that the slots still name, each with its first sequence number."""
+
+Fate = Literal["kept", "discarded", "unknown"]
+"""Whether a record was in the log until the tail passed it, or was rolled back before."""
 
 
 class Place:
@@ -83,25 +87,27 @@ class Place:
         """``Overrun`` if the record was discarded since. ``again`` gives the view as it is by then."""
         if self.last is None or self.view is None or view.same_history(self.view):
             return
-        kept = self._is_there(view, block, load)
-        if not kept and self.last.seq < view.end.next_seq:
+        seq, kept = self.last.seq, self._is_there(view, block, load)
+        if not kept and seq < view.end.next_seq:
             view = again()  # the tail may have passed it while it was read
             kept = self._is_there(view, block, load)
-        if not kept and self.last.seq < view.tail.next_seq:
-            kept = self._was_kept(view, epochs())
-        if not kept:
-            seq = self.last.seq
-            self.forget()
-            raise Overrun(f"record {seq}, read before, was rolled back; read again from an earlier one")
-        self._saw(view)
+        fate: Fate = "kept" if kept else "discarded"
+        if not kept and seq < view.tail.next_seq:
+            fate = self._fate(view, epochs())
+        if fate == "kept":
+            self._saw(view)
+            return
+        self.forget()
+        if fate == "unknown":
+            raise uncertain(seq)
+        raise Overrun(f"record {seq}, read before, was rolled back; read again from an earlier one")
 
     def check_passed(self, view: View, epochs: Epochs) -> None:
         """``Overrun`` if the record was discarded since and the tail has passed it, also in another file of the log."""
         last, seen = self.last, self.view
         if last is None or seen is None or last.seq >= view.tail.next_seq:
             return
-        if not was_kept(last.seq, seen, view, epochs()):
-            raise rolled_back(last.seq)
+        raise_discarded(last.seq, seen, view, epochs())
 
     def _saw(self, view: View) -> None:
         self._view = view
@@ -116,20 +122,31 @@ class Place:
         found = RingReader(block, load, chunk=PAGE).whole(last.position)
         return found is not None and (found.header.seq, found.header.crc) == (last.seq, last.crc) and view.contains(found)
 
-    def _was_kept(self, view: View, firsts: dict[int, int]) -> bool:
-        """Whether a record that the tail has passed was truncated, and not discarded."""
+    def _fate(self, view: View, firsts: dict[int, int]) -> Fate:
+        """What became of a record that the tail has passed."""
         assert self.last is not None
         assert self.view is not None
         if view.writer is not None and self._known is not None and self._known[0] != view.writer and self._known[1] >= view.epoch:
-            return False
-        return was_kept(self.last.seq, self.view, view, firsts)
+            return "discarded"
+        return fate_of(self.last.seq, self.view, view, firsts)
 
 
-def was_kept(seq: int, seen: View, now: View, firsts: dict[int, int]) -> bool:
-    """Whether no epoch that began between two views discarded this record; False also where the slots do not reach back to tell."""
+def fate_of(seq: int, seen: View, now: View, firsts: dict[int, int]) -> Fate:
+    """What became of a record that the tail has passed between two views.
+
+    Unknown where the slots do not name all epochs since; from the oldest one that they name on, they name all.
+    """
     firsts = firsts | {now.epoch: now.epoch_first_seq}
-    reaches_back = now.epoch <= seen.epoch + 1 or min(firsts) <= seen.epoch
-    return reaches_back and not was_discarded(seq, (seen.epoch, seen.epoch_first_seq), now, firsts)
+    if was_discarded(seq, (seen.epoch, seen.epoch_first_seq), now, firsts):
+        return "discarded"
+    return "kept" if min(firsts) <= seen.epoch + 1 else "unknown"
+
+
+def raise_discarded(seq: int, seen: View, now: View, firsts: dict[int, int]) -> None:
+    """``Overrun`` if a record that the tail has passed was, or may have been, discarded between two views."""
+    fate = fate_of(seq, seen, now, firsts)
+    if fate != "kept":
+        raise rolled_back(seq) if fate == "discarded" else uncertain(seq)
 
 
 def was_discarded(seq: int, seen: tuple[int, int], now: View, firsts: dict[int, int]) -> bool:

@@ -358,6 +358,13 @@ def rolled_back(seq: int) -> Overrun:
     return Overrun(f"record {seq} is gone: it was rolled back")
 
 
+def uncertain(seq: int) -> Overrun:
+    """The error for a record that was read before and is not there any more, if it was freed or rolled back too many epochs ago."""
+    return Overrun(
+        f"record {seq}, read before, is gone: whether freed or rolled back is not known any more; read again from the oldest"
+    )
+
+
 def resized(seq: int) -> Overrun:
     """The error for a record that the log may have, in another file than the one that was read."""
     return Overrun(f"record {seq} is gone from the file that the log had before it was resized; read again")

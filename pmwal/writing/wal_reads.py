@@ -22,9 +22,9 @@ from pmwal.format.ring import Found
 from pmwal.format.scan import scan_for
 from pmwal.reading.arrays import ArrayReader, Source
 from pmwal.reading.follow import follow
-from pmwal.reading.place import was_kept
+from pmwal.reading.place import raise_discarded
 from pmwal.reading.selection import TRIES, Kinds, Time, selection
-from pmwal.reading.walk import View, Walker, extent, gone, resized, resume, rolled_back
+from pmwal.reading.walk import View, Walker, extent, gone, resized, resume
 from pmwal.records import Bound, Record
 from pmwal.writing.access import Access
 from pmwal.writing.engine import Engine, Ring, State
@@ -201,8 +201,8 @@ class WalReads(ArrayReader):
         if now.epoch != seen.epoch:
             if seq >= now.tail.next_seq:
                 engine.check_kept(seq, seen)
-            elif not was_kept(seq, seen, now, first_seqs(read_slots(ring.mapping.load, ring.block, scan_for(ring.block)))):
-                raise rolled_back(seq)
+            else:
+                raise_discarded(seq, seen, now, first_seqs(read_slots(ring.mapping.load, ring.block, scan_for(ring.block))))
         return now
 
     def _locate(self, ring: Ring, view: View, seq: int) -> Bound:
