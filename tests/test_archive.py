@@ -387,7 +387,7 @@ def test_wrong_places_are_refused(path: Path, tmp_path: Path, cli: Cli) -> None:
     for arguments, status, message in (
         ((path, tmp_path / "file", "--once"), 3, "archives are several files, so name a directory"),
         ((tmp_path / "none.wal", tmp_path, "--once"), 3, "No such file or directory"),
-        ((path, tmp_path / "no" / "where", "--once"), 3, "No such file or directory"),
+        ((path, tmp_path / "no" / "where", "--once"), 3, "does not exist; make that first"),
         ((path, tmp_path, "--every", "5"), 64, "'5' has no unit: give an age, such as 5s or 5min, or a size, 5MiB"),
         ((path, tmp_path, "--every", ""), 64, "neither a size such as 64MiB nor an age"),
         ((path, tmp_path, "--every", "often"), 64, "neither a size such as 64MiB nor an age"),
